@@ -1,0 +1,585 @@
+"""The `hubhooks` command: sends deliveries to an app as the Hub would, and shows the samples.
+
+Data goes to stdout, notes and errors to stderr; the secret goes nowhere but into the request.
+The libraries it needs come with the extra `cli`, so this module can be imported without them and
+names them in functions and annotations only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import sys
+import time
+import uuid
+from collections import defaultdict, deque
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
+
+from hubhooks._samples import (
+    compact,
+    describe,
+    read_value,
+    sample_json,
+    sample_names,
+    scope_and_action,
+    with_overrides,
+)
+from hubhooks.errors import ConfigError
+
+_extra_is_installed = True
+try:
+    import httpx
+    import typer
+    from rich import box
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+    from rich.text import Text
+except ModuleNotFoundError:
+    _extra_is_installed = False
+    if TYPE_CHECKING:
+        # main() stops before anything uses them; this is how to say so to a type checker.
+        raise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+__all__ = ["main", "make_app"]
+
+_MANY = 20
+"""More deliveries than this are worth a progress bar, and repeated ones a summary."""
+
+_LAST_PORT = 65535
+
+_SHOWN_TEXT = 200
+"""So many characters of an answer that is not ours are shown."""
+
+_WIDE = 120
+"""From this width on the table of samples has all its columns."""
+
+_UNFOLDED = 1000
+
+_ELSEWHERE = "the webhook is at another path; in a Gradio app it is below /gradio_api/webhooks/"
+
+_STATUS_HINTS = {
+    401: "the app wants the webhook's secret: set WEBHOOK_SECRET or give --secret",
+    403: "the app's secret is another one than the one sent",
+    404: _ELSEWHERE,
+    405: _ELSEWHERE,
+}
+
+_SET_HELP = (
+    "Change a field, as in repo.name=me/x or updatedRefs.0.newSha=null; the value is read as JSON "
+    "where it is valid JSON. May be given several times."
+)
+
+
+def main() -> None:
+    """Run the command line; the console script `hubhooks` starts here."""
+    if not _extra_is_installed:
+        _complain('the command line needs the "cli" extra', 'pip install "hubhooks[cli]"')
+        raise SystemExit(2)
+    make_app()(prog_name="hubhooks")
+
+
+def make_app() -> typer.Typer:
+    """Put the commands together."""
+    # Tracebacks with local variables would print the secret, so typer's own are off.
+    app = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+    )
+    app.callback()(_hubhooks)
+    app.command("send")(_send)
+    app.command("samples")(_samples)
+    return app
+
+
+# ---- the commands; what the user reads is their docstrings and help texts --------------------
+
+
+class SecretPlace(str, Enum):
+    """Where a delivery carries the secret."""
+
+    HEADER = "header"
+    QUERY = "query"
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001, typer passes it by position
+    if not wanted:
+        return
+    try:
+        version = metadata.version("hubhooks")
+    except metadata.PackageNotFoundError:
+        version = "(run from source)"
+    typer.echo(f"hubhooks {version}")
+    raise typer.Exit
+
+
+def _hubhooks(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Try out an app that reacts to webhooks of the Hugging Face Hub."""
+
+
+def _send(  # noqa: PLR0913, one parameter per option
+    *,
+    url: Annotated[
+        str, typer.Argument(help="Where to send, as in http://127.0.0.1:8000/webhooks/hub.")
+    ],
+    sample: Annotated[
+        list[str] | None,
+        typer.Option(help="Send this sample, see `hubhooks samples`. May be given several times."),
+    ] = None,
+    all_samples: Annotated[bool, typer.Option("--all", help="Send every sample.")] = False,
+    file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH", help="Send this file's bytes as they are; - reads standard input."
+        ),
+    ] = None,
+    assignments: Annotated[list[str] | None, typer.Option("--set", help=_SET_HELP)] = None,
+    secret: Annotated[
+        str | None,
+        typer.Option(
+            envvar="WEBHOOK_SECRET",
+            show_default=False,
+            help="The webhook's secret. Other users of this machine can read command lines, "
+            "so prefer the variable.",
+        ),
+    ] = None,
+    secret_in: Annotated[
+        SecretPlace, typer.Option(help="Send the secret as a header, or in the URL as ?secret=.")
+    ] = SecretPlace.HEADER,
+    webhook_id: Annotated[
+        str | None,
+        typer.Option(
+            "--id",
+            help="The Webhook-Id header; with --repeat the same one again, as in the Hub's "
+            "retries. Fresh for each delivery by default.",
+        ),
+    ] = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Send everything so many times.")] = 1,
+    concurrency: Annotated[int, typer.Option(min=1, help="Send so many at a time.")] = 1,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Wait so many seconds; the Hub waits 30.")
+    ] = 30.0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per delivery and line.")
+    ] = False,
+) -> None:
+    """Send deliveries as the Hub does, and show what the app answers.
+
+    Exits with 0 when every answer was 2xx, with 1 when one was not, with 2 when nothing was sent
+    because an option is wrong.
+    """
+    with _usage_errors():
+        target = _target(url, secret, secret_in)
+        overrides = _overrides(assignments or [])
+        names = sample_names() if all_samples else sample or []
+        bodies = [(name, _sample_body(name, overrides)) for name in names]
+        if file is not None:
+            bodies.append(_file_body(file, overrides))
+        deliveries = _deliveries(bodies, webhook_id, repeat)
+    answers = _send_watched(_Courier(target, concurrency, timeout), deliveries)
+    if as_json:
+        _print_json_lines(answers)
+    else:
+        _print_answers(answers, is_summary=repeat > 1 and len(deliveries) > _MANY)
+    _print_hints(target, answers)
+    raise typer.Exit(0 if all(answer.is_success for answer in answers) else 1)
+
+
+def _samples(
+    *,
+    name: Annotated[str | None, typer.Argument(help="Print this sample's JSON.")] = None,
+    assignments: Annotated[list[str] | None, typer.Option("--set", help=_SET_HELP)] = None,
+) -> None:
+    """List the sample deliveries, or print one as JSON."""
+    with _usage_errors():
+        overrides = _overrides(assignments or [])
+        if name is not None:
+            payload = with_overrides(sample_json(name), overrides)
+            typer.echo(json.dumps(payload, indent=2))
+            return
+        if overrides:
+            raise ConfigError("--set changes one sample: name it")
+    _print_samples()
+
+
+@contextmanager
+def _usage_errors() -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+# ---- what to send, and where -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Target:
+    url: httpx.URL = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    hidden: Sequence[str] = field(repr=False)
+    """What must not be printed: the secret and its percent-encoded form."""
+
+    @property
+    def shown(self) -> str:
+        """The address without user, password and query."""
+        return f"{self.url.scheme}://{self.url.netloc.decode()}{self.url.path}"
+
+
+@dataclass(frozen=True)
+class _Delivery:
+    number: int
+    sample: str
+    id: str
+    body: bytes
+
+
+def _target(text: str, secret: str | None, place: SecretPlace) -> _Target:
+    url = _url(text)
+    hidden = url.params.get_list("secret")
+    headers = {"Content-Type": "application/json"}
+    if secret is not None:
+        # Receivers strip the secret's white space, for it is easily pasted along.
+        secret = _printable_ascii(secret.strip(), "the secret")
+        hidden.append(secret)
+        if place is SecretPlace.HEADER:
+            headers["X-Webhook-Secret"] = secret
+        else:
+            pair = f"secret={quote(secret, safe='')}".encode()
+            url = url.copy_with(query=b"&".join(filter(None, (url.query, pair))))
+    forms = {form for value in hidden if value for form in (value, quote(value, safe=""))}
+    # The longest first, so that no part of one is left when it contains another.
+    return _Target(url, headers, sorted(forms, key=len, reverse=True))
+
+
+def _url(text: str) -> httpx.URL:
+    # The messages do not repeat the URL: it may hold the secret.
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL:
+        raise ConfigError("the URL cannot be read; check its host and port") from None
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise ConfigError("the URL must be a whole one: http:// or https://, host, port and path")
+    if url.port is not None and url.port > _LAST_PORT:
+        raise ConfigError(f"the URL's port is {url.port}; the last one is {_LAST_PORT}")
+    return url
+
+
+def _printable_ascii(text: str, what: str) -> str:
+    if not text or not text.isascii() or not text.isprintable():
+        raise ConfigError(f"{what} must be printable ASCII, and not empty")
+    return text
+
+
+def _overrides(assignments: Sequence[str]) -> dict[str, Any]:
+    overrides = {}
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {assignment} has no value; write path=value")
+        overrides[path] = read_value(text)
+    return overrides
+
+
+def _sample_body(name: str, overrides: Mapping[str, Any]) -> bytes:
+    return compact(with_overrides(sample_json(name), overrides))
+
+
+def _file_body(file: str, overrides: Mapping[str, Any]) -> tuple[str, bytes]:
+    is_stdin = file == "-"
+    name = "(stdin)" if is_stdin else Path(file).name
+    try:
+        body = sys.stdin.buffer.read() if is_stdin else Path(file).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from error
+    if not overrides:
+        return name, body
+    try:
+        payload = json.loads(body)
+    except (ValueError, RecursionError):
+        payload = None
+    if not isinstance(payload, dict):
+        raise ConfigError(f"{name} is no JSON object, so --set cannot change it; send it without")
+    return name, compact(with_overrides(payload, overrides))
+
+
+def _deliveries(
+    bodies: Sequence[tuple[str, bytes]], webhook_id: str | None, repeat: int
+) -> list[_Delivery]:
+    if not bodies:
+        raise ConfigError("there is nothing to send; give --sample, --all or --file")
+    if webhook_id is not None:
+        _printable_ascii(webhook_id, "--id")
+        if len(bodies) > 1:
+            raise ConfigError("--id names one delivery; give one sample or one file with it")
+    return [
+        _Delivery(number, name, webhook_id or uuid.uuid4().hex, body)
+        for number, (name, body) in enumerate(list(bodies) * repeat)
+    ]
+
+
+# ---- sending ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Answer:
+    delivery: _Delivery
+    milliseconds: float
+    status: int | None = None
+    said: Any = None
+    """The answer's body: as JSON where it is JSON, else as text."""
+    error: str = ""
+    is_unreachable: bool = False
+
+    @property
+    def is_success(self) -> bool:
+        return self.status is not None and httpx.codes.is_success(self.status)
+
+    @property
+    def shown(self) -> str:
+        """The answer as one line for people."""
+        words = self.error or _in_words(self.said) or _as_text(self.said)
+        line = "".join(sign if sign.isprintable() else " " for sign in words)
+        return " ".join(line.split())[:_SHOWN_TEXT]
+
+
+@dataclass(frozen=True)
+class _Courier:
+    """Sends deliveries, so many at a time."""
+
+    target: _Target
+    concurrency: int
+    timeout: float
+
+    async def send(
+        self, deliveries: Sequence[_Delivery], report: Callable[[_Answer], None]
+    ) -> None:
+        """Send all, and stop early when nobody is there to take them."""
+        waiting = deque(deliveries)
+
+        async def work() -> None:
+            while waiting:
+                answer = await self._send_one(client, waiting.popleft())
+                report(answer)
+                if answer.is_unreachable:
+                    waiting.clear()
+
+        # No proxy of the environment may come between us and an app on this machine, and no
+        # redirect is followed, so that a receiver the Hub would not reach fails here too.
+        limits = httpx.Limits(max_connections=self.concurrency)
+        async with httpx.AsyncClient(
+            trust_env=False, follow_redirects=False, timeout=self.timeout, limits=limits
+        ) as client:
+            await asyncio.gather(*(work() for _ in range(min(self.concurrency, len(waiting)))))
+
+    async def _send_one(self, client: httpx.AsyncClient, delivery: _Delivery) -> _Answer:
+        headers = {**self.target.headers, "Webhook-Id": delivery.id}
+        hidden = self.target.hidden
+        start = time.perf_counter()
+        try:
+            response = await client.post(self.target.url, content=delivery.body, headers=headers)
+        except httpx.RequestError as error:
+            return _Answer(
+                delivery,
+                _milliseconds_since(start),
+                error=_redacted(_failure(error, self.timeout), hidden),
+                is_unreachable=isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)),
+            )
+        return _Answer(
+            delivery,
+            _milliseconds_since(start),
+            status=response.status_code,
+            said=_redacted(_said(response), hidden),
+            error=_redacted(_redirection(response), hidden),
+        )
+
+
+def _send_watched(courier: _Courier, deliveries: Sequence[_Delivery]) -> list[_Answer]:
+    """Send all behind a progress bar, and give the answers in the order of the deliveries."""
+    answers: list[_Answer] = []
+    console = Console(stderr=True)
+    is_silent = len(deliveries) <= _MANY or not console.is_terminal
+    with Progress(console=console, transient=True, disable=is_silent) as progress:
+        task = progress.add_task("sending", total=len(deliveries))
+
+        def report(answer: _Answer) -> None:
+            answers.append(answer)
+            progress.advance(task)
+
+        asyncio.run(courier.send(deliveries, report))
+    return sorted(answers, key=lambda answer: answer.delivery.number)
+
+
+def _milliseconds_since(start: float) -> float:
+    return round((time.perf_counter() - start) * 1000, 1)
+
+
+def _failure(error: httpx.RequestError, timeout: float) -> str:
+    if isinstance(error, httpx.TimeoutException):
+        return f"no answer within {timeout:g} seconds"
+    return str(error) or type(error).__name__
+
+
+def _said(response: httpx.Response) -> Any:  # noqa: ANN401, any JSON value is possible
+    try:
+        return response.json()
+    except (ValueError, RecursionError):
+        return response.text
+
+
+def _redirection(response: httpx.Response) -> str:
+    if not response.has_redirect_location:
+        return ""
+    return f"redirects to {response.headers['Location']}; give the Hub that URL instead"
+
+
+def _redacted(value: Any, hidden: Sequence[str]) -> Any:  # noqa: ANN401
+    """Take the secret out of what a receiver said: some repeat what they were sent."""
+    if isinstance(value, str):
+        for secret in hidden:
+            value = value.replace(secret, "[secret]")
+        return value
+    if isinstance(value, list):
+        return [_redacted(item, hidden) for item in value]
+    if isinstance(value, dict):
+        return {_redacted(key, hidden): _redacted(item, hidden) for key, item in value.items()}
+    return value
+
+
+# ---- printing --------------------------------------------------------------------------------
+
+
+def _print_samples() -> None:
+    console = _console()
+    # The name begins with the scope and the action, so these two go first when space is short.
+    event_columns = ("scope", "action") if console.width >= _WIDE else ()
+    table = _table("name", *event_columns, "shows")
+    for name in sample_names():
+        payload = sample_json(name)
+        event = scope_and_action(payload) if event_columns else ()
+        table.add_row(name, *event, describe(payload))
+    console.print(table)
+
+
+def _print_json_lines(answers: Sequence[_Answer]) -> None:
+    for answer in answers:
+        line = {
+            "sample": answer.delivery.sample,
+            "id": answer.delivery.id,
+            "status": answer.status,
+            "milliseconds": answer.milliseconds,
+            "answer": answer.said,
+            "error": answer.error or None,
+        }
+        typer.echo(json.dumps(line))
+
+
+def _print_answers(answers: Sequence[_Answer], *, is_summary: bool) -> None:
+    received = [answer for answer in answers if not answer.is_unreachable]
+    if received:
+        _console().print(_summary_table(received) if is_summary else _answer_table(received))
+
+
+def _answer_table(answers: Sequence[_Answer]) -> Table:
+    table = _table("status", "ms", "sample", "answer", "id")
+    for answer in answers:
+        table.add_row(
+            _status_cell(answer.status),
+            f"{answer.milliseconds:.1f}",
+            Text(answer.delivery.sample),
+            Text(answer.shown),
+            Text(answer.delivery.id),
+        )
+    return table
+
+
+def _summary_table(answers: Sequence[_Answer]) -> Table:
+    times: dict[tuple[int | None, str], list[float]] = defaultdict(list)
+    for answer in answers:
+        times[answer.status, answer.shown].append(answer.milliseconds)
+    table = _table("status", "answer", "count", "median ms", "slowest ms")
+    for (status, shown), values in times.items():
+        table.add_row(
+            _status_cell(status),
+            Text(shown),
+            str(len(values)),
+            f"{statistics.median(values):.1f}",
+            f"{max(values):.1f}",
+        )
+    return table
+
+
+def _print_hints(target: _Target, answers: Sequence[_Answer]) -> None:
+    unreachable = [answer.error for answer in answers if answer.is_unreachable]
+    if unreachable:
+        _complain(
+            f"cannot connect to {target.shown}: {unreachable[0]}",
+            "start the app first, and check the URL's host and port",
+        )
+    hints = {_STATUS_HINTS.get(answer.status) for answer in answers if answer.status is not None}
+    for hint in sorted(filter(None, hints)):
+        sys.stderr.write(f"hint: {hint}\n")
+
+
+def _complain(message: str, hint: str) -> None:
+    sys.stderr.write(f"hubhooks: {message}\nhint: {hint}\n")
+
+
+def _console() -> Console:
+    """Fold to the terminal's width; in a pipe or a file a row is one line."""
+    return Console(width=None if sys.stdout.isatty() else _UNFOLDED)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        # A sample's name stays whole to be copied; of a long id the beginning tells enough.
+        table.add_column(
+            column,
+            overflow="ellipsis" if column == "id" else "fold",
+            no_wrap=column in {"name", "sample"},
+        )
+    return table
+
+
+def _status_cell(status: int | None) -> Text:
+    if status is None:
+        return Text("none", style="red")
+    return Text(str(status), style="green" if httpx.codes.is_success(status) else "red")
+
+
+def _in_words(said: Any) -> str:  # noqa: ANN401
+    """Read an answer of hubhooks' own receiver; empty for anything else."""
+    if not isinstance(said, dict):
+        return ""
+    handlers = said.get("handlers")
+    names = ", ".join(map(str, handlers)) if isinstance(handlers, list) else None
+    return ": ".join(str(part) for part in (said.get("status"), names, said.get("reason")) if part)
+
+
+def _as_text(said: Any) -> str:  # noqa: ANN401
+    return said if isinstance(said, str) else json.dumps(said)
+
+
+if __name__ == "__main__":
+    main()

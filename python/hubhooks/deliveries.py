@@ -1,0 +1,305 @@
+"""What became of each delivery: what a handler is told of it, and the log that keeps it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import builtins
+    from collections.abc import Sequence
+    from typing import TypeAlias
+
+    Aside: TypeAlias = Literal["unhandled", "ignored", "unreadable"]
+    Ending: TypeAlias = Literal["done", "failed", "ignored"]
+    RunState: TypeAlias = Literal["queued", "running"] | Ending
+    State: TypeAlias = RunState | Aside
+    Status: TypeAlias = Literal["accepted", "in_progress", "duplicate"] | Aside
+    Replays: TypeAlias = Literal["run", "skip"]
+
+__all__ = ["Delivery", "Log", "MemoryLog", "Record", "Run", "Verdict", "judge"]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One run of a handler: what helps it to be idempotent."""
+
+    id: str
+    """The same on the Hub's retries and on Replay (https://huggingface.co/docs/hub/webhooks)."""
+    attempt: int
+    """How often this handler was started for this delivery, this time included."""
+    is_replay: bool
+    """Whether the Hub knew the delivery as answered and sent it again: someone pressed Replay."""
+    received_at: datetime
+    """When the delivery came, or came again; in UTC."""
+
+
+@dataclass(slots=True)
+class Run:
+    """What became of a delivery in one handler."""
+
+    handler: str
+    state: RunState = "queued"
+    attempts: int = 0
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    error: str = ""
+    traceback: str = ""
+
+
+@dataclass(slots=True)
+class Record:
+    """What became of a delivery, so far: a copy, which does not change with it."""
+
+    id: str
+    received_at: datetime
+    # The body is nobody's business in a log or a traceback.
+    body: bytes | None = field(repr=False)
+    """The body as it came; None once it had to make room for newer ones."""
+    aside: Aside | None
+    """Why no handler was to run when it last came; None when some were."""
+    reason: str
+    """What explains `aside`."""
+    runs: list[Run] = field(default_factory=list["Run"])
+    is_replay: bool = False
+    """As `Delivery` has it."""
+    is_delivered: bool = False
+    """Whether the Hub is known to have our answer."""
+    duplicates: int = 0
+    """How often it came again without being run again."""
+
+    @property
+    def state(self) -> State:
+        """The state of its runs in one word: the one that asks for attention first."""
+        states: set[State] = {run.state for run in self.runs}
+        if self.aside is not None:
+            states.add(self.aside)
+        return next(state for state in _URGENCY if state in states)
+
+    def run_of(self, handler: str) -> Run:
+        """Look up what one handler made of it."""
+        return next(run for run in self.runs if run.handler == handler)
+
+
+_URGENCY: tuple[State, ...] = (
+    "running",
+    "queued",
+    "failed",
+    "done",
+    "unreadable",
+    "ignored",
+    "unhandled",
+)
+_UNFINISHED = frozenset({"queued", "running"})
+
+
+class Verdict(NamedTuple):
+    """What is to be done about a delivery that came."""
+
+    status: Status
+    id: str
+    handlers: tuple[str, ...] = ()
+
+
+def judge(known: Record, replays: Replays) -> tuple[str, ...] | Literal["in_progress", "duplicate"]:
+    """Decide about a delivery whose id came before.
+
+    The Hub keeps the id on its own retries and when its owner presses Replay
+    (https://huggingface.co/docs/hub/webhooks). It retries what it has no 2xx answer for, so a
+    delivery that comes again although it had its answer is a Replay.
+
+    Returns:
+        the handlers to run again, none meaning that it is judged like a new one; or why nothing
+        is run.
+    """
+    states = {run.state for run in known.runs}
+    if not _UNFINISHED.isdisjoint(states):
+        return "in_progress"
+    if "failed" in states:
+        return tuple(run.handler for run in known.runs if run.state == "failed")
+    if "done" in states and not (known.is_delivered and replays == "run"):
+        return "duplicate"
+    return ()
+
+
+class Log(Protocol):
+    """What the door and the runner need of a log. May be called from any thread."""
+
+    def accept(
+        self,
+        delivery_id: str | None,
+        body: bytes,
+        handlers: Sequence[str] = (),
+        aside: Aside | None = None,
+        reason: str = "",
+    ) -> Verdict:
+        """Record that a delivery came, and decide what is to run.
+
+        Args:
+            delivery_id: the Hub's; None for a fresh one of our own.
+            body: the body as it came.
+            handlers: the names of those that hear it.
+            aside: why none does.
+            reason: what explains `aside`.
+
+        Raises:
+            StoreError: it cannot be kept, so the Hub must send it again.
+        """
+        ...
+
+    def answered(self, delivery_id: str, *, delivered: bool) -> None:
+        """Record whether the answer is known to have reached the Hub."""
+
+    def started(self, delivery_id: str, handler: str) -> Delivery:
+        """Record that a handler is about to run, and give what it is told."""
+        ...
+
+    def finished(
+        self, delivery_id: str, handler: str, ending: Ending, error: str = "", traceback: str = ""
+    ) -> None:
+        """Record how a handler ended."""
+
+    def get(self, delivery_id: str) -> Record | None:
+        """Look up a delivery."""
+        ...
+
+    def list(self) -> list[Record]:
+        """List the deliveries, the newest first."""
+        ...
+
+
+class MemoryLog:
+    """A log that ends with the process.
+
+    Args:
+        replays: whether a Replay of a delivery that succeeded runs its handlers again.
+        keep: how many finished deliveries are kept; unfinished ones are all kept.
+        keep_bytes: how much of their bodies is kept; the records stay.
+    """
+
+    def __init__(
+        self, *, replays: Replays = "run", keep: int = 1_000, keep_bytes: int = 64 * 1024 * 1024
+    ) -> None:
+        self._replays: Replays = replays
+        self._keep = keep
+        self._keep_bytes = keep_bytes
+        self._records: dict[str, Record] = {}
+        # The finished ones, oldest first, each with the size of the body it still holds.
+        self._finished: OrderedDict[str, int] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def accept(
+        self,
+        delivery_id: str | None,
+        body: bytes,
+        handlers: Sequence[str] = (),
+        aside: Aside | None = None,
+        reason: str = "",
+    ) -> Verdict:
+        """Record that a delivery came, and decide what is to run."""
+        if delivery_id is None:
+            delivery_id = os.urandom(16).hex()
+        with self._lock:
+            known = self._records.get(delivery_id)
+            if known is not None:
+                again = judge(known, self._replays)
+                if isinstance(again, str):
+                    known.duplicates += 1
+                    return Verdict(again, delivery_id)
+                # What failed on a body that we could read stays failed on one that we cannot.
+                if again and aside != "unreadable":
+                    handlers, aside, reason = again, None, ""
+                self._forget(delivery_id)
+            record = Record(delivery_id, datetime.now(timezone.utc), body, aside, reason)
+            if known is not None:
+                record.runs = known.runs
+                record.is_replay = known.is_delivered
+                record.duplicates = known.duplicates
+            _queue(record, handlers)
+            self._records[delivery_id] = record
+            self._make_room(record)
+        return Verdict(aside or "accepted", delivery_id, tuple(handlers))
+
+    def answered(self, delivery_id: str, *, delivered: bool) -> None:
+        """Record whether the answer is known to have reached the Hub."""
+        with self._lock:
+            record = self._records.get(delivery_id)
+            # One answer that arrived is enough for the Hub, so a later "no" does not undo it.
+            if delivered and record is not None:
+                record.is_delivered = True
+
+    def started(self, delivery_id: str, handler: str) -> Delivery:
+        """Record that a handler is about to run, and give what it is told."""
+        with self._lock:
+            record = self._records[delivery_id]
+            run = record.run_of(handler)
+            run.state = "running"
+            run.attempts += 1
+            run.started_at = datetime.now(timezone.utc)
+            return Delivery(delivery_id, run.attempts, record.is_replay, record.received_at)
+
+    def finished(
+        self, delivery_id: str, handler: str, ending: Ending, error: str = "", traceback: str = ""
+    ) -> None:
+        """Record how a handler ended."""
+        with self._lock:
+            record = self._records[delivery_id]
+            run = record.run_of(handler)
+            run.state = ending
+            run.finished_at = datetime.now(timezone.utc)
+            run.error = error
+            run.traceback = traceback
+            self._make_room(record)
+
+    def get(self, delivery_id: str) -> Record | None:
+        """Look up a delivery."""
+        with self._lock:
+            record = self._records.get(delivery_id)
+            return None if record is None else _copy(record)
+
+    def list(self) -> builtins.list[Record]:
+        """List the deliveries, the newest first."""
+        with self._lock:
+            return [_copy(record) for record in reversed(self._records.values())]
+
+    def _forget(self, delivery_id: str) -> None:
+        del self._records[delivery_id]
+        self._bytes -= self._finished.pop(delivery_id)
+
+    def _make_room(self, record: Record) -> None:
+        """Count a record among the finished ones if it is, and drop older ones for it."""
+        if any(run.state in _UNFINISHED for run in record.runs):
+            return
+        size = 0 if record.body is None else len(record.body)
+        self._finished[record.id] = size
+        self._bytes += size
+        if len(self._finished) > self._keep:
+            self._forget(next(iter(self._finished)))
+        if self._bytes > self._keep_bytes:
+            self._drop_bodies()
+
+    def _drop_bodies(self) -> None:
+        for old, held in self._finished.items():
+            if self._bytes <= self._keep_bytes:
+                break
+            self._finished[old] = 0
+            self._bytes -= held
+            self._records[old].body = None
+
+
+def _queue(record: Record, handlers: Sequence[str]) -> None:
+    """Queue handlers, counting on; what others did before stays on record."""
+    for name in handlers:
+        before = next((run for run in record.runs if run.handler == name), None)
+        if before is not None:
+            record.runs.remove(before)
+        record.runs.append(Run(name, attempts=0 if before is None else before.attempts))
+
+
+def _copy(record: Record) -> Record:
+    return replace(record, runs=[replace(run) for run in record.runs])

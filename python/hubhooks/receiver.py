@@ -1,0 +1,273 @@
+"""The door without the network: method, headers, query and body in, an answer out.
+
+Two steps, so that nobody without the secret can make us read a body: `refuse` judges what is known
+before it, `receive` the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from hubhooks._core import HubEvent
+from hubhooks.errors import (
+    ConfigError,
+    PayloadError,
+    SecretMismatchError,
+    SecretMissingError,
+    StoreError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import TypeAlias
+
+    from hubhooks._core import Verifier
+    from hubhooks.deliveries import Log, Status, Verdict
+    from hubhooks.routing import Router
+
+    # As ASGI has them: names in lower case.
+    Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
+
+__all__ = ["ANSWERS", "Answer", "Receiver", "Work"]
+
+_log = logging.getLogger("hubhooks")
+
+
+class Work(NamedTuple):
+    """What is to be done once the answer is sent."""
+
+    delivery_id: str
+    handlers: tuple[str, ...]
+    event: HubEvent
+
+
+class Answer(NamedTuple):
+    """What the Hub is answered, and what that promises."""
+
+    status: int
+    body: bytes
+    headers: list[tuple[bytes, bytes]]
+    delivery_id: str | None = None
+    """The delivery that is recorded as answered once this was sent; None for a refusal."""
+    work: Work | None = None
+
+
+class Words(NamedTuple):
+    """A line of the table of answers: the HTTP status, and what the body says."""
+
+    http: int
+    status: Status | Literal["refused"]
+    reason: str = ""
+
+
+# Everything we answer. A status that is not 2xx makes the Hub retry and in the end suspend the
+# webhook (https://huggingface.co/docs/hub/webhooks), so after the secret a delivery that is whole
+# and can be stored is never refused for what it says.
+ANSWERS: Mapping[str, Words] = {
+    "method": Words(405, "refused", "only POST is answered here"),
+    "not configured": Words(503, "refused", "this server has no valid WEBHOOK_SECRET of its own"),
+    "secret missing": Words(401, "refused", "the webhook secret is missing"),
+    "secret wrong": Words(403, "refused", "the webhook secret is wrong"),
+    "stopping": Words(503, "refused", "this server is shutting down"),
+    "length": Words(400, "refused", "the Content-Length header is not one number"),
+    "too large": Words(413, "refused", "the body is too large"),
+    "empty": Words(400, "refused", "the body is empty"),
+    "cut off": Words(400, "refused", "the body was cut off"),
+    "not stored": Words(503, "refused", "the delivery could not be stored"),
+    "unreadable": Words(202, "unreadable"),
+    "accepted": Words(202, "accepted"),
+    "unhandled": Words(200, "unhandled", "no handler listens to this event"),
+    "ignored": Words(200, "ignored", "its author is one of those to ignore"),
+    "in_progress": Words(200, "in_progress", "this delivery is being handled already"),
+    "duplicate": Words(200, "duplicate", "this delivery was handled already"),
+}
+
+_MINUTES_KEPT = 60
+# No server can hold a body whose length needs more digits; reading more of them is only work.
+_MOST_DIGITS = 18
+
+
+def _headers_of(body: bytes) -> list[tuple[bytes, bytes]]:
+    return [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+
+
+def _body_of(words: Words, **more: object) -> bytes:
+    said = {"status": words.status, **more, "reason": words.reason}
+    return json.dumps({key: value for key, value in said.items() if value}).encode()
+
+
+def _constant(words: Words) -> Answer:
+    body = _body_of(words)
+    allow = [(b"allow", b"POST")] if words.http == 405 else []  # noqa: PLR2004 - HTTP's number
+    return Answer(words.http, body, _headers_of(body) + allow)
+
+
+_CONSTANT = {case: _constant(words) for case, words in ANSWERS.items()}
+
+
+class Receiver:
+    """Decides what a request is answered.
+
+    Args:
+        router: says who hears an event.
+        log: keeps the deliveries.
+        verifier: gives the verifier, or None where no secret is configured; asked at each request,
+            and may raise `ConfigError`.
+        allow_unsigned: let everybody in where no secret is configured.
+        max_body_size: the longest body that is read, in bytes.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        log: Log,
+        verifier: Callable[[], Verifier | None],
+        *,
+        allow_unsigned: bool = False,
+        max_body_size: int = 32 * 1024 * 1024,
+    ) -> None:
+        self.max_body_size = max_body_size
+        self.is_stopping = False
+        """Whether new deliveries are refused because the server shuts down."""
+        self.refusals: dict[tuple[int, str], int] = {}
+        """How often we refused in the last hour, by minute since 1970 and case of `ANSWERS`."""
+        self._router = router
+        self._log = log
+        self._verifier = verifier
+        self._allow_unsigned = allow_unsigned
+
+    def ready(self) -> None:
+        """Check that requests can be let in.
+
+        Raises:
+            ConfigError: there is no secret, or none that can be used.
+        """
+        if self._verifier() is None and not self._allow_unsigned:
+            msg = (
+                "no webhook secret is configured: set WEBHOOK_SECRET to the one in the webhook's "
+                "settings on the Hub, or let everybody in with `allow_unsigned=True`"
+            )
+            raise ConfigError(msg)
+
+    def refuse(self, method: str, headers: Headers, query: bytes) -> Answer | None:
+        """Judge a request by all that comes before its body; None to go on and read it."""
+        if method != "POST":
+            return self.refusal("method")
+        if (case := self._judge_secret(headers, query)) is not None:
+            return self.refusal(case)
+        if self.is_stopping:
+            return self.refusal("stopping")
+        if (case := self._judge_length(headers)) is not None:
+            return self.refusal(case)
+        return None
+
+    def receive(self, headers: Headers, body: bytes, *, complete: bool = True) -> Answer:
+        """Judge a delivery by its body, and store it.
+
+        Args:
+            headers: those that `refuse` let in.
+            body: the body as far as it came.
+            complete: whether it came to its end.
+        """
+        if not complete:
+            return self.refusal("cut off")
+        if not body:
+            return self.refusal("empty")
+        try:
+            return self._judge(_delivery_id(headers), body)
+        except StoreError:
+            return self.refusal("not stored")
+
+    def may_be_too_large(self, headers: Headers) -> bool:
+        """Whether a body longer than allowed may follow, as that or nothing is declared."""
+        is_declared = any(name == b"content-length" for name, _ in headers)
+        return not is_declared or self._judge_length(headers) is not None
+
+    def answered(self, delivery_id: str, *, delivered: bool) -> None:
+        """Record whether an answer is known to have reached the Hub."""
+        self._log.answered(delivery_id, delivered=delivered)
+
+    def refusal(self, case: str) -> Answer:
+        """Count a refusal and give its answer; only the first of its kind in a minute is logged."""
+        key = (int(time.time()) // 60, case)
+        count = self.refusals.get(key, 0)
+        self.refusals[key] = count + 1
+        answer = _CONSTANT[case]
+        if count == 0:
+            _log.warning("refused a request with %d: %s", answer.status, ANSWERS[case].reason)
+            for old in [old for old in self.refusals if old[0] <= key[0] - _MINUTES_KEPT]:
+                del self.refusals[old]
+        return answer
+
+    def _judge_secret(self, headers: Headers, query: bytes) -> str | None:
+        try:
+            verifier = self._verifier()
+            if verifier is not None:
+                verifier.verify_request(headers, query)
+            elif not self._allow_unsigned:
+                return "not configured"
+        except SecretMissingError:
+            return "secret missing"
+        except SecretMismatchError:
+            return "secret wrong"
+        except ConfigError:
+            return "not configured"
+        return None
+
+    def _judge_length(self, headers: Headers) -> str | None:
+        """Judge the declared length; a chunked body has none and is counted as it comes."""
+        declared = None
+        for name, value in headers:
+            if name == b"content-length":
+                if not value.isdigit() or declared not in (None, value):
+                    return "length"
+                declared = value
+        if declared is None:
+            return None
+        too_large = len(declared) > _MOST_DIGITS or int(declared) > self.max_body_size
+        return "too large" if too_large else None
+
+    def _judge(self, delivery_id: str | None, body: bytes) -> Answer:
+        accept = self._log.accept
+        try:
+            event = HubEvent.from_json(body)
+        except PayloadError as error:
+            return self._unreadable(accept(delivery_id, body, (), "unreadable", str(error)), error)
+        handlers = [handler.name for handler in self._router.match(event)]
+        if handlers:
+            verdict = accept(delivery_id, body, handlers)
+        elif ignored := self._router.why_ignored(event):
+            verdict = accept(delivery_id, body, (), "ignored", ignored)
+        else:
+            reason = "\n".join(self._router.explain(event))
+            verdict = accept(delivery_id, body, (), "unhandled", reason)
+        if verdict.status != "accepted":
+            return _repeated(verdict)
+        said = _body_of(ANSWERS["accepted"], delivery=verdict.id, handlers=verdict.handlers)
+        work = Work(verdict.id, verdict.handlers, event)
+        return Answer(ANSWERS["accepted"].http, said, _headers_of(said), verdict.id, work)
+
+    def _unreadable(self, verdict: Verdict, error: PayloadError) -> Answer:
+        if verdict.status != "unreadable":
+            return _repeated(verdict)
+        _log.error("delivery `%s` cannot be read: %s", verdict.id, error)
+        words = ANSWERS["unreadable"]._replace(reason=str(error))
+        said = _body_of(words, delivery=verdict.id)
+        return Answer(words.http, said, _headers_of(said), verdict.id)
+
+
+def _delivery_id(headers: Headers) -> str | None:
+    # The Hub sends one per delivery, not per attempt: https://huggingface.co/docs/hub/webhooks.
+    for name, value in headers:
+        if name == b"webhook-id" and value:
+            return value.decode("latin-1")
+    return None
+
+
+def _repeated(verdict: Verdict) -> Answer:
+    """Answer a delivery that runs nothing: the words are always the same, only the id differs."""
+    status, body, headers, *_ = _CONSTANT[verdict.status]
+    return Answer(status, body, headers, verdict.id)

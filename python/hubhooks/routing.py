@@ -1,0 +1,437 @@
+"""Which handlers hear an event. Knows no HTTP."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import threading
+import warnings
+from dataclasses import dataclass, field, replace
+from types import MethodType
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
+
+from hubhooks._core import SCOPES, CommentEvent, Filter, matching, narrow, nearest_scope
+from hubhooks.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from typing import Generic, Literal, TypeAlias, TypedDict, TypeVar
+
+    from typing_extensions import Unpack
+
+    from hubhooks._core import ConfigEvent, ContentEvent, DiscussionEvent, HubEvent, RepoEvent
+    from hubhooks.deliveries import Delivery
+
+    E = TypeVar("E", bound=HubEvent)
+    Handles: TypeAlias = Callable[[E], object] | Callable[[E, Delivery], object]
+    Strings: TypeAlias = str | Iterable[str]
+
+    class CommentCriteria(TypedDict, Generic[E], total=False):
+        """What narrows `on_comment`; `ref` and `path` are missing as comments never carry them."""
+
+        repo_type: Strings
+        repo: Strings
+        owner: Strings
+        pull_request: bool
+        status: Strings
+        mention: Strings
+        author: Strings
+        private: bool
+        when: Callable[[E], object]
+        name: str
+
+    class Criteria(CommentCriteria[E], total=False):
+        """What narrows `on` and `add`."""
+
+        action: Strings
+        ref: Strings
+        path: Strings
+
+    # A documented scope, or a class, promises the handler that class. One TypeVar per class, as
+    # the bound of a TypeVar cannot name another one; the return type keeps the handler's own type.
+    Comments: TypeAlias = Literal["discussion.comment"] | type[CommentEvent]
+    Discussions: TypeAlias = Comments | Literal["discussion"] | type[DiscussionEvent]
+    Contents: TypeAlias = Literal["repo.content"] | type[ContentEvent]
+    Configs: TypeAlias = Literal["repo.config"] | type[ConfigEvent]
+    Repos: TypeAlias = Literal["repo"] | type[RepoEvent]
+    OnComment = TypeVar("OnComment", bound=Handles[CommentEvent])
+    OnDiscussion = TypeVar("OnDiscussion", bound=Handles[DiscussionEvent])
+    OnContent = TypeVar("OnContent", bound=Handles[ContentEvent])
+    OnConfig = TypeVar("OnConfig", bound=Handles[ConfigEvent])
+    OnRepo = TypeVar("OnRepo", bound=Handles[RepoEvent])
+    OnAny = TypeVar("OnAny", bound=Handles[HubEvent])
+
+__all__ = ["Alternative", "Handler", "Router"]
+
+_log = logging.getLogger("hubhooks")
+
+# How the core's explanations begin where a filter does not match.
+_DOES_NOT_HEAR = "does not hear it: "
+
+
+class Alternative(NamedTuple):
+    """One way an event reaches a handler: what one decorator said."""
+
+    filter: Filter
+    when: Callable[[Any], object] | None
+    visible_only: bool
+
+    def hides(self, event: HubEvent) -> bool:
+        """Whether the event is kept back because its comment is hidden."""
+        return self.visible_only and event.comment is not None and event.comment.hidden
+
+    def lets_through(self, event: HubEvent) -> bool:
+        """Judge what the filter cannot, once the filter matched."""
+        return not self.hides(event) and (self.when is None or bool(self.when(event)))
+
+    def objection(self, event: HubEvent) -> str:
+        """Say why the event does not come through; empty when it does."""
+        if not self.filter.matches(event):
+            return self.filter.explain(event).removeprefix(_DOES_NOT_HEAR)
+        if self.hides(event):
+            return "the comment is hidden"
+        try:
+            return "" if self.lets_through(event) else "its `when` says no"
+        except Exception as error:  # noqa: BLE001 - the predicate is the user's code
+            return f"its `when` raises {type(error).__name__}"
+
+
+class Origin(NamedTuple):
+    """Where a function was written, and by which run of that code."""
+
+    module: str
+    place: str
+    # The outermost code running in the function's own globals when it was registered: a module's
+    # body, a notebook's cell. A loop or a factory that makes two functions of one name shares it;
+    # a script that is executed again has a new one, even in the same globals, as Gradio's reload
+    # does it. A function registered while none of its module's code is running is told by its own
+    # code instead. What stays undecidable: a function that is gone from the edited script was
+    # perhaps meant to go, and is kept; and where one and the same code object is executed twice
+    # (`exec(code)`, never an import or a reload) the second run looks like a clash.
+    execution: object
+
+    @classmethod
+    def of(cls, function: Callable[..., object]) -> Origin:
+        plain: Any = inspect.unwrap(_plain(function))
+        code = getattr(plain, "__code__", None)
+        home = getattr(plain, "__globals__", None)
+        execution: object = code
+        frame = inspect.currentframe()
+        while frame is not None:
+            if frame.f_globals is home:
+                execution = frame.f_code
+            frame = frame.f_back
+        place = f"{code.co_filename}:{code.co_firstlineno}" if code else "compiled code"
+        return cls(getattr(plain, "__module__", None) or "", place, execution)
+
+    def is_executed_again_by(self, newer: Origin) -> bool:
+        return self.module == newer.module and self.execution is not newer.execution
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Handler:
+    """A function that hears events, under the name that stored work knows it by."""
+
+    name: str
+    function: Callable[..., Any]
+    alternatives: tuple[Alternative, ...]
+    is_async: bool
+    takes_delivery: bool
+    origin: Origin = field(repr=False)
+
+    def is_for(self, function: Callable[..., object]) -> bool:
+        """Whether this is that function; `bot.reply` is a new object at each read."""
+        mine = self.function
+        return mine is function or (isinstance(mine, MethodType) and mine == function)
+
+    def explain(self, event: HubEvent) -> str:
+        """Say in a sentence whether the handler hears the event, and if not, why."""
+        objections: list[str] = []
+        for alternative in self.alternatives:
+            objection = alternative.objection(event)
+            if not objection:
+                return f"`{self.name}` {alternative.filter.explain(event)}"
+            objections.append(objection)
+        reasons = "; and by another decorator: ".join(objections)
+        return f"`{self.name}` {_DOES_NOT_HEAR}{reasons}"
+
+
+class _Table(NamedTuple):
+    """All filters in one list, so that Rust judges them in one call."""
+
+    filters: list[Filter]
+    ways: list[tuple[Handler, Alternative]]
+
+
+class Router:
+    """A list of handlers and what each of them listens to.
+
+    Args:
+        ignore_authors: ids of users whose comments and discussions no handler hears, such as the
+            bot's own. Other events do not say who acted.
+    """
+
+    def __init__(self, *, ignore_authors: Strings = ()) -> None:
+        ids = (ignore_authors,) if isinstance(ignore_authors, str) else ignore_authors
+        self._ignore_authors = frozenset(ids)
+        self._handlers: dict[str, Handler] = {}
+        self._table: _Table | None = None
+        self._lock = threading.Lock()
+
+    @overload
+    def on(
+        self, scope: Comments, /, *scopes: Comments, **criteria: Unpack[Criteria[CommentEvent]]
+    ) -> Callable[[OnComment], OnComment]: ...
+    @overload
+    def on(
+        self,
+        scope: Discussions,
+        /,
+        *scopes: Discussions,
+        **criteria: Unpack[Criteria[DiscussionEvent]],
+    ) -> Callable[[OnDiscussion], OnDiscussion]: ...
+    @overload
+    def on(
+        self, scope: Contents, /, *scopes: Contents, **criteria: Unpack[Criteria[ContentEvent]]
+    ) -> Callable[[OnContent], OnContent]: ...
+    @overload
+    def on(
+        self, scope: Configs, /, *scopes: Configs, **criteria: Unpack[Criteria[ConfigEvent]]
+    ) -> Callable[[OnConfig], OnConfig]: ...
+    @overload
+    def on(
+        self, scope: Repos, /, *scopes: Repos, **criteria: Unpack[Criteria[RepoEvent]]
+    ) -> Callable[[OnRepo], OnRepo]: ...
+    @overload
+    def on(
+        self, *scopes: str | type[HubEvent], **criteria: Unpack[Criteria[HubEvent]]
+    ) -> Callable[[OnAny], OnAny]: ...
+    def on(self, *scopes: str | type[HubEvent], **criteria: Any) -> Callable[[Any], Any]:
+        """Register the decorated function, and give it back unchanged.
+
+        It takes `(event)` or `(event, delivery)`, and may be async. Decorated several times it
+        hears what any of the decorators describes, and runs once.
+
+        Args:
+            scopes: scopes or event classes; `repo.*` is `repo` and all below; none is everything.
+            criteria: `action`, `repo_type`, `repo`, `owner`, `ref`, `path`, `pull_request`,
+                `status`, `mention`, `author`, `private`: all given ones must hold, a list holds
+                if one of its items does; `repo`, `ref` and `path` take globs. `when`, a quick
+                function of the event, is asked last. `name` replaces the function's own name.
+
+        Raises:
+            ConfigError: no event can satisfy the criteria, the function cannot be a handler, or
+                another function has its name.
+        """
+
+        def register(function: Callable[..., object]) -> Callable[..., object]:
+            self._add(function, scopes, criteria)
+            return function
+
+        return register
+
+    def on_comment(
+        self, **criteria: Unpack[CommentCriteria[CommentEvent]]
+    ) -> Callable[[OnComment], OnComment]:
+        """Register the decorated function for new comments that can be read.
+
+        The opening post of a discussion or pull request counts, as the Hub sends it only with
+        the discussion (https://huggingface.co/docs/hub/webhooks).
+
+        Args:
+            criteria: those of `on`, without `action`, `ref` and `path`.
+        """
+
+        def register(function: OnComment) -> OnComment:
+            self._add(
+                function, (CommentEvent,), {**criteria, "action": "create"}, visible_only=True
+            )
+            return function
+
+        return register
+
+    def add(
+        self,
+        function: Callable[..., object],
+        *scopes: str | type[HubEvent],
+        **criteria: Unpack[Criteria[Any]],
+    ) -> None:
+        """Register a function without decorating it, such as a method of an object: `bot.reply`.
+
+        Args:
+            function: what `on` would decorate.
+            scopes: as for `on`.
+            criteria: as for `on`.
+        """
+        self._add(function, scopes, criteria)
+
+    def include(self, other: Router) -> None:
+        """Take over the handlers another router has now; later ones are not followed."""
+        for handler in tuple(other._handlers.values()):
+            self._register(handler)
+
+    def handler(self, name: str) -> Handler | None:
+        """Find a handler by the name that stored work knows it by."""
+        return self._handlers.get(name)
+
+    def match(self, event: HubEvent) -> list[Handler]:
+        """List the handlers that hear an event, in the order they were registered."""
+        if self._ignore_authors and self.why_ignored(event):
+            return []
+        table = self._table or self._build()
+        heard: list[Handler] = []
+        for index in matching(event, table.filters):
+            handler, alternative = table.ways[index]
+            if heard and heard[-1] is handler:
+                continue
+            try:
+                if alternative.lets_through(event):
+                    heard.append(handler)
+            except Exception:  # noqa: BLE001 - the predicate is the user's code
+                _log.exception("`when` of handler `%s` failed; it misses an event", handler.name)
+        return heard
+
+    def explain(self, event: HubEvent) -> list[str]:
+        """Say for each handler why it hears an event, or why not."""
+        return list(self._explanations(event))
+
+    def why_ignored(self, event: HubEvent) -> str:
+        """Say why no handler is even asked; empty when they are."""
+        author = _author_id(event)
+        if author is None or author not in self._ignore_authors:
+            return ""
+        return f"its author `{author}` is one of `ignore_authors`"
+
+    def _explanations(self, event: HubEvent) -> Iterator[str]:
+        if ignored := self.why_ignored(event):
+            yield f"no handler hears it: {ignored}"
+            return
+        if self._ignore_authors and _author_id(event) is None:
+            yield "`ignore_authors` has no say: the event does not tell who acted"
+        if not self._handlers:
+            yield "no handler is registered"
+        for handler in tuple(self._handlers.values()):
+            yield handler.explain(event)
+
+    def _add(
+        self,
+        function: Callable[..., object],
+        scopes: tuple[str | type[HubEvent], ...],
+        criteria: Mapping[str, object],
+        *,
+        visible_only: bool = False,
+    ) -> None:
+        filters: dict[str, Any] = dict(criteria)
+        when = filters.pop("when", None)
+        name = filters.pop("name", None) or getattr(function, "__qualname__", None)
+        if not callable(function):
+            msg = f"a handler must be a function, not {type(function).__name__}"
+            raise ConfigError(msg)
+        if name is None:
+            msg = f"a {type(function).__name__} has no name of its own: give it one with `name=`"
+            raise ConfigError(msg)
+        if when is not None and (not callable(when) or _is_async(when)):
+            msg = f"`when` of handler `{name}` must be a plain function of the event, not async"
+            raise ConfigError(msg)
+        for scope in scopes:
+            if isinstance(scope, str):
+                _warn_if_misspelt(scope)
+        self._register(
+            Handler(
+                name=name,
+                function=function,
+                alternatives=(Alternative(Filter(*scopes, **filters), when, visible_only),),
+                is_async=_is_async(function),
+                takes_delivery=_takes_delivery(function, name),
+                origin=Origin.of(function),
+            )
+        )
+
+    def _register(self, handler: Handler) -> None:
+        with self._lock:
+            known = self._handlers.get(handler.name)
+            if known is not None and known.is_for(handler.function):
+                handler = replace(known, alternatives=known.alternatives + handler.alternatives)
+            elif known is not None and not known.origin.is_executed_again_by(handler.origin):
+                msg = (
+                    f"two handlers are named `{handler.name}`: {known.origin.place} and "
+                    f"{handler.origin.place}; give one of them another name with `name=`"
+                )
+                raise ConfigError(msg)
+            self._handlers[handler.name] = handler
+            self._table = None
+
+    def _build(self) -> _Table:
+        with self._lock:
+            ways = [(h, a) for h in self._handlers.values() for a in h.alternatives]
+            self._table = _Table([alternative.filter for _, alternative in ways], ways)
+            return self._table
+
+
+def _author_id(event: HubEvent) -> str | None:
+    """Tell who acted, where the Hub says so: it does for new posts, and for comments.
+
+    An update of a discussion carries the author of the discussion, not whoever updated it.
+    Source: https://huggingface.co/docs/hub/webhooks.
+    """
+    if event.comment is not None:
+        author = event.comment.author
+    elif event.discussion is not None and event.effective == ("discussion", "create"):
+        author = event.discussion.author
+    else:
+        return None
+    return None if author is None else author.id
+
+
+def _plain(function: Callable[..., object]) -> Callable[..., object]:
+    """Find the function whose body runs behind partials, a method or an object's `__call__`."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not inspect.isroutine(function):
+        function = type(function).__call__
+    return getattr(function, "__func__", function)
+
+
+def _is_async(function: Callable[..., object]) -> bool:
+    return inspect.iscoroutinefunction(_plain(function))
+
+
+def _takes_delivery(function: Callable[..., object], name: str) -> bool:
+    """Check that the function can be called as a handler, and how."""
+    right = "write `def handler(event)` or `def handler(event, delivery)`"
+    plain = _plain(function)
+    if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
+        msg = f"handler `{name}` would never run, as it yields; {right} without `yield`"
+        raise ConfigError(msg)
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        msg = f"the parameters of handler `{name}` cannot be read; {right}"
+        raise ConfigError(msg) from None
+    positional = [p for p in signature.parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD]
+    # A second parameter with a default is the user's own, unless it has the name.
+    takes_delivery = len(positional) > 1 and (
+        positional[1].default is inspect.Parameter.empty or positional[1].name == "delivery"
+    )
+    if positional and positional[0].name in ("self", "cls"):
+        msg = f"handler `{name}` is a method without its object; register it with `add(bot.method)`"
+        raise ConfigError(msg)
+    try:
+        signature.bind(*(None,) * (1 + takes_delivery))
+    except TypeError:
+        # Names only: a default value may be a secret.
+        has = ", ".join(signature.parameters)
+        msg = f"handler `{name}` takes `({has})`, which cannot be called; {right}"
+        raise ConfigError(msg) from None
+    return takes_delivery
+
+
+def _warn_if_misspelt(scope: str) -> None:
+    stem = scope.removesuffix(".*")
+    if narrow(stem, "update")[0] in SCOPES:
+        return
+    nearest = nearest_scope(stem)
+    hint = f"did you mean `{nearest}`?" if nearest else f"known ones: {', '.join(SCOPES)}"
+    # The levels: this function, `_add`, then `add` or the decorator, then the user's line.
+    warnings.warn(f"the Hub documents no scope `{scope}`; {hint}", UserWarning, stacklevel=4)

@@ -1,0 +1,46 @@
+//! The crate's one error. Messages say what is wrong, where and what would be right; they never
+//! repeat the secret or the body.
+
+use std::fmt;
+
+/// Everything that can go wrong in the core.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The author of the app set something up that cannot work.
+    #[error("{0}")]
+    Config(String),
+    /// The request carries no secret.
+    #[error("the request carries no secret: send it as `X-Webhook-Secret` or `?secret=`")]
+    SecretMissing,
+    /// The request carries a wrong secret, or two different ones.
+    #[error("the request's secret is not the one configured here")]
+    SecretMismatch,
+    /// The body is no Hub event.
+    #[error("{0}")]
+    Payload(Problem),
+}
+
+/// What is wrong with a body, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// What was wrong and what would be right, without the place.
+    pub what: String,
+    /// The field, with dots and indexes (`updatedRefs[0].ref`); empty for the body as a whole.
+    pub path: String,
+    /// Line and column, both as `serde_json` counts them: lines from 1, columns in bytes from 1.
+    /// None when the mistake has no place.
+    pub place: Option<(usize, usize)>,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.path.is_empty() {
+            write!(f, "`{}`: ", self.path)?;
+        }
+        f.write_str(&self.what)?;
+        match self.place {
+            Some((line, column)) => write!(f, " at line {line} column {column}"),
+            None => Ok(()),
+        }
+    }
+}

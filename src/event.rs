@@ -1,0 +1,826 @@
+//! The Hub's nouns, borrowed from the body of a delivery.
+//!
+//! A body is checked whole when it is read: UTF-8, syntax, depth, numbers and the type of every
+//! documented field. Only `event` must be there. A part (a repo, a discussion, ...) is well typed
+//! when the fields it cannot do without are; a part that is not reads as None, an optional field of
+//! another type reads as None, and both stay reachable in the body.
+//!
+//! Fields and when the Hub sends them: <https://huggingface.co/docs/hub/webhooks>.
+
+use std::borrow::Cow;
+
+use memchr::memchr_iter;
+use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess};
+use serde_json::value::RawValue;
+use serde_path_to_error::Track;
+
+use crate::error::{Error, Problem};
+use crate::legacy;
+use crate::read::{Checked, Id, Present, Read, Strict, Text, field, read_object};
+use crate::scope;
+use crate::text::{self, Strings};
+
+/// The keys of a body that are documented, older shapes included.
+pub const DOCUMENTED_KEYS: [&str; 12] = [
+    "event",
+    "scope",
+    "repo",
+    "discussion",
+    "comment",
+    "webhook",
+    "movedTo",
+    "movedToAuthorId",
+    "updatedRefs",
+    "updatedConfig",
+    "updatedFiles",
+    "updatedFilesTruncated",
+];
+
+/// One delivery's body.
+#[derive(Debug)]
+pub struct Event<'a> {
+    text: &'a str,
+    /// What happened: `create`, `delete`, `update`, `move`, or a word of the future.
+    pub action: &'a str,
+    /// To what it happened, dotted: `repo.content`, `discussion.comment`, or a scope of the future.
+    pub scope: &'a str,
+    /// The repository it happened in.
+    pub repo: Option<Repo<'a>>,
+    /// The discussion or pull request, with scopes `discussion*`.
+    pub discussion: Option<Discussion<'a>>,
+    /// The comment, or the opening post of a new discussion.
+    pub comment: Option<Comment<'a>>,
+    /// The webhook that sent the delivery.
+    pub webhook: Option<Webhook<'a>>,
+    /// Where a moved repository is now.
+    pub moved_to: Option<MovedTo<'a>>,
+    /// The refs that a push created, moved or deleted.
+    pub updated_refs: Vec<UpdatedRef<'a>>,
+    /// The files that changed in a bucket, read when asked for.
+    pub updated_files: Option<UpdatedFiles<'a>>,
+    /// Whether the Hub left files out of the list because there were more than 10,000.
+    pub updated_files_truncated: bool,
+}
+
+/// The class of an event, decided by its effective scope and the well-typed parts it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// An event on a repository itself.
+    Repo,
+    /// A change of a repository's files.
+    Content,
+    /// A change of a repository's settings.
+    Config,
+    /// A discussion or pull request.
+    Discussion,
+    /// A comment on one, the opening post included.
+    Comment,
+    /// Anything else.
+    Other,
+}
+
+impl Class {
+    /// The class that every event of a documented scope has at least, if its parts are as
+    /// documented.
+    pub fn promised_by(scope: &str) -> Option<Self> {
+        Some(match scope {
+            "repo" => Self::Repo,
+            "repo.content" => Self::Content,
+            "repo.config" => Self::Config,
+            "discussion" => Self::Discussion,
+            "discussion.comment" => Self::Comment,
+            _ => return None,
+        })
+    }
+
+    /// Whether this class is another one or extends it.
+    pub fn is_a(self, other: Self) -> bool {
+        self == other || other == Self::Other || (self, other) == (Self::Comment, Self::Discussion)
+    }
+
+    /// The name of the Python class.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Repo => "RepoEvent",
+            Self::Content => "ContentEvent",
+            Self::Config => "ConfigEvent",
+            Self::Discussion => "DiscussionEvent",
+            Self::Comment => "CommentEvent",
+            Self::Other => "HubEvent",
+        }
+    }
+}
+
+impl<'a> Event<'a> {
+    /// Read an event from the text that [`text::decode`] gives; `strings` takes what has escapes.
+    /// Boxed, as an event is large and on its way passes many hands.
+    pub fn read(text: &'a str, strings: &'a Strings) -> Result<Box<Self>, Error> {
+        // The fast way knows no paths; only a body that fails is read again, to say where.
+        let mut reader = serde_json::Deserializer::from_str(text);
+        let event = field::<Strict<Box<Self>>>(strings)
+            .deserialize(&mut reader)
+            .and_then(|event| reader.end().map(|()| event));
+        let Ok(Some(Strict(mut event))) = event else {
+            return Err(problem_in(text));
+        };
+        if event
+            .updated_files
+            .as_ref()
+            .is_some_and(|files| !files.is_plain(text))
+        {
+            check::<Checked>(text, strings)?;
+        }
+        event.text = text;
+        Ok(event)
+    }
+
+    /// The body as text: what was received, lone surrogates replaced.
+    pub fn text(&self) -> &'a str {
+        self.text
+    }
+
+    /// The scope and action after the narrowing rule (see [`scope::narrow`]).
+    pub fn effective(&self) -> (&'a str, &'a str) {
+        scope::narrow(self.scope, self.action)
+    }
+
+    /// Whether the Hub documents this scope with this action.
+    pub fn is_known(&self) -> bool {
+        scope::is_known(self.scope, self.action)
+    }
+
+    /// What kind of event this is.
+    pub fn class(&self) -> Class {
+        match Class::promised_by(self.effective().0) {
+            Some(class) if self.repo.is_some() => match class {
+                Class::Discussion | Class::Comment => match (&self.discussion, &self.comment) {
+                    (Some(_), Some(_)) => Class::Comment,
+                    (Some(_), None) => Class::Discussion,
+                    (None, _) => Class::Other,
+                },
+                class => class,
+            },
+            _ => Class::Other,
+        }
+    }
+
+    /// Whether the comment is the first post of a discussion just opened.
+    pub fn is_opening_post(&self) -> bool {
+        self.comment.is_some() && self.effective() == ("discussion", "create")
+    }
+}
+
+impl<'de> Read<'de> for Event<'de> {
+    const EXPECTED: &'static str = "an object: one Hub event";
+
+    fn from_map<A: MapAccess<'de>>(
+        mut map: A,
+        strings: &'de Strings,
+    ) -> Result<Option<Self>, A::Error> {
+        read_object!(map, strings, {
+            "event" => event,
+            "repo" => repo,
+            "discussion" => discussion,
+            "comment" => comment,
+            "webhook" => webhook,
+            "updatedRefs" => updated_refs,
+            "updatedFiles" => updated_files,
+            "updatedFilesTruncated" => updated_files_truncated,
+            "movedTo" => moved_to,
+            "scope" => scope,
+            "movedToAuthorId" => moved_to_author,
+            "add" => add,
+            "remove" => remove,
+            "update" => update,
+        });
+        let Some(Strict(event)) = event else {
+            let version_1: [Option<Present<Checked>>; 3] = [add, remove, update];
+            return Err(A::Error::custom(if version_1.iter().any(Option::is_some) {
+                legacy::VERSION_1
+            } else {
+                "expected a key `event` with `action` and `scope`"
+            }));
+        };
+        let (action, scope) = match event {
+            What::Object { action, scope } => (action, scope),
+            What::Word(word) => {
+                let Some(scope) = scope else {
+                    return Err(A::Error::custom(legacy::SCOPE_MISSING));
+                };
+                (legacy::action(word), scope)
+            }
+        };
+        Ok(Some(Self {
+            text: "",
+            action,
+            scope,
+            repo,
+            discussion,
+            comment,
+            webhook,
+            moved_to: moved_to.map(|moved_to: MovedTo<'de>| moved_to.owned_by(moved_to_author)),
+            updated_refs: updated_refs.unwrap_or_default(),
+            updated_files,
+            updated_files_truncated: updated_files_truncated.unwrap_or_default(),
+        }))
+    }
+}
+
+/// The key `event`: an object, or in version 2 a word with the scope beside it.
+enum What<'a> {
+    Object { action: &'a str, scope: &'a str },
+    Word(&'a str),
+}
+
+impl<'de> Read<'de> for What<'de> {
+    const EXPECTED: &'static str = "an object with `action` and `scope`";
+
+    fn from_text(word: Text<'de, '_>) -> Option<Self> {
+        Some(Self::Word(word.keep()))
+    }
+
+    fn from_map<A: MapAccess<'de>>(
+        mut map: A,
+        strings: &'de Strings,
+    ) -> Result<Option<Self>, A::Error> {
+        read_object!(map, strings, { "action" => action, "scope" => scope });
+        match (action, scope) {
+            (Some(Strict(action)), Some(Strict(scope))) => Ok(Some(Self::Object { action, scope })),
+            (None, _) => Err(A::Error::custom("expected a key `action`")),
+            (_, None) => Err(A::Error::custom("expected a key `scope`")),
+        }
+    }
+}
+
+/// A repository.
+#[derive(Debug)]
+pub struct Repo<'a> {
+    /// `model`, `dataset`, `space`, `bucket`, or a type of the future.
+    pub r#type: &'a str,
+    /// `owner/name`, or `name` alone for the oldest ones. On a move, the old name.
+    pub name: &'a str,
+    /// The id that stays when the name changes.
+    pub id: Option<&'a str>,
+    /// Whether only members see it.
+    pub private: Option<bool>,
+    /// Where it is.
+    pub url: Option<Url<'a>>,
+    /// Whose it is.
+    pub owner: Option<Owner<'a>>,
+    /// The head of `main`, also when another ref was pushed.
+    pub head_sha: Option<&'a str>,
+    /// The host name of a Space.
+    pub subdomain: Option<&'a str>,
+    /// The tags, in older shapes.
+    pub tags: Vec<&'a str>,
+    /// The storage's name, in older shapes.
+    pub gitaly_uid: Option<&'a str>,
+}
+
+impl Repo<'_> {
+    /// The `owner` of `owner/name`.
+    pub fn namespace(&self) -> Option<&str> {
+        self.name.split_once('/').map(|(namespace, _)| namespace)
+    }
+}
+
+impl<'de> Read<'de> for Repo<'de> {
+    const EXPECTED: &'static str = "an object: a repository";
+
+    fn from_map<A: MapAccess<'de>>(
+        mut map: A,
+        strings: &'de Strings,
+    ) -> Result<Option<Self>, A::Error> {
+        read_object!(map, strings, {
+            "type" => r#type,
+            "name" => name,
+            "id" => id,
+            "private" => private,
+            "url" => url,
+            "owner" => owner,
+            "headSha" => head_sha,
+            "subdomain" => subdomain,
+            "tags" => tags,
+            "gitalyUid" => gitaly_uid,
+            "author" => author,
+            "authorId" => author_id,
+        });
+        let (Some(r#type), Some(name)) = (r#type, name) else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            r#type,
+            name,
+            id: id.map(Id::text),
+            private,
+            url,
+            owner: legacy::owner(owner, author, author_id),
+            head_sha,
+            subdomain,
+            tags: tags.unwrap_or_default(),
+            gitaly_uid,
+        }))
+    }
+}
+
+/// Where something is.
+#[derive(Debug)]
+pub struct Url<'a> {
+    /// The page for people.
+    pub web: &'a str,
+    /// The address for programs.
+    pub api: Option<&'a str>,
+}
+
+impl<'de> Read<'de> for Url<'de> {
+    const EXPECTED: &'static str = "an object: addresses";
+
+    fn from_map<A: MapAccess<'de>>(
+        mut map: A,
+        strings: &'de Strings,
+    ) -> Result<Option<Self>, A::Error> {
+        read_object!(map, strings, { "web" => web, "api" => api });
+        Ok(web.map(|web| Self { web, api }))
+    }
+}
+
+/// A user or an organisation, of whom the Hub sends only the id.
+#[derive(Debug)]
+pub struct Owner<'a> {
+    /// The id; never a login.
+    pub id: &'a str,
+}
+
+impl<'de> Read<'de> for Owner<'de> {
+    const EXPECTED: &'static str = "an object with `id`";
+
+    fn from_map<A: MapAccess<'de>>(
+        mut map: A,
+        strings: &'de Strings,
+    ) -> Result<Option<Self>, A::Error> {
+        read_object!(map, strings, { "id" => id });
+        Ok(id.map(Id::text).map(|id| Self { id }))
+    }
+}
+
+/// A discussion or a pull request.
+#[derive(Debug)]
+pub struct Discussion<'a> {
+    /// Its id.
+    pub id: Option<&'a str>,
+    /// Its title.
+    pub title: &'a str,
+    /// Where it is.
+    pub url: Option<Url<'a>>,
+    /// `open`, `closed`, `merged`, `draft`, or a word of the future.
+    pub status: &'a str,
+    /// Who opened it.
+    pub author: Option<Owner<'a>>,
+    /// Its number in the repository.
+    pub num: u64,
+    /// Whether it is a pull request.
+    pub is_pull_request: bool,
+    /// What a pull request changes.
+    pub changes: Option<Changes<'a>>,
+    /// Whether it is pinned.
+    pub pinned: Option<bool>,
+}
+
+impl<'de> Read<'de> for Discussion<'de> {
+    const EXPECTED: &'static str = "an object: a discussion";
+
+    fn from_map<A: MapAccess<'de>>(
+        mut map: A,
+        strings: &'de Strings,
+    ) -> Result<Option<Self>, A::Error> {
+        read_object!(map, strings, {
+            "id" => id,
+            "title" => title,
+            "url" => url,
+            "status" => status,
+            "author" => author,
+            "num" => num,
+            "isPullRequest" => is_pull_request,
+            "changes" => changes,
+            "pinned" => pinned,
+        });
+        let (Some(title), Some(status), Some(num), Some(is_pull_request)) =
+            (title, status, num, is_pull_request)
+        else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            id: id.map(Id::text),
+            title,
+            url,
+            status,
+            author,
+            num,
+            is_pull_request,
+            changes,
+            pinned,
+        }))
+    }
+}
+
+/// What a pull request changes.
+#[derive(Debug)]
+pub struct Changes<'a> {
+    /// The ref it is to be merged into, in full.
+    pub base: Option<&'a str>,
+    /// The commit it was merged as.
+    pub merge_commit_id: Option<&'a str>,
+}
+
+impl<'de> Read<'de> for Changes<'de> {
+    const EXPECTED: &'static str = "an object: changes";
+
+    fn from_map<A: MapAccess<'de>>(
+        mut map: A,
+        strings: &'de Strings,
+    ) -> Result<Option<Self>, A::Error> {
+        read_object!(map, strings, { "base" => base, "mergeCommitId" => merge_commit_id });
+        Ok(Some(Self {
+            base,
+            merge_commit_id: merge_commit_id.map(Id::text),
+        }))
+    }
+}
+
+/// A comment, or the opening post of a discussion.
+#[derive(Debug)]
+pub struct Comment<'a> {
+    /// Its id.
+    pub id: Option<&'a str>,
+    /// Who wrote it.
+    pub author: Option<Owner<'a>>,
+    /// Its text; empty when it is hidden, as the Hub then sends none.
+    pub content: &'a str,
+    /// Whether it was hidden.
+    pub hidden: bool,
+    /// Where it is.
+    pub url: Option<Url<'a>>,
+}
+
+impl Comment<'_> {
+    /// Whether the text mentions `@name`: a whole login, in any case, not part of a longer word or
+    /// of an address.
+    pub fn mentions(&self, name: &str) -> bool {
+        let name = name.strip_prefix('@').unwrap_or(name);
+        let content = self.content;
+        !name.is_empty()
+            && memchr_iter(b'@', content.as_bytes()).any(|at| {
+                let before = content[..at].chars().next_back();
+                let rest = &content[at + 1..];
+                rest.get(..name.len())
+                    .is_some_and(|start| start.eq_ignore_ascii_case(name))
+                    && !before.is_some_and(|c| is_login(c) || matches!(c, '.' | '/' | '@' | '`'))
+                    && ends_login(&rest[name.len()..])
+            })
+    }
+}
+
+fn is_login(c: char) -> bool {
+    c.is_alphanumeric() || matches!(c, '-' | '_')
+}
+
+/// Whether a login ends here: a dot counts as part of it only when more of it follows.
+fn ends_login(rest: &str) -> bool {
+    let mut rest = rest.chars();
+    match rest.next() {
+        Some('.') => !rest.next().is_some_and(is_login),
+        Some(c) => !is_login(c),
+        None => true,
+    }
+}
+
+impl<'de> Read<'de> for Comment<'de> {
+    const EXPECTED: &'static str = "an object: a comment";
+
+    fn from_map<A: MapAccess<'de>>(
+        mut map: A,
+        strings: &'de Strings,
+    ) -> Result<Option<Self>, A::Error> {
+        read_object!(map, strings, {
+            "id" => id,
+            "author" => author,
+            "content" => content,
+            "hidden" => hidden,
+            "url" => url,
+        });
+        // The Hub leaves `content` out of a hidden comment: absent is empty, but another type is not.
+        let content = content.unwrap_or(Present(Some("")));
+        let hidden = hidden.unwrap_or(Present(Some(false)));
+        let (Present(Some(content)), Present(Some(hidden))) = (content, hidden) else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            id: id.map(Id::text),
+            author,
+            content,
+            hidden,
+            url,
+        }))
+    }
+}
+
+/// The webhook that sent a delivery.
+#[derive(Debug)]
+pub struct Webhook<'a> {
+    /// Its id; not that of the delivery, which comes in the header `Webhook-Id`.
+    pub id: &'a str,
+    /// The version of the body.
+    pub version: Option<u64>,
+}
+
+impl<'de> Read<'de> for Webhook<'de> {
+    const EXPECTED: &'static str = "an object: a webhook";
+
+    fn from_map<A: MapAccess<'de>>(
+        mut map: A,
+        strings: &'de Strings,
+    ) -> Result<Option<Self>, A::Error> {
+        read_object!(map, strings, { "id" => id, "version" => version });
+        Ok(id.map(Id::text).map(|id| Self { id, version }))
+    }
+}
+
+/// Where a moved repository is now.
+#[derive(Debug)]
+pub struct MovedTo<'a> {
+    /// Its new name.
+    pub name: &'a str,
+    /// Whose it is now.
+    pub owner: Option<Owner<'a>>,
+}
+
+impl<'a> MovedTo<'a> {
+    fn owned_by(mut self, author: Option<Id<'a>>) -> Self {
+        self.owner = legacy::owner(self.owner, None, author);
+        self
+    }
+}
+
+impl<'de> Read<'de> for MovedTo<'de> {
+    const EXPECTED: &'static str = "an object with `name` and `owner`";
+
+    // Version 2 sends the name alone.
+    fn from_text(name: Text<'de, '_>) -> Option<Self> {
+        let name = name.keep();
+        Some(Self { name, owner: None })
+    }
+
+    fn from_map<A: MapAccess<'de>>(
+        mut map: A,
+        strings: &'de Strings,
+    ) -> Result<Option<Self>, A::Error> {
+        read_object!(map, strings, { "name" => name, "owner" => owner });
+        Ok(name.map(|name| Self { name, owner }))
+    }
+}
+
+/// A ref that a push created, moved or deleted.
+#[derive(Debug)]
+pub struct UpdatedRef<'a> {
+    /// The ref in full: `refs/heads/main`.
+    pub r#ref: &'a str,
+    /// The commit it pointed to; None when it is new.
+    pub old_sha: Option<&'a str>,
+    /// The commit it points to; None when it is gone.
+    pub new_sha: Option<&'a str>,
+}
+
+impl UpdatedRef<'_> {
+    /// The branch's name, if it is one.
+    pub fn branch(&self) -> Option<&str> {
+        self.r#ref.strip_prefix("refs/heads/")
+    }
+
+    /// The tag's name, if it is one.
+    pub fn tag(&self) -> Option<&str> {
+        self.r#ref.strip_prefix("refs/tags/")
+    }
+
+    /// The pull request's number, if it is one.
+    pub fn pull_request(&self) -> Option<u64> {
+        let digits = self.r#ref.strip_prefix("refs/pr/")?;
+        digits
+            .bytes()
+            .all(|b| b.is_ascii_digit())
+            .then(|| digits.parse().ok())?
+    }
+
+    /// Whether the push created it.
+    pub fn is_created(&self) -> bool {
+        self.old_sha.is_none() && self.new_sha.is_some()
+    }
+
+    /// Whether the push deleted it.
+    pub fn is_deleted(&self) -> bool {
+        self.new_sha.is_none() && self.old_sha.is_some()
+    }
+}
+
+impl<'de> Read<'de> for UpdatedRef<'de> {
+    const EXPECTED: &'static str = "an object: a ref";
+
+    fn from_map<A: MapAccess<'de>>(
+        mut map: A,
+        strings: &'de Strings,
+    ) -> Result<Option<Self>, A::Error> {
+        read_object!(map, strings, { "ref" => r#ref, "oldSha" => old_sha, "newSha" => new_sha });
+        Ok(r#ref.map(|r#ref| Self {
+            r#ref,
+            old_sha,
+            new_sha,
+        }))
+    }
+}
+
+/// A file that changed in a bucket.
+#[derive(Debug)]
+pub struct UpdatedFile<'a> {
+    /// Its path in the bucket.
+    pub path: Cow<'a, str>,
+    /// `add` (also when it was overwritten), `delete`, or a word of the future.
+    pub action: Cow<'a, str>,
+    /// The hash of its contents, with `add`.
+    pub xet_hash: Option<Cow<'a, str>>,
+    /// Its size in bytes, with `add`.
+    pub size: Option<u64>,
+}
+
+impl<'de> Read<'de> for UpdatedFile<'de> {
+    const EXPECTED: &'static str = "an object: a file";
+
+    fn from_map<A: MapAccess<'de>>(
+        mut map: A,
+        strings: &'de Strings,
+    ) -> Result<Option<Self>, A::Error> {
+        read_object!(map, strings, {
+            "path" => path,
+            "action" => action,
+            "xetHash" => xet_hash,
+            "size" => size,
+        });
+        let (Some(path), Some(action)) = (path, action) else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            path,
+            action,
+            xet_hash,
+            size,
+        }))
+    }
+}
+
+/// The list of a bucket's changed files: up to 10,000, so each is read only when asked for.
+#[derive(Debug)]
+pub struct UpdatedFiles<'a> {
+    elements: Vec<&'a RawValue>,
+    strings: &'a Strings,
+}
+
+impl<'a> UpdatedFiles<'a> {
+    /// Read the files, each with the JSON text it stands in. Elements that are none are left out.
+    pub fn iter(&self) -> impl Iterator<Item = (&'a str, UpdatedFile<'a>)> {
+        self.elements
+            .iter()
+            .filter_map(|element| Some((element.get(), self.file(element.get())?)))
+    }
+
+    /// Read one element of the list from its JSON text; None if it is no file.
+    pub(crate) fn file(&self, json: &'a str) -> Option<UpdatedFile<'a>> {
+        let mut reader = serde_json::Deserializer::from_str(json);
+        // Nothing but the type can be wrong: the rest was checked with the body.
+        field(self.strings).deserialize(&mut reader).ok()?
+    }
+
+    /// Whether depth and numbers are in range at a glance, so that no element can fail when it is
+    /// read. The reader that found the elements only skipped over them.
+    ///
+    /// Holds for elements as the Hub sends them: no brackets inside, and no number but a whole one
+    /// at the end. A glance at all bytes costs a tenth of reading them.
+    fn is_plain(&self, text: &str) -> bool {
+        let (Some(first), Some(last)) = (self.elements.first(), self.elements.last()) else {
+            return true;
+        };
+        let start = text::range_in(text, first.get()).start;
+        let span = &text.as_bytes()[start..text::range_in(text, last.get()).end];
+        opens_only(span, self.elements.len())
+            && self
+                .elements
+                .iter()
+                .all(|element| ends_plainly(element.get().as_bytes()))
+    }
+}
+
+/// Whether a list has just so many opening brackets, and no number before the end of an object.
+fn opens_only(list: &[u8], objects: usize) -> bool {
+    // Short enough for a byte to count in, so that the compiler can use vector instructions.
+    const STRETCH: usize = 240;
+    let mut opening = 0;
+    let mut number = false;
+    for (here, next) in list.chunks(STRETCH).zip(list[1..].chunks(STRETCH)) {
+        let mut opening_here = 0_u8;
+        for (&byte, &after) in here.iter().zip(next) {
+            opening_here += u8::from((byte == b'{') || (byte == b'['));
+            number |=
+                byte.is_ascii_digit() && ((after <= b' ') || (after == b',') || (after == b']'));
+        }
+        opening += usize::from(opening_here);
+    }
+    opening == objects && !number
+}
+
+/// Whether this is an object that ends in a short whole number, or in no number at all.
+fn ends_plainly(element: &[u8]) -> bool {
+    const SHORT: usize = 20;
+    let Some(inside) = element
+        .strip_prefix(b"{")
+        .and_then(|rest| rest.strip_suffix(b"}"))
+    else {
+        return false;
+    };
+    match inside
+        .iter()
+        .rev()
+        .take(SHORT)
+        .position(|byte| !byte.is_ascii_digit())
+    {
+        Some(0) => true,
+        Some(digits) => inside[inside.len() - digits - 1] == b':',
+        None => inside.is_empty(),
+    }
+}
+
+impl<'de> Read<'de> for UpdatedFiles<'de> {
+    const EXPECTED: &'static str = "an array of files";
+
+    fn from_seq<A: SeqAccess<'de>>(
+        mut seq: A,
+        strings: &'de Strings,
+    ) -> Result<Option<Self>, A::Error> {
+        let mut elements = Vec::new();
+        while let Some(element) = seq.next_element()? {
+            elements.push(element);
+        }
+        Ok(Some(Self { elements, strings }))
+    }
+}
+
+/// Read a text with an eye on where mistakes are: slower, so only for bodies that have some.
+fn check<'a, T: Read<'a>>(text: &'a str, strings: &'a Strings) -> Result<(), Error> {
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let mut track = Track::new();
+    field::<T>(strings)
+        .deserialize(serde_path_to_error::Deserializer::new(
+            &mut reader,
+            &mut track,
+        ))
+        .map_err(|error| problem(track.path().to_string(), &error))?;
+    reader.end().map_err(|error| problem(String::new(), &error))
+}
+
+/// What is wrong with a body that could not be read.
+fn problem_in(text: &str) -> Error {
+    let strings = Strings::default();
+    // First what is wrong with it as JSON, as the order of keys should not decide which it is.
+    match check::<Checked>(text, &strings).and_then(|()| check::<Strict<Event<'_>>>(text, &strings))
+    {
+        Err(error) => error,
+        Ok(()) => unreachable!("a body that failed once fails again"),
+    }
+}
+
+/// What serde_json says about a text, in our words and with the place.
+fn problem(path: String, error: &serde_json::Error) -> Error {
+    let message = error.to_string();
+    let message = match message.rsplit_once(" at line ") {
+        Some((message, _)) => message,
+        None => &message,
+    };
+    let what = match message {
+        "recursion limit exceeded" => "expected at most 127 levels of nesting, found more",
+        "number out of range" => "expected a number that 64 bits can hold, found a larger one",
+        _ if error.is_eof() => "expected more, found the end of the body",
+        other => other,
+    };
+    Error::Payload(Problem {
+        what: what.to_owned(),
+        path: shortened(path),
+        // A mistake of the body as a whole has no place of its own: it is at its start.
+        place: Some((error.line().max(1), error.column())),
+    })
+}
+
+/// A path of a length for people: the start of it, where an attacker made it endless.
+fn shortened(path: String) -> String {
+    const LONGEST: usize = 80;
+    match path.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}...", &path[..end]),
+        None if path == "." => String::new(),
+        None => path,
+    }
+}

@@ -1,0 +1,579 @@
+//! What a handler listens to: which events it hears, and why it does not hear one.
+//!
+//! Everything rests on `Filter::judge`, which says what one criterion thinks of an event:
+//! [`Filter::matches`] asks until a criterion fails, [`Filter::explain`] asks all of them. What the
+//! Hub documents about its events is in one table, in `documented.rs`, which tells the combinations
+//! that no event can satisfy.
+
+use std::borrow::Cow;
+use std::cell::OnceCell;
+use std::fmt;
+
+use crate::error::Error;
+use crate::event::{Class, Event};
+use documented::EVENTS;
+use glob::Glob;
+use remark::Remark;
+
+mod documented;
+mod glob;
+mod remark;
+
+/// What is listened to: a scope, or a class of events.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Listened {
+    /// A scope by its name, or with all below it: `repo.*` is `repo`, `repo.content` and the rest.
+    ///
+    /// A documented scope given by its name promises the parts that the Hub documents for it; an
+    /// event without them is not heard.
+    Scope(String),
+    /// A class and those that extend it: a comment is also a discussion, and everything is
+    /// [`Class::Other`].
+    Class(Class),
+}
+
+impl Listened {
+    /// Whether an event of this scope and class is among what is listened to. `is_complete` says
+    /// whether it is of the class that its scope promises.
+    fn covers(&self, scope: &str, class: Class, is_complete: bool) -> bool {
+        match self {
+            Self::Class(wanted) => class.is_a(*wanted),
+            Self::Scope(name) => match name.strip_suffix(".*") {
+                Some(base) => scope
+                    .strip_prefix(base)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('.')),
+                None => is_complete && scope == name,
+            },
+        }
+    }
+
+    fn is_documented(&self) -> bool {
+        EVENTS
+            .iter()
+            .any(|event| self.covers(event.scope, event.class, true))
+    }
+
+    /// Check that the scope is one: words with dots between, at most `.*` at the end.
+    fn check(&self) -> Result<(), Error> {
+        let Self::Scope(name) = self else {
+            return Ok(());
+        };
+        let words = name.strip_suffix(".*").unwrap_or(name);
+        if words
+            .split('.')
+            .any(|word| word.is_empty() || word.contains(|c: char| c == '*' || c.is_whitespace()))
+        {
+            return Err(Error::Config(format!(
+                "`{name}` is no scope; expected words with dots between, as in `repo.content`, \
+                 or `repo.*` for a scope with all below it"
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Listened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Scope(name) => write!(f, "`{name}`"),
+            Self::Class(class) => write!(f, "a `{}`", class.name()),
+        }
+    }
+}
+
+/// What an event must be to be heard. All criteria that are given must hold; of the alternatives of
+/// one criterion, any. Words are compared exactly and may be ones the Hub has not documented.
+///
+/// `repo`, `ref` and `path` take patterns: `*` is anything within a segment, `**` any number of
+/// whole segments, `?` one byte, `[ab]`, `[a-z]` and `[!a]` one byte of a set, `{a,b}` either;
+/// a backslash takes the meaning from the character after it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Criteria {
+    /// The scopes and classes; none are all.
+    ///
+    /// A scope that the Hub has not documented is heard where it is named, and as an `update` where
+    /// its nearest documented ancestor is: see [`narrow`](crate::scope::narrow).
+    pub scopes: Vec<Listened>,
+    /// The action: `create`, `update`, ...
+    pub action: Option<Vec<String>>,
+    /// The type of the repository: `model`, `dataset`, `space`, `bucket`.
+    pub repo_type: Option<Vec<String>>,
+    /// The repository's full name, as patterns: `me/*`. On a move, the old name.
+    pub repo: Option<Vec<String>>,
+    /// Whose repository it is: the namespace (the `me` of `me/x`) or the owner's id. The Hub sends
+    /// no logins, but a namespace is one.
+    pub owner: Option<Vec<String>>,
+    /// A ref among those updated, as patterns; one that does not begin with `refs/` is a branch.
+    pub r#ref: Option<Vec<String>>,
+    /// The path of a file among those updated in a bucket, as patterns. Where the Hub left files
+    /// out of its list, this holds, as the file may be one of them.
+    pub path: Option<Vec<String>>,
+    /// Whether the discussion is a pull request; on content, whether an updated ref belongs to one.
+    pub pull_request: Option<bool>,
+    /// The status of the discussion: `open`, `closed`, `merged`, `draft`.
+    pub status: Option<Vec<String>>,
+    /// A login that the comment mentions, in any case, with or without `@`.
+    pub mention: Option<Vec<String>>,
+    /// The id of who wrote the comment or opened the discussion. The Hub names nobody for other events.
+    pub author: Option<Vec<String>>,
+    /// Whether the repository is private.
+    pub private: Option<bool>,
+}
+
+impl Criteria {
+    /// The alternatives given for a criterion that takes some.
+    fn words(&self, criterion: Criterion) -> Option<&[String]> {
+        match criterion {
+            Criterion::Action => self.action.as_deref(),
+            Criterion::RepoType => self.repo_type.as_deref(),
+            Criterion::Status => self.status.as_deref(),
+            Criterion::Owner => self.owner.as_deref(),
+            Criterion::Author => self.author.as_deref(),
+            Criterion::Repo => self.repo.as_deref(),
+            Criterion::Ref => self.r#ref.as_deref(),
+            Criterion::Mention => self.mention.as_deref(),
+            Criterion::Path => self.path.as_deref(),
+            Criterion::Scope | Criterion::Private | Criterion::PullRequest => None,
+        }
+    }
+
+    /// The answer given for a criterion that is a question.
+    fn flag(&self, criterion: Criterion) -> Option<bool> {
+        match criterion {
+            Criterion::Private => self.private,
+            Criterion::PullRequest => self.pull_request,
+            _ => None,
+        }
+    }
+
+    fn given(&self) -> Vec<Criterion> {
+        let is_given = |criterion: &Criterion| match criterion {
+            Criterion::Scope => !self.scopes.is_empty(),
+            _ => self.words(*criterion).is_some() || self.flag(*criterion).is_some(),
+        };
+        CRITERIA.into_iter().filter(is_given).collect()
+    }
+
+    /// Check each criterion for itself.
+    fn check(&self) -> Result<(), Error> {
+        self.scopes.iter().try_for_each(Listened::check)?;
+        for criterion in CRITERIA {
+            let name = criterion.name();
+            let Some(words) = self.words(criterion) else {
+                continue;
+            };
+            if words.is_empty() {
+                return Err(Error::Config(format!(
+                    "`{name}=` has no alternatives; give at least one, or leave it out to accept any"
+                )));
+            }
+            for word in words {
+                if word.is_empty() {
+                    return Err(Error::Config(format!(
+                        "`{name}=\"\"` is empty; give what is wanted, or leave it out to accept any"
+                    )));
+                }
+                if let Some(mistake) = criterion.mistake(word) {
+                    return Err(Error::Config(format!("`{name}={word:?}`: {mistake}")));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The names of the criteria.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Criterion {
+    Scope,
+    Action,
+    RepoType,
+    Private,
+    PullRequest,
+    Status,
+    Owner,
+    Author,
+    Repo,
+    Ref,
+    Mention,
+    Path,
+}
+
+/// All criteria, those that cost least to judge first.
+const CRITERIA: [Criterion; 12] = [
+    Criterion::Scope,
+    Criterion::Action,
+    Criterion::RepoType,
+    Criterion::Private,
+    Criterion::PullRequest,
+    Criterion::Status,
+    Criterion::Owner,
+    Criterion::Author,
+    Criterion::Repo,
+    Criterion::Ref,
+    Criterion::Mention,
+    Criterion::Path,
+];
+
+impl Criterion {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Scope => "scopes",
+            Self::Action => "action",
+            Self::RepoType => "repo_type",
+            Self::Private => "private",
+            Self::PullRequest => "pull_request",
+            Self::Status => "status",
+            Self::Owner => "owner",
+            Self::Author => "author",
+            Self::Repo => "repo",
+            Self::Ref => "ref",
+            Self::Mention => "mention",
+            Self::Path => "path",
+        }
+    }
+
+    /// What is wrong with an alternative, if anything.
+    fn mistake(self, word: &str) -> Option<String> {
+        match self {
+            Self::Repo | Self::Ref | Self::Path => Glob::mistake(word),
+            Self::Mention => {
+                let login = word.strip_prefix('@').unwrap_or(word);
+                let is_login = !login.is_empty()
+                    && login
+                        .chars()
+                        .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+                (!is_login).then(|| "expected a login of letters, digits, `-`, `_` and `.`".into())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What a handler listens to. All its criteria are known to be possible together.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Filter {
+    criteria: Criteria,
+    /// The criteria that are given, those that cost least to judge first.
+    given: Vec<Criterion>,
+    repo: Vec<Glob>,
+    refs: Vec<Glob>,
+    path: Vec<Glob>,
+}
+
+/// Whether a filter matches an event, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// Whether it matches.
+    pub matched: bool,
+    /// The rest of a sentence that begins with the handler: `hears it`, or `does not hear it` and
+    /// every reason. Never a comment's text.
+    pub text: String,
+}
+
+impl Filter {
+    /// Make a filter, or say which criterion cannot work, or which ones cannot work together.
+    pub fn new(criteria: Criteria) -> Result<Self, Error> {
+        criteria.check()?;
+        criteria.check_together()?;
+        let globs = |criterion, whole: fn(&str) -> String| {
+            let patterns = criteria.words(criterion).unwrap_or_default();
+            patterns
+                .iter()
+                .map(|pattern| Glob::new(whole(pattern)))
+                .collect()
+        };
+        Ok(Self {
+            given: criteria.given(),
+            repo: globs(Criterion::Repo, str::to_owned),
+            refs: globs(Criterion::Ref, whole_ref),
+            path: globs(Criterion::Path, str::to_owned),
+            criteria,
+        })
+    }
+
+    /// What the filter was made from.
+    pub fn criteria(&self) -> &Criteria {
+        &self.criteria
+    }
+
+    /// Whether the handler hears an event.
+    pub fn matches(&self, event: &Event<'_>) -> bool {
+        self.hears(&Facts::new(event))
+    }
+
+    /// Say whether the handler hears an event, and if not, everything that stands in the way.
+    pub fn explain(&self, event: &Event<'_>) -> Explanation {
+        let facts = Facts::new(event);
+        let (misses, notes): (Vec<_>, Vec<_>) = self.remarks(&facts).partition(Remark::is_miss);
+        let matched = misses.is_empty();
+        let (verdict, remarks) = if matched {
+            ("hears it", notes)
+        } else {
+            ("does not hear it", misses)
+        };
+        let mut text = verdict.to_owned();
+        for (at, remark) in remarks.iter().enumerate() {
+            text += if at == 0 { ": " } else { "; " };
+            text += &remark.to_string();
+        }
+        Explanation { matched, text }
+    }
+
+    fn hears(&self, facts: &Facts<'_>) -> bool {
+        !self.remarks(facts).any(|remark| remark.is_miss())
+    }
+
+    fn remarks<'r>(&'r self, facts: &'r Facts<'_>) -> impl Iterator<Item = Remark<'r>> {
+        self.given
+            .iter()
+            .filter_map(|criterion| self.judge(*criterion, facts))
+    }
+
+    /// What there is to say about one criterion: None if it simply holds.
+    fn judge<'r>(&'r self, criterion: Criterion, facts: &'r Facts<'_>) -> Option<Remark<'r>> {
+        let event = facts.event;
+        let repo = event.repo.as_ref();
+        let discussion = event.discussion.as_ref();
+        let criteria = &self.criteria;
+        match criterion {
+            Criterion::Scope => self.judge_scope(facts),
+            Criterion::Action => self.judge_action(facts),
+            Criterion::RepoType => Remark::unless_one_of(
+                "repo type",
+                repo.map(|repo| repo.r#type).ok_or("`repo.type`"),
+                criteria.repo_type.as_deref()?,
+            ),
+            Criterion::Private => {
+                let wanted = criteria.private?;
+                match repo.and_then(|repo| repo.private) {
+                    None => Some(Remark::Absent("`repo.private`")),
+                    Some(is_private) if is_private == wanted => None,
+                    Some(is_private) => Some(Remark::Fact(if is_private {
+                        "the repo is private"
+                    } else {
+                        "the repo is not private"
+                    })),
+                }
+            }
+            Criterion::PullRequest => judge_pull_request(event, criteria.pull_request?),
+            Criterion::Status => Remark::unless_one_of(
+                "status",
+                discussion
+                    .map(|discussion| discussion.status)
+                    .ok_or("`discussion.status`"),
+                criteria.status.as_deref()?,
+            ),
+            Criterion::Owner => {
+                let wanted = criteria.owner.as_deref()?;
+                let namespace = repo.and_then(|repo| repo.namespace());
+                let owner = repo.and_then(|repo| repo.owner.as_ref());
+                let names = [namespace, owner.map(|owner| owner.id)];
+                if names == [None, None] {
+                    return Some(Remark::Absent("`repo.owner`"));
+                }
+                let is_wanted = |name: &&str| wanted.iter().any(|word| word == name);
+                let holds = names.iter().flatten().any(is_wanted);
+                (!holds).then_some(Remark::Owner { names, wanted })
+            }
+            Criterion::Author => {
+                Remark::unless_one_of("author", author(facts), criteria.author.as_deref()?)
+            }
+            Criterion::Repo => {
+                let wanted = criteria.repo.as_deref()?;
+                match repo.map(|repo| repo.name) {
+                    None => Some(Remark::Absent("`repo.name`")),
+                    Some(name) if Glob::any(&self.repo, name) => None,
+                    Some(found) => Some(Remark::Differs {
+                        what: "repo",
+                        found,
+                        wanted,
+                    }),
+                }
+            }
+            Criterion::Ref => {
+                let wanted = criteria.r#ref.as_deref()?;
+                let refs = &*event.updated_refs;
+                if refs.is_empty() {
+                    return Some(Remark::Absent("`updated_refs`"));
+                }
+                let is_wanted = refs
+                    .iter()
+                    .any(|updated| Glob::any(&self.refs, updated.r#ref));
+                (!is_wanted).then_some(Remark::Refs { refs, wanted })
+            }
+            Criterion::Mention => {
+                let wanted = criteria.mention.as_deref()?;
+                match event.comment.as_ref() {
+                    None => Some(Remark::Absent("`comment`")),
+                    Some(comment) if comment.hidden => {
+                        Some(Remark::Fact("the comment is hidden and so mentions nobody"))
+                    }
+                    Some(comment) if wanted.iter().any(|login| comment.mentions(login)) => None,
+                    Some(_) => Some(Remark::Mention { wanted }),
+                }
+            }
+            Criterion::Path => self.judge_path(facts),
+        }
+    }
+
+    fn judge_scope<'r>(&'r self, facts: &'r Facts<'_>) -> Option<Remark<'r>> {
+        let heard = self.heard(facts);
+        (!heard.as_sent && !heard.as_counted).then_some(Remark::Scope {
+            event: facts.event,
+            wanted: &self.criteria.scopes,
+        })
+    }
+
+    fn judge_action<'r>(&'r self, facts: &'r Facts<'_>) -> Option<Remark<'r>> {
+        let wanted = self.criteria.action.as_deref()?;
+        let event = facts.event;
+        let heard = self.heard(facts);
+        let is_wanted = |action: &str| wanted.iter().any(|word| word == action);
+        // Where no scope is heard at all, the action is still told from what the event counts as.
+        let is_counted = heard.as_counted || !heard.as_sent;
+        let holds =
+            (heard.as_sent && is_wanted(event.action)) || (is_counted && is_wanted(facts.action));
+        (!holds).then_some(Remark::Action {
+            event,
+            is_counted,
+            wanted,
+        })
+    }
+
+    /// In which of its readings an event's scope is listened to.
+    fn heard(&self, facts: &Facts<'_>) -> Heard {
+        let scopes = &self.criteria.scopes;
+        Heard {
+            as_sent: facts.is_narrowed
+                && scopes.iter().any(|listened| {
+                    matches!(listened, Listened::Scope(_))
+                        && listened.covers(facts.event.scope, facts.class, true)
+                }),
+            as_counted: scopes.is_empty()
+                || scopes
+                    .iter()
+                    .any(|listened| listened.covers(facts.scope, facts.class, facts.is_complete)),
+        }
+    }
+
+    fn judge_path<'r>(&'r self, facts: &'r Facts<'_>) -> Option<Remark<'r>> {
+        let wanted = self.criteria.path.as_deref()?;
+        if facts.event.updated_files_truncated {
+            return Some(Remark::Truncated);
+        }
+        let Some(paths) = facts.paths() else {
+            return Some(Remark::Absent("`updated_files`"));
+        };
+        let is_wanted = paths.iter().any(|path| Glob::any(&self.path, path));
+        (!is_wanted).then_some(Remark::Files {
+            count: paths.len(),
+            wanted,
+        })
+    }
+}
+
+/// Give the places of the filters that match, in order.
+pub fn matching<'f>(
+    event: &Event<'_>,
+    filters: impl IntoIterator<Item = &'f Filter>,
+) -> Vec<usize> {
+    let facts = Facts::new(event);
+    filters
+        .into_iter()
+        .enumerate()
+        .filter_map(|(at, filter)| filter.hears(&facts).then_some(at))
+        .collect()
+}
+
+fn judge_pull_request<'r>(event: &Event<'_>, wanted: bool) -> Option<Remark<'r>> {
+    let (is_one, yes, no) = if let Some(discussion) = &event.discussion {
+        (
+            discussion.is_pull_request,
+            "the discussion is a pull request",
+            "the discussion is not a pull request",
+        )
+    } else if event.updated_refs.is_empty() {
+        return Some(Remark::Absent("`discussion` or `updated_refs`"));
+    } else {
+        (
+            event
+                .updated_refs
+                .iter()
+                .any(|updated| updated.pull_request().is_some()),
+            "an updated ref is that of a pull request",
+            "no updated ref is that of a pull request",
+        )
+    };
+    (is_one != wanted).then_some(Remark::Fact(if is_one { yes } else { no }))
+}
+
+/// Who wrote the comment or opened the discussion, else what is missing to tell. A discussion's
+/// author did not cause what happens to it later.
+fn author<'r>(facts: &'r Facts<'_>) -> Result<&'r str, &'static str> {
+    let event = facts.event;
+    let is_new_discussion = (facts.scope, facts.action) == ("discussion", "create");
+    let (author, place) = match (&event.comment, &event.discussion) {
+        (Some(comment), _) => (&comment.author, "`comment.author`"),
+        (None, Some(discussion)) if is_new_discussion => {
+            (&discussion.author, "`discussion.author`")
+        }
+        _ => return Err("the author of a comment or of a new discussion"),
+    };
+    author.as_ref().map(|author| author.id).ok_or(place)
+}
+
+/// What filters ask about one event, worked out once for all of them.
+struct Facts<'e> {
+    event: &'e Event<'e>,
+    class: Class,
+    /// The scope and action that the event counts as, and whether they are other than its own.
+    scope: &'e str,
+    action: &'e str,
+    is_narrowed: bool,
+    /// Whether the event has the parts that its scope promises.
+    is_complete: bool,
+    paths: OnceCell<Vec<Cow<'e, str>>>,
+}
+
+impl<'e> Facts<'e> {
+    fn new(event: &'e Event<'e>) -> Self {
+        let (scope, action) = event.effective();
+        let class = event.class();
+        Self {
+            event,
+            class,
+            scope,
+            action,
+            is_narrowed: *scope != *event.scope,
+            is_complete: Class::promised_by(scope).is_none_or(|promise| class.is_a(promise)),
+            paths: OnceCell::new(),
+        }
+    }
+
+    /// The paths of a bucket's files; there may be 10,000, so they are only read when asked for.
+    fn paths(&self) -> Option<&[Cow<'e, str>]> {
+        let files = self.event.updated_files.as_ref()?;
+        Some(
+            self.paths
+                .get_or_init(|| files.iter().map(|(_, file)| file.path).collect()),
+        )
+    }
+}
+
+/// An event on an undocumented scope has two readings.
+struct Heard {
+    /// With its own scope and action.
+    as_sent: bool,
+    /// As an `update` of its nearest documented ancestor. Documented events have only this one.
+    as_counted: bool,
+}
+
+/// A pattern for refs in full: one that does not begin with `refs/` is that of a branch.
+fn whole_ref(pattern: &str) -> String {
+    if pattern.trim_start_matches('{').starts_with("refs/") {
+        pattern.to_owned()
+    } else {
+        format!("refs/heads/{pattern}")
+    }
+}

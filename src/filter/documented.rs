@@ -1,0 +1,239 @@
+//! What the Hub documents about its events, and which criteria no documented event can satisfy.
+
+use super::remark::{listed, quoted};
+use super::{Criteria, Criterion};
+use crate::error::Error;
+use crate::event::Class;
+
+/// Deliveries that the Hub documents, by what they carry.
+pub(super) struct Documented {
+    pub(super) scope: &'static str,
+    actions: &'static [&'static str],
+    repo_types: &'static [&'static str],
+    pub(super) class: Class,
+    /// Of the criteria with [`Criterion::carriers`], those that can be judged.
+    carries: &'static [Criterion],
+}
+
+const ACTIONS: &[&str] = &["create", "delete", "update", "move"];
+const REPO_TYPES: &[&str] = &["model", "dataset", "space", "bucket"];
+const WITH_REFS: &[&str] = &["model", "dataset", "space"];
+const WITH_FILES: &[&str] = &["bucket"];
+
+/// What the Hub documents: <https://huggingface.co/docs/hub/webhooks>.
+pub(super) const EVENTS: [Documented; 7] = [
+    Documented {
+        scope: "repo",
+        actions: ACTIONS,
+        repo_types: REPO_TYPES,
+        class: Class::Repo,
+        carries: &[],
+    },
+    Documented {
+        scope: "repo.content",
+        actions: &["update"],
+        repo_types: WITH_REFS,
+        class: Class::Content,
+        carries: &[Criterion::Ref, Criterion::PullRequest],
+    },
+    Documented {
+        scope: "repo.content",
+        actions: &["update"],
+        repo_types: WITH_FILES,
+        class: Class::Content,
+        carries: &[Criterion::Path],
+    },
+    Documented {
+        scope: "repo.config",
+        actions: &["update"],
+        repo_types: REPO_TYPES,
+        class: Class::Config,
+        carries: &[],
+    },
+    Documented {
+        scope: "discussion",
+        actions: &["create"],
+        repo_types: REPO_TYPES,
+        class: Class::Comment,
+        carries: &[
+            Criterion::PullRequest,
+            Criterion::Status,
+            Criterion::Mention,
+            Criterion::Author,
+        ],
+    },
+    Documented {
+        scope: "discussion",
+        actions: &["delete", "update"],
+        repo_types: REPO_TYPES,
+        class: Class::Discussion,
+        carries: &[Criterion::PullRequest, Criterion::Status],
+    },
+    Documented {
+        scope: "discussion.comment",
+        actions: &["create", "update"],
+        repo_types: REPO_TYPES,
+        class: Class::Comment,
+        carries: &[
+            Criterion::PullRequest,
+            Criterion::Status,
+            Criterion::Mention,
+            Criterion::Author,
+        ],
+    },
+];
+
+impl Criterion {
+    /// Which events carry what the criterion asks for, where not all do.
+    fn carriers(self) -> Option<&'static str> {
+        Some(match self {
+            Self::PullRequest => {
+                "only discussions, their comments and `repo.content` of a model, dataset or space tell of pull requests"
+            }
+            Self::Status => "only `discussion` and `discussion.comment` have a status",
+            Self::Author => {
+                "only `discussion.comment` and a new discussion (`discussion`, `create`) name their author"
+            }
+            Self::Ref => "only `repo.content` of a model, dataset or space names refs",
+            Self::Mention => {
+                "only `discussion.comment` and a new discussion (`discussion`, `create`) carry a comment"
+            }
+            Self::Path => "only `repo.content` of a bucket names files",
+            Self::Scope
+            | Self::Action
+            | Self::RepoType
+            | Self::Private
+            | Self::Owner
+            | Self::Repo => return None,
+        })
+    }
+}
+
+impl Criteria {
+    /// Check that a documented event can satisfy all criteria at once.
+    pub(super) fn check_together(&self) -> Result<(), Error> {
+        let mut given = self.given();
+        // What an undocumented scope carries, nobody knows yet.
+        if self.can_be(&given) || self.scopes.iter().any(|listened| !listened.is_documented()) {
+            return Ok(());
+        }
+        // Leave out what is not to blame; the rest exclude each other.
+        let mut at = 0;
+        while at < given.len() {
+            let criterion = given.remove(at);
+            if self.can_be(&given) {
+                given.insert(at, criterion);
+                at += 1;
+            }
+        }
+        given.reverse();
+        let (first, others) = given.split_first().unwrap_or((&Criterion::Scope, &[]));
+        let others = others.iter().map(|criterion| self.shown(*criterion));
+        let carriers: Vec<_> = given
+            .iter()
+            .filter_map(|criterion| criterion.carriers())
+            .collect();
+        let why = if carriers.is_empty() {
+            self.documented_actions()
+        } else {
+            carriers.join(", and ")
+        };
+        Err(Error::Config(format!(
+            "{} with {} never matches: {why}",
+            self.shown(*first),
+            listed(others, "and")
+        )))
+    }
+
+    /// Say which actions the Hub documents for what is listened to.
+    fn documented_actions(&self) -> String {
+        let events = || {
+            EVENTS
+                .iter()
+                .filter(|event| self.allows(Criterion::Scope, event))
+        };
+        let is_documented = |action: &&&str| events().any(|event| event.actions.contains(action));
+        let actions: Vec<_> = ACTIONS.iter().filter(is_documented).collect();
+        let verb = if actions.len() == 1 { "is" } else { "are" };
+        format!("only {} {verb} documented there", quoted(actions, "and"))
+    }
+
+    /// Whether a documented event can satisfy these criteria.
+    fn can_be(&self, criteria: &[Criterion]) -> bool {
+        EVENTS.iter().any(|event| {
+            criteria
+                .iter()
+                .all(|criterion| self.allows(*criterion, event))
+        })
+    }
+
+    /// Whether a documented event can satisfy this criterion, which is given.
+    fn allows(&self, criterion: Criterion, event: &Documented) -> bool {
+        // A word that the Hub does not document yet may come to be documented anywhere.
+        let allows_any = |here: &[&str], anywhere: &[&str]| {
+            let words = self.words(criterion).unwrap_or_default();
+            words
+                .iter()
+                .any(|word| here.contains(&&**word) || !anywhere.contains(&&**word))
+        };
+        match criterion {
+            Criterion::Scope => self
+                .scopes
+                .iter()
+                .any(|listened| listened.covers(event.scope, event.class, true)),
+            Criterion::Action => allows_any(event.actions, ACTIONS),
+            Criterion::RepoType => allows_any(event.repo_types, REPO_TYPES),
+            _ => criterion.carriers().is_none() || event.carries.contains(&criterion),
+        }
+    }
+
+    /// A criterion as the user wrote it, for messages.
+    fn shown(&self, criterion: Criterion) -> String {
+        let name = criterion.name();
+        match (self.words(criterion), self.flag(criterion)) {
+            (Some([word]), _) => format!("`{name}={word:?}`"),
+            (Some(words), _) => format!("`{name}={words:?}`"),
+            (None, Some(true)) => format!("`{name}=True`"),
+            (None, Some(false)) => format!("`{name}=False`"),
+            (None, None) => listed(&self.scopes, "or"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::CRITERIA;
+    use super::*;
+    use crate::scope;
+
+    #[test]
+    fn table_has_just_the_documented_scopes_and_actions() {
+        for (name, actions) in scope::SCOPES {
+            let events: Vec<_> = EVENTS.iter().filter(|event| event.scope == name).collect();
+            let promise = Class::promised_by(name).expect("a documented scope promises a class");
+            assert!(
+                events.iter().all(|event| event.class.is_a(promise)),
+                "{name}"
+            );
+            for action in ACTIONS {
+                let is_in_table = events.iter().any(|event| event.actions.contains(action));
+                assert_eq!(is_in_table, actions.contains(action), "{name} {action}");
+            }
+            assert!(
+                actions.iter().all(|action| ACTIONS.contains(action)),
+                "{name}"
+            );
+        }
+        assert!(EVENTS.iter().all(|event| scope::is_documented(event.scope)));
+    }
+
+    #[test]
+    fn table_carries_just_the_criteria_that_not_all_events_carry() {
+        for criterion in CRITERIA {
+            let is_carried = EVENTS
+                .iter()
+                .any(|event| event.carries.contains(&criterion));
+            assert_eq!(criterion.carriers().is_some(), is_carried, "{criterion:?}");
+        }
+    }
+}

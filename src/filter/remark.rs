@@ -1,0 +1,192 @@
+//! What there is to say about an event and a filter, in words.
+
+use std::fmt;
+
+use super::Listened;
+use crate::event::{Class, Event, UpdatedRef};
+
+/// What a criterion has to say about an event. Making one costs nothing; its text is made when shown.
+pub(super) enum Remark<'r> {
+    Scope {
+        event: &'r Event<'r>,
+        wanted: &'r [Listened],
+    },
+    Action {
+        event: &'r Event<'r>,
+        is_counted: bool,
+        wanted: &'r [String],
+    },
+    Absent(&'static str),
+    Differs {
+        what: &'static str,
+        found: &'r str,
+        wanted: &'r [String],
+    },
+    Fact(&'static str),
+    Owner {
+        names: [Option<&'r str>; 2],
+        wanted: &'r [String],
+    },
+    Refs {
+        refs: &'r [UpdatedRef<'r>],
+        wanted: &'r [String],
+    },
+    Mention {
+        wanted: &'r [String],
+    },
+    Files {
+        count: usize,
+        wanted: &'r [String],
+    },
+    Truncated,
+}
+
+impl<'r> Remark<'r> {
+    pub(super) fn is_miss(&self) -> bool {
+        !matches!(self, Self::Truncated)
+    }
+
+    pub(super) fn unless_one_of(
+        what: &'static str,
+        found: Result<&'r str, &'static str>,
+        wanted: &'r [String],
+    ) -> Option<Self> {
+        match found {
+            Err(missing) => Some(Self::Absent(missing)),
+            Ok(found) if wanted.iter().any(|word| word == found) => None,
+            Ok(found) => Some(Self::Differs {
+                what,
+                found,
+                wanted,
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Remark<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Scope { event, wanted } => fmt_scope(f, event, wanted),
+            Self::Action {
+                event,
+                is_counted,
+                wanted,
+            } => {
+                let (action, scope) = (event.action, event.scope);
+                match event.effective() {
+                    (counted_scope, counted) if *is_counted && counted_scope != scope => write!(
+                        f,
+                        "the action is `{counted}` (as `{action}` on `{scope}` counts)"
+                    )?,
+                    _ => write!(f, "the action is `{action}`")?,
+                }
+                write!(f, ", not {}", quoted(*wanted, "or"))
+            }
+            Self::Absent(what) => write!(f, "the delivery does not carry {what}"),
+            Self::Differs {
+                what,
+                found,
+                wanted,
+            } => {
+                write!(f, "the {what} is `{found}`, not {}", quoted(*wanted, "or"))
+            }
+            Self::Fact(fact) => f.write_str(fact),
+            Self::Owner { names, wanted } => {
+                let names = quoted(names.iter().flatten(), "with the id");
+                write!(f, "the owner is {names}, not {}", quoted(*wanted, "or"))
+            }
+            Self::Refs { refs, wanted } => {
+                const SHOWN: usize = 3;
+                let shown = quoted(refs.iter().take(SHOWN).map(|updated| &updated.r#ref), "and");
+                let (noun, verb) = if refs.len() == 1 {
+                    ("ref", "is")
+                } else {
+                    ("refs", "are")
+                };
+                write!(f, "the updated {noun} {verb} {shown}")?;
+                if refs.len() > SHOWN {
+                    write!(f, " (and {} more)", refs.len() - SHOWN)?;
+                }
+                write!(f, ", not {}", quoted(*wanted, "or"))
+            }
+            Self::Mention { wanted } => {
+                write!(f, "the comment does not mention {}", quoted(*wanted, "or"))
+            }
+            Self::Files { count, wanted } => {
+                write!(
+                    f,
+                    "of {count} updated files, none is {}",
+                    quoted(*wanted, "or")
+                )
+            }
+            Self::Truncated => {
+                f.write_str("files are left out of the list, and any path may be among them")
+            }
+        }
+    }
+}
+
+/// Say why no listened scope or class is the event's: another one, or parts that are missing.
+fn fmt_scope(f: &mut fmt::Formatter<'_>, event: &Event<'_>, wanted: &[Listened]) -> fmt::Result {
+    let (scope, _) = event.effective();
+    let wants = |class| {
+        wanted
+            .iter()
+            .any(|listened| listened.covers(scope, class, true))
+    };
+    let lacks_parts = Class::promised_by(scope).is_some_and(wants);
+    let wants_scopes = wanted
+        .iter()
+        .any(|listened| matches!(listened, Listened::Scope(_)));
+    let class = event.class().name();
+    if wants_scopes || lacks_parts {
+        write!(f, "the scope is `{scope}`")?;
+        if scope != event.scope {
+            write!(f, " (as `{}` counts)", event.scope)?;
+        }
+    } else {
+        write!(f, "the event is a `{class}`")?;
+    }
+    if lacks_parts {
+        let of_discussion = scope.starts_with("discussion");
+        let missing = [
+            ("repo", event.repo.is_none()),
+            ("discussion", of_discussion && event.discussion.is_none()),
+            (
+                "comment",
+                scope == "discussion.comment" && event.comment.is_none(),
+            ),
+        ];
+        let missing: Vec<_> = missing
+            .iter()
+            .filter_map(|(part, is_missing)| is_missing.then_some(part))
+            .collect();
+        let verb = if missing.len() == 1 { "is" } else { "are" };
+        return write!(
+            f,
+            ", but {} {verb} missing or not as documented",
+            quoted(missing, "and")
+        );
+    }
+    if wants_scopes
+        && wanted
+            .iter()
+            .any(|listened| matches!(listened, Listened::Class(_)))
+    {
+        write!(f, " and the event a `{class}`")?;
+    }
+    write!(f, ", not {}", listed(wanted, "or"))
+}
+
+/// Names in backticks: `a`, `b` or `c`.
+pub(super) fn quoted<S: fmt::Display>(names: impl IntoIterator<Item = S>, last: &str) -> String {
+    listed(names.into_iter().map(|name| format!("`{name}`")), last)
+}
+
+pub(super) fn listed<S: fmt::Display>(items: impl IntoIterator<Item = S>, last: &str) -> String {
+    let items: Vec<_> = items.into_iter().map(|item| item.to_string()).collect();
+    match items.split_last() {
+        Some((end, rest)) if !rest.is_empty() => format!("{} {last} {end}", rest.join(", ")),
+        _ => items.concat(),
+    }
+}

@@ -1,0 +1,60 @@
+//! Between JSON and Python.
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+use serde_json::Value;
+
+use crate::error::{Error, Problem};
+
+/// A JSON value as `dict`, `list`, `str`, ...
+pub(super) fn to_python<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'py, PyAny>> {
+    Ok(pythonize::pythonize(py, value)?)
+}
+
+/// A string as Python writes it in a `repr`.
+pub(super) fn quoted(py: Python<'_>, text: &str) -> PyResult<String> {
+    Ok(PyString::new(py, text).repr()?.to_string())
+}
+
+/// A problem with a body that has no place in it.
+pub(super) fn problem(what: impl Into<String>) -> PyErr {
+    Error::Payload(Problem {
+        what: what.into(),
+        path: String::new(),
+        place: None,
+    })
+    .into()
+}
+
+/// A string for Python that is one of the Hub's few words most of the time: those are made once.
+pub(super) fn word<'py>(py: Python<'py>, text: &str) -> Bound<'py, PyString> {
+    macro_rules! interned {
+        ($($word:literal),* $(,)?) => {
+            match text {
+                $($word => intern!(py, $word).clone(),)*
+                _ => PyString::new(py, text),
+            }
+        };
+    }
+    interned!(
+        "create",
+        "update",
+        "delete",
+        "move",
+        "repo",
+        "repo.content",
+        "repo.config",
+        "discussion",
+        "discussion.comment",
+        "model",
+        "dataset",
+        "space",
+        "bucket",
+        "open",
+        "closed",
+        "merged",
+        "draft",
+        "add",
+    )
+}

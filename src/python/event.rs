@@ -1,0 +1,436 @@
+//! The event classes.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyString, PyTuple, PyType};
+use pyo3::{IntoPyObjectExt, PyClass, PyTypeInfo};
+use serde_json::Value;
+
+use super::convert::{problem, to_python, word};
+use super::errors::config_error;
+use super::files::UpdatedFiles;
+use super::parts::{Comment, Discussion, MovedTo, Repo, UpdatedRef, Webhook};
+use super::shared::Shared;
+use crate::event::{Class, DOCUMENTED_KEYS};
+
+/// One delivery of the Hub, read and checked; the base of all event classes.
+///
+/// Instances come from `from_json`, `from_dict` and `from_env`, which give the class that fits:
+/// `CommentEvent`, `DiscussionEvent`, `ContentEvent`, `ConfigEvent`, `RepoEvent`, and `HubEvent`
+/// itself for anything else. Values and keys the Hub adds later are kept, never refused.
+///
+/// Source: https://huggingface.co/docs/hub/webhooks
+#[pyclass(frozen, subclass, module = "hubhooks")]
+pub(crate) struct HubEvent {
+    shared: Shared,
+    repo: PyOnceLock<Py<Repo>>,
+    discussion: PyOnceLock<Py<Discussion>>,
+    comment: PyOnceLock<Py<Comment>>,
+    webhook: PyOnceLock<Py<Webhook>>,
+    moved_to: PyOnceLock<Py<MovedTo>>,
+    updated_refs: PyOnceLock<Py<PyTuple>>,
+    updated_files: PyOnceLock<Py<UpdatedFiles>>,
+}
+
+/// An event on a repository itself: created, deleted, moved, or its settings changed.
+#[pyclass(frozen, extends = HubEvent, module = "hubhooks")]
+pub(crate) struct RepoEvent;
+
+/// A change of a repository's files: commits, branches, tags, or the files of a bucket.
+#[pyclass(frozen, extends = HubEvent, module = "hubhooks")]
+pub(crate) struct ContentEvent;
+
+/// A change of a repository's settings; `updated_config` has the new values.
+#[pyclass(frozen, extends = HubEvent, module = "hubhooks")]
+pub(crate) struct ConfigEvent;
+
+/// An event on a discussion or pull request.
+#[pyclass(frozen, subclass, extends = HubEvent, module = "hubhooks")]
+pub(crate) struct DiscussionEvent;
+
+/// An event with a comment: on the comment itself, or a new discussion with its opening post.
+#[pyclass(frozen, extends = DiscussionEvent, module = "hubhooks")]
+pub(crate) struct CommentEvent;
+
+impl HubEvent {
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Read a body into an object of the class that fits.
+    fn read(py: Python<'_>, body: PyBackedBytes) -> PyResult<Bound<'_, HubEvent>> {
+        Self::wrap(py, Shared::read(body)?)
+    }
+
+    /// An object of the class that fits.
+    pub(super) fn wrap(py: Python<'_>, shared: Shared) -> PyResult<Bound<'_, HubEvent>> {
+        let class = shared.event().class();
+        let base = PyClassInitializer::from(HubEvent {
+            shared,
+            repo: PyOnceLock::new(),
+            discussion: PyOnceLock::new(),
+            comment: PyOnceLock::new(),
+            webhook: PyOnceLock::new(),
+            moved_to: PyOnceLock::new(),
+            updated_refs: PyOnceLock::new(),
+            updated_files: PyOnceLock::new(),
+        });
+        let object = match class {
+            Class::Repo => Bound::new(py, base.add_subclass(RepoEvent))?.into_any(),
+            Class::Content => Bound::new(py, base.add_subclass(ContentEvent))?.into_any(),
+            Class::Config => Bound::new(py, base.add_subclass(ConfigEvent))?.into_any(),
+            Class::Discussion => Bound::new(py, base.add_subclass(DiscussionEvent))?.into_any(),
+            Class::Comment => Bound::new(
+                py,
+                base.add_subclass(DiscussionEvent)
+                    .add_subclass(CommentEvent),
+            )?
+            .into_any(),
+            Class::Other => Bound::new(py, base)?.into_any(),
+        };
+        Ok(object.cast_into::<HubEvent>()?)
+    }
+}
+
+/// Hold a class method of a subclass to its word: it gives that class or an error.
+fn instance_of<'py>(
+    class: &Bound<'py, PyType>,
+    event: Bound<'py, HubEvent>,
+) -> PyResult<Bound<'py, HubEvent>> {
+    let is_any = class.is(HubEvent::type_object(class.py()));
+    if is_any || event.is_instance(class)? {
+        return Ok(event);
+    }
+    Err(problem(format!(
+        "expected the body of a `{}`, found that of a `{}`",
+        class.name()?,
+        event.get_type().name()?,
+    )))
+}
+
+/// The body as bytes, whatever it was given as.
+fn body_bytes(body: &Bound<'_, PyAny>) -> PyResult<PyBackedBytes> {
+    if let Ok(bytes) = body.extract::<PyBackedBytes>() {
+        return Ok(bytes);
+    }
+    let Ok(text) = body.cast::<PyString>() else {
+        return Err(PyTypeError::new_err(format!(
+            "expected the body as bytes or str, found {}",
+            body.get_type().name()?
+        )));
+    };
+    match text.encode_utf8() {
+        Ok(bytes) => Ok(bytes.into()),
+        Err(_) => Err(problem(
+            "expected text that UTF-8 can write, found lone surrogates",
+        )),
+    }
+}
+
+#[pymethods]
+impl HubEvent {
+    /// Read the body of a delivery.
+    ///
+    /// The whole body is checked at once, so that no field of the event raises later.
+    ///
+    /// Args:
+    ///     body: the body as received, in UTF-8.
+    ///
+    /// Raises:
+    ///     PayloadError: the body is no Hub event, or none of the class this is called on; with
+    ///         line, column and path of the mistake.
+    #[classmethod]
+    #[pyo3(signature = (body, /))]
+    fn from_json<'py>(
+        cls: &Bound<'py, PyType>,
+        body: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, HubEvent>> {
+        instance_of(cls, Self::read(cls.py(), body_bytes(body)?)?)
+    }
+
+    /// Read a delivery from a body that is parsed already.
+    ///
+    /// Raises:
+    ///     PayloadError: the mapping is no Hub event, or holds what JSON cannot.
+    #[classmethod]
+    #[pyo3(signature = (payload, /))]
+    fn from_dict<'py>(
+        cls: &Bound<'py, PyType>,
+        payload: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, HubEvent>> {
+        let py = cls.py();
+        // Python's own writer guards against cycles and depth, and refuses NaN when told to.
+        let options = PyDict::new(py);
+        options.set_item("allow_nan", false)?;
+        options.set_item("ensure_ascii", true)?;
+        options.set_item("separators", (",", ":"))?;
+        let json = py
+            .get_type::<PyDict>()
+            .call1((payload,))
+            .and_then(|payload| {
+                py.import("json")?
+                    .call_method("dumps", (payload,), Some(&options))
+            })
+            .map_err(|error| {
+                let problem = problem(format!(
+                    "expected a mapping that JSON can write: {}",
+                    error.value(py)
+                ));
+                problem.set_cause(py, Some(error));
+                problem
+            })?;
+        instance_of(cls, Self::read(py, body_bytes(&json)?)?)
+    }
+
+    /// Read the delivery that started a Hugging Face Job, from the variable `WEBHOOK_PAYLOAD`.
+    ///
+    /// Args:
+    ///     environ: the variables; those of the process by default.
+    ///
+    /// Raises:
+    ///     ConfigError: there is no such variable, as in a Job started by hand.
+    ///     PayloadError: its value is no Hub event.
+    ///
+    /// Source: https://huggingface.co/docs/hub/jobs-webhooks
+    #[classmethod]
+    #[pyo3(signature = (environ = None, /))]
+    fn from_env<'py>(
+        cls: &Bound<'py, PyType>,
+        environ: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, HubEvent>> {
+        let py = cls.py();
+        let variables = match environ {
+            Some(environ) => environ.clone(),
+            None => py.import("os")?.getattr("environ")?,
+        };
+        let payload = variables.call_method1("get", ("WEBHOOK_PAYLOAD",))?;
+        if payload.is_none() {
+            return Err(config_error(
+                "no `WEBHOOK_PAYLOAD` in the environment: the Hub sets it in a Job that a webhook \
+                 started, not in one started by hand",
+            ));
+        }
+        instance_of(cls, Self::read(py, body_bytes(&payload)?)?)
+    }
+
+    /// Give the body as a dict, with every key the Hub sent under its own name. Made anew each time.
+    fn to_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        to_python(py, &self.shared.value())
+    }
+
+    /// Give the body as JSON text: what was received, lone surrogates replaced by U+FFFD.
+    fn to_json<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
+        PyString::new(py, self.shared.event().text())
+    }
+
+    /// What happened: `create`, `delete`, `update`, `move`, or a word the Hub adds later.
+    #[getter]
+    fn action<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
+        word(py, self.shared.event().action)
+    }
+
+    /// To what it happened, dotted: `repo.content`, `discussion.comment`, or a later one.
+    #[getter]
+    fn scope<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
+        word(py, self.shared.event().scope)
+    }
+
+    /// Scope and action after narrowing: any action on an undocumented narrower scope is an
+    /// `update` of the nearest documented one.
+    #[getter]
+    fn effective<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let (scope, action) = self.shared.event().effective();
+        PyTuple::new(py, [word(py, scope), word(py, action)])
+    }
+
+    /// Whether the Hub documents this scope with this action.
+    #[getter]
+    fn is_known(&self) -> bool {
+        self.shared.event().is_known()
+    }
+
+    /// The repository it happened in; None if the body has none as documented.
+    #[getter]
+    fn repo(&self, py: Python<'_>) -> PyResult<Option<Py<Repo>>> {
+        view(py, &self.repo, || Repo::of(&self.shared))
+    }
+
+    /// The discussion or pull request, with scopes `discussion*`.
+    #[getter]
+    fn discussion(&self, py: Python<'_>) -> PyResult<Option<Py<Discussion>>> {
+        view(py, &self.discussion, || Discussion::of(&self.shared))
+    }
+
+    /// The comment, or the opening post of a new discussion.
+    #[getter]
+    fn comment(&self, py: Python<'_>) -> PyResult<Option<Py<Comment>>> {
+        view(py, &self.comment, || Comment::of(&self.shared))
+    }
+
+    /// The webhook that sent the delivery.
+    #[getter]
+    fn webhook(&self, py: Python<'_>) -> PyResult<Option<Py<Webhook>>> {
+        view(py, &self.webhook, || Webhook::of(&self.shared))
+    }
+
+    /// Where a moved repository is now; `repo.name` is the old name.
+    #[getter]
+    fn moved_to(&self, py: Python<'_>) -> PyResult<Option<Py<MovedTo>>> {
+        view(py, &self.moved_to, || MovedTo::of(&self.shared))
+    }
+
+    /// The refs that a push created, moved or deleted; empty if it says none.
+    #[getter]
+    fn updated_refs(&self, py: Python<'_>) -> PyResult<Py<PyTuple>> {
+        let refs = self.updated_refs.get_or_try_init(py, || {
+            let refs = UpdatedRef::all_of(&self.shared)
+                .map(|updated| Py::new(py, updated))
+                .collect::<PyResult<Vec<_>>>()?;
+            Ok::<_, PyErr>(PyTuple::new(py, refs)?.unbind())
+        })?;
+        Ok(refs.clone_ref(py))
+    }
+
+    /// The files that changed in a bucket, read when asked for; empty if the body says none.
+    #[getter]
+    fn updated_files(&self, py: Python<'_>) -> PyResult<Py<UpdatedFiles>> {
+        let files = self
+            .updated_files
+            .get_or_try_init(py, || Py::new(py, UpdatedFiles::of(&self.shared)))?;
+        Ok(files.clone_ref(py))
+    }
+
+    /// Whether files are missing in `updated_files` because there were more than 10,000.
+    #[getter]
+    fn updated_files_truncated(&self) -> bool {
+        self.shared.event().updated_files_truncated
+    }
+
+    /// The settings that changed, with their new values; empty if the body says none. Which keys
+    /// there are changes over time. Made anew each time.
+    #[getter]
+    fn updated_config<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let config = match self.shared.value_at(&["updatedConfig"]) {
+            Value::Object(config) => config,
+            _ => serde_json::Map::new(),
+        };
+        Ok(to_python(py, &Value::Object(config))?.cast_into()?)
+    }
+
+    /// The top-level keys of the body that the Hub does not document, with their values. Made anew
+    /// each time.
+    #[getter]
+    fn extra<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let mut value = self.shared.value();
+        if let Value::Object(map) = &mut value {
+            map.retain(|key, _| !DOCUMENTED_KEYS.contains(&key.as_str()));
+        }
+        Ok(to_python(py, &value)?.cast_into()?)
+    }
+
+    /// The body as it was received, to the byte.
+    #[getter]
+    fn raw<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.shared.raw().into_bound_py_any(py)
+    }
+
+    fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
+        let Ok(other) = other.cast::<Self>() else {
+            return false;
+        };
+        let other = &other.get().shared;
+        self.shared.is(other)
+            || self.shared.raw()[..] == other.raw()[..]
+            || self.shared.value() == other.value()
+    }
+
+    fn __hash__(&self) -> u64 {
+        // Of what equal bodies cannot differ in, enough to tell most events apart.
+        let event = self.shared.event();
+        let mut hasher = DefaultHasher::new();
+        (event.action, event.scope).hash(&mut hasher);
+        if let Some(repo) = &event.repo {
+            repo.name.hash(&mut hasher);
+        }
+        event
+            .discussion
+            .as_ref()
+            .map(|discussion| discussion.num)
+            .hash(&mut hasher);
+        for updated in &event.updated_refs {
+            updated.new_sha.hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+
+    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
+        let event = slf.get().shared.event();
+        let repo = event.repo.as_ref();
+        let repo = repo.map(|repo| format!(" of {} {}", repo.r#type, repo.name));
+        let discussion = event.discussion.as_ref();
+        let discussion = discussion.map(|discussion| format!(" #{}", discussion.num));
+        Ok(format!(
+            "<{} {} {}{}{}>",
+            slf.get_type().name()?,
+            event.scope,
+            event.action,
+            repo.unwrap_or_default(),
+            discussion.unwrap_or_default(),
+        ))
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
+        let py = slf.py();
+        let raw = slf.get().raw(py)?;
+        (slf.get_type().getattr("from_json")?, (raw,)).into_pyobject(py)
+    }
+
+    fn __copy__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+    fn __deepcopy__<'py>(slf: Bound<'py, Self>, _memo: Bound<'py, PyAny>) -> Bound<'py, Self> {
+        slf
+    }
+
+    #[classmethod]
+    fn __get_pydantic_core_schema__<'py>(
+        cls: &Bound<'py, PyType>,
+        source: &Bound<'py, PyAny>,
+        handler: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let _ = (source, handler);
+        cls.py()
+            .import("hubhooks._pydantic")?
+            .call_method1("core_schema", (cls,))
+    }
+}
+
+#[pymethods]
+impl CommentEvent {
+    /// Whether the comment is the first post of a discussion just opened.
+    #[getter]
+    fn is_opening_post(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let event = slf.as_any().cast::<HubEvent>()?;
+        Ok(event.get().shared.event().is_opening_post())
+    }
+}
+
+/// A part of an event, made when it is first read and the same object ever after.
+pub(super) fn view<T: PyClass + Into<PyClassInitializer<T>>>(
+    py: Python<'_>,
+    slot: &PyOnceLock<Py<T>>,
+    make: impl FnOnce() -> Option<T>,
+) -> PyResult<Option<Py<T>>> {
+    if let Some(part) = slot.get(py) {
+        return Ok(Some(part.clone_ref(py)));
+    }
+    let Some(part) = make() else {
+        return Ok(None);
+    };
+    let part = slot.get_or_try_init(py, || Py::new(py, part))?;
+    Ok(Some(part.clone_ref(py)))
+}

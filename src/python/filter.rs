@@ -1,0 +1,214 @@
+//! Matching for Python.
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyString, PyTuple, PyType};
+
+use super::convert::word;
+use super::errors::config_error;
+use super::event::{CommentEvent, ConfigEvent, ContentEvent, DiscussionEvent, HubEvent, RepoEvent};
+use crate::event::Class;
+use crate::filter::{self, Criteria, Listened};
+use crate::scope;
+
+/// What a handler listens to. Every criterion given must hold; of several alternatives of one, any.
+///
+/// `repo`, `ref` and `path` take patterns: `*` is anything within a segment, `**` any number of
+/// segments, `?` one byte, `[ab]` one of a set, `{a,b}` either. Words are compared exactly, and may
+/// be ones the Hub adds later.
+///
+/// Args:
+///     scopes: scopes by name (`repo.content`), with all below them (`repo.*`), or event classes;
+///         none are everything.
+///     action: `create`, `update`, `delete` or `move`.
+///     repo_type: `model`, `dataset`, `space` or `bucket`.
+///     repo: patterns for the full name, `owner/name`; on a move, the old one.
+///     owner: the namespace of the repository, or its owner's id.
+///     ref: patterns for an updated ref; one that does not begin with `refs/` is a branch.
+///     path: patterns for an updated file of a bucket; holds where the Hub left files out.
+///     pull_request: whether the discussion is a pull request; on content, whether a ref of one was
+///         pushed.
+///     status: `open`, `closed`, `merged` or `draft`.
+///     mention: a login that the comment mentions.
+///     author: the id of who wrote the comment or opened the discussion.
+///     private: whether the repository is private.
+///
+/// Raises:
+///     ConfigError: a criterion is no pattern, or no event can satisfy all of them together.
+#[pyclass(frozen, eq, hash, module = "hubhooks")]
+#[derive(PartialEq, Eq, Hash)]
+pub(crate) struct Filter(filter::Filter);
+
+#[pymethods]
+impl Filter {
+    #[new]
+    #[pyo3(signature = (
+        *scopes, action = None, repo_type = None, repo = None, owner = None, r#ref = None, path = None,
+        pull_request = None, status = None, mention = None, author = None, private = None,
+    ))]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the criteria are keyword arguments in Python"
+    )]
+    fn new(
+        scopes: &Bound<'_, PyTuple>,
+        action: Option<Words>,
+        repo_type: Option<Words>,
+        repo: Option<Words>,
+        owner: Option<Words>,
+        r#ref: Option<Words>,
+        path: Option<Words>,
+        pull_request: Option<bool>,
+        status: Option<Words>,
+        mention: Option<Words>,
+        author: Option<Words>,
+        private: Option<bool>,
+    ) -> PyResult<Self> {
+        let words = |words: Option<Words>| words.map(|Words(words)| words);
+        Ok(Self(filter::Filter::new(Criteria {
+            scopes: scopes
+                .iter()
+                .map(|scope| listened(&scope))
+                .collect::<PyResult<_>>()?,
+            action: words(action),
+            repo_type: words(repo_type),
+            repo: words(repo),
+            owner: words(owner),
+            r#ref: words(r#ref),
+            path: words(path),
+            pull_request,
+            status: words(status),
+            mention: words(mention),
+            author: words(author),
+            private,
+        })?))
+    }
+
+    /// Tell whether the event is heard.
+    #[pyo3(signature = (event, /))]
+    fn matches(&self, event: &Bound<'_, HubEvent>) -> bool {
+        self.0.matches(event.get().shared().event())
+    }
+
+    /// Say whether the event is heard, and if not, everything that stands in the way: the rest of a
+    /// sentence that begins with the handler.
+    #[pyo3(signature = (event, /))]
+    fn explain(&self, event: &Bound<'_, HubEvent>) -> String {
+        self.0.explain(event.get().shared().event()).text
+    }
+
+    fn __repr__(&self) -> String {
+        let criteria = self.0.criteria();
+        let mut given: Vec<String> = criteria.scopes.iter().map(python_name).collect();
+        let words = [
+            ("action", &criteria.action),
+            ("repo_type", &criteria.repo_type),
+            ("repo", &criteria.repo),
+            ("owner", &criteria.owner),
+            ("ref", &criteria.r#ref),
+            ("path", &criteria.path),
+            ("status", &criteria.status),
+            ("mention", &criteria.mention),
+            ("author", &criteria.author),
+        ];
+        for (name, words) in words {
+            given.extend(words.as_ref().map(|words| format!("{name}={words:?}")));
+        }
+        for (name, flag) in [
+            ("pull_request", criteria.pull_request),
+            ("private", criteria.private),
+        ] {
+            given
+                .extend(flag.map(|flag| format!("{name}={}", if flag { "True" } else { "False" })));
+        }
+        format!("Filter({})", given.join(", "))
+    }
+}
+
+/// Give the places of the filters that match the event, in order.
+#[pyfunction]
+#[pyo3(signature = (event, filters, /))]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "how PyO3 hands over a sequence"
+)]
+pub(crate) fn matching(event: &Bound<'_, HubEvent>, filters: Vec<PyRef<'_, Filter>>) -> Vec<usize> {
+    filter::matching(
+        event.get().shared().event(),
+        filters.iter().map(|filter| &filter.0),
+    )
+}
+
+/// Read a scope and action as the Hub asks receivers to: any action on an undocumented narrower
+/// scope is an `update` of the nearest documented one.
+///
+/// Source: https://huggingface.co/docs/hub/webhooks
+#[pyfunction]
+#[pyo3(signature = (scope, action, /))]
+pub(crate) fn narrow<'py>(
+    py: Python<'py>,
+    scope: &str,
+    action: &str,
+) -> PyResult<Bound<'py, PyTuple>> {
+    let (scope, action) = scope::narrow(scope, action);
+    PyTuple::new(py, [word(py, scope), word(py, action)])
+}
+
+/// Give the documented scope that a misspelt one most likely means, if any is close.
+#[pyfunction]
+#[pyo3(signature = (scope, /))]
+pub(crate) fn nearest_scope(scope: &str) -> Option<&'static str> {
+    scope::nearest(scope)
+}
+
+/// One word or several, as Python gives them.
+struct Words(Vec<String>);
+
+impl<'py> FromPyObject<'_, 'py> for Words {
+    type Error = PyErr;
+
+    fn extract(words: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(word) = words.cast::<PyString>() {
+            return Ok(Self(vec![word.extract()?]));
+        }
+        let words = words.try_iter()?.map(|word| word?.extract::<String>());
+        words.collect::<PyResult<_>>().map(Self)
+    }
+}
+
+/// A scope or a class, as Python writes it.
+fn python_name(listened: &Listened) -> String {
+    match listened {
+        Listened::Scope(name) => format!("{name:?}"),
+        Listened::Class(class) => class.name().to_owned(),
+    }
+}
+
+/// A scope or a class, as Python names them.
+fn listened(value: &Bound<'_, PyAny>) -> PyResult<Listened> {
+    let py = value.py();
+    if let Ok(name) = value.cast::<PyString>() {
+        return Ok(Listened::Scope(name.extract()?));
+    }
+    let Ok(class) = value.cast::<PyType>() else {
+        return Err(PyTypeError::new_err(format!(
+            "expected a scope or an event class, found {}",
+            value.get_type().name()?
+        )));
+    };
+    let classes = [
+        (py.get_type::<HubEvent>(), Class::Other),
+        (py.get_type::<RepoEvent>(), Class::Repo),
+        (py.get_type::<ContentEvent>(), Class::Content),
+        (py.get_type::<ConfigEvent>(), Class::Config),
+        (py.get_type::<DiscussionEvent>(), Class::Discussion),
+        (py.get_type::<CommentEvent>(), Class::Comment),
+    ];
+    match classes.iter().find(|(known, _)| known.is(class)) {
+        Some((_, class)) => Ok(Listened::Class(*class)),
+        None => Err(config_error(&format!(
+            "`{}` is no event class; expected `HubEvent` or one of its classes in `hubhooks`",
+            class.name()?
+        ))),
+    }
+}

@@ -1,0 +1,53 @@
+//! The Python package's native module: the only folder that talks to the interpreter.
+
+mod convert;
+mod errors;
+mod event;
+mod files;
+mod filter;
+mod parts;
+mod secret;
+mod shared;
+
+use pyo3::prelude::*;
+
+/// The Rust core of hubhooks.
+#[pymodule]
+mod _core {
+    #[pymodule_export]
+    use super::event::{
+        CommentEvent, ConfigEvent, ContentEvent, DiscussionEvent, HubEvent, RepoEvent,
+    };
+    #[pymodule_export]
+    use super::files::{UpdatedFile, UpdatedFiles};
+    #[pymodule_export]
+    use super::filter::{Filter, matching, narrow, nearest_scope};
+    #[pymodule_export]
+    use super::parts::{
+        Changes, Comment, Discussion, MovedTo, Owner, Repo, UpdatedRef, Url, Webhook, restore_part,
+    };
+    #[pymodule_export]
+    use super::secret::Verifier;
+
+    use pyo3::prelude::*;
+    use pyo3::types::{PyDict, PyTuple};
+
+    use crate::scope::SCOPES;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let py = module.py();
+        let scopes = PyDict::new(py);
+        for (scope, actions) in SCOPES {
+            scopes.set_item(scope, PyTuple::new(py, actions)?)?;
+        }
+        module.add("SCOPES", scopes)?;
+        module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        py.import("collections.abc")?
+            .getattr("Sequence")?
+            .call_method1("register", (py.get_type::<super::UpdatedFiles>(),))?;
+        Ok(())
+    }
+}
+
+use files::UpdatedFiles;

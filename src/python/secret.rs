@@ -1,0 +1,138 @@
+//! The verifier for Python.
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
+
+use crate::error::Error;
+use crate::secret;
+
+/// Knows whether a request carries the right webhook secret, without keeping the secret itself.
+///
+/// Several secrets are all right at once, so that one can be replaced without losing deliveries.
+/// White space around a secret is dropped. The Hub sends the secret as it is, in the header
+/// `X-Webhook-Secret`; it signs nothing.
+///
+/// Args:
+///     secrets: the secrets, as entered in the webhook's settings on the Hub.
+///
+/// Raises:
+///     ConfigError: there is no secret, or one is empty or not ASCII.
+///
+/// Source: https://huggingface.co/docs/hub/webhooks#webhook-secret
+#[pyclass(frozen, module = "hubhooks")]
+pub(crate) struct Verifier(secret::Verifier);
+
+#[pymethods]
+impl Verifier {
+    #[new]
+    #[pyo3(signature = (*secrets))]
+    fn new(secrets: &Bound<'_, PyTuple>) -> PyResult<Self> {
+        let secrets = secrets
+            .iter()
+            .map(|secret| match secret.cast_into::<PyString>() {
+                Ok(secret) => secret.extract::<String>().map_err(|_| unusable().into()),
+                Err(other) => Err(expected_str(&other.into_inner())),
+            })
+            .collect::<PyResult<Vec<_>>>()?;
+        Ok(Self(secret::Verifier::new(secrets)?))
+    }
+
+    /// Check the secret that a request carries.
+    ///
+    /// Args:
+    ///     value: the value of the header or parameter; None if the request has neither.
+    ///
+    /// Raises:
+    ///     SecretMissingError: there is no value.
+    ///     SecretMismatchError: the value is none of the secrets.
+    #[pyo3(signature = (value, /))]
+    fn verify(&self, value: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        match value {
+            None => Ok(self.0.verify(None)?),
+            Some(value) => with_bytes(value, |value| Ok(self.0.verify(Some(value))?)),
+        }
+    }
+
+    /// Find the secret in a request and check it.
+    ///
+    /// The header decides alone where there is one; else `?secret=` does. Two different values are
+    /// refused.
+    ///
+    /// Args:
+    ///     headers: a mapping, or pairs of name and value as ASGI gives them; str or bytes.
+    ///     query: the query of the URL, percent-encoded as it came.
+    ///
+    /// Raises:
+    ///     SecretMissingError: the request carries no secret.
+    ///     SecretMismatchError: the secret is none of ours, or there are two different ones.
+    #[pyo3(signature = (headers, query = None))]
+    fn verify_request(
+        &self,
+        headers: &Bound<'_, PyAny>,
+        query: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let values = secret_headers(headers)?;
+        let found = values.iter().map(|value| (secret::HEADER, &value[..]));
+        match query {
+            None => Ok(self.0.verify_request(found, None)?),
+            Some(query) => with_bytes(query, |query| {
+                Ok(self.0.verify_request(found, Some(query))?)
+            }),
+        }
+    }
+
+    fn __repr__(&self) -> String {
+        format!("{:?}", self.0)
+    }
+}
+
+/// The values of the headers that carry a secret.
+fn secret_headers(headers: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<u8>>> {
+    let pairs = if headers.is_instance_of::<PyList>() {
+        headers.clone()
+    } else {
+        headers
+            .call_method0("items")
+            .unwrap_or_else(|_| headers.clone())
+    };
+    let mut values = Vec::new();
+    for pair in pairs.try_iter()? {
+        let (name, value) = pair?.extract::<(Bound<'_, PyAny>, Bound<'_, PyAny>)>()?;
+        if with_bytes(&name, |name| Ok(name.eq_ignore_ascii_case(secret::HEADER)))? {
+            values.push(with_bytes(&value, |value| Ok(value.to_vec()))?);
+        }
+    }
+    Ok(values)
+}
+
+/// Use a str or bytes as bytes.
+fn with_bytes<T>(
+    value: &Bound<'_, PyAny>,
+    use_it: impl FnOnce(&[u8]) -> PyResult<T>,
+) -> PyResult<T> {
+    if let Ok(bytes) = value.cast::<PyBytes>() {
+        use_it(bytes.as_bytes())
+    } else if let Ok(text) = value.cast::<PyString>() {
+        match text.encode_utf8() {
+            Ok(bytes) => use_it(bytes.as_bytes()),
+            // Lone surrogates: what is no text is no secret of ours, and no header's name.
+            Err(_) => use_it(b"\xff"),
+        }
+    } else {
+        Err(expected_str(value))
+    }
+}
+
+/// Says the type only: the value may be a secret.
+fn expected_str(value: &Bound<'_, PyAny>) -> PyErr {
+    let found = value.get_type();
+    let found = found
+        .name()
+        .map_or_else(|_| "another type".to_owned(), |name| name.to_string());
+    PyTypeError::new_err(format!("expected str or bytes, found {found}"))
+}
+
+fn unusable() -> Error {
+    Error::Config("a webhook secret has lone surrogates; expected ASCII".into())
+}

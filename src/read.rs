@@ -1,0 +1,330 @@
+//! Reading JSON values leniently: a value of another type than the documented one reads as None,
+//! yet everything in it is checked for syntax, depth and numbers, so that nothing can fail later.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor,
+};
+use serde_json::{Number, Value};
+
+use crate::text::Strings;
+
+/// What a documented field can be read from. Every method stands for one JSON type; the ones a type
+/// leaves out read as None.
+///
+/// `strings` keeps what cannot be borrowed from the body.
+pub(crate) trait Read<'de>: Sized {
+    /// What the field should be, for messages: `a string`.
+    const EXPECTED: &'static str;
+
+    fn read<D: Deserializer<'de>>(
+        deserializer: D,
+        strings: &'de Strings,
+    ) -> Result<Option<Self>, D::Error> {
+        deserializer.deserialize_any(Lenient(strings, PhantomData))
+    }
+
+    fn from_bool(_: bool, _strings: &'de Strings) -> Option<Self> {
+        None
+    }
+
+    /// A number of any kind.
+    fn from_number(_: Number, _strings: &'de Strings) -> Option<Self> {
+        None
+    }
+
+    fn from_text(_: Text<'de, '_>) -> Option<Self> {
+        None
+    }
+
+    fn from_seq<A: SeqAccess<'de>>(
+        seq: A,
+        strings: &'de Strings,
+    ) -> Result<Option<Self>, A::Error> {
+        check_seq(seq, strings).map(|()| None)
+    }
+
+    fn from_map<A: MapAccess<'de>>(
+        map: A,
+        strings: &'de Strings,
+    ) -> Result<Option<Self>, A::Error> {
+        check_map(map, strings).map(|()| None)
+    }
+}
+
+/// A string of the body.
+pub(crate) enum Text<'de, 'v> {
+    /// It stands in the body as it is.
+    InBody(&'de str),
+    /// The body writes it with escapes, so that it lives no longer than the reader looks at it.
+    Passing(&'v str, &'de Strings),
+}
+
+impl<'de> Text<'de, '_> {
+    /// The string, for as long as the body lives.
+    pub(crate) fn keep(self) -> &'de str {
+        match self {
+            Self::InBody(text) => text,
+            Self::Passing(text, strings) => strings.keep(text.to_owned()),
+        }
+    }
+}
+
+/// Reads a field that may be of any type; only the documented one is kept.
+pub(crate) struct Field<'de, T>(&'de Strings, PhantomData<T>);
+
+pub(crate) fn field<T>(strings: &Strings) -> Field<'_, T> {
+    Field(strings, PhantomData)
+}
+
+impl<'de, T: Read<'de>> DeserializeSeed<'de> for Field<'de, T> {
+    type Value = Option<T>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        T::read(deserializer, self.0)
+    }
+}
+
+struct Lenient<'de, T>(&'de Strings, PhantomData<T>);
+
+impl<'de, T: Read<'de>> Visitor<'de> for Lenient<'de, T> {
+    type Value = Option<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(T::EXPECTED)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
+        Ok(T::from_bool(value, self.0))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Self::Value, E> {
+        Ok(T::from_number(value.into(), self.0))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Self::Value, E> {
+        Ok(T::from_number(value.into(), self.0))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Self::Value, E> {
+        Ok(Number::from_f64(value).and_then(|number| T::from_number(number, self.0)))
+    }
+
+    fn visit_borrowed_str<E>(self, value: &'de str) -> Result<Self::Value, E> {
+        Ok(T::from_text(Text::InBody(value)))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Self::Value, E> {
+        Ok(T::from_text(Text::Passing(value, self.0)))
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Self::Value, A::Error> {
+        T::from_seq(seq, self.0)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        T::from_map(map, self.0)
+    }
+}
+
+/// A field without which there is no event: another type is an error.
+pub(crate) struct Strict<T>(pub(crate) T);
+
+impl<'de, T: Read<'de>> Read<'de> for Strict<T> {
+    const EXPECTED: &'static str = T::EXPECTED;
+
+    fn read<D: Deserializer<'de>>(
+        deserializer: D,
+        strings: &'de Strings,
+    ) -> Result<Option<Self>, D::Error> {
+        match T::read(deserializer, strings)? {
+            Some(value) => Ok(Some(Self(value))),
+            None => Err(D::Error::custom(format_args!("expected {}", T::EXPECTED))),
+        }
+    }
+}
+
+/// A field for which to be of another type is not the same as to be absent.
+pub(crate) struct Present<T>(pub(crate) Option<T>);
+
+impl<'de, T: Read<'de>> Read<'de> for Present<T> {
+    const EXPECTED: &'static str = T::EXPECTED;
+
+    fn read<D: Deserializer<'de>>(
+        deserializer: D,
+        strings: &'de Strings,
+    ) -> Result<Option<Self>, D::Error> {
+        T::read(deserializer, strings).map(|value| Some(Self(value)))
+    }
+}
+
+impl<'de> Read<'de> for &'de str {
+    const EXPECTED: &'static str = "a string";
+
+    fn from_text(text: Text<'de, '_>) -> Option<Self> {
+        Some(text.keep())
+    }
+}
+
+/// A string that is read more than once and therefore not kept.
+impl<'de> Read<'de> for Cow<'de, str> {
+    const EXPECTED: &'static str = "a string";
+
+    fn from_text(text: Text<'de, '_>) -> Option<Self> {
+        Some(match text {
+            Text::InBody(text) => Cow::Borrowed(text),
+            Text::Passing(text, _) => Cow::Owned(text.to_owned()),
+        })
+    }
+}
+
+impl<'de> Read<'de> for u64 {
+    const EXPECTED: &'static str = "a whole number";
+
+    fn from_number(value: Number, _: &'de Strings) -> Option<Self> {
+        value.as_u64()
+    }
+}
+
+impl<'de> Read<'de> for bool {
+    const EXPECTED: &'static str = "true or false";
+
+    fn from_bool(value: bool, _: &'de Strings) -> Option<Self> {
+        Some(value)
+    }
+}
+
+impl<'de, T: Read<'de>> Read<'de> for Box<T> {
+    const EXPECTED: &'static str = T::EXPECTED;
+
+    fn read<D: Deserializer<'de>>(
+        deserializer: D,
+        strings: &'de Strings,
+    ) -> Result<Option<Self>, D::Error> {
+        Ok(T::read(deserializer, strings)?.map(Self::new))
+    }
+}
+
+/// The elements that are of the documented type; the others are left out.
+impl<'de, T: Read<'de>> Read<'de> for Vec<T> {
+    const EXPECTED: &'static str = "an array";
+
+    fn from_seq<A: SeqAccess<'de>>(
+        mut seq: A,
+        strings: &'de Strings,
+    ) -> Result<Option<Self>, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element_seed(field(strings))? {
+            items.extend(item);
+        }
+        Ok(Some(items))
+    }
+}
+
+/// An id: a string, or the JSON text of whatever stands in its place. The Hub once sent ids as
+/// `{"buffer": "..."}`; such a delivery must not be lost for it.
+pub(crate) struct Id<'a>(&'a str);
+
+impl<'a> Id<'a> {
+    pub(crate) fn text(self) -> &'a str {
+        self.0
+    }
+
+    fn json(value: &Value, strings: &'a Strings) -> Self {
+        Self(strings.keep(value.to_string()))
+    }
+}
+
+impl<'de> Read<'de> for Id<'de> {
+    const EXPECTED: &'static str = "an id";
+
+    fn from_bool(value: bool, strings: &'de Strings) -> Option<Self> {
+        Some(Self::json(&value.into(), strings))
+    }
+
+    fn from_number(value: Number, strings: &'de Strings) -> Option<Self> {
+        Some(Self::json(&value.into(), strings))
+    }
+
+    fn from_text(text: Text<'de, '_>) -> Option<Self> {
+        Some(Self(text.keep()))
+    }
+
+    fn from_seq<A: SeqAccess<'de>>(
+        seq: A,
+        strings: &'de Strings,
+    ) -> Result<Option<Self>, A::Error> {
+        let value = Value::deserialize(SeqAccessDeserializer::new(seq))?;
+        Ok(Some(Self::json(&value, strings)))
+    }
+
+    fn from_map<A: MapAccess<'de>>(
+        map: A,
+        strings: &'de Strings,
+    ) -> Result<Option<Self>, A::Error> {
+        let value = Value::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(Some(Self::json(&value, strings)))
+    }
+}
+
+/// Any value, checked and dropped. Unlike `serde::de::IgnoredAny`, which skips text, this meets the
+/// reader's limits on depth and numbers.
+pub(crate) struct Checked;
+
+impl<'de> Read<'de> for Checked {
+    const EXPECTED: &'static str = "any value";
+
+    fn read<D: Deserializer<'de>>(
+        deserializer: D,
+        strings: &'de Strings,
+    ) -> Result<Option<Self>, D::Error> {
+        deserializer.deserialize_any(Lenient::<Self>(strings, PhantomData))?;
+        Ok(Some(Self))
+    }
+}
+
+fn check_seq<'de, A: SeqAccess<'de>>(mut seq: A, strings: &'de Strings) -> Result<(), A::Error> {
+    while seq.next_element_seed(field::<Checked>(strings))?.is_some() {}
+    Ok(())
+}
+
+fn check_map<'de, A: MapAccess<'de>>(mut map: A, strings: &'de Strings) -> Result<(), A::Error> {
+    while map.next_key_seed(field::<Checked>(strings))?.is_some() {
+        map.next_value_seed(field::<Checked>(strings))?;
+    }
+    Ok(())
+}
+
+/// Read an object's documented keys, in any order, into variables; check the other keys' values. Of
+/// a key given twice the last counts, as for `json.loads`, so that fields agree with `to_dict`.
+macro_rules! read_object {
+    ($map:ident, $strings:ident, { $($key:literal => $slot:ident),* $(,)? }) => {
+        #[derive(serde::Deserialize)]
+        #[serde(field_identifier)]
+        #[allow(non_camel_case_types, reason = "a key is called as its variable is")]
+        enum Key {
+            $(#[serde(rename = $key)] $slot,)*
+            #[serde(other)]
+            undocumented,
+        }
+
+        $(let mut $slot = None;)*
+        while let Some(key) = $map.next_key()? {
+            match key {
+                $(Key::$slot => $slot = $map.next_value_seed($crate::read::field($strings))?,)*
+                Key::undocumented => {
+                    $map.next_value_seed($crate::read::field::<$crate::read::Checked>($strings))?;
+                }
+            }
+        }
+    };
+}
+pub(crate) use read_object;

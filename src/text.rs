@@ -1,0 +1,144 @@
+//! From bytes to text that a JSON reader can take: UTF-8, no lone surrogates, no endless numbers.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+
+use elsa::sync::FrozenVec;
+
+use memchr::{memchr_iter, memrchr};
+
+use crate::error::{Error, Problem};
+
+/// Strings that a body writes with escapes, decoded: what of an event cannot be borrowed from the
+/// body is borrowed from here.
+#[derive(Default)]
+pub struct Strings(FrozenVec<Box<str>>);
+
+impl Strings {
+    pub(crate) fn keep(&self, text: String) -> &str {
+        self.0.push_get(text.into())
+    }
+}
+
+impl fmt::Debug for Strings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} strings", self.0.len())
+    }
+}
+
+/// The longest number, in characters, that is read. A body shorter than this needs no look at the
+/// length of its numbers; a longer one cannot keep the number reader busy.
+const LONGEST_NUMBER: usize = 65_536;
+
+/// Take a body as text. Lone surrogates, which JSON can write but no text can hold, become U+FFFD;
+/// a body without them is not copied.
+pub fn decode(body: &[u8]) -> Result<Cow<'_, str>, Error> {
+    let text = std::str::from_utf8(body).map_err(|error| {
+        let (line, column) = place(body, error.valid_up_to());
+        Error::Payload(Problem {
+            what: "expected UTF-8, found other bytes".into(),
+            path: String::new(),
+            place: Some((line, column + 1)),
+        })
+    })?;
+    if let Some(at) = long_number(body) {
+        return Err(Error::Payload(Problem {
+            what: format!("expected a number of at most {LONGEST_NUMBER} characters"),
+            path: String::new(),
+            place: Some(place(body, at + 1)),
+        }));
+    }
+    Ok(replace_lone_surrogates(text))
+}
+
+/// The line and column of the byte before `at`, as `serde_json` counts them.
+fn place(body: &[u8], at: usize) -> (usize, usize) {
+    let before = &body[..at];
+    let line = 1 + memchr_iter(b'\n', before).count();
+    let column = at - memrchr(b'\n', before).map_or(0, |newline| newline + 1);
+    (line, column)
+}
+
+/// Where a number longer than `LONGEST_NUMBER` starts, if there is one.
+///
+/// One byte in each stretch of that length is looked at: a longer number covers at least one of them.
+fn long_number(body: &[u8]) -> Option<usize> {
+    let is_number = |byte: &u8| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
+    (LONGEST_NUMBER..body.len())
+        .step_by(LONGEST_NUMBER)
+        .find_map(|probe| {
+            let before = body[..=probe]
+                .iter()
+                .rev()
+                .take_while(|b| is_number(b))
+                .count();
+            let start = (probe + 1).checked_sub(before).filter(|_| before > 0)?;
+            let is_long = body[start..]
+                .iter()
+                .take(LONGEST_NUMBER + 1)
+                .take_while(|b| is_number(b))
+                .count()
+                > LONGEST_NUMBER;
+            // Digits in a string follow its quote or a character no number follows.
+            let is_value = body[..start]
+                .last()
+                .is_none_or(|b| b":,[ \t\r\n".contains(b));
+            (is_long && is_value).then_some(start)
+        })
+}
+
+/// Replace each `\uD800`..`\uDFFF` escape that is not part of a pair by `\uFFFD`, which has the same
+/// length, so that every place in the body stays where it is.
+fn replace_lone_surrogates(text: &str) -> Cow<'_, str> {
+    let bytes = text.as_bytes();
+    let mut lone = Vec::new();
+    let mut next = 0;
+    for at in memchr_iter(b'\\', bytes) {
+        if at < next {
+            continue;
+        }
+        next = at + 2;
+        match surrogate(bytes, at) {
+            Some(0xD800..=0xDBFF) if matches!(surrogate(bytes, at + 6), Some(0xDC00..=0xDFFF)) => {
+                next = at + 12;
+            }
+            Some(_) => lone.push(at),
+            None => {}
+        }
+    }
+    if lone.is_empty() {
+        return Cow::Borrowed(text);
+    }
+    let mut repaired = String::with_capacity(text.len());
+    let mut done = 0;
+    for at in lone {
+        repaired.push_str(&text[done..at]);
+        repaired.push_str("\\uFFFD");
+        done = at + 6;
+    }
+    repaired.push_str(&text[done..]);
+    Cow::Owned(repaired)
+}
+
+/// The surrogate that the escape at `at` writes, if it writes one.
+fn surrogate(bytes: &[u8], at: usize) -> Option<u16> {
+    let escape = bytes.get(at..at + 6)?;
+    let digits = escape.strip_prefix(b"\\u")?;
+    if !digits[0].eq_ignore_ascii_case(&b'd') || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    let code = u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    (0xD800..=0xDFFF).contains(&code).then_some(code)
+}
+
+/// Where a part of a text stands in it.
+///
+/// # Panics
+///
+/// When it is no part of that text.
+pub(crate) fn range_in(text: &str, part: &str) -> Range<usize> {
+    let start = part.as_ptr().addr() - text.as_ptr().addr();
+    assert!(start + part.len() <= text.len(), "a part of the text");
+    start..start + part.len()
+}

@@ -1,0 +1,166 @@
+"""What several tests need: one ASGI request without a network, and a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import logging
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+import uvicorn
+
+from hubhooks._core import HubEvent
+from hubhooks._samples import compact, sample_json, with_overrides
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+# The bound of every wait: no test passes or fails by time alone.
+PATIENCE = 30
+
+
+@pytest.fixture(autouse=True)
+def _no_secret_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WEBHOOK_SECRET", raising=False)
+
+
+@pytest.fixture
+def body() -> Callable[..., bytes]:
+    """Give a sample as the body of a delivery, with values changed by dotted paths."""
+
+    def make(name: str, **changes: Any) -> bytes:
+        overrides = {path.replace("__", "."): value for path, value in changes.items()}
+        return compact(with_overrides(sample_json(name), overrides))
+
+    return make
+
+
+@pytest.fixture
+def event(body: Callable[..., bytes]) -> Callable[..., HubEvent]:
+    """Give a sample as an event."""
+
+    def make(name: str, **changes: Any) -> HubEvent:
+        return HubEvent.from_json(body(name, **changes))
+
+    return make
+
+
+class Reply(NamedTuple):
+    """What an app answered."""
+
+    status: int
+    headers: dict[bytes, bytes]
+    said: dict[str, Any]
+
+
+async def ask(
+    app: Any,
+    *chunks: bytes,
+    headers: dict[str, str] | None = None,
+    stays: bool = True,
+    ends: bool = True,
+    **scope: Any,
+) -> Reply:
+    """Send one request to an ASGI app in the running loop.
+
+    Args:
+        chunks: the body.
+        stays: whether the client waits for the answer, or goes away after the chunks.
+        ends: whether the last of the chunks says so.
+    """
+    last = len(chunks) - 1 if ends else None
+    messages = [
+        {"type": "http.request", "body": chunk, "more_body": at != last}
+        for at, chunk in enumerate(chunks)
+    ]
+    sent: list[dict[str, Any]] = []
+    answered = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        if messages:
+            return messages.pop(0)
+        if stays:
+            await answered.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+        if message["type"] == "http.response.body":
+            answered.set()
+
+    pairs = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+    request = {"type": "http", "method": "POST", "query_string": b"", "headers": pairs, **scope}
+    await app(request, receive, send)
+    start, end = sent
+    return Reply(start["status"], dict(start["headers"]), json.loads(end["body"]))
+
+
+@pytest.fixture(name="ask")
+def _ask() -> Callable[..., Any]:
+    return ask
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_up = threading.Event()
+
+    async def startup(self, sockets: list[Any] | None = None) -> None:
+        await super().startup(sockets)
+        self.is_up.set()
+
+    @property
+    def port(self) -> int:
+        return int(self.servers[0].sockets[0].getsockname()[1])
+
+
+@contextmanager
+def serve(app: Any, **options: Any) -> Generator[int]:
+    """Serve an app on a port of its own until the block ends."""
+    server = _Server(uvicorn.Config(app, port=0, log_config=None, **options))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        assert server.is_up.wait(PATIENCE)
+        yield server.port
+    finally:
+        server.should_exit = True
+        thread.join(PATIENCE)
+
+
+@pytest.fixture(name="serve")
+def _serve() -> Callable[..., Any]:
+    return serve
+
+
+def post(
+    port: int,
+    content: bytes,
+    delivery_id: str = "d1",
+    path: str = "/",
+    secret: str = "moon",  # noqa: S107
+) -> tuple[int, dict[str, Any]]:
+    """Deliver over the network as the Hub does, and give the status and what was said."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    headers = {"X-Webhook-Secret": secret, "Webhook-Id": delivery_id}
+    connection.request("POST", path, content, {k: v for k, v in headers.items() if v})
+    with connection.getresponse() as response:
+        said = json.loads(response.read())
+    connection.close()
+    return response.status, said
+
+
+@pytest.fixture(name="post")
+def _post() -> Callable[..., Any]:
+    return post
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """Give the lines of the package's own log so far."""
+    caplog.set_level(logging.INFO, "hubhooks")
+    return lambda: [r.getMessage() for r in caplog.records if r.name == "hubhooks"]

@@ -1,0 +1,567 @@
+"""The door on a network: what is read and when, what is answered, what is kept out of logs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import socket
+import subprocess
+import sys
+import threading
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.routing import Mount
+
+from hubhooks import asgi as room
+from hubhooks._core import HubEvent, Verifier
+from hubhooks.asgi import Door
+from hubhooks.deliveries import Delivery, MemoryLog
+from hubhooks.receiver import Receiver
+from hubhooks.routing import Router
+from hubhooks.runner import Runner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PATIENCE = 30
+SECRET = {"x-webhook-secret": "moon"}
+
+on_both_parsers = pytest.mark.parametrize("parser", ["h11", "httptools"])
+on_both_loops = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+
+
+class House:
+    """A door with all that is behind it."""
+
+    def __init__(
+        self,
+        secret: str | None = "moon",  # noqa: S107
+        **options: Any,
+    ) -> None:
+        self.router = Router()
+        self.log = MemoryLog()
+        verifier = None if secret is None else Verifier(secret)
+        self.receiver = Receiver(self.router, self.log, lambda: verifier, **options)
+        self.runner = Runner(self.router.handler, self.log)
+        self.door = Door(self.receiver, self.runner)
+        self.on = self.router.on
+
+
+@pytest.fixture
+def house() -> House:
+    return House(max_body_size=5_000)
+
+
+@pytest.fixture
+def content(body: Callable[..., bytes]) -> bytes:
+    return body("repo.content.update")
+
+
+# ---- before the body ----------------------------------------------------------------------------
+
+
+@on_both_parsers
+@pytest.mark.parametrize(
+    ("method", "headers", "status"),
+    [
+        ("POST", {}, 401),
+        ("POST", {"X-Webhook-Secret": "sun"}, 403),
+        ("POST", {"X-Webhook-Secret": "moon", "Content-Length": "5001"}, 413),
+        ("PUT", {}, 405),
+    ],
+)
+def test_a_body_that_never_comes_is_not_waited_for(
+    house: House, serve: Any, parser: str, method: str, headers: dict[str, str], status: int
+) -> None:
+    with serve(house.door, http=parser) as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        connection.putrequest(method, "/")
+        for name, value in {"Content-Length": "100", **headers}.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        with connection.getresponse() as response:
+            assert response.status == status
+        connection.close()
+    assert house.log.list() == []
+
+
+def test_a_refused_request_is_not_read(house: House) -> None:
+    async def receive() -> Any:
+        pytest.fail("the body was asked for")
+
+    async def send(_: Any) -> None: ...
+
+    for headers in ([], [(b"x-webhook-secret", b"sun")]):
+        scope = {"type": "http", "method": "POST", "query_string": b"", "headers": headers}
+        asyncio.run(house.door(scope, receive, send))
+
+
+@on_both_parsers
+def test_a_large_refused_body_still_gets_its_answer(serve: Any, post: Any, parser: str) -> None:
+    with serve(House().door, http=parser) as port:
+        status, said = post(port, b"x" * 20_000_000, secret="")
+    assert (status, said["status"]) == (401, "refused")
+
+
+# ---- the body -----------------------------------------------------------------------------------
+
+
+def test_the_body_may_come_in_pieces(house: House, ask: Any, content: bytes) -> None:
+    pieces = [content[:10], b"", content[10:100], content[100:]]
+    reply = asyncio.run(ask(house.door, *pieces, headers={**SECRET, "webhook-id": "d1"}))
+    assert (reply.status, reply.said["status"]) == (200, "unhandled")
+    record = house.log.get("d1")
+    assert record is not None
+    assert record.body == content
+
+
+def test_reading_stops_at_the_limit(house: House, ask: Any) -> None:
+    async def send_too_much() -> Any:
+        return await ask(house.door, b"x" * 3_000, b"x" * 2_001, ends=False, headers=SECRET)
+
+    reply = asyncio.run(asyncio.wait_for(send_too_much(), PATIENCE))
+    assert reply.status == 413
+    assert reply.headers[b"connection"] == b"close"
+
+
+def test_a_body_of_exactly_the_limit_is_read(house: House, ask: Any) -> None:
+    reply = asyncio.run(ask(house.door, b"x" * 3_000, b"x" * 2_000, headers=SECRET))
+    assert (reply.status, reply.said["status"]) == (202, "unreadable")
+
+
+def test_an_empty_body_is_refused(house: House, ask: Any) -> None:
+    assert asyncio.run(ask(house.door, b"", headers=SECRET)).status == 400
+
+
+def test_a_client_that_leaves_while_sending_has_sent_nothing(
+    house: House, ask: Any, content: bytes
+) -> None:
+    reply = asyncio.run(ask(house.door, content, ends=False, stays=False, headers=SECRET))
+    assert reply.said["reason"] == "the body was cut off"
+    assert house.log.list() == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
+@on_both_parsers
+def test_an_endless_body_never_takes_more_memory_than_the_limit(parser: str) -> None:
+    script = f"""
+import threading, uvicorn
+from hubhooks.webhooks import Webhooks
+
+class Server(uvicorn.Server):
+    async def startup(self, sockets=None):
+        await super().startup(sockets)
+        print(self.servers[0].sockets[0].getsockname()[1], flush=True)
+
+hooks = Webhooks("moon", max_body_size=8 * 1024 * 1024)
+Server(uvicorn.Config(hooks, port=0, http={parser!r}, log_level="critical")).run()
+"""
+    server = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)  # noqa: S603
+    try:
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
+        before = peak_of_memory(server.pid)
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client:
+            client.sendall(
+                b"POST / HTTP/1.1\r\nHost: x\r\nX-Webhook-Secret: moon\r\n"
+                b"Transfer-Encoding: chunked\r\n\r\n"
+            )
+            chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+            # The server may end the connection on the way: then it cannot grow any more.
+            with contextlib.suppress(ConnectionError):
+                for _ in range(1_600):
+                    client.sendall(chunk)
+        grown = peak_of_memory(server.pid) - before
+        assert grown < 12 * 1024
+    finally:
+        server.kill()
+        server.communicate()
+
+
+def peak_of_memory(pid: int) -> int:
+    """Read the most memory a process ever had, in KiB."""
+    with open(f"/proc/{pid}/status") as status:  # noqa: PTH123
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+
+
+# ---- the answer ---------------------------------------------------------------------------------
+
+
+@on_both_parsers
+@pytest.mark.parametrize("path", ["/", "/webhooks/hub", "/webhooks/hub/", "//x%20y"])
+def test_every_path_is_answered_and_none_redirected(
+    house: House, serve: Any, post: Any, parser: str, path: str, content: bytes
+) -> None:
+    with serve(house.door, http=parser) as port:
+        assert post(port, content, path=path)[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/hooks", "/hooks/", "/hooks/hub"])
+def test_a_mounted_door_answers_below_its_path(
+    house: House, serve: Any, post: Any, path: str, content: bytes
+) -> None:
+    app = Starlette(routes=[Mount("/hooks", house.door), Mount("/", house.door)])
+    with serve(app) as port:
+        assert post(port, content, path=path)[0] == 200
+
+
+@on_both_parsers
+def test_the_answer_comes_before_the_handlers_end(
+    house: House, serve: Any, post: Any, parser: str, content: bytes
+) -> None:
+    answered = threading.Event()
+    seen: list[bool] = []
+
+    @house.on(name="sync")
+    def waits(event: HubEvent) -> None:
+        seen.append(answered.wait(PATIENCE))
+
+    @house.on(name="async")
+    async def waits_too(event: HubEvent) -> None:
+        while not answered.is_set():
+            await asyncio.sleep(0)
+        seen.append(True)
+
+    with serve(house.door, http=parser) as port:
+        status, said = post(port, content)
+        answered.set()
+    assert (status, said["handlers"]) == (202, ["sync", "async"])
+    assert seen == [True, True]
+
+
+def test_handlers_begin_after_the_answer_was_sent(house: House, content: bytes) -> None:
+    order: list[str] = []
+
+    @house.on(name="async")
+    async def hears(event: HubEvent) -> None:
+        order.append("handler")
+
+    async def receive() -> Any:
+        if order == []:
+            order.append("body")
+            return {"type": "http.request", "body": content}
+        return await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        await asyncio.sleep(0)
+        order.append(message["type"])
+
+    async def serve() -> None:
+        headers = [(b"x-webhook-secret", b"moon")]
+        scope = {"type": "http", "method": "POST", "query_string": b"", "headers": headers}
+        await house.door(scope, receive, send)
+        await house.door.stop()
+
+    asyncio.run(serve())
+    assert order == ["body", "http.response.start", "http.response.body", "handler"]
+
+
+@on_both_parsers
+def test_a_blocking_sync_handler_delays_no_answer(
+    house: House, serve: Any, post: Any, parser: str, content: bytes
+) -> None:
+    release = threading.Event()
+
+    @house.on(name="blocks")
+    def blocks(event: HubEvent) -> None:
+        release.wait(PATIENCE)
+
+    with serve(house.door, http=parser) as port:
+        try:
+            answers = [post(port, content, f"d{number}")[0] for number in range(8)]
+            assert not release.is_set()
+        finally:
+            release.set()
+    assert answers == [202] * 8
+    assert {record.state for record in house.log.list()} == {"done"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "version", "closes"),
+    [
+        ({"content-length": "5000"}, "1.1", False),
+        ({"content-length": "5001"}, "1.1", True),
+        ({"transfer-encoding": "chunked"}, "1.1", True),
+        ({"transfer-encoding": "chunked"}, "2", False),
+    ],
+)
+def test_a_refusal_ends_the_connection_if_much_may_follow(
+    house: House, ask: Any, headers: dict[str, str], version: str, closes: bool
+) -> None:
+    reply = asyncio.run(ask(house.door, headers=headers, http_version=version))
+    assert (reply.status, reply.headers.get(b"connection") == b"close") == (401, closes)
+
+
+def test_an_accepted_delivery_keeps_the_connection(house: House, ask: Any, content: bytes) -> None:
+    assert b"connection" not in asyncio.run(ask(house.door, content, headers=SECRET)).headers
+
+
+# ---- whether the answer arrived -----------------------------------------------------------------
+
+
+def is_delivered(house: House, delivery_id: str = "d1") -> bool:
+    record = house.log.get(delivery_id)
+    assert record is not None
+    return record.is_delivered
+
+
+@pytest.fixture
+def handled(house: House) -> House:
+    @house.on(name="hears")
+    async def hears(event: HubEvent) -> None: ...
+
+    return house
+
+
+async def deliver(house: House, ask: Any, content: bytes, **options: Any) -> None:
+    await ask(house.door, content, headers={**SECRET, "webhook-id": "d1"}, **options)
+    await house.door.stop()
+
+
+def test_an_answer_that_was_sent_is_delivered(handled: House, ask: Any, content: bytes) -> None:
+    asyncio.run(deliver(handled, ask, content))
+    assert is_delivered(handled)
+
+
+def test_an_answer_to_a_client_that_left_is_not_delivered(
+    handled: House, ask: Any, content: bytes
+) -> None:
+    asyncio.run(deliver(handled, ask, content, stays=False))
+    assert not is_delivered(handled)
+    record = handled.log.get("d1")
+    assert record is not None
+    assert record.state == "done"
+
+
+def test_an_answer_that_took_too_long_is_not_delivered(
+    handled: House, ask: Any, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter([100.0, 110.0])
+    monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    asyncio.run(deliver(handled, ask, content))
+    assert not is_delivered(handled)
+
+
+@pytest.mark.parametrize("broken", ["send", "receive"])
+def test_a_connection_that_breaks_does_not_lose_the_delivery(
+    handled: House, content: bytes, broken: str
+) -> None:
+    parts = [{"type": "http.request", "body": content}]
+
+    async def receive() -> Any:
+        if parts:
+            return parts.pop()
+        if broken == "receive":
+            raise ConnectionResetError
+        return await asyncio.Event().wait()
+
+    async def send(_: Any) -> None:
+        if broken == "send":
+            raise ConnectionResetError
+
+    async def serve() -> None:
+        headers = [(b"x-webhook-secret", b"moon"), (b"webhook-id", b"d1")]
+        scope = {"type": "http", "method": "POST", "query_string": b"", "headers": headers}
+        await handled.door(scope, receive, send)
+        await handled.door.stop()
+
+    asyncio.run(serve())
+    assert not is_delivered(handled)
+    record = handled.log.get("d1")
+    assert record is not None
+    assert record.state == "done"
+
+
+def test_nobody_listens_to_the_client_any_more_once_it_is_answered(
+    handled: House, content: bytes
+) -> None:
+    order: list[str] = []
+
+    async def receive() -> Any:
+        if not order:
+            order.append("body")
+            return {"type": "http.request", "body": content}
+        try:
+            return await asyncio.Event().wait()
+        finally:
+            order.append("no longer listening")
+
+    async def send(message: Any) -> None:
+        await asyncio.sleep(0)
+        order.append(message["type"])
+
+    headers = [(b"x-webhook-secret", b"moon")]
+    scope = {"type": "http", "method": "POST", "query_string": b"", "headers": headers}
+    asyncio.run(handled.door(scope, receive, send))
+    assert order[:2] == ["body", "no longer listening"]
+
+
+@on_both_parsers
+@on_both_loops
+def test_the_hubs_retry_of_what_it_gave_up_waiting_for_is_not_run_again(
+    serve: Any, post: Any, content: bytes, parser: str, loop: str
+) -> None:
+    house = House()
+    stalls, release, done = threading.Event(), threading.Event(), threading.Event()
+    ran: list[str] = []
+
+    @house.on(name="hears")
+    async def hears(event: HubEvent, delivery: Delivery) -> None:
+        ran.append(delivery.id)
+        if delivery.id == "stall":
+            stalls.set()
+            release.wait(PATIENCE)
+        else:
+            done.set()
+
+    with serve(house.door, http=parser, loop=loop) as port:
+        post(port, content, "stall")
+        assert stalls.wait(PATIENCE)
+        head = (
+            f"POST / HTTP/1.1\r\nHost: x\r\nX-Webhook-Secret: moon\r\nWebhook-Id: d1\r\n"
+            f"Content-Length: {len(content)}\r\n\r\n"
+        )
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client:
+            client.sendall(head.encode() + content)
+        release.set()
+        assert done.wait(PATIENCE)
+        status, said = post(port, content, "d1")
+    assert (status, said["status"]) in {(200, "duplicate"), (200, "in_progress")}
+    assert ran == ["stall", "d1"]
+
+
+# ---- the access log -----------------------------------------------------------------------------
+
+
+@on_both_parsers
+@pytest.mark.parametrize("is_mounted", [False, True])
+def test_a_secret_in_the_url_never_reaches_the_access_log(
+    house: House,
+    serve: Any,
+    post: Any,
+    parser: str,
+    is_mounted: bool,
+    content: bytes,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("DEBUG")
+    app: Any = Starlette(routes=[Mount("/", house.door)]) if is_mounted else house.door
+    with serve(app, http=parser) as port:
+        for query in ("secret=moon", "secret=half-moon", "Secert=moon", "a=b&%73ecret=moon"):
+            for method in ("POST", "GET"):
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+                connection.request(method, f"/x?{query}", content)
+                with connection.getresponse() as response:
+                    response.read()
+                connection.close()
+    access = [r.getMessage() for r in caplog.records if r.name == "uvicorn.access"]
+    assert len(access) == 8
+    assert all("/x HTTP" in line for line in access)
+    assert "moon" not in caplog.text
+
+
+# ---- behind others ------------------------------------------------------------------------------
+
+
+@on_both_parsers
+def test_it_works_behind_middleware_that_wraps_the_request(
+    handled: House, serve: Any, post: Any, parser: str, content: bytes
+) -> None:
+    async def passes(request: Any, call_next: Any) -> Any:
+        return await call_next(request)
+
+    app = Starlette(
+        routes=[Mount("/", handled.door)],
+        middleware=[Middleware(BaseHTTPMiddleware, dispatch=passes)] * 2,
+    )
+    with serve(app, http=parser) as port:
+        assert post(port, content)[0] == 202
+        assert post(port, content, "d2")[0] == 202
+    assert is_delivered(handled)
+    assert is_delivered(handled, "d2")
+
+
+# ---- starting and stopping ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lifespan", ["on", "off"])
+def test_one_door_can_be_served_again_and_again(
+    handled: House, serve: Any, post: Any, content: bytes, lifespan: str
+) -> None:
+    for delivery_id in ("d1", "d2"):
+        with serve(handled.door, lifespan=lifespan) as port:
+            assert post(port, content, delivery_id)[0] == 202
+
+
+async def live(door: Door, *messages: str) -> list[dict[str, Any]]:
+    sent: list[dict[str, Any]] = []
+    waiting = [{"type": f"lifespan.{message}"} for message in messages]
+
+    async def receive() -> Any:
+        return waiting.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await door({"type": "lifespan"}, receive, send)
+    return sent
+
+
+def test_a_lifespan_starts_and_stops(house: House) -> None:
+    sent = asyncio.run(live(house.door, "startup", "shutdown"))
+    complete = ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert [message["type"] for message in sent] == complete
+
+
+def test_a_door_without_a_secret_does_not_start() -> None:
+    (sent,) = asyncio.run(live(House(secret=None).door, "startup"))
+    assert sent["type"] == "lifespan.startup.failed"
+    assert "no webhook secret is configured" in sent["message"]
+
+
+def test_new_deliveries_are_refused_while_the_old_ones_end(
+    house: House, ask: Any, content: bytes
+) -> None:
+    release = threading.Event()
+
+    @house.on(name="waits")
+    def waits(event: HubEvent) -> None:
+        release.wait(PATIENCE)
+
+    async def serve() -> None:
+        first = await ask(house.door, content, headers={**SECRET, "webhook-id": "d1"})
+        stopping = asyncio.ensure_future(house.door.stop())
+        await asyncio.sleep(0)
+        second = await ask(house.door, content, headers={**SECRET, "webhook-id": "d2"})
+        release.set()
+        await stopping
+        third = await ask(house.door, content, headers={**SECRET, "webhook-id": "d3"})
+        assert [first.status, second.status, third.status] == [202, 503, 202]
+        await house.door.stop()
+
+    asyncio.run(serve())
+    assert {record.id: record.state for record in house.log.list()} == {"d1": "done", "d3": "done"}
+
+
+def test_a_websocket_is_closed(house: House) -> None:
+    events: list[Any] = ["connect"]
+
+    async def receive() -> Any:
+        return {"type": f"websocket.{events.pop()}"}
+
+    async def send(message: Any) -> None:
+        events.append(message)
+
+    asyncio.run(house.door({"type": "websocket"}, receive, send))
+    assert events == [{"type": "websocket.close", "code": 1000}]
+
+
+def test_other_kinds_of_connections_are_told_what_would_be_right(house: House) -> None:
+    with pytest.raises(ValueError, match="an ASGI scope of type `mail` is not served here"):
+        asyncio.run(house.door({"type": "mail"}, None, None))  # type: ignore[arg-type]

@@ -1,0 +1,297 @@
+"""What the log remembers, and what it decides when a delivery comes again."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hubhooks.deliveries import MemoryLog, Verdict
+
+if TYPE_CHECKING:
+    from hubhooks.deliveries import Ending
+
+
+@pytest.fixture
+def log() -> MemoryLog:
+    return MemoryLog()
+
+
+def run(log: MemoryLog, delivery_id: str, **endings: Ending) -> None:
+    for handler, ending in endings.items():
+        log.started(delivery_id, handler)
+        log.finished(delivery_id, handler, ending, "why", "traceback")
+
+
+def record(log: MemoryLog, delivery_id: str) -> Any:
+    return log.get(delivery_id)
+
+
+# ---- one delivery -----------------------------------------------------------------------------
+
+
+def test_an_accepted_delivery_is_queued_for_each_handler(log: MemoryLog) -> None:
+    verdict = log.accept("d1", b"{}", ["retrain", "reply"])
+    assert verdict == Verdict("accepted", "d1", ("retrain", "reply"))
+    kept = record(log, "d1")
+    assert kept.state == "queued"
+    assert [(r.handler, r.state, r.attempts) for r in kept.runs] == [
+        ("retrain", "queued", 0),
+        ("reply", "queued", 0),
+    ]
+    assert kept.body == b"{}"
+    assert kept.received_at.tzinfo is timezone.utc
+
+
+def test_a_run_goes_from_queued_to_running_to_its_end(log: MemoryLog) -> None:
+    log.accept("d1", b"{}", ["retrain"])
+    delivery = log.started("d1", "retrain")
+    kept = record(log, "d1")
+    assert (delivery.id, delivery.attempt, delivery.is_replay) == ("d1", 1, False)
+    assert delivery.received_at == kept.received_at
+    assert kept.state == "running"
+    assert kept.runs[0].started_at >= kept.received_at
+    log.finished("d1", "retrain", "failed", "ValueError: x", "Traceback ...")
+    (ended,) = record(log, "d1").runs
+    assert (ended.state, ended.error, ended.traceback) == (
+        "failed",
+        "ValueError: x",
+        "Traceback ...",
+    )
+    assert ended.finished_at - ended.started_at >= timedelta(0)
+
+
+def test_the_state_of_a_delivery_is_the_one_that_asks_for_attention_first(log: MemoryLog) -> None:
+    log.accept("d1", b"{}", ["a", "b", "c"])
+    states = [record(log, "d1").state]
+    log.started("d1", "a")
+    states.append(record(log, "d1").state)
+    log.finished("d1", "a", "done")
+    states.append(record(log, "d1").state)
+    run(log, "d1", b="ignored")
+    run(log, "d1", c="failed")
+    states.append(record(log, "d1").state)
+    assert states == ["queued", "running", "queued", "failed"]
+
+
+@pytest.mark.parametrize("aside", ["unhandled", "ignored", "unreadable"])
+def test_a_delivery_that_nobody_runs_is_kept_with_the_reason(log: MemoryLog, aside: Any) -> None:
+    assert log.accept("d1", b"{}", (), aside, "because") == Verdict(aside, "d1")
+    assert record(log, "d1").state == aside
+    assert record(log, "d1").reason == "because"
+
+
+def test_without_an_id_each_delivery_has_a_fresh_one(log: MemoryLog) -> None:
+    first, second = (log.accept(None, b"{}", ["a"]).id for _ in range(2))
+    assert first != second
+    assert len(first) == 32
+    assert {r.id for r in log.list()} == {first, second}
+
+
+def test_the_list_has_the_newest_first_and_a_repeated_one_is_new(log: MemoryLog) -> None:
+    for delivery_id in ("d1", "d2", "d3", "d1"):
+        log.accept(delivery_id, b"{}", (), "unhandled")
+    assert [r.id for r in log.list()] == ["d1", "d3", "d2"]
+
+
+def test_an_unknown_id_has_no_record(log: MemoryLog) -> None:
+    assert log.get("d1") is None
+    log.answered("d1", delivered=True)
+    assert log.list() == []
+
+
+def test_a_record_never_shows_its_body(log: MemoryLog) -> None:
+    log.accept("d1", b"private", (), "unhandled")
+    assert "private" not in repr(log.get("d1"))
+
+
+def test_a_record_is_a_copy_that_does_not_change(log: MemoryLog) -> None:
+    log.accept("d1", b"{}", ["a"])
+    kept, (listed,) = record(log, "d1"), log.list()
+    run(log, "d1", a="done")
+    log.answered("d1", delivered=True)
+    assert (kept.state, listed.state) == ("queued", "queued")
+    assert not kept.is_delivered
+
+
+# ---- the same id again ------------------------------------------------------------------------
+
+
+def test_while_it_is_queued_or_running_it_is_not_run_twice(log: MemoryLog) -> None:
+    log.accept("d1", b"{}", ["a", "b"])
+    assert log.accept("d1", b"{}", ["a", "b"]) == Verdict("in_progress", "d1")
+    run(log, "d1", a="failed")
+    log.started("d1", "b")
+    assert log.accept("d1", b"{}", ["a", "b"]) == Verdict("in_progress", "d1")
+    kept = record(log, "d1")
+    assert kept.duplicates == 2
+    assert [r.state for r in kept.runs] == ["failed", "running"]
+
+
+@pytest.mark.parametrize("delivered", [False, True])
+@pytest.mark.parametrize("replays", ["run", "skip"])
+def test_handlers_that_failed_run_again_and_the_others_do_not(
+    replays: Any, delivered: bool
+) -> None:
+    log = MemoryLog(replays=replays)
+    log.accept("d1", b"{}", ["a", "b", "c"])
+    log.answered("d1", delivered=delivered)
+    run(log, "d1", a="done", b="failed", c="ignored")
+    assert log.accept("d1", b"{}", ["a", "b", "c"]) == Verdict("accepted", "d1", ("b",))
+    kept = record(log, "d1")
+    assert [(r.handler, r.state) for r in kept.runs] == [
+        ("a", "done"),
+        ("c", "ignored"),
+        ("b", "queued"),
+    ]
+    again = log.started("d1", "b")
+    assert (again.attempt, again.is_replay) == (2, delivered)
+
+
+def test_handlers_that_failed_run_again_even_if_they_no_longer_listen(log: MemoryLog) -> None:
+    log.accept("d1", b"{}", ["a"])
+    run(log, "d1", a="failed")
+    assert log.accept("d1", b"{}", (), "unhandled").handlers == ("a",)
+    assert record(log, "d1").state == "queued"
+
+
+def test_handlers_that_failed_do_not_run_on_a_body_that_cannot_be_read(log: MemoryLog) -> None:
+    log.accept("d1", b"{}", ["a"])
+    run(log, "d1", a="failed")
+    assert log.accept("d1", b"{", (), "unreadable").status == "unreadable"
+    assert record(log, "d1").state == "failed"
+
+
+def test_after_success_with_an_answer_that_arrived_it_is_a_replay(log: MemoryLog) -> None:
+    log.accept("d1", b"{}", ["a"])
+    log.answered("d1", delivered=True)
+    run(log, "d1", a="done")
+    assert log.accept("d1", b"{}", ["a", "new"]) == Verdict("accepted", "d1", ("a", "new"))
+    assert record(log, "d1").is_replay
+    told = [log.started("d1", name) for name in ("a", "new")]
+    assert [(d.attempt, d.is_replay) for d in told] == [(2, True), (1, True)]
+
+
+def test_a_replay_can_be_turned_off() -> None:
+    log = MemoryLog(replays="skip")
+    log.accept("d1", b"{}", ["a"])
+    log.answered("d1", delivered=True)
+    run(log, "d1", a="done")
+    assert log.accept("d1", b"{}", ["a"]).status == "duplicate"
+
+
+def test_after_success_with_an_answer_that_got_lost_it_is_the_hubs_retry(log: MemoryLog) -> None:
+    log.accept("d1", b"{}", ["a"])
+    log.answered("d1", delivered=False)
+    run(log, "d1", a="done")
+    assert log.accept("d1", b"{}", ["a"]) == Verdict("duplicate", "d1")
+    assert record(log, "d1").duplicates == 1
+
+
+def test_once_the_retry_was_answered_the_next_one_is_a_replay(log: MemoryLog) -> None:
+    log.accept("d1", b"{}", ["a"])
+    run(log, "d1", a="done")
+    assert log.accept("d1", b"{}", ["a"]).status == "duplicate"
+    log.answered("d1", delivered=True)
+    log.answered("d1", delivered=False)
+    assert log.accept("d1", b"{}", ["a"]).status == "accepted"
+
+
+def test_what_was_not_run_again_stays_counted(log: MemoryLog) -> None:
+    log.accept("d1", b"{}", ["a"])
+    log.accept("d1", b"{}", ["a"])
+    run(log, "d1", a="failed")
+    log.accept("d1", b"{}", ["a"])
+    assert record(log, "d1").duplicates == 1
+
+
+def test_a_replay_whose_answer_got_lost_is_not_run_a_third_time(log: MemoryLog) -> None:
+    log.accept("d1", b"{}", ["a"])
+    log.answered("d1", delivered=True)
+    run(log, "d1", a="done")
+    log.accept("d1", b"{}", ["a"])
+    run(log, "d1", a="done")
+    assert log.accept("d1", b"{}", ["a"]).status == "duplicate"
+
+
+@pytest.mark.parametrize("aside", ["unhandled", "ignored", "unreadable"])
+@pytest.mark.parametrize("replays", ["run", "skip"])
+def test_what_nobody_ran_is_judged_anew(aside: Any, replays: Any) -> None:
+    log = MemoryLog(replays=replays)
+    log.accept("d1", b"{}", (), aside)
+    log.answered("d1", delivered=True)
+    assert log.accept("d1", b"{}", ["a"]) == Verdict("accepted", "d1", ("a",))
+    assert record(log, "d1").state == "queued"
+    assert log.started("d1", "a").is_replay
+
+
+def test_what_all_handlers_ignored_is_judged_anew(log: MemoryLog) -> None:
+    log.accept("d1", b"{}", ["a"])
+    run(log, "d1", a="ignored")
+    assert log.accept("d1", b"{}", ["a", "b"]) == Verdict("accepted", "d1", ("a", "b"))
+
+
+# ---- room -------------------------------------------------------------------------------------
+
+
+def test_only_so_many_finished_deliveries_are_kept() -> None:
+    log = MemoryLog(keep=2)
+    for number in range(4):
+        log.accept(f"d{number}", b"{}", (), "unhandled")
+    assert [r.id for r in log.list()] == ["d3", "d2"]
+
+
+def test_unfinished_deliveries_are_all_kept() -> None:
+    log = MemoryLog(keep=1, keep_bytes=3)
+    for number in range(4):
+        log.accept(f"d{number}", b"1234", ["a"])
+    log.started("d3", "a")
+    assert [r.body for r in log.list()] == [b"1234"] * 4
+    run(log, "d0", a="done")
+    run(log, "d1", a="done")
+    assert [r.id for r in log.list()] == ["d3", "d2", "d1"]
+
+
+def test_the_oldest_bodies_make_room_and_their_records_stay() -> None:
+    log = MemoryLog(keep_bytes=5)
+    for number in range(4):
+        log.accept(f"d{number}", b"12", (), "unhandled")
+    assert [r.body for r in log.list()] == [b"12", b"12", None, None]
+    # One that comes again has its body again, and counts once.
+    log.accept("d2", b"12", (), "unhandled")
+    log.accept("d0", b"12", (), "unhandled")
+    assert [(r.id, r.body) for r in log.list()] == [
+        ("d0", b"12"),
+        ("d2", b"12"),
+        ("d3", None),
+        ("d1", None),
+    ]
+
+
+def test_a_finished_delivery_that_runs_again_is_not_dropped_meanwhile() -> None:
+    log = MemoryLog(keep=1)
+    log.accept("d1", b"{}", ["a"])
+    run(log, "d1", a="failed")
+    log.accept("d1", b"{}", ["a"])
+    log.accept("d2", b"{}", (), "unhandled")
+    log.accept("d3", b"{}", (), "unhandled")
+    assert record(log, "d1").state == "queued"
+
+
+def test_of_many_threads_with_the_same_delivery_one_runs_it(log: MemoryLog) -> None:
+    together = threading.Barrier(8)
+    verdicts: list[str] = []
+
+    def accept() -> None:
+        together.wait(30)
+        verdicts.extend([log.accept(f"d{n}", b"{}", ["a"]).status for n in range(200)])
+
+    threads = [threading.Thread(target=accept) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert verdicts.count("accepted") == 200
+    assert verdicts.count("in_progress") == 1_400

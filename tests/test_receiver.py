@@ -1,0 +1,220 @@
+"""The door without the network: the table of answers, and what refusals leave behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hubhooks import receiver as room
+from hubhooks._core import Verifier
+from hubhooks.deliveries import MemoryLog
+from hubhooks.errors import ConfigError, StoreError
+from hubhooks.receiver import ANSWERS, Receiver
+from hubhooks.routing import Router
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hubhooks._core import HubEvent
+    from hubhooks.deliveries import Verdict
+
+TABLE = json.loads((Path(__file__).parent / "fixtures" / "answers.json").read_text())
+CASES = [{**TABLE["defaults"], **case} for case in TABLE["cases"]]
+SECRET_HEADER = [(b"x-webhook-secret", b"moon")]
+
+
+def hears(event: HubEvent) -> None: ...
+
+
+class FullDisk(MemoryLog):
+    def accept(self, *_: Any, **__: Any) -> Verdict:
+        msg = "the disk is full"
+        raise StoreError(msg)
+
+
+def make(
+    *,
+    secret: str | None = None,
+    handlers: dict[str, str],
+    ignore_authors: Any = (),
+    replays: Any = "run",
+    disk_full: bool = False,
+    stopping: bool = False,
+    **options: Any,
+) -> tuple[Receiver, MemoryLog, Router]:
+    router = Router(ignore_authors=ignore_authors)
+    for name, scope in handlers.items():
+        router.add(hears, scope, name=name)
+    log = (FullDisk if disk_full else MemoryLog)(replays=replays)
+
+    def verifier() -> Verifier | None:
+        return None if secret is None else Verifier(secret)
+
+    receiver = Receiver(router, log, verifier, max_body_size=5_000, **options)
+    receiver.is_stopping = stopping
+    return receiver, log, router
+
+
+@pytest.fixture
+def receiver() -> Receiver:
+    return make(secret="moon", handlers={"retrain": "repo.content"})[0]  # noqa: S106
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
+def test_the_table_of_answers(case: dict[str, Any], body: Callable[..., bytes]) -> None:
+    receiver, log, router = make(**case["setup"])
+    headers = [(name.encode(), value.encode()) for name, value in case["headers"]]
+    content = case["text"].encode() if "text" in case else body(case["sample"])
+
+    for earlier in case["before"]:
+        first = receiver if not earlier.get("deaf") else Receiver(Router(), log, lambda: None)
+        came = body(earlier["sample"]) if "sample" in earlier else content
+        answer = first.receive(headers, came)
+        assert answer.delivery_id is not None
+        receiver.answered(answer.delivery_id, delivered=earlier["delivered"])
+        for name, ending in earlier.get("ends", {}).items():
+            log.started(answer.delivery_id, name)
+            log.finished(answer.delivery_id, name, ending)
+
+    refused = receiver.refuse(case["method"], headers, case["query"].encode())
+    assert (refused is None) is case["reads"]
+    answer = refused or receiver.receive(headers, content, complete=case["complete"])
+
+    said = json.loads(answer.body)
+    assert answer.status == case["status"]
+    assert said == {
+        key: said[key] if value == "*" else value for key, value in case["said"].items()
+    }
+    assert all(said.values())
+    sent = dict(answer.headers)
+    assert sent.pop(b"content-type") == b"application/json"
+    assert sent.pop(b"content-length") == str(len(answer.body)).encode()
+    assert sent == ({b"allow": case["allow"].encode()} if case["allow"] else {})
+    assert (answer.work is not None) is (said["status"] == "accepted")
+    assert (answer.delivery_id is None) is (said["status"] == "refused")
+    if answer.work is not None:
+        assert list(answer.work.handlers) == said["handlers"]
+        assert answer.work.delivery_id == said["delivery"]
+        assert answer.work.event.raw == content
+        assert [h.name for h in map(router.handler, answer.work.handlers) if h] == said["handlers"]
+    if case["state"]:
+        record = log.get("d1")
+        assert record is not None
+        assert record.state == case["state"]
+    elif answer.delivery_id is None:
+        assert log.list() == []
+
+
+def test_the_table_of_answers_has_every_case() -> None:
+    told = {(c["status"], c["said"]["status"], c["said"].get("reason", "")) for c in CASES}
+    told = {(http, status, "" if reason == "*" else reason) for http, status, reason in told}
+    assert told == {tuple(words) for words in ANSWERS.values()}
+
+
+def test_an_unhandled_delivery_is_kept_with_its_explanation(body: Callable[..., bytes]) -> None:
+    receiver, log, _ = make(secret="moon", handlers={"retrain": "repo.content"})  # noqa: S106
+    answer = receiver.receive(SECRET_HEADER, body("repo.create"))
+    assert answer.delivery_id is not None
+    record = log.get(answer.delivery_id)
+    assert record is not None
+    assert record.reason.startswith("`retrain` does not hear it: the scope is `repo`")
+
+
+def test_an_ignored_delivery_is_kept_with_the_author(body: Callable[..., bytes]) -> None:
+    author = "6409b816282dc50ee5b8f296"
+    receiver, log, _ = make(handlers={}, ignore_authors=author)
+    receiver.receive([(b"webhook-id", b"d1")], body("discussion.create"))
+    record = log.get("d1")
+    assert record is not None
+    assert record.reason == f"its author `{author}` is one of `ignore_authors`"
+
+
+def test_an_unreadable_delivery_is_logged_as_an_error_without_its_body(
+    receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = receiver.receive([(b"webhook-id", b"d1")], b'{"event": "tell-tale')
+    (record,) = caplog.records
+    assert record.levelname == "ERROR"
+    assert record.getMessage().startswith("delivery `d1` cannot be read: ")
+    assert "tell-tale" not in record.getMessage() + answer.body.decode()
+
+
+@pytest.mark.parametrize("secret", [None, ""])
+def test_being_ready_needs_a_secret_that_can_be_used(secret: str | None) -> None:
+    with pytest.raises(ConfigError):
+        make(secret=secret, handlers={})[0].ready()
+
+
+def test_being_ready_without_a_secret_must_be_allowed() -> None:
+    make(handlers={}, allow_unsigned=True)[0].ready()
+    make(secret="moon", handlers={})[0].ready()  # noqa: S106
+    with pytest.raises(ConfigError, match=r"set WEBHOOK_SECRET .* `allow_unsigned=True`"):
+        make(handlers={})[0].ready()
+
+
+def test_a_length_too_long_to_be_read_as_a_number_is_too_large(receiver: Receiver) -> None:
+    answer = receiver.refuse("POST", [*SECRET_HEADER, (b"content-length", b"9" * 9_999)], b"")
+    assert answer is not None
+    assert answer.status == 413
+
+
+# ---- refusals -----------------------------------------------------------------------------------
+
+
+def clock_at(minute: float) -> SimpleNamespace:
+    return SimpleNamespace(time=lambda: minute * 60)
+
+
+def test_refusals_are_counted_by_minute_and_logged_once_in_each(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, logged: Callable[[], list[str]]
+) -> None:
+    minutes = [7.0, 7.5, 7.9, 8.0]
+    for minute in minutes:
+        monkeypatch.setattr(room, "time", clock_at(minute))
+        receiver.refuse("POST", [(b"x-webhook-secret", b"sun")], b"")
+        receiver.refuse("GET", [], b"")
+    assert receiver.refusals == {
+        (7, "secret wrong"): 3,
+        (7, "method"): 3,
+        (8, "secret wrong"): 1,
+        (8, "method"): 1,
+    }
+    assert (
+        logged()
+        == [
+            "refused a request with 403: the webhook secret is wrong",
+            "refused a request with 405: only POST is answered here",
+        ]
+        * 2
+    )
+
+
+def test_refusals_are_forgotten_after_an_hour(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for minute in (1, 2, 61):
+        monkeypatch.setattr(room, "time", clock_at(minute))
+        receiver.refuse("GET", [], b"")
+    assert set(receiver.refusals) == {(2, "method"), (61, "method")}
+
+
+def test_what_a_refused_request_carries_is_never_logged(
+    receiver: Receiver, logged: Callable[[], list[str]]
+) -> None:
+    receiver.refuse("POST", [(b"x-webhook-secret", b"tell-tale")], b"secret=tell-tale")
+    receiver.refuse("POST", [], b"secret=tell-tale")
+    receiver.refuse("tell-tale", [], b"")
+    assert len(logged()) == 2
+    assert "tell-tale" not in "".join(logged())
+
+
+def test_constant_answers_are_made_once(receiver: Receiver, body: Callable[..., bytes]) -> None:
+    content = body("repo.create")
+    first, second = (receiver.receive(SECRET_HEADER, content) for _ in range(2))
+    assert first.body is second.body
+    assert first.headers is second.headers
+    assert receiver.refuse("GET", [], b"") is receiver.refuse("GET", [], b"")

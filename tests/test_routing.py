@@ -1,0 +1,593 @@
+"""Who hears an event, in which order, and how it is explained."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hubhooks._core import CommentEvent, ContentEvent, DiscussionEvent, HubEvent
+from hubhooks.errors import ConfigError
+from hubhooks.routing import Router
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hubhooks.deliveries import Delivery
+
+    Event = Callable[..., HubEvent]
+
+
+@pytest.fixture
+def router() -> Router:
+    return Router()
+
+
+def names(router: Router, event: HubEvent) -> list[str]:
+    return [handler.name for handler in router.match(event)]
+
+
+def run_script(source: str, namespace: dict[str, Any]) -> None:
+    """Execute a script as Gradio's reload does: again and again in the same globals."""
+    exec(compile(source, "app.py", "exec"), namespace)  # noqa: S102
+
+
+# ---- registering ------------------------------------------------------------------------------
+
+
+def test_the_decorators_give_the_function_back_unchanged(router: Router) -> None:
+    def hears(event: CommentEvent) -> None: ...
+
+    assert router.on("discussion.comment")(hears) is hears
+    assert router.on_comment(name="other")(hears) is hears
+
+
+def test_a_handler_is_named_by_its_qualified_name_or_as_told(router: Router, event: Event) -> None:
+    class Bot:
+        def reply(self, event: HubEvent) -> None: ...
+
+    @router.on("repo")
+    def hears(event: HubEvent) -> None: ...
+
+    router.add(Bot().reply, "repo")
+    router.add(Bot().reply, "repo", name="second bot")
+    here = "test_a_handler_is_named_by_its_qualified_name_or_as_told.<locals>."
+    expected = [f"{here}hears", f"{here}Bot.reply", "second bot"]
+    assert names(router, event("repo.create")) == expected
+    found = router.handler("second bot")
+    assert found is not None
+    assert found.name == "second bot"
+    assert router.handler("third bot") is None
+
+
+class Object:
+    def __call__(self, event: HubEvent) -> None: ...
+
+
+@pytest.mark.parametrize("anonymous", [functools.partial(str.join, "x"), Object()])
+def test_a_callable_without_a_name_must_be_given_one(
+    router: Router, event: Event, anonymous: Any
+) -> None:
+    with pytest.raises(ConfigError, match="has no name of its own: give it one with `name=`"):
+        router.add(anonymous, "repo")
+    router.add(anonymous, "repo", name="given")
+    assert names(router, event("repo.create")) == ["given"]
+
+
+def test_what_cannot_be_called_is_no_handler(router: Router) -> None:
+    with pytest.raises(ConfigError, match="a handler must be a function, not int"):
+        router.add(3, "repo")  # type: ignore[arg-type]
+
+
+def test_a_handler_takes_the_event_and_perhaps_the_delivery(router: Router) -> None:
+    def plain(event: HubEvent) -> None: ...
+    def with_delivery(event: HubEvent, delivery: Delivery) -> None: ...
+    def with_optional_delivery(event: HubEvent, delivery: Delivery | None = None) -> None: ...
+    def with_option(event: HubEvent, retries: int = 3) -> None: ...
+    def with_keyword(event: HubEvent, *, retries: int = 3) -> None: ...
+    def with_rest(*events: HubEvent) -> None: ...
+
+    expected: dict[Any, bool] = {
+        plain: False,
+        with_delivery: True,
+        with_optional_delivery: True,
+        with_option: False,
+        with_keyword: False,
+        with_rest: False,
+    }
+    for function in expected:
+        router.add(function, name=function.__name__)
+    told = {function: router.handler(function.__name__) for function in expected}
+    assert {f: h.takes_delivery for f, h in told.items() if h is not None} == expected
+
+
+def takes_nothing() -> None: ...
+def takes_three(event: object, delivery: object, repo: object) -> None: ...
+def needs_a_keyword(event: object, *, secret: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "has"),
+    [
+        (takes_nothing, "()"),
+        (takes_three, "(event, delivery, repo)"),
+        (needs_a_keyword, "(event, secret)"),
+    ],
+)
+def test_a_function_that_cannot_be_called_so_is_refused_with_the_right_form(
+    router: Router, function: Any, has: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        router.on("repo")(function)
+    name = function.__name__
+    assert str(refused.value) == (
+        f"handler `{name}` takes `{has}`, which cannot be called; "
+        "write `def handler(event)` or `def handler(event, delivery)`"
+    )
+
+
+def test_a_default_value_is_never_shown(router: Router) -> None:
+    def tells(a: object, b: object, c: object, token: str = "hf_x") -> None: ...  # noqa: S107
+
+    with pytest.raises(ConfigError) as refused:
+        router.add(tells)
+    assert "hf_x" not in str(refused.value)
+
+
+def test_a_signature_that_cannot_be_read_is_refused(router: Router) -> None:
+    known: dict[str, str] = {}
+    refused = r"the parameters of handler `dict\.update` cannot be read"
+    with pytest.raises(ConfigError, match=refused):
+        router.add(known.update)
+
+
+def test_a_method_without_its_object_is_refused(router: Router) -> None:
+    with pytest.raises(ConfigError, match=r"is a method without its object; .*`add\(bot.method\)`"):
+
+        class Bot:
+            @router.on("repo")  # type: ignore[type-var]
+            def reply(self, event: HubEvent) -> None: ...
+
+
+def test_generators_are_refused_as_they_would_never_run(router: Router) -> None:
+    def yields(event: HubEvent) -> Any:
+        yield event
+
+    async def yields_too(event: HubEvent) -> Any:
+        yield event
+
+    for function in (yields, yields_too, functools.partial(yields)):
+        with pytest.raises(ConfigError, match="would never run, as it yields"):
+            router.add(function, name="x")
+
+
+def test_async_handlers_are_told_from_sync_ones(router: Router) -> None:
+    async def coroutine(event: HubEvent) -> None: ...
+
+    class Asynchronous:
+        async def __call__(self, event: HubEvent) -> None: ...
+
+        async def method(self, event: HubEvent) -> None: ...
+
+    asynchronous: list[Any] = [
+        coroutine,
+        functools.partial(coroutine),
+        functools.partial(functools.partial(Asynchronous())),
+        Asynchronous(),
+        Asynchronous().method,
+    ]
+    synchronous = [Object(), functools.partial(Object()), takes_the_event, [].append]
+    for number, function in enumerate([*asynchronous, *synchronous]):
+        router.add(function, name=str(number))
+    found = [router.handler(str(number)) for number in range(9)]
+    assert [h.is_async for h in found if h is not None] == [True] * 5 + [False] * 4
+
+
+@pytest.mark.parametrize("when", [3, type("W", (), {})()])
+def test_a_predicate_must_be_a_plain_function(router: Router, when: Any) -> None:
+    with pytest.raises(ConfigError, match="`when` of handler `x` must be a plain function"):
+        router.add(takes_the_event, "repo", when=when, name="x")
+
+    async def asynchronous(event: HubEvent) -> bool:
+        return bool(event)
+
+    with pytest.raises(ConfigError, match="must be a plain function of the event, not async"):
+        router.add(takes_the_event, "repo", when=asynchronous, name="x")
+
+
+def test_a_wrong_class_or_criterion_is_refused_where_it_is_written(router: Router) -> None:
+    with pytest.raises(ConfigError):
+        router.add(takes_the_event, int)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError):
+        router.add(takes_the_event, "repo.content", path="x", repo_type="model")
+    with pytest.raises(TypeError, match="reop"):
+        router.add(takes_the_event, "repo", reop="me/x")  # type: ignore[call-arg]
+    assert router.handler("takes_the_event") is None
+
+
+# ---- misspelt scopes --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scope", ["disscussion", "disscussion.*"])
+def test_a_misspelt_scope_warns_at_the_line_that_has_it(router: Router, scope: str) -> None:
+    expected = f"the Hub documents no scope `{scope}`; did you mean `discussion`?"
+    for register in (router.on(scope), lambda f: router.add(f, scope)):
+        with pytest.warns(UserWarning, match="documents no scope") as warned:
+            register(takes_the_event)
+        (warning,) = warned
+        assert str(warning.message) == expected
+        assert warning.filename == __file__
+
+
+def test_a_misspelt_stem_is_recognised_on_its_own(router: Router) -> None:
+    with pytest.warns(UserWarning, match=r"no scope `repos\.\*`; did you mean `repo`\?"):
+        router.on("repos.*")(takes_the_event)
+
+
+def test_a_scope_like_no_other_warns_with_all_there_are(router: Router) -> None:
+    with pytest.warns(UserWarning, match=r"no scope `zzz`; known ones: repo, repo\.content, "):
+        router.on("zzz")(takes_the_event)
+
+
+def test_documented_and_narrower_scopes_do_not_warn(router: Router) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        router.on("repo", "repo.*", "repo.config.dois", "discussion.comment.*")(takes_the_event)
+
+
+def takes_the_event(event: HubEvent) -> None: ...
+
+
+# ---- matching ---------------------------------------------------------------------------------
+
+
+def test_all_that_match_are_given_in_the_order_they_were_registered(
+    router: Router, event: Event
+) -> None:
+    listening: dict[str, list[Any]] = {
+        "content": ["repo.content"],
+        "comments": ["discussion.comment"],
+        "all": [],
+        "below repo": ["repo.*"],
+        "class": [ContentEvent],
+        "discussions": [DiscussionEvent],
+    }
+    for name, scopes in listening.items():
+        router.add(takes_the_event, *scopes, name=name)
+    assert names(router, event("repo.content.update")) == ["content", "all", "below repo", "class"]
+    assert names(router, event("discussion.comment.create")) == ["comments", "all", "discussions"]
+    assert names(router, event("repo.create")) == ["all", "below repo"]
+
+
+def test_a_handler_registered_later_is_matched_too(router: Router, event: Event) -> None:
+    router.add(takes_the_event, name="first")
+    assert names(router, event("repo.create")) == ["first"]
+    router.add(takes_the_event, name="second")
+    assert names(router, event("repo.create")) == ["first", "second"]
+
+
+def test_several_decorators_are_alternatives_of_one_handler(router: Router, event: Event) -> None:
+    @router.on("repo.content")
+    @router.on("repo.*")
+    @router.on("discussion")
+    def first(event: HubEvent) -> None: ...
+
+    router.add(takes_the_event)
+    router.on("repo.config")(first)
+    qualified = first.__qualname__
+    assert names(router, event("repo.content.update")) == [qualified, "takes_the_event"]
+    assert names(router, event("discussion.update.closed")) == [qualified, "takes_the_event"]
+    handler = router.handler(qualified)
+    assert handler is not None
+    assert len(handler.alternatives) == 4
+    assert handler.function is first
+
+
+def test_another_method_object_of_the_same_bot_is_the_same_handler(router: Router) -> None:
+    class Bot:
+        def reply(self, event: HubEvent) -> None: ...
+
+    bot = Bot()
+    router.add(bot.reply, "repo")
+    router.add(bot.reply, "discussion")
+    handler = router.handler(Bot.reply.__qualname__)
+    assert handler is not None
+    assert len(handler.alternatives) == 2
+
+
+def test_a_predicate_is_asked_only_about_what_the_criteria_let_through(
+    router: Router, event: Event
+) -> None:
+    asked: list[str] = []
+
+    def asks(event: ContentEvent) -> bool:
+        asked.append(event.repo.name)
+        return True
+
+    @router.on("repo.content", when=asks)
+    def hears(event: ContentEvent) -> None: ...
+
+    assert names(router, event("repo.create")) == []
+    assert asked == []
+    (handler,) = router.match(event("repo.content.update"))
+    assert handler.function is hears
+    assert len(asked) == 1
+
+
+def test_a_predicate_that_says_no_leaves_the_other_alternatives(
+    router: Router, event: Event
+) -> None:
+    router.add(takes_the_event, "repo", when=lambda _: False)
+    assert names(router, event("repo.create")) == []
+    router.add(takes_the_event, "repo", when=lambda _: True)
+    assert names(router, event("repo.create")) == ["takes_the_event"]
+
+
+def test_a_predicate_that_raises_keeps_the_event_from_its_handler_alone(
+    router: Router, event: Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    router.add(takes_the_event, "repo", when=lambda _: 1 / 0, name="broken")
+    router.add(takes_the_event, "repo", name="whole")
+    assert names(router, event("repo.create")) == ["whole"]
+    (record,) = caplog.records
+    assert record.getMessage() == "`when` of handler `broken` failed; it misses an event"
+    assert record.exc_info is not None
+    explained = router.explain(event("repo.create"))
+    assert explained[0] == "`broken` does not hear it: its `when` raises ZeroDivisionError"
+
+
+@pytest.mark.parametrize(
+    ("name", "is_heard"),
+    [
+        ("discussion.comment.create", True),
+        ("discussion.create", True),
+        ("discussion.create.pull-request", True),
+        ("discussion.comment.update", False),
+        ("discussion.update.closed", False),
+        ("discussion.delete", False),
+        ("repo.content.update", False),
+    ],
+)
+def test_on_comment_hears_new_comments_and_opening_posts(
+    router: Router, event: Event, name: str, is_heard: bool
+) -> None:
+    router.on_comment()(takes_the_event)
+    assert names(router, event(name)) == ["takes_the_event"] * is_heard
+
+
+def test_on_comment_never_hears_a_hidden_comment(router: Router, event: Event) -> None:
+    asked: list[object] = []
+    router.on_comment(when=asked.append)(takes_the_event)
+    hidden = event("discussion.comment.create", comment__hidden=True)
+    assert router.match(hidden) == []
+    assert router.explain(hidden) == ["`takes_the_event` does not hear it: the comment is hidden"]
+    assert asked == []
+
+
+def test_on_hears_hidden_comments_as_well(router: Router, event: Event) -> None:
+    router.on("discussion.comment")(takes_the_event)
+    hidden = event("discussion.comment.create", comment__hidden=True)
+    assert names(router, hidden) == ["takes_the_event"]
+
+
+def test_on_comment_takes_the_criteria_of_on(router: Router, event: Event) -> None:
+    router.on_comment(mention="my-bot", when=lambda e: not e.is_opening_post, name="bot")(
+        takes_the_event
+    )
+    assert names(router, event("discussion.comment.create")) == ["bot"]
+    unmentioned = event("discussion.comment.create", comment__content="hello")
+    assert names(router, unmentioned) == []
+    opening = event("discussion.create", comment__content="@my-bot hello")
+    assert names(router, opening) == []
+    assert router.explain(opening) == ["`bot` does not hear it: its `when` says no"]
+
+
+# ---- explaining -------------------------------------------------------------------------------
+
+
+def test_each_handler_is_explained_in_a_line(router: Router, event: Event) -> None:
+    router.add(takes_the_event, "repo", action="move", name="moves")
+    router.add(takes_the_event, "repo", action=["create"], name="births")
+    moves, births = router.explain(event("repo.create"))
+    assert moves.startswith("`moves` does not hear it: the action is `create`")
+    assert births == "`births` hears it"
+
+
+def test_a_handler_that_hears_nothing_is_explained_by_all_its_decorators(
+    router: Router, event: Event
+) -> None:
+    router.add(takes_the_event, "discussion", name="both")
+    router.add(takes_the_event, "repo", when=lambda _: False, name="both")
+    (line,) = router.explain(event("repo.create"))
+    assert line.startswith("`both` does not hear it: the scope is `repo`")
+    assert line.endswith("; and by another decorator: its `when` says no")
+
+
+def test_a_router_without_handlers_says_so(router: Router, event: Event) -> None:
+    assert router.explain(event("repo.create")) == ["no handler is registered"]
+
+
+# ---- ignored authors --------------------------------------------------------------------------
+
+BOT = "6a00000000000000000000b0"
+
+
+@pytest.mark.parametrize("ignored", [BOT, ["1" * 24, BOT]])
+def test_ignored_authors_of_comments_are_not_heard(event: Event, ignored: Any) -> None:
+    router = Router(ignore_authors=ignored)
+    router.add(takes_the_event)
+    own = event("discussion.comment.create", comment__author__id=BOT)
+    assert router.match(own) == []
+    expected = f"its author `{BOT}` is one of `ignore_authors`"
+    assert router.why_ignored(own) == expected
+    assert router.explain(own) == [f"no handler hears it: {expected}"]
+    assert names(router, event("discussion.comment.create")) == ["takes_the_event"]
+
+
+def test_an_answer_in_the_bots_own_discussion_is_heard(event: Event) -> None:
+    router = Router(ignore_authors=[BOT])
+    router.add(takes_the_event)
+    answer = event("discussion.comment.create", discussion__author__id=BOT)
+    assert names(router, answer) == ["takes_the_event"]
+
+
+def test_a_new_discussion_without_its_post_is_judged_by_its_own_author(event: Event) -> None:
+    router = Router(ignore_authors=[BOT])
+    opened = event("discussion.create", discussion__author__id=BOT, comment=None)
+    assert router.why_ignored(opened)
+    assert not router.why_ignored(event("discussion.create", comment=None))
+
+
+@pytest.mark.parametrize("name", ["discussion.update.closed", "repo.content.update"])
+def test_where_the_hub_does_not_say_who_acted_nobody_is_ignored(event: Event, name: str) -> None:
+    router = Router(ignore_authors=[BOT])
+    router.add(takes_the_event)
+    told = event(name, discussion__author__id=BOT) if "discussion" in name else event(name)
+    assert names(router, told) == ["takes_the_event"]
+    assert router.explain(told) == [
+        "`ignore_authors` has no say: the event does not tell who acted",
+        "`takes_the_event` hears it",
+    ]
+
+
+def test_a_comment_without_an_author_is_heard(event: Event) -> None:
+    router = Router(ignore_authors=[BOT])
+    router.add(takes_the_event)
+    nobody = event("discussion.comment.create", comment__author=None)
+    assert names(router, nobody) == ["takes_the_event"]
+
+
+# ---- names that are taken ---------------------------------------------------------------------
+
+SCRIPT = """
+@router.on("repo")
+@router.on("discussion")
+def hears(event):
+    return {version}
+"""
+
+
+def test_a_script_that_is_executed_again_replaces_its_handlers(
+    router: Router, event: Event
+) -> None:
+    namespace = {"router": router, "__name__": "__main__"}
+    run_script(SCRIPT.format(version=1), namespace)
+    router.add(takes_the_event)
+    run_script("\n\n# edited: all lines moved" + SCRIPT.format(version=2), namespace)
+    first, second = router.match(event("repo.create"))
+    assert first.function(None) == 2
+    assert len(first.alternatives) == 2
+    assert second.name == "takes_the_event"
+
+
+def test_a_script_that_is_executed_again_in_new_globals_replaces_its_handlers(
+    router: Router, event: Event
+) -> None:
+    for version in (1, 2):
+        run_script(SCRIPT.format(version=version), {"router": router, "__name__": "app"})
+    (handler,) = router.match(event("repo.create"))
+    assert handler.function(None) == 2
+
+
+def test_functions_made_inside_a_script_are_replaced_with_it(router: Router, event: Event) -> None:
+    source = """
+def register():
+    @router.on("repo")
+    def inner(event):
+        return {version}
+register()
+"""
+    for version in (1, 2):
+        run_script(source.format(version=version), {"router": router, "__name__": "app"})
+    (handler,) = router.match(event("repo.create"))
+    assert handler.function(None) == 2
+
+
+def wrapped_elsewhere(function: Callable[..., object]) -> Callable[..., object]:
+    @functools.wraps(function)
+    def wrapper(*arguments: object) -> object:
+        return function(*arguments)
+
+    return wrapper
+
+
+def test_a_decorator_from_elsewhere_does_not_hide_where_a_function_was_written(
+    router: Router, event: Event
+) -> None:
+    script = SCRIPT.replace("def", "@wrapped\ndef")
+    namespace = {"router": router, "wrapped": wrapped_elsewhere, "__name__": "app"}
+    for version in (1, 2):
+        run_script(script.format(version=version), namespace)
+    (handler,) = router.match(event("repo.create"))
+    assert handler.function(None) == 2
+    with pytest.raises(ConfigError, match=r"named `hears`: app\.py:2 and "):
+        router.add(takes_the_event, name="hears")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        SCRIPT + SCRIPT,
+        "for version in range(2):" + SCRIPT.replace("\n", "\n    "),
+        "def f():" + SCRIPT.replace("\n", "\n    ") + "\nf()\nf()",
+    ],
+    ids=["two definitions", "loop", "factory"],
+)
+def test_two_functions_of_one_name_in_one_run_are_a_mistake(router: Router, source: str) -> None:
+    source = source.replace("{version}", "1")
+    with pytest.raises(ConfigError) as refused:
+        run_script(source, {"router": router, "__name__": "app"})
+    assert "app.py:2" in str(refused.value)
+    assert str(refused.value).startswith("two handlers are named `")
+    assert str(refused.value).endswith("give one of them another name with `name=`")
+
+
+def test_a_taken_name_is_refused_with_both_places(router: Router) -> None:
+    run_script(SCRIPT.format(version=1), {"router": router, "__name__": "one"})
+    with pytest.raises(ConfigError) as refused:
+        router.add(takes_the_event, name="hears")
+    line = takes_the_event.__code__.co_firstlineno
+    assert f"named `hears`: app.py:2 and {__file__}:{line};" in str(refused.value)
+
+
+def test_two_objects_of_one_class_need_two_names(router: Router) -> None:
+    class Bot:
+        def reply(self, event: HubEvent) -> None: ...
+
+    router.add(Bot().reply)
+    with pytest.raises(ConfigError, match="two handlers are named"):
+        router.add(Bot().reply)
+
+
+def test_compiled_code_has_no_place_to_name(router: Router) -> None:
+    router.add([].append, name="x")
+    with pytest.raises(ConfigError, match=r"named `x`: compiled code and .*test_routing\.py:"):
+        router.add(takes_the_event, name="x")
+    with pytest.raises(ConfigError, match="named `x`: compiled code and compiled code;"):
+        router.add([].append, name="x")
+
+
+# ---- including --------------------------------------------------------------------------------
+
+
+def test_an_included_router_brings_its_handlers_after_ours(router: Router, event: Event) -> None:
+    other = Router()
+    other.add(takes_the_event, "repo", name="theirs")
+    router.add(takes_the_event, "repo", name="ours")
+    router.include(other)
+    other.add(takes_the_event, "repo", name="too late")
+    assert names(router, event("repo.create")) == ["ours", "theirs"]
+    assert names(other, event("repo.create")) == ["theirs", "too late"]
+
+
+def test_an_included_router_cannot_take_a_name(router: Router) -> None:
+    other = Router()
+    other.add(takes_nothing_special, name="taken")
+    router.add(takes_the_event, name="taken")
+    with pytest.raises(ConfigError, match="two handlers are named `taken`"):
+        router.include(other)
+
+
+def takes_nothing_special(event: HubEvent) -> None: ...

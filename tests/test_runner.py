@@ -1,0 +1,482 @@
+"""Handlers run after the answer: each on its own, on threads or on the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import logging
+import subprocess
+import sys
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hubhooks.deliveries import Delivery, MemoryLog, Record
+from hubhooks.receiver import Work
+from hubhooks.routing import Router
+from hubhooks.runner import Ignore, Runner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hubhooks._core import HubEvent
+
+PATIENCE = 30
+
+
+class Bench:
+    """A runner with all it needs, and a way to give it work."""
+
+    def __init__(self, event: HubEvent, **options: Any) -> None:
+        self.event = event
+        self.router = Router()
+        self.log = MemoryLog()
+        self.runner = Runner(self.router.handler, self.log, **options)
+        self.on = self.router.on
+
+    def submit(self, delivery_id: str = "d1", *handlers: str) -> None:
+        names = handlers or tuple(h.name for h in self.router.match(self.event))
+        verdict = self.log.accept(delivery_id, self.event.raw, names)
+        self.runner.submit(Work(verdict.id, verdict.handlers, self.event))
+
+    def run(self, *delivery_ids: str, drain: float = PATIENCE) -> Record:
+        """Run deliveries to their end, on a loop of their own."""
+
+        async def serve() -> None:
+            self.runner.start()
+            for delivery_id in delivery_ids or ("d1",):
+                self.submit(delivery_id)
+            await self.runner.stop(drain)
+
+        asyncio.run(serve())
+        return self.record()
+
+    def record(self, delivery_id: str = "d1") -> Record:
+        record = self.log.get(delivery_id)
+        assert record is not None
+        return record
+
+    def states(self, delivery_id: str = "d1") -> dict[str, str]:
+        return {run.handler: run.state for run in self.record(delivery_id).runs}
+
+
+@pytest.fixture
+def bench(event: Callable[..., HubEvent]) -> Bench:
+    return Bench(event("repo.content.update"))
+
+
+@pytest.fixture
+def one_thread(event: Callable[..., HubEvent]) -> Bench:
+    return Bench(event("repo.content.update"), threads=1)
+
+
+# ---- running ----------------------------------------------------------------------------------
+
+
+def test_a_sync_handler_runs_on_a_daemon_thread(bench: Bench) -> None:
+    seen: list[Any] = []
+
+    @bench.on(name="sync")
+    def hears(event: HubEvent, delivery: Delivery) -> None:
+        seen.extend([event, delivery, threading.current_thread()])
+
+    assert bench.run().state == "done"
+    event, delivery, thread = seen
+    assert event is bench.event
+    assert (delivery.id, delivery.attempt, delivery.is_replay) == ("d1", 1, False)
+    assert thread is not threading.main_thread()
+    assert thread.daemon
+
+
+def test_an_async_handler_runs_on_the_servers_loop(bench: Bench) -> None:
+    seen: list[Any] = []
+
+    @bench.on(name="async")
+    async def hears(event: HubEvent, delivery: Delivery) -> None:
+        await asyncio.sleep(0)
+        seen.extend([event, delivery.id, threading.current_thread()])
+
+    assert bench.run().state == "done"
+    assert seen == [bench.event, "d1", threading.main_thread()]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_handler_without_the_delivery_is_given_the_event_alone(
+    bench: Bench, is_async: bool
+) -> None:
+    seen: list[tuple[object, ...]] = []
+
+    def hears(*events: HubEvent) -> None:
+        seen.append(events)
+
+    async def hears_too(*events: HubEvent) -> None:
+        seen.append(events)
+
+    bench.router.add(hears_too if is_async else hears)
+    bench.run()
+    assert seen == [(bench.event,)]
+
+
+def test_partials_and_objects_run_as_what_they_are(bench: Bench) -> None:
+    seen: list[str] = []
+
+    async def coroutine(word: str, event: HubEvent) -> None:
+        seen.append(word)
+
+    class Callable_:  # noqa: N801
+        async def __call__(self, event: HubEvent) -> None:
+            seen.append("object")
+
+    bench.router.add(functools.partial(coroutine, "partial"), name="a")
+    bench.router.add(Callable_(), name="b")
+    assert bench.run().state == "done"
+    assert sorted(seen) == ["object", "partial"]
+
+
+def test_the_handler_is_looked_up_by_name_when_it_runs(bench: Bench) -> None:
+    seen: list[str] = []
+    script = "@on()\ndef hears(event): seen.append('{}')"
+    for version in ("old", "new"):
+        namespace = {"on": bench.on, "seen": seen, "__name__": "app"}
+        exec(script.format(version), namespace)  # noqa: S102
+    bench.run()
+    assert seen == ["new"]
+
+
+def test_a_handler_that_is_gone_fails_by_name(
+    bench: Bench, logged: Callable[[], list[str]]
+) -> None:
+    bench.submit("d1", "gone")
+    (run,) = bench.record().runs
+    assert (run.state, run.error) == ("failed", "no handler gone")
+    assert logged() == ["delivery `d1` has no handler `gone`"]
+
+
+# ---- failing ----------------------------------------------------------------------------------
+
+
+class Broken(BaseException):
+    """Not even an Exception."""
+
+
+@pytest.mark.parametrize("error", [ValueError("too low"), SystemExit("too low"), Broken("too low")])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_failure_stays_with_its_handler(
+    bench: Bench, error: BaseException, is_async: bool
+) -> None:
+    def fails(event: HubEvent) -> None:
+        raise error
+
+    async def fails_too(event: HubEvent) -> None:
+        raise error
+
+    def works(event: HubEvent) -> None: ...
+
+    async def works_too(event: HubEvent) -> None: ...
+
+    bench.router.add(fails_too if is_async else fails, name="fails")
+    bench.router.add(works, name="works")
+    bench.router.add(works_too, name="works too")
+    bench.run("d1", "d2")
+    for delivery_id in ("d1", "d2"):
+        assert bench.states(delivery_id) == {
+            "fails": "failed",
+            "works": "done",
+            "works too": "done",
+        }
+    failed = bench.record().runs[0]
+    assert failed.error.endswith(f"{type(error).__name__}: too low")
+    assert failed.traceback.startswith("Traceback (most recent call last):")
+    assert "raise error" in failed.traceback
+
+
+def test_a_thread_outlives_whatever_a_handler_raises(
+    one_thread: Bench, logged: Callable[[], list[str]]
+) -> None:
+    @one_thread.on(name="hears")
+    def hears(event: HubEvent, delivery: Delivery) -> None:
+        if delivery.id == "d1":
+            raise KeyboardInterrupt
+
+    one_thread.run("d1", "d2")
+    assert (one_thread.record("d1").state, one_thread.record("d2").state) == ("failed", "done")
+    assert logged()[0] == "handler `hears` failed on delivery `d1`"
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_failure_is_logged_once_with_name_delivery_and_traceback(
+    bench: Bench, is_async: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = ValueError("too low")
+
+    def fails(event: HubEvent) -> None:
+        raise error
+
+    async def fails_too(event: HubEvent) -> None:
+        raise error
+
+    bench.router.add(fails_too if is_async else fails, name="fails")
+    bench.run()
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("hubhooks", logging.ERROR)
+    assert record.getMessage() == "handler `fails` failed on delivery `d1`"
+    assert record.exc_info is not None
+    assert record.exc_info[1] is error
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_ignore_is_recorded_as_such_and_not_logged(
+    bench: Bench, is_async: bool, logged: Callable[[], list[str]]
+) -> None:
+    def ignores(event: HubEvent) -> None:
+        raise Ignore("not on Sundays")  # noqa: EM101, TRY003
+
+    async def ignores_too(event: HubEvent) -> None:
+        raise Ignore("not on Sundays")  # noqa: EM101, TRY003
+
+    bench.router.add(ignores_too if is_async else ignores)
+    (run,) = bench.run().runs
+    assert (run.state, run.error, run.traceback) == ("ignored", "not on Sundays", "")
+    assert logged() == []
+
+
+def test_a_sync_wrapper_of_an_async_handler_fails_with_the_reason(bench: Bench) -> None:
+    async def coroutine(event: HubEvent) -> None: ...
+
+    def wrapper(event: HubEvent) -> object:
+        return coroutine(event)
+
+    bench.router.add(wrapper)
+    (run,) = bench.run().runs
+    expected = "TypeError: the handler gave back a coroutine: write it as `async def`"
+    assert (run.state, run.error) == ("failed", expected)
+
+
+# ---- side by side -----------------------------------------------------------------------------
+
+
+def test_a_blocking_sync_handler_delays_no_other(bench: Bench) -> None:
+    release = threading.Event()
+    ran: list[str] = []
+
+    @bench.on(name="blocks")
+    def blocks(event: HubEvent, delivery: Delivery) -> None:
+        if delivery.id != "last":
+            release.wait(PATIENCE)
+
+    @bench.on(name="sync")
+    def runs(event: HubEvent, delivery: Delivery) -> None:
+        ran.append(delivery.id)
+
+    @bench.on(name="async")
+    async def releases(event: HubEvent, delivery: Delivery) -> None:
+        if delivery.id == "last":
+            while len(ran) < 21 or bench.states("last")["blocks"] != "done":
+                await asyncio.sleep(0)
+            assert not release.is_set()
+            release.set()
+
+    bench.run(*(f"d{number}" for number in range(20)), "last")
+    assert bench.states("last") == dict.fromkeys(["blocks", "sync", "async"], "done")
+    assert bench.states("d0") == dict.fromkeys(["blocks", "sync", "async"], "done")
+
+
+def test_only_so_many_sync_handlers_run_at_once_and_the_rest_after_them(one_thread: Bench) -> None:
+    seen: list[threading.Thread] = []
+    all_came = threading.Event()
+
+    @one_thread.on(name="hears")
+    def hears(event: HubEvent) -> None:
+        assert all_came.wait(PATIENCE)
+        seen.append(threading.current_thread())
+
+    async def serve() -> None:
+        for delivery_id in ("d1", "d2", "d3"):
+            one_thread.submit(delivery_id)
+        all_came.set()
+        await one_thread.runner.stop(PATIENCE)
+
+    asyncio.run(serve())
+    assert len(seen) == 3
+    assert len(set(seen)) == 1
+
+
+def test_a_thread_is_used_again_and_ends_with_the_runner(bench: Bench) -> None:
+    seen: list[threading.Thread] = []
+
+    @bench.on(name="hears")
+    def hears(event: HubEvent) -> None:
+        seen.append(threading.current_thread())
+
+    async def serve() -> None:
+        for number in range(10):
+            bench.submit(f"d{number}")
+            while bench.record(f"d{number}").state != "done":
+                await asyncio.sleep(0)
+        await bench.runner.stop()
+
+    asyncio.run(serve())
+    # The second one begins where the first has recorded its end but not taken its place yet.
+    assert len(set(seen)) <= 2
+    for thread in seen:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+# ---- stopping and starting ----------------------------------------------------------------------
+
+
+def test_stopping_waits_for_the_handlers_that_run(bench: Bench) -> None:
+    stopping = threading.Event()
+
+    @bench.on(name="sync")
+    def waits(event: HubEvent) -> None:
+        stopping.wait(PATIENCE)
+
+    @bench.on(name="async")
+    async def waits_too(event: HubEvent) -> None:
+        while not stopping.is_set():
+            await asyncio.sleep(0)
+
+    async def serve() -> None:
+        bench.submit()
+        asyncio.get_running_loop().call_soon(stopping.set)
+        await bench.runner.stop(PATIENCE)
+        assert bench.states() == {"sync": "done", "async": "done"}
+
+    asyncio.run(serve())
+
+
+def test_what_does_not_end_in_time_is_left_or_cancelled(
+    bench: Bench, logged: Callable[[], list[str]]
+) -> None:
+    release = threading.Event()
+    cleaned_up: list[bool] = []
+
+    @bench.on(name="sync")
+    def blocks(event: HubEvent) -> None:
+        release.wait(PATIENCE)
+
+    @bench.on(name="async")
+    async def sleeps(event: HubEvent) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaned_up.append(True)
+
+    bench.run(drain=0.01)
+    assert cleaned_up == [True]
+    assert bench.states() == {"sync": "running", "async": "failed"}
+    assert "the server stopped before the handler was done" in bench.record().runs[1].error
+    assert logged()[0] == "stopped with handlers still running after 0.01 s"
+    release.set()
+
+
+def test_a_handler_cancelled_before_it_began_has_failed(bench: Bench) -> None:
+    @bench.on(name="async")
+    async def hears(event: HubEvent) -> None:
+        pytest.fail("it never ran")
+
+    async def serve() -> None:
+        bench.submit()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
+    asyncio.run(serve())
+    (run,) = bench.record().runs
+    assert (run.state, run.attempts) == ("failed", 0)
+    assert run.error == "the server stopped before the handler was done"
+    # And nobody waits for it later.
+    asyncio.run(bench.runner.stop(PATIENCE))
+
+
+def test_a_task_is_let_go_once_it_ended(bench: Bench) -> None:
+    tasks: list[weakref.ref[object]] = []
+
+    @bench.on(name="async")
+    async def hears(event: HubEvent) -> None:
+        tasks.append(weakref.ref(asyncio.current_task()))
+
+    bench.run()
+    gc.collect()
+    assert [task() for task in tasks] == [None]
+
+
+def test_what_a_loop_left_behind_when_it_closed_is_not_touched(
+    bench: Bench, logged: Callable[[], list[str]]
+) -> None:
+    @bench.on(name="async")
+    async def sleeps(event: HubEvent) -> None:
+        await asyncio.Event().wait()
+
+    async def serve() -> None:
+        bench.submit("d1")
+        await asyncio.sleep(0)
+
+    closed = asyncio.new_event_loop()
+    closed.run_until_complete(serve())
+    closed.close()
+    asyncio.run(bench.runner.stop(0.01))
+    assert bench.record().state == "running"
+    # It ends as garbage, where taking a lock or writing a log could stop the process.
+    lines = logged()
+    del bench.runner
+    gc.collect()
+    assert bench.record().state == "running"
+    assert logged() == lines
+
+
+def test_a_stopped_runner_can_be_started_on_another_loop(bench: Bench) -> None:
+    loops: list[object] = []
+
+    @bench.on(name="async")
+    async def hears(event: HubEvent) -> None:
+        loops.append(asyncio.get_running_loop())
+
+    @bench.on(name="sync")
+    def hears_too(event: HubEvent) -> None: ...
+
+    for delivery_id in ("d1", "d2"):
+        bench.run(delivery_id)
+        assert bench.states(delivery_id) == {"async": "done", "sync": "done"}
+    assert loops[0] is not loops[1]
+
+
+def test_stopping_what_never_started_is_no_mistake(bench: Bench) -> None:
+    asyncio.run(bench.runner.stop())
+
+
+def test_a_stuck_sync_handler_does_not_hold_up_the_end_of_the_process() -> None:
+    script = """
+import asyncio, threading
+from hubhooks._core import HubEvent
+from hubhooks._samples import compact, sample_json
+from hubhooks.deliveries import MemoryLog
+from hubhooks.receiver import Work
+from hubhooks.routing import Router
+from hubhooks.runner import Runner
+
+router, log, begun = Router(), MemoryLog(), threading.Event()
+
+@router.on()
+def stuck(event):
+    begun.set()
+    threading.Event().wait()
+
+async def serve():
+    runner = Runner(router.handler, log)
+    event = HubEvent.from_json(compact(sample_json("repo.create")))
+    runner.submit(Work(log.accept("d1", event.raw, ["stuck"]).id, ("stuck",), event))
+    assert begun.wait(30)
+    await runner.stop(0.01)
+
+asyncio.run(serve())
+print("ended")
+"""
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.returncode) == ("ended\n", 0), done.stderr

@@ -1,0 +1,232 @@
+"""`Webhooks` ties the rooms together: secrets, apps around it, what it shows."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fastapi import FastAPI
+
+from hubhooks._core import CommentEvent, ContentEvent, HubEvent
+from hubhooks.errors import ConfigError
+from hubhooks.routing import Router
+from hubhooks.webhooks import Webhooks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hubhooks.deliveries import Delivery
+
+PATIENCE = 30
+
+
+@pytest.fixture
+def content(body: Callable[..., bytes]) -> bytes:
+    return body("repo.content.update")
+
+
+def status_of(hooks: Webhooks, ask: Any, content: bytes, **headers: str) -> int:
+    pairs = {name.replace("_", "-"): value for name, value in headers.items()}
+    return int(asyncio.run(ask(hooks, content, headers=pairs)).status)
+
+
+# ---- the secret ---------------------------------------------------------------------------------
+
+
+def test_nothing_but_serving_needs_a_secret(event: Callable[..., HubEvent]) -> None:
+    hooks = Webhooks()
+
+    @hooks.on("repo.content")
+    def retrain(event: ContentEvent) -> None: ...
+
+    assert [h.function for h in hooks.match(event("repo.content.update"))] == [retrain]
+    assert len(hooks.explain(event("repo.create"))) == 1
+    assert hooks.deliveries.list() == []
+    assert hooks.verifier is None
+
+
+def test_the_secret_of_the_environment_is_read_when_it_is_first_needed(
+    ask: Any, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hooks = Webhooks()
+    assert status_of(hooks, ask, content, x_webhook_secret="moon") == 503  # noqa: S106
+    monkeypatch.setenv("WEBHOOK_SECRET", " moon\n")
+    assert status_of(hooks, ask, content, x_webhook_secret="moon") == 200  # noqa: S106
+    monkeypatch.setenv("WEBHOOK_SECRET", "sun")
+    assert status_of(hooks, ask, content, x_webhook_secret="sun") == 403  # noqa: S106
+
+
+def test_a_secret_that_is_given_is_preferred(
+    ask: Any, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEBHOOK_SECRET", "sun")
+    hooks = Webhooks("moon")
+    assert status_of(hooks, ask, content, x_webhook_secret="moon") == 200  # noqa: S106
+    assert status_of(hooks, ask, content, x_webhook_secret="sun") == 403  # noqa: S106
+    assert status_of(hooks, ask, content) == 401
+
+
+def test_several_secrets_are_all_let_in(ask: Any, content: bytes) -> None:
+    hooks = Webhooks(["old", "new"])
+    for secret, status in {"old": 200, "new": 200, "older": 403}.items():
+        assert status_of(hooks, ask, content, x_webhook_secret=secret) == status
+
+
+@pytest.mark.parametrize("secret", ["", "  ", "mönd", []])
+def test_a_secret_that_cannot_work_is_refused_at_once(secret: Any) -> None:
+    with pytest.raises(ConfigError):
+        Webhooks(secret)
+
+
+@pytest.mark.parametrize("secret", [None, "", "mönd"])
+def test_serving_without_a_usable_secret_is_refused(
+    secret: str | None, ask: Any, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if secret is not None:
+        monkeypatch.setenv("WEBHOOK_SECRET", secret)
+    hooks = Webhooks()
+
+    async def live() -> None:
+        async with hooks.lifespan(None):
+            pytest.fail("it started")
+
+    with pytest.raises(ConfigError):
+        asyncio.run(live())
+    assert status_of(hooks, ask, content) == 503
+
+
+def test_everybody_is_let_in_only_if_told_so(ask: Any, content: bytes) -> None:
+    assert status_of(Webhooks(allow_unsigned=True), ask, content) == 200
+    assert status_of(Webhooks("moon", allow_unsigned=True), ask, content) == 401
+
+
+def test_the_secret_is_shown_nowhere(ask: Any, content: bytes, caplog: Any) -> None:
+    caplog.set_level("DEBUG")
+    hooks = Webhooks("tell-tale")
+    for headers in ({}, {"x_webhook_secret": "x"}, {"x_webhook_secret": "tell-tale"}):
+        status_of(hooks, ask, content, **headers)
+    shown = [repr(hooks), str(hooks), repr(hooks.verifier), repr(hooks.deliveries.list())]
+    assert "tell-tale" not in "".join([*shown, caplog.text])
+
+
+# ---- serving ------------------------------------------------------------------------------------
+
+
+def test_it_is_an_application_of_its_own(serve: Any, post: Any, content: bytes) -> None:
+    hooks = Webhooks("moon")
+    seen: list[tuple[str, str]] = []
+
+    @hooks.on("repo.content", repo="ada-labs/*")
+    def retrain(event: ContentEvent, delivery: Delivery) -> None:
+        seen.append((event.repo.name, delivery.id))
+
+    with serve(hooks) as port:
+        status, said = post(port, content)
+    assert (status, said["handlers"]) == (202, [retrain.__qualname__])
+    assert seen == [("ada-labs/tide-gauges", "d1")]
+    record = hooks.deliveries.get("d1")
+    assert record is not None
+    assert record.state == "done"
+
+
+def test_its_lifespan_is_that_of_the_app_around_it(serve: Any, post: Any, content: bytes) -> None:
+    hooks = Webhooks("moon")
+    ran: list[str] = []
+
+    @hooks.on()
+    def hears(event: HubEvent, delivery: Delivery) -> None:
+        ran.append(delivery.id)
+
+    app = FastAPI(lifespan=hooks.lifespan)
+    app.mount("/hooks", hooks)
+    with serve(app) as port:
+        assert post(port, content, path="/hooks/hub")[0] == 202
+    assert ran == ["d1"]
+
+
+def test_the_end_of_its_lifespan_waits_for_handlers(ask: Any, content: bytes) -> None:
+    hooks = Webhooks(allow_unsigned=True)
+    release = threading.Event()
+
+    @hooks.on()
+    def waits(event: HubEvent) -> None:
+        assert release.wait(PATIENCE)
+
+    async def live() -> str:
+        async with hooks.lifespan(None):
+            await ask(hooks, content, headers={"webhook-id": "d1"})
+            # Only a lifespan that waits gives the loop a turn, and so the handler its release.
+            asyncio.get_running_loop().call_soon(release.set)
+        record = hooks.deliveries.get("d1")
+        assert record is not None
+        return record.state
+
+    assert asyncio.run(live()) == "done"
+
+
+def test_the_size_of_a_body_can_be_limited(ask: Any, content: bytes) -> None:
+    small = Webhooks(allow_unsigned=True, max_body_size=len(content) - 1)
+    assert status_of(small, ask, content) == 413
+    assert status_of(Webhooks(allow_unsigned=True, max_body_size=len(content)), ask, content) == 200
+
+
+def test_replays_can_be_turned_off(ask: Any, content: bytes) -> None:
+    async def twice(hooks: Webhooks) -> list[str]:
+        @hooks.on(name="hears")
+        async def hears(event: HubEvent) -> None: ...
+
+        said: list[str] = []
+        for _ in range(2):
+            reply = await ask(hooks, content, headers={"webhook-id": "d1"})
+            said.append(reply.said["status"])
+            while (record := hooks.deliveries.get("d1")) and record.state != "done":
+                await asyncio.sleep(0)
+        return said
+
+    run = asyncio.run(twice(Webhooks(allow_unsigned=True)))
+    assert run == ["accepted", "accepted"]
+    skip = asyncio.run(twice(Webhooks(allow_unsigned=True, replays="skip")))
+    assert skip == ["accepted", "duplicate"]
+
+
+def test_a_bot_does_not_answer_itself(ask: Any, body: Callable[..., bytes]) -> None:
+    bot = "6a00000000000000000000b0"
+    hooks = Webhooks(allow_unsigned=True, ignore_authors=[bot])
+
+    @hooks.on_comment()
+    def reply(event: CommentEvent) -> None: ...
+
+    own = body("discussion.comment.create", comment__author__id=bot)
+    answer = asyncio.run(ask(hooks, own))
+    assert (answer.status, answer.said["status"]) == (200, "ignored")
+    assert hooks.explain(HubEvent.from_json(own)) == [
+        f"no handler hears it: its author `{bot}` is one of `ignore_authors`"
+    ]
+
+
+def test_other_routers_can_be_included(ask: Any, content: bytes) -> None:
+    router = Router()
+
+    @router.on("repo.content")
+    async def retrain(event: ContentEvent) -> None: ...
+
+    hooks = Webhooks(allow_unsigned=True)
+    hooks.include(router)
+    assert status_of(hooks, ask, content) == 202
+
+
+def test_a_room_imports_nothing_heavy() -> None:
+    script = """
+import sys, hubhooks.webhooks
+heavy = {"fastapi", "starlette", "gradio", "pydantic", "huggingface_hub", "sqlite3", "typer",
+    "rich", "httpx", "http.client", "email", "typing_extensions", "uvicorn", "json.tool"}
+print(sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "[]\n", done.stderr
