@@ -142,7 +142,7 @@ def post(
     content: bytes,
     delivery_id: str = "d1",
     path: str = "/",
-    secret: str = "moon",  # noqa: S107
+    secret: str = "moon",
 ) -> tuple[int, dict[str, Any]]:
     """Deliver over the network as the Hub does, and give the status and what was said."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)

@@ -41,7 +41,7 @@ class House:
 
     def __init__(
         self,
-        secret: str | None = "moon",  # noqa: S107
+        secret: str | None = "moon",
         **options: Any,
     ) -> None:
         self.router = Router()
@@ -162,7 +162,7 @@ class Server(uvicorn.Server):
 hooks = Webhooks("moon", max_body_size=8 * 1024 * 1024)
 Server(uvicorn.Config(hooks, port=0, http={parser!r}, log_level="critical")).run()
 """
-    server = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)  # noqa: S603
+    server = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
     try:
         assert server.stdout is not None
         port = int(server.stdout.readline())

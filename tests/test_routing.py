@@ -31,7 +31,7 @@ def names(router: Router, event: HubEvent) -> list[str]:
 
 def run_script(source: str, namespace: dict[str, Any]) -> None:
     """Execute a script as Gradio's reload does: again and again in the same globals."""
-    exec(compile(source, "app.py", "exec"), namespace)  # noqa: S102
+    exec(compile(source, "app.py", "exec"), namespace)
 
 
 # ---- registering ------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ def test_a_function_that_cannot_be_called_so_is_refused_with_the_right_form(
 
 
 def test_a_default_value_is_never_shown(router: Router) -> None:
-    def tells(a: object, b: object, c: object, token: str = "hf_x") -> None: ...  # noqa: S107
+    def tells(a: object, b: object, c: object, token: str = "hf_x") -> None: ...
 
     with pytest.raises(ConfigError) as refused:
         router.add(tells)

@@ -141,7 +141,7 @@ def test_the_handler_is_looked_up_by_name_when_it_runs(bench: Bench) -> None:
     script = "@on()\ndef hears(event): seen.append('{}')"
     for version in ("old", "new"):
         namespace = {"on": bench.on, "seen": seen, "__name__": "app"}
-        exec(script.format(version), namespace)  # noqa: S102
+        exec(script.format(version), namespace)
     bench.run()
     assert seen == ["new"]
 
@@ -476,7 +476,7 @@ async def serve():
 asyncio.run(serve())
 print("ended")
 """
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.stdout, done.returncode) == ("ended\n", 0), done.stderr

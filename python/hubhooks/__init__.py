@@ -1,4 +1,14 @@
-"""React to Hugging Face Hub webhooks: verified, typed, matched."""
+"""React to Hugging Face Hub webhooks: verified, typed, matched.
+
+    from hubhooks import ContentEvent, Webhooks
+
+    hooks = Webhooks()  # the secret comes from WEBHOOK_SECRET
+
+    @hooks.on("repo.content", repo_type="dataset", ref="main")
+    def retrain(event: ContentEvent) -> None: ...
+
+`hooks` is an ASGI application: `uvicorn app:hooks` serves it, and any framework can mount it.
+"""
 
 from hubhooks import errors
 from hubhooks._core import (
@@ -23,6 +33,10 @@ from hubhooks._core import (
     Webhook,
     __version__,
 )
+from hubhooks.deliveries import Delivery
+from hubhooks.routing import Router
+from hubhooks.runner import Ignore
+from hubhooks.webhooks import Webhooks
 
 __all__ = [
     "Changes",
@@ -30,20 +44,24 @@ __all__ = [
     "CommentEvent",
     "ConfigEvent",
     "ContentEvent",
+    "Delivery",
     "Discussion",
     "DiscussionEvent",
     "Filter",
     "HubEvent",
+    "Ignore",
     "MovedTo",
     "Owner",
     "Repo",
     "RepoEvent",
+    "Router",
     "UpdatedFile",
     "UpdatedFiles",
     "UpdatedRef",
     "Url",
     "Verifier",
     "Webhook",
+    "Webhooks",
     "__version__",
     "errors",
 ]

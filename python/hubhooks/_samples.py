@@ -55,7 +55,8 @@ def sample_json(name: str) -> dict[str, Any]:
     names = sample_names()
     if name not in names:
         near = ", ".join(f"`{name}`" for name in difflib.get_close_matches(name, names, cutoff=0))
-        raise ConfigError(f"no sample is named `{name}`; the nearest are {near}")
+        msg = f"no sample is named `{name}`; the nearest are {near}"
+        raise ConfigError(msg)
     payload: dict[str, Any] = json.loads((_FOLDER / f"{name}{_SUFFIX}").read_bytes())
     return payload
 
@@ -160,7 +161,8 @@ def _place(node: Any, key: str, path: str) -> str | int:  # noqa: ANN401
         return key
     if isinstance(node, list) and key in map(str, range(len(node) + 1)):
         return int(key)
-    raise ConfigError(f"cannot set `{path}`: {_obstacle(node, key)}")
+    msg = f"cannot set `{path}`: {_obstacle(node, key)}"
+    raise ConfigError(msg)
 
 
 def _obstacle(node: Any, key: str) -> str:  # noqa: ANN401

@@ -218,7 +218,8 @@ def _samples(
             typer.echo(json.dumps(payload, indent=2))
             return
         if overrides:
-            raise ConfigError("--set changes one sample: name it")
+            msg = "--set changes one sample: name it"
+            raise ConfigError(msg)
     _print_samples()
 
 
@@ -277,17 +278,21 @@ def _url(text: str) -> httpx.URL:
     try:
         url = httpx.URL(text)
     except httpx.InvalidURL:
-        raise ConfigError("the URL cannot be read; check its host and port") from None
+        msg = "the URL cannot be read; check its host and port"
+        raise ConfigError(msg) from None
     if url.scheme not in {"http", "https"} or not url.host:
-        raise ConfigError("the URL must be a whole one: http:// or https://, host, port and path")
+        msg = "the URL must be a whole one: http:// or https://, host, port and path"
+        raise ConfigError(msg)
     if url.port is not None and url.port > _LAST_PORT:
-        raise ConfigError(f"the URL's port is {url.port}; the last one is {_LAST_PORT}")
+        msg = f"the URL's port is {url.port}; the last one is {_LAST_PORT}"
+        raise ConfigError(msg)
     return url
 
 
 def _printable_ascii(text: str, what: str) -> str:
     if not text or not text.isascii() or not text.isprintable():
-        raise ConfigError(f"{what} must be printable ASCII, and not empty")
+        msg = f"{what} must be printable ASCII, and not empty"
+        raise ConfigError(msg)
     return text
 
 
@@ -296,7 +301,8 @@ def _overrides(assignments: Sequence[str]) -> dict[str, Any]:
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals:
-            raise ConfigError(f"--set {assignment} has no value; write path=value")
+            msg = f"--set {assignment} has no value; write path=value"
+            raise ConfigError(msg)
         overrides[path] = read_value(text)
     return overrides
 
@@ -311,7 +317,8 @@ def _file_body(file: str, overrides: Mapping[str, Any]) -> tuple[str, bytes]:
     try:
         body = sys.stdin.buffer.read() if is_stdin else Path(file).read_bytes()
     except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error.strerror}") from error
+        msg = f"cannot read {file}: {error.strerror}"
+        raise ConfigError(msg) from error
     if not overrides:
         return name, body
     try:
@@ -319,7 +326,8 @@ def _file_body(file: str, overrides: Mapping[str, Any]) -> tuple[str, bytes]:
     except (ValueError, RecursionError):
         payload = None
     if not isinstance(payload, dict):
-        raise ConfigError(f"{name} is no JSON object, so --set cannot change it; send it without")
+        msg = f"{name} is no JSON object, so --set cannot change it; send it without"
+        raise ConfigError(msg)
     return name, compact(with_overrides(payload, overrides))
 
 
@@ -327,11 +335,13 @@ def _deliveries(
     bodies: Sequence[tuple[str, bytes]], webhook_id: str | None, repeat: int
 ) -> list[_Delivery]:
     if not bodies:
-        raise ConfigError("there is nothing to send; give --sample, --all or --file")
+        msg = "there is nothing to send; give --sample, --all or --file"
+        raise ConfigError(msg)
     if webhook_id is not None:
         _printable_ascii(webhook_id, "--id")
         if len(bodies) > 1:
-            raise ConfigError("--id names one delivery; give one sample or one file with it")
+            msg = "--id names one delivery; give one sample or one file with it"
+            raise ConfigError(msg)
     return [
         _Delivery(number, name, webhook_id or uuid.uuid4().hex, body)
         for number, (name, body) in enumerate(list(bodies) * repeat)

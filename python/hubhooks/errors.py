@@ -3,7 +3,7 @@
 The Rust core raises these same classes, so this module imports nothing of the package.
 
     HubHooksError
-    ├── ConfigError            500  our user's mistake, found when things are set up; also a ValueError
+    ├── ConfigError            500  our user's mistake, found at set-up; also a ValueError
     ├── SecretMissingError     401  the request carries no secret
     ├── SecretMismatchError    403  the request carries a wrong secret, or two different ones
     ├── BodyTooLargeError      413  the body is longer than allowed

@@ -1,0 +1,73 @@
+# Everything a fresh machine needs beside Rust and Python is installed into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUST_SOURCES := Cargo.toml Cargo.lock .cargo/config.toml $(shell find src -name '*.rs')
+
+.DEFAULT_GOAL := help
+.PHONY: help build run test test-rust test-python lint format wheel wheel-check bench clean
+
+help: ## Say what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+
+$(BIN)/maturin: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --group build
+	touch $@
+
+# A core built for one Python version would shadow the one for all of them.
+$(VENV)/built: $(BIN)/maturin $(RUST_SOURCES)
+	rm -f python/hubhooks/_core.*.so python/hubhooks/_core.*.pyd
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --quiet --extras test
+	touch $@
+
+build: $(VENV)/built ## Build the core and install the package into .venv
+
+run: build ## Start the demo app, send it every sample, show what its handlers did
+	$(BIN)/python examples/demo.py
+
+test: test-rust test-python ## Run all tests
+
+test-rust:
+	cargo test --no-default-features
+
+test-python: build
+	$(BIN)/python -m pytest
+
+$(VENV)/linters: $(BIN)/maturin
+	$(BIN)/python -m pip install --quiet --group lint
+	touch $@
+
+lint: build $(VENV)/linters ## Check formats, types, stubs and habits
+	cargo fmt --check
+	cargo clippy --no-default-features --all-targets -- -D warnings
+	cargo clippy --all-targets -- -D warnings
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/python -m mypy.stubtest hubhooks._core
+
+format: $(VENV)/linters ## Format the code
+	cargo fmt
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+wheel: $(BIN)/maturin ## Build the wheel and the source distribution into dist
+	$(BIN)/maturin build --release --quiet --out dist
+	$(BIN)/maturin sdist --quiet --out dist
+
+wheel-check: wheel ## Install the wheel elsewhere, without extras, and parse with it
+	$(PYTHON) examples/wheel_check.py dist
+
+$(VENV)/benches: $(VENV)/built
+	$(BIN)/python -m pip install --quiet --group bench
+	touch $@
+
+bench: $(VENV)/benches ## Measure the core, and the package against its peers
+	cargo bench --no-default-features
+	$(BIN)/python benches/parse.py
+
+clean: ## Remove what was built
+	rm -rf $(VENV) dist target python/hubhooks/_core.*.so
