@@ -25,7 +25,7 @@ $(VENV)/built: $(BIN)/maturin $(RUST_SOURCES)
 build: $(VENV)/built ## Build the core and install the package into .venv
 
 run: build ## Start the demo app, send it every sample, show what its handlers did
-	$(BIN)/python examples/demo.py
+	$(BIN)/python scripts/demo.py
 
 test: test-rust test-python ## Run all tests
 
@@ -56,10 +56,10 @@ format: $(VENV)/linters ## Format the code
 
 wheel: $(BIN)/maturin ## Build the wheel and the source distribution into dist
 	$(BIN)/maturin build --release --quiet --out dist
-	$(BIN)/maturin sdist --quiet --out dist
+	$(BIN)/maturin sdist --out dist
 
 wheel-check: wheel ## Install the wheel elsewhere, without extras, and parse with it
-	$(PYTHON) examples/wheel_check.py dist
+	$(PYTHON) scripts/wheel_check.py dist
 
 $(VENV)/benches: $(VENV)/built
 	$(BIN)/python -m pip install --quiet --group bench

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-EXAMPLES = Path(__file__).parent
+EXAMPLES = Path(__file__).parent.parent / "examples"
 START_SECONDS = 30
 
 

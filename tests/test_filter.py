@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+from tables import body_of, cases
+
+import hubhooks
+from hubhooks import ContentEvent, DiscussionEvent, Filter, HubEvent
+from hubhooks._core import matching
+from hubhooks.errors import ConfigError
+
+
+def filter_of(arguments):
+    criteria = dict(arguments)
+    scopes = [
+        scope if isinstance(scope, str) else getattr(hubhooks, scope["class"])
+        for scope in criteria.pop("scopes", [])
+    ]
+    return Filter(*scopes, **criteria)
+
+
+@cases("filters", "explain")
+def test_filter_judges_and_explains(row):
+    event = HubEvent.from_dict(body_of(row))
+    chosen = filter_of(row["filter"])
+    assert chosen.explain(event) == row["explain"]
+    assert chosen.matches(event) is row["matches"]
+    assert matching(event, [chosen]) == ([0] if row["matches"] else [])
+
+
+@cases("filters", "error")
+def test_filter_that_can_never_match_is_refused(row):
+    with pytest.raises(ConfigError) as caught:
+        filter_of(row["filter"])
+    assert str(caught.value) == row["error"]
+
+
+def test_matching_gives_places_in_order(event):
+    filters = [Filter("repo"), Filter(), Filter("discussion"), Filter(DiscussionEvent)]
+    assert matching(event("discussion.create"), filters) == [1, 2, 3]
+
+
+def test_filters_are_equal_by_what_they_listen_to():
+    one = Filter("repo.content", repo="me/*", private=True)
+    assert one == Filter("repo.content", repo=["me/*"], private=True)
+    assert hash(one) == hash(Filter("repo.content", repo=["me/*"], private=True))
+    assert one != Filter("repo.content", repo="me/*", private=False)
+    assert one != "repo.content"
+
+
+def test_repr_is_the_call():
+    assert repr(Filter(ContentEvent, "repo", repo=["me/*"], private=False)) == (
+        'Filter(ContentEvent, "repo", repo=["me/*"], private=False)'
+    )
+
+
+@pytest.mark.parametrize("scope", [7, None, b"repo"])
+def test_scope_of_another_type_is_a_type_error(scope):
+    with pytest.raises(TypeError, match="expected a scope or an event class"):
+        Filter(scope)
+
+
+def test_class_that_is_no_event_is_refused():
+    with pytest.raises(ConfigError, match="`dict` is no event class"):
+        Filter(dict)
+
+
+def test_alternatives_may_be_any_iterable(event):
+    actions = (word for word in ("create", "update"))
+    assert Filter(action=actions).matches(event("repo.content.update"))

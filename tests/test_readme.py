@@ -1,0 +1,96 @@
+"""What the README and the docs say is true: their examples run, and nothing public is left out."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from typer.main import get_group
+
+import hubhooks
+from hubhooks.cli import make_app
+
+ROOT = Path(__file__).parents[1]
+DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
+# As a module: what an example guards by `if __name__ == "__main__"` does not start.
+RUN = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='example')"
+
+
+class Example(NamedTuple):
+    """A block of Python, and what a block of text right after it says it prints."""
+
+    place: str
+    code: str
+    printed: str | None
+
+
+def examples() -> list[Example]:
+    found = []
+    for path in DOCS:
+        text = path.read_text("utf-8")
+        fences = list(FENCE.finditer(text))
+        for fence, following in zip(fences, [*fences, None][1:], strict=True):
+            if fence[1] != "python":
+                continue
+            shows = following is not None and following[1] == "text"
+            is_next = following is not None and not text[fence.end() : following.start()].strip()
+            line = text.count("\n", 0, fence.start()) + 1
+            printed = following[2] if following is not None and shows and is_next else None
+            found.append(Example(f"{path.name}:{line}", fence[2], printed))
+    return found
+
+
+@pytest.mark.parametrize("example", examples(), ids=lambda example: example.place)
+def test_an_example_runs(example: Example, tmp_path: Path) -> None:
+    uses_gradio = "import gradio" in example.code
+    if uses_gradio and find_spec("gradio") is None:
+        pytest.skip("gradio is not installed")
+    file = tmp_path / "example.py"
+    file.write_text(example.code, "utf-8")
+    # How Gradio itself warns is nothing we promise.
+    strict = [] if uses_gradio else ["-W", "error"]
+    ended = subprocess.run(
+        [sys.executable, *strict, "-c", RUN, str(file)],
+        cwd=tmp_path,
+        env={**os.environ, "WEBHOOK_SECRET": "moon"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert ended.returncode == 0, ended.stderr
+    if example.printed is not None:
+        assert ended.stdout == example.printed
+
+
+def test_every_command_is_shown() -> None:
+    text = "".join(path.read_text("utf-8") for path in DOCS)
+    commands = get_group(make_app()).commands
+    assert commands
+    assert [name for name in commands if f"hubhooks {name} " not in text] == []
+
+
+def test_every_public_class_is_named() -> None:
+    text = "".join(path.read_text("utf-8") for path in DOCS)
+    classes = [name for name in hubhooks.__all__ if isinstance(getattr(hubhooks, name), type)]
+    assert classes
+    assert [name for name in classes if not re.search(rf"\b{name}\b", text)] == []
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")) + DOCS[1:], ids=lambda path: path.name)
+def test_links_within_the_repository_lead_somewhere(path: Path) -> None:
+    targets = [path.parent / link for link in LINK.findall(path.read_text("utf-8"))]
+    assert [str(target) for target in targets if not target.exists()] == []
+
+
+def test_the_changelog_begins_with_the_version_that_is_built() -> None:
+    headings = re.findall(r"^## \[?(\d[^\] ]*)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == hubhooks.__version__

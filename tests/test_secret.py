@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import pytest
+from starlette.datastructures import Headers
+from tables import cases
+
+from hubhooks import Verifier
+from hubhooks.errors import ConfigError, SecretMismatchError, SecretMissingError
+
+OUTCOMES = {"missing": SecretMissingError, "mismatch": SecretMismatchError}
+
+
+def judge(call, outcome):
+    if outcome == "ok":
+        assert call() is None
+    else:
+        with pytest.raises(OUTCOMES[outcome]):
+            call()
+
+
+@cases("secrets", "value")
+def test_value_is_judged(row):
+    verifier = Verifier(*row["secrets"])
+    judge(lambda: verifier.verify(row["value"]), row["outcome"])
+    if row["value"] is not None:
+        judge(lambda: verifier.verify(row["value"].encode()), row["outcome"])
+
+
+@cases("secrets", "headers")
+def test_request_is_judged(row):
+    verifier = Verifier(*row["secrets"])
+    pairs = [(name.encode(), value.encode()) for name, value in row["headers"]]
+    query = row.get("query")
+    judge(lambda: verifier.verify_request(pairs, query), row["outcome"])
+    raw_query = None if query is None else query.encode()
+    judge(lambda: verifier.verify_request(iter(pairs), raw_query), row["outcome"])
+    judge(lambda: verifier.verify_request(Headers(raw=pairs), query), row["outcome"])
+    names = [name.lower() for name, _ in pairs]
+    if len(set(names)) == len(names):
+        judge(lambda: verifier.verify_request(dict(pairs), query), row["outcome"])
+        judge(lambda: verifier.verify_request(dict(row["headers"]), query), row["outcome"])
+
+
+@cases("secrets", "error")
+def test_secret_that_cannot_be_used_is_refused(row):
+    with pytest.raises(ConfigError) as caught:
+        Verifier(*row["secrets"])
+    assert str(caught.value) == row["error"]
+
+
+def test_nothing_shows_a_secret():
+    verifier = Verifier("old-tide", "new-tide")
+    shown = [repr(verifier), str(verifier), repr(vars(Verifier))]
+    for value in (b"old-tid", None):
+        with pytest.raises((SecretMismatchError, SecretMissingError)) as caught:
+            verifier.verify(value)
+        shown.append(repr(caught.value))
+    with pytest.raises(ConfigError) as caught:
+        Verifier("tide-é")
+    shown.append(repr(caught.value))
+    assert not any("tide" in text for text in shown)
+    assert repr(verifier) == "Verifier(2 secrets, redacted)"
+    assert not hasattr(verifier, "__dict__")
+
+
+@pytest.mark.parametrize("value", [7, ["tide"]])
+def test_value_of_another_type_is_a_type_error_that_hides_it(value):
+    with pytest.raises(TypeError, match=r"expected str or bytes, found (int|list)$"):
+        Verifier("tide").verify(value)
+
+
+def test_secret_of_another_type_is_a_type_error_that_hides_it():
+    with pytest.raises(TypeError, match=r"expected str or bytes, found bytearray$"):
+        Verifier(bytearray(b"tide"))
+
+
+@pytest.mark.parametrize("headers", [7, [b"x"], [(b"a", b"b", b"c")]])
+def test_headers_that_are_no_pairs_are_a_type_or_value_error(headers):
+    with pytest.raises((TypeError, ValueError)):
+        Verifier("tide").verify_request(headers)
+
+
+def test_lone_surrogates_are_refused():
+    with pytest.raises(ConfigError, match="lone surrogates"):
+        Verifier("\ud800")
+    with pytest.raises(SecretMismatchError):
+        Verifier("tide").verify("\ud800")
