@@ -64,27 +64,21 @@ fn place(body: &[u8], at: usize) -> (usize, usize) {
 ///
 /// One byte in each stretch of that length is looked at: a longer number covers at least one of them.
 fn long_number(body: &[u8]) -> Option<usize> {
-    let is_number = |byte: &u8| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
+    let is_number = |byte: &&u8| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
     (LONGEST_NUMBER..body.len())
         .step_by(LONGEST_NUMBER)
         .find_map(|probe| {
-            let before = body[..=probe]
-                .iter()
-                .rev()
-                .take_while(|b| is_number(b))
-                .count();
-            let start = (probe + 1).checked_sub(before).filter(|_| before > 0)?;
-            let is_long = body[start..]
-                .iter()
-                .take(LONGEST_NUMBER + 1)
-                .take_while(|b| is_number(b))
-                .count()
-                > LONGEST_NUMBER;
-            // Digits in a string follow its quote or a character no number follows.
-            let is_value = body[..start]
-                .last()
-                .is_none_or(|b| b":,[ \t\r\n".contains(b));
-            (is_long && is_value).then_some(start)
+            // A stretch back is far enough: a run that began before it has been judged already.
+            let stretch = &body[probe - LONGEST_NUMBER..=probe];
+            let before = stretch.iter().rev().take_while(is_number).count();
+            if before == 0 || before > LONGEST_NUMBER {
+                return None;
+            }
+            let start = probe + 1 - before;
+            // Digits in a string follow its quote or a character that no number follows.
+            let is_value = b":,[ \t\r\n".contains(&body[start - 1]);
+            let rest = body[start..].iter().take(LONGEST_NUMBER + 1);
+            (is_value && rest.take_while(is_number).count() > LONGEST_NUMBER).then_some(start)
         })
 }
 

@@ -182,9 +182,11 @@ class Receiver:
             return self.refusal("not stored")
 
     def may_be_too_large(self, headers: Headers) -> bool:
-        """Whether a body longer than allowed may follow, as that or nothing is declared."""
-        is_declared = any(name == b"content-length" for name, _ in headers)
-        return not is_declared or self._judge_length(headers) is not None
+        """Whether a body longer than allowed may follow, as that or no length is declared."""
+        names = {name for name, _ in headers}
+        if b"content-length" not in names:
+            return b"transfer-encoding" in names
+        return self._judge_length(headers) is not None
 
     def answered(self, delivery_id: str, *, delivered: bool) -> None:
         """Record whether an answer is known to have reached the Hub."""

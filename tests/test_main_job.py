@@ -1,0 +1,103 @@
+"""From the wire to a handler: every sample, sent by the command to a real server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from queue import SimpleQueue
+
+import pytest
+
+from hubhooks import CommentEvent, HubEvent, Webhooks
+from hubhooks._samples import sample_json, sample_names
+from hubhooks.errors import PayloadError
+
+PATIENCE = 30
+OLD_REPO = {
+    "type": "model",
+    "name": "ada-labs/harbor-net",
+    "id": "64aa00000000000000000001",
+    "private": False,
+    "author": {"id": "64aa00000000000000000002"},
+    "gitalyUid": "3b" * 32,
+    "tags": ["tide", "region:eu"],
+    "headSha": "5c" * 20,
+    "url": {"web": "https://huggingface.co/ada-labs/harbor-net"},
+}
+
+
+def send(port, *arguments):
+    command = [sys.executable, "-m", "hubhooks.cli", "send", f"http://127.0.0.1:{port}"]
+    done = subprocess.run(
+        [*command, *arguments, "--secret", "moon", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture
+def heard(serve):
+    """Serve an app whose one handler passes on what it hears."""
+    hooks = Webhooks("moon")
+    events: SimpleQueue[HubEvent] = SimpleQueue()
+
+    @hooks.on()
+    def keep(event: HubEvent) -> None:
+        events.put(event)
+
+    with serve(hooks) as port:
+        yield port, events
+
+
+def test_every_sample_is_answered_and_handled(heard):
+    port, events = heard
+    answers = send(port, "--all")
+    assert [answer["sample"] for answer in answers] == sample_names()
+    assert {answer["status"] for answer in answers} == {202}
+    assert all(answer["answer"]["handlers"] == [keep_name()] for answer in answers)
+    received = {events.get(timeout=PATIENCE).to_json() for _ in answers}
+    assert {HubEvent.from_json(text) for text in received} == {
+        HubEvent.from_dict(sample_json(name)) for name in sample_names()
+    }
+
+
+def keep_name():
+    return "heard.<locals>.keep"
+
+
+@pytest.mark.parametrize("fragment", ["repo", "discussion", "comment"])
+def test_fragment_completed_into_an_event_is_handled(heard, tmp_path, fragment):
+    port, events = heard
+    whole = sample_json("discussion.comment.create.older")
+    body = {"event": {"action": "create", "scope": "discussion.comment"}}
+    body |= {part: whole[part] for part in ("repo", "discussion", "comment", "webhook")}
+    if fragment == "repo":
+        body = {"event": {"action": "update", "scope": "repo"}, "repo": OLD_REPO}
+    elif fragment == "discussion":
+        body["event"] = {"action": "update", "scope": "discussion"}
+        del body["comment"]
+    file = tmp_path / "body.json"
+    file.write_text(json.dumps(body))
+    (answer,) = send(port, "--file", str(file))
+    assert answer["answer"]["status"] == "accepted"
+    event = events.get(timeout=PATIENCE)
+    assert event.to_dict() == body
+    assert getattr(event, fragment).to_dict() == body[fragment]
+    assert event.repo.owner.id == body["repo"]["author"]["id"]
+    assert event.repo.tags == tuple(body["repo"].get("tags", ()))
+    assert isinstance(event, CommentEvent) is (fragment == "comment")
+
+
+def test_body_of_version_1_is_kept_as_unreadable(heard, tmp_path):
+    port, _ = heard
+    file = tmp_path / "body.json"
+    file.write_text('{"update": "datasets/ada-labs/tide-gauges"}')
+    (answer,) = send(port, "--file", str(file))
+    assert (answer["status"], answer["answer"]["status"]) == (202, "unreadable")
+    with pytest.raises(PayloadError) as caught:
+        HubEvent.from_json(file.read_bytes())
+    assert answer["answer"]["reason"] == str(caught.value)
