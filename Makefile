@@ -19,7 +19,7 @@ $(BIN)/maturin: pyproject.toml
 # A core built for one Python version would shadow the one for all of them.
 $(VENV)/built: $(BIN)/maturin $(RUST_SOURCES)
 	rm -f python/hubhooks/_core.*.so python/hubhooks/_core.*.pyd
-	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --quiet --extras test
+	PIP_QUIET=1 VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --quiet --extras test
 	touch $@
 
 build: $(VENV)/built ## Build the core and install the package into .venv
