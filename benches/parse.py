@@ -18,6 +18,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -487,12 +488,15 @@ import {}
 print(perf_counter() - start)
 """
 IMPORTED = "import hubhooks, sys; print(*sys.modules)"
+PYCACHE = Path(tempfile.gettempdir()) / "hubhooks-bench-pycache"
 
 
 def fresh(code: str) -> str:
-    """Run code in a new interpreter."""
-    command = [sys.executable, "-c", code]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    """Run code in a new interpreter, with modules compiled as those of an installed package are."""
+    command = [sys.executable, "-X", f"pycache_prefix={PYCACHE}", "-c", code]
+    environ = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environ)
+    return done.stdout
 
 
 def refuse(body: bytes) -> None:

@@ -20,6 +20,17 @@ pub enum Error {
     Payload(Problem),
 }
 
+impl Error {
+    /// A mistake of a body that has no place in it.
+    pub(crate) fn nowhere(what: impl Into<String>) -> Self {
+        Self::Payload(Problem {
+            what: what.into(),
+            path: String::new(),
+            place: None,
+        })
+    }
+}
+
 /// What is wrong with a body, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {

@@ -5,11 +5,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
-use serde::de::{
-    Deserialize, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor,
-};
-use serde_json::{Number, Value};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
 
 use crate::text::Strings;
 
@@ -65,6 +62,14 @@ pub(crate) enum Text<'de, 'v> {
 }
 
 impl<'de> Text<'de, '_> {
+    /// The string, on its own.
+    pub(crate) fn into_cow(self) -> Cow<'de, str> {
+        match self {
+            Self::InBody(text) => Cow::Borrowed(text),
+            Self::Passing(text, _) => Cow::Owned(text.to_owned()),
+        }
+    }
+
     /// The string, for as long as the body lives.
     pub(crate) fn keep(self) -> &'de str {
         match self {
@@ -135,10 +140,27 @@ impl<'de, T: Read<'de>> Visitor<'de> for Lenient<'de, T> {
     }
 }
 
-/// A field without which there is no event: another type is an error.
+/// What there is no event without.
+pub(crate) trait Required {
+    /// Where it stands, with dots; empty for the body as a whole.
+    const PATH: &'static str;
+}
+
+/// An error that says where it is: serde's carry nothing but a message, so the path comes first in
+/// it, on a line of its own. [`split_mistake`] takes it apart again.
+pub(crate) fn mistake<E: serde::de::Error>(path: &str, what: impl fmt::Display) -> E {
+    E::custom(format_args!("{path}\n{what}"))
+}
+
+/// The path and the rest of a message that [`mistake`] made.
+pub(crate) fn split_mistake(message: &str) -> Option<(&str, &str)> {
+    message.split_once('\n')
+}
+
+/// A field of which another type is an error.
 pub(crate) struct Strict<T>(pub(crate) T);
 
-impl<'de, T: Read<'de>> Read<'de> for Strict<T> {
+impl<'de, T: Read<'de> + Required> Read<'de> for Strict<T> {
     const EXPECTED: &'static str = T::EXPECTED;
 
     fn read<D: Deserializer<'de>>(
@@ -147,7 +169,7 @@ impl<'de, T: Read<'de>> Read<'de> for Strict<T> {
     ) -> Result<Option<Self>, D::Error> {
         match T::read(deserializer, strings)? {
             Some(value) => Ok(Some(Self(value))),
-            None => Err(D::Error::custom(format_args!("expected {}", T::EXPECTED))),
+            None => Err(mistake(T::PATH, format_args!("expected {}", T::EXPECTED))),
         }
     }
 }
@@ -179,10 +201,7 @@ impl<'de> Read<'de> for Cow<'de, str> {
     const EXPECTED: &'static str = "a string";
 
     fn from_text(text: Text<'de, '_>) -> Option<Self> {
-        Some(match text {
-            Text::InBody(text) => Cow::Borrowed(text),
-            Text::Passing(text, _) => Cow::Owned(text.to_owned()),
-        })
+        Some(text.into_cow())
     }
 }
 
@@ -262,17 +281,65 @@ impl<'de> Read<'de> for Id<'de> {
         seq: A,
         strings: &'de Strings,
     ) -> Result<Option<Self>, A::Error> {
-        let value = Value::deserialize(SeqAccessDeserializer::new(seq))?;
-        Ok(Some(Self::json(&value, strings)))
+        Ok(Value::from_seq(seq, strings)?.map(|value| Self::json(&value, strings)))
     }
 
     fn from_map<A: MapAccess<'de>>(
         map: A,
         strings: &'de Strings,
     ) -> Result<Option<Self>, A::Error> {
-        let value = Value::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(Some(Self::json(&value, strings)))
+        Ok(Value::from_map(map, strings)?.map(|value| Self::json(&value, strings)))
     }
+}
+
+/// Any value at all; null reads as None. Not `Value`'s own `Deserialize`, to which a key that
+/// serde_json uses within (`$serde_json::private::RawValue`) is not a key like any other.
+impl<'de> Read<'de> for Value {
+    const EXPECTED: &'static str = "any value";
+
+    fn from_bool(value: bool, _: &'de Strings) -> Option<Self> {
+        Some(Self::Bool(value))
+    }
+
+    fn from_number(value: Number, _: &'de Strings) -> Option<Self> {
+        Some(Self::Number(value))
+    }
+
+    fn from_text(text: Text<'de, '_>) -> Option<Self> {
+        Some(Self::String(text.into_cow().into_owned()))
+    }
+
+    fn from_seq<A: SeqAccess<'de>>(
+        mut seq: A,
+        strings: &'de Strings,
+    ) -> Result<Option<Self>, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element_seed(field(strings))? {
+            items.push(item.unwrap_or(Self::Null));
+        }
+        Ok(Some(Self::Array(items)))
+    }
+
+    fn from_map<A: MapAccess<'de>>(
+        mut map: A,
+        strings: &'de Strings,
+    ) -> Result<Option<Self>, A::Error> {
+        let mut pairs = Map::new();
+        while let Some(key) = map.next_key::<String>()? {
+            let value = map.next_value_seed(field(strings))?;
+            pairs.insert(key, value.unwrap_or(Self::Null));
+        }
+        Ok(Some(Self::Object(pairs)))
+    }
+}
+
+/// The value that a text writes; null if it writes none, which a body that was read always does.
+#[cfg(feature = "python")]
+pub(crate) fn value_of(json: &str) -> Value {
+    let strings = Strings::default();
+    let mut reader = serde_json::Deserializer::from_str(json);
+    let value = field(&strings).deserialize(&mut reader);
+    value.ok().flatten().unwrap_or_default()
 }
 
 /// Any value, checked and dropped. Unlike `serde::de::IgnoredAny`, which skips text, this meets the

@@ -3,27 +3,41 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use elsa::sync::FrozenVec;
 
-use memchr::{memchr_iter, memrchr};
+use memchr::{memchr_iter, memchr2, memrchr};
 
 use crate::error::{Error, Problem};
 
 /// Strings that a body writes with escapes, decoded: what of an event cannot be borrowed from the
 /// body is borrowed from here.
 #[derive(Default)]
-pub struct Strings(FrozenVec<Box<str>>);
+pub struct Strings {
+    kept: FrozenVec<Box<str>>,
+    skipped: AtomicUsize,
+}
 
 impl Strings {
     pub(crate) fn keep(&self, text: String) -> &str {
-        self.0.push_get(text.into())
+        self.kept.push_get(text.into())
+    }
+
+    /// Note that a list was only skipped over.
+    pub(crate) fn skip_list(&self) {
+        self.skipped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many lists were only skipped over.
+    pub(crate) fn skipped_lists(&self) -> usize {
+        self.skipped.load(Ordering::Relaxed)
     }
 }
 
 impl fmt::Debug for Strings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} strings", self.0.len())
+        write!(f, "{} strings", self.kept.len())
     }
 }
 
@@ -65,21 +79,48 @@ fn place(body: &[u8], at: usize) -> (usize, usize) {
 /// One byte in each stretch of that length is looked at: a longer number covers at least one of them.
 fn long_number(body: &[u8]) -> Option<usize> {
     let is_number = |byte: &&u8| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
+    let mut strings = InStrings {
+        body,
+        at: 0,
+        is_inside: false,
+    };
     (LONGEST_NUMBER..body.len())
         .step_by(LONGEST_NUMBER)
         .find_map(|probe| {
             // A stretch back is far enough: a run that began before it has been judged already.
             let stretch = &body[probe - LONGEST_NUMBER..=probe];
             let before = stretch.iter().rev().take_while(is_number).count();
-            if before == 0 || before > LONGEST_NUMBER {
+            let start = probe + 1 - before;
+            if before == 0 || (before > LONGEST_NUMBER && start > 0) {
                 return None;
             }
-            let start = probe + 1 - before;
-            // Digits in a string follow its quote or a character that no number follows.
-            let is_value = b":,[ \t\r\n".contains(&body[start - 1]);
             let rest = body[start..].iter().take(LONGEST_NUMBER + 1);
-            (is_value && rest.take_while(is_number).count() > LONGEST_NUMBER).then_some(start)
+            (rest.take_while(is_number).count() > LONGEST_NUMBER && !strings.holds(start))
+                .then_some(start)
         })
+}
+
+/// Tells which bytes of a body are in strings, walking over it once.
+struct InStrings<'b> {
+    body: &'b [u8],
+    at: usize,
+    is_inside: bool,
+}
+
+impl InStrings<'_> {
+    /// Whether the byte at this place is in a string. Places must not go back.
+    fn holds(&mut self, place: usize) -> bool {
+        while let Some(next) = memchr2(b'"', b'\\', &self.body[self.at.min(place)..place]) {
+            let mark = self.at + next;
+            if self.body[mark] == b'"' {
+                self.is_inside = !self.is_inside;
+                self.at = mark + 1;
+            } else {
+                self.at = mark + 2;
+            }
+        }
+        self.is_inside
+    }
 }
 
 /// Replace each `\uD800`..`\uDFFF` escape that is not part of a pair by `\uFFFD`, which has the same
@@ -135,4 +176,15 @@ pub(crate) fn range_in(text: &str, part: &str) -> Range<usize> {
     let start = part.as_ptr().addr() - text.as_ptr().addr();
     assert!(start + part.len() <= text.len(), "a part of the text");
     start..start + part.len()
+}
+
+/// A text that cannot break the line it is shown in, nor do anything else to a terminal.
+pub(crate) fn one_line(text: &str) -> String {
+    text.chars().fold(String::new(), |mut line, c| {
+        match c {
+            '"' | '\'' | '\\' => line.push(c),
+            _ => line.extend(c.escape_debug()),
+        }
+        line
+    })
 }

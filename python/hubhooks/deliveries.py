@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import builtins
     from collections.abc import Sequence
+    from datetime import datetime
     from typing import TypeAlias
 
     Aside: TypeAlias = Literal["unhandled", "ignored", "unreadable"]
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["Delivery", "Log", "MemoryLog", "Record", "Run", "Verdict", "judge"]
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+# Data classes are written out here: each that is generated costs `import hubhooks` a millisecond.
+class Delivery(NamedTuple):
     """One run of a handler: what helps it to be idempotent."""
 
     id: str
@@ -38,39 +38,66 @@ class Delivery:
     """When the delivery came, or came again; in UTC."""
 
 
-@dataclass(slots=True)
 class Run:
     """What became of a delivery in one handler."""
 
-    handler: str
-    state: RunState = "queued"
-    attempts: int = 0
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
-    error: str = ""
-    traceback: str = ""
+    __slots__ = ("attempts", "error", "finished_at", "handler", "started_at", "state", "traceback")
+
+    def __init__(self, handler: str, *, attempts: int = 0) -> None:
+        self.handler = handler
+        self.state: RunState = "queued"
+        self.attempts = attempts
+        self.started_at: datetime | None = None
+        self.finished_at: datetime | None = None
+        self.error = ""
+        self.traceback = ""
+
+    def __repr__(self) -> str:
+        return f"Run({self.handler!r}, state={self.state!r}, attempts={self.attempts})"
 
 
-@dataclass(slots=True)
 class Record:
     """What became of a delivery, so far: a copy, which does not change with it."""
 
-    id: str
-    received_at: datetime
-    # The body is nobody's business in a log or a traceback.
-    body: bytes | None = field(repr=False)
-    """The body as it came; None once it had to make room for newer ones."""
-    aside: Aside | None
-    """Why no handler was to run when it last came; None when some were."""
-    reason: str
-    """What explains `aside`."""
-    runs: list[Run] = field(default_factory=list["Run"])
-    is_replay: bool = False
-    """As `Delivery` has it."""
-    is_delivered: bool = False
-    """Whether the Hub is known to have our answer."""
-    duplicates: int = 0
-    """How often it came again without being run again."""
+    __slots__ = (
+        "aside",
+        "body",
+        "duplicates",
+        "id",
+        "is_delivered",
+        "is_replay",
+        "reason",
+        "received_at",
+        "runs",
+    )
+
+    def __init__(
+        self,
+        delivery_id: str,
+        received_at: datetime,
+        body: bytes | None,
+        aside: Aside | None,
+        reason: str,
+    ) -> None:
+        self.id = delivery_id
+        self.received_at = received_at
+        self.body = body
+        """The body as it came; None once it had to make room for newer ones."""
+        self.aside: Aside | None = aside
+        """Why no handler was to run when it last came; None when some were."""
+        self.reason = reason
+        """What explains `aside`."""
+        self.runs: list[Run] = []
+        self.is_replay = False
+        """As `Delivery` has it."""
+        self.is_delivered = False
+        """Whether the Hub is known to have our answer."""
+        self.duplicates = 0
+        """How often it came again without being run again."""
+
+    def __repr__(self) -> str:
+        # The body is nobody's business in a log or a traceback.
+        return f"Record({self.id!r}, state={self.state!r}, runs={self.runs!r})"
 
     @property
     def state(self) -> State:
@@ -215,7 +242,7 @@ class MemoryLog:
                 if again and aside != "unreadable":
                     handlers, aside, reason = again, None, ""
                 self._forget(delivery_id)
-            record = Record(delivery_id, datetime.now(timezone.utc), body, aside, reason)
+            record = Record(delivery_id, _now(), body, aside, reason)
             if known is not None:
                 record.runs = known.runs
                 record.is_replay = known.is_delivered
@@ -240,7 +267,7 @@ class MemoryLog:
             run = record.run_of(handler)
             run.state = "running"
             run.attempts += 1
-            run.started_at = datetime.now(timezone.utc)
+            run.started_at = _now()
             return Delivery(delivery_id, run.attempts, record.is_replay, record.received_at)
 
     def finished(
@@ -251,7 +278,7 @@ class MemoryLog:
             record = self._records[delivery_id]
             run = record.run_of(handler)
             run.state = ending
-            run.finished_at = datetime.now(timezone.utc)
+            run.finished_at = _now()
             run.error = error
             run.traceback = traceback
             self._make_room(record)
@@ -302,4 +329,12 @@ def _queue(record: Record, handlers: Sequence[str]) -> None:
 
 
 def _copy(record: Record) -> Record:
-    return replace(record, runs=[replace(run) for run in record.runs])
+    made = copy.copy(record)
+    made.runs = [copy.copy(run) for run in record.runs]
+    return made
+
+
+def _now() -> datetime:
+    from datetime import datetime, timezone  # noqa: PLC0415 - `import hubhooks` can do without
+
+    return datetime.now(timezone.utc)

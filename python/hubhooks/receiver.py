@@ -6,7 +6,7 @@ before it, `receive` the rest.
 
 from __future__ import annotations
 
-import json
+import functools
 import logging
 import time
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -95,17 +95,18 @@ def _headers_of(body: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def _body_of(words: Words, **more: object) -> bytes:
+    import json  # noqa: PLC0415 - `import hubhooks` can do without
+
     said = {"status": words.status, **more, "reason": words.reason}
     return json.dumps({key: value for key, value in said.items() if value}).encode()
 
 
-def _constant(words: Words) -> Answer:
+@functools.cache
+def _constant(case: str) -> Answer:
+    words = ANSWERS[case]
     body = _body_of(words)
     allow = [(b"allow", b"POST")] if words.http == 405 else []  # noqa: PLR2004 - HTTP's number
     return Answer(words.http, body, _headers_of(body) + allow)
-
-
-_CONSTANT = {case: _constant(words) for case, words in ANSWERS.items()}
 
 
 class Receiver:
@@ -197,7 +198,7 @@ class Receiver:
         key = (int(time.time()) // 60, case)
         count = self.refusals.get(key, 0)
         self.refusals[key] = count + 1
-        answer = _CONSTANT[case]
+        answer = _constant(case)
         if count == 0:
             _log.warning("refused a request with %d: %s", answer.status, ANSWERS[case].reason)
             for old in [old for old in self.refusals if old[0] <= key[0] - _MINUTES_KEPT]:
@@ -271,5 +272,5 @@ def _delivery_id(headers: Headers) -> str | None:
 
 def _repeated(verdict: Verdict) -> Answer:
     """Answer a delivery that runs nothing: the words are always the same, only the id differs."""
-    status, body, headers, *_ = _CONSTANT[verdict.status]
+    status, body, headers, *_ = _constant(verdict.status)
     return Answer(status, body, headers, verdict.id)

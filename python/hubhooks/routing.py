@@ -7,7 +7,6 @@ import inspect
 import logging
 import threading
 import warnings
-from dataclasses import dataclass, field, replace
 from types import MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
@@ -129,8 +128,7 @@ class Origin(NamedTuple):
         return self.module == newer.module and self.execution is not newer.execution
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Handler:
+class Handler(NamedTuple):
     """A function that hears events, under the name that stored work knows it by."""
 
     name: str
@@ -138,7 +136,10 @@ class Handler:
     alternatives: tuple[Alternative, ...]
     is_async: bool
     takes_delivery: bool
-    origin: Origin = field(repr=False)
+    origin: Origin
+
+    def __repr__(self) -> str:
+        return f"<Handler `{self.name}`: {self.function!r}>"
 
     def is_for(self, function: Callable[..., object]) -> bool:
         """Whether this is that function; `bot.reply` is a new object at each read."""
@@ -352,7 +353,7 @@ class Router:
         with self._lock:
             known = self._handlers.get(handler.name)
             if known is not None and known.is_for(handler.function):
-                handler = replace(known, alternatives=known.alternatives + handler.alternatives)
+                handler = known._replace(alternatives=known.alternatives + handler.alternatives)
             elif known is not None and not known.origin.is_executed_again_by(handler.origin):
                 msg = (
                     f"two handlers are named `{handler.name}`: {known.origin.place} and "

@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 use serde_json::Value;
 
-use crate::error::{Error, Problem};
+use crate::error::Error;
 
 /// A JSON value as `dict`, `list`, `str`, ...
 pub(super) fn to_python<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'py, PyAny>> {
@@ -19,12 +19,7 @@ pub(super) fn quoted(py: Python<'_>, text: &str) -> PyResult<String> {
 
 /// A problem with a body that has no place in it.
 pub(super) fn problem(what: impl Into<String>) -> PyErr {
-    Error::Payload(Problem {
-        what: what.into(),
-        path: String::new(),
-        place: None,
-    })
-    .into()
+    Error::nowhere(what).into()
 }
 
 /// A string for Python that is one of the Hub's few words most of the time: those are made once.

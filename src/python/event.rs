@@ -2,7 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyException, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::sync::PyOnceLock;
@@ -16,6 +16,7 @@ use super::files::UpdatedFiles;
 use super::parts::{Comment, Discussion, MovedTo, Repo, UpdatedRef, Webhook};
 use super::shared::Shared;
 use crate::event::{Class, DOCUMENTED_KEYS};
+use crate::text::one_line;
 
 /// One delivery of the Hub, read and checked; the base of all event classes.
 ///
@@ -176,6 +177,10 @@ impl HubEvent {
                     .call_method("dumps", (payload,), Some(&options))
             })
             .map_err(|error| {
+                if !error.is_instance_of::<PyException>(py) {
+                    // Ctrl-C is no word about the mapping.
+                    return error;
+                }
                 let problem = problem(format!(
                     "expected a mapping that JSON can write: {}",
                     error.value(py)
@@ -370,14 +375,15 @@ impl HubEvent {
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
         let event = slf.get().shared.event();
         let repo = event.repo.as_ref();
-        let repo = repo.map(|repo| format!(" of {} {}", repo.r#type, repo.name));
+        let repo =
+            repo.map(|repo| format!(" of {} {}", one_line(repo.r#type), one_line(repo.name)));
         let discussion = event.discussion.as_ref();
         let discussion = discussion.map(|discussion| format!(" #{}", discussion.num));
         Ok(format!(
             "<{} {} {}{}{}>",
             slf.get_type().name()?,
-            event.scope,
-            event.action,
+            one_line(event.scope),
+            one_line(event.action),
             repo.unwrap_or_default(),
             discussion.unwrap_or_default(),
         ))

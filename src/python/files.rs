@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use pyo3::exceptions::{PyIndexError, PyValueError};
+use pyo3::exceptions::{PyIndexError, PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PySlice, PyString, PyTuple};
@@ -16,6 +16,7 @@ use super::event::HubEvent;
 use super::parts::{Part, THERE, part};
 use super::shared::Shared;
 use crate::event;
+use crate::read::value_of;
 use crate::text::range_in;
 
 /// A file that changed in a bucket.
@@ -42,9 +43,7 @@ impl Part for UpdatedFile {
     }
 
     fn value(&self) -> Value {
-        // Syntax, depth and numbers were checked when the body was read.
-        let text = self.shared.event().text();
-        serde_json::from_str(&text[self.json.clone()]).unwrap_or_default()
+        value_of(&self.shared.event().text()[self.json.clone()])
     }
 
     fn path(&self) -> (&'static str, Option<usize>) {
@@ -147,8 +146,7 @@ impl UpdatedFiles {
 
     fn values(&self) -> Vec<Value> {
         let text = self.shared.event().text();
-        let value =
-            |slot: &Slot| serde_json::from_str(&text[slot.json.clone()]).unwrap_or_default();
+        let value = |slot: &Slot| value_of(&text[slot.json.clone()]);
         self.files.iter().map(value).collect()
     }
 }
@@ -162,7 +160,7 @@ impl UpdatedFiles {
     fn __getitem__<'py>(&self, index: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let py = index.py();
         let Ok(slice) = index.cast::<PySlice>() else {
-            let index = index.call_method0("__index__")?.extract::<isize>()?;
+            let index = clamped(index)?;
             let from_start = if index < 0 {
                 index.checked_add_unsigned(self.files.len())
             } else {
@@ -211,23 +209,24 @@ impl UpdatedFiles {
     ///
     /// Raises:
     ///     ValueError: there is none.
-    #[pyo3(signature = (value, start = 0, stop = None, /))]
+    #[pyo3(signature = (value, start = None, stop = None, /))]
     fn index(
         &self,
         value: &Bound<'_, PyAny>,
-        start: isize,
-        stop: Option<isize>,
+        start: Option<&Bound<'_, PyAny>>,
+        stop: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<usize> {
         let length = isize::try_from(self.files.len())?;
-        let bound = |index: isize| {
-            if index < 0 {
-                (index + length).max(0)
+        let bound = |given: Option<&Bound<'_, PyAny>>, absent| {
+            let index = given.map_or(Ok(absent), clamped)?;
+            let from_start = if index < 0 {
+                index.saturating_add(length)
             } else {
                 index
-            }
-            .min(length)
+            };
+            Ok::<_, PyErr>(from_start.clamp(0, length))
         };
-        let (start, stop) = (bound(start), bound(stop.unwrap_or(length)));
+        let (start, stop) = (bound(start, 0)?, bound(stop, length)?);
         let wanted = value
             .cast::<UpdatedFile>()
             .ok()
@@ -281,6 +280,16 @@ impl UpdatedFiles {
     }
     fn __deepcopy__<'py>(slf: Bound<'py, Self>, _memo: Bound<'py, PyAny>) -> Bound<'py, Self> {
         slf
+    }
+}
+
+/// An index, as far as one can be: no list reaches to where a larger one would point.
+fn clamped(index: &Bound<'_, PyAny>) -> PyResult<isize> {
+    match index.extract::<isize>() {
+        Err(error) if error.is_instance_of::<PyOverflowError>(index.py()) => {
+            Ok(if index.lt(0)? { isize::MIN } else { isize::MAX })
+        }
+        index => index,
     }
 }
 

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::error::Error;
 use crate::event::Event;
+use crate::read::value_of;
 use crate::text::{self, Strings};
 
 /// What an event's fields are borrowed from.
@@ -78,8 +79,7 @@ impl Shared {
 
     /// The whole body as a JSON value. Made anew: only `to_dict` and comparisons need it.
     pub(super) fn value(&self) -> Value {
-        // Syntax, depth and numbers were checked when the body was read.
-        serde_json::from_str(self.event().text()).unwrap_or_default()
+        value_of(self.event().text())
     }
 
     /// The value under these keys, one in another; null if there is none.
