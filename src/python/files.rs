@@ -181,7 +181,7 @@ impl UpdatedFiles {
         let mut at = span.start;
         for _ in 0..span.slicelength {
             files.extend(self.get(py, usize::try_from(at)?)?);
-            at += span.step;
+            at = at.wrapping_add(span.step);
         }
         Ok(PyTuple::new(py, files)?.into_any())
     }
