@@ -262,8 +262,14 @@ def timed(statement: str, **names: object) -> Timer:
 
 def least_times(timers: Mapping[str, Timer], seconds: float) -> dict[str, float]:
     """Give the least time of one run of each, measured in turns for so many seconds."""
-    slice_, least_rounds = 0.0005, 5
-    calls = {what: max(1, int(slice_ / timer.timeit(1))) for what, timer in timers.items()}
+    slice_, warm_up, least_rounds = 0.002, 20, 5
+    # Counted when warm: a slice of few calls would measure what the others left in the caches.
+    for timer in timers.values():
+        timer.timeit(1)
+    calls = {
+        what: max(1, int(slice_ * warm_up / timer.timeit(warm_up)))
+        for what, timer in timers.items()
+    }
     best = dict.fromkeys(timers, math.inf)
     end = perf_counter() + seconds
     rounds = 0

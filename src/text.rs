@@ -24,13 +24,13 @@ impl Strings {
         self.kept.push_get(text.into())
     }
 
-    /// Note that a list was only skipped over.
-    pub(crate) fn skip_list(&self) {
+    /// Note that a value was only skipped over.
+    pub(crate) fn skip_value(&self) {
         self.skipped.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many lists were only skipped over.
-    pub(crate) fn skipped_lists(&self) -> usize {
+    /// How many values were only skipped over.
+    pub(crate) fn skipped_values(&self) -> usize {
         self.skipped.load(Ordering::Relaxed)
     }
 }
