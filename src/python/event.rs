@@ -1,11 +1,11 @@
 //! The event classes.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::OnceLock;
 
 use pyo3::exceptions::{PyException, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 use pyo3::{IntoPyObjectExt, PyClass, PyTypeInfo};
 use serde_json::Value;
@@ -28,13 +28,13 @@ use crate::text::one_line;
 #[pyclass(frozen, subclass, module = "hubhooks")]
 pub(crate) struct HubEvent {
     shared: Shared,
-    repo: PyOnceLock<Py<Repo>>,
-    discussion: PyOnceLock<Py<Discussion>>,
-    comment: PyOnceLock<Py<Comment>>,
-    webhook: PyOnceLock<Py<Webhook>>,
-    moved_to: PyOnceLock<Py<MovedTo>>,
-    updated_refs: PyOnceLock<Py<PyTuple>>,
-    updated_files: PyOnceLock<Py<UpdatedFiles>>,
+    repo: OnceLock<Py<Repo>>,
+    discussion: OnceLock<Py<Discussion>>,
+    comment: OnceLock<Py<Comment>>,
+    webhook: OnceLock<Py<Webhook>>,
+    moved_to: OnceLock<Py<MovedTo>>,
+    updated_refs: OnceLock<Py<PyTuple>>,
+    updated_files: OnceLock<Py<UpdatedFiles>>,
 }
 
 /// An event on a repository itself: created, deleted, moved, or its settings changed.
@@ -72,13 +72,13 @@ impl HubEvent {
         let class = shared.event().class();
         let base = PyClassInitializer::from(HubEvent {
             shared,
-            repo: PyOnceLock::new(),
-            discussion: PyOnceLock::new(),
-            comment: PyOnceLock::new(),
-            webhook: PyOnceLock::new(),
-            moved_to: PyOnceLock::new(),
-            updated_refs: PyOnceLock::new(),
-            updated_files: PyOnceLock::new(),
+            repo: OnceLock::new(),
+            discussion: OnceLock::new(),
+            comment: OnceLock::new(),
+            webhook: OnceLock::new(),
+            moved_to: OnceLock::new(),
+            updated_refs: OnceLock::new(),
+            updated_files: OnceLock::new(),
         });
         let object = match class {
             Class::Repo => Bound::new(py, base.add_subclass(RepoEvent))?.into_any(),
@@ -291,22 +291,24 @@ impl HubEvent {
     /// The refs that a push created, moved or deleted; empty if it says none.
     #[getter]
     fn updated_refs(&self, py: Python<'_>) -> PyResult<Py<PyTuple>> {
-        let refs = self.updated_refs.get_or_try_init(py, || {
-            let refs = UpdatedRef::all_of(&self.shared)
-                .map(|updated| Py::new(py, updated))
-                .collect::<PyResult<Vec<_>>>()?;
-            Ok::<_, PyErr>(PyTuple::new(py, refs)?.unbind())
-        })?;
-        Ok(refs.clone_ref(py))
+        if let Some(refs) = self.updated_refs.get() {
+            return Ok(refs.clone_ref(py));
+        }
+        let refs = UpdatedRef::all_of(&self.shared)
+            .map(|updated| Py::new(py, updated))
+            .collect::<PyResult<Vec<_>>>()?;
+        let refs = PyTuple::new(py, refs)?.unbind();
+        Ok(keep(&self.updated_refs, refs).clone_ref(py))
     }
 
     /// The files that changed in a bucket, read when asked for; empty if the body says none.
     #[getter]
     fn updated_files(&self, py: Python<'_>) -> PyResult<Py<UpdatedFiles>> {
-        let files = self
-            .updated_files
-            .get_or_try_init(py, || Py::new(py, UpdatedFiles::of(&self.shared)))?;
-        Ok(files.clone_ref(py))
+        if let Some(files) = self.updated_files.get() {
+            return Ok(files.clone_ref(py));
+        }
+        let files = Py::new(py, UpdatedFiles::of(&self.shared))?;
+        Ok(keep(&self.updated_files, files).clone_ref(py))
     }
 
     /// Whether files are missing in `updated_files` because there were more than 10,000.
@@ -428,15 +430,21 @@ impl CommentEvent {
 /// A part of an event, made when it is first read and the same object ever after.
 pub(super) fn view<T: PyClass + Into<PyClassInitializer<T>>>(
     py: Python<'_>,
-    slot: &PyOnceLock<Py<T>>,
+    slot: &OnceLock<Py<T>>,
     make: impl FnOnce() -> Option<T>,
 ) -> PyResult<Option<Py<T>>> {
-    if let Some(part) = slot.get(py) {
-        return Ok(Some(part.clone_ref(py)));
+    if slot.get().is_none()
+        && let Some(part) = make()
+    {
+        keep(slot, Py::new(py, part)?);
     }
-    let Some(part) = make() else {
-        return Ok(None);
-    };
-    let part = slot.get_or_try_init(py, || Py::new(py, part))?;
-    Ok(Some(part.clone_ref(py)))
+    Ok(slot.get().map(|part| part.clone_ref(py)))
+}
+
+/// Keep an object, unless another thread was faster.
+///
+/// Not PyO3's own `PyOnceLock`, which lets other threads run while it fills: that costs more than
+/// making a part. Here the object is there already, so that nobody waits.
+pub(super) fn keep<T>(slot: &OnceLock<Py<T>>, object: Py<T>) -> &Py<T> {
+    slot.get_or_init(|| object)
 }

@@ -3,16 +3,16 @@
 use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pyo3::exceptions::{PyIndexError, PyOverflowError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PySlice, PyString, PyTuple};
 use serde_json::Value;
 
 use super::convert::{quoted, to_python, word};
-use super::event::HubEvent;
+use super::event::{HubEvent, keep};
 use super::parts::{Part, THERE, part};
 use super::shared::Shared;
 use crate::event;
@@ -94,7 +94,7 @@ pub(crate) struct UpdatedFiles {
 /// A file's place in the body, and its object once there is one.
 struct Slot {
     json: Range<usize>,
-    file: PyOnceLock<Py<UpdatedFile>>,
+    file: OnceLock<Py<UpdatedFile>>,
 }
 
 impl UpdatedFiles {
@@ -102,7 +102,7 @@ impl UpdatedFiles {
         let event = shared.event();
         let slot = |(json, _)| Slot {
             json: range_in(event.text(), json),
-            file: PyOnceLock::new(),
+            file: OnceLock::new(),
         };
         let files = event
             .updated_files
@@ -118,24 +118,26 @@ impl UpdatedFiles {
         let Some(slot) = self.files.get(index) else {
             return Ok(None);
         };
-        let file = slot.file.get_or_try_init(py, || {
-            let event = self.shared.event();
-            let json = &event.text()[slot.json.clone()];
-            let files = event.updated_files.as_ref();
-            let file = files.and_then(|files| files.file(json)).expect(THERE);
-            Py::new(
-                py,
-                UpdatedFile {
-                    shared: self.shared.clone(),
-                    index,
-                    json: slot.json.clone(),
-                    path: file.path.into_owned(),
-                    action: file.action.into_owned(),
-                    xet_hash: file.xet_hash.map(Cow::into_owned),
-                    size: file.size,
-                },
-            )
-        })?;
+        if let Some(file) = slot.file.get() {
+            return Ok(Some(file.clone_ref(py)));
+        }
+        let event = self.shared.event();
+        let json = &event.text()[slot.json.clone()];
+        let files = event.updated_files.as_ref();
+        let file = files.and_then(|files| files.file(json)).expect(THERE);
+        let file = Py::new(
+            py,
+            UpdatedFile {
+                shared: self.shared.clone(),
+                index,
+                json: slot.json.clone(),
+                path: file.path.into_owned(),
+                action: file.action.into_owned(),
+                xet_hash: file.xet_hash.map(Cow::into_owned),
+                size: file.size,
+            },
+        )?;
+        let file = keep(&slot.file, file);
         Ok(Some(file.clone_ref(py)))
     }
 

@@ -1,9 +1,9 @@
 //! The parts of an event: small frozen views that read from the shared body.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::OnceLock;
 
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyTuple};
 use serde_json::{Value, json};
 
@@ -92,8 +92,8 @@ pub(crate) fn restore_part<'py>(
 #[pyclass(frozen, module = "hubhooks")]
 pub(crate) struct Repo {
     shared: Shared,
-    url: PyOnceLock<Py<Url>>,
-    owner: PyOnceLock<Py<Owner>>,
+    url: OnceLock<Py<Url>>,
+    owner: OnceLock<Py<Owner>>,
 }
 
 impl Repo {
@@ -101,8 +101,8 @@ impl Repo {
         shared.event().repo.as_ref()?;
         Some(Self {
             shared: shared.clone(),
-            url: PyOnceLock::new(),
-            owner: PyOnceLock::new(),
+            url: OnceLock::new(),
+            owner: OnceLock::new(),
         })
     }
 
@@ -374,9 +374,9 @@ part!(Owner {
 #[pyclass(frozen, module = "hubhooks")]
 pub(crate) struct Discussion {
     shared: Shared,
-    url: PyOnceLock<Py<Url>>,
-    author: PyOnceLock<Py<Owner>>,
-    changes: PyOnceLock<Py<Changes>>,
+    url: OnceLock<Py<Url>>,
+    author: OnceLock<Py<Owner>>,
+    changes: OnceLock<Py<Changes>>,
 }
 
 impl Discussion {
@@ -384,9 +384,9 @@ impl Discussion {
         shared.event().discussion.as_ref()?;
         Some(Self {
             shared: shared.clone(),
-            url: PyOnceLock::new(),
-            author: PyOnceLock::new(),
-            changes: PyOnceLock::new(),
+            url: OnceLock::new(),
+            author: OnceLock::new(),
+            changes: OnceLock::new(),
         })
     }
 
@@ -546,8 +546,8 @@ part!(Changes {
 #[pyclass(frozen, module = "hubhooks")]
 pub(crate) struct Comment {
     shared: Shared,
-    author: PyOnceLock<Py<Owner>>,
-    url: PyOnceLock<Py<Url>>,
+    author: OnceLock<Py<Owner>>,
+    url: OnceLock<Py<Url>>,
 }
 
 impl Comment {
@@ -555,8 +555,8 @@ impl Comment {
         shared.event().comment.as_ref()?;
         Some(Self {
             shared: shared.clone(),
-            author: PyOnceLock::new(),
-            url: PyOnceLock::new(),
+            author: OnceLock::new(),
+            url: OnceLock::new(),
         })
     }
 
@@ -687,7 +687,7 @@ part!(Webhook {
 #[pyclass(frozen, module = "hubhooks")]
 pub(crate) struct MovedTo {
     shared: Shared,
-    owner: PyOnceLock<Py<Owner>>,
+    owner: OnceLock<Py<Owner>>,
 }
 
 impl MovedTo {
@@ -695,7 +695,7 @@ impl MovedTo {
         shared.event().moved_to.as_ref()?;
         Some(Self {
             shared: shared.clone(),
-            owner: PyOnceLock::new(),
+            owner: OnceLock::new(),
         })
     }
 
