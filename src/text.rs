@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use elsa::sync::FrozenVec;
@@ -172,7 +171,8 @@ fn surrogate(bytes: &[u8], at: usize) -> Option<u16> {
 /// # Panics
 ///
 /// When it is no part of that text.
-pub(crate) fn range_in(text: &str, part: &str) -> Range<usize> {
+#[cfg(feature = "python")]
+pub(crate) fn range_in(text: &str, part: &str) -> std::ops::Range<usize> {
     let start = part.as_ptr().addr() - text.as_ptr().addr();
     assert!(start + part.len() <= text.len(), "a part of the text");
     start..start + part.len()
