@@ -36,6 +36,8 @@ class Delivery(NamedTuple):
     """Whether the Hub knew the delivery as answered and sent it again: someone pressed Replay."""
     received_at: datetime
     """When the delivery came, or came again; in UTC."""
+    handler: str
+    """The handler's name, which stored work knows it by."""
 
 
 class Run:
@@ -268,7 +270,9 @@ class MemoryLog:
             run.state = "running"
             run.attempts += 1
             run.started_at = _now()
-            return Delivery(delivery_id, run.attempts, record.is_replay, record.received_at)
+            return Delivery(
+                delivery_id, run.attempts, record.is_replay, record.received_at, handler
+            )
 
     def finished(
         self, delivery_id: str, handler: str, ending: Ending, error: str = "", traceback: str = ""
