@@ -1,0 +1,131 @@
+"""Servers in processes of their own, started as a user starts them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROOT = Path(__file__).parents[1]
+PATIENCE = 60
+UVICORN = ("-m", "uvicorn", "app:app", "--port", "{port}")
+
+
+class Server:
+    """A server that runs in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self._process = process
+        self._log = log
+
+    def output(self) -> str:
+        """Give all it printed so far, on both streams."""
+        return self._log.read_text("utf-8", "replace")
+
+    def wait_for(self, text: str) -> str:
+        """Wait until it printed the text, and give all it printed."""
+        self._wait(lambda: text in self.output(), f"did not print `{text}`")
+        return self.output()
+
+    def wait_until_it_listens(self) -> None:
+        """Wait until its port takes connections."""
+        self._wait(self._listens, f"does not listen on port {self.port}")
+
+    def stop(self) -> int:
+        """Ask it to end with SIGTERM, wait until it did, and give its exit code."""
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(PATIENCE)
+
+    def end(self) -> None:
+        """End it, whatever it does."""
+        try:
+            self.stop()
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(PATIENCE)
+
+    def _listens(self) -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            return True
+        return False
+
+    def _wait(self, is_so: Callable[[], bool], failure: str) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not is_so():
+            if self._process.poll() is not None and not is_so():
+                pytest.fail(f"the server ended and {failure}:\n{self.output()}")
+            if time.monotonic() > deadline:
+                pytest.fail(f"the server {failure}:\n{self.output()}")
+            time.sleep(0.02)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def started(
+    folder: Path,
+    *command: str,
+    script: str | None = None,
+    prints: str | None = None,
+    python: str | Path = sys.executable,
+    environ: dict[str, str | None] | None = None,
+) -> Iterator[Server]:
+    """Run a server until the block ends.
+
+    Args:
+        folder: where it runs.
+        command: what the interpreter is given; `{port}` stands for a free port, in `environ` too.
+        script: the text of `app.py` in that folder.
+        prints: what it prints when it is ready; without it, it is ready when its port listens.
+        python: the interpreter.
+        environ: variables to set, or with None to leave out; WEBHOOK_SECRET is `moon` by default.
+    """
+    port = free_port()
+    if script is not None:
+        (folder / "app.py").write_text(script, "utf-8")
+    variables: dict[str, str | None] = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT / "python"),
+        "PYTHONUNBUFFERED": "1",
+        "WEBHOOK_SECRET": "moon",
+        **(environ or {}),
+    }
+    log = folder / f"output-{port}"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [str(python), *(word.replace("{port}", str(port)) for word in command or UVICORN)],
+            cwd=folder,
+            env={
+                name: value.replace("{port}", str(port))
+                for name, value in variables.items()
+                if value is not None
+            },
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        server = Server(process, port, log)
+        try:
+            if prints is None:
+                server.wait_until_it_listens()
+            else:
+                server.wait_for(prints)
+            yield server
+        finally:
+            server.end()
