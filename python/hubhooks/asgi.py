@@ -55,6 +55,14 @@ class Door:
             msg = f"an ASGI scope of type `{kind}` is not served here; `http` would be"
             raise ValueError(msg)
 
+    def check(self) -> None:
+        """Check that deliveries could be let in.
+
+        Raises:
+            ConfigError: there is no secret, and unsigned requests are not allowed.
+        """
+        self._receiver.ready()
+
     def start(self) -> None:
         """Let deliveries in.
 
@@ -62,6 +70,7 @@ class Door:
             ConfigError: there is no secret, and unsigned requests are not allowed.
         """
         self._receiver.ready()
+        self._receiver.is_stopping = False
         self._runner.start()
 
     async def stop(self) -> None:
@@ -71,6 +80,15 @@ class Door:
             await self._runner.stop()
         finally:
             self._receiver.is_stopping = False
+
+    async def drain(self, seconds: float) -> None:
+        """Refuse new deliveries until the next start, and wait: the process is about to end.
+
+        Args:
+            seconds: how long to wait for the handlers that run.
+        """
+        self._receiver.is_stopping = True
+        await self._runner.stop(seconds)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()

@@ -1,0 +1,286 @@
+"""Receives webhooks in a Gradio app, above all in a Space.
+
+`Webhooks.launch` and `Webhooks.app_kwargs` are the way in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import warnings
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from gradio.cli.commands.reload import reload_thread
+from gradio.routes import App
+from starlette.routing import Mount, Route
+
+from hubhooks.deliveries import MemoryLog
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
+    from types import FrameType
+    from typing import TypeAlias
+
+    from gradio import Blocks
+    from starlette.routing import BaseRoute
+
+    from hubhooks.asgi import Door, Receive, Scope, Send
+    from hubhooks.deliveries import Log
+    from hubhooks.webhooks import Webhooks
+
+    Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Any]]
+
+__all__ = ["launch", "make_app_kwargs", "warn_of_ssr", "webhook_url"]
+
+# Under server-side rendering Gradio's Node proxy hands POST requests on to Python only below
+# `/gradio_api` and a few other paths of its own, so this is the one that works everywhere.
+_PATH = "/gradio_api/webhooks"
+_ALIAS = "/webhooks"
+_SETTINGS = "https://huggingface.co/settings/webhooks"
+
+_SIGTERM_SECONDS = 10.0
+_CTRL_C_SECONDS = 3.0
+
+
+def launch(
+    hooks: Webhooks,
+    demo: Blocks,
+    **options: Any,  # noqa: ANN401 - they are Gradio's
+) -> tuple[App, str, str]:
+    """Launch a Gradio app that receives webhooks, and print their URL.
+
+    Args:
+        hooks: what receives them.
+        demo: the app.
+        options: for `demo.launch`; your own `app_kwargs` are kept.
+
+    Returns:
+        What `demo.launch` does.
+
+    Raises:
+        ConfigError: there is no secret, and unsigned requests are not allowed.
+    """
+    served = _Served.of(hooks)
+    options["app_kwargs"] = _combine(served, options.get("app_kwargs") or {})
+    if _is_reloading():
+        return demo.launch(**options)
+    is_announced = False
+
+    def announce() -> None:
+        nonlocal is_announced
+        if is_announced:
+            return
+        is_announced = True
+        # Not before: with server-side rendering `demo.launch` sets handlers of its own.
+        _drain_on(signal.SIGTERM, served, _SIGTERM_SECONDS)
+        if not options.get("quiet"):
+            print(*_announcement(hooks, demo), sep="\n", flush=True)  # noqa: T201 - as Gradio does
+
+    def block_thread() -> None:
+        announce()
+        with _draining_on_ctrl_c(served):
+            type(demo).block_thread(demo)
+
+    # Whether `demo.launch` blocks depends on more than its options, and only here, once the server
+    # is up, does it say so.
+    vars(demo)["block_thread"] = block_thread
+    launched = demo.launch(**options)
+    announce()
+    return launched
+
+
+def make_app_kwargs(
+    hooks: Webhooks,
+    **own: Any,  # noqa: ANN401 - they are Gradio's
+) -> dict[str, Any]:
+    """Give what Gradio needs to receive webhooks: `demo.launch(app_kwargs=...)`.
+
+    Args:
+        hooks: what receives them.
+        own: your own `app_kwargs`, which are kept.
+
+    Raises:
+        ConfigError: there is no secret, and unsigned requests are not allowed.
+    """
+    return _combine(_Served.of(hooks), own)
+
+
+def webhook_url(demo: Blocks) -> str:
+    """Give the URL at which a launched app receives webhooks, as public as it is known here."""
+    root_path = demo.root_path.rstrip("/")
+    if root_path.startswith(("http://", "https://")):
+        return root_path + _PATH
+    # Of a Space with a domain of its own it is a list.
+    host = os.environ.get("SPACE_HOST", "").split(",")[0]
+    origin = f"https://{host}" if host else demo.share_url or demo.local_url or ""
+    return f"{origin.rstrip('/')}{root_path and '/' + root_path.lstrip('/')}{_PATH}"
+
+
+def warn_of_ssr(app: object) -> None:
+    """Warn of Gradio apps mounted in another one that started a Node server nobody asks.
+
+    Args:
+        app: the FastAPI or Starlette app, once everything is mounted.
+    """
+    for route in getattr(app, "routes", ()):
+        blocks = getattr(route.app, "blocks", None) if isinstance(route, Mount) else None
+        if blocks is not None and isinstance(route.app, App) and blocks.ssr_mode:
+            warnings.warn(
+                f"the Gradio app mounted at `{route.path or '/'}` started a Node server on port "
+                f"{blocks.node_port}, which may be the one this app needs: mount it with "
+                "`gr.mount_gradio_app(..., ssr_mode=False)`",
+                stacklevel=2,
+            )
+
+
+class _Served:
+    """The hooks that an app serves now; a script that was executed again brings new ones."""
+
+    latest: ClassVar[_Served | None] = None
+
+    def __init__(self, hooks: Webhooks) -> None:
+        self.hooks = hooks
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @classmethod
+    def of(cls, hooks: Webhooks) -> _Served:
+        """Find or make what serves some hooks.
+
+        Raises:
+            ConfigError: there is no secret, and unsigned requests are not allowed.
+        """
+        _door(hooks).check()
+        if not _is_reloading() or cls.latest is None:
+            cls.latest = cls(hooks)
+        elif cls.latest.hooks is not hooks:
+            cls.latest._replace(hooks)
+        return cls.latest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.hooks(scope, receive, send)
+
+    @asynccontextmanager
+    async def lifespan(self, app: object) -> AsyncGenerator[None]:  # noqa: ARG002
+        # Gradio may begin anew on another loop, and may never come to the end.
+        self._loop = asyncio.get_running_loop()
+        _door(self.hooks).start()
+        try:
+            yield
+        finally:
+            self._loop = None
+            await _door(self.hooks).stop()
+
+    def _replace(self, hooks: Webhooks) -> None:
+        old, self.hooks = self.hooks, hooks
+        if self._loop is not None:
+            asyncio.run_coroutine_threadsafe(_hand_over(old, hooks), self._loop)
+
+
+def _door(hooks: Webhooks) -> Door:
+    return hooks._door  # noqa: SLF001 - a room of the same house
+
+
+async def _hand_over(old: Webhooks, new: Webhooks) -> None:
+    _door(new).start()
+    await _door(old).stop()
+
+
+def _is_reloading() -> bool:
+    """Whether this thread executes an edited script for an app that is running."""
+    return bool(getattr(reload_thread, "running_reload", False))
+
+
+def _combine(served: _Served, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Add routes and a lifespan to somebody's own."""
+    # Our path is no other's. The alias is left to whoever has that path already.
+    routes = [*_routes(_PATH, served), *(own.get("routes") or ()), *_routes(_ALIAS, served)]
+    return {**own, "routes": routes, "lifespan": _nest(own.get("lifespan"), served)}
+
+
+def _routes(path: str, served: _Served) -> Iterable[BaseRoute]:
+    # Not a Mount: it redirects its bare path, and takes `?secret=` along.
+    return Route(path, served), Route(path + "/{rest:path}", served)
+
+
+def _nest(own: Lifespan | None, served: _Served) -> Lifespan:
+    if own is None:
+        return served.lifespan
+
+    @asynccontextmanager
+    async def lifespan(app: object) -> AsyncGenerator[Any]:
+        # What handlers use is there before the first of them runs, and after the last one.
+        async with own(app) as state, served.lifespan(app):
+            yield state
+
+    return lifespan
+
+
+def _announcement(hooks: Webhooks, demo: Blocks) -> list[str]:
+    url = webhook_url(demo)
+    lines = [f"* Webhook URL:  {url}"]
+    if url.startswith(demo.local_url or _PATH):
+        lines.append("  The Hub needs a public one: use a Space, `share=True`, or a proxy.")
+    if hooks.verifier is None:
+        lines.append(f"  Enter it at {_SETTINGS} (everybody is let in, without a secret).")
+    else:
+        lines.append(f"  Enter it at {_SETTINGS}, with the secret that is set here.")
+    return [*lines, f"  {_what_survives(hooks.deliveries)}"]
+
+
+def _what_survives(log: Log) -> str:
+    """Say whether accepted work survives a restart."""
+    if isinstance(log, MemoryLog):
+        return "Deliveries are kept in memory: what is unfinished at a restart is lost."
+    return "Deliveries are kept: what is unfinished at a restart is taken up again."
+
+
+class _Drain:
+    """A signal handler that lets webhook handlers finish, and then does what was done before."""
+
+    def __init__(self, served: _Served, seconds: float, before: Callable[..., Any] | int) -> None:
+        self._served = served
+        self._seconds = seconds
+        self._before = before
+        self._is_draining = False
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        # A second signal does not wait for the first.
+        if not self._is_draining:
+            self._is_draining = True
+            # On a thread, as this one may have a running loop. A daemon: nothing waits longer.
+            drain = threading.Thread(target=self._drain, name="hubhooks-drain", daemon=True)
+            drain.start()
+            drain.join(self._seconds + 1)
+            self._is_draining = False
+        if callable(self._before):
+            self._before(signum, frame)
+        else:
+            signal.signal(signum, self._before)
+            signal.raise_signal(signum)
+
+    def _drain(self) -> None:
+        asyncio.run(_door(self._served.hooks).drain(self._seconds))
+
+
+def _drain_on(number: signal.Signals, served: _Served, seconds: float) -> None:
+    """Let handlers finish on a signal, where it ends the process and we may say how."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    before = signal.getsignal(number)
+    if before is not None and before != signal.SIG_IGN:
+        signal.signal(number, _Drain(served, seconds, before))
+
+
+@contextmanager
+def _draining_on_ctrl_c(served: _Served) -> Generator[None]:
+    """Let handlers finish on Ctrl-C; in a notebook, which does not block, it is not ours."""
+    before = signal.getsignal(signal.SIGINT)
+    _drain_on(signal.SIGINT, served, _CTRL_C_SECONDS)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) != before:
+            signal.signal(signal.SIGINT, before)
