@@ -10,15 +10,18 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[1]
+# The bound of every wait: no test passes or fails by time alone.
 PATIENCE = 60
+SECRET = "moon"
 UVICORN = ("-m", "uvicorn", "app:app", "--port", "{port}")
 
 
@@ -30,6 +33,21 @@ class Server:
         self.url = f"http://127.0.0.1:{port}"
         self._process = process
         self._log = log
+
+    def request(
+        self, path: str, method: str = "GET", *, secret: str | None = None, **options: Any
+    ) -> httpx.Response:
+        """Send a request; a redirect is given back, not followed."""
+        headers = {} if secret is None else {"X-Webhook-Secret": secret}
+        headers.update(options.pop("headers", {}))
+        with httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False) as client:
+            return client.request(method, path, headers=headers, **options)
+
+    def post(
+        self, path: str, content: Any, *, secret: str | None = SECRET, **options: Any
+    ) -> httpx.Response:
+        """Deliver as the Hub does."""
+        return self.request(path, "POST", secret=secret, content=content, **options)
 
     def output(self) -> str:
         """Give all it printed so far, on both streams."""
@@ -44,10 +62,18 @@ class Server:
         """Wait until its port takes connections."""
         self._wait(self._listens, f"does not listen on port {self.port}")
 
-    def stop(self) -> int:
-        """Ask it to end with SIGTERM, wait until it did, and give its exit code."""
+    def terminate(self) -> None:
+        """Ask it to end, with SIGTERM."""
         self._process.send_signal(signal.SIGTERM)
+
+    def wait(self) -> int:
+        """Wait until it ended, and give its exit code."""
         return self._process.wait(PATIENCE)
+
+    def stop(self) -> int:
+        """Ask it to end, wait until it did, and give its exit code."""
+        self.terminate()
+        return self.wait()
 
     def end(self) -> None:
         """End it, whatever it does."""
@@ -55,7 +81,7 @@ class Server:
             self.stop()
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait(PATIENCE)
+            self.wait()
 
     def _listens(self) -> bool:
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
@@ -92,6 +118,7 @@ def started(
     Args:
         folder: where it runs.
         command: what the interpreter is given; `{port}` stands for a free port, in `environ` too.
+            By default uvicorn with `app:app`.
         script: the text of `app.py` in that folder.
         prints: what it prints when it is ready; without it, it is ready when its port listens.
         python: the interpreter.
@@ -104,7 +131,7 @@ def started(
         **os.environ,
         "PYTHONPATH": str(ROOT / "python"),
         "PYTHONUNBUFFERED": "1",
-        "WEBHOOK_SECRET": "moon",
+        "WEBHOOK_SECRET": SECRET,
         **(environ or {}),
     }
     log = folder / f"output-{port}"
