@@ -1,0 +1,287 @@
+"""Webhooks in a FastAPI app: a router that receives them, or a dependency for your own routes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypedDict
+
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from fastapi.security import APIKeyHeader
+from pydantic import BaseModel, TypeAdapter
+from starlette.requests import ClientDisconnect
+from typing_extensions import TypeVar
+
+from hubhooks._core import HubEvent, Verifier
+from hubhooks.deliveries import MemoryLog
+from hubhooks.errors import ConfigError, PayloadError
+from hubhooks.receiver import Receiver
+from hubhooks.routing import Router
+from hubhooks.webhooks import Webhooks
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from starlette.types import Receive, Scope, Send
+
+    from hubhooks.receiver import Answer
+
+__all__ = [
+    "HubAnswer",
+    "HubRefusal",
+    "VerifiedEvent",
+    "make_router",
+    "verified",
+    "verified_event",
+    "verified_options",
+]
+
+_log = logging.getLogger("hubhooks")
+
+E = TypeVar("E", bound=HubEvent, default=HubEvent)
+
+# Only shows the scheme in OpenAPI: what it finds is judged elsewhere, in constant time.
+_SCHEME = APIKeyHeader(
+    name="X-Webhook-Secret",
+    scheme_name="HubWebhookSecret",
+    description="The secret of the webhook's settings on the Hub. "
+    "Without this header, the query parameter `secret` is taken.",
+    auto_error=False,
+)
+_OTHER_METHODS = ["GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE"]
+_REFUSALS = {
+    400: "The body is empty or was cut off, or the `Content-Length` is wrong.",
+    401: "The secret is missing.",
+    403: "The secret is wrong.",
+    413: "The body is larger than allowed.",
+    503: "The server has no secret of its own, cannot store the delivery, or is shutting down.",
+}
+
+
+class HubAnswer(BaseModel):
+    """What the Hub is told about a delivery."""
+
+    status: str
+    delivery: str | None = None
+    handlers: list[str] | None = None
+    reason: str | None = None
+
+
+class HubRefusal(BaseModel):
+    """A `HubAnswer` as FastAPI shows the details of an exception."""
+
+    detail: HubAnswer
+
+
+class RouteOptions(TypedDict):
+    """Options of a route."""
+
+    responses: dict[int | str, dict[str, Any]]
+    openapi_extra: dict[str, Any]
+
+
+class _Received(Response):
+    """What FastAPI takes for a response: reads the body itself, and answers."""
+
+    def __init__(self, hooks: Webhooks) -> None:
+        super().__init__()
+        self._hooks = hooks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._hooks(scope, receive, send)
+        if self.background is not None:  # what a dependency of the app asked for
+            await self.background()
+
+
+def make_router(
+    hooks: Webhooks,
+    path: str = "/webhooks/hub",
+    **options: Any,  # noqa: ANN401 - FastAPI types them
+) -> APIRouter:
+    """Make a router that receives at exactly this path, with and without a slash at its end.
+
+    Args:
+        hooks: what receives. It starts and stops with the app that includes the router.
+        path: where; empty to be nothing but the `prefix` the router is included with.
+        options: for FastAPI's `APIRouter`.
+
+    Raises:
+        ConfigError: the path does not begin with a slash.
+    """
+    if path and not path.startswith("/"):
+        msg = f"the path `{path}` of a webhook must begin with `/`: `/{path}`"
+        raise ConfigError(msg)
+
+    # No body parameter: FastAPI would read the body before the secret is judged.
+    def receive_hub_webhook() -> _Received:
+        return _Received(hooks)
+
+    router = APIRouter(lifespan=hooks.lifespan, **options)
+    exact = path.rstrip("/")
+    # A path that FastAPI does not know it redirects to the one with or without a slash, and a
+    # secret in the query would be shown in `Location`. So both are there, for each method.
+    for at in dict.fromkeys((path if path == "/" else exact, f"{exact}/")):
+        router.add_api_route(
+            at,
+            receive_hub_webhook,
+            methods=["POST"],
+            summary="Receive a Hub webhook",
+            description="Takes a delivery of the Hugging Face Hub and runs the handlers for it.",
+            status_code=202,
+            response_model=HubAnswer,
+            response_description="Accepted, or kept as unreadable.",
+            responses={
+                200: {"model": HubAnswer, "description": "Nothing to run."},
+                **_refusals(HubAnswer),
+            },
+            openapi_extra=_body_of(HubEvent),
+            dependencies=[Depends(_SCHEME)],
+            include_in_schema=at == (exact or path),
+        )
+        router.add_api_route(
+            at, receive_hub_webhook, methods=_OTHER_METHODS, include_in_schema=False
+        )
+    return router
+
+
+def verified_event(
+    event_class: type[E] | None = None,
+    *,
+    secret: str | Sequence[str] | Verifier | Webhooks | None = None,
+    allow_unsigned: bool = False,
+    max_body_size: int = 32 * 1024 * 1024,
+) -> Callable[..., Awaitable[E]]:
+    """Make a dependency that gives the event of a delivery, its secret verified.
+
+    It answers what it does not let through: 401, 403, 413 and 400 as a `Webhooks` does; an
+    unreadable body 202 and another event class 200, since the Hub suspends webhooks that are
+    refused and no retry would help. The body is read once the secret is right, unless the
+    endpoint has a body parameter of its own: it must have none.
+
+    Args:
+        event_class: the class of the event; a delivery of another one is answered 200 `ignored`.
+        secret: the webhook's secret, several, or who has it; by default that of the environment
+            variable WEBHOOK_SECRET, read at each request.
+        allow_unsigned: let everybody in where there is no secret at all; else that is a 503.
+        max_body_size: the longest body that is read, in bytes.
+
+    Returns:
+        For `Annotated[..., Depends(...)]`, and a key of `app.dependency_overrides`.
+
+    Raises:
+        ConfigError: a secret is empty, or not ASCII.
+    """
+    wanted = event_class or HubEvent
+    # Only to judge requests: it hands nothing on and keeps nothing.
+    receiver = Receiver(
+        Router(),
+        MemoryLog(),
+        _finder(secret),
+        allow_unsigned=allow_unsigned,
+        max_body_size=max_body_size,
+    )
+
+    async def event_of(
+        request: Request,
+        _: Annotated[str | None, Depends(_SCHEME)] = None,
+    ) -> HubEvent:
+        scope = request.scope
+        query = scope["query_string"]
+        if query:
+            # Read now, so that the endpoint finds its own parameters once the access log cannot.
+            _parameters = request.query_params
+            scope["query_string"] = b""
+        refusal = receiver.refuse(scope["method"], scope["headers"], query)
+        if refusal is not None:
+            raise _refused(receiver, refusal, request)
+        body = await _read(receiver, request)
+        try:
+            event = HubEvent.from_json(body)
+        except PayloadError as error:
+            _log.error("a delivery cannot be read: %s", error)
+            raise _answered(202, "unreadable", str(error)) from None
+        if not isinstance(event, wanted):
+            reason = f"this endpoint takes a {wanted.__name__}, not a {type(event).__name__}"
+            raise _answered(200, "ignored", reason)
+        return event
+
+    return event_of  # type: ignore[return-value]
+
+
+def verified_options(event_class: type[HubEvent] = HubEvent) -> RouteOptions:
+    """Give the options that show a verified event in OpenAPI: `@app.post(path, **...)`.
+
+    Args:
+        event_class: that of the event.
+
+    Returns:
+        The body and the refusals, which FastAPI cannot know as no parameter says them.
+    """
+    return {"responses": _refusals(HubRefusal), "openapi_extra": _body_of(event_class)}
+
+
+def _finder(
+    secret: str | Sequence[str] | Verifier | Webhooks | None,
+) -> Callable[[], Verifier | None]:
+    if secret is None:
+        return _verifier_of_environment
+    if isinstance(secret, Webhooks):
+        return lambda: secret.verifier
+    if isinstance(secret, Verifier):
+        return lambda: secret
+    verifier = Verifier(secret) if isinstance(secret, str) else Verifier(*secret)
+    return lambda: verifier
+
+
+def _verifier_of_environment() -> Verifier | None:
+    secret = os.environ.get("WEBHOOK_SECRET")
+    return None if secret is None else Verifier(secret)
+
+
+async def _read(receiver: Receiver, request: Request) -> bytes:
+    body = bytearray()
+    try:
+        async with aclosing(request.stream()) as chunks:
+            async for chunk in chunks:
+                body += chunk
+                if len(body) > receiver.max_body_size:
+                    raise _refused(receiver, receiver.refusal("too large"), request)
+    except ClientDisconnect:
+        raise _refused(receiver, receiver.refusal("cut off"), request) from None
+    if not body:
+        raise _refused(receiver, receiver.refusal("empty"), request)
+    return bytes(body)
+
+
+def _refused(receiver: Receiver, answer: Answer, request: Request) -> HTTPException:
+    scope = request.scope
+    headers = {name.decode(): value.decode() for name, value in answer.headers if name == b"allow"}
+    is_http_1 = scope.get("http_version", "1.1") < "2"
+    if is_http_1 and receiver.may_be_too_large(scope["headers"]):
+        headers["connection"] = "close"
+    return HTTPException(answer.status, json.loads(answer.body), headers)
+
+
+def _answered(status: int, word: str, reason: str) -> HTTPException:
+    return HTTPException(status, {"status": word, "reason": reason})
+
+
+def _refusals(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    return {
+        status: {"model": model, "description": description}
+        for status, description in _REFUSALS.items()
+    }
+
+
+def _body_of(event_class: type[HubEvent]) -> dict[str, Any]:
+    schema = TypeAdapter(event_class).json_schema()
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+verified = verified_event()
+"""The dependency of `VerifiedEvent`, to be found in `app.dependency_overrides`."""
+
+VerifiedEvent: TypeAlias = Annotated[HubEvent, Depends(verified)]
+"""An event whose secret was verified with WEBHOOK_SECRET."""

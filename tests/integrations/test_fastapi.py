@@ -1,0 +1,360 @@
+"""FastAPI apps that receive webhooks, asked over the network."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fastapi import FastAPI
+from openapi_spec_validator import validate
+from servers import PATIENCE, SECRET, UVICORN, Server, started
+
+from hubhooks import HubEvent, Webhooks, errors
+from hubhooks._samples import compact, sample_json
+from hubhooks.fastapi import VerifiedEvent, verified, verified_event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+APP = """
+from __future__ import annotations
+
+import logging
+from typing import Annotated
+
+from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request
+from hubhooks import CommentEvent, HubEvent, Verifier, Webhooks
+from hubhooks.fastapi import VerifiedEvent, verified_event, verified_options
+
+hooks = Webhooks()
+other = Webhooks("sun")
+
+
+@hooks.on("repo.content")
+@other.on("repo.content")
+def pushed(event: HubEvent) -> None:
+    print("pushed", event.repo.name, flush=True)
+
+
+class Tags:
+    # Some middleware adds to the very list it is given.
+    def __init__(self, app) -> None:
+        self.app = app
+
+    async def __call__(self, scope, receive, send) -> None:
+        async def tag(message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"].append((b"x-tag", b"one"))
+            await send(message)
+
+        await self.app(scope, receive, tag)
+
+
+def guard(request: Request, tasks: BackgroundTasks) -> None:
+    if request.headers.get("x-pass") != "yes":
+        raise HTTPException(418)
+    tasks.add_task(print, "let in", flush=True)
+
+
+app = FastAPI()
+app.add_middleware(Tags)
+
+
+@app.middleware("http")
+async def stamp(request: Request, call_next):
+    response = await call_next(request)
+    response.headers["x-stamp"] = "two"
+    return response
+
+
+app.include_router(hooks.router())
+app.include_router(hooks.router("/v3/hub/"), prefix="/api")
+app.include_router(hooks.router(""), prefix="/bare")
+app.include_router(hooks.router("/unlisted", prefix="/quite", include_in_schema=False))
+app.include_router(hooks.router("/guarded", dependencies=[Depends(guard)], tags=["hub"]))
+inner = FastAPI()
+inner.include_router(other.router("/hub"))
+app.mount("/inner", inner)
+
+
+@app.post("/mine", **verified_options())
+async def mine(event: VerifiedEvent, tenant: int = 0) -> dict[str, object]:
+    return {"scope": event.scope, "tenant": tenant}
+
+
+@app.post("/comments", status_code=202, **verified_options(CommentEvent))
+async def comments(
+    event: Annotated[CommentEvent, Depends(verified_event(CommentEvent))],
+) -> dict[str, object]:
+    return {"comment": event.comment.content}
+
+
+@app.post("/small")
+def small(
+    event: Annotated[HubEvent, Depends(verified_event(secret=("old", "new"), max_body_size=2000))],
+) -> str:
+    return event.scope
+
+
+@app.post("/shared")
+async def shared(event: Annotated[HubEvent, Depends(verified_event(secret=other))]) -> str:
+    return event.scope
+
+
+@app.get("/wrong-method")
+async def wrong_method(
+    event: Annotated[HubEvent, Depends(verified_event(secret=Verifier("sun")))],
+) -> str:
+    return event.scope
+"""
+EXACT = ["/webhooks/hub", "/api/v3/hub", "/bare", "/quite/unlisted", "/inner/hub"]
+COMMENT = sample_json("discussion.comment.create")
+PUSH = compact(sample_json("repo.content.update"))
+STRICT = ("-W", "error", "-m", "uvicorn", "app:app", "--port", "{port}")
+
+
+@pytest.fixture(scope="module", params=["h11", "httptools"])
+def app(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("app")
+    with started(folder, *STRICT, "--http", request.param, script=APP) as server:
+        yield server
+
+
+def head_only(server: Server, path: str, **headers: str) -> tuple[int, dict[str, str], Any]:
+    """Send a request whose body never comes, and give what is answered all the same."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+    connection.putrequest("POST", path)
+    for name, value in headers.items():
+        connection.putheader(name.replace("_", "-"), value)
+    connection.endheaders()
+    with connection.getresponse() as response:
+        said = json.loads(response.read())
+    connection.close()
+    return response.status, {name.lower(): value for name, value in response.getheaders()}, said
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+@pytest.mark.parametrize("path", EXACT)
+def test_router_answers_exactly_its_path(app: Server, path: str, slash: str) -> None:
+    secret = "sun" if path.startswith("/inner") else SECRET
+    answer = app.post(path + slash, PUSH, secret=secret)
+    assert answer.status_code == 202
+    assert (answer.json()["status"], answer.json()["handlers"]) == ("accepted", ["pushed"])
+    assert app.post(path + slash, PUSH, secret="wrong").status_code == 403
+    assert app.post(path + slash, PUSH, secret=None).status_code == 401
+    for method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"):
+        refused = app.request(path + slash, method, secret=secret)
+        assert (refused.status_code, refused.headers["allow"]) == (405, "POST"), method
+    assert app.post(f"{path}{slash}x", PUSH, secret=secret).status_code == 404
+
+
+@pytest.mark.parametrize("path", [*EXACT, "/mine", "/shared"])
+def test_secret_of_the_query_is_in_no_log_and_no_location(app: Server, path: str) -> None:
+    secret = "sun" if path.startswith(("/inner", "/shared")) else SECRET
+    assert app.post(f"{path}?secret={secret}", PUSH, secret=None).is_success
+    assert app.post(f"{path}?secret=nearly", PUSH, secret=None).status_code == 403
+    if path in EXACT:
+        for at in (path, f"{path}/"):
+            refused = app.request(f"{at}?secret={secret}")
+            assert refused.status_code == 405
+            assert "location" not in refused.headers
+    output = app.wait_for(f'"POST {path} HTTP/1.1" 403')
+    assert f"={secret}" not in output
+    assert "nearly" not in output
+
+
+def test_router_runs_the_handlers(app: Server) -> None:
+    assert app.post("/webhooks/hub", PUSH).status_code == 202
+    app.wait_for("pushed ada-labs/tide-gauges")
+
+
+def test_middleware_of_the_app_sees_each_answer_afresh(app: Server) -> None:
+    for _ in range(3):
+        refused = app.post("/webhooks/hub", PUSH, secret="wrong")
+        assert refused.headers.get_list("x-tag") == ["one"]
+        assert refused.headers["x-stamp"] == "two"
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_dependencies_of_the_router_guard_it(app: Server, slash: str) -> None:
+    assert app.post(f"/guarded{slash}", PUSH).status_code == 418
+    assert app.post(f"/guarded{slash}", PUSH, headers={"x-pass": "yes"}).status_code == 202
+    app.wait_for("let in")
+
+
+@pytest.mark.parametrize("path", ["/webhooks/hub", "/mine"])
+def test_secret_is_judged_before_a_body_comes(app: Server, path: str) -> None:
+    length = str(50 * 1024**3)
+    for headers, status in (
+        ({}, 401),
+        ({"X_Webhook_Secret": "wrong"}, 403),
+        ({"X_Webhook_Secret": SECRET}, 413),
+    ):
+        answer = head_only(app, path, Content_Length=length, **headers)
+        assert answer[0] == status
+        assert answer[1]["connection"] == "close"
+
+
+def test_endpoint_of_ones_own_gets_the_verified_event(app: Server) -> None:
+    right = app.post("/mine?tenant=3", PUSH)
+    assert (right.status_code, right.json()) == (200, {"scope": "repo.content", "tenant": 3})
+    by_query = app.post(f"/mine?tenant=4&secret={SECRET}", PUSH, secret=None)
+    assert (by_query.status_code, by_query.json()["tenant"]) == (200, 4)
+    assert app.post("/small", PUSH, secret="old").json() == "repo.content"
+    assert app.post("/small", PUSH, secret="new").json() == "repo.content"
+    assert app.post("/small", PUSH, secret=SECRET).status_code == 403
+    assert app.post("/shared", PUSH, secret="sun").json() == "repo.content"
+    assert app.post("/shared", PUSH, secret=SECRET).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("content", "secret", "status", "word", "reason"),
+    [
+        (PUSH, None, 401, "refused", "the webhook secret is missing"),
+        (PUSH, "wrong", 403, "refused", "the webhook secret is wrong"),
+        (b"", SECRET, 400, "refused", "the body is empty"),
+        (b"{", SECRET, 202, "unreadable", "line 1"),
+        (b"[]", SECRET, 202, "unreadable", "expected"),
+        (PUSH, SECRET, 200, "ignored", "takes a CommentEvent, not a ContentEvent"),
+    ],
+)
+def test_endpoint_of_ones_own_is_spared(
+    app: Server, content: bytes, secret: str | None, status: int, word: str, reason: str
+) -> None:
+    answer = app.post("/comments", content, secret=secret)
+    detail = answer.json()["detail"]
+    assert (answer.status_code, detail["status"]) == (status, word)
+    assert reason in detail["reason"]
+    if word == "unreadable":
+        app.wait_for("a delivery cannot be read: ")
+
+
+def test_endpoint_of_ones_own_reads_no_more_than_allowed(app: Server) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield from (b" " * 1000 for _ in range(3))
+
+    assert app.post("/small", chunks(), secret="new").status_code == 413
+    assert app.post("/small", PUSH.ljust(2001), secret="new").status_code == 413
+    assert app.post("/small", PUSH.ljust(2000), secret="new").status_code == 200
+
+
+def test_endpoint_of_ones_own_sees_no_body_that_was_cut_off(app: Server) -> None:
+    with socket.create_connection(("127.0.0.1", app.port), timeout=PATIENCE) as client:
+        head = f"POST /mine HTTP/1.1\r\nHost: x\r\nX-Webhook-Secret: {SECRET}\r\n"
+        client.sendall(f"{head}Content-Length: {len(PUSH)}\r\n\r\n".encode() + PUSH[:99])
+    app.wait_for("refused a request with 400: the body was cut off")
+
+
+def test_endpoint_of_ones_own_takes_only_what_the_hub_sends(app: Server) -> None:
+    answer = app.request("/wrong-method", "GET", secret="sun")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
+def test_openapi_shows_what_is_taken_and_answered(app: Server) -> None:
+    schema = app.request("/openapi.json").json()
+    validate(schema)
+    assert app.request("/docs").status_code == 200
+    assert list(schema["paths"]) == [
+        *("/webhooks/hub", "/api/v3/hub", "/bare", "/guarded"),
+        *("/mine", "/comments", "/small", "/shared", "/wrong-method"),
+    ]
+    scheme = schema["components"]["securitySchemes"]["HubWebhookSecret"]
+    assert (scheme["in"], scheme["name"]) == ("header", "X-Webhook-Secret")
+    refusals = {"400", "401", "403", "413", "503"}
+    for path, title, answers, model in (
+        ("/webhooks/hub", "HubEvent", refusals | {"200", "202"}, "HubAnswer"),
+        ("/mine", "HubEvent", refusals | {"200", "422"}, "HubRefusal"),
+        ("/comments", "CommentEvent", refusals | {"202"}, "HubRefusal"),
+    ):
+        operation = schema["paths"][path]["post"]
+        assert operation["security"] == [{"HubWebhookSecret": []}]
+        body = operation["requestBody"]["content"]["application/json"]["schema"]
+        assert (body["title"], body["required"]) == (title, ["event"])
+        # Older versions of FastAPI list 422 where there is nothing to validate.
+        assert set(operation["responses"]) - {"422"} == answers - {"422"}
+        shown = operation["responses"]["403"]["content"]["application/json"]["schema"]
+        assert shown == {"$ref": f"#/components/schemas/{model}"}
+    assert schema["paths"]["/guarded"]["post"]["tags"] == ["hub"]
+
+
+@pytest.mark.parametrize(
+    ("options", "command"),
+    [("root_path='/proxy'", UVICORN), ("", (*STRICT, "--root-path", "/proxy"))],
+    ids=["app", "server"],
+)
+def test_router_is_found_behind_a_proxy(
+    start: Callable[..., Server], options: str, command: tuple[str, ...]
+) -> None:
+    script = f"""
+from fastapi import FastAPI
+from hubhooks import Webhooks
+
+hooks = Webhooks()
+app = FastAPI({options})
+app.include_router(hooks.router("/hub"))
+"""
+    server = start(*command, script=script)
+    for path in ("/hub", "/hub/"):
+        assert server.post(path, PUSH).status_code == 200
+        assert server.post(path, PUSH, secret="wrong").status_code == 403
+
+
+def test_router_keeps_an_app_without_a_secret_from_starting(start: Callable[..., Server]) -> None:
+    server = start(*STRICT, script=APP, environ={"WEBHOOK_SECRET": None}, prints="set WEBHOOK_SEC")
+    assert server.wait() != 0
+
+
+def test_endpoint_without_a_secret_is_shut(start: Callable[..., Server]) -> None:
+    script = """
+from typing import Annotated
+from fastapi import Depends, FastAPI
+from hubhooks import HubEvent
+from hubhooks.fastapi import VerifiedEvent, verified_event
+
+app = FastAPI()
+
+@app.post("/shut")
+async def shut(event: VerifiedEvent) -> str:
+    return event.scope
+
+@app.post("/open")
+async def open_to_all(
+    event: Annotated[HubEvent, Depends(verified_event(allow_unsigned=True))]
+) -> str:
+    return event.scope
+"""
+    for secret in (None, ""):
+        server = start(*STRICT, script=script, environ={"WEBHOOK_SECRET": secret})
+        assert server.post("/shut", PUSH).status_code == 503
+        server.wait_for("refused a request with 503: this server has no valid WEBHOOK_SECRET")
+        # One that is empty is a mistake, and no wish to be open.
+        assert server.post("/open", PUSH).status_code == (200 if secret is None else 503)
+
+
+def test_dependency_can_be_overridden_in_tests(serve: Callable[..., Any]) -> None:
+    app = FastAPI()
+
+    @app.post("/mine")
+    async def mine(event: VerifiedEvent) -> str:
+        return event.scope
+
+    app.dependency_overrides[verified] = lambda: HubEvent.from_dict(COMMENT)
+    with serve(app) as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        connection.request("POST", "/mine")
+        assert json.loads(connection.getresponse().read()) == "discussion.comment"
+        connection.close()
+
+
+def test_mistakes_are_found_when_the_app_is_made() -> None:
+    with pytest.raises(errors.ConfigError, match="the path `hub` of a webhook must begin with `/`"):
+        Webhooks().router("hub")
+    with pytest.raises(errors.ConfigError, match="webhook secret 2 is empty"):
+        verified_event(secret=("moon", ""))
+    with pytest.raises(errors.ConfigError, match="no webhook secret is given"):
+        verified_event(secret=())
