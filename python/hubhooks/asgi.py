@@ -151,7 +151,8 @@ class Door:
 
 async def _send(answer: Answer, send: Send, *, closing: bool = False) -> bool:
     """Send an answer; False if the server says that the other side is gone."""
-    headers = [*answer.headers, (b"connection", b"close")] if closing else answer.headers
+    # A list of its own: middleware adds to it, and some answers are shared.
+    headers = [*answer.headers, *([(b"connection", b"close")] if closing else [])]
     try:
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": answer.body})
