@@ -1,0 +1,65 @@
+"""A Space that proposes tags for a model by what is in it, in a pull request."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from threading import Lock
+
+import gradio as gr
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
+from huggingface_hub.errors import EntryNotFoundError
+
+from hubhooks import ContentEvent, Ignore, Webhooks
+
+TITLE = "Add tags for what is in this repository"
+TAGS = {"adapter_config.json": "lora", "*.gguf": "gguf", "*.onnx": "onnx"}
+
+api = HfApi()  # with the Space's secret HF_TOKEN
+me = api.whoami()["name"]
+hooks = Webhooks()  # with the Space's secret WEBHOOK_SECRET
+one_at_a_time = Lock()
+
+
+def load_card(repo_id: str, commit: str) -> ModelCard:
+    """Read the card at a commit; a model without one gets it."""
+    try:
+        return ModelCard.load(api.hf_hub_download(repo_id, "README.md", revision=commit))
+    except EntryNotFoundError:
+        return ModelCard("---\n{}\n---\n")
+
+
+# `ref="main"`: the pull request that this opens is a push too, to `refs/pr/*`.
+@hooks.on("repo.content", repo_type="model", ref="main")
+def propose_tags(event: ContentEvent) -> None:
+    """Open a pull request with what is missing, unless one waits or was turned down."""
+    repo_id = event.repo.name
+    with one_at_a_time:
+        # First this, then the card: one that is merged in between is in the card by then.
+        for known in api.get_repo_discussions(repo_id, author=me, discussion_type="pull_request"):
+            if known.title == TITLE and known.status != "merged":
+                msg = f"pull request {known.num} is {known.status}"
+                raise Ignore(msg)
+        model = api.model_info(repo_id)
+        card = load_card(repo_id, str(model.sha))
+        files = [file.rfilename for file in model.siblings or []]
+        found = {tag for glob, tag in TAGS.items() if any(fnmatch(file, glob) for file in files)}
+        tags = card.data.get("tags") or []
+        missing = sorted(found.difference(tags))
+        if not missing:
+            msg = "no tag is missing"
+            raise Ignore(msg)
+        card.data["tags"] = [*tags, *missing]
+        api.create_commit(
+            repo_id,
+            [CommitOperationAdd("README.md", str(card).encode())],
+            commit_message=TITLE,
+            commit_description=f"Its files suggest: {', '.join(missing)}.",
+            create_pr=True,
+            parent_commit=model.sha,
+        )
+
+
+with gr.Blocks() as demo:
+    gr.Markdown("# Pull request bot\nModels are looked through for missing tags at each push.")
+
+hooks.launch(demo)
