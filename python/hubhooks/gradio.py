@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from gradio.cli.commands.reload import reload_thread
 from gradio.routes import App
-from starlette.routing import Mount, Route
+from starlette.routing import Route
 
 from hubhooks.deliveries import MemoryLog
 
@@ -42,7 +42,7 @@ _ALIAS = "/webhooks"
 _SETTINGS = "https://huggingface.co/settings/webhooks"
 
 _SIGTERM_SECONDS = 10.0
-_CTRL_C_SECONDS = 3.0
+_CTRL_C_SECONDS = 5.0
 
 
 def launch(
@@ -126,8 +126,9 @@ def warn_of_ssr(app: object) -> None:
         app: the FastAPI or Starlette app, once everything is mounted.
     """
     for route in getattr(app, "routes", ()):
-        blocks = getattr(route.app, "blocks", None) if isinstance(route, Mount) else None
-        if blocks is not None and isinstance(route.app, App) and blocks.ssr_mode:
+        mounted = getattr(route, "app", None)
+        blocks = mounted.blocks if isinstance(mounted, App) else None
+        if blocks is not None and blocks.ssr_mode and blocks.node_port is not None:
             warnings.warn(
                 f"the Gradio app mounted at `{route.path or '/'}` started a Node server on port "
                 f"{blocks.node_port}, which may be the one this app needs: mount it with "

