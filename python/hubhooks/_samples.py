@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import copy
 import difflib
+import functools
 import json
+import re
 from collections import Counter
 from importlib import resources
 from itertools import pairwise
@@ -21,6 +23,7 @@ from hubhooks.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from typing import TypeAlias
 
 __all__ = [
     "compact",
@@ -29,12 +32,20 @@ __all__ = [
     "sample_json",
     "sample_names",
     "scope_and_action",
+    "wire_path",
     "with_overrides",
 ]
 
 _FOLDER = resources.files("hubhooks") / "samples"
 _SUFFIX = ".json"
 _VERSION = 3
+_FLATTENED = ("action", "scope")  # the fields of an event that are deeper on the wire
+_CAMEL = re.compile("_([a-z])")
+_SNAKE = re.compile("[A-Z]")
+
+# The keys of an object, each with those below it; the items of a list all share the key `_ITEM`.
+_Outline: TypeAlias = "dict[str, _Outline]"
+_ITEM = "[]"
 
 
 def sample_names() -> list[str]:
@@ -76,6 +87,36 @@ def with_overrides(payload: Mapping[str, Any], overrides: Mapping[str, Any]) -> 
     for path, value in overrides.items():
         _set(changed, path, value)
     return changed
+
+
+def wire_path(payload: Mapping[str, Any], name: str) -> str:
+    """Give the dotted path of what Python code calls `repo__head_sha`.
+
+    Args:
+        payload: what the path is for; its own keys count as well as the documented ones.
+        name: names of fields as events have them, or as they are on the wire, and indexes of
+            lists, with two underscores between.
+
+    Raises:
+        ConfigError: neither the payload nor any sample has such a field.
+    """
+    pieces = name.split("__")
+    if pieces[0] in _FLATTENED and isinstance(payload.get("event"), dict):
+        pieces.insert(0, "event")
+    outline = _merged(_documented(), _outline(payload))
+    path: list[str] = []
+    for piece in pieces:
+        if _ITEM in outline:
+            key, is_right = piece, piece.isdecimal()
+        else:
+            key = piece if piece in outline else _CAMEL.sub(_upper, piece)
+            # A setting may have any name.
+            is_right = key in outline or "updatedConfig" in path
+        if not is_right:
+            raise ConfigError(_unknown(payload, name))
+        path.append(key)
+        outline = outline.get(_ITEM if _ITEM in outline else key, {})
+    return ".".join(path)
 
 
 def read_value(text: str) -> Any:  # noqa: ANN401, any JSON value is possible
@@ -142,6 +183,46 @@ def _age(payload: Mapping[str, Any]) -> Iterator[str]:
         yield "older shape with repo.author"
     if (version := payload["webhook"]["version"]) != _VERSION:
         yield f"version {version}"
+
+
+@functools.cache
+def _documented() -> _Outline:
+    """Outline all that the samples have, which is all that the Hub documents."""
+    return functools.reduce(_merged, (_outline(sample_json(name)) for name in sample_names()))
+
+
+def _outline(value: Any) -> _Outline:  # noqa: ANN401, any JSON value is possible
+    if isinstance(value, dict):
+        return {key: _outline(member) for key, member in value.items()}
+    if isinstance(value, list):
+        return {_ITEM: functools.reduce(_merged, map(_outline, value), {})}
+    return {}
+
+
+def _merged(one: _Outline, other: _Outline) -> _Outline:
+    keys = dict.fromkeys((*one, *other))
+    return {key: _merged(one.get(key, {}), other.get(key, {})) for key in keys}
+
+
+def _upper(match: re.Match[str]) -> str:
+    return match[1].upper()
+
+
+def _unknown(payload: Mapping[str, Any], name: str) -> str:
+    names = [*_FLATTENED, *_names(_merged(_documented(), _outline(payload)))]
+    same_end = [known for known in names if known.endswith(f"__{name}")]
+    nearest = (same_end or difflib.get_close_matches(name, names, n=1, cutoff=0))[0]
+    return (
+        f"no field is named `{name}`; the nearest is `{nearest}`. What the Hub does not document "
+        "is set with `extra=`"
+    )
+
+
+def _names(outline: _Outline, above: str = "") -> Iterator[str]:
+    for key, below in outline.items():
+        name = above + ("0" if key == _ITEM else _SNAKE.sub(lambda m: f"_{m[0].lower()}", key))
+        yield name
+        yield from _names(below, f"{name}__")
 
 
 def _set(payload: dict[str, Any], path: str, value: Any) -> None:  # noqa: ANN401

@@ -1,0 +1,634 @@
+"""Unit tests for handlers: events as the Hub sends them, and a client that delivers them.
+
+    from hubhooks import testing
+    from app import hooks
+
+    def test_the_bot_answers() -> None:
+        result = testing.Client(hooks).send(testing.comment("hello @my-bot"))
+        assert result["reply"].value == "hello!"
+
+The client goes the way of a real delivery, from the secret to the handlers, without a network. With
+pytest the fixtures `hubhooks_client` and `hubhooks_sample` are there too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import functools
+import itertools
+import json
+import re
+import weakref
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
+
+from hubhooks._builders import bucket, comment, config, content, discussion, repo
+from hubhooks._core import HubEvent, Verifier
+from hubhooks._samples import compact, sample_json, sample_names, wire_path, with_overrides
+from hubhooks.asgi import Door
+from hubhooks.deliveries import MemoryLog
+from hubhooks.errors import ConfigError, PayloadError
+from hubhooks.receiver import Receiver
+from hubhooks.routing import Router
+from hubhooks.runner import Runner
+from hubhooks.webhooks import Webhooks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+    from typing import TypeAlias, TypedDict, TypeVar
+
+    from typing_extensions import Unpack
+
+    from hubhooks._core import (
+        CommentEvent,
+        ConfigEvent,
+        ContentEvent,
+        DiscussionEvent,
+        RepoEvent,
+    )
+    from hubhooks.asgi import Message
+    from hubhooks.deliveries import Log, RunState, Status
+    from hubhooks.routing import Handler, Hook, Occasion
+
+    E = TypeVar("E", bound=HubEvent)
+    Sendable: TypeAlias = HubEvent | bytes | Mapping[str, Any] | str
+    Outcome: TypeAlias = Status | Literal["refused"]
+
+    class Options(TypedDict, total=False):
+        """What may differ at each call of a client."""
+
+        secret: str | None
+        raise_errors: bool
+        timeout: float
+
+
+__all__ = [
+    "Client",
+    "HandlerRun",
+    "Result",
+    "bucket",
+    "comment",
+    "config",
+    "content",
+    "discussion",
+    "replace",
+    "repo",
+    "sample",
+    "sample_names",
+]
+
+CommentSample = Literal[
+    "discussion.comment.create",
+    "discussion.comment.create.older",
+    "discussion.comment.create.pull-request",
+    "discussion.comment.update",
+    "discussion.comment.update.hidden",
+    "discussion.create",
+    "discussion.create.older",
+    "discussion.create.pull-request",
+]
+DiscussionSample = Literal[
+    "discussion.delete",
+    "discussion.update.closed",
+    "discussion.update.merged",
+    "discussion.update.pinned",
+]
+ConfigSample = Literal["repo.config.update", "repo.config.update.empty"]
+ContentSample = Literal[
+    "repo.content.update",
+    "repo.content.update.bucket",
+    "repo.content.update.bucket-truncated",
+    "repo.content.update.deleted-branch",
+    "repo.content.update.new-branch",
+    "repo.content.update.parquet",
+    "repo.content.update.pull-request",
+    "repo.content.update.tag",
+    "repo.content.update.v2",
+]
+RepoSample = Literal[
+    "repo.create",
+    "repo.create.bucket",
+    "repo.create.canonical",
+    "repo.create.v2",
+    "repo.delete",
+    "repo.delete.v2",
+    "repo.move",
+    "repo.move.v2",
+    "repo.update",
+    "repo.update.older",
+    "repo.update.space",
+    "repo.update.v2",
+]
+
+# The client's own: what a test sends must not depend on the secret of whoever runs it.
+_SECRET = "hubhooks.testing"  # noqa: S105 - it opens nothing but the door of a test
+_CLEAN_UP_SECONDS = 1.0
+_NAMED = re.compile("`(.+?)` ")
+
+
+@overload
+def sample(
+    name: CommentSample, /, *, extra: Mapping[str, Any] | None = ..., **changes: object
+) -> CommentEvent: ...
+@overload
+def sample(
+    name: DiscussionSample, /, *, extra: Mapping[str, Any] | None = ..., **changes: object
+) -> DiscussionEvent: ...
+@overload
+def sample(
+    name: ContentSample, /, *, extra: Mapping[str, Any] | None = ..., **changes: object
+) -> ContentEvent: ...
+@overload
+def sample(
+    name: ConfigSample, /, *, extra: Mapping[str, Any] | None = ..., **changes: object
+) -> ConfigEvent: ...
+@overload
+def sample(
+    name: RepoSample, /, *, extra: Mapping[str, Any] | None = ..., **changes: object
+) -> RepoEvent: ...
+@overload
+def sample(
+    name: str, /, *, extra: Mapping[str, Any] | None = ..., **changes: object
+) -> HubEvent: ...
+def sample(
+    name: str,
+    /,
+    *,
+    extra: Mapping[str, Any] | None = None,
+    **changes: object,
+) -> HubEvent:
+    """Make an event from one of the package's samples.
+
+    Args:
+        name: one of `sample_names()`.
+        extra: as for `replace`.
+        changes: as for `replace`; those of scope or action may change the class of the event.
+
+    Raises:
+        ConfigError: there is no such sample, or no such field.
+    """
+    return _changed(sample_json(name), changes, extra)
+
+
+def replace(event: E, /, *, extra: Mapping[str, Any] | None = None, **changes: object) -> E:
+    """Make an event that differs from another one in some fields.
+
+    Nothing else follows a change: with another `repo__name`, `repo.url` stays what it was.
+
+    Args:
+        event: the other one, which stays as it is.
+        extra: what the Hub does not document, by dotted paths: `{"repo.newThing": 1}`.
+        changes: new values by the names of fields, with two underscores where there is a dot in
+            `event.repo.head_sha`: `repo__head_sha=...`, `updated_refs__0__ref=...`. What is
+            missing on the way is made, and the index just past the end of a list appends.
+
+    Raises:
+        ConfigError: there is no such field.
+    """
+    return cast("E", _changed(event.to_dict(), changes, extra))
+
+
+class HandlerRun(NamedTuple):
+    """What a handler made of a delivery."""
+
+    name: str
+    state: RunState
+    """`done`, `failed`, or `ignored` when it raised `Ignore`."""
+    value: Any = None
+    """What it returned."""
+    error: BaseException | None = None
+    """What it raised."""
+    attempt: int = 1
+    """How often it was started for this delivery so far."""
+
+    def __repr__(self) -> str:
+        ended = f", raised {self.error!r}" if self.error else f", returned {self.value!r}"
+        return f"<`{self.name}` {self.state}{ended}>"
+
+
+class Result:
+    """What a delivery was answered, and what the handlers made of it."""
+
+    def __init__(  # noqa: PLR0913 - it only holds what the client found out
+        self,
+        status: int,
+        said: dict[str, Any],
+        *,
+        delivery_id: str,
+        event: HubEvent | None,
+        runs: list[HandlerRun],
+        errors: list[BaseException],
+        router: Router,
+    ) -> None:
+        self.status = status
+        """The HTTP status."""
+        self.said = said
+        """The answer's JSON, as the Hub's Activity tab shows it."""
+        self.delivery_id = delivery_id
+        """The `Webhook-Id`."""
+        self.event = event
+        """The event; None if the body cannot be read."""
+        self.runs = runs
+        """What the handlers did, in the order they were registered."""
+        self.errors = errors
+        """What handlers and hooks raised; `Ignore` is no error."""
+        self._router = router
+
+    @property
+    def outcome(self) -> Outcome:
+        """The answer in a word, such as `accepted`, `duplicate` or `refused`."""
+        outcome: Outcome = self.said["status"]
+        return outcome
+
+    @property
+    def handlers(self) -> list[str]:
+        """The names of the handlers that ran."""
+        return [run.name for run in self.runs]
+
+    def __getitem__(self, name: str) -> HandlerRun:
+        """Look up what one handler did.
+
+        Raises:
+            LookupError: it did not run; the message says why.
+        """
+        for run in self.runs:
+            if run.name == name:
+                return run
+        raise LookupError(self._why_not(name))
+
+    def explain(self) -> list[str]:
+        """Say for each handler why it hears the event, or why not."""
+        if self.event is None:
+            return ["the body cannot be read as an event"]
+        return self._router.explain(self.event)
+
+    def __repr__(self) -> str:
+        if self.runs:
+            detail = ", ".join(map(repr, self.runs))
+        elif self.outcome == "unhandled":
+            detail = "; ".join(self.explain())
+        else:
+            detail = self.said.get("reason", "")
+        return f"<Result {self.status} {self.outcome}: {detail}>"
+
+    def _why_not(self, name: str) -> str:
+        lines = self.explain()
+        if self._router.handler(name) is None:
+            first_words = (named[1] for line in lines if (named := _NAMED.match(line)))
+            names = [word for word in first_words if self._router.handler(word)]
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(names)}"
+            return f"no handler is named `{name}`; {hint if names else 'none was asked'}"
+        if self.outcome not in ("unhandled", "accepted"):
+            return f"`{name}` did not run: {self.outcome}, {self.said.get('reason', '')}"
+        mine = [line for line in lines if line.startswith(f"`{name}` ")]
+        return mine[0] if mine else f"`{name}` did not run; {lines[0]}"
+
+
+class Client:
+    """Delivers events to handlers in this process, the way the Hub does over the network.
+
+    The secret is checked, the delivery stored, the handlers run: sync ones in threads, async ones
+    on a loop. Each call returns when all of them are done, and their hooks too. The settings are
+    those of `hooks`, while the secret and the log of deliveries are the client's own, so that
+    tests need no WEBHOOK_SECRET and know nothing of each other.
+
+    Args:
+        hooks: a `Webhooks`, or any `Router`.
+        raise_errors: raise what a handler or a hook raised, of several the first, so that the
+            test fails. With False it is only in the result.
+        timeout: how many seconds a delivery may take.
+    """
+
+    def __init__(self, hooks: Router, *, raise_errors: bool = True, timeout: float = 10) -> None:
+        settings = (hooks if isinstance(hooks, Webhooks) else Webhooks()).settings
+        verifier = None if settings.allow_unsigned else Verifier(_SECRET)
+        self._hooks = hooks
+        self._log = _Log(replays=settings.replays)
+        self._receiver = Receiver(
+            hooks,
+            self._log,
+            lambda: verifier,
+            allow_unsigned=settings.allow_unsigned,
+            max_body_size=settings.max_body_size,
+        )
+        self._raise_errors = raise_errors
+        self._timeout = timeout
+        self._bodies: dict[str, bytes] = {}
+        self._numbers = itertools.count(1)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def deliveries(self) -> Log:
+        """What became of the deliveries so far."""
+        return self._log
+
+    def send(
+        self,
+        event: Sendable,
+        *,
+        id: str | None = None,  # noqa: A002 - as in `Delivery.id`
+        **options: Unpack[Options],
+    ) -> Result:
+        """Deliver an event for the first time.
+
+        Args:
+            event: an event, the name of a sample, or a body as bytes or as a dict.
+            id: the `Webhook-Id`; by default a new one.
+            options: `secret`, a wrong one or None for none at all; `raise_errors` and `timeout`
+                as for the client.
+
+        Raises:
+            TimeoutError: a handler still runs.
+            ConfigError: the id is not new, or there is no such sample.
+            RuntimeError: called where an event loop runs: there it is `await client.asend(...)`.
+        """
+        __tracebackhide__ = True
+        return self._judged(self._wait("send", self._first(event, id, options)), options)
+
+    def replay(self, id: str, **options: Unpack[Options]) -> Result:  # noqa: A002 - as in `send`
+        """Deliver again what was delivered before, as the Replay button on the Hub does.
+
+        Args:
+            id: which delivery.
+            options: as for `send`.
+
+        Raises:
+            ConfigError: no such delivery was sent.
+        """
+        __tracebackhide__ = True
+        return self._judged(self._wait("replay", self._deliver(id, options)), options)
+
+    def retry(self, id: str, **options: Unpack[Options]) -> Result:  # noqa: A002 - as in `send`
+        """Deliver again as the Hub does by itself when our answer did not arrive.
+
+        Args:
+            id: which delivery.
+            options: as for `send`.
+
+        Raises:
+            ConfigError: no such delivery was sent.
+        """
+        __tracebackhide__ = True
+        return self._judged(self._wait("retry", self._lost(id, options)), options)
+
+    async def asend(
+        self,
+        event: Sendable,
+        *,
+        id: str | None = None,  # noqa: A002 - as in `send`
+        **options: Unpack[Options],
+    ) -> Result:
+        """Do what `send` does, in the running loop."""
+        __tracebackhide__ = True
+        return self._judged(await self._first(event, id, options), options)
+
+    async def areplay(self, id: str, **options: Unpack[Options]) -> Result:  # noqa: A002 - as in `send`
+        """Do what `replay` does, in the running loop."""
+        __tracebackhide__ = True
+        return self._judged(await self._deliver(id, options), options)
+
+    async def aretry(self, id: str, **options: Unpack[Options]) -> Result:  # noqa: A002 - as in `send`
+        """Do what `retry` does, in the running loop."""
+        __tracebackhide__ = True
+        return self._judged(await self._lost(id, options), options)
+
+    def close(self) -> None:
+        """End what handlers left behind, which happens anyway once nobody has the client."""
+        if self._loop is not None:
+            self._end_loop()
+            self._loop = None
+
+    async def _first(self, event: Sendable, delivery_id: str | None, options: Options) -> Result:
+        body = _body(event)
+        if delivery_id is None:
+            made = (f"delivery-{number}" for number in self._numbers)
+            delivery_id = next(new for new in made if new not in self._bodies)
+        elif delivery_id in self._bodies:
+            msg = (
+                f"delivery `{delivery_id}` was sent before; `retry` sends it again as the Hub does "
+                "by itself, `replay` as its owner does"
+            )
+            raise ConfigError(msg)
+        self._bodies[delivery_id] = body
+        return await self._deliver(delivery_id, options)
+
+    async def _lost(self, delivery_id: str, options: Options) -> Result:
+        self._log.lose_answer(delivery_id)
+        return await self._deliver(delivery_id, options)
+
+    async def _deliver(self, delivery_id: str, options: Options) -> Result:
+        if delivery_id not in self._bodies:
+            known = ", ".join(f"`{known}`" for known in self._bodies) or "none"
+            msg = f"no delivery `{delivery_id}` was sent; sent so far: {known}"
+            raise ConfigError(msg)
+        body = self._bodies[delivery_id]
+        watched = _Watched(self._hooks)
+        # One for each delivery: its end is the end of all that the delivery set off.
+        runner = Runner(watched, self._log)
+        secret = options.get("secret", _SECRET)
+        status, said = await _post(Door(self._receiver, runner), body, delivery_id, secret)
+        await self._finish(runner, delivery_id, options.get("timeout", self._timeout))
+        runs = [self._run_of(delivery_id, name, watched) for name in said.get("handlers", ())]
+        failures = [run.error for run in runs if run.state == "failed" and run.error]
+        return Result(
+            status,
+            said,
+            delivery_id=delivery_id,
+            event=_event(body),
+            runs=runs,
+            errors=[*failures, *watched.hook_errors],
+            router=self._hooks,
+        )
+
+    def _judged(self, result: Result, options: Options) -> Result:
+        __tracebackhide__ = True
+        if not result.errors or not options.get("raise_errors", self._raise_errors):
+            return result
+        error = result.errors[0]
+        if isinstance(error, asyncio.CancelledError):
+            # Raised as it is, it would seem to cancel the test.
+            msg = "a handler was cancelled"
+            raise RuntimeError(msg) from error  # noqa: TRY004 - no type is wrong
+        # What a test shows is its own line and the handler, not what is between.
+        traceback = error.__traceback__
+        while traceback and traceback.tb_frame.f_globals["__name__"].startswith("hubhooks."):
+            traceback = traceback.tb_next
+        raise error.with_traceback(traceback)
+
+    async def _finish(self, runner: Runner, delivery_id: str, timeout: float) -> None:
+        unfinished: list[str] = []
+
+        def look() -> None:
+            record = self._log.get(delivery_id)
+            runs = record.runs if record else ()
+            busy = [run.handler for run in runs if run.state in ("queued", "running")]
+            unfinished.extend(busy or ["a hook"])
+
+        # Just before the runner gives up and cancels what it can.
+        timer = asyncio.get_running_loop().call_later(timeout, look)
+        await runner.stop(timeout)
+        timer.cancel()
+        if unfinished:
+            what = " and ".join(name if name == "a hook" else f"`{name}`" for name in unfinished)
+            msg = f"after {timeout:g} s delivery `{delivery_id}` still waits for {what}"
+            raise TimeoutError(msg)
+
+    def _run_of(self, delivery_id: str, name: str, watched: _Watched) -> HandlerRun:
+        record = self._log.get(delivery_id)
+        assert record is not None  # noqa: S101 - it was accepted
+        run = record.run_of(name)
+        error = watched.errors.get(name)
+        if run.state == "failed" and error is None:
+            error = RuntimeError(run.error)
+        value = watched.values.get(name) if run.state == "done" else None
+        return HandlerRun(name, run.state, value, error, run.attempts)
+
+    def _wait(self, method: str, result: Coroutine[Any, Any, Result]) -> Result:
+        if _is_in_loop():
+            result.close()
+            msg = f"`{method}` cannot wait where a loop runs; write `await client.a{method}(...)`"
+            raise RuntimeError(msg)
+        # One loop for all calls, as a server has: what handlers keep between them belongs to it.
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._end_loop = weakref.finalize(self, _close, self._loop)
+        return self._loop.run_until_complete(result)
+
+
+class _Log(MemoryLog):
+    def lose_answer(self, delivery_id: str) -> None:
+        """Record that the answer did not arrive after all."""
+        with self._lock:
+            if record := self._records.get(delivery_id):
+                record.is_delivered = False
+
+
+class _Watched(Router):
+    """The handlers and hooks of a router, with a note of what each of them returns or raises."""
+
+    def __init__(self, router: Router) -> None:
+        super().__init__()
+        self._router = router
+        self.values: dict[str, Any] = {}
+        self.errors: dict[str, BaseException] = {}
+        self.hook_errors: list[BaseException] = []
+
+    def handler(self, name: str) -> Handler | None:
+        known = self._router.handler(name)
+        if known is None:
+            return None
+        function = _noted(
+            known.function,
+            functools.partial(self.values.__setitem__, name),
+            functools.partial(self.errors.__setitem__, name),
+            is_async=known.is_async,
+        )
+        return known._replace(function=function)
+
+    def hooks_on(self, occasion: Occasion) -> tuple[Hook, ...]:
+        fail = self.hook_errors.append
+        return tuple(
+            hook._replace(
+                function=_noted(hook.function, lambda _: None, fail, is_async=hook.is_async)
+            )
+            for hook in self._router.hooks_on(occasion)
+        )
+
+
+def _noted(
+    function: Callable[..., Any],
+    returned: Callable[[Any], None],
+    raised: Callable[[BaseException], None],
+    *,
+    is_async: bool,
+) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*arguments: object) -> object:
+        try:
+            value = function(*arguments)
+        except BaseException as error:
+            raised(error)
+            raise
+        returned(value)
+        return value
+
+    @functools.wraps(function)
+    async def call_async(*arguments: object) -> object:
+        try:
+            value = await function(*arguments)
+        except BaseException as error:
+            raised(error)
+            raise
+        returned(value)
+        return value
+
+    return call_async if is_async else call
+
+
+def _changed(
+    payload: Mapping[str, Any], changes: Mapping[str, object], extra: Mapping[str, Any] | None
+) -> HubEvent:
+    body = dict(payload)
+    for name, value in changes.items():
+        # One by one: each may make what the next one needs.
+        body = with_overrides(body, {wire_path(body, name): value})
+    return HubEvent.from_json(compact(with_overrides(body, extra or {})))
+
+
+def _body(event: Sendable) -> bytes:
+    if isinstance(event, HubEvent):
+        return event.raw
+    if isinstance(event, bytes):
+        return event
+    return compact(sample_json(event) if isinstance(event, str) else event)
+
+
+def _event(body: bytes) -> HubEvent | None:
+    try:
+        return HubEvent.from_json(body)
+    except PayloadError:
+        return None
+
+
+async def _post(
+    door: Door, body: bytes, delivery_id: str, secret: str | None
+) -> tuple[int, dict[str, Any]]:
+    """Send one request to the door, and take its answer."""
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"webhook-id", delivery_id.encode("latin-1")),
+    ]
+    if secret is not None:
+        headers.append((b"x-webhook-secret", secret.encode()))
+    unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        # Once the body is read, nothing more comes, and nobody hangs up.
+        return unread.pop() if unread else await asyncio.Future()
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "query_string": b"", "headers": headers}
+    await door(scope, receive, send)
+    start, end = sent
+    return start["status"], json.loads(end["body"])
+
+
+def _is_in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _close(loop: asyncio.AbstractEventLoop) -> None:
+    """Close a client's loop, and end what handlers left behind on it."""
+    tasks = [task for task in asyncio.all_tasks(loop) if task.cancel()]
+    if tasks and not _is_in_loop():
+        loop.run_until_complete(asyncio.wait(tasks, timeout=_CLEAN_UP_SECONDS))
+    loop.close()
