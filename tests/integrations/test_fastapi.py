@@ -5,12 +5,15 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from fastapi import FastAPI
 from openapi_spec_validator import validate
-from servers import PATIENCE, SECRET, UVICORN, Server, started
+from servers import PATIENCE, ROOT, SECRET, UVICORN, Server, started
 
 from hubhooks import HubEvent, Webhooks, errors
 from hubhooks._samples import compact, sample_json
@@ -113,16 +116,44 @@ async def wrong_method(
 EXACT = ["/webhooks/hub", "/api/v3/hub", "/bare", "/quite/unlisted", "/inner/hub"]
 COMMENT = sample_json("discussion.comment.create")
 PUSH = compact(sample_json("repo.content.update"))
+# The oldest and the newest Python, each with its newest FastAPI; and the oldest FastAPI we take.
+VERSIONS = {
+    "Python 3.10": ("3.10", "fastapi"),
+    "Python 3.13": ("3.13", "fastapi"),
+    "FastAPI 0.115": ("3.10", "fastapi==0.115.0"),
+}
+pytestmark = pytest.mark.timeout(600)  # the first run installs them
 STRICT = ("-W", "error", "-m", "uvicorn", "app:app", "--port", "{port}")
 
 
-@pytest.fixture(scope="module", params=["h11", "httptools"])
+@pytest.fixture(scope="module", params=["h11", "httptools", *VERSIONS])
 def app(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
+    if request.param in VERSIONS:
+        python, http = interpreter(request.param), "auto"
+    else:
+        python, http = Path(sys.executable), request.param
     folder = tmp_path_factory.mktemp("app")
-    with started(folder, *STRICT, "--http", request.param, script=APP) as server:
+    with started(folder, *STRICT, "--http", http, script=APP, python=python) as server:
         yield server
+
+
+def interpreter(title: str) -> Path:
+    """Make an environment of another Python with FastAPI, once; the package needs no building."""
+    version, requirement = VERSIONS[title]
+    pythons = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
+    if not pythons:
+        pytest.skip(f"there is no Python {version}")
+    folder = ROOT / ".venv" / f"integrations-{version}-{requirement}"
+    python, is_made = folder / "bin" / "python", folder / "made"
+    if not is_made.exists():
+        subprocess.run([pythons[-1], "-m", "venv", "--clear", folder], check=True)
+        install = [python, "-m", "pip", "install", "--quiet", requirement, "uvicorn"]
+        if subprocess.run(install, check=False).returncode:
+            pytest.skip(f"{requirement} cannot be installed")
+        is_made.touch()
+    return python
 
 
 def head_only(server: Server, path: str, **headers: str) -> tuple[int, dict[str, str], Any]:
