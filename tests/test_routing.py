@@ -11,6 +11,7 @@ import pytest
 from hubhooks._core import CommentEvent, ContentEvent, DiscussionEvent, HubEvent
 from hubhooks.errors import ConfigError
 from hubhooks.routing import Router
+from hubhooks.webhooks import Webhooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,6 +150,24 @@ def test_a_method_without_its_object_is_refused(router: Router) -> None:
         class Bot:
             @router.on("repo")  # type: ignore[type-var]
             def reply(self, event: HubEvent) -> None: ...
+
+
+def test_a_decorator_without_parentheses_is_refused(router: Router) -> None:
+    with pytest.raises(ConfigError) as refused:
+
+        @router.on  # type: ignore[arg-type]
+        def hears(event: HubEvent) -> None: ...
+
+    here = "test_a_decorator_without_parentheses_is_refused.<locals>.hears"
+    assert str(refused.value) == (
+        f"`on` was given the function `{here}` where scopes belong; "
+        "write `@hooks.on()`, with parentheses"
+    )
+
+
+def test_on_comment_takes_no_action(router: Router) -> None:
+    with pytest.raises(ConfigError, match=r'write `@hooks\.on\("discussion\.comment", action='):
+        router.on_comment(action="update")  # type: ignore[call-arg]
 
 
 def test_generators_are_refused_as_they_would_never_run(router: Router) -> None:
@@ -402,11 +421,22 @@ def test_a_handler_that_hears_nothing_is_explained_by_all_its_decorators(
     router.add(takes_the_event, "repo", when=lambda _: False, name="both")
     (line,) = router.explain(event("repo.create"))
     assert line.startswith("`both` does not hear it: the scope is `repo`")
-    assert line.endswith("; and by another decorator: its `when` says no")
+    assert line.endswith(". Nor by another decorator: its `when` says no")
 
 
 def test_a_router_without_handlers_says_so(router: Router, event: Event) -> None:
     assert router.explain(event("repo.create")) == ["no handler is registered"]
+
+
+def test_what_two_decorators_object_to_alike_is_said_once(router: Router, event: Event) -> None:
+    router.add(takes_the_event, "discussion", action="create", name="both")
+    router.add(takes_the_event, "discussion", action="delete", name="both")
+    router.add(takes_the_event, "discussion", action="delete", when=bool, name="both")
+    (line,) = router.explain(event("discussion.update.closed"))
+    assert line == (
+        "`both` does not hear it: the action is `update`, not `create`. "
+        "Nor by another decorator: the action is `update`, not `delete`"
+    )
 
 
 # ---- ignored authors --------------------------------------------------------------------------
@@ -450,6 +480,35 @@ def test_where_the_hub_does_not_say_who_acted_nobody_is_ignored(event: Event, na
         "`ignore_authors` has no say: the event does not tell who acted",
         "`takes_the_event` hears it",
     ]
+
+
+def test_an_ignored_author_that_looks_like_a_login_warns_where_it_is_written() -> None:
+    expected = (
+        "`my-bot` in `ignore_authors=` is no id of a user, and perhaps a login; the Hub tells "
+        'authors by ids of 24 hexadecimal digits: `huggingface_hub.whoami()["id"]` is your own'
+    )
+    for make in (Router, Webhooks):
+        with pytest.warns(UserWarning, match="perhaps a login") as warned:
+            make(ignore_authors=[BOT, "my-bot"])
+        (warning,) = warned
+        assert str(warning.message) == expected
+        assert warning.filename == __file__
+
+
+def test_an_author_that_looks_like_a_login_warns_where_it_is_written(router: Router) -> None:
+    with pytest.warns(UserWarning, match="`my-bot` in `author=` is no id of a user") as warned:
+
+        @router.on_comment(author=(author for author in ["my-bot", BOT]))
+        def hears(event: CommentEvent) -> None: ...
+
+    (warning,) = warned
+    assert warning.filename == __file__
+
+
+@pytest.mark.parametrize(("ids", "found"), [("", "an empty string"), ([None], "NoneType")])
+def test_an_ignored_author_that_is_not_there_is_refused(ids: Any, found: str) -> None:
+    with pytest.raises(ConfigError, match=f"takes the ids of users, not {found}; the Hub tells"):
+        Router(ignore_authors=ids)
 
 
 def test_a_comment_without_an_author_is_heard(event: Event) -> None:
@@ -591,3 +650,119 @@ def test_an_included_router_cannot_take_a_name(router: Router) -> None:
 
 
 def takes_nothing_special(event: HubEvent) -> None: ...
+
+
+def test_a_router_that_is_included_twice_counts_once(router: Router) -> None:
+    other = Router()
+    other.add(takes_the_event, "repo")
+    other.on_unhandled(takes_the_event)
+    router.include(other)
+    router.include(other)
+    handler = router.handler("takes_the_event")
+    assert handler is not None
+    assert len(handler.alternatives) == 1
+    assert len(router.hooks_on("unhandled")) == 1
+
+
+def test_authors_that_an_included_router_ignores_are_ignored(router: Router, event: Event) -> None:
+    router.add(takes_the_event)
+    router.include(Router(ignore_authors=BOT))
+    assert router.match(event("discussion.comment.create", comment__author__id=BOT)) == []
+    assert names(router, event("discussion.comment.create")) == ["takes_the_event"]
+
+
+def test_an_included_router_brings_its_hooks_after_ours(router: Router) -> None:
+    def ours(event: HubEvent, delivery: Delivery, error: BaseException) -> None: ...
+    def theirs(event: HubEvent, delivery: Delivery, error: BaseException) -> None: ...
+
+    other = Router()
+    other.on_error(theirs)
+    router.on_error(ours)
+    router.include(other)
+    assert [hook.function for hook in router.hooks_on("error")] == [ours, theirs]
+    assert router.hooks_on("failure") == ()
+
+
+# ---- hooks ------------------------------------------------------------------------------------
+
+
+def tells(event: object, delivery: object, error: object) -> None: ...
+
+
+def test_hooks_are_listed_by_occasion_and_given_back_unchanged(router: Router) -> None:
+    class Bot:
+        async def report(self, event: HubEvent, delivery: Delivery, error: object) -> None: ...
+
+    bot = Bot()
+    assert not router.hears_unhandled
+    assert router.on_unhandled(takes_the_event) is takes_the_event
+    assert router.hears_unhandled
+    assert router.on_error(tells) is tells
+    router.on_error(bot.report)
+    router.on_error(bot.report)
+    router.on_failure(tells)
+    assert [hook.function for hook in router.hooks_on("unhandled")] == [takes_the_event]
+    errors = router.hooks_on("error")
+    assert [hook.function for hook in errors] == [tells, bot.report]
+    assert [hook.is_async for hook in errors] == [False, True]
+    assert [hook.function for hook in router.hooks_on("failure")] == [tells]
+
+
+def test_two_hooks_of_one_name_are_two(router: Router) -> None:
+    seen: list[int] = []
+    for number in (1, 2):
+        router.on_unhandled(lambda _, number=number: seen.append(number))  # type: ignore[misc]
+    for hook in router.hooks_on("unhandled"):
+        hook.function(None)
+    assert seen == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("occasion", "function", "says"),
+    [
+        ("error", takes_the_event, "hook `takes_the_event` takes `(event)`, which cannot be"),
+        ("error", takes_the_event, "called; write `def hook(event, delivery, error)`"),
+        ("failure", takes_nothing, "`on_failure` hook `takes_nothing` takes `()`"),
+        ("unhandled", tells, "takes `(event, delivery, error)`, which cannot be called; write "),
+        ("unhandled", tells, "write `def hook(event)`"),
+        ("error", 3, "an `on_error` hook must be a function, not int"),
+        ("unhandled", {}.update, "the parameters of `on_unhandled` hook `dict.update` cannot be"),
+    ],
+)
+def test_what_cannot_be_called_as_a_hook_is_refused(
+    router: Router, occasion: str, function: Any, says: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        getattr(router, f"on_{occasion}")(function)
+    assert says in str(refused.value)
+    assert not router.hooks_on("error")
+    assert not router.hears_unhandled
+
+
+def test_a_hook_that_yields_or_lacks_its_object_is_refused(router: Router) -> None:
+    def yields(event: HubEvent) -> Any:
+        yield event
+
+    with pytest.raises(ConfigError, match=r"`on_unhandled` hook .* would never run, as it yields"):
+        router.on_unhandled(yields)
+    with pytest.raises(ConfigError, match=r"register it with `on_unhandled\(bot.method\)`"):
+
+        class Bot:
+            @router.on_unhandled  # type: ignore[type-var]
+            def report(self, event: HubEvent) -> None: ...
+
+
+def test_a_script_that_is_executed_again_replaces_its_hooks(router: Router) -> None:
+    script = """
+@router.on_error
+def tells(event, delivery, error):
+    return {version}
+
+router.on_error(lambda event, delivery, error: -{version})
+"""
+    namespace = {"router": router, "__name__": "__main__"}
+    run_script(script.format(version=1), namespace)
+    router.on_error(tells)
+    run_script("# edited\n" + script.format(version=2), namespace)
+    results = [hook.function(None, None, None) for hook in router.hooks_on("error")]
+    assert results == [None, 2, -2]

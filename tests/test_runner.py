@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hubhooks.deliveries import Delivery, MemoryLog, Record
+from hubhooks.errors import ConfigError
 from hubhooks.receiver import Work
 from hubhooks.routing import Router
 from hubhooks.runner import Ignore, Runner
@@ -34,7 +35,7 @@ class Bench:
         self.event = event
         self.router = Router()
         self.log = MemoryLog()
-        self.runner = Runner(self.router.handler, self.log, **options)
+        self.runner = Runner(self.router, self.log, **options)
         self.on = self.router.on
 
     def submit(self, delivery_id: str = "d1", *handlers: str) -> None:
@@ -73,6 +74,20 @@ def one_thread(event: Callable[..., HubEvent]) -> Bench:
     return Bench(event("repo.content.update"), threads=1)
 
 
+@pytest.fixture
+def wait_for_threads() -> Callable[[], list[threading.Thread]]:
+    """Wait for the threads that a test started, and give those that do not end."""
+    before = set(threading.enumerate())
+
+    def wait() -> list[threading.Thread]:
+        ours = set(threading.enumerate()) - before
+        for thread in ours:
+            thread.join(PATIENCE)
+        return [thread for thread in ours if thread.is_alive()]
+
+    return wait
+
+
 # ---- running ----------------------------------------------------------------------------------
 
 
@@ -87,6 +102,7 @@ def test_a_sync_handler_runs_on_a_daemon_thread(bench: Bench) -> None:
     event, delivery, thread = seen
     assert event is bench.event
     assert (delivery.id, delivery.attempt, delivery.is_replay) == ("d1", 1, False)
+    assert delivery.handler == "sync"
     assert thread is not threading.main_thread()
     assert thread.daemon
 
@@ -152,7 +168,7 @@ def test_a_handler_that_is_gone_fails_by_name(
     bench.submit("d1", "gone")
     (run,) = bench.record().runs
     assert (run.state, run.error) == ("failed", "no handler gone")
-    assert logged() == ["delivery `d1` has no handler `gone`"]
+    assert logged() == ["handler `gone` did not run on delivery `d1`: no handler gone"]
 
 
 # ---- failing ----------------------------------------------------------------------------------
@@ -251,7 +267,7 @@ def test_a_sync_wrapper_of_an_async_handler_fails_with_the_reason(bench: Bench) 
 
     bench.router.add(wrapper)
     (run,) = bench.run().runs
-    expected = "TypeError: the handler gave back a coroutine: write it as `async def`"
+    expected = "TypeError: the function gave back a coroutine: write it as `async def`"
     assert (run.state, run.error) == ("failed", expected)
 
 
@@ -324,6 +340,431 @@ def test_a_thread_is_used_again_and_ends_with_the_runner(bench: Bench) -> None:
     for thread in seen:
         thread.join(PATIENCE)
         assert not thread.is_alive()
+
+
+# ---- hooks ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_hooks_are_told_of_a_handler_that_raised(bench: Bench, is_async: bool) -> None:
+    error = ValueError("too low")
+    told: list[tuple[str, tuple[Any, ...], bool]] = []
+
+    def fails(event: HubEvent) -> None:
+        raise error
+
+    async def fails_too(event: HubEvent) -> None:
+        raise error
+
+    @bench.router.on_error
+    def on_error(*arguments: Any) -> None:
+        told.append(("error", arguments, threading.current_thread() is threading.main_thread()))
+
+    @bench.router.on_failure
+    async def on_failure(*arguments: Any) -> None:
+        told.append(("failure", arguments, threading.current_thread() is threading.main_thread()))
+
+    bench.router.add(fails_too if is_async else fails, name="fails")
+    assert bench.run().state == "failed"
+    assert sorted((occasion, on_loop) for occasion, _, on_loop in told) == [
+        ("error", False),
+        ("failure", True),
+    ]
+    for _, (event, delivery, raised), _ in told:
+        assert event is bench.event
+        assert (delivery.id, delivery.handler, delivery.attempt) == ("d1", "fails", 1)
+        assert raised is error
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_hooks_are_not_told_of_what_went_well_or_was_ignored(bench: Bench, is_async: bool) -> None:
+    def works(event: HubEvent) -> None: ...
+
+    async def works_too(event: HubEvent) -> None: ...
+
+    def ignores(event: HubEvent) -> None:
+        raise Ignore
+
+    async def ignores_too(event: HubEvent) -> None:
+        raise Ignore
+
+    told: list[object] = []
+    bench.router.on_error(lambda *arguments: told.append(arguments))
+    bench.router.on_failure(lambda *arguments: told.append(arguments))
+    bench.router.on_unhandled(told.append)
+    bench.router.add(works_too if is_async else works)
+    bench.router.add(ignores_too if is_async else ignores)
+    bench.run()
+    assert sorted(bench.states().values()) == ["done", "ignored"]
+    assert told == []
+
+
+def test_the_failure_is_on_record_before_a_hook_is_told(bench: Bench) -> None:
+    seen: list[str] = []
+
+    @bench.router.on_failure
+    def reports(event: HubEvent, delivery: Delivery, error: BaseException) -> None:
+        seen.append(bench.record(delivery.id).run_of(delivery.handler).error)
+
+    @bench.on(name="fails")
+    def fails(event: HubEvent) -> None:
+        msg = "too low"
+        raise ValueError(msg)
+
+    bench.run()
+    assert seen == ["ValueError: too low"]
+
+
+def test_a_failing_hook_disturbs_nobody_and_is_not_told_of_itself(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[str] = []
+
+    @bench.on(name="fails")
+    def fails(event: HubEvent) -> None:
+        raise ValueError
+
+    @bench.router.on_error
+    def broken(*arguments: object) -> None:
+        raise SystemExit
+
+    @bench.router.on_error
+    async def broken_too(*arguments: object) -> None:
+        raise LookupError
+
+    @bench.router.on_error
+    def not_awaited(event: HubEvent, delivery: Delivery, error: BaseException) -> object:
+        return broken_too()
+
+    @bench.router.on_error
+    def whole(event: HubEvent, delivery: Delivery, error: BaseException) -> None:
+        told.append(delivery.id)
+
+    bench.run("d1", "d2")
+    assert sorted(told) == ["d1", "d2"]
+    complaints = {r.getMessage(): r.exc_info and r.exc_info[0] for r in caplog.records}
+    here = "test_a_failing_hook_disturbs_nobody_and_is_not_told_of_itself.<locals>."
+    assert complaints == {
+        **{
+            f"`on_error` hook `{here}{name}` failed on delivery `{delivery_id}`": kind
+            for delivery_id in ("d1", "d2")
+            for name, kind in {
+                "broken": SystemExit,
+                "broken_too": LookupError,
+                "not_awaited": TypeError,
+            }.items()
+        },
+        "handler `fails` failed on delivery `d1`": ValueError,
+        "handler `fails` failed on delivery `d2`": ValueError,
+    }
+
+
+def test_a_blocking_hook_delays_no_other(bench: Bench) -> None:
+    release = threading.Event()
+
+    @bench.router.on_error
+    def blocks(*arguments: object) -> None:
+        assert release.wait(PATIENCE)
+
+    @bench.router.on_error
+    def releases(*arguments: object) -> None:
+        release.set()
+
+    @bench.on(name="fails")
+    def fails(event: HubEvent) -> None:
+        raise ValueError
+
+    bench.run()
+    assert release.is_set()
+
+
+def test_the_hooks_for_the_unhandled_are_told_of_work_without_handlers(bench: Bench) -> None:
+    told: list[tuple[object, bool]] = []
+
+    @bench.router.on_unhandled
+    def tells(event: HubEvent) -> None:
+        told.append((event, threading.current_thread() is threading.main_thread()))
+
+    @bench.router.on_unhandled
+    async def tells_too(event: HubEvent) -> None:
+        told.append((event, threading.current_thread() is threading.main_thread()))
+
+    bench.router.on_error(lambda *_: pytest.fail("nothing failed"))
+
+    async def serve() -> None:
+        bench.runner.submit(Work("d1", (), bench.event))
+        await bench.runner.stop(PATIENCE)
+
+    asyncio.run(serve())
+    assert sorted(told, key=str) == sorted([(bench.event, False), (bench.event, True)], key=str)
+
+
+def test_a_handler_that_is_gone_is_a_failure_that_was_never_attempted(bench: Bench) -> None:
+    told: list[tuple[Delivery, BaseException]] = []
+
+    @bench.router.on_failure
+    async def reports(event: HubEvent, delivery: Delivery, error: BaseException) -> None:
+        told.append((delivery, error))
+
+    bench.router.on_error(lambda *_: pytest.fail("nothing was attempted"))
+
+    async def serve() -> None:
+        bench.submit("d1", "gone")
+        await bench.runner.stop(PATIENCE)
+
+    asyncio.run(serve())
+    ((delivery, error),) = told
+    assert (delivery.id, delivery.handler, delivery.attempt) == ("d1", "gone", 0)
+    assert delivery.received_at == bench.record().received_at
+    assert isinstance(error, LookupError)
+    assert str(error) == "no handler gone"
+
+
+def test_stopping_waits_for_hooks_and_cancels_those_that_stay(
+    bench: Bench, logged: Callable[[], list[str]]
+) -> None:
+    ended: list[str] = []
+
+    @bench.on(name="sleeps")
+    async def sleeps(event: HubEvent) -> None:
+        await asyncio.Event().wait()
+
+    @bench.router.on_failure
+    async def told_at_the_end(event: HubEvent, delivery: Delivery, error: BaseException) -> None:
+        assert isinstance(error, asyncio.CancelledError)
+        await asyncio.sleep(0)
+        ended.append("told")
+
+    @bench.router.on_failure
+    async def stays_too(event: HubEvent, delivery: Delivery, error: BaseException) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("cancelled, too")
+
+    @bench.router.on_unhandled
+    async def stays(event: HubEvent) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("cancelled")
+
+    async def serve() -> None:
+        bench.submit()
+        bench.runner.submit(Work("d2", (), bench.event))
+        await bench.runner.stop(0.01)
+        assert sorted(ended) == ["cancelled", "cancelled, too", "told"]
+
+    asyncio.run(serve())
+    assert [line for line in logged() if "`on_unhandled` hook" in line]
+
+
+def test_a_hook_is_told_of_a_handler_that_outlived_the_stop(
+    bench: Bench,
+    logged: Callable[[], list[str]],
+    wait_for_threads: Callable[[], list[threading.Thread]],
+) -> None:
+    begun, release, told = threading.Event(), threading.Event(), threading.Event()
+
+    @bench.on(name="stuck")
+    def stuck(event: HubEvent) -> None:
+        begun.set()
+        assert release.wait(PATIENCE)
+        raise ValueError
+
+    @bench.router.on_failure
+    async def has_no_loop_any_more(*arguments: object) -> None:
+        pytest.fail("it ran")
+
+    @bench.router.on_failure
+    def reports(*arguments: object) -> None:
+        told.set()
+
+    async def serve() -> None:
+        bench.submit()
+        assert begun.wait(PATIENCE)
+        await bench.runner.stop(0.01)
+
+    asyncio.run(serve())
+    release.set()
+    assert told.wait(PATIENCE)
+    assert bench.states() == {"stuck": "failed"}
+    assert wait_for_threads() == []
+    (line,) = [line for line in logged() if "has_no_loop_any_more" in line]
+    assert line.endswith(": the server stopped before the handler was done")
+
+
+# ---- a loop of their own ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(event: Callable[..., HubEvent]) -> Bench:
+    return Bench(event("repo.content.update"), loop="own")
+
+
+def test_async_handlers_and_hooks_can_run_on_a_loop_of_their_own(own: Bench) -> None:
+    seen: dict[str, tuple[object, threading.Thread]] = {}
+
+    def note(name: str) -> None:
+        seen[name] = (asyncio.get_running_loop(), threading.current_thread())
+
+    @own.on(name="handler")
+    async def fails(event: HubEvent) -> None:
+        note("handler")
+        raise ValueError
+
+    @own.on(name="sync")
+    def fails_too(event: HubEvent) -> None:
+        raise ValueError
+
+    @own.router.on_error
+    async def on_error(event: HubEvent, delivery: Delivery, error: BaseException) -> None:
+        note(f"after {delivery.handler}")
+
+    async def serve() -> None:
+        own.submit()
+        await own.runner.stop(PATIENCE)
+        note("server")
+
+    asyncio.run(serve())
+    assert set(seen) == {"handler", "after handler", "after sync", "server"}
+    server = seen.pop("server")
+    ((loop, thread),) = set(seen.values())
+    assert loop is not server[0]
+    assert thread is not server[1]
+    assert thread.daemon
+
+
+def test_a_blocking_async_handler_leaves_the_servers_loop_alone(own: Bench) -> None:
+    release = threading.Event()
+
+    @own.on(name="blocks")
+    async def blocks(event: HubEvent) -> None:
+        assert release.wait(PATIENCE)
+
+    async def serve() -> None:
+        own.submit()
+        while own.states() != {"blocks": "running"}:
+            await asyncio.sleep(0)
+        release.set()
+        await own.runner.stop(PATIENCE)
+
+    asyncio.run(serve())
+    assert own.states() == {"blocks": "done"}
+
+
+def test_what_stays_on_the_own_loop_is_cancelled_and_the_thread_ends(
+    own: Bench, wait_for_threads: Callable[[], list[threading.Thread]]
+) -> None:
+    cleaned_up: list[str] = []
+
+    @own.on(name="sleeps")
+    async def sleeps(event: HubEvent) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaned_up.append("handler")
+
+    @own.on(name="leaves a task")
+    async def leaves(event: HubEvent) -> None:
+        async def left_behind() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cleaned_up.append("task")
+
+        left.append(asyncio.create_task(left_behind()))
+        await asyncio.sleep(0)
+
+    left: list[asyncio.Task[None]] = []
+    own.run(drain=0.01)
+    assert own.states() == {"sleeps": "failed", "leaves a task": "done"}
+    assert cleaned_up == ["handler", "task"]
+    assert wait_for_threads() == []
+
+
+def test_a_blocked_own_loop_does_not_keep_the_runner_from_stopping(
+    own: Bench, wait_for_threads: Callable[[], list[threading.Thread]]
+) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    @own.on(name="blocks")
+    async def blocks(event: HubEvent) -> None:
+        begun.set()
+        assert release.wait(PATIENCE)
+
+    async def serve() -> None:
+        own.submit()
+        assert begun.wait(PATIENCE)
+        await own.runner.stop(0.01)
+        assert own.states() == {"blocks": "running"}
+
+    asyncio.run(serve())
+    own.router.add(lambda _: None, name="later")
+    # A later start is not held up by it, and it ends once it can.
+    own.submit("d2", "later")
+    asyncio.run(own.runner.stop(PATIENCE))
+    assert own.states("d2") == {"later": "done"}
+    assert own.states() == {"blocks": "running"}
+    release.set()
+    assert wait_for_threads() == []
+
+
+def test_the_own_loop_outlives_whatever_a_handler_raises(own: Bench) -> None:
+    @own.on(name="hears")
+    async def hears(event: HubEvent, delivery: Delivery) -> None:
+        if delivery.id == "d1":
+            raise KeyboardInterrupt
+
+    own.run("d1", "d2")
+    assert (own.record("d1").state, own.record("d2").state) == ("failed", "done")
+
+
+def test_a_preference_counts_only_where_nothing_was_chosen(event: Callable[..., HubEvent]) -> None:
+    seen: dict[object, bool] = {}
+    for chosen in (None, "server", "own"):
+        bench = Bench(event("repo.create"), loop=chosen)
+
+        @bench.on(name="hears")
+        async def hears(event: HubEvent, chosen: object = chosen) -> None:
+            seen[chosen] = threading.current_thread() is threading.main_thread()
+
+        bench.runner.prefer_loop("own")
+        bench.run()
+    assert seen == {None: False, "server": True, "own": False}
+
+
+def test_a_loop_that_does_not_exist_is_refused(event: Callable[..., HubEvent]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        Bench(event("repo.create"), loop="main")
+    expected = '`loop=\'main\'` is no loop that handlers run on; write "server" or "own"'
+    assert str(refused.value) == expected
+
+
+def test_without_a_servers_loop_async_handlers_have_their_own(bench: Bench) -> None:
+    @bench.on(name="hears")
+    async def hears(event: HubEvent) -> None: ...
+
+    bench.submit()
+    asyncio.run(bench.runner.stop(PATIENCE))
+    assert bench.states() == {"hears": "done"}
+
+
+def test_without_threads_sync_handlers_run_where_they_are_submitted(
+    event: Callable[..., HubEvent],
+) -> None:
+    bench = Bench(event("repo.create"), threads=0)
+    seen: list[object] = []
+
+    @bench.on(name="hears")
+    def hears(event: HubEvent) -> None:
+        seen.append(threading.current_thread())
+        raise ValueError
+
+    bench.router.on_error(lambda *_: seen.append(threading.current_thread()))
+    bench.submit()
+    assert seen == [threading.main_thread()] * 2
+    assert bench.states() == {"hears": "failed"}
 
 
 # ---- stopping and starting ----------------------------------------------------------------------
@@ -445,6 +886,29 @@ def test_a_stopped_runner_can_be_started_on_another_loop(bench: Bench) -> None:
     assert loops[0] is not loops[1]
 
 
+@pytest.mark.parametrize("loop", ["server", "own"])
+def test_stopping_twice_at_once_is_no_mistake(
+    event: Callable[..., HubEvent],
+    loop: str,
+    wait_for_threads: Callable[[], list[threading.Thread]],
+) -> None:
+    bench = Bench(event("repo.create"), loop=loop)
+
+    @bench.on(name="async")
+    async def hears(event: HubEvent) -> None: ...
+
+    @bench.on(name="sync")
+    def hears_too(event: HubEvent) -> None: ...
+
+    async def serve() -> None:
+        bench.submit()
+        await asyncio.gather(bench.runner.stop(PATIENCE), bench.runner.stop(PATIENCE))
+
+    asyncio.run(serve())
+    assert bench.states() == {"async": "done", "sync": "done"}
+    assert wait_for_threads() == []
+
+
 def test_stopping_what_never_started_is_no_mistake(bench: Bench) -> None:
     asyncio.run(bench.runner.stop())
 
@@ -467,7 +931,7 @@ def stuck(event):
     threading.Event().wait()
 
 async def serve():
-    runner = Runner(router.handler, log)
+    runner = Runner(router, log)
     event = HubEvent.from_json(compact(sample_json("repo.create")))
     runner.submit(Work(log.accept("d1", event.raw, ["stuck"]).id, ("stuck",), event))
     assert begun.wait(30)

@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -196,6 +197,8 @@ def test_replays_can_be_turned_off(ask: Any, content: bytes) -> None:
 def test_a_bot_does_not_answer_itself(ask: Any, body: Callable[..., bytes]) -> None:
     bot = "6a00000000000000000000b0"
     hooks = Webhooks(allow_unsigned=True, ignore_authors=[bot])
+    told: list[HubEvent] = []
+    hooks.on_unhandled(told.append)
 
     @hooks.on_comment()
     def reply(event: CommentEvent) -> None: ...
@@ -203,6 +206,7 @@ def test_a_bot_does_not_answer_itself(ask: Any, body: Callable[..., bytes]) -> N
     own = body("discussion.comment.create", comment__author__id=bot)
     answer = asyncio.run(ask(hooks, own))
     assert (answer.status, answer.said["status"]) == (200, "ignored")
+    assert told == []
     assert hooks.explain(HubEvent.from_json(own)) == [
         f"no handler hears it: its author `{bot}` is one of `ignore_authors`"
     ]
@@ -217,6 +221,113 @@ def test_other_routers_can_be_included(ask: Any, content: bytes) -> None:
     hooks = Webhooks(allow_unsigned=True)
     hooks.include(router)
     assert status_of(hooks, ask, content) == 202
+
+
+# ---- hooks and loops ----------------------------------------------------------------------------
+
+
+def test_hooks_are_called_after_the_answer(
+    serve: Any, post: Any, body: Callable[..., bytes]
+) -> None:
+    hooks = Webhooks("moon")
+    answered = threading.Event()
+    told: list[tuple[str, str]] = []
+
+    @hooks.on("repo.content", name="fails")
+    def fails(event: ContentEvent) -> None:
+        raise ValueError
+
+    @hooks.on_unhandled
+    def unhandled(event: HubEvent) -> None:
+        assert answered.wait(PATIENCE)
+        told.append(("unhandled", event.scope))
+
+    @hooks.on_failure
+    async def failure(event: HubEvent, delivery: Delivery, error: BaseException) -> None:
+        told.append((delivery.handler, type(error).__name__))
+
+    with serve(hooks) as port:
+        assert post(port, body("repo.create"), "d1")[0] == 200
+        assert post(port, body("repo.content.update"), "d2")[0] == 202
+        assert post(port, b"{}", "d3")[0] == 202
+        answered.set()
+    assert sorted(told) == [("fails", "ValueError"), ("unhandled", "repo")]
+
+
+@pytest.mark.parametrize("mounted", [False, True])
+def test_on_their_own_loop_a_blocking_async_handler_delays_no_answer(
+    serve: Any, post: Any, content: bytes, mounted: bool
+) -> None:
+    hooks = Webhooks("moon", loop="own")
+    begun, release = threading.Event(), threading.Event()
+    order: list[str] = []
+
+    @hooks.on(name="blocks")
+    async def blocks(event: HubEvent, delivery: Delivery) -> None:
+        if delivery.id == "d1":
+            begun.set()
+            while not release.is_set():
+                time.sleep(0.01)  # noqa: ASYNC251 - the very mistake
+            order.append("handled")
+
+    app: Any = hooks
+    if mounted:
+        app = FastAPI(lifespan=hooks.lifespan)
+        app.mount("/", hooks)
+    with serve(app) as port:
+        assert post(port, content, "d1")[0] == 202
+        assert begun.wait(PATIENCE)
+        assert post(port, content, "d2")[0] == 202
+        order.append("answered")
+        release.set()
+    assert order == ["answered", "handled"]
+    assert [record.state for record in hooks.deliveries.list()] == ["done", "done"]
+
+
+@pytest.mark.parametrize(("chosen", "is_own"), [(None, True), ("server", False), ("own", True)])
+def test_under_gradio_async_handlers_have_a_loop_of_their_own_unless_told_otherwise(
+    ask: Any, content: bytes, chosen: Any, is_own: bool
+) -> None:
+    pytest.importorskip("gradio")
+    hooks = Webhooks(allow_unsigned=True, loop=chosen)
+    seen: list[bool] = []
+
+    @hooks.on()
+    async def hears(event: HubEvent) -> None:
+        seen.append(threading.current_thread() is not threading.main_thread())
+
+    async def live() -> None:
+        async with hooks.app_kwargs()["lifespan"](None):
+            await ask(hooks, content)
+
+    asyncio.run(live())
+    assert seen == [is_own]
+
+
+@pytest.mark.parametrize("loop", ["server", "own"])
+def test_it_can_be_served_again_on_another_loop_and_leaves_no_thread(
+    serve: Any, post: Any, content: bytes, loop: Any
+) -> None:
+    hooks = Webhooks("moon", loop=loop)
+    before = set(threading.enumerate())
+    loops: list[object] = []
+
+    @hooks.on(name="async")
+    async def hears(event: HubEvent) -> None:
+        loops.append(asyncio.get_running_loop())
+
+    @hooks.on(name="sync")
+    def hears_too(event: HubEvent) -> None: ...
+
+    for delivery_id in ("d1", "d2"):
+        with serve(hooks) as port:
+            assert post(port, content, delivery_id)[0] == 202
+    assert [record.state for record in hooks.deliveries.list()] == ["done", "done"]
+    assert loops[0] is not loops[1]
+    ours = set(threading.enumerate()) - before
+    for thread in ours:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
 
 
 def test_a_room_imports_nothing_heavy() -> None:

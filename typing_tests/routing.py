@@ -17,6 +17,7 @@ from hubhooks._core import (
 )
 from hubhooks.deliveries import Delivery
 from hubhooks.routing import Handler, Router
+from hubhooks.webhooks import Webhooks
 
 router = Router(ignore_authors=["61a1"])
 
@@ -126,6 +127,35 @@ router.on(int)  # type: ignore[arg-type]
 router.on_comment(action="update")  # type: ignore[call-arg]
 router.on_comment(path="x")  # type: ignore[call-arg]
 router.add(3, "repo")  # type: ignore[arg-type]
+
+
+# ---- hooks --------------------------------------------------------------------------------------
+
+
+@router.on_unhandled
+def takes_what_nobody_hears(event: HubEvent) -> int:
+    return len(event.scope)
+
+
+@router.on_error
+async def takes_an_error(event: HubEvent, delivery: Delivery, error: BaseException) -> str:
+    return f"{delivery.handler} on {event.scope}: {error}"
+
+
+@router.on_failure
+def takes_a_failure(event: HubEvent, delivery: Delivery, error: BaseException) -> None: ...
+
+
+def calls(event: HubEvent) -> None:
+    assert_type(takes_what_nobody_hears(event), int)
+    assert_type(Webhooks(loop="own").hears_unhandled, bool)
+
+
+router.on_unhandled(takes_only_content)  # type: ignore[type-var]
+router.on_unhandled(takes_a_failure)  # type: ignore[type-var]
+router.on_error(takes_what_nobody_hears)  # type: ignore[type-var]
+router.on_failure(takes_nothing)  # type: ignore[type-var]
+Webhooks(loop="main")  # type: ignore[arg-type]
 
 
 # ---- the rest -----------------------------------------------------------------------------------

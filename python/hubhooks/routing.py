@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import re
 import threading
 import warnings
 from types import MethodType
@@ -61,12 +62,21 @@ if TYPE_CHECKING:
     OnRepo = TypeVar("OnRepo", bound=Handles[RepoEvent])
     OnAny = TypeVar("OnAny", bound=Handles[HubEvent])
 
-__all__ = ["Alternative", "Handler", "Router"]
+    Occasion: TypeAlias = Literal["unhandled", "error", "failure"]
+    OnUnhandled = TypeVar("OnUnhandled", bound=Callable[[HubEvent], object])
+    OnError = TypeVar("OnError", bound=Callable[[HubEvent, Delivery, BaseException], object])
+
+__all__ = ["Alternative", "Handler", "Hook", "Router"]
 
 _log = logging.getLogger("hubhooks")
 
 # How the core's explanations begin where a filter does not match.
 _DOES_NOT_HEAR = "does not hear it: "
+_IDS = (
+    "the Hub tells authors by ids of 24 hexadecimal digits: "
+    '`huggingface_hub.whoami()["id"]` is your own'
+)
+_is_id = re.compile("[0-9a-f]{24}").fullmatch
 
 
 class Alternative(NamedTuple):
@@ -141,11 +151,6 @@ class Handler(NamedTuple):
     def __repr__(self) -> str:
         return f"<Handler `{self.name}`: {self.function!r}>"
 
-    def is_for(self, function: Callable[..., object]) -> bool:
-        """Whether this is that function; `bot.reply` is a new object at each read."""
-        mine = self.function
-        return mine is function or (isinstance(mine, MethodType) and mine == function)
-
     def explain(self, event: HubEvent) -> str:
         """Say in a sentence whether the handler hears the event, and if not, why."""
         objections: list[str] = []
@@ -153,9 +158,19 @@ class Handler(NamedTuple):
             objection = alternative.objection(event)
             if not objection:
                 return f"`{self.name}` {alternative.filter.explain(event)}"
-            objections.append(objection)
-        reasons = "; and by another decorator: ".join(objections)
+            if objection not in objections:
+                objections.append(objection)
+        reasons = ". Nor by another decorator: ".join(objections)
         return f"`{self.name}` {_DOES_NOT_HEAR}{reasons}"
+
+
+class Hook(NamedTuple):
+    """A function that is told what no handler could make of an event."""
+
+    name: str
+    function: Callable[..., Any]
+    is_async: bool
+    origin: Origin
 
 
 class _Table(NamedTuple):
@@ -169,14 +184,19 @@ class Router:
     """A list of handlers and what each of them listens to.
 
     Args:
-        ignore_authors: ids of users whose comments and discussions no handler hears, such as the
-            bot's own. Other events do not say who acted.
+        ignore_authors: ids of users whose comments and new discussions no handler hears, such as
+            the bot's own: `huggingface_hub.whoami()["id"]`. Other events do not say who acted.
+
+    Raises:
+        ConfigError: an id is empty, or no string.
     """
 
     def __init__(self, *, ignore_authors: Strings = ()) -> None:
-        ids = (ignore_authors,) if isinstance(ignore_authors, str) else ignore_authors
-        self._ignore_authors = frozenset(ids)
+        self._ignore_authors = frozenset(_listed(ignore_authors))
+        for user in self._ignore_authors:
+            _check_ignored(user)
         self._handlers: dict[str, Handler] = {}
+        self._hooks: dict[Occasion, tuple[Hook, ...]] = {}
         self._table: _Table | None = None
         self._lock = threading.Lock()
 
@@ -225,6 +245,13 @@ class Router:
             ConfigError: no event can satisfy the criteria, the function cannot be a handler, or
                 another function has its name.
         """
+        for scope in scopes:
+            if inspect.isroutine(scope):
+                msg = (
+                    f"`on` was given the function `{scope.__qualname__}` where scopes belong; "
+                    "write `@hooks.on()`, with parentheses"
+                )
+                raise ConfigError(msg)
 
         def register(function: Callable[..., object]) -> Callable[..., object]:
             self._add(function, scopes, criteria)
@@ -242,7 +269,16 @@ class Router:
 
         Args:
             criteria: those of `on`, without `action`, `ref` and `path`.
+
+        Raises:
+            ConfigError: as for `on`.
         """
+        if "action" in criteria:
+            msg = (
+                "`on_comment` hears new comments only and takes no `action=`; for others write "
+                '`@hooks.on("discussion.comment", action="update")`'
+            )
+            raise ConfigError(msg)
 
         def register(function: OnComment) -> OnComment:
             self._add(
@@ -267,14 +303,76 @@ class Router:
         """
         self._add(function, scopes, criteria)
 
+    def on_unhandled(self, function: OnUnhandled, /) -> OnUnhandled:
+        """Call the decorated function with each event that no handler listens to.
+
+        It is called once the Hub has its answer, and not for authors that are ignored.
+
+        Args:
+            function: takes `(event)`, and may be async. Its own failures are only logged.
+
+        Raises:
+            ConfigError: it cannot be called so.
+        """
+        self._add_hook("unhandled", function)
+        return function
+
+    def on_error(self, function: OnError, /) -> OnError:
+        """Call the decorated function after each attempt of a handler that raised.
+
+        `Ignore` is no error.
+
+        Args:
+            function: takes `(event, delivery, error)`, and may be async. Its own failures are
+                only logged.
+
+        Raises:
+            ConfigError: it cannot be called so.
+        """
+        self._add_hook("error", function)
+        return function
+
+    def on_failure(self, function: OnError, /) -> OnError:
+        """Call the decorated function when a handler failed for good.
+
+        Also when a handler is gone that stored work was meant for; the error is a `LookupError`.
+
+        Args:
+            function: takes `(event, delivery, error)`, and may be async. Its own failures are
+                only logged.
+
+        Raises:
+            ConfigError: it cannot be called so.
+        """
+        self._add_hook("failure", function)
+        return function
+
     def include(self, other: Router) -> None:
-        """Take over the handlers another router has now; later ones are not followed."""
+        """Take over what another router has now; what it gets later is not followed.
+
+        Args:
+            other: its handlers and hooks come after those that are here already. Authors that it
+                ignores are ignored by all handlers.
+        """
         for handler in tuple(other._handlers.values()):
             self._register(handler)
+        for occasion, hooks in tuple(other._hooks.items()):
+            for hook in hooks:
+                self._register_hook(occasion, hook)
+        self._ignore_authors |= other._ignore_authors
 
     def handler(self, name: str) -> Handler | None:
         """Find a handler by the name that stored work knows it by."""
         return self._handlers.get(name)
+
+    def hooks_on(self, occasion: Occasion) -> tuple[Hook, ...]:
+        """List the hooks to call on an occasion, in the order they were registered."""
+        return self._hooks.get(occasion, ())
+
+    @property
+    def hears_unhandled(self) -> bool:
+        """Whether a hook is to be told of events that no handler listens to."""
+        return "unhandled" in self._hooks
 
     def match(self, event: HubEvent) -> list[Handler]:
         """List the handlers that hear an event, in the order they were registered."""
@@ -338,11 +436,16 @@ class Router:
         for scope in scopes:
             if isinstance(scope, str):
                 _warn_if_misspelt(scope)
+        if filters.get("author") is not None:
+            filters["author"] = _listed(filters["author"])
+        listens_to = Filter(*scopes, **filters)
+        for user in filters.get("author") or ():
+            _warn_if_login(user, "author")
         self._register(
             Handler(
                 name=name,
                 function=function,
-                alternatives=(Alternative(Filter(*scopes, **filters), when, visible_only),),
+                alternatives=(Alternative(listens_to, when, visible_only),),
                 is_async=_is_async(function),
                 takes_delivery=_takes_delivery(function, name),
                 origin=Origin.of(function),
@@ -352,8 +455,9 @@ class Router:
     def _register(self, handler: Handler) -> None:
         with self._lock:
             known = self._handlers.get(handler.name)
-            if known is not None and known.is_for(handler.function):
-                handler = known._replace(alternatives=known.alternatives + handler.alternatives)
+            if known is not None and _is_same(known.function, handler.function):
+                more = (way for way in handler.alternatives if way not in known.alternatives)
+                handler = known._replace(alternatives=(*known.alternatives, *more))
             elif known is not None and not known.origin.is_executed_again_by(handler.origin):
                 msg = (
                     f"two handlers are named `{handler.name}`: {known.origin.place} and "
@@ -363,11 +467,36 @@ class Router:
             self._handlers[handler.name] = handler
             self._table = None
 
+    def _add_hook(self, occasion: Occasion, function: Callable[..., object]) -> None:
+        if not callable(function):
+            msg = f"an `on_{occasion}` hook must be a function, not {type(function).__name__}"
+            raise ConfigError(msg)
+        # Nothing refers to a hook by its name, so those without one need none.
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        _check_hook(function, occasion, name)
+        self._register_hook(
+            occasion, Hook(name, function, _is_async(function), Origin.of(function))
+        )
+
+    def _register_hook(self, occasion: Occasion, hook: Hook) -> None:
+        with self._lock:
+            kept = [
+                known
+                for known in self._hooks.get(occasion, ())
+                if not _is_same(known.function, hook.function)
+                and not (known.name == hook.name and known.origin.is_executed_again_by(hook.origin))
+            ]
+            self._hooks[occasion] = (*kept, hook)
+
     def _build(self) -> _Table:
         with self._lock:
             ways = [(h, a) for h in self._handlers.values() for a in h.alternatives]
             self._table = _Table([alternative.filter for _, alternative in ways], ways)
             return self._table
+
+
+def _listed(words: Strings) -> tuple[str, ...]:
+    return (words,) if isinstance(words, str) else tuple(words)
 
 
 def _author_id(event: HubEvent) -> str | None:
@@ -398,34 +527,61 @@ def _is_async(function: Callable[..., object]) -> bool:
     return inspect.iscoroutinefunction(_plain(function))
 
 
+def _is_same(function: Callable[..., object], other: Callable[..., object]) -> bool:
+    """Whether two are one function; `bot.reply` is a new object at each read."""
+    return function is other or (isinstance(function, MethodType) and function == other)
+
+
 def _takes_delivery(function: Callable[..., object], name: str) -> bool:
     """Check that the function can be called as a handler, and how."""
+    what = f"handler `{name}`"
     right = "write `def handler(event)` or `def handler(event, delivery)`"
-    plain = _plain(function)
-    if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
-        msg = f"handler `{name}` would never run, as it yields; {right} without `yield`"
-        raise ConfigError(msg)
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        msg = f"the parameters of handler `{name}` cannot be read; {right}"
-        raise ConfigError(msg) from None
+    signature = _signature(function, what, right)
     positional = [p for p in signature.parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD]
     # A second parameter with a default is the user's own, unless it has the name.
     takes_delivery = len(positional) > 1 and (
         positional[1].default is inspect.Parameter.empty or positional[1].name == "delivery"
     )
-    if positional and positional[0].name in ("self", "cls"):
-        msg = f"handler `{name}` is a method without its object; register it with `add(bot.method)`"
+    _check_call(signature, 1 + takes_delivery, what, right, "add")
+    return takes_delivery
+
+
+def _check_hook(function: Callable[..., object], occasion: Occasion, name: str) -> None:
+    """Check that the function can be called as a hook."""
+    what = f"`on_{occasion}` hook `{name}`"
+    parameters = ("event",) if occasion == "unhandled" else ("event", "delivery", "error")
+    right = f"write `def hook({', '.join(parameters)})`"
+    signature = _signature(function, what, right)
+    _check_call(signature, len(parameters), what, right, f"on_{occasion}")
+
+
+def _signature(function: Callable[..., object], what: str, right: str) -> inspect.Signature:
+    plain = _plain(function)
+    if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
+        msg = f"{what} would never run, as it yields; {right} without `yield`"
         raise ConfigError(msg)
     try:
-        signature.bind(*(None,) * (1 + takes_delivery))
+        return inspect.signature(function)
+    except (TypeError, ValueError):
+        msg = f"the parameters of {what} cannot be read; {right}"
+        raise ConfigError(msg) from None
+
+
+def _check_call(
+    signature: inspect.Signature, count: int, what: str, right: str, register: str
+) -> None:
+    """Check that a function can be called with so many arguments."""
+    first = next(iter(signature.parameters.values()), None)
+    if first is not None and first.name in ("self", "cls"):
+        msg = f"{what} is a method without its object; register it with `{register}(bot.method)`"
+        raise ConfigError(msg)
+    try:
+        signature.bind(*(None,) * count)
     except TypeError:
         # Names only: a default value may be a secret.
         has = ", ".join(signature.parameters)
-        msg = f"handler `{name}` takes `({has})`, which cannot be called; {right}"
+        msg = f"{what} takes `({has})`, which cannot be called; {right}"
         raise ConfigError(msg) from None
-    return takes_delivery
 
 
 def _warn_if_misspelt(scope: str) -> None:
@@ -434,5 +590,28 @@ def _warn_if_misspelt(scope: str) -> None:
         return
     nearest = nearest_scope(stem)
     hint = f"did you mean `{nearest}`?" if nearest else f"known ones: {', '.join(SCOPES)}"
-    # The levels: this function, `_add`, then `add` or the decorator, then the user's line.
-    warnings.warn(f"the Hub documents no scope `{scope}`; {hint}", UserWarning, stacklevel=4)
+    _warn(f"the Hub documents no scope `{scope}`; {hint}")
+
+
+def _check_ignored(user: object) -> None:
+    # An id that was to come from the environment and did not lets a bot answer itself for ever.
+    if not isinstance(user, str) or not user:
+        found = "an empty string" if user == "" else type(user).__name__
+        msg = f"`ignore_authors` takes the ids of users, not {found}; {_IDS}"
+        raise ConfigError(msg)
+    _warn_if_login(user, "ignore_authors")
+
+
+def _warn_if_login(user: str, where: str) -> None:
+    if not _is_id(user):
+        _warn(f"`{user}` in `{where}=` is no id of a user, and perhaps a login; {_IDS}")
+
+
+def _warn(message: str) -> None:
+    """Warn at the user's own line, which is some levels up."""
+    level = 1
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__package__") == __package__:
+        frame = frame.f_back
+        level += 1
+    warnings.warn(message, UserWarning, stacklevel=level)

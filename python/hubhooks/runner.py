@@ -1,21 +1,27 @@
-"""Runs handlers once the Hub has its answer, each on its own."""
+"""Runs handlers once the Hub has its answer, each on its own, and hooks after them."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import threading
+from abc import ABC, abstractmethod
 from queue import SimpleQueue
 from traceback import format_exception, format_exception_only
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from hubhooks.deliveries import Delivery
+from hubhooks.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
+    from typing import TypeAlias
 
     from hubhooks.deliveries import Ending, Log
     from hubhooks.receiver import Work
-    from hubhooks.routing import Handler
+    from hubhooks.routing import Handler, Hook, Occasion, Router
+
+    Where: TypeAlias = Literal["server", "own"]
 
 __all__ = ["Ignore", "Runner"]
 
@@ -23,7 +29,6 @@ _log = logging.getLogger("hubhooks")
 
 # A cancelled handler may clean up, but cannot keep the server from stopping.
 _CLEAN_UP_SECONDS = 1.0
-_NOT_OURS = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt)
 _TOO_LATE = "the server stopped before the handler was done"
 
 
@@ -36,149 +41,331 @@ class Ignore(Exception):  # noqa: N818 - not an error: how a handler says "not f
 
 
 class Runner:
-    """Runs sync handlers on daemon threads, and async ones as tasks of the server's loop.
+    """Runs sync handlers on daemon threads, and async ones as tasks of a loop.
 
     Args:
-        find: looks a handler up by its name, at each run: a reloaded script has new ones.
+        router: finds handlers by their names, at each run, as a reloaded script has new ones; and
+            the hooks.
         log: keeps what became of each run.
-        threads: how many sync handlers run at once.
+        threads: how many sync handlers run at once; with 0 they run where they are submitted.
+        loop: where async handlers run: on the `server`'s loop, or on the runner's `own`, where one
+            that blocks delays no answer; None for the server's, unless somebody prefers the other.
+
+    Raises:
+        ConfigError: there is no such loop.
     """
 
     def __init__(
-        self, find: Callable[[str], Handler | None], log: Log, *, threads: int = 32
+        self, router: Router, log: Log, *, threads: int = 32, loop: Where | None = None
     ) -> None:
-        self._find = find
+        if loop not in ("server", "own", None):
+            msg = f'`loop={loop!r}` is no loop that handlers run on; write "server" or "own"'
+            raise ConfigError(msg)
+        self._router = router
         self._log = log
         self._limit = threads
-        self._threads: _Threads | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._unfinished = _Count()
+        self._is_loop_chosen = loop is not None
+        self._loop: Where = loop or "server"
+        self._session: _Session | None = None
+        self._lock = threading.Lock()
+
+    def prefer_loop(self, loop: Where) -> None:
+        """Let async handlers run there, unless the user chose."""
+        if not self._is_loop_chosen:
+            self._loop = loop
 
     def start(self) -> None:
         """Get ready to run. The first delivery does it too, where nothing announces the start."""
-        self._threads = self._threads or _Threads(self._limit)
+        self._begun()
 
     def submit(self, work: Work) -> None:
-        """Run the handlers of a delivery soon, async ones as tasks of the running loop."""
-        threads = self._threads = self._threads or _Threads(self._limit)
+        """Run the handlers of a delivery soon; without any, the hooks for the unhandled."""
+        session = self._session or self._begun()
+        # The server's loop is the one that runs here.
+        loop = _running_loop() if self._loop == "server" else None
+        if not work.handlers:
+            session.tell("unhandled", work, loop, work.event)
         for name in work.handlers:
-            handler = self._find(name)
+            handler = self._router.handler(name)
             if handler is None:
-                _log.error("delivery `%s` has no handler `%s`", work.delivery_id, name)
-                self._log.finished(work.delivery_id, name, "failed", f"no handler {name}")
+                session.lose(work, name, loop, LookupError(f"no handler {name}"))
             else:
-                self._unfinished.add()
-                run = _Run(self._log, handler, work)
-                if handler.is_async:
-                    self._start_task(run)
-                else:
-                    threads.submit(self._run_in_thread, run)
+                session.start(_Run(session, handler, work, loop))
 
-    async def stop(self, drain: float = 10) -> None:
+    async def stop(self, drain: float | None = 10) -> None:
         """Wait for what runs, then end what still does.
 
         A sync handler cannot be ended: it goes on as long as the process does.
 
         Args:
-            drain: how many seconds to wait.
+            drain: how many seconds to wait; None for as long as it takes.
         """
-        if not await self._unfinished.wait_for_none(drain):
-            _log.warning("stopped with handlers still running after %g s", drain)
-        # Tasks of an earlier loop are its own to end.
-        loop = asyncio.get_running_loop()
-        tasks = {task for task in self._tasks if task.get_loop() is loop and task.cancel(_TOO_LATE)}
-        if tasks:
-            await asyncio.wait(tasks, timeout=_CLEAN_UP_SECONDS)
-        if self._threads is not None:
-            self._threads.close()
-            self._threads = None
+        session = self._session
+        if session is None:
+            return
+        await session.drain(drain)
+        # What is submitted from here on begins anew. Of two that stop, one closes.
+        if self._session is session:
+            self._session = None
+            await session.close()
 
-    def _run_in_thread(self, run: _Run) -> None:
+    def _begun(self) -> _Session:
+        with self._lock:
+            self._session = self._session or _Session(self._router, self._log, self._limit)
+            return self._session
+
+
+class _Session:
+    """All that runs between a start and a stop. What outlives the stop bothers no later one."""
+
+    def __init__(self, router: Router, log: Log, threads: int) -> None:
+        self.log = log
+        self._router = router
+        self._threads = _Threads(self._run, threads)
+        self._tasks: dict[asyncio.Task[None], _Call] = {}
+        self._own_loop: _OwnLoop | None = None
+        self._unfinished = _Count()
+        self._is_closed = False
+        self._lock = threading.Lock()
+
+    def start(self, call: _Call) -> None:
+        """Begin a call, from any thread."""
+        self._unfinished.add()
+        if not call.is_async:
+            self._threads.submit(call)
+        elif call.loop is not None and call.loop is _running_loop():
+            self._start_task(call, call.loop)
+        else:
+            try:
+                loop = call.loop or self._begun_own_loop()
+                loop.call_soon_threadsafe(self._start_task, call, loop)
+            except RuntimeError:
+                call.drop()
+                self._unfinished.remove()
+
+    def tell(
+        self,
+        occasion: Occasion,
+        work: Work,
+        loop: asyncio.AbstractEventLoop | None,
+        *arguments: object,
+    ) -> None:
+        """Call the hooks for an occasion."""
+        for hook in self._router.hooks_on(occasion):
+            what = f"`on_{occasion}` hook `{hook.name}`"
+            self.start(
+                _Telling(hook, f"{what} failed on delivery `{work.delivery_id}`", loop, arguments)
+            )
+
+    def lose(
+        self,
+        work: Work,
+        name: str,
+        loop: asyncio.AbstractEventLoop | None,
+        error: BaseException,
+    ) -> None:
+        """Record that a handler failed without having been started."""
+        _log.error("handler `%s` did not run on delivery `%s`: %s", name, work.delivery_id, error)
+        record = self.log.get(work.delivery_id)
+        self.log.finished(work.delivery_id, name, "failed", str(error))
+        if record is not None:
+            attempts = record.run_of(name).attempts
+            told = Delivery(record.id, attempts, record.is_replay, record.received_at, name)
+            self.tell("failure", work, loop, work.event, told, error)
+
+    async def drain(self, seconds: float | None) -> None:
+        """Wait for what runs, then cancel the tasks that still do."""
+        if not await self._unfinished.wait_for_none(seconds):
+            _log.warning("stopped with handlers still running after %g s", seconds)
+        # The second time for the hooks that are told of the first.
+        for _ in range(2):
+            if [task for task in tuple(self._tasks) if _cancel(task)]:
+                await self._unfinished.wait_for_none(_CLEAN_UP_SECONDS)
+
+    async def close(self) -> None:
+        """Let the threads end."""
+        self._threads.close()
+        with self._lock:
+            self._is_closed = True
+        if self._own_loop is not None:
+            await self._own_loop.close()
+
+    def _run(self, call: _Call) -> None:
         try:
-            run.call()
+            call.run()
         finally:
             self._unfinished.remove()
 
-    def _start_task(self, run: _Run) -> None:
-        def end(task: asyncio.Task[None]) -> None:
-            self._tasks.discard(task)
-            self._unfinished.remove()
-            if task.cancelled():
-                run.drop()
-
-        task = asyncio.ensure_future(run.call_async())
+    def _start_task(self, call: _Call, loop: asyncio.AbstractEventLoop) -> None:
+        task = loop.create_task(call.run_async())
         # The loop itself keeps only weak references to its tasks.
-        self._tasks.add(task)
-        task.add_done_callback(end)
+        self._tasks[task] = call
+        task.add_done_callback(self._end_task)
+
+    def _end_task(self, task: asyncio.Task[None]) -> None:
+        call = self._tasks.pop(task)
+        if task.cancelled():
+            if not call.is_begun:
+                call.drop()
+        elif (error := task.exception()) is not None:
+            _log.error("a handler's task failed outside the handler", exc_info=error)
+        self._unfinished.remove()
+
+    def _begun_own_loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._is_closed:
+                msg = "the runner has stopped"
+                raise RuntimeError(msg)
+            self._own_loop = self._own_loop or _OwnLoop()
+            return self._own_loop.loop
 
 
-class _Run:
-    """One run of a handler: recorded, and its failure kept from everybody else."""
+class _Call(ABC):
+    """A call of the user's code, whose failure is kept from everybody else."""
 
-    def __init__(self, log: Log, handler: Handler, work: Work) -> None:
-        self._log = log
+    is_begun = False
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        is_async: bool,
+        loop: asyncio.AbstractEventLoop | None,
+    ) -> None:
+        self.function = function
+        self.is_async = is_async
+        self.loop = loop
+        """Where what is async runs; None for the session's own loop."""
+
+    @abstractmethod
+    def begin(self) -> tuple[object, ...]:
+        """Give the arguments."""
+
+    @abstractmethod
+    def done(self) -> None:
+        """Take note that it returned."""
+
+    @abstractmethod
+    def failed(self, error: BaseException) -> None:
+        """Take note that it raised."""
+
+    @abstractmethod
+    def drop(self) -> None:
+        """Take note that it never began."""
+
+    def run(self) -> None:
+        self.is_begun = True
+        arguments = self.begin()
+        try:
+            result = self.function(*arguments)
+            if result is not None:
+                _refuse_coroutine(result)
+        except BaseException as error:
+            self.failed(error)
+            if _is_interrupt(error):
+                raise
+        else:
+            self.done()
+
+    async def run_async(self) -> None:
+        self.is_begun = True
+        arguments = self.begin()
+        try:
+            await self.function(*arguments)
+        except GeneratorExit:
+            # Its loop was closed under it, and it is collected as garbage in the middle of
+            # anything: no place to take a lock or to write a log.
+            raise
+        except BaseException as error:
+            self.failed(error)
+            # A cancelled task must end as one.
+            if isinstance(error, asyncio.CancelledError) or _is_interrupt(error):
+                raise
+        else:
+            self.done()
+
+
+class _Run(_Call):
+    """One run of a handler."""
+
+    def __init__(
+        self,
+        session: _Session,
+        handler: Handler,
+        work: Work,
+        loop: asyncio.AbstractEventLoop | None,
+    ) -> None:
+        super().__init__(handler.function, is_async=handler.is_async, loop=loop)
+        self._session = session
         self._handler = handler
         self._work = work
-        self._is_started = False
 
-    def call(self) -> None:
-        with self as arguments:
-            result = self._handler.function(*arguments)
-            if asyncio.iscoroutine(result):
-                result.close()
-                msg = "the handler gave back a coroutine: write it as `async def`"
-                raise TypeError(msg)
-
-    async def call_async(self) -> None:
-        with self as arguments:
-            await self._handler.function(*arguments)
-
-    def drop(self) -> None:
-        """Record that it was cancelled, if that came before it could start."""
-        if not self._is_started:
-            self._end("failed", _TOO_LATE)
-
-    def __enter__(self) -> tuple[object, ...]:
-        self._is_started = True
-        delivery = self._log.started(self._work.delivery_id, self._handler.name)
+    def begin(self) -> tuple[object, ...]:
+        delivery = self._session.log.started(self._work.delivery_id, self._handler.name)
+        self._delivery = delivery
         event = self._work.event
         return (event, delivery) if self._handler.takes_delivery else (event,)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        if isinstance(error, GeneratorExit):
-            # Its loop was closed under it, and it is collected as garbage in the middle of
-            # anything: no place to take a lock or to write a log.
-            pass
-        elif error is None:
-            self._end("done")
-        elif isinstance(error, Ignore):
-            self._end("ignored", str(error))
-        else:
-            name, delivery_id = self._handler.name, self._work.delivery_id
-            _log.error("handler `%s` failed on delivery `%s`", name, delivery_id, exc_info=error)
-            summary = format_exception_only(error)[0].strip()
-            self._end("failed", summary, "".join(format_exception(error)))
-        # A cancelled task must end as one, and Ctrl-C belongs to the server. All else stays here,
-        # also the `SystemExit` of a handler that calls `exit()`: it means itself.
-        return not isinstance(error, _NOT_OURS)
+    def done(self) -> None:
+        self._finish("done")
 
-    def _end(self, ending: Ending, error: str = "", traceback: str = "") -> None:
+    def failed(self, error: BaseException) -> None:
+        if isinstance(error, Ignore):
+            self._finish("ignored", str(error))
+            return
         name, delivery_id = self._handler.name, self._work.delivery_id
-        self._log.finished(delivery_id, name, ending, error, traceback)
+        _log.error("handler `%s` failed on delivery `%s`", name, delivery_id, exc_info=error)
+        summary = format_exception_only(error)[0].strip()
+        self._finish("failed", summary, "".join(format_exception(error)))
+        self._tell("error", error)
+        self._tell("failure", error)
+
+    def drop(self) -> None:
+        error = asyncio.CancelledError(_TOO_LATE)
+        self._session.lose(self._work, self._handler.name, self.loop, error)
+
+    def _finish(self, ending: Ending, error: str = "", traceback: str = "") -> None:
+        name, delivery_id = self._handler.name, self._work.delivery_id
+        self._session.log.finished(delivery_id, name, ending, error, traceback)
+
+    def _tell(self, occasion: Occasion, error: BaseException) -> None:
+        event, delivery = self._work.event, self._delivery
+        self._session.tell(occasion, self._work, self.loop, event, delivery, error)
+
+
+class _Telling(_Call):
+    """One call of a hook. What it raises is logged, and nobody is told."""
+
+    def __init__(
+        self,
+        hook: Hook,
+        complaint: str,
+        loop: asyncio.AbstractEventLoop | None,
+        arguments: tuple[object, ...],
+    ) -> None:
+        super().__init__(hook.function, is_async=hook.is_async, loop=loop)
+        self._complaint = complaint
+        self._arguments = arguments
+
+    def begin(self) -> tuple[object, ...]:
+        return self._arguments
+
+    def done(self) -> None: ...
+
+    def failed(self, error: BaseException) -> None:
+        _log.error(self._complaint, exc_info=error)
+
+    def drop(self) -> None:
+        _log.error("%s: %s", self._complaint, _TOO_LATE)
 
 
 class _Count:
-    """Counts runs on any thread, and lets a coroutine wait until there is none."""
+    """Counts on any thread, and lets coroutines wait until there is none."""
 
     def __init__(self) -> None:
         self._count = 0
         self._lock = threading.Lock()
-        self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
+        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     def add(self) -> None:
         with self._lock:
@@ -187,24 +374,55 @@ class _Count:
     def remove(self) -> None:
         with self._lock:
             self._count -= 1
-            if self._count == 0 and self._waiting is not None:
-                loop, none_left = self._waiting
-                loop.call_soon_threadsafe(none_left.set)
+            if self._count == 0:
+                for loop, none_left in self._waiting:
+                    loop.call_soon_threadsafe(none_left.set)
 
-    async def wait_for_none(self, seconds: float) -> bool:
-        none_left = asyncio.Event()
+    async def wait_for_none(self, seconds: float | None) -> bool:
+        waiting = (asyncio.get_running_loop(), asyncio.Event())
         with self._lock:
             if self._count == 0:
                 return True
-            self._waiting = (asyncio.get_running_loop(), none_left)
+            self._waiting.append(waiting)
         try:
-            await asyncio.wait_for(none_left.wait(), seconds)
+            await asyncio.wait_for(waiting[1].wait(), seconds)
         except asyncio.TimeoutError:
             return False
         finally:
             with self._lock:
-                self._waiting = None
+                self._waiting.remove(waiting)
         return True
+
+
+class _OwnLoop:
+    """A loop on a daemon thread of its own: what blocks it blocks nothing else."""
+
+    loop: asyncio.AbstractEventLoop
+
+    def __init__(self) -> None:
+        self._is_up = threading.Event()
+        self._alive = _Count()
+        self._alive.add()
+        threading.Thread(target=self._run, name="hubhooks loop", daemon=True).start()
+        self._is_up.wait()
+
+    async def close(self) -> None:
+        """End the loop and its thread, or leave that to whatever blocks it."""
+        self.loop.call_soon_threadsafe(self._ending.set)
+        await self._alive.wait_for_none(_CLEAN_UP_SECONDS)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._live())
+        finally:
+            self._is_up.set()
+            self._alive.remove()
+
+    async def _live(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._ending = asyncio.Event()
+        self._is_up.set()
+        await self._ending.wait()
 
 
 class _Threads:
@@ -213,37 +431,80 @@ class _Threads:
     Not a ThreadPoolExecutor: that one keeps the process from ending until every handler returned.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, run: Callable[[_Call], None], limit: int) -> None:
+        self._run = run
         self._limit = limit
         self._lock = threading.Lock()
-        self._jobs: SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]] | None] = SimpleQueue()
+        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._running = 0
         self._pending = 0
+        self._is_closed = False
 
-    def submit(self, function: Callable[..., None], *arguments: object) -> None:
+    def submit(self, call: _Call) -> None:
+        if self._limit == 0:
+            self._run(call)
+            return
         with self._lock:
+            if self._is_closed:
+                # A hook that is told of a handler which outlived the stop.
+                threading.Thread(target=self._run, args=(call,), daemon=True).start()
+                return
             self._pending += 1
-            # One thread for each job that waits or runs, so that none waits behind another.
+            # One thread for each call that waits or runs, so that none waits behind another.
             is_short = self._pending > self._running and self._running < self._limit
             self._running += is_short
+            self._calls.put(call)
         if is_short:
             threading.Thread(target=self._work, name="hubhooks", daemon=True).start()
-        self._jobs.put((function, arguments))
 
     def close(self) -> None:
         """Let each thread end after what it does now, and after what is queued already."""
-        for _ in range(self._running):
-            self._jobs.put(None)
+        with self._lock:
+            self._is_closed = True
+            for _ in range(self._running):
+                self._calls.put(None)
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            function, arguments = job
+        while (call := self._calls.get()) is not None:
             try:
-                function(*arguments)
+                self._run(call)
             except BaseException:  # noqa: BLE001 - see below
                 # Whatever a handler raises, `SystemExit` too, the thread is there for the next.
                 _log.exception("a handler's thread failed outside the handler")
-            # Waiting for the next job, hold nothing of the last one.
-            del job, function, arguments
+            # Waiting for the next call, hold nothing of the last one.
+            del call
             with self._lock:
                 self._pending -= 1
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _cancel(task: asyncio.Task[None]) -> bool:
+    loop = task.get_loop()
+    # Tasks of an earlier loop are its own to end.
+    if not loop.is_running():
+        return False
+    loop.call_soon_threadsafe(task.cancel, _TOO_LATE)
+    return True
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """Whether it is a real Ctrl-C, which Python raises in the main thread only.
+
+    That one belongs to the server. All else stays with the handler, also the `SystemExit` of one
+    that calls `exit()`: it means itself.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    return in_main and isinstance(error, KeyboardInterrupt)
+
+
+def _refuse_coroutine(result: object) -> None:
+    if asyncio.iscoroutine(result):
+        result.close()
+        msg = "the function gave back a coroutine: write it as `async def`"
+        raise TypeError(msg)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hubhooks._core import Verifier
 from hubhooks.asgi import Door
@@ -14,15 +15,28 @@ from hubhooks.routing import Router
 from hubhooks.runner import Runner
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from typing import Any, NoReturn
+
+    from fastapi import APIRouter
+    from gradio import Blocks
 
     from hubhooks.asgi import Receive, Scope, Send
     from hubhooks.deliveries import Log, Replays
     from hubhooks.routing import Strings
+    from hubhooks.runner import Where
 
 __all__ = ["Webhooks"]
 
 _VARIABLE = "WEBHOOK_SECRET"
+
+
+class Settings(NamedTuple):
+    """What another door to the same handlers has to know, such as that of `hubhooks.testing`."""
+
+    allow_unsigned: bool
+    max_body_size: int
+    replays: Replays
 
 
 class Webhooks(Router):
@@ -36,11 +50,17 @@ class Webhooks(Router):
         allow_unsigned: let everybody in where there is no secret at all.
         max_body_size: the longest body that is read, in bytes.
         replays: `skip` not to run handlers again when a delivery that succeeded is replayed.
-        ignore_authors: ids of users whose comments and discussions no handler hears, such as the
-            bot's own. Other events do not say who acted.
+        ignore_authors: ids of users whose comments and new discussions no handler hears, such as
+            the bot's own: `huggingface_hub.whoami()["id"]`. Other events do not say who acted.
+        loop: where async handlers run: on the `server`'s loop, which their connections may belong
+            to, or on a loop of their `own`, where one that blocks delays no answer. By default
+            their own under Gradio, and else the server's. Sync handlers run in threads.
+
+    Raises:
+        ConfigError: a secret, an id or the loop cannot be used.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one for each setting, and all but the secret are named
         self,
         secret: str | Sequence[str] | None = None,
         *,
@@ -48,10 +68,14 @@ class Webhooks(Router):
         max_body_size: int = 32 * 1024 * 1024,
         replays: Replays = "run",
         ignore_authors: Strings = (),
+        loop: Where | None = None,
     ) -> None:
         super().__init__(ignore_authors=ignore_authors)
         secrets = (secret,) if isinstance(secret, str) else secret
         self._verifier = None if secrets is None else Verifier(*secrets)
+        # With a secret in the code there is always one.
+        self.settings = Settings(allow_unsigned and secret is None, max_body_size, replays)
+        """How requests are let in and repeated ones judged."""
         self._deliveries = MemoryLog(replays=replays)
         receiver = Receiver(
             self,
@@ -60,7 +84,8 @@ class Webhooks(Router):
             allow_unsigned=allow_unsigned,
             max_body_size=max_body_size,
         )
-        self._door = Door(receiver, Runner(self.handler, self._deliveries))
+        self._runner = Runner(self, self._deliveries, loop=loop)
+        self._door = Door(receiver, self._runner)
 
     @property
     def deliveries(self) -> Log:
@@ -79,16 +104,20 @@ class Webhooks(Router):
         return self._verifier
 
     @asynccontextmanager
-    async def lifespan(self, app: object) -> AsyncGenerator[None]:  # noqa: ARG002
+    async def lifespan(self, app: object) -> AsyncGenerator[None]:
         """Serve while the app does: the `lifespan` of a Starlette, FastAPI or Gradio app.
 
         Args:
-            app: the app that is served; nothing is asked of it.
+            app: the app that is served; it is only asked about Gradio apps mounted in it.
 
         Raises:
             ConfigError: there is no secret, and unsigned requests are not allowed.
         """
         self._door.start()
+        if "gradio" in sys.modules:
+            from hubhooks import gradio  # noqa: PLC0415 - only who uses it needs it
+
+            gradio.warn_of_ssr(app)
         try:
             yield
         finally:
@@ -97,3 +126,61 @@ class Webhooks(Router):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
         await self._door(scope, receive, send)
+
+    def router(
+        self,
+        path: str = "/webhooks/hub",
+        **options: Any,  # noqa: ANN401 - FastAPI says what they are
+    ) -> APIRouter:
+        """Make a FastAPI router that receives at exactly this path: `app.include_router(...)`.
+
+        Args:
+            path: where; with and without a slash at its end.
+            options: for FastAPI's `APIRouter`.
+        """
+        from hubhooks import fastapi  # noqa: PLC0415 - only who uses it needs it
+
+        return fastapi.make_router(self, path, **options)
+
+    def app_kwargs(
+        self,
+        **more: Any,  # noqa: ANN401 - FastAPI says what they are
+    ) -> dict[str, Any]:
+        """Give what Gradio needs to receive webhooks: `demo.launch(app_kwargs=...)`.
+
+        Args:
+            more: your own `app_kwargs`, which are kept.
+        """
+        from hubhooks import gradio  # noqa: PLC0415 - only who uses it needs it
+
+        self._runner.prefer_loop("own")
+        return gradio.make_app_kwargs(self, **more)
+
+    def launch(
+        self,
+        demo: Blocks,
+        **options: Any,  # noqa: ANN401 - Gradio says what they are
+    ) -> Any:  # noqa: ANN401 - Gradio says what it is
+        """Launch a Gradio app that receives webhooks, and print their URL.
+
+        Args:
+            demo: the app.
+            options: for `demo.launch`.
+
+        Returns:
+            What `demo.launch` does.
+        """
+        from hubhooks import gradio  # noqa: PLC0415 - only who uses it needs it
+
+        self._runner.prefer_loop("own")
+        return gradio.launch(self, demo, **options)
+
+    def run_job(self, environ: Mapping[str, str] | None = None) -> NoReturn:
+        """Run the handlers on the delivery that started this Hugging Face Job, and exit.
+
+        Args:
+            environ: where the delivery is; by default the process's environment.
+        """
+        from hubhooks import job  # noqa: PLC0415 - only who uses it needs it
+
+        job.run(self, environ)
