@@ -48,7 +48,7 @@ class House:
         self.log = MemoryLog()
         verifier = None if secret is None else Verifier(secret)
         self.receiver = Receiver(self.router, self.log, lambda: verifier, **options)
-        self.runner = Runner(self.router.handler, self.log)
+        self.runner = Runner(self.router, self.log)
         self.door = Door(self.receiver, self.runner)
         self.on = self.router.on
 
