@@ -13,6 +13,7 @@ import signal
 import subprocess
 import time
 from contextlib import contextmanager
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -388,29 +389,76 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
         assert "sync ends" not in app.server.output()
 
 
-def other_python(version: str) -> Path:
+def other_python(number: str) -> Path:
     """Find an interpreter of another version with Gradio, in a virtual environment that is kept."""
     versions = Path.home() / ".pyenv" / "versions"
-    found = next(versions.glob(f"{version}.*/bin/python"), None) or shutil.which(f"python{version}")
+    found = next(versions.glob(f"{number}.*/bin/python"), None) or shutil.which(f"python{number}")
     if found is None:
-        pytest.skip(f"there is no Python {version}")
-    folder = ROOT / ".venv" / f"integrations-{version}"
+        pytest.skip(f"there is no Python {number}")
+    folder = ROOT / ".venv" / f"integrations-{number}"
     python = folder / "bin" / "python"
     if not (folder / "complete").exists():
         subprocess.run([found, "-m", "venv", "--clear", folder], check=True)
         install = [python, "-m", "pip", "install", "--quiet", "gradio"]
         if subprocess.run(install, check=False).returncode:
-            pytest.skip(f"gradio cannot be installed for Python {version}")
+            pytest.skip(f"gradio cannot be installed for Python {number}")
         (folder / "complete").touch()
     return python
 
 
 @pytest.mark.timeout(900)  # the first time Gradio is installed
-@pytest.mark.parametrize("version", ["3.10", "3.13"])
-def test_an_app_receives_on_other_versions_of_python(tmp_path: Path, version: str) -> None:
-    python = other_python(version)
+@pytest.mark.parametrize("number", ["3.10", "3.13"])
+def test_an_app_receives_on_other_versions_of_python(tmp_path: Path, number: str) -> None:
+    python = other_python(number)
     with running(tmp_path, APP + BLOCKS + LAUNCH, python=python) as app:
         check(app)
         assert app.send("repo.config.update").status_code == 202
         app.release("coroutine")
         app.server.wait_for("coroutine ends")
+
+
+SPACE_FOLDER = ROOT / "examples" / "quickstart_space"
+
+
+def test_the_quickstart_space_says_how_it_is_run() -> None:
+    _, front, _ = (SPACE_FOLDER / "README.md").read_text("utf-8").split("---\n", 2)
+    said = dict(line.split(": ", 1) for line in front.splitlines())
+    assert said["sdk"] == "gradio"
+    assert said["sdk_version"] == version("gradio")
+    assert said["python_version"] == '"3.12"'  # quoted: YAML reads 3.10 as a number
+    assert (SPACE_FOLDER / said["app_file"]).exists()
+    assert "hubhooks" in (SPACE_FOLDER / "requirements.txt").read_text().split()
+
+
+def test_the_quickstart_space_shows_public_repositories_only(tmp_path: Path) -> None:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("there is no chromium")
+    playwright = pytest.importorskip("playwright.sync_api")
+    app_file = str(SPACE_FOLDER / "app.py")
+    environ = {**OFFLINE, **SPACE}
+    with (
+        started(tmp_path, app_file, prints=READY, environ=environ) as server,
+        playwright.sync_playwright() as driver,
+    ):
+        app = Gradio(server, tmp_path, "", f"{server.url}/gradio_api/webhooks")
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = driver.chromium.launch(executable_path=chromium, args=flags)
+        page = browser.new_page()
+        page.goto(server.url)
+        page.get_by_text("Waiting for the first event").wait_for(timeout=PATIENCE * 1000)
+        # A bucket that is private, before one of everything that is not.
+        for kind in ("repo.content.update.bucket", "repo.config.update.empty", "repo.create"):
+            assert app.send(kind).status_code == 202
+        assert app.send("discussion.comment.create").status_code == 202
+        assert app.send("discussion.update.merged").status_code == 202
+        # The page finds out by itself.
+        page.get_by_text("The last 4 events").wait_for(timeout=PATIENCE * 1000)
+        shown = page.inner_text("body")
+        assert "3 files changed, bucket ada-labs/gauge-uploads" in server.output()
+        assert "gauge-uploads" not in shown
+        for text in ("Settings changed", "Repository created", "Comment in discussion #7"):
+            assert text in shown
+        fields = page.locator("input, textarea").evaluate_all("all => all.map(e => e.value)")
+        assert "https://ada-tide.hf.space/gradio_api/webhooks" in fields
+        browser.close()
