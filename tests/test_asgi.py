@@ -263,6 +263,23 @@ def test_handlers_begin_after_the_answer_was_sent(house: House, content: bytes) 
     assert order == ["body", "http.response.start", "http.response.body", "handler"]
 
 
+def test_hooks_for_the_unhandled_run_after_the_answer(
+    house: House, serve: Any, post: Any, content: bytes
+) -> None:
+    answered = threading.Event()
+    seen: list[tuple[bool, str]] = []
+
+    @house.router.on_unhandled
+    def tell(event: HubEvent) -> None:
+        seen.append((answered.wait(PATIENCE), event.scope))
+
+    with serve(house.door) as port:
+        status, said = post(port, content)
+        answered.set()
+    assert (status, said["status"]) == (200, "unhandled")
+    assert seen == [(True, "repo.content")]
+
+
 @on_both_parsers
 def test_a_blocking_sync_handler_delays_no_answer(
     house: House, serve: Any, post: Any, parser: str, content: bytes

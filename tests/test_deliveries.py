@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hubhooks.deliveries import MemoryLog, Verdict
+from hubhooks.errors import StoreError
 
 if TYPE_CHECKING:
     from hubhooks.deliveries import Ending
@@ -81,6 +82,35 @@ def test_a_delivery_that_nobody_runs_is_kept_with_the_reason(log: MemoryLog, asi
     assert log.accept("d1", b"{}", (), aside, "because") == Verdict(aside, "d1")
     assert record(log, "d1").state == aside
     assert record(log, "d1").reason == "because"
+
+
+def test_a_reason_may_be_worked_out_when_it_is_asked_for(log: MemoryLog) -> None:
+    asked: list[str] = []
+
+    def why() -> str:
+        asked.append("why")
+        return "because"
+
+    log.accept("d1", b"{}", (), "unhandled", why)
+    kept, (listed,) = record(log, "d1"), log.list()
+    assert asked == []
+    assert [kept.reason, kept.reason, listed.reason] == ["because"] * 3
+    assert asked == ["why"] * 2
+
+
+def test_what_a_reason_holds_never_outlives_the_body_by_much() -> None:
+    # Ten bodies of up to ten bytes each may stay; only a larger one ever makes room.
+    log = MemoryLog(keep=10, keep_bytes=100)
+    asked: list[str] = []
+    log.accept("d1", b"0123456789", (), "unhandled", lambda: asked.append("d1") or "small")
+    log.accept("d2", b"0123456789+", (), "unhandled", lambda: asked.append("d2") or "large")
+    assert asked == ["d2"]
+    log.accept("d3", b"0" * 80, (), "unhandled")
+    assert [(r.id, len(r.body or b""), r.reason) for r in log.list()] == [
+        ("d3", 80, ""),
+        ("d2", 0, "large"),
+        ("d1", 10, "small"),
+    ]
 
 
 def test_without_an_id_each_delivery_has_a_fresh_one(log: MemoryLog) -> None:
@@ -268,6 +298,29 @@ def test_the_oldest_bodies_make_room_and_their_records_stay() -> None:
         ("d3", None),
         ("d1", None),
     ]
+
+
+def test_more_than_can_be_held_is_not_taken_until_something_is_finished() -> None:
+    log = MemoryLog(hold_bytes=8)
+    for delivery_id in ("d1", "d2"):
+        log.accept(delivery_id, b"1234", ["a"])
+    with pytest.raises(StoreError, match=r"take 8 bytes, and 1 more would be over the limit of 8"):
+        log.accept("d3", b"1", ["a"])
+    assert record(log, "d3") is None
+    assert log.accept("d1", b"1234", ["a"]).status == "in_progress"
+    # What nobody waits for is not held.
+    assert log.accept("d4", b"123456789", (), "unhandled").status == "unhandled"
+
+    run(log, "d1", a="failed")
+    assert log.accept("d3", b"1", ["a"]).status == "accepted"
+    with pytest.raises(StoreError):
+        log.accept("d1", b"1234", ["a"])
+    assert record(log, "d1").state == "failed"
+    run(log, "d2", a="done")
+    assert log.accept("d1", b"1234", ["a"]).status == "accepted"
+    run(log, "d1", a="done")
+    run(log, "d3", a="done")
+    assert log.accept("d5", b"12345678", ["a"]).status == "accepted"
 
 
 def test_a_finished_delivery_that_runs_again_is_not_dropped_meanwhile() -> None:

@@ -124,6 +124,39 @@ def test_an_unhandled_delivery_is_kept_with_its_explanation(body: Callable[..., 
     assert record.reason.startswith("`retrain` does not hear it: the scope is `repo`")
 
 
+def test_hooks_for_the_unhandled_get_the_event_and_others_get_no_work(
+    body: Callable[..., bytes],
+) -> None:
+    receiver, log, router = make(secret="moon", handlers={"retrain": "repo.content"})
+    assert receiver.receive([(b"webhook-id", b"d1")], body("repo.create")).work is None
+
+    @router.on_unhandled
+    def tell(event: HubEvent) -> None: ...
+
+    answer = receiver.receive([(b"webhook-id", b"d2")], body("repo.create"))
+    assert (answer.status, json.loads(answer.body)["status"]) == (200, "unhandled")
+    assert answer.work is not None
+    assert answer.work[:2] == ("d2", ())
+    assert answer.work.event.raw == body("repo.create")
+    assert [record.state for record in log.list()] == ["unhandled"] * 2
+    unreadable = receiver.receive([(b"webhook-id", b"d3")], b"{")
+    repeated = receiver.receive([(b"webhook-id", b"d4")], body("repo.content.update"))
+    assert unreadable.work is None
+    assert repeated.work is not None
+    assert repeated.work.handlers == ("retrain",)
+    assert receiver.receive([(b"webhook-id", b"d4")], body("repo.content.update")).work is None
+
+
+def test_a_log_that_holds_no_more_has_the_hub_send_it_again(body: Callable[..., bytes]) -> None:
+    router, log = Router(), MemoryLog(hold_bytes=1)
+    router.add(hears, "repo.content", name="retrain")
+    receiver = Receiver(router, log, lambda: None, allow_unsigned=True)
+    answer = receiver.receive([], body("repo.content.update"))
+    assert (answer.status, answer.delivery_id) == (503, None)
+    assert b"could not be stored" in answer.body
+    assert log.list() == []
+
+
 def test_an_ignored_delivery_is_kept_with_the_author(body: Callable[..., bytes]) -> None:
     author = "6409b816282dc50ee5b8f296"
     receiver, log, _ = make(handlers={}, ignore_authors=author)

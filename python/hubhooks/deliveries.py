@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
+from hubhooks.errors import StoreError
+
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
     from typing import TypeAlias
 
@@ -20,8 +23,10 @@ if TYPE_CHECKING:
     State: TypeAlias = RunState | Aside
     Status: TypeAlias = Literal["accepted", "in_progress", "duplicate"] | Aside
     Replays: TypeAlias = Literal["run", "skip"]
+    # Few ever read why nobody listened, and to say it takes longer than to find it out.
+    Reason: TypeAlias = str | Callable[[], str]
 
-__all__ = ["Delivery", "Log", "MemoryLog", "Record", "Run", "Verdict", "judge"]
+__all__ = ["Delivery", "Log", "MemoryLog", "Record", "Run", "Verdict", "judge", "spoken"]
 
 
 # Data classes are written out here: each that is generated costs `import hubhooks` a millisecond.
@@ -62,13 +67,13 @@ class Record:
     """What became of a delivery, so far: a copy, which does not change with it."""
 
     __slots__ = (
+        "_reason",
         "aside",
         "body",
         "duplicates",
         "id",
         "is_delivered",
         "is_replay",
-        "reason",
         "received_at",
         "runs",
     )
@@ -79,7 +84,7 @@ class Record:
         received_at: datetime,
         body: bytes | None,
         aside: Aside | None,
-        reason: str,
+        reason: Reason,
     ) -> None:
         self.id = delivery_id
         self.received_at = received_at
@@ -87,8 +92,7 @@ class Record:
         """The body as it came; None once it had to make room for newer ones."""
         self.aside: Aside | None = aside
         """Why no handler was to run when it last came; None when some were."""
-        self.reason = reason
-        """What explains `aside`."""
+        self._reason = reason
         self.runs: list[Run] = []
         self.is_replay = False
         """As `Delivery` has it."""
@@ -100,6 +104,12 @@ class Record:
     def __repr__(self) -> str:
         # The body is nobody's business in a log or a traceback.
         return f"Record({self.id!r}, state={self.state!r}, runs={self.runs!r})"
+
+    @property
+    def reason(self) -> str:
+        """What explains `aside`."""
+        self._reason = spoken(self._reason)
+        return self._reason
 
     @property
     def state(self) -> State:
@@ -124,6 +134,11 @@ _URGENCY: tuple[State, ...] = (
     "unhandled",
 )
 _UNFINISHED = frozenset({"queued", "running"})
+
+
+def spoken(reason: Reason) -> str:
+    """Give a reason in words."""
+    return reason if isinstance(reason, str) else reason()
 
 
 class Verdict(NamedTuple):
@@ -164,7 +179,7 @@ class Log(Protocol):
         body: bytes,
         handlers: Sequence[str] = (),
         aside: Aside | None = None,
-        reason: str = "",
+        reason: Reason = "",
     ) -> Verdict:
         """Record that a delivery came, and decide what is to run.
 
@@ -173,7 +188,7 @@ class Log(Protocol):
             body: the body as it came.
             handlers: the names of those that hear it.
             aside: why none does.
-            reason: what explains `aside`.
+            reason: what explains `aside`, or a function that does when it is asked.
 
         Raises:
             StoreError: it cannot be kept, so the Hub must send it again.
@@ -206,20 +221,31 @@ class MemoryLog:
 
     Args:
         replays: whether a Replay of a delivery that succeeded runs its handlers again.
-        keep: how many finished deliveries are kept; unfinished ones are all kept.
+        keep: how many finished deliveries are kept.
         keep_bytes: how much of their bodies is kept; the records stay.
+        hold_bytes: how much of the bodies of unfinished deliveries is held at once. What comes
+            beyond is not taken, so that the Hub sends it again.
     """
 
     def __init__(
-        self, *, replays: Replays = "run", keep: int = 1_000, keep_bytes: int = 64 * 1024 * 1024
+        self,
+        *,
+        replays: Replays = "run",
+        keep: int = 1_000,
+        keep_bytes: int = 64 * 1024 * 1024,
+        hold_bytes: int = 256 * 1024 * 1024,
     ) -> None:
         self._replays: Replays = replays
         self._keep = keep
         self._keep_bytes = keep_bytes
+        self._hold_bytes = hold_bytes
+        # A body of less than its share never has to make room: what explains later may hold it.
+        self._share = keep_bytes // max(keep, 1)
         self._records: dict[str, Record] = {}
-        # The finished ones, oldest first, each with the size of the body it still holds.
-        self._finished: OrderedDict[str, int] = OrderedDict()
-        self._bytes = 0
+        # The finished ones, oldest first; the sizes of their bodies and of the others'.
+        self._finished: OrderedDict[str, Record] = OrderedDict()
+        self._kept = 0
+        self._held = 0
         self._lock = threading.Lock()
 
     def accept(
@@ -228,11 +254,17 @@ class MemoryLog:
         body: bytes,
         handlers: Sequence[str] = (),
         aside: Aside | None = None,
-        reason: str = "",
+        reason: Reason = "",
     ) -> Verdict:
-        """Record that a delivery came, and decide what is to run."""
+        """Record that a delivery came, and decide what is to run.
+
+        Raises:
+            StoreError: too much waits for its handlers already.
+        """
         if delivery_id is None:
             delivery_id = os.urandom(16).hex()
+        if len(body) > self._share:
+            reason = spoken(reason)
         with self._lock:
             known = self._records.get(delivery_id)
             if known is not None:
@@ -243,15 +275,19 @@ class MemoryLog:
                 # What failed on a body that we could read stays failed on one that we cannot.
                 if again and aside != "unreadable":
                     handlers, aside, reason = again, None, ""
-                self._forget(delivery_id)
+            if handlers:
+                self._hold(body)
             record = Record(delivery_id, _now(), body, aside, reason)
             if known is not None:
+                self._forget(known)
                 record.runs = known.runs
                 record.is_replay = known.is_delivered
                 record.duplicates = known.duplicates
-            _queue(record, handlers)
             self._records[delivery_id] = record
-            self._make_room(record)
+            if handlers:
+                _queue(record, handlers)
+            else:
+                self._finish(record)
         return Verdict(aside or "accepted", delivery_id, tuple(handlers))
 
     def answered(self, delivery_id: str, *, delivered: bool) -> None:
@@ -285,7 +321,10 @@ class MemoryLog:
             run.finished_at = _now()
             run.error = error
             run.traceback = traceback
-            self._make_room(record)
+            is_open = any(run.state in _UNFINISHED for run in record.runs)
+            if not is_open and record.id not in self._finished:
+                self._held -= _size(record)
+                self._finish(record)
 
     def get(self, delivery_id: str) -> Record | None:
         """Look up a delivery."""
@@ -298,29 +337,40 @@ class MemoryLog:
         with self._lock:
             return [_copy(record) for record in reversed(self._records.values())]
 
-    def _forget(self, delivery_id: str) -> None:
-        del self._records[delivery_id]
-        self._bytes -= self._finished.pop(delivery_id)
+    def _hold(self, body: bytes) -> None:
+        """Count a body among those of the unfinished."""
+        held = self._held + len(body)
+        if held > self._hold_bytes:
+            msg = (
+                f"the bodies of deliveries that wait for their handlers take {self._held} bytes, "
+                f"and {len(body)} more would be over the limit of {self._hold_bytes}"
+            )
+            raise StoreError(msg)
+        self._held = held
 
-    def _make_room(self, record: Record) -> None:
-        """Count a record among the finished ones if it is, and drop older ones for it."""
-        if any(run.state in _UNFINISHED for run in record.runs):
-            return
-        size = 0 if record.body is None else len(record.body)
-        self._finished[record.id] = size
-        self._bytes += size
+    def _finish(self, record: Record) -> None:
+        """Count a record among the finished ones, and drop older ones for it."""
+        self._finished[record.id] = record
+        self._kept += _size(record)
         if len(self._finished) > self._keep:
-            self._forget(next(iter(self._finished)))
-        if self._bytes > self._keep_bytes:
+            _, oldest = self._finished.popitem(last=False)
+            del self._records[oldest.id]
+            self._kept -= _size(oldest)
+        if self._kept > self._keep_bytes:
             self._drop_bodies()
 
+    def _forget(self, record: Record) -> None:
+        """Drop a finished record."""
+        del self._records[record.id], self._finished[record.id]
+        self._kept -= _size(record)
+
     def _drop_bodies(self) -> None:
-        for old, held in self._finished.items():
-            if self._bytes <= self._keep_bytes:
+        for record in self._finished.values():
+            if self._kept <= self._keep_bytes:
                 break
-            self._finished[old] = 0
-            self._bytes -= held
-            self._records[old].body = None
+            if _size(record) > self._share:
+                self._kept -= _size(record)
+                record.body = None
 
 
 def _queue(record: Record, handlers: Sequence[str]) -> None:
@@ -332,6 +382,10 @@ def _queue(record: Record, handlers: Sequence[str]) -> None:
         record.runs.append(Run(name, attempts=0 if before is None else before.attempts))
 
 
+def _size(record: Record) -> int:
+    return 0 if record.body is None else len(record.body)
+
+
 def _copy(record: Record) -> Record:
     made = copy.copy(record)
     made.runs = [copy.copy(run) for run in record.runs]
@@ -339,6 +393,11 @@ def _copy(record: Record) -> Record:
 
 
 def _now() -> datetime:
+    return _clock()()
+
+
+@functools.cache
+def _clock() -> Callable[[], datetime]:
     from datetime import datetime, timezone  # noqa: PLC0415 - `import hubhooks` can do without
 
-    return datetime.now(timezone.utc)
+    return functools.partial(datetime.now, timezone.utc)

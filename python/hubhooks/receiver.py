@@ -184,9 +184,9 @@ class Receiver:
 
     def may_be_too_large(self, headers: Headers) -> bool:
         """Whether a body longer than allowed may follow, as that or no length is declared."""
-        names = {name for name, _ in headers}
-        if b"content-length" not in names:
-            return b"transfer-encoding" in names
+        for name, _ in headers:
+            if name == b"transfer-encoding":
+                return True
         return self._judge_length(headers) is not None
 
     def answered(self, delivery_id: str, *, delivered: bool) -> None:
@@ -234,28 +234,30 @@ class Receiver:
         return "too large" if too_large else None
 
     def _judge(self, delivery_id: str | None, body: bytes) -> Answer:
-        accept = self._log.accept
+        router, accept = self._router, self._log.accept
         try:
             event = HubEvent.from_json(body)
         except PayloadError as error:
             return self._unreadable(accept(delivery_id, body, (), "unreadable", str(error)), error)
-        handlers = [handler.name for handler in self._router.match(event)]
+        handlers = [handler.name for handler in router.match(event)]
         if handlers:
             verdict = accept(delivery_id, body, handlers)
-        elif ignored := self._router.why_ignored(event):
+        elif ignored := router.why_ignored(event):
             verdict = accept(delivery_id, body, (), "ignored", ignored)
         else:
-            reason = "\n".join(self._router.explain(event))
-            verdict = accept(delivery_id, body, (), "unhandled", reason)
-        if verdict.status != "accepted":
-            return _repeated(verdict)
-        said = _body_of(ANSWERS["accepted"], delivery=verdict.id, handlers=verdict.handlers)
-        work = Work(verdict.id, verdict.handlers, event)
-        return Answer(ANSWERS["accepted"].http, said, _headers_of(said), verdict.id, work)
+            why = functools.partial(_explain, router, body)
+            verdict = accept(delivery_id, body, (), "unhandled", why)
+        if verdict.status == "accepted":
+            said = _body_of(ANSWERS["accepted"], delivery=verdict.id, handlers=verdict.handlers)
+            work = Work(verdict.id, verdict.handlers, event)
+            return Answer(ANSWERS["accepted"].http, said, _headers_of(said), verdict.id, work)
+        if verdict.status == "unhandled" and router.hears_unhandled:
+            return _constant_for(verdict, Work(verdict.id, (), event))
+        return _constant_for(verdict)
 
     def _unreadable(self, verdict: Verdict, error: PayloadError) -> Answer:
         if verdict.status != "unreadable":
-            return _repeated(verdict)
+            return _constant_for(verdict)
         _log.error("delivery `%s` cannot be read: %s", verdict.id, error)
         words = ANSWERS["unreadable"]._replace(reason=str(error))
         said = _body_of(words, delivery=verdict.id)
@@ -270,7 +272,11 @@ def _delivery_id(headers: Headers) -> str | None:
     return None
 
 
-def _repeated(verdict: Verdict) -> Answer:
-    """Answer a delivery that runs nothing: the words are always the same, only the id differs."""
-    status, body, headers, *_ = _constant(verdict.status)
-    return Answer(status, body, headers, verdict.id)
+def _constant_for(verdict: Verdict, work: Work | None = None) -> Answer:
+    """Answer a delivery that no handler runs: only its id differs from others' of its kind."""
+    said = _constant(verdict.status)
+    return Answer(said.status, said.body, said.headers, verdict.id, work)
+
+
+def _explain(router: Router, body: bytes) -> str:
+    return "\n".join(router.explain(HubEvent.from_json(body)))
