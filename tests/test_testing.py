@@ -36,6 +36,7 @@ pytest_plugins = ["pytester"]
 PATIENCE = 60
 BOT = "b0" * 12
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
+GUIDE = Path(__file__).parents[1] / "docs" / "testing.md"
 # Where the plugin is found, installed or not.
 SOURCES = Path(testing.__file__).parents[1]
 
@@ -293,6 +294,14 @@ def test_a_hidden_comment_has_no_content() -> None:
     hidden = testing.comment("a secret", hidden=True)
     assert "content" not in hidden.comment.to_dict()
     assert b"a secret" not in hidden.raw
+
+
+def test_only_events_of_the_repository_itself_tell_its_head_and_subdomain() -> None:
+    repo = testing.comment(repo_type="space").repo
+    assert (repo.head_sha, repo.subdomain) == (None, None)
+    assert testing.repo("update", repo="me/Tide_map", repo_type="space").repo.subdomain == (
+        "me-tide-map"
+    )
 
 
 def test_what_only_pull_requests_can_be_makes_one() -> None:
@@ -934,3 +943,14 @@ def test_a_failure_shows_the_test_and_the_handler_only(
     result.assert_outcomes(failed=1)
     entries = [line for line in result.outlines if re.match(r"\S+:\d+: in ", line)]
     assert [entry.rpartition(" ")[2] for entry in entries] == ["test_it", "fall"]
+
+
+def test_the_test_files_of_the_guide_pass(
+    run_pytest: Callable[..., pytest.RunResult], pytester: pytest.Pytester
+) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+    files = {f"test_{number}": block for number, block in enumerate(blocks) if "def test" in block}
+    pytester.makepyfile(**files)
+    result = run_pytest("", "-p", "pytest_hubhooks", *(f"{name}.py" for name in files))
+    result.assert_outcomes(passed=sum(block.count("def test") for block in files.values()))
+    assert len(files) == 6
