@@ -67,6 +67,10 @@ class Server:
         """Wait until its port takes connections."""
         self._wait(self._listens, f"does not listen on port {self.port}")
 
+    def wait_until_it_is_deaf(self) -> None:
+        """Wait until its port takes no more connections."""
+        self._wait(lambda: not self._listens(), f"still listens on port {self.port}")
+
     def terminate(self) -> None:
         """Ask it to end, with SIGTERM."""
         self._process.send_signal(signal.SIGTERM)
