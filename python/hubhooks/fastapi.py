@@ -190,8 +190,7 @@ def verified_event(
         scope = request.scope
         query = scope["query_string"]
         if query:
-            # Read now, so that the endpoint finds its own parameters once the access log cannot.
-            _parameters = request.query_params
+            # FastAPI has parsed it by now, so only the access log misses it.
             scope["query_string"] = b""
         refusal = receiver.refuse(scope["method"], scope["headers"], query)
         if refusal is not None:

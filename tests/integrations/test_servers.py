@@ -33,6 +33,7 @@ def in_a_thread(event, delivery):
     print("a thread began", flush=True)
     while not Path("go").exists():
         time.sleep(0.02)
+    time.sleep(1)  # longer than a server takes to end that does not wait
     print("a thread ended", flush=True)
 
 
@@ -41,6 +42,7 @@ async def on_the_loop(event):
     print("a task began", flush=True)
     while not Path("go").exists():
         await asyncio.sleep(0.02)
+    await asyncio.sleep(1)
     print("a task ended", flush=True)
 
 
