@@ -44,7 +44,7 @@ SAMPLES = [
 URL_IS_SHOWN = (
     "[...document.querySelectorAll('textarea, input')].some(e => e.value.includes('https:'))"
 )
-WIDTH, HEIGHT = 1100, 640
+WIDTH, HEIGHT = 1100, 600
 
 
 def send(port: int, environ: dict[str, str]) -> None:

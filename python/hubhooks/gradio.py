@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import TypeAlias
 
-    from gradio import Blocks
+    from gradio.blocks import Blocks
     from starlette.routing import BaseRoute
 
     from hubhooks.asgi import Door, Receive, Scope, Send

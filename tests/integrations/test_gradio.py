@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -279,16 +280,26 @@ own = {
 """
 
 
+RETURNS = """
+launched = hooks.launch(demo, app_kwargs=own, quiet=True, prevent_thread_lock=True)
+print("returned", type(launched[0]).__name__, *launched[1:], flush=True)
+demo.block_thread()
+"""
+
+
 @pytest.mark.parametrize(
-    "launch",
+    ("launch", "returns"),
     [
-        "hooks.launch(demo, app_kwargs=own, quiet=True)",
-        "demo.launch(app_kwargs=hooks.app_kwargs(**own))",
+        (RETURNS, "returned App http://127.0.0.1:{port}/ None"),
+        ("demo.launch(app_kwargs=hooks.app_kwargs(**own))", ""),
     ],
 )
-def test_own_routes_lifespan_and_middleware_are_kept(tmp_path: Path, launch: str) -> None:
+def test_own_routes_lifespan_and_middleware_are_kept(
+    tmp_path: Path, launch: str, returns: str
+) -> None:
     with running(tmp_path, APP + BLOCKS + OWN + launch, prints="mine begins") as app:
         app.server.wait_until_it_listens()
+        app.server.wait_for(returns.format(port=app.server.port))
         for path in ("/mine", "/webhooks/mine"):
             assert app.server.request(path).text == "high"
         for path in ("/gradio_api/webhooks", "/webhooks", "/webhooks/hub"):
@@ -296,6 +307,52 @@ def test_own_routes_lifespan_and_middleware_are_kept(tmp_path: Path, launch: str
             assert (answer.status_code, answer.headers["x-mine"]) == (202, "yes")
         assert app.page()
         assert "Webhook URL" not in app.server.output()
+
+
+URLS = """
+import gradio as gr
+from hubhooks.gradio import webhook_url
+
+demo = gr.Blocks()
+demo.local_url, demo.share_url = "http://127.0.0.1:7860/", None
+for root_path in ("", "/tide", "tide/", "https://tide.example/here/"):
+    demo.root_path = root_path
+    print(webhook_url(demo))
+demo.root_path, demo.share_url = "", "https://tide.gradio.live"
+print(webhook_url(demo))
+"""
+
+
+def test_the_url_is_the_most_public_one_that_is_known(tmp_path: Path) -> None:
+    ended = {}
+    for host in ("", "ada-tide.hf.space,tide.example"):
+        ended[host] = subprocess.run(
+            [sys.executable, "-c", URLS],
+            env={**os.environ, "PYTHONPATH": str(ROOT / "python"), "SPACE_HOST": host},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=PATIENCE,
+        ).stdout.split()
+    origins = {
+        "": (
+            "http://127.0.0.1:7860",
+            "http://127.0.0.1:7860/tide",
+            "http://127.0.0.1:7860/tide",
+            "https://tide.example/here",
+            "https://tide.gradio.live",
+        ),
+        "ada-tide.hf.space,tide.example": (
+            "https://ada-tide.hf.space",
+            "https://ada-tide.hf.space/tide",
+            "https://ada-tide.hf.space/tide",
+            "https://tide.example/here",
+            "https://ada-tide.hf.space",
+        ),
+    }
+    urls = {host: [f"{o}/gradio_api/webhooks" for o in known] for host, known in origins.items()}
+    assert ended == urls
 
 
 def test_an_edited_handler_takes_effect_at_once(tmp_path: Path) -> None:
@@ -384,7 +441,8 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
         app.press_ctrl_c()
         app.wait_until_refused()
         app.press_ctrl_c()
-        app.server.wait_for("Keyboard interruption")
+        before, _ = app.server.wait_for("Keyboard interruption").split("Keyboard interruption")
+        assert "still running" not in before  # which is logged when the time to drain is over
         assert app.server.wait() == 0
         assert "sync ends" not in app.server.output()
 
