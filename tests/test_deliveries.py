@@ -10,30 +10,73 @@ import pytest
 
 from hubhooks.deliveries import MemoryLog, Verdict
 from hubhooks.errors import StoreError
+from hubhooks.sqlite import SqliteLog
 
 if TYPE_CHECKING:
-    from hubhooks.deliveries import Ending
+    from collections.abc import Callable, Generator
+    from pathlib import Path
+
+    from hubhooks.deliveries import Delivery, Ending
+
+
+class DiskLog(SqliteLog):
+    """A log on disk that is asked in the words of the one in memory, until both have the same."""
+
+    def __init__(self, path: Path, **options: Any) -> None:
+        super().__init__(path, **options)
+        self.starts: dict[tuple[str, str], Delivery] = {}
+        self.open()
+        self.recover()
+
+    def started(self, delivery_id: str, handler: str) -> Delivery:
+        delivery = self.claim(delivery_id, handler)
+        assert delivery is not None
+        self.starts[delivery_id, handler] = delivery
+        return delivery
+
+    def finished(self, delivery_id: Any, handler: Any, *how: Any) -> None:
+        super().finished(self.starts[delivery_id, handler], *how)
+
+    def get(self, delivery_id: str) -> Any:
+        self.flush()
+        return super().get(delivery_id)
+
+
+@pytest.fixture(params=["memory", "disk"])
+def make_log(request: Any, tmp_path: Path) -> Generator[Callable[..., Any]]:
+    """Make the log that each rule is tested with: they must not differ."""
+    made: list[DiskLog] = []
+
+    def make(**options: Any) -> Any:
+        if request.param == "memory":
+            return MemoryLog(**options)
+        made.append(DiskLog(tmp_path / "hubhooks.db", **options))
+        return made[-1]
+
+    yield make
+    for log in made:
+        log.close()
 
 
 @pytest.fixture
-def log() -> MemoryLog:
-    return MemoryLog()
+def log(make_log: Callable[..., Any]) -> Any:
+    return make_log()
 
 
-def run(log: MemoryLog, delivery_id: str, **endings: Ending) -> None:
+def run(log: Any, delivery_id: str, **endings: Ending) -> None:
     for handler, ending in endings.items():
         log.started(delivery_id, handler)
         log.finished(delivery_id, handler, ending, "why", "traceback")
 
 
-def record(log: MemoryLog, delivery_id: str) -> Any:
+def record(log: Any, delivery_id: str) -> Any:
     return log.get(delivery_id)
 
 
 # ---- one delivery -----------------------------------------------------------------------------
 
 
-def test_an_accepted_delivery_is_queued_for_each_handler(log: MemoryLog) -> None:
+def test_an_accepted_delivery_is_queued_for_each_handler(log: Any) -> None:
     verdict = log.accept("d1", b"{}", ["retrain", "reply"])
     assert verdict == Verdict("accepted", "d1", ("retrain", "reply"))
     kept = record(log, "d1")
@@ -46,7 +89,7 @@ def test_an_accepted_delivery_is_queued_for_each_handler(log: MemoryLog) -> None
     assert kept.received_at.tzinfo is timezone.utc
 
 
-def test_a_run_goes_from_queued_to_running_to_its_end(log: MemoryLog) -> None:
+def test_a_run_goes_from_queued_to_running_to_its_end(log: Any) -> None:
     log.accept("d1", b"{}", ["retrain"])
     delivery = log.started("d1", "retrain")
     kept = record(log, "d1")
@@ -64,7 +107,7 @@ def test_a_run_goes_from_queued_to_running_to_its_end(log: MemoryLog) -> None:
     assert ended.finished_at - ended.started_at >= timedelta(0)
 
 
-def test_the_state_of_a_delivery_is_the_one_that_asks_for_attention_first(log: MemoryLog) -> None:
+def test_the_state_of_a_delivery_is_the_one_that_asks_for_attention_first(log: Any) -> None:
     log.accept("d1", b"{}", ["a", "b", "c"])
     states = [record(log, "d1").state]
     log.started("d1", "a")
@@ -78,13 +121,14 @@ def test_the_state_of_a_delivery_is_the_one_that_asks_for_attention_first(log: M
 
 
 @pytest.mark.parametrize("aside", ["unhandled", "ignored", "unreadable"])
-def test_a_delivery_that_nobody_runs_is_kept_with_the_reason(log: MemoryLog, aside: Any) -> None:
+def test_a_delivery_that_nobody_runs_is_kept_with_the_reason(log: Any, aside: Any) -> None:
     assert log.accept("d1", b"{}", (), aside, "because") == Verdict(aside, "d1")
     assert record(log, "d1").state == aside
     assert record(log, "d1").reason == "because"
 
 
-def test_a_reason_may_be_worked_out_when_it_is_asked_for(log: MemoryLog) -> None:
+def test_a_reason_may_be_worked_out_when_it_is_asked_for() -> None:
+    log = MemoryLog()
     asked: list[str] = []
 
     def why() -> str:
@@ -113,31 +157,31 @@ def test_what_a_reason_holds_never_outlives_the_body_by_much() -> None:
     ]
 
 
-def test_without_an_id_each_delivery_has_a_fresh_one(log: MemoryLog) -> None:
+def test_without_an_id_each_delivery_has_a_fresh_one(log: Any) -> None:
     first, second = (log.accept(None, b"{}", ["a"]).id for _ in range(2))
     assert first != second
     assert len(first) == 32
     assert {r.id for r in log.list()} == {first, second}
 
 
-def test_the_list_has_the_newest_first_and_a_repeated_one_is_new(log: MemoryLog) -> None:
+def test_the_list_has_the_newest_first_and_a_repeated_one_is_new(log: Any) -> None:
     for delivery_id in ("d1", "d2", "d3", "d1"):
         log.accept(delivery_id, b"{}", (), "unhandled")
     assert [r.id for r in log.list()] == ["d1", "d3", "d2"]
 
 
-def test_an_unknown_id_has_no_record(log: MemoryLog) -> None:
+def test_an_unknown_id_has_no_record(log: Any) -> None:
     assert log.get("d1") is None
     log.answered("d1", delivered=True)
     assert log.list() == []
 
 
-def test_a_record_never_shows_its_body(log: MemoryLog) -> None:
+def test_a_record_never_shows_its_body(log: Any) -> None:
     log.accept("d1", b"private", (), "unhandled")
     assert "private" not in repr(log.get("d1"))
 
 
-def test_a_record_is_a_copy_that_does_not_change(log: MemoryLog) -> None:
+def test_a_record_is_a_copy_that_does_not_change(log: Any) -> None:
     log.accept("d1", b"{}", ["a"])
     kept, (listed,) = record(log, "d1"), log.list()
     run(log, "d1", a="done")
@@ -149,7 +193,7 @@ def test_a_record_is_a_copy_that_does_not_change(log: MemoryLog) -> None:
 # ---- the same id again ------------------------------------------------------------------------
 
 
-def test_while_it_is_queued_or_running_it_is_not_run_twice(log: MemoryLog) -> None:
+def test_while_it_is_queued_or_running_it_is_not_run_twice(log: Any) -> None:
     log.accept("d1", b"{}", ["a", "b"])
     assert log.accept("d1", b"{}", ["a", "b"]) == Verdict("in_progress", "d1")
     run(log, "d1", a="failed")
@@ -163,9 +207,9 @@ def test_while_it_is_queued_or_running_it_is_not_run_twice(log: MemoryLog) -> No
 @pytest.mark.parametrize("delivered", [False, True])
 @pytest.mark.parametrize("replays", ["run", "skip"])
 def test_handlers_that_failed_run_again_and_the_others_do_not(
-    replays: Any, delivered: bool
+    make_log: Callable[..., Any], replays: Any, delivered: bool
 ) -> None:
-    log = MemoryLog(replays=replays)
+    log = make_log(replays=replays)
     log.accept("d1", b"{}", ["a", "b", "c"])
     log.answered("d1", delivered=delivered)
     run(log, "d1", a="done", b="failed", c="ignored")
@@ -180,21 +224,21 @@ def test_handlers_that_failed_run_again_and_the_others_do_not(
     assert (again.attempt, again.is_replay) == (2, delivered)
 
 
-def test_handlers_that_failed_run_again_even_if_they_no_longer_listen(log: MemoryLog) -> None:
+def test_handlers_that_failed_run_again_even_if_they_no_longer_listen(log: Any) -> None:
     log.accept("d1", b"{}", ["a"])
     run(log, "d1", a="failed")
     assert log.accept("d1", b"{}", (), "unhandled").handlers == ("a",)
     assert record(log, "d1").state == "queued"
 
 
-def test_handlers_that_failed_do_not_run_on_a_body_that_cannot_be_read(log: MemoryLog) -> None:
+def test_handlers_that_failed_do_not_run_on_a_body_that_cannot_be_read(log: Any) -> None:
     log.accept("d1", b"{}", ["a"])
     run(log, "d1", a="failed")
     assert log.accept("d1", b"{", (), "unreadable").status == "unreadable"
     assert record(log, "d1").state == "failed"
 
 
-def test_after_success_with_an_answer_that_arrived_it_is_a_replay(log: MemoryLog) -> None:
+def test_after_success_with_an_answer_that_arrived_it_is_a_replay(log: Any) -> None:
     log.accept("d1", b"{}", ["a"])
     log.answered("d1", delivered=True)
     run(log, "d1", a="done")
@@ -204,15 +248,15 @@ def test_after_success_with_an_answer_that_arrived_it_is_a_replay(log: MemoryLog
     assert [(d.attempt, d.is_replay) for d in told] == [(2, True), (1, True)]
 
 
-def test_a_replay_can_be_turned_off() -> None:
-    log = MemoryLog(replays="skip")
+def test_a_replay_can_be_turned_off(make_log: Callable[..., Any]) -> None:
+    log = make_log(replays="skip")
     log.accept("d1", b"{}", ["a"])
     log.answered("d1", delivered=True)
     run(log, "d1", a="done")
     assert log.accept("d1", b"{}", ["a"]).status == "duplicate"
 
 
-def test_after_success_with_an_answer_that_got_lost_it_is_the_hubs_retry(log: MemoryLog) -> None:
+def test_after_success_with_an_answer_that_got_lost_it_is_the_hubs_retry(log: Any) -> None:
     log.accept("d1", b"{}", ["a"])
     log.answered("d1", delivered=False)
     run(log, "d1", a="done")
@@ -220,7 +264,7 @@ def test_after_success_with_an_answer_that_got_lost_it_is_the_hubs_retry(log: Me
     assert record(log, "d1").duplicates == 1
 
 
-def test_once_the_retry_was_answered_the_next_one_is_a_replay(log: MemoryLog) -> None:
+def test_once_the_retry_was_answered_the_next_one_is_a_replay(log: Any) -> None:
     log.accept("d1", b"{}", ["a"])
     run(log, "d1", a="done")
     assert log.accept("d1", b"{}", ["a"]).status == "duplicate"
@@ -229,7 +273,7 @@ def test_once_the_retry_was_answered_the_next_one_is_a_replay(log: MemoryLog) ->
     assert log.accept("d1", b"{}", ["a"]).status == "accepted"
 
 
-def test_what_was_not_run_again_stays_counted(log: MemoryLog) -> None:
+def test_what_was_not_run_again_stays_counted(log: Any) -> None:
     log.accept("d1", b"{}", ["a"])
     log.accept("d1", b"{}", ["a"])
     run(log, "d1", a="failed")
@@ -237,7 +281,7 @@ def test_what_was_not_run_again_stays_counted(log: MemoryLog) -> None:
     assert record(log, "d1").duplicates == 1
 
 
-def test_a_replay_whose_answer_got_lost_is_not_run_a_third_time(log: MemoryLog) -> None:
+def test_a_replay_whose_answer_got_lost_is_not_run_a_third_time(log: Any) -> None:
     log.accept("d1", b"{}", ["a"])
     log.answered("d1", delivered=True)
     run(log, "d1", a="done")
@@ -248,8 +292,10 @@ def test_a_replay_whose_answer_got_lost_is_not_run_a_third_time(log: MemoryLog) 
 
 @pytest.mark.parametrize("aside", ["unhandled", "ignored", "unreadable"])
 @pytest.mark.parametrize("replays", ["run", "skip"])
-def test_what_nobody_ran_is_judged_anew(aside: Any, replays: Any) -> None:
-    log = MemoryLog(replays=replays)
+def test_what_nobody_ran_is_judged_anew(
+    make_log: Callable[..., Any], aside: Any, replays: Any
+) -> None:
+    log = make_log(replays=replays)
     log.accept("d1", b"{}", (), aside)
     log.answered("d1", delivered=True)
     assert log.accept("d1", b"{}", ["a"]) == Verdict("accepted", "d1", ("a",))
@@ -257,7 +303,7 @@ def test_what_nobody_ran_is_judged_anew(aside: Any, replays: Any) -> None:
     assert log.started("d1", "a").is_replay
 
 
-def test_what_all_handlers_ignored_is_judged_anew(log: MemoryLog) -> None:
+def test_what_all_handlers_ignored_is_judged_anew(log: Any) -> None:
     log.accept("d1", b"{}", ["a"])
     run(log, "d1", a="ignored")
     assert log.accept("d1", b"{}", ["a", "b"]) == Verdict("accepted", "d1", ("a", "b"))
@@ -333,7 +379,7 @@ def test_a_finished_delivery_that_runs_again_is_not_dropped_meanwhile() -> None:
     assert record(log, "d1").state == "queued"
 
 
-def test_of_many_threads_with_the_same_delivery_one_runs_it(log: MemoryLog) -> None:
+def test_of_many_threads_with_the_same_delivery_one_runs_it(log: Any) -> None:
     together = threading.Barrier(8)
     verdicts: list[str] = []
 

@@ -1,0 +1,382 @@
+"""A SQLite file that several processes write to, each with one connection; it knows no table."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import threading
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from hubhooks.errors import ConfigError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+    from typing import TypeAlias
+
+    Durability: TypeAlias = Literal["normal", "full"]
+
+__all__ = ["BusyError", "Database", "RunnerLock"]
+
+# Written into the file, so that another program's is not taken for ours. Never to be changed.
+APPLICATION_ID = 0x48754832
+
+_BUSY_SECONDS = 0.1
+_OPEN_SECONDS = 5.0
+# How much is written aside before it is worth a checkpoint, and before the file is made short.
+_CHECKPOINT_BYTES = 4 * 1024 * 1024
+_TRUNCATE_BYTES = 16 * 1024 * 1024
+
+_MOUNTS = Path("/proc/self/mountinfo")
+_NETWORK = re.compile(r"fuse|nfs|cifs|smb|9p$|ceph|glusterfs|afs$|lustre|beegfs|gpfs|davfs")
+
+# What SQLite says, and what it means to the owner of the app.
+_ADVICE = {
+    "database is locked": "is locked by another program: close what has it open",
+    "database or disk is full": "cannot grow, its disk is full: free some space",
+    "disk I/O error": "cannot be read or written: check its disk",
+    "database disk image is malformed": (
+        "is damaged: move it away with its `-wal` and `-shm` files, and start with a new one"
+    ),
+    "file is not a database": "is no SQLite file: give another path, or move the file away",
+    "attempt to write a readonly database": "is read-only: make it and its folder writable",
+    "unable to open database file": "cannot be opened: check the path, and who may write there",
+}
+_OWNERS_MISTAKES = ("file is", "attempt to", "unable to")
+
+
+class BusyError(StoreError):
+    """Another process is writing at the moment; soon it may work."""
+
+
+class Database:
+    """A file with one connection for writing, and others for a moment to read or tidy up.
+
+    Args:
+        path: the file; made if it is not there, but not its folder.
+        steps: what makes a file of the newest version from an empty one: statements, each step
+            in a transaction of its own. A released step is never changed.
+        durability: what survives a loss of power: `full` all, `normal` perhaps not the last.
+        allow_network: use the file even on a network file system.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        steps: Sequence[Sequence[str]],
+        *,
+        durability: Durability = "normal",
+        allow_network: bool = False,
+    ) -> None:
+        self._path = os.fspath(path)
+        self._steps = steps
+        self._durability = durability
+        self._allow_network = allow_network
+        self._connection: sqlite3.Connection | None = None
+        self._lock = threading.RLock()
+        self._is_in_batch = False
+        self._failure: StoreError | None = None
+        self._late: list[Callable[[], object]] = []
+        self._late_written = 0
+
+    def open(self) -> None:
+        """Open the file for writing, and bring an older one up to date.
+
+        Raises:
+            ConfigError: the path cannot be used.
+            StoreError: the file cannot be used just now.
+        """
+        if not self._allow_network:
+            _refuse_network(self._path)
+        _create(self._path)
+        give_up = time.monotonic() + _OPEN_SECONDS
+        while self._connection is None:
+            try:
+                self._connection = self._connect()
+            except sqlite3.Error as error:  # noqa: PERF203 - it loops only where it failed
+                # To set up a new file does not wait by itself for others who do the same.
+                if not _is_busy(error) or time.monotonic() > give_up:
+                    raise _at_opening(self._path, error) from error
+                time.sleep(0.01)
+
+    def close(self) -> None:
+        """Write what is late, and close the file."""
+        with self._lock:
+            if self._connection is not None:
+                try:
+                    self.flush()
+                finally:
+                    self._connection.close()
+                    self._connection = None
+
+    def execute(self, sql: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
+        """Execute a statement, in a `batch` if it writes.
+
+        Raises:
+            StoreError: it failed, or one before it in the same batch did.
+        """
+        if self._connection is None:
+            msg = f"the delivery log `{self._path}` is not open"
+            raise StoreError(msg)
+        if self._failure is not None:
+            # SQLite may have undone the transaction: what followed would be kept on its own.
+            raise self._failure
+        try:
+            return self._connection.execute(sql, values)
+        except sqlite3.Error as error:
+            told = _told(self._path, error)
+            if self._is_in_batch:
+                self._failure = told
+            raise told from error
+
+    @contextmanager
+    def batch(self) -> Generator[None]:
+        """Make one transaction of what is done inside: all of it is in the file, or nothing.
+
+        A batch inside a batch is part of it.
+
+        Raises:
+            BusyError: another process is writing; nothing was done.
+            StoreError: it cannot be written.
+        """
+        with self._lock:
+            if self._is_in_batch:
+                yield
+                return
+            self._is_in_batch = True
+            try:
+                # A transaction that starts by reading could not wait for its turn to write.
+                self.execute("BEGIN IMMEDIATE")
+                self._write_late()
+                yield
+                self._write_late()
+                self.execute("COMMIT")
+                del self._late[: self._late_written]
+            finally:
+                self._is_in_batch = False
+                self._failure = None
+                self._late_written = 0
+                if self._connection is not None and self._connection.in_transaction:
+                    with suppress(sqlite3.Error):
+                        self._connection.execute("ROLLBACK")
+
+    def later(self, write: Callable[[], object]) -> None:
+        """Write with the next batch, or `flush`; from any thread."""
+        self._late.append(write)
+
+    def flush(self) -> None:
+        """Write what is late.
+
+        Raises:
+            StoreError: it cannot be written; it stays late.
+        """
+        if self._late:
+            with self.batch():
+                pass
+
+    @contextmanager
+    def elsewhere(self, mode: Literal["ro", "rw"] = "ro") -> Generator[sqlite3.Connection]:
+        """Open a connection for a moment, in any thread, beside the one that writes.
+
+        With `ro` all that is read is of one moment.
+        """
+        uri = f"{Path(self._path).absolute().as_uri()}?mode={mode}"
+        try:
+            connection = sqlite3.connect(uri, timeout=_BUSY_SECONDS, isolation_level=None, uri=True)
+            try:
+                if self._check(connection) < len(self._steps):
+                    msg = (
+                        f"the delivery log `{self._path}` is of an older version: start the app "
+                        "with this version of hubhooks first"
+                    )
+                    raise StoreError(msg)
+                connection.execute("PRAGMA wal_autocheckpoint = 0")
+                connection.execute("PRAGMA synchronous = NORMAL")
+                if mode == "ro":
+                    connection.execute("BEGIN")
+                yield connection
+            finally:
+                connection.close()
+        except sqlite3.Error as error:
+            raise _told(self._path, error) from error
+
+    def checkpoint(self) -> None:
+        """Move what was written to its place in the file, if it is enough to be worth it.
+
+        It waits for the disk, so it is for a thread that nobody waits for.
+        """
+        try:
+            size = Path(f"{self._path}-wal").stat().st_size
+        except FileNotFoundError:
+            return
+        if size > _CHECKPOINT_BYTES:
+            with self.elsewhere("rw") as connection:
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                if size > _TRUNCATE_BYTES:
+                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        try:
+            self._check(connection)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA synchronous = {self._durability}")
+            # Not by whoever happens to commit: see `checkpoint`.
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
+            connection.execute(f"PRAGMA journal_size_limit = {_CHECKPOINT_BYTES}")
+            while self._migrate(connection):
+                pass
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _check(self, connection: sqlite3.Connection) -> int:
+        """Check that the file is ours, and give its version: how many steps it has seen."""
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        is_empty = connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None
+        if application != APPLICATION_ID and not is_empty:
+            msg = f"`{self._path}` belongs to another program: give another path for the log"
+            raise ConfigError(msg)
+        if version > len(self._steps):
+            msg = (
+                f"the delivery log `{self._path}` was written by a newer hubhooks (its version is "
+                f"{version}, here {len(self._steps)} is known): upgrade hubhooks, or give another "
+                "path"
+            )
+            raise ConfigError(msg)
+        return int(version)
+
+    def _migrate(self, connection: sqlite3.Connection) -> bool:
+        """Take one step, whole or not at all; False if there was none to take."""
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            version = self._check(connection)
+            if version == len(self._steps):
+                return False
+            for statement in self._steps[version]:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {version + 1}")
+            connection.execute("COMMIT")
+            return True
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+    def _write_late(self) -> None:
+        while self._late_written < len(self._late):
+            self._late[self._late_written]()
+            self._late_written += 1
+
+
+class RunnerLock:
+    """Says which of several processes runs what is in a log: the one that holds it.
+
+    The lock is an exclusive transaction on a file beside the log. The kernel ends it with the
+    process, however that dies.
+
+    Args:
+        path: the file of the log.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = f"{os.fspath(path)}.runner"
+        self._connection: sqlite3.Connection | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this object holds the lock."""
+        return self._connection is not None
+
+    def try_acquire(self) -> bool:
+        """Take the lock if nobody else has it, without waiting; whether it is held now.
+
+        Raises:
+            ConfigError: the file beside the log cannot be used.
+            StoreError: the file cannot be used just now.
+        """
+        if self._connection is not None:
+            return True
+        _create(self._path)
+        connection = None
+        try:
+            connection = sqlite3.connect(
+                self._path, timeout=0, isolation_level=None, check_same_thread=False
+            )
+            # Nothing is ever written, so there is no need for another file beside this one.
+            connection.execute("PRAGMA journal_mode = MEMORY")
+            connection.execute("BEGIN EXCLUSIVE")
+        except sqlite3.Error as error:
+            if connection is not None:
+                connection.close()
+            if _is_busy(error):
+                return False
+            raise _at_opening(self._path, error) from error
+        self._connection = connection
+        return True
+
+    def release(self) -> None:
+        """Let another process take over."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    # By its words, as Python 3.10 does not tell the code.
+    return "locked" in str(error) or "locking protocol" in str(error)
+
+
+def _told(path: str, error: sqlite3.Error) -> StoreError:
+    advice = _ADVICE.get(str(error), f"failed: {error}")
+    return (BusyError if _is_busy(error) else StoreError)(f"the delivery log `{path}` {advice}")
+
+
+def _at_opening(path: str, error: sqlite3.Error) -> ConfigError | StoreError:
+    told = _told(path, error)
+    return ConfigError(str(told)) if str(error).startswith(_OWNERS_MISTAKES) else told
+
+
+def _create(path: str) -> None:
+    """Create a file that only its owner reads; SQLite gives the files beside it the same mode."""
+    # Not opened if it exists: POSIX has it that to close it again would take all of SQLite's
+    # locks on it from this process.
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        if Path(path).is_dir():
+            msg = f"the delivery log `{path}` is a folder: give the path of a file"
+            raise ConfigError(msg) from None
+    except OSError as error:
+        why = (error.strerror or "").lower()
+        msg = f"the delivery log `{path}` cannot be created ({why}): give a path that can be"
+        raise ConfigError(msg) from error
+
+
+def _refuse_network(path: str) -> None:
+    """Raise `ConfigError` for a file system on which SQLite's locks cannot be relied on."""
+    try:
+        mounts = _MOUNTS.read_text("utf-8", "surrogateescape").splitlines()
+    except OSError:
+        return
+    folder = Path(path).resolve().parent
+    deepest, kind = 0, ""
+    for mount in mounts:
+        where, _, what = mount.partition(" - ")
+        # A space in the path is written `\040`.
+        point = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), where.split()[4])
+        if len(point) >= deepest and folder.is_relative_to(point):
+            deepest, kind = len(point), what.split()[0]
+    if _NETWORK.match(kind):
+        msg = (
+            f"the delivery log `{path}` is on a network file system ({kind}), where it would lose "
+            "deliveries: give a path on a local disk, or `allow_network=True`"
+        )
+        raise ConfigError(msg)

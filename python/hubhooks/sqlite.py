@@ -1,0 +1,778 @@
+"""The delivery log on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from hubhooks._database import BusyError, Database, RunnerLock
+from hubhooks.deliveries import Delivery, Record, Run, Verdict, judge, spoken
+from hubhooks.errors import StoreError
+
+if TYPE_CHECKING:
+    import builtins
+    import sqlite3
+    from collections.abc import Callable, Generator, Iterable, Sequence
+    from typing import TypeAlias
+
+    from hubhooks._database import Durability
+    from hubhooks.deliveries import Aside, Ending, Reason, Replays
+
+    Execute: TypeAlias = Callable[[str, Sequence[object]], sqlite3.Cursor]
+
+__all__ = [
+    "BusyError", "Due", "Interrupted", "RunnerLock", "SqliteLog", "Stats", "StoredRecord",
+    "StoredRun",
+]  # fmt: skip
+
+_DAY = 24 * 60 * 60
+_IDS_OUTLIVE_BODIES = 7 * _DAY
+# Pruning holds the write lock for so many deliveries, or about so many bytes, at a time.
+_CHUNK_ROWS = 500
+_CHUNK_BYTES = 8 * 1024 * 1024
+# How much of what is allowed pruning leaves, so that there is room until it comes again.
+_KEPT_SHARE = 0.9
+# A log that is full of unfinished work looks for room so often.
+_FULL_SECONDS = 1.0
+# An interrupted run waits so long at first, then twice as long each time.
+_INTERRUPTED_SECONDS = 10.0
+# A clock that was set back by more than this does not keep a run waiting.
+_CLOCK_SLACK = 60.0
+_DIED = "the process died during this handler"
+_LONGEST_TEXT = 64 * 1024
+_REDACTED = "(redacted)"
+# By a part of the name, as proxies add credentials of their own. Some copy the URL into a header.
+_SECRET = re.compile(b"auth|cookie|key|secret|token", re.IGNORECASE)
+
+# The state of a delivery is that of one of its runs: the one that asks for attention first.
+_URGENCY = (
+    "running", "overdue", "queued", "waiting", "failed", "done", "unreadable", "ignored",
+    "unhandled",
+)  # fmt: skip
+
+_STEPS = (
+    (
+        # Found by id, in order by seq: times are for people, as clocks are set back.
+        """CREATE TABLE deliveries (
+            seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, received_at REAL NOT NULL,
+            scope TEXT NOT NULL, action TEXT NOT NULL, repo TEXT, state TEXT NOT NULL, aside TEXT,
+            reason TEXT NOT NULL, is_replay INTEGER NOT NULL, is_delivered INTEGER NOT NULL,
+            duplicates INTEGER NOT NULL, headers TEXT NOT NULL, size INTEGER NOT NULL)""",
+        "CREATE INDEX deliveries_state ON deliveries (state)",
+        "CREATE INDEX deliveries_repo ON deliveries (repo) WHERE repo IS NOT NULL",
+        # Apart, so that a change of state does not write the body again.
+        "CREATE TABLE bodies (seq INTEGER PRIMARY KEY, body BLOB NOT NULL)",
+        """CREATE TABLE runs (
+            seq INTEGER NOT NULL, handler TEXT NOT NULL, position INTEGER NOT NULL,
+            state TEXT NOT NULL, attempts INTEGER NOT NULL, interruptions INTEGER NOT NULL,
+            due_at REAL, started_at REAL, finished_at REAL, error TEXT NOT NULL,
+            traceback TEXT NOT NULL, PRIMARY KEY (seq, handler)) WITHOUT ROWID""",
+        # A run is finished when it has a time for that; in words, this would cost 16 us a row.
+        "CREATE INDEX runs_unfinished ON runs (state, seq, position) WHERE finished_at IS NULL",
+        """CREATE VIEW finished AS SELECT * FROM deliveries WHERE NOT EXISTS (
+            SELECT 1 FROM runs WHERE runs.seq = deliveries.seq AND finished_at IS NULL)""",
+        """CREATE TABLE refusals (
+            minute INTEGER NOT NULL, reason TEXT NOT NULL, count INTEGER NOT NULL,
+            PRIMARY KEY (minute, reason)) WITHOUT ROWID""",
+        # One row: how often the runner changed, and the size of all bodies together.
+        "CREATE TABLE log (generation INTEGER NOT NULL, body_bytes INTEGER NOT NULL)",
+        "INSERT INTO log VALUES (0, 0)",
+    ),
+)
+
+
+class StoredRun(Run):
+    """What became of a delivery in one handler, as it is on disk."""
+
+    __slots__ = ("due_at", "interruptions")
+
+    def __init__(self, handler: str, *, attempts: int = 0) -> None:
+        super().__init__(handler, attempts=attempts)
+        self.interruptions = 0
+        """How often the process died during this handler."""
+        self.due_at: datetime | None = None
+        """When it is tried again, if it waits for that."""
+
+
+class StoredRecord(Record):
+    """What became of a delivery, as it is on disk."""
+
+    __slots__ = ("action", "headers", "repo", "scope", "size")
+
+    scope: str
+    action: str
+    repo: str | None
+    headers: builtins.list[tuple[str, str]]
+    """Those of the request, without what is secret in them."""
+    size: int
+    """The length of the body, also of one that was dropped."""
+
+    @property
+    def state(self) -> Any:  # noqa: ANN401 - `State` lacks `waiting` and `overdue` yet
+        """The state of its runs in one word: the one that asks for attention first."""
+        return _most_urgent([*(run.state for run in self.runs), self.aside])
+
+
+class Due(NamedTuple):
+    """A run that can start."""
+
+    delivery_id: str
+    handler: str
+    is_alone: bool
+    """Whether the process died during it before, so that nothing should run beside it."""
+
+
+class Interrupted(NamedTuple):
+    """A run during which the process died."""
+
+    delivery_id: str
+    handler: str
+    is_failed: bool
+    """Whether that was once too often, so that it is not tried again."""
+
+
+class Stats(NamedTuple):
+    """A log in figures."""
+
+    states: dict[str, int]
+    """How many deliveries are in each state."""
+    body_bytes: int
+    unfinished_since: datetime | None
+    """When the oldest unfinished delivery came."""
+    refusals: dict[str, int]
+    """How often requests were refused, by reason, as far back as the log goes."""
+
+
+class SqliteLog:
+    """A log that outlives the process.
+
+    `accept`, `replay`, `recover`, `claim` and `refused` are in the file when they return, or when
+    the `batch` around them ends. `answered`, `overdue` and `finished` are so with the next batch
+    or `flush`: lost with the process, they mean that something happens once more.
+
+    Those write, like `due`, `next_due`, `body` and `changed` read, over one connection that the
+    server's loop uses. `get`, `list`, `stats`, `checkpoint` and `prune` open one for a moment, so
+    they may be called from any thread, and without `open`.
+
+    Args:
+        path: the file; made if it is not there, but not its folder.
+        replays: whether a Replay of a delivery that succeeded runs its handlers again.
+        durability: `normal` keeps what is accepted when the process dies, `full` also when the
+            machine does.
+        keep_days: how long finished deliveries are kept; their ids are for a week more.
+        max_bytes: how much of their bodies is kept. Unfinished work is never dropped: when it
+            alone takes so much, no more is accepted.
+        max_interruptions: how often a run is tried again during which the process died.
+        allow_network: use the file even on a network file system.
+    """
+
+    def __init__(  # noqa: PLR0913 - options, each with a default
+        self,
+        path: str | os.PathLike[str],
+        *,
+        replays: Replays = "run",
+        durability: Durability = "normal",
+        keep_days: float = 30,
+        max_bytes: int = 1024**3,
+        max_interruptions: int = 3,
+        allow_network: bool = False,
+    ) -> None:
+        self._path = os.fspath(path)
+        self._replays: Replays = replays
+        self._keep_seconds = keep_days * _DAY
+        self._max_bytes = max_bytes
+        self._max_interruptions = max_interruptions
+        self._db = Database(path, _STEPS, durability=durability, allow_network=allow_network)
+        self._generation: int | None = None
+        self._data_version = 0
+        self._full_until = 0.0
+        # During a batch: what is inserted at its end, and the row of `log` as it will be then.
+        self._is_in_batch = False
+        self._new: dict[str, StoredRecord] = {}
+        self._newest_generation = 0
+        self._body_bytes = 0
+
+    def open(self) -> None:
+        """Open the file for writing, and bring an older one up to date.
+
+        Raises:
+            ConfigError: the path cannot be used.
+            StoreError: the file cannot be used just now.
+        """
+        self._db.open()
+
+    def close(self) -> None:
+        """Write what is late, and close the file."""
+        self._generation = None
+        self._db.close()
+
+    @contextmanager
+    def batch(self) -> Generator[None]:
+        """Make one transaction of what is done inside: all of it is in the file, or nothing.
+
+        Raises:
+            BusyError: another process is writing; nothing was done, and soon it may work.
+            StoreError: it cannot be kept.
+        """
+        with self._db.batch():
+            if self._is_in_batch:
+                yield
+                return
+            self._is_in_batch = True
+            try:
+                row = self._db.execute("SELECT generation, body_bytes FROM log").fetchone()
+                self._newest_generation, self._body_bytes = row
+                yield
+                for record in self._new.values():
+                    self._insert(record)
+                if self._body_bytes != row[1]:
+                    self._db.execute("UPDATE log SET body_bytes = ?", (self._body_bytes,))
+            finally:
+                self._is_in_batch = False
+                self._new.clear()
+
+    def flush(self) -> None:
+        """Write what is late; what cannot be written stays late."""
+        self._db.flush()
+
+    def changed(self) -> bool:
+        """Whether somebody else wrote since the last call."""
+        before = self._data_version
+        (self._data_version,) = self._db.execute("PRAGMA data_version").fetchone()
+        return self._data_version != before
+
+    # ---- what comes in -------------------------------------------------------------------------
+
+    def accept(  # noqa: PLR0913 - what is known of a delivery
+        self,
+        delivery_id: str | None,
+        body: bytes,
+        handlers: Sequence[str] = (),
+        aside: Aside | None = None,
+        reason: Reason = "",
+        *,
+        scope: str = "",
+        action: str = "",
+        repo: str | None = None,
+        headers: Iterable[tuple[bytes, bytes]] = (),
+    ) -> Verdict:
+        """Record that a delivery came, and decide what is to run."""
+        if delivery_id is None:
+            delivery_id = os.urandom(16).hex()
+        with self.batch():
+            known = self._find(delivery_id)
+            if known is not None:
+                again = "in_progress" if _is_unfinished(known) else judge(known, self._replays)
+                if isinstance(again, str):
+                    known.duplicates += 1
+                    self._db.execute(_COUNT_DUPLICATE, (delivery_id,))
+                    return Verdict(again, delivery_id)
+                # What failed on a body that we could read stays failed on one that we cannot.
+                if again and aside != "unreadable":
+                    handlers, aside, reason = again, None, ""
+            self._make_room(len(body))
+            why = _clean(spoken(reason))
+            record = StoredRecord(delivery_id, _when(_now()), body, aside, why)
+            record.scope, record.action, record.repo = scope, action, repo
+            record.headers = _without_secrets(headers)
+            record.is_replay = known is not None and known.is_delivered
+            self._keep(record, known, handlers)
+        return Verdict(aside or "accepted", delivery_id, tuple(handlers))
+
+    def replay(self, delivery_id: str, handlers: Sequence[str] = ()) -> tuple[str, ...]:
+        """Queue handlers of a finished delivery again.
+
+        Args:
+            delivery_id: the delivery.
+            handlers: their names, also of some that did not hear it; none for those that did.
+
+        Returns:
+            the names of those queued. None is if the delivery is unknown or unfinished, if its
+            body was dropped, or if no handler heard it and none is named.
+        """
+        with self.batch():
+            known = self._find(delivery_id)
+            body = self.body(delivery_id)
+            if known is None or body is None or _is_unfinished(known):
+                return ()
+            names = tuple(handlers) or tuple(run.handler for run in known.runs)
+            if names:
+                record = StoredRecord(delivery_id, known.received_at, body, None, "")
+                record.scope, record.action, record.repo = known.scope, known.action, known.repo
+                record.headers = known.headers
+                record.is_replay = True
+                record.is_delivered = known.is_delivered
+                self._keep(record, known, names)
+        return names
+
+    def refused(self, minute: int, reason: str, count: int) -> None:
+        """Add to how often requests were refused in a minute, counted from 1970."""
+        with self.batch():
+            self._db.execute(_COUNT_REFUSALS, (minute, reason, count))
+
+    def _find(self, delivery_id: str) -> StoredRecord | None:
+        return self._new.get(delivery_id) or _find(self._db.execute, delivery_id)
+
+    def _keep(
+        self, record: StoredRecord, known: StoredRecord | None, handlers: Sequence[str]
+    ) -> None:
+        """Keep a delivery as the newest, with what is known of it from before."""
+        if known is not None:
+            record.duplicates = known.duplicates
+            record.runs = known.runs
+            if self._new.pop(known.id, None):
+                self._body_bytes -= known.size
+            else:
+                (seq,) = self._db.execute(_SEQ, (known.id,)).fetchone()
+                self._body_bytes -= _drop_body(self._db.execute, seq, known.size)
+                self._db.execute("DELETE FROM runs WHERE seq = ?", (seq,))
+                self._db.execute("DELETE FROM deliveries WHERE seq = ?", (seq,))
+        attempts = {run.handler: run.attempts for run in record.runs}
+        record.runs = [run for run in record.runs if run.handler not in handlers]
+        record.runs += [StoredRun(name, attempts=attempts.get(name, 0)) for name in handlers]
+        record.size = len(record.body or b"")
+        self._body_bytes += record.size
+        self._new[record.id] = record
+
+    def _insert(self, record: StoredRecord) -> None:
+        delivery = (
+            record.id, _seconds(record.received_at), record.scope, record.action, record.repo,
+            record.state, record.aside, record.reason, record.is_replay, record.is_delivered,
+            record.duplicates, json.dumps(record.headers), record.size,
+        )  # fmt: skip
+        seq = self._db.execute(_INSERT_DELIVERY, delivery).lastrowid
+        self._db.execute("INSERT INTO bodies VALUES (?, ?)", (seq, record.body))
+        for position, run in enumerate(cast("list[StoredRun]", record.runs)):
+            values = (
+                seq, run.handler, position, run.state, run.attempts, run.interruptions,
+                _seconds(run.due_at), _seconds(run.started_at), _seconds(run.finished_at),
+                run.error, run.traceback,
+            )  # fmt: skip
+            self._db.execute(_INSERT_RUN, values)
+
+    def _make_room(self, size: int) -> None:
+        """Drop old bodies for a new one, where `prune`, which leaves room, did not come in time."""
+        if self._body_bytes + size <= self._max_bytes:
+            return
+        if size <= self._max_bytes and time.monotonic() >= self._full_until:
+            while bodies := self._db.execute(_OLDEST_BODIES, (_CHUNK_ROWS,)).fetchall():
+                for seq, body_size, _ in bodies:
+                    self._body_bytes -= _drop_body(self._db.execute, seq, body_size)
+                    if self._body_bytes + size <= self._max_bytes:
+                        return
+            self._full_until = time.monotonic() + _FULL_SECONDS
+        msg = (
+            f"the delivery log `{self._path}` has no room beside unfinished work: let handlers "
+            "finish, or raise `max_bytes`"
+        )
+        raise StoreError(msg)
+
+    # ---- what runs -----------------------------------------------------------------------------
+
+    def recover(self) -> builtins.list[Interrupted]:
+        """Become the process that runs what is in the log.
+
+        Returns:
+            what ran in the last one when that died.
+        """
+        now = _now()
+        found: list[Interrupted] = []
+        with self.batch():
+            self._db.execute("UPDATE log SET generation = generation + 1")
+            for delivery_id, handler, attempt, count in self._db.execute(_INTERRUPTED).fetchall():
+                is_failed = count > self._max_interruptions
+                state = "failed" if is_failed else "waiting"
+                due_at = None if is_failed else now + _INTERRUPTED_SECONDS * 2 ** (count - 1)
+                self._end(delivery_id, handler, attempt, state, due_at, _DIED, "", count)
+                found.append(Interrupted(delivery_id, handler, is_failed))
+            generation = self._newest_generation + 1
+        self._generation = generation
+        return found
+
+    def due(self, limit: int, without: Sequence[str] = ()) -> builtins.list[Due]:
+        """List runs that can start, the oldest first.
+
+        Args:
+            limit: how many at most.
+            without: the handlers that are busy.
+
+        Returns:
+            those not interrupted before; when there are none, and nothing runs, one that was.
+        """
+        now = _now()
+        marks = ", ".join("?" * len(without))
+        for condition, most in (("interruptions = 0", limit), (_ALONE, min(limit, 1))):
+            sql = _DUE.format(condition=condition, handlers=marks)
+            values = (*without, most, *without, now, now + _CLOCK_SLACK, most, most)
+            if found := self._db.execute(sql, values).fetchall():
+                return [Due(row[0], row[1], condition is _ALONE) for row in found]
+        return []
+
+    def next_due(self) -> float | None:
+        """Tell in how many seconds another waiting run is due; None if none waits."""
+        now = _now()
+        (due_at,) = self._db.execute(_NEXT_DUE, (now,)).fetchone()
+        return None if due_at is None else float(due_at - now)
+
+    def body(self, delivery_id: str) -> bytes | None:
+        """Look up the body of a delivery that is about to run."""
+        return _body(self._db.execute, delivery_id)
+
+    def claim(self, delivery_id: str, handler: str) -> Delivery | None:
+        """Record that a handler is about to run, and give what it is told.
+
+        Returns:
+            None if it must not: it is not queued or waiting, or another process took over.
+        """
+        with self.batch():
+            if self._generation != self._newest_generation:
+                return None
+            now = _now()
+            if (new := self._new.get(delivery_id)) is not None:
+                run = next((run for run in new.runs if run.handler == handler), None)
+                if run is None or run.state != "queued":
+                    return None
+                run.state, run.started_at = "running", _when(now)
+                run.attempts += 1
+                return Delivery(delivery_id, run.attempts, new.is_replay, new.received_at, handler)
+            row = self._db.execute(_STARTABLE, (handler, delivery_id)).fetchone()
+            if row is None:
+                return None
+            seq, attempt, is_replay, received_at = row
+            self._db.execute(_START, (attempt, now, seq, handler))
+            self._db.execute(_SET_STATE, ("running", seq))
+        return Delivery(delivery_id, attempt, bool(is_replay), _when(received_at), handler)
+
+    def answered(self, delivery_id: str, *, delivered: bool) -> None:
+        """Record whether the answer is known to have reached the Hub."""
+        # One answer that arrived is enough for the Hub, so a later "no" does not undo it.
+        if delivered:
+            self._db.later(partial(self._db.execute, _DELIVERED, (delivery_id,)))
+
+    def overdue(self, delivery: Delivery) -> None:
+        """Record that a handler is out of time, and cannot be ended."""
+        start = (delivery.id, delivery.handler, delivery.attempt)
+        self._db.later(partial(self._end, *start, "overdue"))
+
+    def finished(
+        self,
+        delivery: Delivery,
+        ending: Ending,
+        error: str = "",
+        traceback: str = "",
+        *,
+        retry_after: float | None = None,
+    ) -> None:
+        """Record how a handler ended; nothing is recorded of a start that was given up meanwhile.
+
+        Args:
+            delivery: what `claim` gave.
+            ending: how it ended.
+            error: why.
+            traceback: where.
+            retry_after: in how many seconds it is tried again; None for never.
+        """
+        start = (delivery.id, delivery.handler, delivery.attempt)
+        state, due_at = (ending, None) if retry_after is None else ("waiting", _now() + retry_after)
+        how = (due_at, _clean(error), _clean(traceback))
+        self._db.later(partial(self._end, *start, state, *how))
+
+    def _end(  # noqa: PLR0913, PLR0917 - which start, and how it ended
+        self,
+        delivery_id: str,
+        handler: str,
+        attempt: int,
+        state: str,
+        due_at: float | None = None,
+        error: str = "",
+        traceback: str = "",
+        interruptions: int | None = None,
+    ) -> None:
+        seq, states = None, list[str]()
+        for run_seq, name, run_attempt, run_state in self._db.execute(_STATES, (delivery_id,)):
+            # The attempt makes it that start and no other.
+            is_it = name == handler and run_attempt == attempt
+            if is_it and run_state in {"running", "overdue"}:
+                seq = run_seq
+            states.append(state if is_it else run_state)
+        if seq is not None:
+            finished_at = None if state in {"waiting", "overdue"} else _now()
+            values = (state, due_at, finished_at, error, traceback, interruptions, seq, handler)
+            self._db.execute(_END, values)
+            self._db.execute(_SET_STATE, (_most_urgent(states), seq))
+
+    # ---- what is asked -------------------------------------------------------------------------
+
+    def get(self, delivery_id: str) -> StoredRecord | None:
+        """Look up a delivery."""
+        with self._db.elsewhere() as connection:
+            record = _find(connection.execute, delivery_id)
+            if record is not None:
+                record.body = _body(connection.execute, delivery_id)
+        return record
+
+    def list(  # noqa: PLR0913 - criteria, each optional
+        self,
+        *,
+        state: str | None = None,
+        scope: str | None = None,
+        repo: str | None = None,
+        since: datetime | None = None,
+        before: str | None = None,
+        limit: int = 50,
+    ) -> builtins.list[StoredRecord]:
+        """List deliveries, the newest first, without their bodies.
+
+        Args:
+            state: only those in this state.
+            scope: only those of this scope.
+            repo: only those of this repository.
+            since: only those received then or later.
+            before: only those older than the one with this id: the next page.
+            limit: how many at most.
+        """
+        criteria: dict[str, object] = {
+            "state = ?": state,
+            "scope = ?": scope,
+            "repo = ?": repo,
+            "received_at >= ?": _seconds(since),
+            f"seq < ({_SEQ})": before,
+        }
+        given = {sql: value for sql, value in criteria.items() if value is not None}
+        end = f"WHERE {' AND '.join(given) or 'true'} ORDER BY seq DESC LIMIT ?"
+        with self._db.elsewhere() as connection:
+            return _read(connection.execute, end, (*given.values(), limit))
+
+    def stats(self) -> Stats:
+        """Give the log in figures."""
+        with self._db.elsewhere() as connection:
+            states = dict(connection.execute(_COUNT_STATES).fetchall())
+            (body_bytes,) = connection.execute("SELECT body_bytes FROM log").fetchone()
+            (oldest,) = connection.execute(_OLDEST_UNFINISHED).fetchone() or (None,)
+            refusals = dict(connection.execute(_SUM_REFUSALS).fetchall())
+        return Stats(states, body_bytes, None if oldest is None else _when(oldest), refusals)
+
+    # ---- upkeep --------------------------------------------------------------------------------
+
+    def checkpoint(self) -> None:
+        """Move what was written to its place in the file, if it is enough to be worth it.
+
+        It waits for the disk, so it is for a thread that nobody waits for.
+        """
+        self._db.checkpoint()
+
+    def prune(self) -> int:
+        """Drop what is too old or too much, in several short transactions.
+
+        Returns:
+            how many bodies and deliveries were dropped.
+        """
+        old = _now() - self._keep_seconds
+        dropped = 0
+        with self._db.elsewhere("rw") as connection:
+            while count := self._prune_bodies(connection, old):
+                dropped += count
+            while count := self._prune_rows(connection, old - _IDS_OUTLIVE_BODIES):
+                dropped += count
+            connection.execute("DELETE FROM refusals WHERE minute * 60 < ?", (old,))
+        return dropped
+
+    def _prune_bodies(self, connection: sqlite3.Connection, old: float) -> int:
+        (body_bytes,) = connection.execute("SELECT body_bytes FROM log").fetchone()
+        excess = body_bytes - self._max_bytes * _KEPT_SHARE
+        chosen: list[tuple[int, int]] = []
+        chunk = 0
+        for seq, size, received_at in connection.execute(_OLDEST_BODIES, (_CHUNK_ROWS,)):
+            if (chunk < excess or received_at < old) and chunk < _CHUNK_BYTES:
+                chosen.append((seq, size))
+                chunk += size
+        return _drop(connection, chosen, rows=False)
+
+    def _prune_rows(self, connection: sqlite3.Connection, old: float) -> int:
+        chosen = connection.execute(_OLDEST_ROWS, (_CHUNK_ROWS, old)).fetchall()
+        return _drop(connection, chosen, rows=True)
+
+
+# ---- statements --------------------------------------------------------------------------------
+
+_SEQ = "SELECT seq FROM deliveries WHERE id = ?"
+_INSERT_DELIVERY = """
+    INSERT INTO deliveries (id, received_at, scope, action, repo, state, aside, reason, is_replay,
+        is_delivered, duplicates, headers, size)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_INSERT_RUN = "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_COUNT_DUPLICATE = "UPDATE deliveries SET duplicates = duplicates + 1 WHERE id = ?"
+_COUNT_REFUSALS = """
+    INSERT INTO refusals VALUES (?, ?, ?)
+    ON CONFLICT (minute, reason) DO UPDATE SET count = count + excluded.count
+"""
+_DELIVERED = "UPDATE deliveries SET is_delivered = true WHERE id = ?"
+_SET_STATE = "UPDATE deliveries SET state = ? WHERE seq = ?"
+
+_STARTABLE = """
+    SELECT seq, attempts + 1, is_replay, received_at FROM deliveries JOIN runs USING (seq)
+    WHERE handler = ? AND id = ? AND runs.state IN ('queued', 'waiting')
+"""
+_START = """
+    UPDATE runs SET state = 'running', attempts = ?, started_at = ?, due_at = NULL
+    WHERE seq = ? AND handler = ?
+"""
+# A delivery that runs has no `aside`, so the states of its runs are all there is.
+_STATES = """
+    SELECT seq, handler, attempts, runs.state FROM deliveries JOIN runs USING (seq) WHERE id = ?
+"""
+_END = """
+    UPDATE runs SET state = ?, due_at = ?, finished_at = ?, error = ?, traceback = ?,
+        interruptions = coalesce(?, interruptions) WHERE seq = ? AND handler = ?
+"""
+_INTERRUPTED = """
+    SELECT id, handler, attempts, interruptions + 1 FROM runs JOIN deliveries USING (seq)
+    WHERE finished_at IS NULL AND runs.state IN ('running', 'overdue')
+"""
+
+_ALONE = """
+    interruptions > 0
+    AND NOT EXISTS (SELECT 1 FROM runs WHERE finished_at IS NULL AND state = 'running')
+"""
+# A start after now means that the clock was set back, and is not waited for.
+_DUE = """
+    WITH ready AS (
+        SELECT * FROM (
+            SELECT seq, position, handler FROM runs WHERE finished_at IS NULL AND state = 'queued'
+                AND {condition} AND handler NOT IN ({handlers})
+            ORDER BY seq, position LIMIT ?)
+        UNION ALL SELECT * FROM (
+            SELECT seq, position, handler FROM runs WHERE finished_at IS NULL AND state = 'waiting'
+                AND {condition} AND handler NOT IN ({handlers})
+                AND (due_at <= ? OR started_at > ?)
+            ORDER BY seq, position LIMIT ?))
+    SELECT id, handler FROM ready JOIN deliveries USING (seq) ORDER BY seq, position LIMIT ?
+"""
+_NEXT_DUE = """
+    SELECT min(due_at) FROM runs WHERE finished_at IS NULL AND state = 'waiting' AND due_at > ?
+"""
+
+_READ_DELIVERIES = """
+    SELECT seq, id, received_at, scope, action, repo, aside, reason, is_replay, is_delivered,
+        duplicates, headers, size FROM deliveries
+"""
+_READ_RUNS = """
+    SELECT handler, state, attempts, interruptions, due_at, started_at, finished_at, error,
+        traceback FROM runs WHERE seq = ? ORDER BY position
+"""
+_BODY = "SELECT body FROM bodies JOIN deliveries USING (seq) WHERE id = ?"
+_COUNT_STATES = "SELECT state, count(*) FROM deliveries GROUP BY state"
+_OLDEST_UNFINISHED = """
+    SELECT received_at FROM runs JOIN deliveries USING (seq)
+    WHERE finished_at IS NULL ORDER BY seq LIMIT 1
+"""
+_SUM_REFUSALS = "SELECT reason, sum(count) FROM refusals GROUP BY reason"
+
+_OLDEST_BODIES = """
+    SELECT bodies.seq, size, received_at FROM bodies JOIN finished USING (seq)
+    ORDER BY bodies.seq LIMIT ?
+"""
+_OLDEST_ROWS = """
+    SELECT seq, size FROM (SELECT seq, size, received_at FROM finished ORDER BY seq LIMIT ?)
+    WHERE received_at < ?
+"""
+# What was chosen may be unfinished again by now.
+_DROP_BODY = """
+    DELETE FROM bodies WHERE seq = ? AND EXISTS (SELECT 1 FROM finished WHERE seq = ?)
+"""
+_DROP_ROW = """
+    DELETE FROM deliveries WHERE seq = ? AND EXISTS (SELECT 1 FROM finished WHERE seq = ?)
+"""
+
+
+def _read(execute: Execute, end: str, values: Sequence[object]) -> list[StoredRecord]:
+    records: list[StoredRecord] = []
+    for row in execute(_READ_DELIVERIES + end, values).fetchall():
+        seq, delivery_id, received_at, scope, action, repo, aside, reason, *more = row
+        record = StoredRecord(delivery_id, _when(received_at), None, aside, reason)
+        record.scope, record.action, record.repo = scope, action, repo
+        is_replay, is_delivered, record.duplicates, headers, record.size = more
+        record.is_replay, record.is_delivered = bool(is_replay), bool(is_delivered)
+        record.headers = [(name, value) for name, value in json.loads(headers)]
+        record.runs = [_read_run(row) for row in execute(_READ_RUNS, (seq,))]
+        records.append(record)
+    return records
+
+
+def _read_run(row: Sequence[Any]) -> StoredRun:
+    run = StoredRun(row[0], attempts=row[2])
+    run.state, run.interruptions = row[1], row[3]
+    times = [None if seconds is None else _when(seconds) for seconds in row[4:7]]
+    run.due_at, run.started_at, run.finished_at = times
+    run.error, run.traceback = row[7:]
+    return run
+
+
+def _find(execute: Execute, delivery_id: str) -> StoredRecord | None:
+    found = _read(execute, "WHERE id = ?", (delivery_id,))
+    return found[0] if found else None
+
+
+def _body(execute: Execute, delivery_id: str) -> bytes | None:
+    found = execute(_BODY, (delivery_id,)).fetchone()
+    return None if found is None else found[0]
+
+
+def _drop_body(execute: Execute, seq: int, size: int) -> int:
+    """Drop a body, unless its delivery is unfinished by now; give how much that freed."""
+    return size if execute(_DROP_BODY, (seq, seq)).rowcount else 0
+
+
+def _drop(connection: sqlite3.Connection, chosen: Sequence[tuple[int, int]], *, rows: bool) -> int:
+    """Drop the bodies of deliveries, or all of them, in one transaction; give how many."""
+    execute = connection.execute
+    execute("BEGIN IMMEDIATE")
+    freed = sum(_drop_body(execute, seq, size) for seq, size in chosen)
+    execute("UPDATE log SET body_bytes = body_bytes - ?", (freed,))
+    for seq, _ in chosen if rows else ():
+        if execute(_DROP_ROW, (seq, seq)).rowcount:
+            execute("DELETE FROM runs WHERE seq = ?", (seq,))
+    execute("COMMIT")
+    return len(chosen)
+
+
+def _is_unfinished(record: StoredRecord) -> bool:
+    return any(run.finished_at is None for run in record.runs)
+
+
+def _most_urgent(states: Sequence[str | None]) -> Any:  # noqa: ANN401 - as for `state`
+    return next(state for state in _URGENCY if state in states)
+
+
+def _without_secrets(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
+    return [
+        (
+            name.decode("latin-1"),
+            _REDACTED if _SECRET.search(name) or b"secret=" in value else value.decode("latin-1"),
+        )
+        for name, value in headers
+    ]
+
+
+def _clean(text: str) -> str:
+    """Cut a text of somebody else's to what is kept: its end, where a traceback has the error."""
+    return text[-_LONGEST_TEXT:].encode("utf-8", "backslashreplace").decode()
+
+
+def _now() -> float:
+    return time.time()
+
+
+def _when(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, timezone.utc)
+
+
+def _seconds(when: datetime | None) -> float | None:
+    return None if when is None else when.timestamp()
