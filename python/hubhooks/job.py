@@ -1,0 +1,77 @@
+"""The handlers in a Hugging Face Job that a webhook started: one delivery, no server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+from hubhooks.deliveries import MemoryLog
+from hubhooks.receiver import Receiver
+from hubhooks.runner import Runner
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hubhooks.deliveries import Record
+    from hubhooks.routing import Router
+
+__all__ = ["FAILED", "NO_DELIVERY", "SUCCEEDED", "UNREADABLE", "run"]
+
+SUCCEEDED = 0
+"""Every handler that hears the event did its work, or wanted nothing to do with it."""
+FAILED = 1
+"""At least one handler failed."""
+NO_DELIVERY = 2
+"""No webhook started this: the Job was run by hand."""
+UNREADABLE = 3
+"""The delivery is not an event of the Hub."""
+
+
+def run(router: Router, environ: Mapping[str, str] | None = None) -> NoReturn:
+    """Run the handlers on the delivery in the environment, and exit with what became of it.
+
+    Source: https://huggingface.co/docs/hub/jobs-webhooks
+
+    Args:
+        router: the handlers.
+        environ: where the delivery is; by default the process's environment.
+    """
+    variables = os.environ if environ is None else environ
+    payload = variables.get("WEBHOOK_PAYLOAD")
+    if not payload:
+        _say(
+            "there is no WEBHOOK_PAYLOAD: the Hub sets it in a Job that a webhook started, not in "
+            "one run by hand. To try the handlers, set it to what `hubhooks samples NAME` prints"
+        )
+        sys.exit(NO_DELIVERY)
+    # What is no UTF-8 in the environment comes as lone surrogates, and is to be told as it is.
+    body = payload.encode("utf-8", "surrogateescape")
+    record = asyncio.run(_handle(router, variables.get("WEBHOOK_ID"), body))
+    if record.aside is not None:
+        for line in (f"delivery `{record.id}` is {record.aside}:", *record.reason.splitlines()):
+            _say(line)
+    for ended in record.runs:
+        _say(f"`{ended.handler}` is {ended.state}{ended.error and ': '}{ended.error}")
+    sys.exit({"failed": FAILED, "unreadable": UNREADABLE}.get(record.state, SUCCEEDED))
+
+
+async def _handle(router: Router, delivery_id: str | None, body: bytes) -> Record:
+    log = MemoryLog()
+    # Who can start Jobs is for the Hub to say: there is no request, and so no secret to judge.
+    receiver = Receiver(router, log, lambda: None, allow_unsigned=True)
+    headers = [(b"webhook-id", delivery_id.encode())] if delivery_id else []
+    answer = receiver.receive(headers, body, complete=True)
+    # Training code likes the main thread, and nothing else wants it here.
+    runner = Runner(router, log, threads=0)
+    if answer.work is not None:
+        runner.submit(answer.work)
+    await runner.stop(drain=None)
+    (record,) = log.list()
+    return record
+
+
+def _say(line: str) -> None:
+    # A Job's output is its log, and nobody configured `logging` there.
+    print(f"hubhooks: {line}", flush=True)  # noqa: T201 - see above
