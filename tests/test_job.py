@@ -20,7 +20,7 @@ SCRIPT = """
 import asyncio
 import threading
 
-from hubhooks import CommentEvent, ContentEvent, Delivery, DiscussionEvent, HubEvent, Ignore, Webhooks
+from hubhooks import CommentEvent, ContentEvent, Delivery, HubEvent, Ignore, Webhooks
 
 hooks = Webhooks(ignore_authors=["5e9ecfc04957053f60648a3e"])
 
