@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from abc import ABC, abstractmethod
-from queue import SimpleQueue
+from collections import deque
 from traceback import format_exception, format_exception_only
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -429,15 +429,20 @@ class _Threads:
     """A pool of daemon threads.
 
     Not a ThreadPoolExecutor: that one keeps the process from ending until every handler returned.
+
+    One thread at a time is sent for what waits, and sends the next before it begins its call. So
+    no call waits behind one that blocks, and many short ones do not wake a thread each.
     """
 
     def __init__(self, run: Callable[[_Call], None], limit: int) -> None:
         self._run = run
         self._limit = limit
         self._lock = threading.Lock()
-        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        self._waiting: deque[_Call] = deque()
+        self._idle: list[threading.Lock] = []
+        """What each idle thread waits to be released."""
         self._running = 0
-        self._pending = 0
+        self._is_one_sent = False
         self._is_closed = False
 
     def submit(self, call: _Call) -> None:
@@ -449,23 +454,35 @@ class _Threads:
                 # A hook that is told of a handler which outlived the stop.
                 threading.Thread(target=self._run, args=(call,), daemon=True).start()
                 return
-            self._pending += 1
-            # One thread for each call that waits or runs, so that none waits behind another.
-            is_short = self._pending > self._running and self._running < self._limit
-            self._running += is_short
-            self._calls.put(call)
-        if is_short:
-            threading.Thread(target=self._work, name="hubhooks", daemon=True).start()
+            self._waiting.append(call)
+            self._send_one()
 
     def close(self) -> None:
-        """Let each thread end after what it does now, and after what is queued already."""
+        """Let each thread end after what it does now, and after what waits already."""
         with self._lock:
             self._is_closed = True
-            for _ in range(self._running):
-                self._calls.put(None)
+            while self._idle:
+                self._idle.pop().release()
+
+    def _send_one(self) -> None:
+        """Send a thread for what waits. If all are at work, the first that is done looks itself."""
+        if self._is_one_sent:
+            return
+        if self._idle:
+            self._idle.pop().release()
+        elif self._running < self._limit:
+            threading.Thread(target=self._work, name="hubhooks", daemon=True).start()
+            self._running += 1
+        else:
+            return
+        self._is_one_sent = True
 
     def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
+        wake = threading.Lock()
+        wake.acquire()
+        is_sent = True
+        while (call := self._next(wake, is_sent=is_sent)) is not None:
+            is_sent = False
             try:
                 self._run(call)
             except BaseException:  # noqa: BLE001 - see below
@@ -473,8 +490,23 @@ class _Threads:
                 _log.exception("a handler's thread failed outside the handler")
             # Waiting for the next call, hold nothing of the last one.
             del call
+
+    def _next(self, wake: threading.Lock, *, is_sent: bool) -> _Call | None:
+        """Wait for the next call; None at the end."""
+        while True:
             with self._lock:
-                self._pending -= 1
+                if is_sent:
+                    self._is_one_sent = False
+                if self._waiting:
+                    call = self._waiting.popleft()
+                    if self._waiting:
+                        self._send_one()
+                    return call
+                if self._is_closed:
+                    return None
+                self._idle.append(wake)
+            wake.acquire()
+            is_sent = True
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
