@@ -32,14 +32,18 @@ test: test-rust test-python ## Run all tests
 test-rust:
 	cargo test --no-default-features
 
-test-python: build
+$(VENV)/integrations: $(VENV)/built pyproject.toml
+	$(BIN)/python -m pip install --quiet --group integrations
+	touch $@
+
+test-python: $(VENV)/integrations
 	$(BIN)/python -m pytest
 
 $(VENV)/linters: $(BIN)/maturin
 	$(BIN)/python -m pip install --quiet --group lint
 	touch $@
 
-lint: build $(VENV)/linters ## Check formats, types, stubs and habits
+lint: $(VENV)/integrations $(VENV)/linters ## Check formats, types, stubs and habits
 	cargo fmt --check
 	cargo clippy --no-default-features --all-targets -- -D warnings
 	cargo clippy --all-targets -- -D warnings

@@ -21,6 +21,7 @@ for name in sample_names():
 event = HubEvent.from_json(compact(sample_json("repo.content.update")))
 assert isinstance(event, ContentEvent), event
 Verifier("tide").verify("tide")
+import pytest_hubhooks
 Webhooks()
 loaded = {"fastapi", "starlette", "gradio", "pydantic", "sqlite3", "typer"} & set(sys.modules)
 assert not loaded, loaded

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from fastapi import APIRouter
-    from gradio import Blocks
+    from gradio.blocks import Blocks
+    from gradio.routes import App
 
     from hubhooks.asgi import Receive, Scope, Send
     from hubhooks.deliveries import Log, Replays
@@ -160,7 +161,7 @@ class Webhooks(Router):
         self,
         demo: Blocks,
         **options: Any,  # noqa: ANN401 - Gradio says what they are
-    ) -> Any:  # noqa: ANN401 - Gradio says what it is
+    ) -> tuple[App, str, str]:
         """Launch a Gradio app that receives webhooks, and print their URL.
 
         Args:
