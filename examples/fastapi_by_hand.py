@@ -4,8 +4,9 @@
     uvicorn fastapi_by_hand:app --app-dir examples
     hubhooks send http://127.0.0.1:8000/webhooks/hub --sample repo.content.update
 
-`hubhooks.Webhooks` does all of this, recognises deliveries that come again, and runs handlers
-apart from each other. Write it by hand where deliveries go to machinery of your own.
+`hubhooks.fastapi.VerifiedEvent` does what is written out here; take this as a pattern for other
+frameworks. `hubhooks.Webhooks` does more: it recognises deliveries that come again, and runs
+handlers apart from each other.
 """
 
 from __future__ import annotations

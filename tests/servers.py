@@ -58,18 +58,28 @@ class Server:
         """Give all it printed so far, on both streams."""
         return self._log.read_text("utf-8", "replace")
 
+    def wait_until(self, is_so: Callable[[], bool], failure: str) -> None:
+        """Wait until something is so; it fails with what the server printed."""
+        deadline = time.monotonic() + PATIENCE
+        while not is_so():
+            if self._process.poll() is not None and not is_so():
+                pytest.fail(f"the server ended and {failure}:\n{self.output()}")
+            if time.monotonic() > deadline:
+                pytest.fail(f"the server {failure}:\n{self.output()}")
+            time.sleep(0.02)
+
     def wait_for(self, text: str) -> str:
         """Wait until it printed the text, and give all it printed."""
-        self._wait(lambda: text in self.output(), f"did not print `{text}`")
+        self.wait_until(lambda: text in self.output(), f"did not print `{text}`")
         return self.output()
 
     def wait_until_it_listens(self) -> None:
         """Wait until its port takes connections."""
-        self._wait(self._listens, f"does not listen on port {self.port}")
+        self.wait_until(self._listens, f"does not listen on port {self.port}")
 
     def wait_until_it_is_deaf(self) -> None:
         """Wait until its port takes no more connections."""
-        self._wait(lambda: not self._listens(), f"still listens on port {self.port}")
+        self.wait_until(lambda: not self._listens(), f"still listens on port {self.port}")
 
     def terminate(self) -> None:
         """Ask it to end, with SIGTERM."""
@@ -96,15 +106,6 @@ class Server:
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
             return True
         return False
-
-    def _wait(self, is_so: Callable[[], bool], failure: str) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not is_so():
-            if self._process.poll() is not None and not is_so():
-                pytest.fail(f"the server ended and {failure}:\n{self.output()}")
-            if time.monotonic() > deadline:
-                pytest.fail(f"the server {failure}:\n{self.output()}")
-            time.sleep(0.02)
 
 
 def free_port() -> int:

@@ -389,3 +389,43 @@ def test_mistakes_are_found_when_the_app_is_made() -> None:
         verified_event(secret=("moon", ""))
     with pytest.raises(errors.ConfigError, match="no webhook secret is given"):
         verified_event(secret=())
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("service")
+    script = (ROOT / "examples" / "fastapi_service.py").read_text("utf-8")
+    with started(folder, *STRICT, script=script) as server:
+        yield server
+
+
+def test_the_example_shows_what_became_of_deliveries(service: Server) -> None:
+    headers = {"Webhook-Id": "d-1"}
+    assert service.post("/webhooks/hub", PUSH, headers=headers).status_code == 202
+    assert service.post("/webhooks/hub", compact(COMMENT)).status_code == 200
+
+    def shown() -> list[dict[str, Any]]:
+        return list(service.request("/deliveries", secret=SECRET).json())
+
+    service.wait_until(lambda: shown()[1]["state"] == "done", "has not run the handler")
+    comment, pushed = shown()
+    assert (comment["state"], comment["handlers"]) == ("unhandled", {})
+    assert (pushed["id"], pushed["handlers"]) == ("d-1", {"pushed": "done"})
+    push = json.loads(PUSH)["repo"]
+    assert service.request("/heads", secret=SECRET).json() == {push["name"]: push["headSha"]}
+    assert len(service.request("/deliveries?limit=1", secret=SECRET).json()) == 1
+
+
+def test_the_example_shows_it_to_nobody_else(service: Server) -> None:
+    for path in ("/deliveries", "/heads"):
+        assert service.request(path).status_code == 401
+        assert service.request(path, secret="wrong").status_code == 403
+
+
+def test_the_example_answers_its_second_webhook_itself(service: Server) -> None:
+    answer = service.post("/webhooks/comments", compact(COMMENT))
+    words = len(COMMENT["comment"]["content"].split())
+    assert (answer.status_code, answer.json()) == (202, {"words": words})
+    assert service.post("/webhooks/comments", PUSH).json()["detail"]["status"] == "ignored"
+    assert service.post("/webhooks/comments", PUSH, secret="wrong").status_code == 403
+    validate(service.request("/openapi.json").json())
