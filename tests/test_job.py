@@ -28,6 +28,7 @@ hooks = Webhooks(ignore_authors=["5e9ecfc04957053f60648a3e"])
 @hooks.on("repo.content")
 def train(event: ContentEvent, delivery: Delivery) -> None:
     is_main = threading.current_thread() is threading.main_thread()
+    asyncio.run(asyncio.sleep(0))
     print("train", event.repo.name, delivery.id, delivery.attempt, is_main, flush=True)
 
 

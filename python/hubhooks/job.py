@@ -48,7 +48,7 @@ def run(router: Router, environ: Mapping[str, str] | None = None) -> NoReturn:
         sys.exit(NO_DELIVERY)
     # What is no UTF-8 in the environment comes as lone surrogates, and is to be told as it is.
     body = payload.encode("utf-8", "surrogateescape")
-    record = asyncio.run(_handle(router, variables.get("WEBHOOK_ID"), body))
+    record = _handle(router, variables.get("WEBHOOK_ID"), body)
     if record.aside is not None:
         for line in (f"delivery `{record.id}` is {record.aside}:", *record.reason.splitlines()):
             _say(line)
@@ -57,17 +57,18 @@ def run(router: Router, environ: Mapping[str, str] | None = None) -> NoReturn:
     sys.exit({"failed": FAILED, "unreadable": UNREADABLE}.get(record.state, SUCCEEDED))
 
 
-async def _handle(router: Router, delivery_id: str | None, body: bytes) -> Record:
+def _handle(router: Router, delivery_id: str | None, body: bytes) -> Record:
     log = MemoryLog()
     # Who can start Jobs is for the Hub to say: there is no request, and so no secret to judge.
     receiver = Receiver(router, log, lambda: None, allow_unsigned=True)
     headers = [(b"webhook-id", delivery_id.encode())] if delivery_id else []
     answer = receiver.receive(headers, body, complete=True)
-    # Training code likes the main thread, and nothing else wants it here.
-    runner = Runner(router, log, threads=0)
+    # Training code likes the main thread, and nothing else wants it here; nor a loop, as it may
+    # want to run one.
+    runner = Runner(router, log, threads=0, loop="own")
     if answer.work is not None:
         runner.submit(answer.work)
-    await runner.stop(drain=None)
+    asyncio.run(runner.stop(drain=None))
     (record,) = log.list()
     return record
 
