@@ -229,8 +229,8 @@ class Database:
             # Not by whoever happens to commit: see `checkpoint`.
             connection.execute("PRAGMA wal_autocheckpoint = 0")
             connection.execute(f"PRAGMA journal_size_limit = {_CHECKPOINT_BYTES}")
-            while self._migrate(connection):
-                pass
+            while self._check(connection) < len(self._steps):
+                self._migrate(connection)
         except BaseException:
             connection.close()
             raise
@@ -253,22 +253,17 @@ class Database:
             raise ConfigError(msg)
         return int(version)
 
-    def _migrate(self, connection: sqlite3.Connection) -> bool:
-        """Take one step, whole or not at all; False if there was none to take."""
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        """Take the next step, whole or, as what fails closes the connection, not at all."""
         connection.execute("BEGIN IMMEDIATE")
-        try:
-            version = self._check(connection)
-            if version == len(self._steps):
-                return False
+        # Another process may have taken it meanwhile.
+        version = self._check(connection)
+        if version < len(self._steps):
             for statement in self._steps[version]:
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {version + 1}")
-            connection.execute("COMMIT")
-            return True
-        finally:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+        connection.execute("COMMIT")
 
     def _write_late(self) -> None:
         while self._late_written < len(self._late):

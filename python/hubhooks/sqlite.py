@@ -670,8 +670,8 @@ _READ_RUNS = """
 _BODY = "SELECT body FROM bodies JOIN deliveries USING (seq) WHERE id = ?"
 _COUNT_STATES = "SELECT state, count(*) FROM deliveries GROUP BY state"
 _OLDEST_UNFINISHED = """
-    SELECT received_at FROM runs JOIN deliveries USING (seq)
-    WHERE finished_at IS NULL ORDER BY seq LIMIT 1
+    SELECT received_at FROM deliveries WHERE seq = (
+        SELECT min(seq) FROM runs INDEXED BY runs_unfinished WHERE finished_at IS NULL)
 """
 _SUM_REFUSALS = "SELECT reason, sum(count) FROM refusals GROUP BY reason"
 

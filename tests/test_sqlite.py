@@ -1,0 +1,1264 @@
+"""The log on disk: what it survives, what it refuses, and what only it can do."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hubhooks import _database, sqlite
+from hubhooks._database import APPLICATION_ID, Database
+from hubhooks.deliveries import Delivery, Verdict
+from hubhooks.errors import ConfigError, StoreError
+from hubhooks.sqlite import BusyError, Due, Interrupted, RunnerLock, SqliteLog
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+PATIENCE = 60
+DAY = 24 * 60 * 60
+
+
+@contextmanager
+def opened(path: Path, *, runs: bool = True, **options: Any) -> Generator[SqliteLog]:
+    log = SqliteLog(path, **options)
+    log.open()
+    try:
+        if runs:
+            log.recover()
+        yield log
+    finally:
+        log.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "hubhooks.db"
+
+
+@pytest.fixture
+def log(path: Path) -> Generator[SqliteLog]:
+    with opened(path) as log:
+        yield log
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Give the time, which the test may change."""
+    time = [1_800_000_000.0]
+    monkeypatch.setattr(sqlite, "_now", lambda: time[0])
+    return time
+
+
+def start(log: SqliteLog, delivery_id: str, handler: str = "a") -> Delivery:
+    delivery = log.claim(delivery_id, handler)
+    assert delivery is not None
+    return delivery
+
+
+def run(log: SqliteLog, delivery_id: str, handler: str = "a", ending: Any = "done") -> None:
+    log.finished(start(log, delivery_id, handler), ending)
+    log.flush()
+
+
+def record(log: SqliteLog, delivery_id: str) -> Any:
+    return log.get(delivery_id)
+
+
+def state(log: SqliteLog, delivery_id: str) -> Any:
+    return record(log, delivery_id).state
+
+
+def query(path: Path, sql: str, *values: object) -> list[Any]:
+    connection = sqlite3.connect(path)
+    try:
+        return connection.execute(sql, values).fetchall()
+    finally:
+        connection.close()
+
+
+@contextmanager
+def child(code: str, *arguments: object) -> Generator[subprocess.Popen[str]]:
+    """Run code in another process, which is killed at the end if it still runs."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=PATIENCE)
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+# ---- runs ---------------------------------------------------------------------------------------
+
+
+def test_a_start_is_in_the_file_before_the_handler_is_called(log: SqliteLog) -> None:
+    log.accept("d1", b"{}", ["a"])
+    assert start(log, "d1")[:3] == ("d1", 1, False)
+    assert state(log, "d1") == "running"
+
+
+def test_what_is_accepted_and_started_in_one_batch_is_in_the_file_at_its_end(
+    log: SqliteLog,
+) -> None:
+    with log.batch():
+        verdict = log.accept("d1", b"{}", ["a", "b"])
+        delivery = start(log, "d1", "b")
+        assert log.claim("d1", "b") is None
+        assert log.get("d1") is None
+    assert verdict == Verdict("accepted", "d1", ("a", "b"))
+    kept = record(log, "d1")
+    assert [(r.handler, r.state, r.attempts) for r in kept.runs] == [
+        ("a", "queued", 0),
+        ("b", "running", 1),
+    ]
+    assert delivery.received_at == kept.received_at
+
+
+def test_a_delivery_that_comes_twice_in_one_batch_is_one(log: SqliteLog) -> None:
+    with log.batch():
+        log.accept("d1", b"{}", ["a"])
+        assert log.accept("d1", b"{}", ["a"]) == Verdict("in_progress", "d1")
+        log.accept("d2", b"{}", (), "unhandled")
+        log.accept("d2", b"{}{}", ["a"])
+    assert record(log, "d1").duplicates == 1
+    assert [(r.id, r.state, r.size) for r in log.list()] == [
+        ("d2", "queued", 4),
+        ("d1", "queued", 2),
+    ]
+    assert log.stats().body_bytes == 6
+
+
+def test_an_end_within_the_batch_of_the_start_counts(log: SqliteLog) -> None:
+    with log.batch():
+        log.accept("d1", b"{}", ["a"])
+        log.finished(start(log, "d1"), "failed", "no handler a")
+        log.accept("d2", b"{}", ["a"])
+    assert (state(log, "d1"), state(log, "d2")) == ("failed", "queued")
+
+
+@pytest.mark.parametrize("how", ["running", "finished", "no such handler", "no such delivery"])
+def test_what_is_not_to_be_started_is_not(log: SqliteLog, how: str) -> None:
+    log.accept("d1", b"{}", ["a"])
+    if how == "running":
+        start(log, "d1")
+    if how == "finished":
+        run(log, "d1")
+    asked = {"no such handler": ("d1", "b"), "no such delivery": ("d2", "a")}.get(how, ("d1", "a"))
+    assert log.claim(*asked) is None
+
+
+def test_only_who_became_the_runner_starts_anything(path: Path, log: SqliteLog) -> None:
+    log.accept("d1", b"{}", ["a"])
+    with opened(path, runs=False) as other:
+        assert other.claim("d1", "a") is None
+        other.recover()
+        assert log.claim("d1", "a") is None
+        assert other.claim("d1", "a") is not None
+
+
+def test_the_end_of_a_start_that_was_given_up_changes_nothing(path: Path, log: SqliteLog) -> None:
+    log.accept("d1", b"{}", ["a"])
+    given_up = start(log, "d1")
+    with opened(path, runs=False) as other:
+        assert other.recover() == [Interrupted("d1", "a", is_failed=False)]
+        log.finished(given_up, "done")
+        log.flush()
+        assert state(log, "d1") == "waiting"
+        again = start(other, "d1")
+        assert again.attempt == 2
+        log.finished(given_up, "done")
+        log.overdue(given_up)
+        log.flush()
+        assert state(log, "d1") == "running"
+        other.finished(again, "failed", "why")
+    assert [(r.state, r.error) for r in record(log, "d1").runs] == [("failed", "why")]
+
+
+def test_a_handler_during_which_the_process_is_killed_is_tried_three_times_more(
+    path: Path, clock: list[float]
+) -> None:
+    code = """
+        import sys
+        from hubhooks import sqlite
+        sqlite._now = lambda: float(sys.argv[2])
+        log = sqlite.SqliteLog(sys.argv[1])
+        log.open()
+        log.recover()
+        (due,) = log.due(8)
+        print(due.is_alone, log.claim("d1", "a").attempt, flush=True)
+        sys.stdin.read()
+    """
+    with opened(path, runs=False) as log:
+        log.accept("d1", b"{}", ["a"])
+        waits = []
+        for attempt in range(1, 5):
+            with child(code, path, clock[0]) as process:
+                assert said(process) == f"{attempt > 1} {attempt}"
+                process.send_signal(signal.SIGKILL)
+                assert process.wait(PATIENCE) == -signal.SIGKILL
+            assert log.recover() == [Interrupted("d1", "a", is_failed=attempt == 4)]
+            assert log.due(8) == []
+            waits.append(log.next_due())
+            clock[0] += waits[-1] or 0
+        (ended,) = record(log, "d1").runs
+    assert waits == [10, 20, 40, None]
+    assert (ended.state, ended.attempts, ended.interruptions) == ("failed", 4, 4)
+    assert ended.error == "the process died during this handler"
+
+
+def test_what_failed_for_being_interrupted_can_be_replayed(path: Path) -> None:
+    with opened(path, max_interruptions=0) as log:
+        log.accept("d1", b"{}", ["a"])
+        start(log, "d1")
+        assert log.recover() == [Interrupted("d1", "a", is_failed=True)]
+        assert log.accept("d1", b"{}", ["a"]).handlers == ("a",)
+        assert log.due(8) == [Due("d1", "a", is_alone=False)]
+
+
+def test_what_is_due_is_in_the_order_it_came_and_was_registered(log: SqliteLog) -> None:
+    for number in range(3):
+        log.accept(f"d{number}", b"{}", ["b", "a"])
+    order = [(f"d{number}", handler) for number in range(3) for handler in "ba"]
+    assert [due[:2] for due in log.due(100)] == order
+    assert [due[:2] for due in log.due(3)] == order[:3]
+    assert [due[:2] for due in log.due(2, without=["b"])] == [("d0", "a"), ("d1", "a")]
+    assert log.due(8, without=["b", "a", "c"]) == []
+    assert log.due(0) == []
+
+
+def test_a_run_that_waits_is_due_when_its_time_has_come(log: SqliteLog, clock: list[float]) -> None:
+    log.accept("d1", b"{}", ["a"])
+    log.accept("d2", b"{}", ["a"])
+    log.finished(start(log, "d1"), "failed", "why", "where", retry_after=30)
+    log.flush()
+    kept = record(log, "d1").runs[0]
+    assert (kept.state, kept.error, kept.finished_at) == ("waiting", "why", None)
+    assert kept.due_at - kept.started_at == timedelta(seconds=30)
+    assert log.accept("d1", b"{}", ["a"]) == Verdict("in_progress", "d1")
+    assert [due.delivery_id for due in log.due(8)] == ["d2"]
+    assert log.next_due() == 30
+    clock[0] += 30
+    assert [due.delivery_id for due in log.due(8)] == ["d1", "d2"]
+    assert log.next_due() is None
+    assert start(log, "d1").attempt == 2
+
+
+def test_a_clock_that_is_set_back_keeps_nothing_waiting(log: SqliteLog, clock: list[float]) -> None:
+    log.accept("d1", b"{}", ["a"])
+    log.finished(start(log, "d1"), "failed", retry_after=3600)
+    log.flush()
+    clock[0] -= 30
+    assert log.due(8) == []
+    clock[0] -= DAY
+    assert [due.delivery_id for due in log.due(8)] == ["d1"]
+    log.accept("d2", b"{}", ["a"])
+    assert [r.id for r in log.list()] == ["d2", "d1"]
+
+
+def test_what_was_interrupted_runs_last_and_alone(log: SqliteLog, clock: list[float]) -> None:
+    for number in range(4):
+        log.accept(f"d{number}", b"{}", ["a"])
+    start(log, "d0")
+    start(log, "d1")
+    log.recover()
+    clock[0] += 10
+    assert log.due(8) == [Due("d2", "a", is_alone=False), Due("d3", "a", is_alone=False)]
+    run(log, "d2")
+    last = start(log, "d3")
+    assert log.due(8) == []
+    log.finished(last, "done")
+    log.flush()
+    assert log.due(8) == [Due("d0", "a", is_alone=True)]
+    run(log, "d0")
+    assert log.due(8) == [Due("d1", "a", is_alone=True)]
+
+
+def test_a_handler_out_of_time_may_still_end(log: SqliteLog) -> None:
+    log.accept("d1", b"{}", ["a"])
+    delivery = start(log, "d1")
+    log.overdue(delivery)
+    log.flush()
+    assert state(log, "d1") == "overdue"
+    assert record(log, "d1").runs[0].finished_at is None
+    assert log.claim("d1", "a") is None
+    log.finished(delivery, "done")
+    log.flush()
+    assert state(log, "d1") == "done"
+
+
+def test_a_handler_out_of_time_when_the_process_died_was_interrupted(log: SqliteLog) -> None:
+    log.accept("d1", b"{}", ["a"])
+    log.overdue(start(log, "d1"))
+    log.flush()
+    assert log.recover() == [Interrupted("d1", "a", is_failed=False)]
+
+
+def test_answers_and_ends_wait_for_the_next_batch(log: SqliteLog) -> None:
+    log.accept("d1", b"{}", ["a"])
+    log.answered("d1", delivered=True)
+    log.finished(start(log, "d1"), "done")
+    assert (state(log, "d1"), record(log, "d1").is_delivered) == ("running", True)
+    log.flush()
+    assert state(log, "d1") == "done"
+
+
+def test_answers_and_ends_are_written_when_the_log_is_closed(path: Path) -> None:
+    with opened(path) as log:
+        log.accept("d1", b"{}", ["a"])
+        log.finished(start(log, "d1"), "done")
+    assert state(log, "d1") == "done"
+
+
+def test_ends_that_cannot_be_written_are_kept_for_later(path: Path, log: SqliteLog) -> None:
+    log.accept("d1", b"{}", ["a"])
+    log.finished(start(log, "d1"), "done")
+    with locked(path), pytest.raises(BusyError):
+        log.flush()
+    assert state(log, "d1") == "running"
+    with pytest.raises(ZeroDivisionError), log.batch():
+        _ = 1 / 0
+    assert state(log, "d1") == "running"
+    log.flush()
+    assert state(log, "d1") == "done"
+
+
+def test_the_state_of_a_delivery_is_always_that_of_its_runs(path: Path) -> None:
+    dice = random.Random(7)
+    with opened(path) as log:
+        starts: list[Delivery] = []
+        for number in range(400):
+            delivery_id = f"d{dice.randrange(40)}"
+            handlers = dice.sample(["a", "b", "c"], dice.randrange(4))
+            aside = None if handlers else dice.choice(["unhandled", "ignored", "unreadable"])
+            deed = dice.randrange(6)
+            if deed == 0:
+                log.accept(delivery_id, b"x" * dice.randrange(999), handlers, aside)
+            elif deed in (1, 2):
+                claimed = log.claim(delivery_id, dice.choice("abc"))
+                starts += [claimed] if claimed is not None else []
+            elif deed == 3 and starts:
+                log.overdue(dice.choice(starts))
+            elif deed == 4 and starts:
+                retry_after = dice.choice([None, None, 0.0])
+                ending = dice.choice(["done", "failed", "ignored"])
+                log.finished(dice.choice(starts), ending, retry_after=retry_after)
+            elif deed == 5:
+                log.replay(delivery_id)
+            if number % 100 == 99:
+                log.recover()
+            log.flush()
+        kept = log.list(limit=100)
+        assert dict(query(path, "SELECT id, state FROM deliveries")) == {
+            r.id: r.state for r in kept
+        }
+        assert len({r.state for r in kept}) > 4
+        assert log.stats().body_bytes == sum(r.size for r in kept)
+        assert query(path, "SELECT sum(length(body)), count(*) FROM bodies") == [
+            (log.stats().body_bytes, len(kept))
+        ]
+        assert sum(log.stats().states.values()) == len(kept)
+
+
+# ---- replaying ----------------------------------------------------------------------------------
+
+
+def test_a_stored_delivery_can_be_run_again(log: SqliteLog) -> None:
+    headers = [(b"user-agent", b"hub")]
+    log.accept(
+        "d1", b"body", ["a", "b"], scope="repo", action="update", repo="me/x", headers=headers
+    )
+    log.accept("d2", b"{}", ["a"])
+    run(log, "d1", "a")
+    run(log, "d1", "b", "failed")
+    before = record(log, "d1")
+    assert log.replay("d1", ["a"]) == ("a",)
+    kept = record(log, "d1")
+    assert [(r.handler, r.state, r.attempts) for r in kept.runs] == [
+        ("b", "failed", 1),
+        ("a", "queued", 1),
+    ]
+    assert (kept.body, kept.scope, kept.action, kept.repo) == (b"body", "repo", "update", "me/x")
+    assert (kept.headers, kept.received_at) == (before.headers, before.received_at)
+    assert log.body("d1") == b"body"
+    told = start(log, "d1", "a")
+    assert (told.attempt, told.is_replay) == (2, True)
+    log.finished(told, "done")
+    log.flush()
+    assert log.replay("d1") == ("b", "a")
+
+
+def test_a_delivery_that_nobody_heard_can_be_given_to_a_handler(log: SqliteLog) -> None:
+    log.accept("d1", b"{}", (), "unhandled", "why")
+    assert log.replay("d1") == ()
+    assert state(log, "d1") == "unhandled"
+    assert log.replay("d1", ["a"]) == ("a",)
+    assert (state(log, "d1"), record(log, "d1").reason) == ("queued", "")
+
+
+def test_what_is_unknown_unfinished_or_without_a_body_is_not_run_again(
+    path: Path, clock: list[float]
+) -> None:
+    with opened(path) as log:
+        log.accept("old", b"{}", ["a"])
+        run(log, "old")
+        clock[0] += 31 * DAY
+        log.prune()
+        log.accept("d1", b"{}", ["a"])
+        assert [log.replay(name) for name in ("nobody", "d1", "old")] == [(), (), ()]
+        start(log, "d1")
+        assert log.replay("d1", ["b"]) == ()
+
+
+# ---- batches and processes ----------------------------------------------------------------------
+
+
+def test_a_batch_that_fails_leaves_nothing(log: SqliteLog) -> None:
+    log.accept("d0", b"{}", ["a"])
+
+    def fail() -> None:
+        with log.batch():
+            log.accept("d1", b"{}", ["a"])
+            log.claim("d0", "a")
+            log.refused(1, "secret wrong", 1)
+            _ = 1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert [(r.id, r.state) for r in log.list()] == [("d0", "queued")]
+    assert log.stats().refusals == {}
+    assert log.accept("d1", b"{}", ["a"]).status == "accepted"
+
+
+def test_a_batch_in_which_a_statement_failed_is_not_kept_in_part(path: Path) -> None:
+    database = Database(path, [["CREATE TABLE t (a UNIQUE)"]])
+    database.open()
+
+    def go_on() -> None:
+        with database.batch():
+            database.execute("INSERT INTO t VALUES (1)")
+            # As the receiver does, which answers 503 to this one delivery.
+            for number in (1, 2):
+                with pytest.raises(StoreError):
+                    database.execute("INSERT INTO t VALUES (?)", (number,))
+
+    try:
+        with pytest.raises(StoreError, match="UNIQUE"):
+            go_on()
+        assert query(path, "SELECT * FROM t") == []
+        with database.batch():
+            database.execute("INSERT INTO t VALUES (3)")
+        assert query(path, "SELECT * FROM t") == [(3,)]
+    finally:
+        database.close()
+
+
+def test_nothing_acknowledged_is_lost_and_nothing_half_kept_when_the_process_is_killed(
+    path: Path,
+) -> None:
+    code = """
+        import random, sys
+        from hubhooks.sqlite import SqliteLog
+        path, turn = sys.argv[1:]
+        log = SqliteLog(path)
+        log.open()
+        log.recover()
+        for number in range(10_000):
+            size = random.choice([1, 4, 16])
+            names = [f"{turn}-{number}-{size}-{at}" for at in range(size)]
+            with log.batch():
+                for name in names:
+                    log.accept(name, name.encode() * random.choice([1, 100, 5_000]), ["a", "b"])
+                started = log.claim(names[0], "a")
+            print("stored", *names, flush=True)
+            log.finished(started, "done")
+            log.flush()
+            print("done", names[0], flush=True)
+    """
+    told: dict[str, set[str]] = {"stored": set(), "done": set()}
+    for turn in range(20):
+        with child(code, path, turn) as process:
+            lines = [said(process) for _ in range(random.randrange(1, 40))]
+            process.send_signal(signal.SIGKILL)
+            rest, _ = process.communicate(timeout=PATIENCE)
+            for line in [*lines, *rest.splitlines()]:
+                word, *names = line.split()
+                told[word].update(names)
+        assert process.returncode == -signal.SIGKILL
+    bodies = dict(query(path, "SELECT id, body FROM bodies JOIN deliveries USING (seq)"))
+    runs: dict[str, dict[str, str]] = {name: {} for name in bodies}
+    for name, handler, word in query(
+        path, "SELECT id, handler, runs.state FROM runs JOIN deliveries USING (seq)"
+    ):
+        runs[name][handler] = word
+    assert told["stored"] <= set(bodies)
+    assert len(told["stored"]) > 20
+    for name, body in bodies.items():
+        turn_and_number, size, _ = name.rsplit("-", 2)
+        together = {f"{turn_and_number}-{size}-{at}" for at in range(int(size))}
+        assert together <= set(bodies)
+        assert body == name.encode() * (len(body) // len(name))
+        assert runs[name].keys() == {"a", "b"}
+        assert name not in told["done"] or runs[name]["a"] == "done"
+    assert query(path, "PRAGMA integrity_check") == [("ok",)]
+    with opened(path) as log:
+        assert log.stats().body_bytes == sum(map(len, bodies.values()))
+        assert log.due(1)
+        assert log.accept("next", b"{}", ["a"]).status == "accepted"
+
+
+ACCEPT_ALL = """
+    import sys, time
+    from hubhooks.sqlite import BusyError, SqliteLog
+    log = SqliteLog(sys.argv[1])
+    log.open()
+    statuses = []
+    for number in range(200):
+        while True:
+            try:
+                statuses.append(log.accept(f"d{number}", b"{}", ["a"]).status)
+                break
+            except BusyError:
+                time.sleep(0.001)
+    log.close()
+    print(statuses.count("accepted"), statuses.count("in_progress"), flush=True)
+"""
+
+
+def test_of_many_processes_with_the_same_deliveries_one_runs_each(path: Path) -> None:
+    with (
+        child(ACCEPT_ALL, path) as one,
+        child(ACCEPT_ALL, path) as two,
+        child(ACCEPT_ALL, path) as three,
+    ):
+        counts = [tuple(map(int, said(process).split())) for process in (one, two, three)]
+    assert (sum(a for a, _ in counts), sum(b for _, b in counts)) == (200, 400)
+    assert SqliteLog(path).stats().states == {"queued": 200}
+
+
+def test_another_process_is_noticed_when_it_writes(path: Path, log: SqliteLog) -> None:
+    log.changed()
+    log.accept("d1", b"{}", ["a"])
+    assert not log.changed()
+    with child(ACCEPT_ALL, path) as process:
+        said(process)
+    assert log.changed()
+    assert not log.changed()
+
+
+def test_whoever_reads_slowly_keeps_nobody_from_writing(path: Path, log: SqliteLog) -> None:
+    log.accept("d1", b"{}", ["a"])
+    reader = Database(path, [[]])
+    with reader.elsewhere() as connection:
+        before = connection.execute("SELECT count(*) FROM deliveries").fetchone()
+        log.accept("d2", b"{}", ["a"])
+        assert connection.execute("SELECT count(*) FROM deliveries").fetchone() == before == (1,)
+    assert len(log.list()) == 2
+
+
+@contextmanager
+def locked(path: Path, how: str = "IMMEDIATE") -> Generator[None]:
+    """Let another process hold the file locked."""
+    code = """
+        import sqlite3, sys
+        connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+        connection.execute("BEGIN " + sys.argv[2])
+        print("locked", flush=True)
+        sys.stdin.read()
+    """
+    with child(code, path, how) as process:
+        assert said(process) == "locked"
+        yield
+
+
+def test_while_somebody_else_writes_it_says_so_and_works_afterwards(
+    path: Path, log: SqliteLog
+) -> None:
+    log.accept("d1", b"{}", ["a"])
+    with locked(path):
+        for deed in (
+            lambda: log.accept("d2", b"{}", ["a"]),
+            lambda: log.claim("d1", "a"),
+            log.prune,
+        ):
+            with pytest.raises(BusyError, match=f"`{path}` is locked by another program"):
+                deed()
+        assert [r.id for r in log.list()] == ["d1"]
+        with opened(path, runs=False) as other:
+            assert other.due(8)
+    assert log.accept("d2", b"{}", ["a"]).status == "accepted"
+    assert isinstance(BusyError(), StoreError)
+
+
+# ---- files that cannot be used ------------------------------------------------------------------
+
+
+def refusal(path: Path, kind: type[Exception] = ConfigError, **options: Any) -> str:
+    """Give what opening a file that cannot be used says, which names the file."""
+    with pytest.raises(kind) as caught, opened(path, **options):
+        pass
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    assert "cannot be created (no such file or directory)" in refusal(tmp_path / "no" / "x.db")
+
+
+def test_a_folder_in_place_of_the_file(tmp_path: Path) -> None:
+    assert "is a folder: give the path of a file" in refusal(tmp_path)
+
+
+@contextmanager
+def mounted(where: Path, options: str) -> Generator[None]:
+    """Mount a small disk, where that is permitted."""
+    where.mkdir()
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", where], check=False, capture_output=True
+    )
+    if mount.returncode != 0:
+        pytest.skip("mounting is not permitted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", where], check=True)
+
+
+needs_mount = pytest.mark.skipif(sys.platform != "linux", reason="mounts as Linux does")
+
+
+@needs_mount
+def test_a_read_only_disk(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    with mounted(disk, "size=4m"):
+        with opened(disk / "x.db") as log:
+            log.accept("d1", b"{}", ["a"])
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        assert "cannot be created (read-only file system)" in refusal(disk / "new.db")
+        assert "check the path, and who may write there" in refusal(disk / "x.db")
+        with pytest.raises(ConfigError, match=r"x\.db\.runner"):
+            RunnerLock(disk / "x.db").try_acquire()
+
+
+@needs_mount
+def test_a_full_disk_loses_nothing_accepted_and_takes_more_once_there_is_room(
+    tmp_path: Path,
+) -> None:
+    disk = tmp_path / "disk"
+    with mounted(disk, "size=2m"):
+        ballast = disk / "ballast"
+        ballast.write_bytes(b"x" * 1024 * 1024)
+        with opened(disk / "x.db") as log:
+            log.accept("d0", b"{}", ["a"])
+            log.finished(start(log, "d0"), "done")
+            accepted = fill(log)
+            with pytest.raises(StoreError, match="free some space"):
+                accept_together(log, [f"late{number}" for number in range(16)])
+            assert {r.id for r in log.list(limit=1_000)} == accepted | {"d0"}
+            ballast.unlink()
+            assert log.accept("more", b"x" * 10_000, ["a"]).status == "accepted"
+        with opened(disk / "x.db") as log:
+            assert {r.id for r in log.list(limit=1_000)} == accepted | {"d0", "more"}
+            assert state(log, "d0") == "done"
+            assert all(log.body(name) == b"x" * 10_000 for name in accepted)
+
+
+def accept_together(log: SqliteLog, names: list[str]) -> None:
+    with log.batch():
+        for name in names:
+            log.accept(name, b"x" * 100_000, ["a"])
+
+
+def fill(log: SqliteLog) -> set[str]:
+    """Accept until there is no room, and give what was accepted."""
+    accepted: set[str] = set()
+
+    def accept() -> None:
+        for number in range(1, 1_000):
+            log.accept(f"d{number}", b"x" * 10_000, ["a"])
+            accepted.add(f"d{number}")
+
+    with pytest.raises(StoreError, match="its disk is full: free some space"):
+        accept()
+    assert len(accepted) > 10
+    return accepted
+
+
+def ask(log: SqliteLog, sql: str, *values: object) -> list[Any]:
+    """Ask what only the connection of the log itself can tell, or set what holds for it."""
+    return log._db.execute(sql, values).fetchall()  # noqa: SLF001 - see above
+
+
+def test_a_file_that_may_not_grow_loses_nothing_accepted(path: Path) -> None:
+    with opened(path) as log:
+        ask(log, "PRAGMA max_page_count = 100")
+        accepted = fill(log)
+        ask(log, "PRAGMA max_page_count = 10000")
+        assert log.accept("more", b"{}", ["a"]).status == "accepted"
+    assert {r.id for r in SqliteLog(path).list(limit=1_000)} == accepted | {"more"}
+
+
+@pytest.mark.parametrize("content", [b"Dear diary\n" * 1_000, os.urandom(100_000), b"Dear diary\n"])
+def test_a_file_that_is_no_database(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    assert "is no SQLite file: give another path, or move the file away" in refusal(path)
+    assert path.read_bytes() == content
+
+
+def test_an_empty_file_is_used(path: Path) -> None:
+    path.touch()
+    with opened(path) as log:
+        assert log.list() == []
+
+
+def test_another_programs_database(path: Path) -> None:
+    query(path, "CREATE TABLE bookmarks (url)")
+    content = path.read_bytes()
+    assert "belongs to another program: give another path" in refusal(path)
+    with pytest.raises(ConfigError, match="belongs to another program"):
+        SqliteLog(path).list()
+    assert path.read_bytes() == content
+
+
+def test_a_file_of_a_newer_version(path: Path) -> None:
+    with opened(path):
+        pass
+    query(path, "PRAGMA user_version = 99")
+    message = refusal(path)
+    assert "was written by a newer hubhooks (its version is 99, here 1 is known)" in message
+    assert "upgrade hubhooks, or give another path" in message
+    with pytest.raises(ConfigError, match="newer hubhooks"):
+        SqliteLog(path).get("d1")
+
+
+@pytest.mark.parametrize("damage", ["garbage", "cut off"])
+def test_a_damaged_file_is_reported_and_never_half_read(path: Path, damage: str) -> None:
+    with opened(path) as log:
+        for number in range(200):
+            log.accept(f"d{number}", b"x" * 1_000, ["a"])
+    content = path.read_bytes()
+    half = len(content) // 2
+    garbage = b"" if damage == "cut off" else b"\xa5" * (len(content) - half)
+    path.write_bytes(content[:half] + garbage)
+
+    def use() -> None:
+        with opened(path) as log:
+            for number in range(200):
+                log.get(f"d{number}")
+                log.accept(f"new{number}", b"{}", ["a"])
+                log.claim(f"d{number}", "a")
+
+    with pytest.raises(StoreError, match=f"`{path}` is damaged: move it away"):
+        use()
+
+
+def test_a_file_that_is_gone_or_was_never_there(path: Path) -> None:
+    for deed in (SqliteLog(path).list, SqliteLog(path).prune, SqliteLog(path).stats):
+        with pytest.raises(StoreError, match=re.escape(f"`{path}` cannot be opened")):
+            deed()
+    SqliteLog(path).checkpoint()
+    assert not path.exists()
+
+
+def test_a_file_that_another_program_keeps_to_itself(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query(path, "PRAGMA user_version = 0")
+    monkeypatch.setattr(_database, "_OPEN_SECONDS", 0.2)
+    with locked(path, "EXCLUSIVE"):
+        assert "is locked by another program: close what has it open" in refusal(path, BusyError)
+    with opened(path):
+        pass
+
+
+def test_a_log_that_is_not_open(path: Path) -> None:
+    with opened(path) as log:
+        log.accept("d1", b"{}", ["a"])
+    log.close()
+    for deed in (lambda: log.accept("d2", b"{}"), log.recover, lambda: log.due(1), log.changed):
+        with pytest.raises(StoreError, match=re.escape(f"`{path}` is not open")):
+            deed()
+    log.finished(Delivery("d1", 1, False, datetime.now(timezone.utc), "a"), "done")
+    with pytest.raises(StoreError, match="is not open"):
+        log.flush()
+    log.open()
+    assert log.claim("d1", "a") is None
+    log.close()
+
+
+MOUNTS = """\
+22 1 0:21 / / rw,relatime shared:1 - ext4 /dev/vda rw
+23 22 0:22 / /data rw,relatime shared:2 master:1 - {kind} source rw
+24 22 0:23 / /data/my\\040disk rw - ext4 /dev/vdb rw
+25 22 0:24 / /data/over rw - nfs4 server:/ rw
+26 22 0:25 / /data/over rw - ext4 /dev/vdc rw
+"""
+
+
+@needs_mount
+@pytest.mark.parametrize(
+    ("path", "kind", "is_refused"),
+    [
+        ("/data/x.db", "fuse.hf-mount", True),
+        ("/data/x.db", "fuse", True),
+        ("/data/x.db", "nfs", True),
+        ("/data/x.db", "cifs", True),
+        ("/data/x.db", "smb3", True),
+        ("/data/x.db", "9p", True),
+        ("/data/x.db", "ceph", True),
+        ("/data/x.db", "xfs", False),
+        ("/data/x.db", "overlay", False),
+        ("/data/my disk/x.db", "nfs", False),
+        ("/data/over/x.db", "ext4", False),
+        ("/database/x.db", "nfs", False),
+    ],
+)
+def test_a_network_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, kind: str, is_refused: bool
+) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(MOUNTS.format(kind=kind), "utf-8")
+    monkeypatch.setattr(_database, "_MOUNTS", mounts)
+    message = refusal(Path(path))
+    if is_refused:
+        assert f"is on a network file system ({kind})" in message
+        assert "give a path on a local disk, or `allow_network=True`" in message
+        message = refusal(Path(path), allow_network=True)
+    assert "cannot be created" in message
+
+
+def test_where_mounts_cannot_be_read_every_path_is_taken(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_database, "_MOUNTS", path.parent / "none")
+    with opened(path) as log:
+        assert log.list() == []
+
+
+# ---- the file -----------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such modes there")
+def test_only_its_owner_reads_the_file_and_those_beside_it(path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with opened(path) as log:
+            log.accept("d1", b"{}", ["a"])
+            lock = RunnerLock(path)
+            assert lock.try_acquire()
+            modes = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
+            lock.release()
+    finally:
+        os.umask(before)
+    names = [path.name + end for end in ("", "-wal", "-shm", ".runner")]
+    assert modes == dict.fromkeys(names, 0o600)
+
+
+def test_what_is_secret_is_never_in_the_file(path: Path) -> None:
+    secret = b"moonlight"
+    with opened(path) as log:
+        headers = [
+            (b"user-agent", b"hub"),
+            (b"x-webhook-secret", secret),
+            (b"X-Webhook-Secret", secret),
+            (b"authorization", b"Bearer " + secret),
+            (b"proxy-authorization", secret),
+            (b"cookie", b"session=" + secret),
+            (b"x-ip-token", secret),
+            (b"x-original-url", b"/webhooks?secret=" + secret),
+            (b"webhook-id", b"d1"),
+            (b"x-name", b"\xe9"),
+        ]
+        log.accept("d1", b"{}", ["a"], headers=headers)
+        log.replay("d1")
+        kept = record(log, "d1").headers
+        files = b"".join(file.read_bytes() for file in path.parent.iterdir())
+    assert b"webhook-id" in files
+    assert secret not in files
+    assert kept[0] == ("user-agent", "hub")
+    assert [name for name, value in kept if value == "(redacted)"] == [
+        name.decode() for name, _ in headers[1:8]
+    ]
+    assert kept[8:] == [("webhook-id", "d1"), ("x-name", "\xe9")]
+
+
+def test_texts_that_no_file_can_hold_are_repaired_and_long_ones_cut(log: SqliteLog) -> None:
+    log.accept("d1", b"{}", ["a"])
+    log.accept("d2", b"{}", (), "ignored", "half of \ud83d")
+    log.finished(start(log, "d1"), "failed", "bad \udcff", "x" * 1_000_000 + "ValueError: last")
+    log.flush()
+    (ended,) = record(log, "d1").runs
+    assert ended.error == "bad \\udcff"
+    assert ended.traceback.endswith("xxValueError: last")
+    assert len(ended.traceback) == 64 * 1024
+    assert record(log, "d2").reason == "half of \\ud83d"
+
+
+STEPS = [["CREATE TABLE t (a)", "INSERT INTO t VALUES (1)"]]
+
+
+def opened_database(path: Path, steps: Any) -> Database:
+    database = Database(path, steps)
+    database.open()
+    return database
+
+
+def test_an_older_file_is_brought_up_to_date_step_by_step(path: Path) -> None:
+    opened_database(path, STEPS).close()
+    added = [*STEPS, ["ALTER TABLE t ADD COLUMN b DEFAULT 2"], ["UPDATE t SET a = a + b"]]
+    older = "is of an older version: start the app with this version of hubhooks first"
+    with pytest.raises(StoreError, match=older), Database(path, added).elsewhere():
+        pass
+    for _ in range(2):
+        opened_database(path, added).close()
+    assert query(path, "SELECT * FROM t") == [(3, 2)]
+    assert query(path, "PRAGMA user_version") == [(3,)]
+    assert query(path, "PRAGMA application_id") == [(APPLICATION_ID,)]
+    with pytest.raises(ConfigError, match="newer hubhooks"):
+        opened_database(path, STEPS)
+
+
+def test_a_step_that_fails_leaves_the_file_as_it_was(path: Path) -> None:
+    opened_database(path, STEPS).close()
+    broken = [*STEPS, ["ALTER TABLE t ADD COLUMN b DEFAULT 2", "INSERT INTO nowhere VALUES (1)"]]
+    with pytest.raises(StoreError, match="nowhere"):
+        opened_database(path, broken)
+    assert query(path, "SELECT * FROM t") == [(1,)]
+    assert query(path, "PRAGMA user_version") == [(1,)]
+    opened_database(path, STEPS).close()
+
+
+def test_of_many_processes_that_open_a_new_file_each_gets_it_whole(path: Path) -> None:
+    code = """
+        import sys
+        from hubhooks.sqlite import SqliteLog
+        log = SqliteLog(sys.argv[1])
+        print("ready", flush=True)
+        sys.stdin.readline()
+        log.open()
+        print(len(log.list()), flush=True)
+        log.close()
+    """
+    with child(code, path) as one, child(code, path) as two, child(code, path) as three:
+        together = (one, two, three)
+        assert [said(process) for process in together] == ["ready"] * 3
+        for process in together:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        assert [said(process) for process in together] == ["0"] * 3
+    assert query(path, "SELECT * FROM log") == [(0, 0)]
+
+
+def test_what_was_written_moves_to_the_file_by_a_checkpoint_only(
+    path: Path, log: SqliteLog
+) -> None:
+    wal = Path(f"{path}-wal")
+    before = path.stat().st_size
+    for number in range(5):
+        log.accept(f"d{number}", b"x" * 1_000_000, ["a"])
+    assert (path.stat().st_size, wal.stat().st_size > 5_000_000) == (before, True)
+    log.checkpoint()
+    grown = path.stat().st_size
+    assert grown > 5_000_000
+    log.accept("d5", b"{}", ["a"])
+    assert wal.stat().st_size < 5_000_000
+    log.checkpoint()
+    assert path.stat().st_size == grown
+    for number in range(6, 26):
+        log.accept(f"d{number}", b"x" * 1_000_000, ["a"])
+    log.checkpoint()
+    assert wal.stat().st_size == 0
+    assert len(log.list()) == 26
+
+
+@pytest.mark.parametrize(("durability", "synchronous"), [("normal", 1), ("full", 2)])
+def test_durability_is_what_sqlite_calls_synchronous(
+    path: Path, durability: Any, synchronous: int
+) -> None:
+    with opened(path, durability=durability) as log:
+        assert ask(log, "PRAGMA synchronous") == [(synchronous,)]
+
+
+# ---- room ---------------------------------------------------------------------------------------
+
+
+def kept_bodies(path: Path) -> list[str]:
+    sql = "SELECT id FROM bodies JOIN deliveries USING (seq) ORDER BY seq"
+    return [name for (name,) in query(path, sql)]
+
+
+def test_bodies_go_by_age_and_ids_a_week_later_but_unfinished_work_stays(
+    path: Path, clock: list[float]
+) -> None:
+    with opened(path, keep_days=30) as log:
+        for name in ("done", "queued", "running", "waiting", "overdue"):
+            log.accept(name, b"{}", ["a"])
+        log.accept("unhandled", b"{}", (), "unhandled")
+        run(log, "done")
+        log.finished(start(log, "waiting"), "failed", retry_after=1)
+        log.overdue(start(log, "overdue"))
+        start(log, "running")
+        log.refused(int(clock[0]) // 60, "secret wrong", 3)
+        clock[0] += 29 * DAY
+        log.accept("young", b"{}", (), "ignored")
+        assert log.prune() == 0
+        clock[0] += 2 * DAY
+        assert log.prune() == 2
+        unfinished = ["queued", "running", "waiting", "overdue"]
+        assert kept_bodies(path) == [*unfinished, "young"]
+        assert (record(log, "done").body, record(log, "done").size) == (None, 2)
+        assert log.stats().refusals == {}
+        assert log.stats().body_bytes == 10
+        clock[0] += 5.5 * DAY
+        assert log.prune() == 0
+        assert log.accept("done", b"{}", ["a"]).status == "duplicate"
+        clock[0] += 1 * DAY
+        assert log.prune() == 2
+        assert [r.id for r in log.list()] == ["young", *reversed(unfinished)]
+        assert query(path, "SELECT count(*) FROM runs") == [(4,)]
+        clock[0] += 400 * DAY
+        log.prune()
+        assert [r.id for r in log.list()] == list(reversed(unfinished))
+        assert kept_bodies(path) == unfinished
+
+
+def test_nothing_is_dropped_for_a_clock_that_is_set_back(
+    log: SqliteLog, clock: list[float]
+) -> None:
+    log.accept("d1", b"{}", (), "ignored")
+    clock[0] -= 400 * DAY
+    assert log.prune() == 0
+    log.accept("d2", b"{}", (), "ignored")
+    clock[0] += 31 * DAY
+    assert log.prune() == 1
+    assert (record(log, "d1").body, record(log, "d2").body) == (b"{}", None)
+
+
+def test_the_oldest_bodies_of_finished_deliveries_make_room(path: Path) -> None:
+    with opened(path, max_bytes=100) as log:
+        log.accept("queued", b"x" * 10, ["a"])
+        for number in range(20):
+            log.accept(f"d{number}", b"x" * 10, (), "unhandled")
+            assert log.stats().body_bytes <= 100
+        assert kept_bodies(path) == ["queued", *(f"d{number}" for number in range(11, 20))]
+        assert log.prune() == 1
+        assert kept_bodies(path)[:2] == ["queued", "d12"]
+        assert len(log.list()) == 21
+        # It counts once, though it has had a body before.
+        log.accept("d19", b"x" * 15, (), "ignored")
+        log.accept("d0", b"x" * 15, (), "ignored")
+        assert (
+            log.stats().body_bytes
+            == 100
+            == sum(size for (size,) in query(path, "SELECT length(body) FROM bodies"))
+        )
+
+
+def test_a_log_full_of_unfinished_work_takes_no_more_until_some_is_finished(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "_FULL_SECONDS", 0.0)
+    with opened(path, max_bytes=100) as log:
+        log.accept("finished", b"x" * 10, (), "unhandled")
+        for number in range(10):
+            log.accept(f"d{number}", b"x" * 10, ["a"])
+        with log.batch():
+            log.accept("small", b"", ["a"])
+            for body in (b"x", b"x" * 101):
+                with pytest.raises(StoreError, match=f"`{path}` has no room beside unfinished"):
+                    log.accept("more", body, ["a"])
+        assert kept_bodies(path) == [*(f"d{number}" for number in range(10)), "small"]
+        assert log.prune() == 0
+        run(log, "d3")
+        assert log.accept("more", b"x" * 10, ["a"]).status == "accepted"
+        assert [r.id for r in log.list() if r.id not in kept_bodies(path)] == ["d3", "finished"]
+
+
+def test_what_came_back_to_life_since_it_was_chosen_is_not_dropped(
+    log: SqliteLog, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.accept("d1", b"{}", ["a"])
+    run(log, "d1")
+    clock[0] += 100 * DAY
+    drop = sqlite._drop  # noqa: SLF001 - to do something just before it
+
+    def revive_and_drop(*arguments: Any, **options: Any) -> int:
+        log.recover()
+        revived = "UPDATE runs SET state = 'queued', finished_at = NULL"
+        with log.batch():
+            ask(log, revived)
+        drop(*arguments, **options)
+        return 0
+
+    monkeypatch.setattr(sqlite, "_drop", revive_and_drop)
+    log.prune()
+    assert log.body("d1") == b"{}"
+    assert log.stats().body_bytes == 2
+    assert start(log, "d1").attempt == 2
+
+
+def test_much_is_dropped_in_several_transactions(path: Path, clock: list[float]) -> None:
+    with opened(path) as log:
+        with log.batch():
+            for number in range(1_200):
+                log.accept(f"d{number}", b"{}", (), "ignored")
+        clock[0] += 100 * DAY
+        assert log.prune() == 2_400
+        assert (log.list(), log.stats().body_bytes) == ([], 0)
+
+
+# ---- asking -------------------------------------------------------------------------------------
+
+
+def test_the_list_can_be_narrowed_and_turned_page_by_page(
+    log: SqliteLog, clock: list[float]
+) -> None:
+    for number in range(9):
+        clock[0] += 60
+        scope, repo = ("repo.content", "me/a") if number % 3 else ("discussion", None)
+        log.accept(f"d{number}", b"{}", ["a"], scope=scope, action="update", repo=repo)
+    run(log, "d4", ending="failed")
+
+    def names(**criteria: Any) -> str:
+        return "".join(r.id[1:] for r in log.list(**criteria))
+
+    assert names() == "876543210"
+    assert names(limit=3) == "876"
+    assert names(limit=3, before="d6") == "543"
+    assert names(before="d0") == names(before="nobody") == ""
+    assert names(scope="discussion") == "630"
+    assert names(repo="me/a") == "875421"
+    assert names(repo="me/a", state="failed") == "4"
+    assert names(state="queued", before="d5") == "3210"
+    assert names(since=record(log, "d6").received_at) == "876"
+    assert names(state="waiting") == ""
+    first = log.list(limit=1)[0]
+    assert (first.scope, first.action, first.repo, first.size) == (
+        "repo.content",
+        "update",
+        "me/a",
+        2,
+    )
+    assert (first.body, [r.handler for r in first.runs]) == (None, ["a"])
+
+
+def test_the_log_in_figures(log: SqliteLog) -> None:
+    assert log.stats() == ({}, 0, None, {})
+    log.accept("d1", b"12345", (), "unhandled")
+    log.accept("d2", b"123", ["a", "b"])
+    log.accept("d3", b"1", ["a"])
+    run(log, "d3")
+    log.refused(1, "secret wrong", 2)
+    log.refused(1, "secret wrong", 3)
+    log.refused(2, "secret wrong", 1)
+    log.refused(2, "too large", 1)
+    assert log.stats() == (
+        {"unhandled": 1, "queued": 1, "done": 1},
+        9,
+        record(log, "d2").received_at,
+        {"secret wrong": 6, "too large": 1},
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["_SEQ", "_COUNT_DUPLICATE", "_DELIVERED", "_SET_STATE", "_STARTABLE", "_START", "_STATES",
+     "_END", "_INTERRUPTED", "_DUE", "_NEXT_DUE", "_BODY", "_OLDEST_UNFINISHED", "_DROP_BODY",
+     "_DROP_ROW"],
+)  # fmt: skip
+def test_no_statement_of_every_day_reads_a_whole_table(log: SqliteLog, name: str) -> None:
+    sql = getattr(sqlite, name).format(condition="interruptions = 0", handlers="?")
+    steps = [row[3] for row in ask(log, f"EXPLAIN QUERY PLAN {sql}", *"1" * sql.count("?"))]
+    assert any("SEARCH" in step for step in steps)
+    assert not [step for step in steps if re.search("SCAN (deliveries|runs|bodies)$", step)]
+
+
+# ---- who runs -----------------------------------------------------------------------------------
+
+HOLD = """
+    import sys
+    from hubhooks.sqlite import RunnerLock
+    lock = RunnerLock(sys.argv[1])
+    print(lock.try_acquire(), flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_of_many_holds_the_lock(path: Path) -> None:
+    lock, other = RunnerLock(path), RunnerLock(path)
+    assert (lock.is_held, lock.try_acquire(), lock.is_held) == (False, True, True)
+    assert (lock.try_acquire(), other.try_acquire(), other.is_held) == (True, False, False)
+    with child(HOLD, path) as process:
+        assert said(process) == "False"
+    lock.release()
+    lock.release()
+    assert (lock.is_held, other.try_acquire()) == (False, True)
+    other.release()
+
+
+def test_looking_at_the_files_again_in_one_process_gives_no_lock_away(path: Path) -> None:
+    with opened(path) as log:
+        lock = RunnerLock(path)
+        assert lock.try_acquire()
+        assert not RunnerLock(path).try_acquire()
+        with opened(path, runs=False):
+            pass
+        with log.batch():
+            log.accept("d1", b"{}", ["a"])
+            with child(HOLD, path) as process:
+                assert said(process) == "False"
+            code = """
+                import sys
+                from hubhooks.sqlite import BusyError, SqliteLog
+                log = SqliteLog(sys.argv[1])
+                log.open()
+                try:
+                    log.recover()
+                except BusyError:
+                    print("busy", flush=True)
+            """
+            with child(code, path) as process:
+                assert said(process) == "busy"
+        lock.release()
+    assert state(log, "d1") == "queued"
+
+
+def test_the_lock_of_a_process_that_is_killed_is_free(path: Path) -> None:
+    lock = RunnerLock(path)
+    for _ in range(3):
+        with child(HOLD, path) as process:
+            assert said(process) == "True"
+            assert not lock.try_acquire()
+            process.send_signal(signal.SIGKILL)
+            assert process.wait(PATIENCE) == -signal.SIGKILL
+        assert lock.try_acquire()
+        lock.release()
+
+
+def test_a_lock_that_cannot_be_made(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"x\.db\.runner` cannot be created"):
+        RunnerLock(tmp_path / "no" / "x.db").try_acquire()
+    (tmp_path / "y.db.runner").write_bytes(b"not a database" * 100)
+    with pytest.raises(ConfigError, match=r"y\.db\.runner` is no SQLite file"):
+        RunnerLock(tmp_path / "y.db").try_acquire()
