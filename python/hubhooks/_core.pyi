@@ -1,7 +1,7 @@
 # The Rust core; its docstrings are those of the compiled classes.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, SupportsIndex, final, overload
+from typing import Any, Final, Literal, SupportsIndex, final, overload
 
 from typing_extensions import Self, disjoint_base
 
@@ -350,6 +350,16 @@ class Verifier:
         ),
         query: str | bytes | None = None,
     ) -> None: ...
+    def judge(
+        self,
+        headers: (
+            Mapping[str, str]
+            | Mapping[bytes, bytes]
+            | Iterable[tuple[bytes, bytes]]
+            | Iterable[tuple[str, str]]
+        ),
+        query: str | bytes | None = None,
+    ) -> Literal["missing", "mismatch"] | None: ...
 
 def _restore_part(event: HubEvent, attributes: str, index: int | None) -> object: ...
 def matching(event: HubEvent, filters: Sequence[Filter], /) -> list[int]: ...

@@ -152,7 +152,9 @@ class Door:
 async def _send(answer: Answer, send: Send, *, closing: bool = False) -> bool:
     """Send an answer; False if the server says that the other side is gone."""
     # A list of its own: middleware adds to it, and some answers are shared.
-    headers = [*answer.headers, *([(b"connection", b"close")] if closing else [])]
+    headers = [*answer.headers]
+    if closing:
+        headers.append((b"connection", b"close"))
     try:
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": answer.body})

@@ -6,7 +6,7 @@ import copy
 import functools
 import os
 import threading
-from collections import OrderedDict
+from collections import deque
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from hubhooks.errors import StoreError
@@ -118,6 +118,11 @@ class Record:
         if self.aside is not None:
             states.add(self.aside)
         return next(state for state in _URGENCY if state in states)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a handler has yet to end."""
+        return any(run.state in _UNFINISHED for run in self.runs)
 
     def run_of(self, handler: str) -> Run:
         """Look up what one handler made of it."""
@@ -235,6 +240,9 @@ class MemoryLog:
         keep_bytes: int = 64 * 1024 * 1024,
         hold_bytes: int = 256 * 1024 * 1024,
     ) -> None:
+        from datetime import datetime, timezone  # noqa: PLC0415 - `import hubhooks` needs none
+
+        self._now = functools.partial(datetime.now, timezone.utc)
         self._replays: Replays = replays
         self._keep = keep
         self._keep_bytes = keep_bytes
@@ -243,7 +251,7 @@ class MemoryLog:
         self._share = keep_bytes // max(keep, 1)
         self._records: dict[str, Record] = {}
         # The finished ones, oldest first; the sizes of their bodies and of the others'.
-        self._finished: OrderedDict[str, Record] = OrderedDict()
+        self._finished: deque[Record] = deque()
         self._kept = 0
         self._held = 0
         self._lock = threading.Lock()
@@ -277,7 +285,7 @@ class MemoryLog:
                     handlers, aside, reason = again, None, ""
             if handlers:
                 self._hold(body)
-            record = Record(delivery_id, _now(), body, aside, reason)
+            record = Record(delivery_id, self._now(), body, aside, reason)
             if known is not None:
                 self._forget(known)
                 record.runs = known.runs
@@ -292,11 +300,10 @@ class MemoryLog:
 
     def answered(self, delivery_id: str, *, delivered: bool) -> None:
         """Record whether the answer is known to have reached the Hub."""
-        with self._lock:
-            record = self._records.get(delivery_id)
-            # One answer that arrived is enough for the Hub, so a later "no" does not undo it.
-            if delivered and record is not None:
-                record.is_delivered = True
+        # One answer that arrived is enough for the Hub, so a later "no" does not undo it. And so
+        # this needs no lock: the flag is only ever set.
+        if delivered and (record := self._records.get(delivery_id)) is not None:
+            record.is_delivered = True
 
     def started(self, delivery_id: str, handler: str) -> Delivery:
         """Record that a handler is about to run, and give what it is told."""
@@ -305,7 +312,7 @@ class MemoryLog:
             run = record.run_of(handler)
             run.state = "running"
             run.attempts += 1
-            run.started_at = _now()
+            run.started_at = self._now()
             return Delivery(
                 delivery_id, run.attempts, record.is_replay, record.received_at, handler
             )
@@ -317,12 +324,12 @@ class MemoryLog:
         with self._lock:
             record = self._records[delivery_id]
             run = record.run_of(handler)
+            was_open = record.is_open
             run.state = ending
-            run.finished_at = _now()
+            run.finished_at = self._now()
             run.error = error
             run.traceback = traceback
-            is_open = any(run.state in _UNFINISHED for run in record.runs)
-            if not is_open and record.id not in self._finished:
+            if was_open and not record.is_open:
                 self._held -= _size(record)
                 self._finish(record)
 
@@ -350,10 +357,10 @@ class MemoryLog:
 
     def _finish(self, record: Record) -> None:
         """Count a record among the finished ones, and drop older ones for it."""
-        self._finished[record.id] = record
+        self._finished.append(record)
         self._kept += _size(record)
         if len(self._finished) > self._keep:
-            _, oldest = self._finished.popitem(last=False)
+            oldest = self._finished.popleft()
             del self._records[oldest.id]
             self._kept -= _size(oldest)
         if self._kept > self._keep_bytes:
@@ -361,11 +368,12 @@ class MemoryLog:
 
     def _forget(self, record: Record) -> None:
         """Drop a finished record."""
-        del self._records[record.id], self._finished[record.id]
+        del self._records[record.id]
+        self._finished.remove(record)
         self._kept -= _size(record)
 
     def _drop_bodies(self) -> None:
-        for record in self._finished.values():
+        for record in self._finished:
             if self._kept <= self._keep_bytes:
                 break
             if _size(record) > self._share:
@@ -390,14 +398,3 @@ def _copy(record: Record) -> Record:
     made = copy.copy(record)
     made.runs = [copy.copy(run) for run in record.runs]
     return made
-
-
-def _now() -> datetime:
-    return _clock()()
-
-
-@functools.cache
-def _clock() -> Callable[[], datetime]:
-    from datetime import datetime, timezone  # noqa: PLC0415 - `import hubhooks` can do without
-
-    return functools.partial(datetime.now, timezone.utc)

@@ -15,8 +15,6 @@ from hubhooks._core import HubEvent
 from hubhooks.errors import (
     ConfigError,
     PayloadError,
-    SecretMismatchError,
-    SecretMissingError,
     StoreError,
 )
 
@@ -85,6 +83,7 @@ ANSWERS: Mapping[str, Words] = {
     "duplicate": Words(200, "duplicate", "this delivery was handled already"),
 }
 
+_CASE_OF_SECRET = {None: None, "missing": "secret missing", "mismatch": "secret wrong"}
 _MINUTES_KEPT = 60
 # No server can hold a body whose length needs more digits; reading more of them is only work.
 _MOST_DIGITS = 18
@@ -161,9 +160,8 @@ class Receiver:
             return self.refusal(case)
         if self.is_stopping:
             return self.refusal("stopping")
-        if (case := self._judge_length(headers)) is not None:
-            return self.refusal(case)
-        return None
+        case = self._judge_length(headers)
+        return None if case in (None, "undeclared") else self.refusal(case)
 
     def receive(self, headers: Headers, body: bytes, *, complete: bool = True) -> Answer:
         """Judge a delivery by its body, and store it.
@@ -184,9 +182,6 @@ class Receiver:
 
     def may_be_too_large(self, headers: Headers) -> bool:
         """Whether a body longer than allowed may follow, as that or no length is declared."""
-        for name, _ in headers:
-            if name == b"transfer-encoding":
-                return True
         return self._judge_length(headers) is not None
 
     def answered(self, delivery_id: str, *, delivered: bool) -> None:
@@ -208,28 +203,28 @@ class Receiver:
     def _judge_secret(self, headers: Headers, query: bytes) -> str | None:
         try:
             verifier = self._verifier()
-            if verifier is not None:
-                verifier.verify_request(headers, query)
-            elif not self._allow_unsigned:
-                return "not configured"
-        except SecretMissingError:
-            return "secret missing"
-        except SecretMismatchError:
-            return "secret wrong"
         except ConfigError:
             return "not configured"
-        return None
+        if verifier is not None:
+            return _CASE_OF_SECRET[verifier.judge(headers, query)]
+        return None if self._allow_unsigned else "not configured"
 
-    def _judge_length(self, headers: Headers) -> str | None:
-        """Judge the declared length; a chunked body has none and is counted as it comes."""
-        declared = None
+    def _judge_length(
+        self, headers: Headers
+    ) -> Literal["length", "too large", "undeclared"] | None:
+        """Judge the declared length; without one a body that follows is counted as it comes."""
+        declared, is_chunked = None, False
         for name, value in headers:
             if name == b"content-length":
-                if not value.isdigit() or declared not in (None, value):
+                if declared is not None and value != declared:
                     return "length"
                 declared = value
+            elif name == b"transfer-encoding":
+                is_chunked = True
         if declared is None:
-            return None
+            return "undeclared" if is_chunked else None
+        if not declared.isdigit():
+            return "length"
         too_large = len(declared) > _MOST_DIGITS or int(declared) > self.max_body_size
         return "too large" if too_large else None
 
@@ -239,9 +234,9 @@ class Receiver:
             event = HubEvent.from_json(body)
         except PayloadError as error:
             return self._unreadable(accept(delivery_id, body, (), "unreadable", str(error)), error)
-        handlers = [handler.name for handler in router.match(event)]
-        if handlers:
-            verdict = accept(delivery_id, body, handlers)
+        heard = router.match(event)
+        if heard:
+            verdict = accept(delivery_id, body, [handler.name for handler in heard])
         elif ignored := router.why_ignored(event):
             verdict = accept(delivery_id, body, (), "ignored", ignored)
         else:

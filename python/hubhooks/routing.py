@@ -397,6 +397,8 @@ class Router:
 
     def why_ignored(self, event: HubEvent) -> str:
         """Say why no handler is even asked; empty when they are."""
+        if not self._ignore_authors:
+            return ""
         author = _author_id(event)
         if author is None or author not in self._ignore_authors:
             return ""

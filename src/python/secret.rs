@@ -72,18 +72,49 @@ impl Verifier {
         headers: &Bound<'_, PyAny>,
         query: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        let values = secret_headers(headers)?;
-        let found = values.iter().map(|value| (secret::HEADER, &value[..]));
-        match query {
-            None => Ok(self.0.verify_request(found, None)?),
-            Some(query) => with_bytes(query, |query| {
-                Ok(self.0.verify_request(found, Some(query))?)
-            }),
+        Ok(self.judged(headers, query)??)
+    }
+
+    /// Tell what is wrong with the secret that a request carries, without raising: refusing must
+    /// cost less than sending.
+    ///
+    /// Args:
+    ///     headers: as for `verify_request`.
+    ///     query: as for `verify_request`.
+    ///
+    /// Returns:
+    ///     None if nothing is, else "missing" or "mismatch".
+    #[pyo3(signature = (headers, query = None))]
+    fn judge(
+        &self,
+        headers: &Bound<'_, PyAny>,
+        query: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Option<&'static str>> {
+        match self.judged(headers, query)? {
+            Ok(()) => Ok(None),
+            Err(Error::SecretMissing) => Ok(Some("missing")),
+            Err(Error::SecretMismatch) => Ok(Some("mismatch")),
+            Err(other) => Err(other.into()),
         }
     }
 
     fn __repr__(&self) -> String {
         format!("{:?}", self.0)
+    }
+}
+
+impl Verifier {
+    fn judged(
+        &self,
+        headers: &Bound<'_, PyAny>,
+        query: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Result<(), Error>> {
+        let values = secret_headers(headers)?;
+        let found = values.iter().map(|value| (secret::HEADER, &value[..]));
+        match query {
+            None => Ok(self.0.verify_request(found, None)),
+            Some(query) => with_bytes(query, |query| Ok(self.0.verify_request(found, Some(query)))),
+        }
     }
 }
 
