@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -429,3 +430,59 @@ def test_the_example_answers_its_second_webhook_itself(service: Server) -> None:
     assert service.post("/webhooks/comments", PUSH).json()["detail"]["status"] == "ignored"
     assert service.post("/webhooks/comments", PUSH, secret="wrong").status_code == 403
     validate(service.request("/openapi.json").json())
+
+
+def test_app_closes_what_handlers_use_after_they_are_done(
+    start: Callable[..., Server], tmp_path: Path
+) -> None:
+    script = """
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+from fastapi import FastAPI
+from hubhooks import Webhooks
+
+hooks = Webhooks()
+
+@hooks.on()
+def slow(event):
+    print("began", flush=True)
+    while not Path("go").exists():
+        time.sleep(0.02)
+    time.sleep(0.5)  # longer than it takes to close something
+    print("ended", flush=True)
+
+@asynccontextmanager
+async def lifespan(app):
+    print("opened", flush=True)
+    yield
+    print("closed", flush=True)
+
+app = FastAPI(lifespan=lifespan)
+app.include_router(hooks.router())
+"""
+    server = start(*STRICT, script=script)
+    server.post("/webhooks/hub", PUSH)
+    server.wait_for("began")
+    server.terminate()
+    server.wait_for("Shutting down")
+    (tmp_path / "go").touch()
+    server.wait()
+    lines = server.output().splitlines()
+    assert [x for x in lines if x in {"opened", "ended", "closed"}] == ["opened", "ended", "closed"]
+
+
+def test_guide_shows_tests_that_pass(tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "fastapi.md").read_text("utf-8")
+    (block,) = [
+        each for each in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "pytest" in each
+    ]
+    (tmp_path / "test_guide.py").write_text(block, "utf-8")
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "2 passed" in ended.stdout, ended.stdout + ended.stderr
