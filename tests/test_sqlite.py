@@ -948,26 +948,26 @@ def test_a_step_that_fails_leaves_the_file_as_it_was(path: Path) -> None:
     opened_database(path, STEPS).close()
 
 
-def test_of_many_processes_that_open_a_new_file_each_gets_it_whole(path: Path) -> None:
+def test_of_many_processes_that_open_a_new_file_each_gets_it_whole(tmp_path: Path) -> None:
     code = """
         import sys
         from hubhooks.sqlite import SqliteLog
-        log = SqliteLog(sys.argv[1])
-        print("ready", flush=True)
-        sys.stdin.readline()
-        log.open()
-        print(len(log.list()), flush=True)
-        log.close()
+        for path in sys.stdin:
+            log = SqliteLog(path.strip())
+            log.open()
+            print(len(log.list()), flush=True)
+            log.close()
     """
-    with child(code, path) as one, child(code, path) as two, child(code, path) as three:
-        together = (one, two, three)
-        assert [said(process) for process in together] == ["ready"] * 3
-        for process in together:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        assert [said(process) for process in together] == ["0"] * 3
-    assert query(path, "SELECT * FROM log") == [(0, 0)]
+    with child(code) as one, child(code) as two, child(code) as three, child(code) as four:
+        together = (one, two, three, four)
+        for turn in range(20):
+            path = tmp_path / f"{turn}.db"
+            for process in together:
+                assert process.stdin is not None
+                process.stdin.write(f"{path}\n")
+                process.stdin.flush()
+            assert [said(process) for process in together] == ["0"] * 4
+            assert query(path, "SELECT * FROM log") == [(0, 0)]
 
 
 def test_what_was_written_moves_to_the_file_by_a_checkpoint_only(

@@ -30,6 +30,12 @@ _OPEN_SECONDS = 5.0
 _CHECKPOINT_BYTES = 4 * 1024 * 1024
 _TRUNCATE_BYTES = 16 * 1024 * 1024
 
+# In one statement, as another process may be setting the file up.
+_WHAT_IT_IS = """
+    SELECT user_version, application_id, EXISTS (SELECT 1 FROM sqlite_master)
+    FROM pragma_user_version, pragma_application_id
+"""
+
 _MOUNTS = Path("/proc/self/mountinfo")
 _NETWORK = re.compile(r"fuse|nfs|cifs|smb|9p$|ceph|glusterfs|afs$|lustre|beegfs|gpfs|davfs")
 
@@ -238,10 +244,8 @@ class Database:
 
     def _check(self, connection: sqlite3.Connection) -> int:
         """Check that the file is ours, and give its version: how many steps it has seen."""
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        is_empty = connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None
-        if application != APPLICATION_ID and not is_empty:
+        version, application, has_tables = connection.execute(_WHAT_IT_IS).fetchone()
+        if application != APPLICATION_ID and has_tables:
             msg = f"`{self._path}` belongs to another program: give another path for the log"
             raise ConfigError(msg)
         if version > len(self._steps):
