@@ -114,8 +114,9 @@ def make_router(
         msg = f"the path `{path}` of a webhook must begin with `/`: `/{path}`"
         raise ConfigError(msg)
 
-    # No body parameter: FastAPI would read the body before the secret is judged.
-    def receive_hub_webhook() -> _Received:
+    # No body parameter: FastAPI would read the body before the secret is judged. And async, or it
+    # would wait for a thread.
+    async def receive_hub_webhook() -> _Received:
         return _Received(hooks)
 
     router = APIRouter(lifespan=hooks.lifespan, **options)
@@ -206,7 +207,7 @@ def verified_event(
             raise _answered(200, "ignored", reason)
         return event
 
-    return event_of  # type: ignore[return-value]
+    return event_of  # type: ignore[return-value]  # without a class, E is HubEvent
 
 
 def verified_options(event_class: type[HubEvent] = HubEvent) -> RouteOptions:

@@ -329,9 +329,10 @@ from hubhooks import Webhooks
 hooks = Webhooks()
 app = FastAPI({options})
 app.include_router(hooks.router("/hub"))
+app.include_router(hooks.router("/"))
 """
     server = start(*command, script=script)
-    for path in ("/hub", "/hub/"):
+    for path in ("/hub", "/hub/", "/"):
         assert server.post(path, PUSH).status_code == 200
         assert server.post(path, PUSH, secret="wrong").status_code == 403
 
