@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hubhooks import _database, sqlite
-from hubhooks._database import APPLICATION_ID, Database
+from hubhooks._database import Database
 from hubhooks.deliveries import Delivery, Verdict
 from hubhooks.errors import ConfigError, StoreError
 from hubhooks.sqlite import BusyError, Due, Interrupted, RunnerLock, SqliteLog
@@ -874,6 +874,31 @@ def test_only_its_owner_reads_the_file_and_those_beside_it(path: Path) -> None:
     assert modes == dict.fromkeys(names, 0o600)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no such modes there")
+def test_a_link_to_a_file_that_is_yet_to_be_made_is_followed(tmp_path: Path) -> None:
+    link = tmp_path / "link.db"
+    link.symlink_to(tmp_path / "real.db")
+    with opened(link):
+        lock = RunnerLock(link)
+        assert lock.try_acquire()
+        assert not RunnerLock(tmp_path / "real.db").try_acquire()
+        lock.release()
+        assert {file.name for file in tmp_path.iterdir()} == {
+            "link.db", "real.db", "real.db-shm", "real.db-wal", "real.db.runner",
+        }  # fmt: skip
+    assert (tmp_path / "real.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_file_stays_the_same_in_another_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with opened(Path("hubhooks.db")) as log:
+        log.accept("d1", b"{}", ["a"])
+        monkeypatch.chdir("/")
+        assert state(log, "d1") == "queued"
+
+
 def test_what_is_secret_is_never_in_the_file(path: Path) -> None:
     secret = b"moonlight"
     with opened(path) as log:
@@ -933,7 +958,7 @@ def test_an_older_file_is_brought_up_to_date_step_by_step(path: Path) -> None:
         opened_database(path, added).close()
     assert query(path, "SELECT * FROM t") == [(3, 2)]
     assert query(path, "PRAGMA user_version") == [(3,)]
-    assert query(path, "PRAGMA application_id") == [(APPLICATION_ID,)]
+    assert query(path, "PRAGMA application_id") == [(0x48754832,)]
     with pytest.raises(ConfigError, match="newer hubhooks"):
         opened_database(path, STEPS)
 
@@ -990,6 +1015,12 @@ def test_what_was_written_moves_to_the_file_by_a_checkpoint_only(
     log.checkpoint()
     assert wal.stat().st_size == 0
     assert len(log.list()) == 26
+
+
+def test_there_is_no_other_durability(path: Path) -> None:
+    durability: Any = "off"
+    with pytest.raises(ConfigError, match=r"`durability='off'` is none .* \"normal\" or \"full\""):
+        SqliteLog(path, durability=durability)
 
 
 @pytest.mark.parametrize(("durability", "synchronous"), [("normal", 1), ("full", 2)])

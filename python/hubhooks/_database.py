@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["BusyError", "Database", "RunnerLock"]
 
 # Written into the file, so that another program's is not taken for ours. Never to be changed.
-APPLICATION_ID = 0x48754832
+_APPLICATION_ID = 0x48754832
 
 _BUSY_SECONDS = 0.1
 _OPEN_SECONDS = 5.0
@@ -67,6 +67,9 @@ class Database:
             in a transaction of its own. A released step is never changed.
         durability: what survives a loss of power: `full` all, `normal` perhaps not the last.
         allow_network: use the file even on a network file system.
+
+    Raises:
+        ConfigError: there is no such durability.
     """
 
     def __init__(
@@ -77,7 +80,11 @@ class Database:
         durability: Durability = "normal",
         allow_network: bool = False,
     ) -> None:
-        self._path = os.fspath(path)
+        if durability not in {"normal", "full"}:
+            msg = f'`durability={durability!r}` is none that there is; write "normal" or "full"'
+            raise ConfigError(msg)
+        self.path = _resolved(path)
+        """The file, wherever the working directory is."""
         self._steps = steps
         self._durability = durability
         self._allow_network = allow_network
@@ -96,8 +103,8 @@ class Database:
             StoreError: the file cannot be used just now.
         """
         if not self._allow_network:
-            _refuse_network(self._path)
-        _create(self._path)
+            _refuse_network(self.path)
+        _create(self.path)
         give_up = time.monotonic() + _OPEN_SECONDS
         while self._connection is None:
             try:
@@ -105,7 +112,7 @@ class Database:
             except sqlite3.Error as error:  # noqa: PERF203 - it loops only where it failed
                 # To set up a new file does not wait by itself for others who do the same.
                 if not _is_busy(error) or time.monotonic() > give_up:
-                    raise _at_opening(self._path, error) from error
+                    raise _at_opening(self.path, error) from error
                 time.sleep(0.01)
 
     def close(self) -> None:
@@ -125,7 +132,7 @@ class Database:
             StoreError: it failed, or one before it in the same batch did.
         """
         if self._connection is None:
-            msg = f"the delivery log `{self._path}` is not open"
+            msg = f"the delivery log `{self.path}` is not open"
             raise StoreError(msg)
         if self._failure is not None:
             # SQLite may have undone the transaction: what followed would be kept on its own.
@@ -133,7 +140,7 @@ class Database:
         try:
             return self._connection.execute(sql, values)
         except sqlite3.Error as error:
-            told = _told(self._path, error)
+            told = _told(self.path, error)
             if self._is_in_batch:
                 self._failure = told
             raise told from error
@@ -189,13 +196,13 @@ class Database:
 
         With `ro` all that is read is of one moment.
         """
-        uri = f"{Path(self._path).absolute().as_uri()}?mode={mode}"
+        uri = f"{Path(self.path).absolute().as_uri()}?mode={mode}"
         try:
             connection = sqlite3.connect(uri, timeout=_BUSY_SECONDS, isolation_level=None, uri=True)
             try:
                 if self._check(connection) < len(self._steps):
                     msg = (
-                        f"the delivery log `{self._path}` is of an older version: start the app "
+                        f"the delivery log `{self.path}` is of an older version: start the app "
                         "with this version of hubhooks first"
                     )
                     raise StoreError(msg)
@@ -207,7 +214,7 @@ class Database:
             finally:
                 connection.close()
         except sqlite3.Error as error:
-            raise _told(self._path, error) from error
+            raise _told(self.path, error) from error
 
     def checkpoint(self) -> None:
         """Move what was written to its place in the file, if it is enough to be worth it.
@@ -215,7 +222,7 @@ class Database:
         It waits for the disk, so it is for a thread that nobody waits for.
         """
         try:
-            size = Path(f"{self._path}-wal").stat().st_size
+            size = Path(f"{self.path}-wal").stat().st_size
         except FileNotFoundError:
             return
         if size > _CHECKPOINT_BYTES:
@@ -226,7 +233,7 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
         try:
             self._check(connection)
@@ -245,12 +252,12 @@ class Database:
     def _check(self, connection: sqlite3.Connection) -> int:
         """Check that the file is ours, and give its version: how many steps it has seen."""
         version, application, has_tables = connection.execute(_WHAT_IT_IS).fetchone()
-        if application != APPLICATION_ID and has_tables:
-            msg = f"`{self._path}` belongs to another program: give another path for the log"
+        if application != _APPLICATION_ID and has_tables:
+            msg = f"`{self.path}` belongs to another program: give another path for the log"
             raise ConfigError(msg)
         if version > len(self._steps):
             msg = (
-                f"the delivery log `{self._path}` was written by a newer hubhooks (its version is "
+                f"the delivery log `{self.path}` was written by a newer hubhooks (its version is "
                 f"{version}, here {len(self._steps)} is known): upgrade hubhooks, or give another "
                 "path"
             )
@@ -265,7 +272,7 @@ class Database:
         if version < len(self._steps):
             for statement in self._steps[version]:
                 connection.execute(statement)
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {version + 1}")
         connection.execute("COMMIT")
 
@@ -286,7 +293,7 @@ class RunnerLock:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = f"{os.fspath(path)}.runner"
+        self._path = f"{_resolved(path)}.runner"
         self._connection: sqlite3.Connection | None = None
 
     @property
@@ -328,6 +335,11 @@ class RunnerLock:
             self._connection = None
 
 
+def _resolved(path: str | os.PathLike[str]) -> str:
+    # Also where the working directory changes, or a link leads to a file that is yet to be made.
+    return str(Path(path).resolve())
+
+
 def _is_busy(error: sqlite3.Error) -> bool:
     # By its words, as Python 3.10 does not tell the code.
     return "locked" in str(error) or "locking protocol" in str(error)
@@ -365,7 +377,7 @@ def _refuse_network(path: str) -> None:
         mounts = _MOUNTS.read_text("utf-8", "surrogateescape").splitlines()
     except OSError:
         return
-    folder = Path(path).resolve().parent
+    folder = Path(path).parent
     deepest, kind = 0, ""
     for mount in mounts:
         where, _, what = mount.partition(" - ")

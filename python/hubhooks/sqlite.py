@@ -58,9 +58,11 @@ _URGENCY = (
 
 _STEPS = (
     (
-        # Found by id, in order by seq: times are for people, as clocks are set back.
+        # Found by id, in order by seq: times are for people, as clocks are set back. What was
+        # chosen by its seq to be dropped must never be another one by then, so none comes again.
         """CREATE TABLE deliveries (
-            seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, received_at REAL NOT NULL,
+            seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE,
+            received_at REAL NOT NULL,
             scope TEXT NOT NULL, action TEXT NOT NULL, repo TEXT, state TEXT NOT NULL, aside TEXT,
             reason TEXT NOT NULL, is_replay INTEGER NOT NULL, is_delivered INTEGER NOT NULL,
             duplicates INTEGER NOT NULL, headers TEXT NOT NULL, size INTEGER NOT NULL)""",
@@ -183,7 +185,6 @@ class SqliteLog:
         max_interruptions: int = 3,
         allow_network: bool = False,
     ) -> None:
-        self._path = os.fspath(path)
         self._replays: Replays = replays
         self._keep_seconds = keep_days * _DAY
         self._max_bytes = max_bytes
@@ -368,7 +369,7 @@ class SqliteLog:
                         return
             self._full_until = time.monotonic() + _FULL_SECONDS
         msg = (
-            f"the delivery log `{self._path}` has no room beside unfinished work: let handlers "
+            f"the delivery log `{self._db.path}` has no room beside unfinished work: let handlers "
             "finish, or raise `max_bytes`"
         )
         raise StoreError(msg)
@@ -376,7 +377,7 @@ class SqliteLog:
     # ---- what runs -----------------------------------------------------------------------------
 
     def recover(self) -> builtins.list[Interrupted]:
-        """Become the process that runs what is in the log.
+        """Become the process that runs what is in the log; not in a batch.
 
         Returns:
             what ran in the last one when that died.
