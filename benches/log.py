@@ -1,0 +1,194 @@
+"""What the log on disk costs for each delivery, and whether its length matters to a page of it.
+
+Run with `python benches/log.py [--quick]`. Times are of the processor, not of the clock, and the
+least of several rounds, so that a busy machine disturbs the ratios little; waiting for the disk
+does not count, which with `durability="normal"` is what checkpoints do, elsewhere.
+Exits with 1 when a page of a long log takes more than three times that of a short one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sqlite3
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hubhooks._samples import compact, sample_json
+from hubhooks.sqlite import SqliteLog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+COUNT = 320
+GROUP = 16
+PAGE_LIMIT = 3.0
+HEADERS = [
+    (b"host", b"me-my-space.hf.space"),
+    (b"content-type", b"application/json"),
+    (b"content-length", b"970"),
+    (b"webhook-id", b"0123456789abcdef01234567"),
+    (b"x-webhook-secret", b"moon"),
+    (b"user-agent", b"HuggingFace"),
+]
+BODY = compact(sample_json("discussion.create"))
+
+
+def cpu(deed: Callable[[], object]) -> float:
+    before = time.thread_time()
+    deed()
+    return time.thread_time() - before
+
+
+def name(number: int) -> str:
+    # Ids come in no order.
+    return f"{number * 2_654_435_761 % 2**32:024x}"
+
+
+class Subject:
+    """A new log, to which a number of deliveries is given again and again."""
+
+    def __init__(self, folder: Path, group: int) -> None:
+        self.log = SqliteLog(folder / f"group-{group}.db")
+        self.log.open()
+        self.log.recover()
+        self.group = group
+        self.count = 0
+        self.started: list[str] = []
+
+    def take(self) -> None:
+        self.started = []
+        for _ in range(COUNT // self.group):
+            with self.log.batch():
+                for _ in range(self.group):
+                    self.count += 1
+                    self.started.append(name(self.count))
+                    self.accept(self.started[-1])
+
+    def accept(self, delivery_id: str) -> None:
+        self.log.accept(
+            delivery_id, BODY, ["retrain"], scope="discussion", action="create", repo="me/data",
+            headers=HEADERS,
+        )  # fmt: skip
+        self.delivery = self.log.claim(delivery_id, "retrain")
+
+    def end(self) -> None:
+        for at in range(0, COUNT, self.group):
+            for delivery_id in self.started[at : at + self.group]:
+                self.log.answered(delivery_id, delivered=True)
+                assert self.delivery is not None
+                self.log.finished(self.delivery._replace(id=delivery_id), "done")
+            self.log.flush()
+
+
+class Plain:
+    """The least that keeps a delivery: one row, in a transaction of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.connection = sqlite3.connect(folder / "plain.db", isolation_level=None)
+        for statement in (
+            "PRAGMA journal_mode = WAL",
+            "PRAGMA synchronous = NORMAL",
+            "PRAGMA wal_autocheckpoint = 0",
+            "CREATE TABLE t (id TEXT UNIQUE, received_at REAL, state TEXT, body BLOB)",
+        ):
+            self.connection.execute(statement)
+        self.count = 0
+
+    def take(self) -> None:
+        for _ in range(COUNT):
+            self.count += 1
+            row = (name(self.count), time.time(), "queued", BODY)
+            self.connection.execute("BEGIN IMMEDIATE")
+            self.connection.execute("INSERT INTO t VALUES (?, ?, ?, ?)", row)
+            self.connection.execute("COMMIT")
+
+
+def costs(folder: Path, rounds: int) -> None:
+    plain, alone, together = Plain(folder), Subject(folder, 1), Subject(folder, GROUP)
+    deeds = {
+        "one row inserted, the floor": plain.take,
+        "accepted and started, alone": alone.take,
+        "answered and ended, alone": alone.end,
+        f"accepted and started, {GROUP} together": together.take,
+        f"answered and ended, {GROUP} together": together.end,
+    }
+    least = dict.fromkeys(deeds, float("inf"))
+    for _ in range(rounds):
+        for what, deed in deeds.items():
+            least[what] = min(least[what], cpu(deed) / COUNT)
+    floor = least["one row inserted, the floor"]
+    print(f"{'for each delivery':42} {'CPU us':>8} {'x floor':>8}")
+    for what, seconds in least.items():
+        print(f"{what:42} {seconds * 1e6:8.1f} {seconds / floor:8.2f}")
+    for subject in (alone, together):
+        subject.log.close()
+    plain.connection.close()
+
+
+def filled(path: Path, count: int) -> SqliteLog:
+    """Make a log of so many deliveries, of which few failed and few are of one repository."""
+    log = SqliteLog(path)
+    log.open()
+    log.close()
+    numbers = f"WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})"
+    rare = count // 100
+    connection = sqlite3.connect(path)
+    connection.executescript(f"""
+        PRAGMA synchronous = OFF;
+        BEGIN;
+        {numbers} INSERT INTO deliveries
+            SELECT i, printf('%024x', i * 2654435761 % 4294967296), 1.8e9 + i,
+                iif(i % 4, 'repo.content', 'discussion'), 'update', 'me/repo-' || i % {rare},
+                iif(i % {rare}, 'done', 'failed'), NULL, '', 0, 1, 0, '[["user-agent", "hub"]]', 970
+            FROM n;
+        {numbers} INSERT INTO runs
+            SELECT i, 'retrain', 0, iif(i % {rare}, 'done', 'failed'), 1, 0, NULL, 1.8e9, 1.8e9,
+                '', '' FROM n;
+        INSERT INTO bodies SELECT seq, zeroblob(200) FROM deliveries;
+        COMMIT;
+    """)
+    connection.close()
+    return log
+
+
+def pages(folder: Path, count: int, rounds: int) -> bool:
+    """Compare what is asked of a short log and of a long one."""
+    logs = [filled(folder / "short.db", 1_000), filled(folder / "long.db", count)]
+    middles = [log.list(limit=500)[-1].id for log in logs]
+    questions: dict[str, Callable[[int], object]] = {
+        "the newest": lambda at: logs[at].list(),
+        "the next page": lambda at: logs[at].list(before=middles[at]),
+        "those that failed": lambda at: logs[at].list(state="failed", limit=50),
+        "those of one repository": lambda at: logs[at].list(repo="me/repo-3"),
+        "those of one scope": lambda at: logs[at].list(scope="discussion"),
+        "one delivery": lambda at: logs[at].get(middles[at]),
+    }
+    print(f"\n{'a page of':42} {'1,000 ms':>8} {f'{count:,} ms':>12} {'x':>6}")
+    is_fine = True
+    for what, ask in questions.items():
+        short, long = (min(cpu(partial(ask, at)) for _ in range(rounds)) * 1e3 for at in range(2))
+        is_fine &= long <= PAGE_LIMIT * short
+        print(f"{what:42} {short:8.2f} {long:12.2f} {long / short:6.2f}")
+    # Of these the length is the point, and nobody waits for them on the server's loop.
+    for what, deed in {"figures": logs[1].stats, "pruning": logs[1].prune}.items():
+        print(f"{what:42} {'':8} {cpu(deed) * 1e3:12.2f}")
+    return is_fine
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a shorter log, fewer rounds")
+    quick = parser.parse_args().quick
+    rounds, count = (5, 100_000) if quick else (30, 1_000_000)
+    with tempfile.TemporaryDirectory() as folder:
+        costs(Path(folder), rounds)
+        is_fine = pages(Path(folder), count, rounds)
+    return 0 if is_fine else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
