@@ -324,7 +324,7 @@ class MemoryLog:
         with self._lock:
             record = self._records[delivery_id]
             run = record.run_of(handler)
-            was_open = record.is_open
+            was_open = run.state in _UNFINISHED
             run.state = ending
             run.finished_at = self._now()
             run.error = error
@@ -383,11 +383,9 @@ class MemoryLog:
 
 def _queue(record: Record, handlers: Sequence[str]) -> None:
     """Queue handlers, counting on; what others did before stays on record."""
-    for name in handlers:
-        before = next((run for run in record.runs if run.handler == name), None)
-        if before is not None:
-            record.runs.remove(before)
-        record.runs.append(Run(name, attempts=0 if before is None else before.attempts))
+    before = {run.handler: run.attempts for run in record.runs}
+    others = [run for run in record.runs if run.handler not in handlers]
+    record.runs = others + [Run(name, attempts=before.get(name, 0)) for name in handlers]
 
 
 def _size(record: Record) -> int:

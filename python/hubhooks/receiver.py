@@ -94,10 +94,24 @@ def _headers_of(body: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def _body_of(words: Words, **more: object) -> bytes:
+    said = {"status": words.status, **more, "reason": words.reason}
+    return _json({key: value for key, value in said.items() if value})
+
+
+def _json(value: object) -> bytes:
     import json  # noqa: PLC0415 - `import hubhooks` can do without
 
-    said = {"status": words.status, **more, "reason": words.reason}
-    return json.dumps({key: value for key, value in said.items() if value}).encode()
+    return json.dumps(value).encode()
+
+
+@functools.lru_cache(maxsize=64)
+def _acceptance(handlers: tuple[str, ...]) -> tuple[bytes, bytes]:
+    """Give what stands before and after the id of a delivery that these handlers hear."""
+    marker = "\0"
+    before, _, after = _body_of(ANSWERS["accepted"], delivery=marker, handlers=handlers).partition(
+        _json(marker)
+    )
+    return before, after
 
 
 @functools.cache
@@ -243,7 +257,8 @@ class Receiver:
             why = functools.partial(_explain, router, body)
             verdict = accept(delivery_id, body, (), "unhandled", why)
         if verdict.status == "accepted":
-            said = _body_of(ANSWERS["accepted"], delivery=verdict.id, handlers=verdict.handlers)
+            before, after = _acceptance(verdict.handlers)
+            said = before + _json(verdict.id) + after
             work = Work(verdict.id, verdict.handlers, event)
             return Answer(ANSWERS["accepted"].http, said, _headers_of(said), verdict.id, work)
         if verdict.status == "unhandled" and router.hears_unhandled:
