@@ -27,7 +27,7 @@ from hubhooks.routing import Router
 from hubhooks.runner import Runner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
 PATIENCE = 30
 SECRET = {"x-webhook-secret": "moon"}
@@ -298,6 +298,23 @@ def test_a_blocking_sync_handler_delays_no_answer(
             release.set()
     assert answers == [202] * 8
     assert {record.state for record in house.log.list()} == {"done"}
+
+
+@pytest.fixture
+def _switch_interval() -> Generator[None]:
+    before = sys.getswitchinterval()
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("_switch_interval")
+@pytest.mark.parametrize(("before", "after"), [(0.005, 0.0005), (0.0001, 0.0001)])
+def test_handlers_that_compute_hand_the_interpreter_over_often(
+    handled: House, ask: Any, content: bytes, before: float, after: float
+) -> None:
+    sys.setswitchinterval(before)
+    asyncio.run(deliver(handled, ask, content))
+    assert sys.getswitchinterval() == pytest.approx(after, rel=0.05)
 
 
 @pytest.mark.parametrize(
