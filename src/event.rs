@@ -8,19 +8,22 @@
 //! Fields and when the Hub sends them: <https://huggingface.co/docs/hub/webhooks>.
 
 use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::OnceLock;
 
-use memchr::{memchr_iter, memchr2_iter};
-use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess};
+use memchr::memchr_iter;
+use serde::de::{DeserializeSeed, MapAccess, SeqAccess};
 use serde_json::value::RawValue;
 use serde_path_to_error::Track;
 
 use crate::error::{Error, Problem};
 use crate::legacy;
 use crate::read::{
-    Checked, Id, Present, Read, Required, Strict, Text, field, mistake, read_object, split_mistake,
+    Checked, Id, Present, Read, Required, Strict, Text, check_map, field, mistake, read_object,
+    split_mistake,
 };
 use crate::scope;
-use crate::text::{self, Strings};
+use crate::text::{self, Strings, range_in};
 
 /// The keys of a body that are documented, older shapes included.
 pub const DOCUMENTED_KEYS: [&str; 12] = [
@@ -130,11 +133,8 @@ impl<'a> Event<'a> {
                 return Err(problem(String::new(), &error));
             }
         };
-        let files = event.updated_files.as_ref();
-        // A list that a later one of the same key replaced is gone, and is checked with the rest.
-        let is_replaced = strings.skipped_values() > usize::from(files.is_some());
-        if is_replaced || files.is_some_and(|files| !files.is_sound()) {
-            check(text, strings)?;
+        if let Some(files) = &mut event.updated_files {
+            files.text = text;
         }
         event.text = text;
         Ok(event)
@@ -728,16 +728,19 @@ impl<'de> Read<'de> for UpdatedFile<'de> {
 /// The list of a bucket's changed files: up to 10,000, so each is read only when asked for.
 #[derive(Debug)]
 pub struct UpdatedFiles<'a> {
-    list: &'a str,
+    text: &'a str,
     strings: &'a Strings,
+    /// Where in the text each element of the list is, once somebody asked.
+    places: OnceLock<Vec<Range<usize>>>,
 }
 
 impl<'a> UpdatedFiles<'a> {
     /// Read the files, each with the JSON text it stands in. Elements that are none are left out.
     pub fn iter(&self) -> impl Iterator<Item = (&'a str, UpdatedFile<'a>)> {
-        self.elements()
-            .into_iter()
-            .filter_map(|element| Some((element.get(), self.file(element.get())?)))
+        let places = self.places.get_or_init(|| places_of_files(self.text));
+        let json = |place: &Range<usize>| &self.text[place.clone()];
+        let file = |json| Some((json, self.file(json)?));
+        places.iter().map(json).filter_map(file)
     }
 
     /// Read one element of the list from its JSON text; None if it is no file.
@@ -746,92 +749,59 @@ impl<'a> UpdatedFiles<'a> {
         // Nothing but the type can be wrong: the rest was checked with the body.
         field(self.strings).deserialize(&mut reader).ok()?
     }
-
-    /// The list taken apart.
-    fn elements(&self) -> Vec<&'a RawValue> {
-        // Its syntax was checked with the body.
-        serde_json::from_str(self.list).unwrap_or_default()
-    }
-
-    /// Whether depth and numbers are in range, so that no element can fail when it is read: the
-    /// reader that found the end of the list only skipped over it.
-    fn is_sound(&self) -> bool {
-        is_plain_list(self.list.as_bytes())
-            || self
-                .elements()
-                .iter()
-                .all(|element| self.is_sound_element(element))
-    }
-
-    /// Whether one element is sound. One that is deep says no, as the reader counts from its start.
-    fn is_sound_element(&self, element: &'a RawValue) -> bool {
-        const SHALLOW: usize = 100;
-        let json = element.get().as_bytes();
-        let opening = memchr2_iter(b'{', b'[', json).take(SHALLOW + 1).count();
-        let mut reader = serde_json::Deserializer::from_str(element.get());
-        opening <= SHALLOW
-            && field::<Checked>(self.strings)
-                .deserialize(&mut reader)
-                .is_ok()
-    }
-}
-
-/// Whether a list is sound at a glance, as what the Hub sends is: objects without white space
-/// between them, no brackets inside, no number but a whole one at the end of an object. Costs a
-/// tenth of reading it.
-#[expect(
-    clippy::needless_bitwise_bool,
-    reason = "without branches the compiler uses vector instructions: four times as fast"
-)]
-fn is_plain_list(list: &[u8]) -> bool {
-    // Short enough for a byte to count in, so that the compiler can use vector instructions.
-    const STRETCH: usize = 240;
-    let (mut opening, mut following, mut number) = (0, 0, false);
-    let (second, third) = (list.get(1..), list.get(2..));
-    let (Some(second), Some(third)) = (second, third) else {
-        return true;
-    };
-    let stretches = list.chunks(STRETCH).zip(second.chunks(STRETCH));
-    for ((first, second), third) in stretches.zip(third.chunks(STRETCH)) {
-        let (mut opening_here, mut following_here) = (0_u8, 0_u8);
-        for ((&a, &b), &c) in first.iter().zip(second).zip(third) {
-            opening_here += u8::from((b == b'{') | (b == b'['));
-            following_here += u8::from((a == b'}') & (b == b',') & (c == b'{'));
-            number |= a.is_ascii_digit() & ((b <= b' ') | (b == b',') | (b == b']'));
-        }
-        opening += usize::from(opening_here);
-        following += usize::from(following_here);
-    }
-    // The first object opens the list, and each other one follows one.
-    list.starts_with(b"[{")
-        && list.ends_with(b"}]")
-        && opening == following + 1
-        && !number
-        && memchr_iter(b'}', list).all(|end| ends_plainly(&list[..end]))
-}
-
-/// Whether what stands before the end of an object is a short whole number, or no number at all.
-fn ends_plainly(inside: &[u8]) -> bool {
-    const SHORT: usize = 20;
-    let digits = inside
-        .iter()
-        .rev()
-        .take(SHORT)
-        .take_while(|byte| byte.is_ascii_digit())
-        .count();
-    digits == 0 || inside[inside.len() - digits - 1] == b':'
 }
 
 impl<'de> Read<'de> for UpdatedFiles<'de> {
     const EXPECTED: &'static str = "an array of files";
 
-    fn read<D: Deserializer<'de>>(
-        deserializer: D,
+    fn from_seq<A: SeqAccess<'de>>(
+        mut seq: A,
         strings: &'de Strings,
-    ) -> Result<Option<Self>, D::Error> {
-        let list = <&RawValue>::deserialize(deserializer)?.get();
-        strings.skip_value();
-        Ok(list.starts_with('[').then_some(Self { list, strings }))
+    ) -> Result<Option<Self>, A::Error> {
+        let element = || field::<PassedOver>(strings);
+        while seq.next_element_seed(element())?.is_some() {}
+        Ok(Some(Self {
+            text: "",
+            strings,
+            places: OnceLock::new(),
+        }))
+    }
+}
+
+/// An element of the list, checked and dropped: `Checked` with a loop of its own for objects.
+struct PassedOver;
+
+impl<'de> Read<'de> for PassedOver {
+    const EXPECTED: &'static str = UpdatedFile::EXPECTED;
+
+    fn from_map<A: MapAccess<'de>>(map: A, _: &'de Strings) -> Result<Option<Self>, A::Error> {
+        check_map::<1, _>(map).map(|()| None)
+    }
+}
+
+/// Where the elements of a body's list of files are: a second reading, which skips over them.
+fn places_of_files(text: &str) -> Vec<Range<usize>> {
+    let strings = Strings::default();
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let body = field::<FilesAlone<'_>>(&strings).deserialize(&mut reader);
+    // It is there, as the body was read before.
+    let elements = body.ok().flatten().map(|body| body.0).unwrap_or_default();
+    let place = |element: &RawValue| range_in(text, element.get());
+    elements.into_iter().map(place).collect()
+}
+
+/// A body of which nothing is read but the list of files.
+struct FilesAlone<'a>(Vec<&'a RawValue>);
+
+impl<'de> Read<'de> for FilesAlone<'de> {
+    const EXPECTED: &'static str = Event::EXPECTED;
+
+    fn from_map<A: MapAccess<'de>>(
+        mut map: A,
+        strings: &'de Strings,
+    ) -> Result<Option<Self>, A::Error> {
+        read_object!(map, strings, { "updatedFiles" => files });
+        Ok(files.map(Self))
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use elsa::sync::FrozenVec;
 
@@ -15,22 +14,11 @@ use crate::error::{Error, Problem};
 #[derive(Default)]
 pub struct Strings {
     kept: FrozenVec<Box<str>>,
-    skipped: AtomicUsize,
 }
 
 impl Strings {
     pub(crate) fn keep(&self, text: String) -> &str {
         self.kept.push_get(text.into())
-    }
-
-    /// Note that a value was only skipped over.
-    pub(crate) fn skip_value(&self) {
-        self.skipped.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// How many values were only skipped over.
-    pub(crate) fn skipped_values(&self) -> usize {
-        self.skipped.load(Ordering::Relaxed)
     }
 }
 
@@ -171,7 +159,6 @@ fn surrogate(bytes: &[u8], at: usize) -> Option<u16> {
 /// # Panics
 ///
 /// When it is no part of that text.
-#[cfg(feature = "python")]
 pub(crate) fn range_in(text: &str, part: &str) -> std::ops::Range<usize> {
     let start = part.as_ptr().addr() - text.as_ptr().addr();
     assert!(start + part.len() <= text.len(), "a part of the text");
