@@ -738,16 +738,13 @@ impl<'a> UpdatedFiles<'a> {
     /// Read the files, each with the JSON text it stands in. Elements that are none are left out.
     pub fn iter(&self) -> impl Iterator<Item = (&'a str, UpdatedFile<'a>)> {
         let places = self.places.get_or_init(|| places_of_files(self.text));
-        let json = |place: &Range<usize>| &self.text[place.clone()];
-        let file = |json| Some((json, self.file(json)?));
-        places.iter().map(json).filter_map(file)
-    }
-
-    /// Read one element of the list from its JSON text; None if it is no file.
-    pub(crate) fn file(&self, json: &'a str) -> Option<UpdatedFile<'a>> {
-        let mut reader = serde_json::Deserializer::from_str(json);
-        // Nothing but the type can be wrong: the rest was checked with the body.
-        field(self.strings).deserialize(&mut reader).ok()?
+        places.iter().filter_map(|place| {
+            let json = &self.text[place.clone()];
+            let mut reader = serde_json::Deserializer::from_str(json);
+            // Nothing but the type can be wrong: the rest was checked with the body.
+            let file = field(self.strings).deserialize(&mut reader).ok()?;
+            Some((json, file?))
+        })
     }
 }
 

@@ -1,49 +1,58 @@
 //! The files of a bucket: a sequence that makes its elements when they are read.
 
-use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::ops::Range;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use pyo3::exceptions::{PyIndexError, PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PySlice, PyString, PyTuple};
+use self_cell::self_cell;
 use serde_json::Value;
 
 use super::convert::{quoted, to_python, word};
 use super::event::{HubEvent, keep};
-use super::parts::{Part, THERE, part};
+use super::parts::{Part, part};
 use super::shared::Shared;
 use crate::event;
 use crate::read::value_of;
-use crate::text::range_in;
+
+type Files<'a> = Vec<(&'a str, event::UpdatedFile<'a>)>;
+
+self_cell!(
+    /// The files of a body, each with its JSON text: read once, all together.
+    struct List {
+        owner: Shared,
+        #[covariant]
+        dependent: Files,
+    }
+);
 
 /// A file that changed in a bucket.
 #[pyclass(frozen, module = "hubhooks")]
 pub(crate) struct UpdatedFile {
-    shared: Shared,
+    list: Arc<List>,
     index: usize,
-    json: Range<usize>,
-    path: String,
-    action: String,
-    xet_hash: Option<String>,
-    size: Option<u64>,
 }
 
 impl UpdatedFile {
+    fn part(&self) -> &event::UpdatedFile<'_> {
+        &self.list.borrow_dependent()[self.index].1
+    }
+
     fn key(&self) -> impl Hash {
-        (&self.path, &self.xet_hash)
+        let part = self.part();
+        (&part.path, &part.xet_hash)
     }
 }
 
 impl Part for UpdatedFile {
     fn shared(&self) -> &Shared {
-        &self.shared
+        self.list.borrow_owner()
     }
 
     fn value(&self) -> Value {
-        value_of(&self.shared.event().text()[self.json.clone()])
+        value_of(self.list.borrow_dependent()[self.index].0)
     }
 
     fn path(&self) -> (&'static str, Option<usize>) {
@@ -55,29 +64,30 @@ part!(UpdatedFile {
     /// The path in the bucket.
     #[getter]
     fn path(&self) -> &str {
-        &self.path
+        &self.part().path
     }
 
     /// `add` (also when a file was overwritten), `delete`, or a word the Hub adds later.
     #[getter]
     fn action<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
-        word(py, &self.action)
+        word(py, &self.part().action)
     }
 
     /// The hash of the contents; only with `add`.
     #[getter]
     fn xet_hash(&self) -> Option<&str> {
-        self.xet_hash.as_deref()
+        self.part().xet_hash.as_deref()
     }
 
     /// The size in bytes; only with `add`.
     #[getter]
     fn size(&self) -> Option<u64> {
-        self.size
+        self.part().size
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        let (path, action) = (quoted(py, &self.path)?, quoted(py, &self.action)?);
+        let part = self.part();
+        let (path, action) = (quoted(py, &part.path)?, quoted(py, &part.action)?);
         Ok(format!("UpdatedFile(path={path}, action={action})"))
     }
 });
@@ -87,76 +97,51 @@ part!(UpdatedFile {
 /// Elements of the body that are no files are left out; `to_dict()` of the event has them.
 #[pyclass(frozen, sequence, module = "hubhooks")]
 pub(crate) struct UpdatedFiles {
-    shared: Shared,
-    files: Vec<Slot>,
-}
-
-/// A file's place in the body, and its object once there is one.
-struct Slot {
-    json: Range<usize>,
-    file: OnceLock<Py<UpdatedFile>>,
+    list: Arc<List>,
+    /// For each file its object, once there is one.
+    objects: Vec<OnceLock<Py<UpdatedFile>>>,
 }
 
 impl UpdatedFiles {
     pub(super) fn of(shared: &Shared) -> Self {
-        let event = shared.event();
-        let slot = |(json, _)| Slot {
-            json: range_in(event.text(), json),
-            file: OnceLock::new(),
-        };
-        let files = event
-            .updated_files
-            .iter()
-            .flat_map(event::UpdatedFiles::iter);
+        let list = List::new(shared.clone(), |shared| {
+            let files = shared.event().updated_files.iter();
+            files.flat_map(event::UpdatedFiles::iter).collect()
+        });
+        let files = list.borrow_dependent().iter();
         Self {
-            shared: shared.clone(),
-            files: files.map(slot).collect(),
+            objects: files.map(|_| OnceLock::new()).collect(),
+            list: Arc::new(list),
         }
     }
 
     fn get(&self, py: Python<'_>, index: usize) -> PyResult<Option<Py<UpdatedFile>>> {
-        let Some(slot) = self.files.get(index) else {
+        let Some(object) = self.objects.get(index) else {
             return Ok(None);
         };
-        if let Some(file) = slot.file.get() {
+        if let Some(file) = object.get() {
             return Ok(Some(file.clone_ref(py)));
         }
-        let event = self.shared.event();
-        let json = &event.text()[slot.json.clone()];
-        let files = event.updated_files.as_ref();
-        let file = files.and_then(|files| files.file(json)).expect(THERE);
-        let file = Py::new(
-            py,
-            UpdatedFile {
-                shared: self.shared.clone(),
-                index,
-                json: slot.json.clone(),
-                path: file.path.into_owned(),
-                action: file.action.into_owned(),
-                xet_hash: file.xet_hash.map(Cow::into_owned),
-                size: file.size,
-            },
-        )?;
-        let file = keep(&slot.file, file);
-        Ok(Some(file.clone_ref(py)))
+        let list = Arc::clone(&self.list);
+        let file = Py::new(py, UpdatedFile { list, index })?;
+        Ok(Some(keep(object, file).clone_ref(py)))
     }
 
     /// All files as Python objects.
     fn objects(&self, py: Python<'_>) -> impl Iterator<Item = PyResult<Py<UpdatedFile>>> {
-        (0..self.files.len()).filter_map(move |index| self.get(py, index).transpose())
+        (0..self.objects.len()).filter_map(move |index| self.get(py, index).transpose())
     }
 
     fn values(&self) -> Vec<Value> {
-        let text = self.shared.event().text();
-        let value = |slot: &Slot| value_of(&text[slot.json.clone()]);
-        self.files.iter().map(value).collect()
+        let files = self.list.borrow_dependent().iter();
+        files.map(|(json, _)| value_of(json)).collect()
     }
 }
 
 #[pymethods]
 impl UpdatedFiles {
     fn __len__(&self) -> usize {
-        self.files.len()
+        self.objects.len()
     }
 
     fn __getitem__<'py>(&self, index: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
@@ -164,7 +149,7 @@ impl UpdatedFiles {
         let Ok(slice) = index.cast::<PySlice>() else {
             let index = clamped(index)?;
             let from_start = if index < 0 {
-                index.checked_add_unsigned(self.files.len())
+                index.checked_add_unsigned(self.objects.len())
             } else {
                 Some(index)
             };
@@ -177,7 +162,7 @@ impl UpdatedFiles {
                 None => Err(PyIndexError::new_err("there is no file at this index")),
             };
         };
-        let length = isize::try_from(self.files.len())?;
+        let length = isize::try_from(self.objects.len())?;
         let span = slice.indices(length)?;
         let mut files = Vec::with_capacity(span.slicelength);
         let mut at = span.start;
@@ -218,7 +203,7 @@ impl UpdatedFiles {
         start: Option<&Bound<'_, PyAny>>,
         stop: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<usize> {
-        let length = isize::try_from(self.files.len())?;
+        let length = isize::try_from(self.objects.len())?;
         let bound = |given: Option<&Bound<'_, PyAny>>, absent| {
             let index = given.map_or(Ok(absent), clamped)?;
             let from_start = if index < 0 {
@@ -263,16 +248,16 @@ impl UpdatedFiles {
 
     fn __hash__(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        self.files.len().hash(&mut hasher);
+        self.objects.len().hash(&mut hasher);
         hasher.finish()
     }
 
     fn __repr__(&self) -> String {
-        format!("<UpdatedFiles: {} files>", self.files.len())
+        format!("<UpdatedFiles: {} files>", self.objects.len())
     }
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let event = HubEvent::wrap(py, self.shared.clone())?;
+        let event = HubEvent::wrap(py, self.list.borrow_owner().clone())?;
         let restore = py.import("hubhooks._core")?.getattr("_restore_part")?;
         (restore, (event, "updated_files", None::<usize>)).into_pyobject(py)
     }

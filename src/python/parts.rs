@@ -13,7 +13,7 @@ use super::shared::Shared;
 use crate::event;
 
 /// Why a view can rely on its part: it is only made of one that is there, and events never change.
-pub(super) const THERE: &str = "a view is made of a part that is there";
+const THERE: &str = "a view is made of a part that is there";
 
 /// What all parts have in common.
 pub(super) trait Part {
