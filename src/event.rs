@@ -200,7 +200,7 @@ impl<'de> Read<'de> for Event<'de> {
             "update" => update,
         });
         let Some(Strict(event)) = event else {
-            let version_1: [Option<Present<Checked>>; 3] = [add, remove, update];
+            let version_1: [Option<Checked>; 3] = [add, remove, update];
             let is_version_1 = version_1.iter().any(Option::is_some);
             return Err(mistake(
                 "",
@@ -558,7 +558,8 @@ impl<'de> Read<'de> for Comment<'de> {
             "hidden" => hidden,
             "url" => url,
         });
-        // The Hub leaves `content` out of a hidden comment: absent is empty, but another type is not.
+        // The Hub leaves `content` out of a hidden comment: absent is empty, but another type is no
+        // comment, as to take a hidden one for a visible one is worse than to miss it.
         let content = content.unwrap_or(Present(Some("")));
         let hidden = hidden.unwrap_or(Present(Some(false)));
         let (Present(Some(content)), Present(Some(hidden))) = (content, hidden) else {

@@ -175,7 +175,7 @@ impl<'de, T: Read<'de> + Required> Read<'de> for Strict<T> {
     }
 }
 
-/// A field for which to be of another type is not the same as to be absent.
+/// A field for which to be of another type is not the same as to be absent, which null still is.
 pub(crate) struct Present<T>(pub(crate) Option<T>);
 
 impl<'de, T: Read<'de>> Read<'de> for Present<T> {
@@ -185,7 +185,25 @@ impl<'de, T: Read<'de>> Read<'de> for Present<T> {
         deserializer: D,
         strings: &'de Strings,
     ) -> Result<Option<Self>, D::Error> {
-        T::read(deserializer, strings).map(|value| Some(Self(value)))
+        deserializer.deserialize_option(Presence(strings, PhantomData))
+    }
+}
+
+struct Presence<'de, T>(&'de Strings, PhantomData<T>);
+
+impl<'de, T: Read<'de>> Visitor<'de> for Presence<'de, T> {
+    type Value = Option<Present<T>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(T::EXPECTED)
+    }
+
+    fn visit_none<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        T::read(deserializer, self.0).map(|value| Some(Present(value)))
     }
 }
 
