@@ -22,6 +22,7 @@ pub enum Error {
 
 impl Error {
     /// A mistake of a body that has no place in it.
+    #[cfg(feature = "python")]
     pub(crate) fn nowhere(what: impl Into<String>) -> Self {
         Self::Payload(Problem {
             what: what.into(),

@@ -121,12 +121,12 @@ impl<'a> Event<'a> {
     /// Boxed, as an event is large and on its way passes many hands.
     pub fn read(text: &'a str, strings: &'a Strings) -> Result<Box<Self>, Error> {
         let mut reader = serde_json::Deserializer::from_str(text);
-        let event = field::<Strict<Box<Self>>>(strings)
-            .deserialize(&mut reader)
+        let no_object = || mistake("", format_args!("expected {}", Self::EXPECTED));
+        let event = Box::<Self>::read(&mut reader, strings)
+            .and_then(|event| event.ok_or_else(no_object))
             .and_then(|event| reader.end().map(|()| event));
         let mut event = match event {
-            Ok(Some(Strict(event))) => event,
-            Ok(None) => return Err(Error::nowhere(NO_EVENT)),
+            Ok(event) => event,
             Err(error) => {
                 // First what is wrong with it as JSON: the order of keys should not decide.
                 check(text, strings)?;
@@ -236,33 +236,20 @@ impl<'de> Read<'de> for Event<'de> {
     }
 }
 
-impl Required for Box<Event<'_>> {
-    const PATH: &'static str = "";
-}
-
 const NO_EVENT: &str = "expected a key `event` with `action` and `scope`";
 
-struct Action<'a>(&'a str);
+/// A string in `event`: the action, or else the scope.
+struct InEvent<'a, const IS_ACTION: bool>(&'a str);
 
-impl Required for Action<'_> {
-    const PATH: &'static str = "event.action";
+impl<const IS_ACTION: bool> Required for InEvent<'_, IS_ACTION> {
+    const PATH: &'static str = if IS_ACTION {
+        "event.action"
+    } else {
+        "event.scope"
+    };
 }
 
-impl<'de> Read<'de> for Action<'de> {
-    const EXPECTED: &'static str = <&str>::EXPECTED;
-
-    fn from_text(text: Text<'de, '_>) -> Option<Self> {
-        Some(Self(text.keep()))
-    }
-}
-
-struct Scope<'a>(&'a str);
-
-impl Required for Scope<'_> {
-    const PATH: &'static str = "event.scope";
-}
-
-impl<'de> Read<'de> for Scope<'de> {
+impl<'de, const IS_ACTION: bool> Read<'de> for InEvent<'de, IS_ACTION> {
     const EXPECTED: &'static str = <&str>::EXPECTED;
 
     fn from_text(text: Text<'de, '_>) -> Option<Self> {
@@ -293,7 +280,7 @@ impl<'de> Read<'de> for What<'de> {
     ) -> Result<Option<Self>, A::Error> {
         read_object!(map, strings, { "action" => action, "scope" => scope });
         match (action, scope) {
-            (Some(Strict(Action(action))), Some(Strict(Scope(scope)))) => {
+            (Some(Strict(InEvent::<true>(action))), Some(Strict(InEvent::<false>(scope)))) => {
                 Ok(Some(Self::Object { action, scope }))
             }
             (None, _) => Err(mistake(What::PATH, "expected a key `action`")),

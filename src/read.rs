@@ -143,7 +143,7 @@ impl<'de, T: Read<'de>> Visitor<'de> for Lenient<'de, T> {
 
 /// What there is no event without.
 pub(crate) trait Required {
-    /// Where it stands, with dots; empty for the body as a whole.
+    /// Where it stands, with dots.
     const PATH: &'static str;
 }
 
