@@ -43,6 +43,14 @@ pub fn decode(body: &[u8]) -> Result<Cow<'_, str>, Error> {
             place: Some((line, column + 1)),
         })
     })?;
+    // The reader would say that it expected a value, about a character that nobody sees.
+    if text.starts_with('\u{feff}') {
+        return Err(Error::Payload(Problem {
+            what: "expected a body that starts with `{`, found a byte order mark".into(),
+            path: String::new(),
+            place: Some((1, 1)),
+        }));
+    }
     if let Some(at) = long_number(body) {
         return Err(Error::Payload(Problem {
             what: format!("expected a number of at most {LONGEST_NUMBER} characters"),

@@ -597,6 +597,15 @@ def test_repr_of_parts():
     ]
 
 
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(0, "<UpdatedFiles: 0 files>"), (1, "<UpdatedFiles: 1 file>"), (2, "<UpdatedFiles: 2 files>")],
+)
+def test_repr_of_files_counts_them(event, count, expected):
+    files = [{"path": f"{at}.csv", "action": "add"} for at in range(count)]
+    assert repr(event("repo.content.update.bucket", updatedFiles=files).updated_files) == expected
+
+
 def test_only_a_comment_shows_its_content(event):
     made = event("discussion.create", comment__content="the words")
     for shown in (made, *parts_of(made)):

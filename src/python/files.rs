@@ -253,7 +253,10 @@ impl UpdatedFiles {
     }
 
     fn __repr__(&self) -> String {
-        format!("<UpdatedFiles: {} files>", self.objects.len())
+        match self.objects.len() {
+            1 => "<UpdatedFiles: 1 file>".to_owned(),
+            count => format!("<UpdatedFiles: {count} files>"),
+        }
     }
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
