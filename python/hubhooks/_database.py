@@ -301,6 +301,27 @@ class RunnerLock:
         """Whether this object holds the lock."""
         return self._connection is not None
 
+    def is_taken(self) -> bool:
+        """Whether somebody holds the lock; it makes no file and takes nothing.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        if not Path(self._path).exists():
+            return False
+        uri = f"{Path(self._path).as_uri()}?mode=ro"
+        try:
+            connection = sqlite3.connect(uri, timeout=0, uri=True)
+            try:
+                connection.execute("SELECT 1 FROM sqlite_master")
+            finally:
+                connection.close()
+        except sqlite3.Error as error:
+            if _is_busy(error):
+                return True
+            raise _told(self._path, error) from error
+        return False
+
     def try_acquire(self) -> bool:
         """Take the lock if nobody else has it, without waiting; whether it is held now.
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     Execute: TypeAlias = Callable[[str, Sequence[object]], sqlite3.Cursor]
 
 __all__ = [
-    "BusyError", "Due", "Interrupted", "RunnerLock", "SqliteLog", "Stats", "StoredRecord",
-    "StoredRun",
+    "BusyError", "Due", "Interrupted", "Prunable", "RunnerLock", "SqliteLog", "Stats",
+    "StoredRecord", "StoredRun",
 ]  # fmt: skip
 
 _DAY = 24 * 60 * 60
@@ -46,6 +46,7 @@ _INTERRUPTED_SECONDS = 10.0
 _CLOCK_SLACK = 60.0
 _DIED = "the process died during this handler"
 _LONGEST_TEXT = 64 * 1024
+_LAST_SIGN = chr(0x10FFFF)
 _REDACTED = "(redacted)"
 # By a part of the name, as proxies add credentials of their own. Some copy the URL into a header.
 _SECRET = re.compile(b"auth|cookie|key|secret|token", re.IGNORECASE)
@@ -149,6 +150,15 @@ class Stats(NamedTuple):
     """When the oldest unfinished delivery came."""
     refusals: dict[str, int]
     """How often requests were refused, by reason, as far back as the log goes."""
+
+
+class Prunable(NamedTuple):
+    """What is too old to be kept."""
+
+    bodies: int
+    body_bytes: int
+    deliveries: int
+    """How many are forgotten altogether, their ids too."""
 
 
 class SqliteLog:
@@ -518,6 +528,26 @@ class SqliteLog:
                 record.body = _body(connection.execute, delivery_id)
         return record
 
+    def records(self, delivery_ids: Iterable[str]) -> builtins.list[StoredRecord]:
+        """Look up those deliveries that there are, at one moment and without their bodies."""
+        with self._db.elsewhere() as connection:
+            found = [_find(connection.execute, delivery_id) for delivery_id in delivery_ids]
+        return [record for record in found if record is not None]
+
+    def ids(self, prefix: str, limit: int = 10) -> builtins.list[str]:
+        """List ids that begin so."""
+        with self._db.elsewhere() as connection:
+            rows = connection.execute(_IDS, (prefix, prefix + _LAST_SIGN, limit)).fetchall()
+        return [row[0] for row in rows]
+
+    def prunable(self) -> Prunable:
+        """Tell what is old enough for `prune` to drop it."""
+        old = _now() - self._keep_seconds
+        with self._db.elsewhere() as connection:
+            bodies = connection.execute(_OLD_BODIES, (old,)).fetchone()
+            rows = connection.execute(_OLD_ROWS, (old - _IDS_OUTLIVE_BODIES,)).fetchone()
+        return Prunable(*bodies, *rows)
+
     def list(  # noqa: PLR0913 - criteria, each optional
         self,
         *,
@@ -676,6 +706,12 @@ _OLDEST_UNFINISHED = """
 """
 _SUM_REFUSALS = "SELECT reason, sum(count) FROM refusals GROUP BY reason"
 
+_IDS = "SELECT id FROM deliveries WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"
+_OLD_BODIES = """
+    SELECT count(*), coalesce(sum(size), 0) FROM bodies JOIN finished USING (seq)
+    WHERE received_at < ?
+"""
+_OLD_ROWS = "SELECT count(*) FROM finished WHERE received_at < ?"
 _OLDEST_BODIES = """
     SELECT bodies.seq, size, received_at FROM bodies JOIN finished USING (seq)
     ORDER BY bodies.seq LIMIT ?
