@@ -180,6 +180,11 @@ class Database:
         """Write with the next batch, or `flush`; from any thread."""
         self._late.append(write)
 
+    @property
+    def is_late(self) -> bool:
+        """Whether there is something for `flush` to write."""
+        return bool(self._late)
+
     def flush(self) -> None:
         """Write what is late.
 

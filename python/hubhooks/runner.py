@@ -10,7 +10,6 @@ from collections import deque
 from traceback import format_exception, format_exception_only
 from typing import TYPE_CHECKING, Any, Literal
 
-from hubhooks.deliveries import Delivery
 from hubhooks.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -166,11 +165,9 @@ class _Session:
     ) -> None:
         """Record that a handler failed without having been started."""
         _log.error("handler `%s` did not run on delivery `%s`: %s", name, work.delivery_id, error)
-        record = self.log.get(work.delivery_id)
-        self.log.finished(work.delivery_id, name, "failed", str(error))
-        if record is not None:
-            attempts = record.run_of(name).attempts
-            told = Delivery(record.id, attempts, record.is_replay, record.received_at, name)
+        told = self.log.claim(work.delivery_id, name)
+        if told is not None:
+            self.log.finished(told, "failed", str(error))
             self.tell("failure", work, loop, work.event, told, error)
 
     async def drain(self, seconds: float | None) -> None:
@@ -301,7 +298,8 @@ class _Run(_Call):
         self._work = work
 
     def begin(self) -> tuple[object, ...]:
-        delivery = self._session.log.started(self._work.delivery_id, self._handler.name)
+        delivery = self._session.log.claim(self._work.delivery_id, self._handler.name)
+        assert delivery is not None  # noqa: S101 - it was just accepted
         self._delivery = delivery
         event = self._work.event
         return (event, delivery) if self._handler.takes_delivery else (event,)
@@ -325,8 +323,7 @@ class _Run(_Call):
         self._session.lose(self._work, self._handler.name, self.loop, error)
 
     def _finish(self, ending: Ending, error: str = "", traceback: str = "") -> None:
-        name, delivery_id = self._handler.name, self._work.delivery_id
-        self._session.log.finished(delivery_id, name, ending, error, traceback)
+        self._session.log.finished(self._delivery, ending, error, traceback)
 
     def _tell(self, occasion: Occasion, error: BaseException) -> None:
         event, delivery = self._work.event, self._delivery
