@@ -132,7 +132,8 @@ def started(
         script: the text of `app.py` in that folder.
         prints: what it prints when it is ready; without it, it is ready when its port listens.
         python: the interpreter.
-        environ: variables to set, or with None to leave out; WEBHOOK_SECRET is `moon` by default.
+        environ: variables to set, or with None to leave out; WEBHOOK_SECRET is `moon` by default,
+            and what is delivered is kept in memory.
     """
     port = free_port()
     if script is not None:
@@ -142,6 +143,7 @@ def started(
         "PYTHONPATH": str(ROOT / "python"),
         "PYTHONUNBUFFERED": "1",
         "WEBHOOK_SECRET": SECRET,
+        "HUBHOOKS_DELIVERIES": ":memory:",
         **(environ or {}),
     }
     log = folder / f"output-{port}"

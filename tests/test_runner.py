@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hubhooks.deliveries import Delivery, MemoryLog, Record
+from hubhooks.deliveries import Delivery, Ignore, MemoryLog, Record
 from hubhooks.errors import ConfigError
 from hubhooks.receiver import Work
 from hubhooks.routing import Router
-from hubhooks.runner import Ignore, Runner
+from hubhooks.runner import Runner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +39,7 @@ class Bench:
         self.on = self.router.on
 
     def submit(self, delivery_id: str = "d1", *handlers: str) -> None:
+        self.runner.start()
         names = handlers or tuple(h.name for h in self.router.match(self.event))
         verdict = self.log.accept(delivery_id, self.event.raw, names)
         self.runner.submit(Work(verdict.id, verdict.handlers, self.event))
@@ -47,7 +48,6 @@ class Bench:
         """Run deliveries to their end, on a loop of their own."""
 
         async def serve() -> None:
-            self.runner.start()
             for delivery_id in delivery_ids or ("d1",):
                 self.submit(delivery_id)
             await self.runner.stop(drain)
@@ -932,6 +932,7 @@ def stuck(event):
 
 async def serve():
     runner = Runner(router, log)
+    runner.start()
     event = HubEvent.from_json(compact(sample_json("repo.create")))
     runner.submit(Work(log.accept("d1", event.raw, ["stuck"]).id, ("stuck",), event))
     assert begun.wait(30)

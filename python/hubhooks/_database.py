@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from hubhooks.errors import ConfigError, StoreError
+from hubhooks.errors import BusyError, ConfigError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -52,10 +52,6 @@ _ADVICE = {
     "unable to open database file": "cannot be opened: check the path, and who may write there",
 }
 _OWNERS_MISTAKES = ("file is", "attempt to", "unable to")
-
-
-class BusyError(StoreError):
-    """Another process is writing at the moment; soon it may work."""
 
 
 class Database:

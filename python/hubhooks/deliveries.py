@@ -11,7 +11,7 @@ from collections import deque
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from hubhooks.errors import StoreError
+from hubhooks.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     import builtins
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     Reason: TypeAlias = str | Callable[[], str]
 
 __all__ = [
-    "Delivery", "Due", "Interrupted", "Log", "MemoryLog", "Record", "Run", "Stats", "Verdict",
-    "judge", "most_urgent", "spoken",
+    "Delivery", "Due", "Ignore", "Interrupted", "Log", "MemoryLog", "Record", "Retry", "Run",
+    "Stats", "Verdict", "judge", "most_urgent", "spoken",
 ]  # fmt: skip
 
 
@@ -51,6 +51,33 @@ class Delivery(NamedTuple):
     """The handler's name, which stored work knows it by."""
     failures: int = 0
     """How many attempts failed since the delivery last came: what `retries` is compared with."""
+
+
+class Ignore(Exception):  # noqa: N818 - not an error: how a handler says "not for me"
+    """Raised by a handler that wants nothing to do with an event; recorded as `ignored`.
+
+    Args:
+        reason: what the log says about it.
+    """
+
+
+class Retry(Exception):  # noqa: N818 - not an error: how a handler says "not now"
+    """Raised by a handler that is to be tried again, if its `retries` are not spent.
+
+    Args:
+        reason: what the log says about it.
+        after: in how many seconds; by default as its `backoff` has it.
+
+    Raises:
+        ConfigError: there is no such time.
+    """
+
+    def __init__(self, reason: str = "", *, after: float | None = None) -> None:
+        if after is not None and not 0 <= after < float("inf"):
+            msg = f"`Retry(after={after!r})` is no time from now; write seconds, such as 60"
+            raise ConfigError(msg)
+        super().__init__(reason)
+        self.after = after
 
 
 class Run:
