@@ -145,36 +145,47 @@ def at_terminal(path: Path, *words: str, columns: int = 80) -> list[str]:
 # ---- an app --------------------------------------------------------------------------------------
 
 APP = """
-import sys, time
-from hubhooks.sqlite import RunnerLock, SqliteLog
+import os, signal, time
+from pathlib import Path
+from hubhooks import Webhooks
 
-lock, log = RunnerLock(sys.argv[1]), SqliteLog(sys.argv[1])
-assert lock.try_acquire()
-log.open()
-log.recover()
-print("running", flush=True)
-while True:
-    for due in log.due(10):
-        delivery = log.claim(due.delivery_id, due.handler)
-        print("started", due.delivery_id, due.handler, flush=True)
-        if due.handler == "hang":
-            continue
-        if due.handler == "stumble" and delivery.attempt % 2 == 0:
-            log.finished(delivery, "failed", "ValueError: not yet", retry_after=0.1)
-        elif due.handler == "break":
-            log.finished(delivery, "failed", "ValueError: no tide", "Traceback")
-        else:
-            log.finished(delivery, "done")
-    log.flush()
-    time.sleep(0.01)
+hooks = Webhooks()
+
+@hooks.on()
+def retrain(event, delivery):
+    assert delivery.is_replay
+
+@hooks.on(name="break")
+def break_(event):
+    raise ValueError("no tide")
+
+@hooks.on(retries=1, backoff=0.1)
+def stumble(event, delivery):
+    assert delivery.attempt % 2
+
+@hooks.on()
+def hang(event):
+    Path("hanging").touch()
+    while not Path("release").exists():
+        time.sleep(0.01)
+
+@hooks.on()
+def die(event):
+    os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 @contextmanager
 def running_app(path: Path) -> Iterator[Server]:
     """Run what is in the log in another process."""
-    with started(path.parent, "-c", APP, str(path), prints="running") as app:
-        yield app
+    command = ("-m", "uvicorn", "app:hooks", "--port", "{port}")
+    environ: dict[str, str | None] = {"HUBHOOKS_DELIVERIES": str(path)}
+    with started(path.parent, *command, script=APP, environ=environ) as app:
+        app.wait_until(RunnerLock(path).is_taken, "does not run what is in the log")
+        try:
+            yield app
+        finally:
+            (path.parent / "release").touch()
 
 
 def fill(path: Path, **handlers: str) -> None:
@@ -482,7 +493,7 @@ def test_what_runs_again_is_chosen(
     assert said(filled, "list") == before
     done = invoke(filled, "replay", "--dry-run", *options.split())
     assert [line.split()[0] for line in done.stdout.splitlines()[3:-1]] == list(expected)
-    assert "a dry run: nothing was queued" in done.stderr
+    assert f"a dry run: nothing was queued of {len(expected)} deliver" in done.stderr
 
 
 def test_more_than_a_page_is_chosen_with_the_oldest_first(path: Path) -> None:
@@ -493,6 +504,9 @@ def test_more_than_a_page_is_chosen_with_the_oldest_first(path: Path) -> None:
             accept(log, name, "retrain")
             end(log, name, retrain="failed")
     assert [one["id"] for one in said(path, "replay", "--failed", "--dry-run")] == names
+    done = invoke(path, "replay", "--failed", "--dry-run")
+    assert len(done.stdout.splitlines()) == 104
+    assert f"and {page - 95} more, which --json lists too" in done.stderr
 
 
 def test_where_no_app_runs_the_work_waits_for_it(path: Path) -> None:
@@ -528,20 +542,18 @@ def test_nothing_to_replay_is_no_failure(filled: Path) -> None:
 
 
 def test_an_app_that_goes_away_is_not_waited_for(path: Path) -> None:
-    fill(path, hang="done")
-    with running_app(path) as app, replaying(path, "of-hang") as process:
-        app.wait_for("started of-hang hang")
-        app.stop()
-        stdout, stderr = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 1
-    assert stderr == "the app went away: what has not ended runs when it is there again\n"
-    assert "running" in stdout
+    fill(path, die="done")
+    with running_app(path):
+        done = command(path, "replay", "of-die")
+    assert done.returncode == 1
+    assert done.stderr == "the app went away: what has not ended runs when it is there again\n"
+    assert done.stdout.split()[-3:] == ["running", "die", "of-die"]
 
 
 def test_following_can_be_ended(path: Path) -> None:
     fill(path, hang="done")
     with running_app(path) as app, replaying(path, "of-hang") as process:
-        app.wait_for("started of-hang hang")
+        app.wait_until((path.parent / "hanging").exists, "did not run it")
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=PATIENCE)
         assert process.returncode == 130

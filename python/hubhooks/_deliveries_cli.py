@@ -32,8 +32,8 @@ from hubhooks._terminal import (
     usage_errors,
     visible,
 )
-from hubhooks.errors import ConfigError, StoreError
-from hubhooks.sqlite import BusyError, RunnerLock, SqliteLog
+from hubhooks.errors import BusyError, ConfigError, StoreError
+from hubhooks.sqlite import RunnerLock, SqliteLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,6 +45,9 @@ __all__ = ["State", "make_group"]
 _MANY = 20
 """More runs than this are counted, not listed."""
 
+_LONGEST_PLAN = 100
+"""So many of what would run again are listed."""
+
 _PAGE = 500
 _SHORTEST_ID = 8
 _UNITS = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60, "w": 7 * 24 * 60 * 60}
@@ -54,6 +57,10 @@ _UNSAFE_IN_NAME = re.compile(r"[^\w.-]")
 # Another process that writes holds the log for a moment, and now and then for a little longer.
 _BUSY_SECONDS = 10.0
 _POLL_SECONDS = 0.2
+# What is queued in one transaction, and how long the app has before the next.
+_CHUNK = 50
+_CHUNK_BYTES = 4 * 1024 * 1024
+_PAUSE_SECONDS = 0.02
 # An app that restarts is away for a moment.
 _GONE_SECONDS = 5.0
 _CTRL_C = 130
@@ -201,10 +208,9 @@ def _replay(  # noqa: PLR0913, one parameter per option
         log = _log(file)
         moment = None if since is None else _moment(since)
         replays = _replays(log, deliveries or [], only or [], moment, is_failed=failed)
+        _skip_without_body(log, replays)
         is_ended = True
-        if dry_run:
-            _check_bodies(log, replays)
-        else:
+        if not dry_run:
             _queue(log, replays)
             is_ended = _follow(log, RunnerLock(file), replays)
     if as_json:
@@ -410,6 +416,9 @@ class _Replay:
     def is_well(self) -> bool:
         return not self.skipped and all(run.state != "failed" for run in self.runs)
 
+    def skip(self, why: str) -> None:
+        self.skipped, self.handlers = why, ()
+
     @property
     def json(self) -> dict[str, Any]:
         return {
@@ -468,40 +477,50 @@ def _replay_of(record: Record, only: Sequence[str], *, is_failed: bool) -> _Repl
     return _Replay(record, tuple(names))
 
 
-def _check_bodies(log: SqliteLog, replays: Sequence[_Replay]) -> None:
+def _skip_without_body(log: SqliteLog, replays: Sequence[_Replay]) -> None:
+    kept = log.with_bodies(replay.record.id for replay in replays)
     for replay in replays:
-        if not replay.skipped:
-            record = log.get(replay.record.id)
-            _skip_if(replay, is_gone=record is None or record.body is None)
+        if replay.handlers and replay.record.id not in kept:
+            replay.skip("its body was dropped to make room")
 
 
 def _queue(log: SqliteLog, replays: Sequence[_Replay]) -> None:
+    """Queue in short transactions with pauses, as the app has to write meanwhile."""
+    waiting = deque(replay for replay in replays if replay.handlers)
     log.open()
     try:
-        for replay in replays:
-            if not replay.skipped:
-                names = _patiently(lambda: log.replay(replay.record.id, replay.handlers))  # noqa: B023, called at once
-                _skip_if(replay, is_gone=not names)
+        while waiting:
+            chunk: list[_Replay] = []
+            size = 0
+            while waiting and len(chunk) < _CHUNK and size < _CHUNK_BYTES:
+                chunk.append(waiting.popleft())
+                size += chunk[-1].record.size
+            _patiently(lambda: _queue_together(log, chunk))  # noqa: B023, it is called at once
+            if waiting:
+                time.sleep(_PAUSE_SECONDS)
     finally:
         log.close()
 
 
-def _skip_if(replay: _Replay, *, is_gone: bool) -> None:
-    if is_gone:
-        replay.skipped = "its body was dropped to make room"
-        replay.handlers = ()
+def _queue_together(log: SqliteLog, chunk: Sequence[_Replay]) -> None:
+    with log.batch():
+        refused = [one for one in chunk if not log.replay(one.record.id, one.handlers)]
+    for replay in refused:
+        replay.skip("it changed meanwhile")
 
 
-def _patiently(write: Callable[[], Any]) -> Any:  # noqa: ANN401, what the function gives
+def _patiently(write: Callable[[], object]) -> None:
     """Try again while another process writes."""
     give_up = time.monotonic() + _BUSY_SECONDS
     while True:
         try:
-            return write()
+            write()
         except BusyError:  # noqa: PERF203, it loops only where it failed
             if time.monotonic() > give_up:
                 raise
             time.sleep(_POLL_SECONDS)
+        else:
+            return
 
 
 def _follow(log: SqliteLog, lock: RunnerLock, replays: Sequence[_Replay]) -> bool:
@@ -685,20 +704,22 @@ def _print_replays(replays: Sequence[_Replay], *, is_dry_run: bool) -> None:
     if table.row_count:
         terminal().print(table)
     if is_dry_run:
-        _note("a dry run: nothing was queued")
+        count = sum(bool(replay.handlers) for replay in replays)
+        hidden = count - table.row_count
+        _note(f"and {hidden} more, which --json lists too" if hidden else "")
+        _note(f"a dry run: nothing was queued of {_count(count, 'delivery', 'deliveries')}")
 
 
 def _plan_table(replays: Sequence[_Replay]) -> Table:
     table = new_table("id", "received", "event", "handlers")
-    for replay in replays:
-        if replay.handlers:
-            record = replay.record
-            table.add_row(
-                Text(one_line(record.id)),
-                _local(record.received_at),
-                Text(_event(record)),
-                Text(", ".join(replay.handlers)),
-            )
+    for replay in [replay for replay in replays if replay.handlers][:_LONGEST_PLAN]:
+        record = replay.record
+        table.add_row(
+            Text(one_line(record.id)),
+            _local(record.received_at),
+            Text(_event(record)),
+            Text(", ".join(replay.handlers)),
+        )
     return table
 
 

@@ -509,6 +509,11 @@ class SqliteLog:
             found = [_find(connection.execute, delivery_id) for delivery_id in delivery_ids]
         return [record for record in found if record is not None]
 
+    def with_bodies(self, delivery_ids: Iterable[str]) -> set[str]:
+        """Pick those deliveries whose bodies are still there."""
+        with self._db.elsewhere() as connection:
+            return {one for one in delivery_ids if connection.execute(_HAS_BODY, (one,)).fetchone()}
+
     def ids(self, prefix: str, limit: int = 10) -> builtins.list[str]:
         """List ids that begin so."""
         with self._db.elsewhere() as connection:
@@ -674,6 +679,7 @@ _READ_RUNS = """
         error, traceback FROM runs WHERE seq = ? ORDER BY position
 """
 _BODY = "SELECT body FROM bodies JOIN deliveries USING (seq) WHERE id = ?"
+_HAS_BODY = "SELECT 1 FROM bodies JOIN deliveries USING (seq) WHERE id = ?"
 _COUNT_STATES = "SELECT state, count(*) FROM deliveries GROUP BY state"
 _OLDEST_UNFINISHED = """
     SELECT received_at FROM deliveries WHERE seq = (
