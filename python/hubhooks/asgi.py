@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Scope: TypeAlias = MutableMapping[str, Any]
     Receive: TypeAlias = Callable[[], Awaitable[Message]]
     Send: TypeAlias = Callable[[Message], Awaitable[None]]
+    Beside: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[bool]]
     Acknowledge: TypeAlias = Literal["stored", "finished"]
     # An answer, and what it promises to run at once.
     Taken: TypeAlias = tuple[Answer, list[HandlerCall]]
@@ -57,14 +58,21 @@ class Door:
         runner: runs the handlers.
         acknowledge: whether the Hub is answered once a delivery is `stored`, or when its handlers
             `finished`.
+        beside: answers what is asked about deliveries, and says whether it did.
     """
 
     def __init__(
-        self, receiver: Receiver, runner: Runner, *, acknowledge: Acknowledge = "stored"
+        self,
+        receiver: Receiver,
+        runner: Runner,
+        *,
+        acknowledge: Acknowledge = "stored",
+        beside: Beside | None = None,
     ) -> None:
         self._receiver = receiver
         self._runner = runner
         self._waits = acknowledge == "finished"
+        self._beside = beside
         self._group: _Group | None = None
         self._refusals_timer: asyncio.TimerHandle | None = None
 
@@ -72,7 +80,9 @@ class Door:
         """Serve one ASGI connection."""
         kind = scope["type"]
         if kind == "http":
-            await self._serve(scope, receive, send)
+            beside = self._beside if "/deliveries" in scope.get("path", "") else None
+            if beside is None or not await beside(scope, receive, send):
+                await self._serve(scope, receive, send)
         elif kind == "lifespan":
             await self._live(receive, send)
         elif kind == "websocket":

@@ -142,7 +142,12 @@ class Webhooks(Router):
             allow_unsigned=self.settings.allow_unsigned,
             max_body_size=self.settings.max_body_size,
         )
-        return Door(receiver, self._runner, acknowledge=self._acknowledge)
+        return Door(
+            receiver,
+            self._runner,
+            acknowledge=self._acknowledge,
+            beside=self.answer_about_deliveries,
+        )
 
     @property
     def verifier(self) -> Verifier | None:
@@ -252,6 +257,18 @@ class Webhooks(Router):
         from hubhooks import _activity_tab  # noqa: PLC0415 - only who uses it needs it
 
         _activity_tab.show(self._activity)
+
+    async def answer_about_deliveries(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Answer a request about the deliveries, to who knows the admin token.
+
+        The app itself does so below its path, and `router` too; this is for routes of your own.
+
+        Returns:
+            whether it was one, and there is a token: if not, it is for somebody else to answer.
+        """
+        from hubhooks import _activity_http  # noqa: PLC0415 - only who looks needs it
+
+        return await _activity_http.serve(lambda: self._activity, scope, receive, send)
 
     @cached_property
     def _activity(self) -> Activity:
