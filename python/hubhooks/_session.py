@@ -28,7 +28,7 @@ from hubhooks.errors import BusyError, ConfigError, PayloadError, StoreError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hubhooks.deliveries import Log, Record
+    from hubhooks.deliveries import Due, Log, Record
     from hubhooks.receiver import Work
     from hubhooks.routing import Occasion, Router
 
@@ -90,6 +90,8 @@ class Session:
         self._running: dict[HandlerCall, None] = {}
         self._counts: dict[str, int] = {}
         self._is_alone = False
+        # Whether something may be in the log that only runs when nothing else does.
+        self._may_wait_for_silence = False
         self._waiting: dict[str, list[asyncio.Event]] = {}
         self._lock = threading.Lock()
         # When to take the next step, by the monotonic clock.
@@ -186,7 +188,9 @@ class Session:
                     del self._counts[run.name]
             if run.is_alone:
                 self._is_alone = False
-                self.is_behind = True
+            is_silent = self._may_wait_for_silence and not self._running
+        if run.is_counted or run.is_alone or is_silent:
+            self.is_behind = True
 
     # ---- steps ---------------------------------------------------------------------------------
 
@@ -243,34 +247,45 @@ class Session:
             self._start_what_is_ready()
 
     def _start_what_is_ready(self) -> None:
+        # First, so that it stays if another thread sets it meanwhile.
+        self.is_behind = False
         is_everything = False
-        while not is_everything and not self._is_alone:
+        while not is_everything:
             free = self._slots - len(self._running)
-            if free <= 0:
-                return
-            busy = self._busy(tuple(self._counts))
-            found = self.log.due(free, busy)
-            claimed: list[HandlerCall] = []
-            try:
-                if found:
-                    with self.log.batch():
-                        for due in found:
-                            if self._has_room(due.handler):
-                                run = self._claim(due.delivery_id, due.handler)
-                                if run is not None:
-                                    run.is_alone = self._is_alone = due.is_alone
-                                    claimed.append(run)
-            except BaseException:
-                self.give_back(claimed)
-                raise
+            if free <= 0 or self._is_alone:
+                self.is_behind = True
+                # Since then something may have ended that did not see it.
+                if len(self._running) >= self._slots or self._is_alone:
+                    return
+                continue
+            found = self.log.due(free, self._busy(tuple(self._counts)))
+            claimed, is_room_left = self._claim_found(found)
             for run in claimed:
                 run.loop = self.loop if self.is_on_server else None
                 self._read_and_start(run)
-            is_everything = len(found) < free or not claimed
-        # What is left is that of busy handlers, and what is to run alone.
-        self.is_behind = bool(self._counts) or self._is_alone
+            is_everything = is_room_left and (len(found) < free or not claimed)
         seconds = self.log.next_due()
         self._due_at = math.inf if seconds is None else time.monotonic() + seconds
+        if seconds is None and not self._running:
+            self._may_wait_for_silence = False
+
+    def _claim_found(self, found: Sequence[Due]) -> tuple[list[HandlerCall], bool]:
+        """Claim what is ready; give that, and whether there was room for all of it."""
+        claimed: list[HandlerCall] = []
+        is_room_left = True
+        if found:
+            try:
+                with self.log.batch():
+                    for due in found:
+                        if not self._has_room(due.handler):
+                            is_room_left = False
+                        elif run := self._claim(due.delivery_id, due.handler):
+                            run.is_alone = self._is_alone = due.is_alone
+                            claimed.append(run)
+            except BaseException:
+                self.give_back(claimed)
+                raise
+        return claimed, is_room_left
 
     def _read_and_start(self, run: HandlerCall) -> None:
         try:
@@ -292,6 +307,7 @@ class Session:
                 lock.release()
             return
         self.is_behind = bool(self.log.due(1)) or self.log.next_due() is not None
+        self._may_wait_for_silence = self.is_behind
         for delivery_id, name, is_failed in interrupted:
             if is_failed:
                 self._bury(delivery_id, name)
