@@ -43,8 +43,8 @@ _MOST_PAGES = 1000
 _ALL = "all states"
 _EVERY = "all its handlers"
 _HEADERS = ["Time (UTC)", "State", "Event", "Repository", "Handlers", "Delivery"]
-_STRANGERS_COLUMNS = 4
 _WIDTHS: list[str | int] = ["12%", "13%", "23%", "23%", "17%", "12%"]
+_STRANGERS_WIDTHS = ["14%", "16%", "34%", "36%"]
 _WORDS = {
     "failed": "failed, and not to be tried again",
     "overdue": "running for longer than allowed",
@@ -70,7 +70,7 @@ _STYLE = """<style>
   margin-right: .45em; }
 .hubhooks small, .hubhooks dt { color: var(--body-text-color-subdued); }
 .html-container:has(> .prose > .hubhooks) { padding: 0 !important; }
-.hubhooks a { margin: 0; padding: 0; }
+.hubhooks a { margin: 0 !important; padding: 0 !important; }
 .hubhooks h4 { margin: 0 0 6px; font-size: var(--text-lg); overflow-wrap: anywhere; }
 .hubhooks dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px; margin: 0; }
 .hubhooks dd { margin: 0; overflow-wrap: anywhere; }
@@ -86,14 +86,17 @@ _SHOW_DETAILS = """() => setTimeout(() => {
   details?.scrollIntoView({ behavior: "smooth", block: "nearest" });
 }, 100)"""
 _HOW_TO_UNLOCK = f"""
-Here you see what a stranger sees. Details and Replay are for those the app trusts, and it does not
-know anybody yet. Set one of these up, and restart the app:
+Here you see what a stranger sees: what became of deliveries, and which ones they were where their
+repository is public. Details and Replay are for those the app trusts, and it knows nobody yet. Set one of these up, and restart the app:
 
 - the secret `{TOKEN_VARIABLE}`, a long random word that is then asked for here;
 - `hf_oauth: true` in the README of the Space, for its owner to log in with;
 - `hooks.launch(demo, auth=("you", "a long password"))`, which closes the whole page to others.
 """
-_LOCKED = "Here you see what a stranger sees. Details and Replay are for the owner of the app."
+_LOCKED = """
+Here you see what a stranger sees: what became of deliveries, and which ones they were where their
+repository is public. Details and Replay are for the owner of the app.
+"""
 _REFUSALS = {
     "wrong": "That is not the token.",
     "locked": "Too many wrong tokens were tried. Wait a minute.",
@@ -372,13 +375,16 @@ class _Tab:
         return {self._parts.overview: _block(_overview_html(overview))}
 
     def _page_view(self, page: Page, *, trusted: bool) -> _Changes:
-        columns = len(_HEADERS) if trusted else _STRANGERS_COLUMNS
+        widths = _WIDTHS if trusted else _STRANGERS_WIDTHS
+        columns = len(widths)
         rows = [
             (_when(row.received_at), _state_html(row.state), *row[2:])[:columns]
             for row in page.rows
         ]
         return {
-            self._parts.table: {"headers": _HEADERS[:columns], "data": rows},
+            self._parts.table: gr.update(
+                value={"headers": _HEADERS[:columns], "data": rows}, column_widths=widths
+            ),
             self._parts.newer: gr.update(interactive=page.number > 0),
             self._parts.older: gr.update(interactive=not page.is_last),
         }
