@@ -28,6 +28,11 @@ def _no_secret_around(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WEBHOOK_SECRET", raising=False)
 
 
+@pytest.fixture(autouse=True)
+def _no_file_in_the_working_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HUBHOOKS_DELIVERIES", ":memory:")
+
+
 @pytest.fixture
 def body() -> Callable[..., bytes]:
     """Give a sample as the body of a delivery, with values changed by dotted paths."""
