@@ -563,8 +563,11 @@ def test_following_can_be_ended(path: Path) -> None:
 
 @contextmanager
 def replaying(path: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    # Where the tests run in the background, children begin deaf to Ctrl-C.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "from hubhooks.cli import main; main()"
     process = subprocess.Popen(
-        [sys.executable, "-m", "hubhooks.cli", "deliveries", "replay", *words],
+        [sys.executable, "-c", code, "deliveries", "replay", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -87,8 +87,8 @@ _SHOW_DETAILS = """() => setTimeout(() => {
 }, 100)"""
 _HOW_TO_UNLOCK = f"""
 Here you see what a stranger sees: what became of deliveries, and which ones they were where their
-repository is public. Details and Replay are for those the app trusts, and it knows nobody yet. Set
-one of these up, and restart the app:
+repository is public. Details and Replay are for those the app trusts, and it knows nobody yet.
+Set one of these up, and restart the app:
 
 - the secret `{TOKEN_VARIABLE}`, a long random word that is then asked for here;
 - `hf_oauth: true` in the README of the Space, for its owner to log in with;
@@ -398,10 +398,12 @@ class _Tab:
                 parts.facts: "",
                 parts.payload: None,
             }
+        payload = details.payload
         return {
             parts.details: gr.update(visible=True),
             parts.facts: _block(_details_html(details)),
-            parts.payload: details.payload,
+            # Text alone would be read as JSON.
+            parts.payload: payload if isinstance(payload, dict | list) else {"body": payload},
             parts.handler: gr.update(choices=[_EVERY, *details.handlers]),
             parts.replay: gr.update(interactive=not details.objection),
         }

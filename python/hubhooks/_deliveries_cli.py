@@ -211,8 +211,12 @@ def _replay(  # noqa: PLR0913, one parameter per option
         _skip_without_body(log, replays)
         is_ended = True
         if not dry_run:
-            _queue(log, replays)
-            is_ended = _follow(log, RunnerLock(file), replays)
+            try:
+                _queue(log, replays)
+                is_ended = _follow(log, RunnerLock(file), replays)
+            except KeyboardInterrupt:
+                _note("no longer followed: the app runs what is queued")
+                raise typer.Exit(_CTRL_C) from None
     if as_json:
         for replay in replays:
             _print_json(replay.json)
@@ -538,25 +542,21 @@ def _follow(log: SqliteLog, lock: RunnerLock, replays: Sequence[_Replay]) -> boo
         return True
     console = Console(stderr=True)
     seen = time.monotonic()
-    try:
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task("replaying", total=count)
-            while pending:
-                batch = [pending.popleft() for _ in range(min(len(pending), _PAGE))]
-                _look(log, batch)
-                ended = [replay for replay in batch if replay.is_ended]
-                progress.advance(task, sum(len(replay.handlers) for replay in ended))
-                pending.extend(replay for replay in batch if not replay.is_ended)
-                if ended or lock.is_taken():
-                    seen = time.monotonic()
-                elif time.monotonic() - seen > _GONE_SECONDS:
-                    _note("the app went away: what has not ended runs when it is there again")
-                    return False
-                if not ended:
-                    time.sleep(_POLL_SECONDS)
-    except KeyboardInterrupt:
-        _note("no longer followed: the app runs what is queued")
-        raise typer.Exit(_CTRL_C) from None
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("replaying", total=count)
+        while pending:
+            batch = [pending.popleft() for _ in range(min(len(pending), _PAGE))]
+            _look(log, batch)
+            ended = [replay for replay in batch if replay.is_ended]
+            progress.advance(task, sum(len(replay.handlers) for replay in ended))
+            pending.extend(replay for replay in batch if not replay.is_ended)
+            if ended or lock.is_taken():
+                seen = time.monotonic()
+            elif time.monotonic() - seen > _GONE_SECONDS:
+                _note("the app went away: what has not ended runs when it is there again")
+                return False
+            if not ended:
+                time.sleep(_POLL_SECONDS)
     return True
 
 
