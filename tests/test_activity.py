@@ -8,7 +8,8 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from conftest import PATIENCE, ask
+from asking import ask
+from servers import PATIENCE
 
 from hubhooks import Verifier, Webhooks
 from hubhooks.activity import (
