@@ -384,6 +384,13 @@ def test_a_show_fits_a_terminal_of_80_columns_but_for_the_body(filled: Path) -> 
     assert max(map(len, lines[: lines.index("{")])) <= 80
 
 
+def test_a_long_line_of_a_body_stays_whole_to_be_copied(path: Path) -> None:
+    text = "word " * 1000
+    with opened(path) as log:
+        log.accept("d1", compact({"comment": {"content": text}}), (), "unhandled")
+    assert f'"content": "{text}"\n' in invoke(path, "show", "d1").stdout
+
+
 def test_a_body_that_was_dropped_is_told(filled: Path) -> None:
     with opened(filled, max_bytes=1) as log:
         log.prune()

@@ -26,7 +26,7 @@ from hubhooks.deliveries import Delivery
 from hubhooks.errors import BusyError, ConfigError, PayloadError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from hubhooks.deliveries import Due, Log, Record
     from hubhooks.receiver import Work
@@ -46,6 +46,8 @@ _LOOK_AT_ALL_SECONDS = 60.0
 _BUSY_SECONDS = 0.05
 _BROKEN_SECONDS = 1.0
 _CHECKPOINT_SECONDS = 1.0
+# How long what may be written late waits for other things to be written with it.
+_LATE_SECONDS = 0.005
 
 
 class Lock(Protocol):
@@ -96,6 +98,7 @@ class Session:
         self._lock = threading.Lock()
         # When to take the next step, by the monotonic clock.
         self._is_woken = False
+        self._is_flush_planned = False
         self._timer: asyncio.TimerHandle | None = None
         self._look_at = 0.0
         self._look_at_all = time.monotonic() + _LOOK_AT_ALL_SECONDS
@@ -123,7 +126,7 @@ class Session:
         """Take steps on a loop, unless they are taken on one that lives."""
         if self.loop is None or self.loop.is_closed():
             self.loop = loop
-            self._is_woken = False
+            self._is_woken = self._is_flush_planned = False
             self.wake()
 
     # ---- what is to run ------------------------------------------------------------------------
@@ -196,26 +199,37 @@ class Session:
 
     def wake(self) -> None:
         """Take a step soon; from any thread."""
-        loop = self.loop
-        if self._is_woken or loop is None:
-            return
-        self._is_woken = True
-        try:
-            if running_loop() is loop:
-                loop.call_soon(self.step)
-            else:
-                loop.call_soon_threadsafe(self.step)
-        except RuntimeError:  # closed
-            self._is_woken = False
+        if not self._is_woken:
+            self._is_woken = self._call_soon(self.step)
 
-    def wake_if_behind(self) -> None:
-        """Take a step soon if something may be ready, or is to be written."""
-        if self.is_behind or self.log.is_late:
+    def wake_if_needed(self) -> None:
+        """Take a step soon if something may be ready, a bit later if something is to be written."""
+        if self.is_behind:
             self.wake()
+        elif self.log.is_late and not (self._is_flush_planned or self._is_woken):
+            self._is_flush_planned = self._call_soon(self._plan_flush)
+
+    def _plan_flush(self) -> None:
+        # Where more deliveries come, what is late is written with the next of them.
+        if self.loop is not None:
+            self.loop.call_later(_LATE_SECONDS, self.step)
+
+    def _call_soon(self, function: Callable[[], None]) -> bool:
+        loop = self.loop
+        try:
+            if loop is None:
+                return False
+            if running_loop() is loop:
+                loop.call_soon(function)
+            else:
+                loop.call_soon_threadsafe(function)
+        except RuntimeError:  # closed
+            return False
+        return True
 
     def step(self) -> None:
         """Write what is late, and start what is ready."""
-        self._is_woken = False
+        self._is_woken = self._is_flush_planned = False
         if self._is_closed:
             return
         now = time.monotonic()
@@ -387,7 +401,7 @@ class Session:
         for ended in self._waiting.get(run.delivery.id, ()):
             if self.loop is not None:
                 self.loop.call_soon_threadsafe(ended.set)
-        self.wake_if_behind()
+        self.wake_if_needed()
 
     def tell(
         self,

@@ -107,7 +107,7 @@ class Runner:
         for run in runs:
             run.loop = loop
             session.start_run(run)
-        session.wake_if_behind()
+        session.wake_if_needed()
 
     def give_back(self, runs: Sequence[HandlerCall]) -> None:
         """Forget what `claim` gave, as the batch failed."""
@@ -125,9 +125,9 @@ class Runner:
             session.wake()
 
     def flush_soon(self) -> None:
-        """Write what is late, if anything is, on the next turn of the loop."""
-        if self._session is not None and self.log.is_late:
-            self._session.wake()
+        """Write what is late before long."""
+        if self._session is not None:
+            self._session.wake_if_needed()
 
     async def wait_for(self, delivery_id: str, seconds: float) -> Record | None:
         """Wait until the handlers of a delivery ended, wherever they run.
