@@ -165,17 +165,15 @@ class Session:
         return run
 
     def _has_room(self, name: str) -> bool:
-        return len(self._running) < self._slots and name not in self._busy((name,))
+        return len(self._running) < self._slots and not (
+            name in self._counts and self._is_busy(name)
+        )
 
-    def _busy(self, names: Sequence[str]) -> list[str]:
-        """List the handlers that run as often as they may."""
-        busy: list[str] = []
-        for name in names:
-            handler = self._router.handler(name)
-            limit = None if handler is None else handler.policy.concurrency
-            if limit is not None and self._counts.get(name, 0) >= limit:
-                busy.append(name)
-        return busy
+    def _is_busy(self, name: str) -> bool:
+        """Whether a handler runs as often as it may."""
+        handler = self._router.handler(name)
+        limit = None if handler is None else handler.policy.concurrency
+        return limit is not None and self._counts.get(name, 0) >= limit
 
     def _may_start(self) -> bool:
         # What a log on disk has queued can wait for the next start.
@@ -272,7 +270,9 @@ class Session:
                 if len(self._running) >= self._slots or self._is_alone:
                     return
                 continue
-            found = self.log.due(free, self._busy(tuple(self._counts)))
+            found = self.log.due(
+                free, [name for name in tuple(self._counts) if self._is_busy(name)]
+            )
             claimed, is_room_left = self._claim_found(found)
             for run in claimed:
                 run.loop = self.loop if self.is_on_server else None

@@ -196,10 +196,8 @@ class Door:
             return self._receiver.refusal("not stored", str(error))
         return None
 
-    async def _take(self, headers: Headers, body: bytes, *, is_complete: bool) -> Taken:
-        """Judge a body, and keep it if it is to be kept."""
-        if not (is_complete and body and self._runner.log.is_durable):
-            return self._judge(headers, body, is_complete=is_complete)
+    async def _take(self, headers: Headers, body: bytes) -> Taken:
+        """Judge a body with others that came at the same time."""
         loop = asyncio.get_running_loop()
         if self._group is None or self._group.loop is not loop:
             self._group = _Group(loop, [])
@@ -276,7 +274,10 @@ class Door:
                 return self._receiver.refusal("too large"), []
             chunks.append(chunk)
             is_complete = not message.get("more_body", False)
-        return await self._take(headers, b"".join(chunks), is_complete=is_complete)
+        body = b"".join(chunks)
+        if is_complete and body and self._runner.log.is_durable:
+            return await self._take(headers, body)
+        return self._judge(headers, body, is_complete=is_complete)
 
 
 class _Came(NamedTuple):
