@@ -8,7 +8,6 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from asking import ask
 from servers import PATIENCE
 
 from hubhooks import Verifier, Webhooks
@@ -395,11 +394,19 @@ def test_every_payload_can_be_shown(house: House, content: bytes, shown: object)
 # ---- as JSON over HTTP -------------------------------------------------------------------------
 
 
-def asked(hooks: Webhooks, path: str, method: str = "GET", query: str = "", body: bytes = b"",
-          token: str | None = TOKEN, **scope: Any) -> Any:  # fmt: skip
-    headers = {} if token is None else {"authorization": f"Bearer {token}"}
-    request = {"path": path, "method": method, "query_string": query.encode(), **scope}
-    return asyncio.run(ask(hooks, body, headers=headers, **request))
+@pytest.fixture
+def asked(ask: Callable[..., Any]) -> Callable[..., Any]:
+    """Ask an app as somebody does who knows the token."""
+
+    def asked(
+        hooks: Webhooks, path: str, method: str = "GET", *, query: str = "", body: bytes = b"",
+        token: str | None = TOKEN, **scope: Any,
+    ) -> Any:  # fmt: skip
+        headers = {} if token is None else {"authorization": f"Bearer {token}"}
+        request = {"path": path, "method": method, "query_string": query.encode(), **scope}
+        return asyncio.run(ask(hooks, body, headers=headers, **request))
+
+    return asked
 
 
 @pytest.fixture
@@ -419,7 +426,9 @@ PATHS = [("/deliveries", "GET"), ("/deliveries/d1", "GET"), ("/deliveries/d1/rep
 
 
 @pytest.mark.parametrize(("path", "method"), PATHS)
-def test_without_the_token_nothing_is_told(served: Webhooks, path: str, method: str) -> None:
+def test_without_the_token_nothing_is_told(
+    asked: Callable[..., Any], served: Webhooks, path: str, method: str
+) -> None:
     reply = asked(served, path, method, token=None)
     assert (reply.status, reply.headers[b"www-authenticate"]) == (401, b"Bearer")
     for wrong in ("moon", "wrong", TOKEN[:-1], "\xe4" * 20):
@@ -434,14 +443,18 @@ def test_without_the_token_nothing_is_told(served: Webhooks, path: str, method: 
 
 @pytest.mark.parametrize(("path", "method"), PATHS)
 def test_without_a_token_of_its_own_the_app_takes_deliveries_only(
-    served: Webhooks, monkeypatch: pytest.MonkeyPatch, path: str, method: str
+    asked: Callable[..., Any],
+    served: Webhooks,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    method: str,
 ) -> None:
     monkeypatch.delenv("HUBHOOKS_ADMIN_TOKEN")
     assert asked(served, path, method).status == (405 if method == "GET" else 401)
 
 
 def test_a_token_that_is_no_good_says_so_and_opens_nothing(
-    served: Webhooks, monkeypatch: pytest.MonkeyPatch
+    asked: Callable[..., Any], served: Webhooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HUBHOOKS_ADMIN_TOKEN", "moon")
     reply = asked(served, "/deliveries", token="moon")
@@ -449,7 +462,9 @@ def test_a_token_that_is_no_good_says_so_and_opens_nothing(
     assert "HUBHOOKS_ADMIN_TOKEN must be" in reply.said["reason"]
 
 
-def test_the_list_can_be_narrowed_and_read_in_pages(served: Webhooks) -> None:
+def test_the_list_can_be_narrowed_and_read_in_pages(
+    asked: Callable[..., Any], served: Webhooks
+) -> None:
     def ids(query: str) -> list[str]:
         said = asked(served, "/webhooks/deliveries", query=query).said
         return [one["id"] for one in said["deliveries"]]
@@ -470,11 +485,13 @@ def test_the_list_can_be_narrowed_and_read_in_pages(served: Webhooks) -> None:
     ["state=lost", "limit=0", "limit=501", "limit=x", "limit=99999999999999", "since=now",
      "since=2020-01-01", "page=1"],
 )  # fmt: skip
-def test_a_list_that_cannot_be_is_refused(served: Webhooks, query: str) -> None:
+def test_a_list_that_cannot_be_is_refused(
+    asked: Callable[..., Any], served: Webhooks, query: str
+) -> None:
     assert asked(served, "/deliveries", query=query).status == 400
 
 
-def test_one_delivery_is_told_whole(served: Webhooks) -> None:
+def test_one_delivery_is_told_whole(asked: Callable[..., Any], served: Webhooks) -> None:
     said = asked(served, "/deliveries/d1").said
     assert (said["id"], said["body"]["repo"]["private"]) == ("d1", True)
     assert said["explanations"] == ["no handler is registered"]
@@ -483,7 +500,7 @@ def test_one_delivery_is_told_whole(served: Webhooks) -> None:
     assert asked(served, "/deliveries/unknown").status == 404
 
 
-def test_a_replay_is_asked_for_by_post(served: Webhooks) -> None:
+def test_a_replay_is_asked_for_by_post(asked: Callable[..., Any], served: Webhooks) -> None:
     def replay(delivery: str, body: bytes = b"") -> Any:
         return asked(served, f"/deliveries/{delivery}/replay", "POST", body=body)
 
@@ -503,7 +520,7 @@ def test_a_replay_is_asked_for_by_post(served: Webhooks) -> None:
     "path", ["/deliveries", "/deliveries/d1", "/deliveries/d1/replay/more", "/my-deliveries"]
 )
 def test_what_only_looks_similar_is_a_delivery(
-    served: Webhooks, body: Callable[..., bytes], path: str
+    ask: Callable[..., Any], served: Webhooks, body: Callable[..., bytes], path: str
 ) -> None:
     async def deliver() -> Any:
         async with served.lifespan(None):

@@ -29,6 +29,8 @@ from hubhooks.activity import (
 from hubhooks.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from hubhooks.activity import Activity, Details, Overview, Page
     from hubhooks.deliveries import Run
 
@@ -144,27 +146,31 @@ def show(activity: Activity) -> None:
         raise ConfigError(msg)
     parts = _lay_out(has_token=activity.gate.is_on)
     tab = _Tab(activity, parts)
-    timer = gr.Timer(_SECONDS)
-    options: dict[str, Any] = {
-        "queue": False,
-        "show_progress": "hidden",
-        "api_visibility": "private",
-    }
     held: list[Any] = [parts.state, parts.number, parts.chosen, parts.ticket, parts.seen]
     outputs: list[Any] = list(parts)
-    blocks.load(tab.look, held, outputs, **options)
-    timer.tick(tab.look, held, outputs, **options)
-    parts.state.input(tab.filter, held, outputs, **options)
-    parts.newer.click(tab.turn_to_newer, held, outputs, **options)
-    parts.older.click(tab.turn_to_older, held, outputs, **options)
-    parts.table.select(tab.choose, held, outputs, **options).then(None, js=_SHOW_DETAILS)
-    parts.close.click(tab.close, held, outputs, **options)
-    parts.replay.click(tab.replay, [*held, parts.handler], outputs, **options)
-    gr.on(
-        [parts.unlock.click, parts.token.submit],
-        tab.unlock, [*held, parts.token], outputs, **options,
-    )  # fmt: skip
-    parts.lock.click(tab.lock, held, outputs, **options)
+
+    def wire(function: Callable[..., Any], *triggers: Any, more: Sequence[Any] = ()) -> Any:  # noqa: ANN401 - Gradio makes these methods
+        return gr.on(
+            triggers,
+            function,
+            [*held, *more],
+            outputs,
+            # Not to take a name away from a function of the app.
+            api_name=f"hubhooks_{function.__name__}",
+            api_visibility="private",
+            queue=False,
+            show_progress="hidden",
+        )
+
+    wire(tab.look, blocks.load, gr.Timer(_SECONDS).tick)
+    wire(tab.filter, parts.state.input)
+    wire(tab.turn_to_newer, parts.newer.click)
+    wire(tab.turn_to_older, parts.older.click)
+    wire(tab.choose, parts.table.select).then(None, js=_SHOW_DETAILS)
+    wire(tab.close, parts.close.click)
+    wire(tab.replay, parts.replay.click, more=[parts.handler])
+    wire(tab.unlock, parts.unlock.click, parts.token.submit, more=[parts.token])
+    wire(tab.lock, parts.lock.click)
 
 
 def _lay_out(*, has_token: bool) -> _Parts:
