@@ -61,8 +61,8 @@ pub struct Event<'a> {
     pub moved_to: Option<MovedTo<'a>>,
     /// The refs that a push created, moved or deleted.
     pub updated_refs: Vec<UpdatedRef<'a>>,
-    /// The files that changed in a bucket, read when asked for.
-    pub updated_files: Option<UpdatedFiles<'a>>,
+    /// The files that changed in a bucket, read when asked for; boxed, as few events have any.
+    pub updated_files: Option<Box<UpdatedFiles<'a>>>,
     /// Whether the Hub left files out of the list because there were more than 10,000.
     pub updated_files_truncated: bool,
 }

@@ -9,7 +9,7 @@ use common::Row;
 use hubhooks::error::{Error, Problem};
 use hubhooks::event::{
     Changes, Comment, DOCUMENTED_KEYS, Discussion, Event, MovedTo, Owner, Repo, UpdatedFile,
-    UpdatedFiles, UpdatedRef, Url, Webhook,
+    UpdatedRef, Url, Webhook,
 };
 use hubhooks::text::{Strings, decode};
 use proptest::prelude::*;
@@ -112,7 +112,7 @@ fn view_of(body: &[u8]) -> Result<Value, Error> {
 }
 
 fn view(event: &Event<'_>) -> Value {
-    let files = event.updated_files.iter().flat_map(UpdatedFiles::iter);
+    let files = event.updated_files.iter().flat_map(|files| files.iter());
     json!({
         "class": event.class().name(),
         "action": event.action,

@@ -106,7 +106,7 @@ impl UpdatedFiles {
     pub(super) fn of(shared: &Shared) -> Self {
         let list = List::new(shared.clone(), |shared| {
             let files = shared.event().updated_files.iter();
-            files.flat_map(event::UpdatedFiles::iter).collect()
+            files.flat_map(|files| files.iter()).collect()
         });
         let files = list.borrow_dependent().iter();
         Self {
