@@ -42,7 +42,9 @@ def served(target: str, folder: Path) -> AbstractContextManager[Server]:
     """Run an example under uvicorn until the block ends."""
     serve = ["-W", "error", "-m", "uvicorn", target, "--app-dir", str(ROOT / "examples")]
     quiet = ["--no-access-log", "--log-level", "warning"]
-    return started(folder, *serve, "--port", "{port}", *quiet)
+    # Without a buffer two threads mix their lines, and each of the examples flushes its own.
+    environ: dict[str, str | None] = {"PYTHONUNBUFFERED": None}
+    return started(folder, *serve, "--port", "{port}", *quiet, environ=environ)
 
 
 @pytest.fixture
