@@ -300,6 +300,43 @@ def test_a_blocking_sync_handler_delays_no_other(bench: Bench) -> None:
     assert bench.states("d0") == dict.fromkeys(["blocks", "sync", "async"], "done")
 
 
+def test_a_step_that_begins_before_its_wakers_thread_goes_on_is_not_the_last(bench: Bench) -> None:
+    ran: list[str] = []
+
+    @bench.on(name="runs")
+    def runs(event: HubEvent, delivery: Delivery) -> None:
+        ran.append(delivery.id)
+
+    async def wake() -> None:
+        thread = threading.Thread(target=bench.runner.wake)
+        thread.start()
+        while thread.is_alive():
+            await asyncio.sleep(0)
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        bench.runner.start()
+        await asyncio.sleep(0)
+        call_soon = loop.call_soon_threadsafe
+
+        def overtaken(function: Callable[..., object], *arguments: Any) -> None:
+            is_done = threading.Event()
+            call_soon(function, *arguments)
+            call_soon(is_done.set)
+            assert is_done.wait(PATIENCE)
+
+        loop.call_soon_threadsafe = overtaken  # type: ignore[method-assign, assignment]
+        await wake()
+        loop.call_soon_threadsafe = call_soon  # type: ignore[method-assign]
+        bench.log.accept("d1", bench.event.raw, ("runs",))
+        await wake()
+        while not ran:
+            await asyncio.sleep(0)
+
+    asyncio.run(asyncio.wait_for(serve(), PATIENCE))
+    assert ran == ["d1"]
+
+
 def test_only_so_many_sync_handlers_run_at_once_and_the_rest_after_them(one_thread: Bench) -> None:
     seen: list[threading.Thread] = []
     all_came = threading.Event()

@@ -198,14 +198,19 @@ class Session:
     def wake(self) -> None:
         """Take a step soon; from any thread."""
         if not self._is_woken:
-            self._is_woken = self._call_soon(self.step)
+            # Set first: on another thread the step, which takes it back, may begin at once.
+            self._is_woken = True
+            if not self._call_soon(self.step):
+                self._is_woken = False
 
     def wake_if_needed(self) -> None:
         """Take a step soon if something may be ready, a bit later if something is to be written."""
         if self.is_behind:
             self.wake()
         elif self.log.is_late and not (self._is_flush_planned or self._is_woken):
-            self._is_flush_planned = self._call_soon(self._plan_flush)
+            self._is_flush_planned = True
+            if not self._call_soon(self._plan_flush):
+                self._is_flush_planned = False
 
     def _plan_flush(self) -> None:
         # Where more deliveries come, what is late is written with the next of them.
