@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST_SOURCES := Cargo.toml Cargo.lock .cargo/config.toml $(shell find src -name '*.rs')
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-rust test-python lint format wheel wheel-check bench bench-http clean
+.PHONY: help build run test test-rust test-python lint format wheel wheel-check bench bench-http soak clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -75,6 +75,9 @@ bench: $(VENV)/benches ## Measure the core, and the package against its peers
 
 bench-http: $(VENV)/benches ## Measure the servers, ours and others'; needs wrk
 	$(BIN)/python benches/serving.py
+
+soak: build ## Kill a server for five minutes while it takes deliveries, and look for lost ones
+	$(BIN)/python scripts/soak.py
 
 clean: ## Remove what was built
 	rm -rf $(VENV) dist target python/hubhooks/_core.*.so

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.client
 import json
 import logging
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import uvicorn
+from asking import ask
 
 from hubhooks._core import HubEvent
 from hubhooks._samples import compact, sample_json, with_overrides
@@ -26,6 +26,11 @@ PATIENCE = 30
 @pytest.fixture(autouse=True)
 def _no_secret_around(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WEBHOOK_SECRET", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _no_file_in_the_working_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HUBHOOKS_DELIVERIES", ":memory:")
 
 
 @pytest.fixture
@@ -47,56 +52,6 @@ def event(body: Callable[..., bytes]) -> Callable[..., HubEvent]:
         return HubEvent.from_json(body(name, **changes))
 
     return make
-
-
-class Reply(NamedTuple):
-    """What an app answered."""
-
-    status: int
-    headers: dict[bytes, bytes]
-    said: dict[str, Any]
-
-
-async def ask(
-    app: Any,
-    *chunks: bytes,
-    headers: dict[str, str] | None = None,
-    stays: bool = True,
-    ends: bool = True,
-    **scope: Any,
-) -> Reply:
-    """Send one request to an ASGI app in the running loop.
-
-    Args:
-        chunks: the body.
-        stays: whether the client waits for the answer, or goes away after the chunks.
-        ends: whether the last of the chunks says so.
-    """
-    last = len(chunks) - 1 if ends else None
-    messages = [
-        {"type": "http.request", "body": chunk, "more_body": at != last}
-        for at, chunk in enumerate(chunks)
-    ]
-    sent: list[dict[str, Any]] = []
-    answered = asyncio.Event()
-
-    async def receive() -> dict[str, Any]:
-        if messages:
-            return messages.pop(0)
-        if stays:
-            await answered.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(message: dict[str, Any]) -> None:
-        sent.append(message)
-        if message["type"] == "http.response.body":
-            answered.set()
-
-    pairs = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
-    request = {"type": "http", "method": "POST", "query_string": b"", "headers": pairs, **scope}
-    await app(request, receive, send)
-    start, end = sent
-    return Reply(start["status"], dict(start["headers"]), json.loads(end["body"]))
 
 
 @pytest.fixture(name="ask")

@@ -85,6 +85,20 @@ class Server:
         """Ask it to end, with SIGTERM."""
         self._process.send_signal(signal.SIGTERM)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the process ended."""
+        return self._process.poll() is not None
+
+    def kill(self) -> None:
+        """End it with SIGKILL, which it cannot see coming."""
+        self._process.kill()
+        self.wait()
+
     def wait(self) -> int:
         """Wait until it ended, and give its exit code."""
         return self._process.wait(PATIENCE)
@@ -97,7 +111,8 @@ class Server:
     def end(self) -> None:
         """End it, whatever it does."""
         try:
-            self.stop()
+            if self._process.poll() is None:
+                self.stop()
         except subprocess.TimeoutExpired:
             self._process.kill()
             self.wait()
@@ -132,7 +147,8 @@ def started(
         script: the text of `app.py` in that folder.
         prints: what it prints when it is ready; without it, it is ready when its port listens.
         python: the interpreter.
-        environ: variables to set, or with None to leave out; WEBHOOK_SECRET is `moon` by default.
+        environ: variables to set, or with None to leave out; WEBHOOK_SECRET is `moon` by default,
+            and what is delivered is kept in memory.
     """
     port = free_port()
     if script is not None:
@@ -142,6 +158,7 @@ def started(
         "PYTHONPATH": str(ROOT / "python"),
         "PYTHONUNBUFFERED": "1",
         "WEBHOOK_SECRET": SECRET,
+        "HUBHOOKS_DELIVERIES": ":memory:",
         **(environ or {}),
     }
     log = folder / f"output-{port}"

@@ -29,8 +29,15 @@ if TYPE_CHECKING:
 SECRET = "moon & tide+50%/x"
 ENCODED_SECRET = "moon%20%26%20tide%2B50%25%2Fx"
 
-# What would give the command a secret, or colours though nobody looks at a terminal.
-UNWANTED = {"WEBHOOK_SECRET", "FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "TTY_COMPATIBLE"}
+# What would give the command a secret or a file, or colours though nobody looks at a terminal.
+UNWANTED = {
+    "FORCE_COLOR",
+    "GITHUB_ACTIONS",
+    "HUBHOOKS_DELIVERIES",
+    "PY_COLORS",
+    "TTY_COMPATIBLE",
+    "WEBHOOK_SECRET",
+}
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if name not in UNWANTED},
     "PYTHONPATH": str(Path(_samples.__file__).parents[1]),

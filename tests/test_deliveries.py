@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hubhooks.deliveries import MemoryLog, Verdict
+from hubhooks.deliveries import Due, MemoryLog, Verdict
 from hubhooks.errors import StoreError
 from hubhooks.sqlite import SqliteLog
 
@@ -16,41 +16,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
 
-    from hubhooks.deliveries import Delivery, Ending
-
-
-class DiskLog(SqliteLog):
-    """A log on disk that is asked in the words of the one in memory, until both have the same."""
-
-    def __init__(self, path: Path, **options: Any) -> None:
-        super().__init__(path, **options)
-        self.starts: dict[tuple[str, str], Delivery] = {}
-        self.open()
-        self.recover()
-
-    def started(self, delivery_id: str, handler: str) -> Delivery:
-        delivery = self.claim(delivery_id, handler)
-        assert delivery is not None
-        self.starts[delivery_id, handler] = delivery
-        return delivery
-
-    def finished(self, delivery_id: Any, handler: Any, *how: Any) -> None:
-        super().finished(self.starts[delivery_id, handler], *how)
-
-    def get(self, delivery_id: str) -> Any:
-        self.flush()
-        return super().get(delivery_id)
+    from hubhooks.deliveries import Delivery, Ending, Log
 
 
 @pytest.fixture(params=["memory", "disk"])
-def make_log(request: Any, tmp_path: Path) -> Generator[Callable[..., Any]]:
+def make_log(request: Any, tmp_path: Path) -> Generator[Callable[..., Log]]:
     """Make the log that each rule is tested with: they must not differ."""
-    made: list[DiskLog] = []
+    made: list[Log] = []
 
-    def make(**options: Any) -> Any:
+    def make(**options: Any) -> Log:
         if request.param == "memory":
-            return MemoryLog(**options)
-        made.append(DiskLog(tmp_path / "hubhooks.db", **options))
+            made.append(MemoryLog(**options))
+        else:
+            made.append(SqliteLog(tmp_path / "hubhooks.db", **options))
+        made[-1].open()
+        made[-1].recover()
         return made[-1]
 
     yield make
@@ -59,24 +39,35 @@ def make_log(request: Any, tmp_path: Path) -> Generator[Callable[..., Any]]:
 
 
 @pytest.fixture
-def log(make_log: Callable[..., Any]) -> Any:
+def log(make_log: Callable[..., Log]) -> Log:
     return make_log()
 
 
-def run(log: Any, delivery_id: str, **endings: Ending) -> None:
+def start(log: Log, delivery_id: str, handler: str = "a") -> Delivery:
+    delivery = log.claim(delivery_id, handler)
+    assert delivery is not None
+    return delivery
+
+
+def end(log: Log, delivery: Delivery, ending: Ending = "done", **how: Any) -> None:
+    log.finished(delivery, ending, "why", "traceback", **how)
+    log.flush()
+
+
+def run(log: Log, delivery_id: str, **endings: Ending) -> None:
     for handler, ending in endings.items():
-        log.started(delivery_id, handler)
-        log.finished(delivery_id, handler, ending, "why", "traceback")
+        end(log, start(log, delivery_id, handler), ending)
 
 
-def record(log: Any, delivery_id: str) -> Any:
+def record(log: Log, delivery_id: str) -> Any:
+    log.flush()
     return log.get(delivery_id)
 
 
 # ---- one delivery -----------------------------------------------------------------------------
 
 
-def test_an_accepted_delivery_is_queued_for_each_handler(log: Any) -> None:
+def test_an_accepted_delivery_is_queued_for_each_handler(log: Log) -> None:
     verdict = log.accept("d1", b"{}", ["retrain", "reply"])
     assert verdict == Verdict("accepted", "d1", ("retrain", "reply"))
     kept = record(log, "d1")
@@ -89,15 +80,15 @@ def test_an_accepted_delivery_is_queued_for_each_handler(log: Any) -> None:
     assert kept.received_at.tzinfo is timezone.utc
 
 
-def test_a_run_goes_from_queued_to_running_to_its_end(log: Any) -> None:
+def test_a_run_goes_from_queued_to_running_to_its_end(log: Log) -> None:
     log.accept("d1", b"{}", ["retrain"])
-    delivery = log.started("d1", "retrain")
+    delivery = start(log, "d1", "retrain")
     kept = record(log, "d1")
     assert (delivery.id, delivery.attempt, delivery.is_replay) == ("d1", 1, False)
     assert delivery.received_at == kept.received_at
     assert kept.state == "running"
     assert kept.runs[0].started_at >= kept.received_at
-    log.finished("d1", "retrain", "failed", "ValueError: x", "Traceback ...")
+    log.finished(delivery, "failed", "ValueError: x", "Traceback ...")
     (ended,) = record(log, "d1").runs
     assert (ended.state, ended.error, ended.traceback) == (
         "failed",
@@ -107,12 +98,12 @@ def test_a_run_goes_from_queued_to_running_to_its_end(log: Any) -> None:
     assert ended.finished_at - ended.started_at >= timedelta(0)
 
 
-def test_the_state_of_a_delivery_is_the_one_that_asks_for_attention_first(log: Any) -> None:
+def test_the_state_of_a_delivery_is_the_one_that_asks_for_attention_first(log: Log) -> None:
     log.accept("d1", b"{}", ["a", "b", "c"])
     states = [record(log, "d1").state]
-    log.started("d1", "a")
+    delivery = start(log, "d1")
     states.append(record(log, "d1").state)
-    log.finished("d1", "a", "done")
+    end(log, delivery)
     states.append(record(log, "d1").state)
     run(log, "d1", b="ignored")
     run(log, "d1", c="failed")
@@ -121,7 +112,7 @@ def test_the_state_of_a_delivery_is_the_one_that_asks_for_attention_first(log: A
 
 
 @pytest.mark.parametrize("aside", ["unhandled", "ignored", "unreadable"])
-def test_a_delivery_that_nobody_runs_is_kept_with_the_reason(log: Any, aside: Any) -> None:
+def test_a_delivery_that_nobody_runs_is_kept_with_the_reason(log: Log, aside: Any) -> None:
     assert log.accept("d1", b"{}", (), aside, "because") == Verdict(aside, "d1")
     assert record(log, "d1").state == aside
     assert record(log, "d1").reason == "because"
@@ -150,38 +141,38 @@ def test_what_a_reason_holds_never_outlives_the_body_by_much() -> None:
     log.accept("d2", b"0123456789+", (), "unhandled", lambda: asked.append("d2") or "large")
     assert asked == ["d2"]
     log.accept("d3", b"0" * 80, (), "unhandled")
-    assert [(r.id, len(r.body or b""), r.reason) for r in log.list()] == [
+    assert [(r.id, len(log.body(r.id) or b""), r.reason) for r in log.list()] == [
         ("d3", 80, ""),
         ("d2", 0, "large"),
         ("d1", 10, "small"),
     ]
 
 
-def test_without_an_id_each_delivery_has_a_fresh_one(log: Any) -> None:
+def test_without_an_id_each_delivery_has_a_fresh_one(log: Log) -> None:
     first, second = (log.accept(None, b"{}", ["a"]).id for _ in range(2))
     assert first != second
     assert len(first) == 32
     assert {r.id for r in log.list()} == {first, second}
 
 
-def test_the_list_has_the_newest_first_and_a_repeated_one_is_new(log: Any) -> None:
+def test_the_list_has_the_newest_first_and_a_repeated_one_is_new(log: Log) -> None:
     for delivery_id in ("d1", "d2", "d3", "d1"):
         log.accept(delivery_id, b"{}", (), "unhandled")
     assert [r.id for r in log.list()] == ["d1", "d3", "d2"]
 
 
-def test_an_unknown_id_has_no_record(log: Any) -> None:
+def test_an_unknown_id_has_no_record(log: Log) -> None:
     assert log.get("d1") is None
     log.answered("d1", delivered=True)
     assert log.list() == []
 
 
-def test_a_record_never_shows_its_body(log: Any) -> None:
+def test_a_record_never_shows_its_body(log: Log) -> None:
     log.accept("d1", b"private", (), "unhandled")
     assert "private" not in repr(log.get("d1"))
 
 
-def test_a_record_is_a_copy_that_does_not_change(log: Any) -> None:
+def test_a_record_is_a_copy_that_does_not_change(log: Log) -> None:
     log.accept("d1", b"{}", ["a"])
     kept, (listed,) = record(log, "d1"), log.list()
     run(log, "d1", a="done")
@@ -193,11 +184,11 @@ def test_a_record_is_a_copy_that_does_not_change(log: Any) -> None:
 # ---- the same id again ------------------------------------------------------------------------
 
 
-def test_while_it_is_queued_or_running_it_is_not_run_twice(log: Any) -> None:
+def test_while_it_is_queued_or_running_it_is_not_run_twice(log: Log) -> None:
     log.accept("d1", b"{}", ["a", "b"])
     assert log.accept("d1", b"{}", ["a", "b"]) == Verdict("in_progress", "d1")
     run(log, "d1", a="failed")
-    log.started("d1", "b")
+    start(log, "d1", "b")
     assert log.accept("d1", b"{}", ["a", "b"]) == Verdict("in_progress", "d1")
     kept = record(log, "d1")
     assert kept.duplicates == 2
@@ -207,7 +198,7 @@ def test_while_it_is_queued_or_running_it_is_not_run_twice(log: Any) -> None:
 @pytest.mark.parametrize("delivered", [False, True])
 @pytest.mark.parametrize("replays", ["run", "skip"])
 def test_handlers_that_failed_run_again_and_the_others_do_not(
-    make_log: Callable[..., Any], replays: Any, delivered: bool
+    make_log: Callable[..., Log], replays: Any, delivered: bool
 ) -> None:
     log = make_log(replays=replays)
     log.accept("d1", b"{}", ["a", "b", "c"])
@@ -220,35 +211,35 @@ def test_handlers_that_failed_run_again_and_the_others_do_not(
         ("c", "ignored"),
         ("b", "queued"),
     ]
-    again = log.started("d1", "b")
+    again = start(log, "d1", "b")
     assert (again.attempt, again.is_replay) == (2, delivered)
 
 
-def test_handlers_that_failed_run_again_even_if_they_no_longer_listen(log: Any) -> None:
+def test_handlers_that_failed_run_again_even_if_they_no_longer_listen(log: Log) -> None:
     log.accept("d1", b"{}", ["a"])
     run(log, "d1", a="failed")
     assert log.accept("d1", b"{}", (), "unhandled").handlers == ("a",)
     assert record(log, "d1").state == "queued"
 
 
-def test_handlers_that_failed_do_not_run_on_a_body_that_cannot_be_read(log: Any) -> None:
+def test_handlers_that_failed_do_not_run_on_a_body_that_cannot_be_read(log: Log) -> None:
     log.accept("d1", b"{}", ["a"])
     run(log, "d1", a="failed")
     assert log.accept("d1", b"{", (), "unreadable").status == "unreadable"
     assert record(log, "d1").state == "failed"
 
 
-def test_after_success_with_an_answer_that_arrived_it_is_a_replay(log: Any) -> None:
+def test_after_success_with_an_answer_that_arrived_it_is_a_replay(log: Log) -> None:
     log.accept("d1", b"{}", ["a"])
     log.answered("d1", delivered=True)
     run(log, "d1", a="done")
     assert log.accept("d1", b"{}", ["a", "new"]) == Verdict("accepted", "d1", ("a", "new"))
     assert record(log, "d1").is_replay
-    told = [log.started("d1", name) for name in ("a", "new")]
+    told = [start(log, "d1", name) for name in ("a", "new")]
     assert [(d.attempt, d.is_replay) for d in told] == [(2, True), (1, True)]
 
 
-def test_a_replay_can_be_turned_off(make_log: Callable[..., Any]) -> None:
+def test_a_replay_can_be_turned_off(make_log: Callable[..., Log]) -> None:
     log = make_log(replays="skip")
     log.accept("d1", b"{}", ["a"])
     log.answered("d1", delivered=True)
@@ -256,7 +247,7 @@ def test_a_replay_can_be_turned_off(make_log: Callable[..., Any]) -> None:
     assert log.accept("d1", b"{}", ["a"]).status == "duplicate"
 
 
-def test_after_success_with_an_answer_that_got_lost_it_is_the_hubs_retry(log: Any) -> None:
+def test_after_success_with_an_answer_that_got_lost_it_is_the_hubs_retry(log: Log) -> None:
     log.accept("d1", b"{}", ["a"])
     log.answered("d1", delivered=False)
     run(log, "d1", a="done")
@@ -264,7 +255,7 @@ def test_after_success_with_an_answer_that_got_lost_it_is_the_hubs_retry(log: An
     assert record(log, "d1").duplicates == 1
 
 
-def test_once_the_retry_was_answered_the_next_one_is_a_replay(log: Any) -> None:
+def test_once_the_retry_was_answered_the_next_one_is_a_replay(log: Log) -> None:
     log.accept("d1", b"{}", ["a"])
     run(log, "d1", a="done")
     assert log.accept("d1", b"{}", ["a"]).status == "duplicate"
@@ -273,7 +264,7 @@ def test_once_the_retry_was_answered_the_next_one_is_a_replay(log: Any) -> None:
     assert log.accept("d1", b"{}", ["a"]).status == "accepted"
 
 
-def test_what_was_not_run_again_stays_counted(log: Any) -> None:
+def test_what_was_not_run_again_stays_counted(log: Log) -> None:
     log.accept("d1", b"{}", ["a"])
     log.accept("d1", b"{}", ["a"])
     run(log, "d1", a="failed")
@@ -281,7 +272,7 @@ def test_what_was_not_run_again_stays_counted(log: Any) -> None:
     assert record(log, "d1").duplicates == 1
 
 
-def test_a_replay_whose_answer_got_lost_is_not_run_a_third_time(log: Any) -> None:
+def test_a_replay_whose_answer_got_lost_is_not_run_a_third_time(log: Log) -> None:
     log.accept("d1", b"{}", ["a"])
     log.answered("d1", delivered=True)
     run(log, "d1", a="done")
@@ -293,20 +284,136 @@ def test_a_replay_whose_answer_got_lost_is_not_run_a_third_time(log: Any) -> Non
 @pytest.mark.parametrize("aside", ["unhandled", "ignored", "unreadable"])
 @pytest.mark.parametrize("replays", ["run", "skip"])
 def test_what_nobody_ran_is_judged_anew(
-    make_log: Callable[..., Any], aside: Any, replays: Any
+    make_log: Callable[..., Log], aside: Any, replays: Any
 ) -> None:
     log = make_log(replays=replays)
     log.accept("d1", b"{}", (), aside)
     log.answered("d1", delivered=True)
     assert log.accept("d1", b"{}", ["a"]) == Verdict("accepted", "d1", ("a",))
     assert record(log, "d1").state == "queued"
-    assert log.started("d1", "a").is_replay
+    assert start(log, "d1").is_replay
 
 
-def test_what_all_handlers_ignored_is_judged_anew(log: Any) -> None:
+def test_what_all_handlers_ignored_is_judged_anew(log: Log) -> None:
     log.accept("d1", b"{}", ["a"])
     run(log, "d1", a="ignored")
     assert log.accept("d1", b"{}", ["a", "b"]) == Verdict("accepted", "d1", ("a", "b"))
+
+
+# ---- what runs when ---------------------------------------------------------------------------
+
+
+def test_what_was_not_claimed_is_due_in_the_order_it_came(log: Log) -> None:
+    for delivery_id in ("d1", "d2", "d3"):
+        log.accept(delivery_id, b"{}", ["b", "a"])
+    start(log, "d1", "a")
+    order = [("d1", "b"), ("d2", "b"), ("d2", "a"), ("d3", "b"), ("d3", "a")]
+    assert log.due(8) == [Due(*run, is_alone=False) for run in order]
+    assert [due[:2] for due in log.due(2)] == order[:2]
+    assert [due[:2] for due in log.due(8, ["b"])] == [("d2", "a"), ("d3", "a")]
+    assert log.claim("d1", "a") is None
+    assert log.claim("d1", "c") is None
+    assert log.claim("d9", "a") is None
+
+
+def test_a_run_that_is_to_be_tried_again_waits_and_counts_its_failures(log: Log) -> None:
+    log.accept("d1", b"{}", ["a"])
+    delivery = start(log, "d1")
+    assert (delivery.attempt, delivery.failures) == (1, 0)
+    end(log, delivery, "failed", retry_after=3600)
+    (waiting,) = record(log, "d1").runs
+    assert (waiting.state, waiting.error, waiting.finished_at) == ("waiting", "why", None)
+    assert timedelta(seconds=3500) < waiting.due_at - waiting.started_at < timedelta(seconds=3700)
+    assert log.due(8) == []
+    assert 3500 < (log.next_due() or 0) <= 3600
+    assert log.accept("d1", b"{}", ["a"]).status == "in_progress"
+    # Not waited for, as it is only asked to be.
+    delivery = start(log, "d1")
+    assert (delivery.attempt, delivery.failures) == (2, 1)
+    end(log, delivery, "failed", retry_after=0)
+    assert [due[:2] for due in log.due(8)] == [("d1", "a")]
+    assert log.next_due() is None
+    end(log, start(log, "d1"), "failed")
+    assert log.accept("d1", b"{}", ["a"]).status == "accepted"
+    again = start(log, "d1")
+    assert (again.attempt, again.failures) == (4, 0)
+
+
+def test_an_overdue_run_is_unfinished_until_it_returns(log: Log) -> None:
+    log.accept("d1", b"{}", ["a"])
+    delivery = start(log, "d1")
+    log.overdue(delivery)
+    assert record(log, "d1").state == "overdue"
+    assert log.accept("d1", b"{}", ["a"]).status == "in_progress"
+    assert log.due(8) == []
+    end(log, delivery)
+    assert record(log, "d1").state == "done"
+    log.overdue(delivery)
+    assert record(log, "d1").state == "done"
+
+
+def test_the_end_of_a_start_that_was_given_up_changes_nothing(log: Log) -> None:
+    log.accept("d1", b"{}", ["a"])
+    given_up = start(log, "d1")
+    end(log, given_up, "failed", retry_after=0)
+    end(log, given_up, "done")
+    assert record(log, "d1").state == "waiting"
+    start(log, "d1")
+    end(log, given_up, "done")
+    log.overdue(given_up)
+    assert record(log, "d1").state == "running"
+
+
+def test_a_finished_delivery_can_be_queued_again(log: Log) -> None:
+    log.accept("d1", b"body", ["a", "b"], scope="repo", action="update", repo="me/x")
+    log.accept("d2", b"{}", (), "unhandled", "why")
+    assert [log.replay(name) for name in ("d1", "d2", "d9")] == [(), (), ()]
+    run(log, "d1", a="done", b="failed")
+    assert log.replay("d1", ["a"]) == ("a",)
+    kept = record(log, "d1")
+    assert [(r.handler, r.state) for r in kept.runs] == [("b", "failed"), ("a", "queued")]
+    assert (kept.body, kept.scope, kept.action, kept.repo) == (b"body", "repo", "update", "me/x")
+    assert [r.id for r in log.list()] == ["d1", "d2"]
+    again = start(log, "d1")
+    assert (again.attempt, again.is_replay) == (2, True)
+    end(log, again)
+    assert log.replay("d1") == ("b", "a")
+    assert log.replay("d2", ["a"]) == ("a",)
+    assert (record(log, "d2").state, record(log, "d2").reason) == ("queued", "")
+
+
+# ---- looking on --------------------------------------------------------------------------------
+
+
+def test_the_list_can_be_narrowed_and_turned_page_by_page(log: Log) -> None:
+    for number in range(6):
+        scope, repo = ("repo.content", "me/a") if number % 2 else ("discussion", None)
+        log.accept(f"d{number}", b"{}", ["a"], scope=scope, action="update", repo=repo)
+    run(log, "d3", a="failed")
+
+    def names(**criteria: Any) -> str:
+        return "".join(r.id[1:] for r in log.list(**criteria))
+
+    assert (names(), names(limit=2), names(limit=2, before="d4")) == ("543210", "54", "32")
+    assert names(before="d0") == names(before="nobody") == ""
+    assert (names(scope="discussion"), names(repo="me/a")) == ("420", "531")
+    assert names(repo="me/a", state="failed") == "3"
+    assert names(since=record(log, "d4").received_at) == "54"
+    (listed,) = log.list(limit=1)
+    assert (listed.body, listed.size, listed.action) == (None, 2, "update")
+
+
+def test_a_log_in_figures(log: Log) -> None:
+    assert log.stats() == ({}, 0, None, {})
+    log.accept("d1", b"12345", (), "unhandled")
+    log.accept("d2", b"123", ["a", "b"])
+    log.accept("d3", b"1", ["a"])
+    run(log, "d3", a="done")
+    for count in (2, 3):
+        log.refused(1, "secret wrong", count)
+    states = {"unhandled": 1, "queued": 1, "done": 1}
+    came = record(log, "d2").received_at
+    assert log.stats() == (states, 9, came, {"secret wrong": 5})
 
 
 # ---- room -------------------------------------------------------------------------------------
@@ -323,8 +430,8 @@ def test_unfinished_deliveries_are_all_kept() -> None:
     log = MemoryLog(keep=1, keep_bytes=3)
     for number in range(4):
         log.accept(f"d{number}", b"1234", ["a"])
-    log.started("d3", "a")
-    assert [r.body for r in log.list()] == [b"1234"] * 4
+    start(log, "d3")
+    assert [log.body(r.id) for r in log.list()] == [b"1234"] * 4
     run(log, "d0", a="done")
     run(log, "d1", a="done")
     assert [r.id for r in log.list()] == ["d3", "d2", "d1"]
@@ -334,11 +441,11 @@ def test_the_oldest_bodies_make_room_and_their_records_stay() -> None:
     log = MemoryLog(keep_bytes=5)
     for number in range(4):
         log.accept(f"d{number}", b"12", (), "unhandled")
-    assert [r.body for r in log.list()] == [b"12", b"12", None, None]
+    assert [log.body(r.id) for r in log.list()] == [b"12", b"12", None, None]
     # One that comes again has its body again, and counts once.
     log.accept("d2", b"12", (), "unhandled")
     log.accept("d0", b"12", (), "unhandled")
-    assert [(r.id, r.body) for r in log.list()] == [
+    assert [(r.id, log.body(r.id)) for r in log.list()] == [
         ("d0", b"12"),
         ("d2", b"12"),
         ("d3", None),
@@ -379,7 +486,7 @@ def test_a_finished_delivery_that_runs_again_is_not_dropped_meanwhile() -> None:
     assert record(log, "d1").state == "queued"
 
 
-def test_of_many_threads_with_the_same_delivery_one_runs_it(log: Any) -> None:
+def test_of_many_threads_with_the_same_delivery_one_runs_it(log: Log) -> None:
     together = threading.Barrier(8)
     verdicts: list[str] = []
 

@@ -62,6 +62,7 @@ def test_error_is_pickled_with_all_it_says(name):
 def test_errors_answer_with_their_status():
     assert {name: getattr(errors, name).status for name in errors.__all__} == {
         "BodyTooLargeError": 413,
+        "BusyError": 503,
         "ConfigError": 500,
         "HubHooksError": 500,
         "PayloadError": 400,

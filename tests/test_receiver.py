@@ -77,8 +77,9 @@ def test_the_table_of_answers(case: dict[str, Any], body: Callable[..., bytes]) 
         assert answer.delivery_id is not None
         receiver.answered(answer.delivery_id, delivered=earlier["delivered"])
         for name, ending in earlier.get("ends", {}).items():
-            log.started(answer.delivery_id, name)
-            log.finished(answer.delivery_id, name, ending)
+            delivery = log.claim(answer.delivery_id, name)
+            assert delivery is not None
+            log.finished(delivery, ending)
 
     refused = receiver.refuse(case["method"], headers, case["query"].encode())
     assert (refused is None) is case["reads"]

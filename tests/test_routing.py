@@ -766,3 +766,68 @@ router.on_error(lambda event, delivery, error: -{version})
     run_script("# edited\n" + script.format(version=2), namespace)
     results = [hook.function(None, None, None) for hook in router.hooks_on("error")]
     assert results == [None, 2, -2]
+
+
+# ---- how a handler runs -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "right"),
+    [
+        ({"retries": -1}, "a whole number, 0 for no retry"),
+        ({"retries": 1.5}, "a whole number, 0 for no retry"),
+        ({"retries": True}, "a whole number, 0 for no retry"),
+        ({"retries": None}, "a whole number, 0 for no retry"),
+        ({"backoff": -1}, "seconds, or a plain function that gives them"),
+        ({"backoff": "10"}, "seconds, or a plain function that gives them"),
+        ({"backoff": float("inf")}, "seconds, or a plain function that gives them"),
+        ({"timeout": 0}, "how many seconds, more than 0"),
+        ({"timeout": float("nan")}, "how many seconds, more than 0"),
+        ({"concurrency": 0}, "a whole number from 1 on"),
+        ({"concurrency": 1.5}, "a whole number from 1 on"),
+    ],
+)
+def test_a_handler_cannot_be_run_in_ways_that_there_are_not(
+    options: dict[str, Any], right: str
+) -> None:
+    router = Router()
+    with pytest.raises(ConfigError) as refused:
+        router.add(lambda event: None, name="hears", **options)
+    ((name, value),) = options.items()
+    assert str(refused.value) == f"`{name}={value!r}` of handler `hears` cannot be; write {right}"
+    assert router.handler("hears") is None
+
+
+def test_an_async_function_cannot_say_how_long_to_wait() -> None:
+    async def backoff(failures: int) -> float:
+        return 1.0
+
+    with pytest.raises(ConfigError, match="a plain function"):
+        Router().add(lambda event: None, name="hears", backoff=backoff)  # type: ignore[arg-type]
+
+
+def test_how_a_handler_runs_is_said_in_any_of_its_decorators() -> None:
+    router = Router()
+
+    @router.on("repo", retries=2)
+    @router.on_comment(timeout=5, retries=2)
+    @router.on("discussion", concurrency=1, backoff=0)
+    def hears(event: HubEvent) -> None: ...
+
+    handler = router.handler(hears.__qualname__)
+    assert handler is not None
+    assert handler.policy == (2, 0, 5, 1)
+
+
+def test_two_decorators_must_not_disagree_on_how_a_handler_runs() -> None:
+    router = Router()
+
+    def hears(event: HubEvent) -> None: ...
+
+    router.add(hears, "repo", name="hears", retries=1)
+    with pytest.raises(ConfigError) as refused:
+        router.add(hears, "discussion", name="hears", retries=2)
+    assert str(refused.value) == (
+        "handler `hears` is given `retries=1` and `retries=2`; it runs once for all its "
+        "decorators: write it in one"
+    )

@@ -33,9 +33,8 @@ from hubhooks._core import (
     Webhook,
     __version__,
 )
-from hubhooks.deliveries import Delivery
+from hubhooks.deliveries import Delivery, Ignore, Retry
 from hubhooks.routing import Router
-from hubhooks.runner import Ignore
 from hubhooks.webhooks import Webhooks
 
 __all__ = [
@@ -54,6 +53,7 @@ __all__ = [
     "Owner",
     "Repo",
     "RepoEvent",
+    "Retry",
     "Router",
     "UpdatedFile",
     "UpdatedFiles",

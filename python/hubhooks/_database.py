@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from hubhooks.errors import ConfigError, StoreError
+from hubhooks.errors import BusyError, ConfigError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -52,10 +52,6 @@ _ADVICE = {
     "unable to open database file": "cannot be opened: check the path, and who may write there",
 }
 _OWNERS_MISTAKES = ("file is", "attempt to", "unable to")
-
-
-class BusyError(StoreError):
-    """Another process is writing at the moment; soon it may work."""
 
 
 class Database:
@@ -180,6 +176,11 @@ class Database:
         """Write with the next batch, or `flush`; from any thread."""
         self._late.append(write)
 
+    @property
+    def is_late(self) -> bool:
+        """Whether there is something for `flush` to write."""
+        return bool(self._late)
+
     def flush(self) -> None:
         """Write what is late.
 
@@ -300,6 +301,27 @@ class RunnerLock:
     def is_held(self) -> bool:
         """Whether this object holds the lock."""
         return self._connection is not None
+
+    def is_taken(self) -> bool:
+        """Whether somebody holds the lock; it makes no file and takes nothing.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        if not Path(self._path).exists():
+            return False
+        uri = f"{Path(self._path).as_uri()}?mode=ro"
+        try:
+            connection = sqlite3.connect(uri, timeout=0, uri=True)
+            try:
+                connection.execute("SELECT 1 FROM sqlite_master")
+            finally:
+                connection.close()
+        except sqlite3.Error as error:
+            if _is_busy(error):
+                return True
+            raise _told(self._path, error) from error
+        return False
 
     def try_acquire(self) -> bool:
         """Take the lock if nobody else has it, without waiting; whether it is held now.

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import sys
+import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from hubhooks.errors import ConfigError
+from hubhooks._calls import running_loop
+from hubhooks.errors import BusyError, ConfigError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
     from typing import TypeAlias
 
+    from hubhooks._calls import HandlerCall
     from hubhooks.receiver import Answer, Headers, Receiver
     from hubhooks.runner import Runner
 
@@ -20,8 +22,14 @@ if TYPE_CHECKING:
     Scope: TypeAlias = MutableMapping[str, Any]
     Receive: TypeAlias = Callable[[], Awaitable[Message]]
     Send: TypeAlias = Callable[[Message], Awaitable[None]]
+    Beside: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[bool]]
+    Acknowledge: TypeAlias = Literal["stored", "finished"]
+    # An answer, and what it promises to run at once.
+    Taken: TypeAlias = tuple[Answer, list[HandlerCall]]
 
 __all__ = ["Door"]
+
+_log = logging.getLogger("hubhooks")
 
 # An answer that took longer is not known to have found the Hub still listening, and the Hub may
 # have sent the delivery again. It documents no limit; 30 s is what it is said to wait.
@@ -29,9 +37,14 @@ _DELIVERED_SECONDS = 10
 # A connection that broke while the loop was busy is reported some turns after the request that
 # came over it: one to read the end of the stream, one to tell the server's protocol.
 _TURNS_TO_NOTICE = 3
-# How long a thread that computes may keep the interpreter from others. Python's 5 ms add up: beside
-# eight handlers that compute, each step of an answer would wait for 40 ms.
-_SWITCH_SECONDS = 0.0005
+_NOT_SUCCESS = 300
+# Where the answer waits for the handlers: less than the Hub is said to wait.
+_FINISHED_SECONDS = 20
+# How long to try again while another process writes, and how often.
+_BUSY_SECONDS = 5.0
+_BUSY_PAUSE = 0.02
+# How often refusals are written down: nobody without the secret can make us write much.
+_REFUSALS_SECONDS = 60.0
 
 
 class Door:
@@ -39,17 +52,37 @@ class Door:
 
     Where it is mounted decides the path, so there is nothing to redirect to. What is not a POST
     is answered 405. Where the server announces no start, the first delivery starts the runner.
+
+    Args:
+        receiver: judges the requests.
+        runner: runs the handlers.
+        acknowledge: whether the Hub is answered once a delivery is `stored`, or when its handlers
+            `finished`.
+        beside: answers what is asked about deliveries, and says whether it did.
     """
 
-    def __init__(self, receiver: Receiver, runner: Runner) -> None:
+    def __init__(
+        self,
+        receiver: Receiver,
+        runner: Runner,
+        *,
+        acknowledge: Acknowledge = "stored",
+        beside: Beside | None = None,
+    ) -> None:
         self._receiver = receiver
         self._runner = runner
+        self._waits = acknowledge == "finished"
+        self._beside = beside
+        self._group: _Group | None = None
+        self._refusals_timer: asyncio.TimerHandle | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
         kind = scope["type"]
         if kind == "http":
-            await self._serve(scope, receive, send)
+            beside = self._beside if "/deliveries" in scope.get("path", "") else None
+            if beside is None or not await beside(scope, receive, send):
+                await self._serve(scope, receive, send)
         elif kind == "lifespan":
             await self._live(receive, send)
         elif kind == "websocket":
@@ -63,15 +96,22 @@ class Door:
         """Check that deliveries could be let in.
 
         Raises:
-            ConfigError: there is no secret, and unsigned requests are not allowed.
+            ConfigError: there is no secret, and unsigned requests are not allowed; or the log
+                cannot be used.
+            StoreError: the log cannot be used just now.
         """
         self._receiver.ready()
+        if not self._runner.is_started:
+            self._runner.log.open()
+            self._runner.log.close()
 
     def start(self) -> None:
         """Let deliveries in.
 
         Raises:
-            ConfigError: there is no secret, and unsigned requests are not allowed.
+            ConfigError: there is no secret, and unsigned requests are not allowed; or the log
+                cannot be used.
+            StoreError: the log cannot be used just now.
         """
         self._receiver.ready()
         self._receiver.is_stopping = False
@@ -81,6 +121,7 @@ class Door:
         """Refuse new deliveries, and wait for the handlers that run."""
         self._receiver.is_stopping = True
         try:
+            self._store_refusals()
             await self._runner.stop()
         finally:
             self._receiver.is_stopping = False
@@ -98,7 +139,7 @@ class Door:
         await receive()
         try:
             self.start()
-        except ConfigError as error:
+        except (ConfigError, StoreError) as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         await send({"type": "lifespan.startup.complete"})
@@ -114,29 +155,111 @@ class Door:
             # Servers write their access log from this scope once the answer starts, and a secret
             # may be in it, even under a misspelt name.
             scope["query_string"] = b""
-        answer = self._receiver.refuse(scope["method"], headers, query)
+        answer = self._receiver.refuse(scope["method"], headers, query) or self._open()
+        runs: list[HandlerCall] = []
         if answer is None:
-            answer = await self._read(headers, receive)
+            answer, runs = await self._read(headers, receive)
         if answer.delivery_id is None:
+            self._store_refusals_soon()
             # What is short is left for the server to throw away: a client that is still sending
             # when the connection ends often never sees the answer. HTTP/2 forbids the header.
             is_http_1 = scope.get("http_version", "1.1") < "2"
             closing = is_http_1 and self._receiver.may_be_too_large(headers)
             await _send(answer, send, closing=closing)
             return
-        delivered = False
+        delivery_id, work, delivered = answer.delivery_id, answer.work, False
         try:
-            is_gone = answer.work is not None and await _is_gone(receive)
+            if self._waits and answer.is_open:
+                if work is not None:
+                    self._runner.begin(work, runs)
+                    work = None
+                record = await self._runner.wait_for(delivery_id, _FINISHED_SECONDS)
+                answer = self._receiver.outcome(record, answer)
+            has_more_to_do = answer.is_open or answer.work is not None
+            is_gone = has_more_to_do and await _is_gone(receive)
             is_sent = await _send(answer, send)
             is_in_time = time.monotonic() - came < _DELIVERED_SECONDS
-            delivered = is_sent and is_in_time and not is_gone
+            delivered = is_sent and is_in_time and not is_gone and answer.status < _NOT_SUCCESS
         finally:
-            self._receiver.answered(answer.delivery_id, delivered=delivered)
-            if answer.work is not None:
-                sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_SECONDS))
-                self._runner.submit(answer.work)
+            self._receiver.answered(delivery_id, delivered=delivered)
+            if work is not None:
+                self._runner.begin(work, runs)
+            self._runner.flush_soon()
 
-    async def _read(self, headers: Headers, receive: Receive) -> Answer:
+    def _open(self) -> Answer | None:
+        """Start the runner where nothing announced the start; a refusal if it cannot."""
+        if self._runner.is_started:
+            return None
+        try:
+            self._runner.start()
+        except (ConfigError, StoreError) as error:
+            return self._receiver.refusal("not stored", str(error))
+        return None
+
+    async def _take(self, headers: Headers, body: bytes) -> Taken:
+        """Judge a body with others that came at the same time."""
+        loop = asyncio.get_running_loop()
+        if self._group is None or self._group.loop is not loop:
+            self._group = _Group(loop, [])
+            loop.call_soon(self._take_group, self._group)
+        came = _Came(headers, body, loop.create_future(), time.monotonic() + _BUSY_SECONDS)
+        self._group.requests.append(came)
+        try:
+            return await asyncio.shield(came.taken)
+        except asyncio.CancelledError:
+            # It is kept all the same, and so it runs.
+            came.taken.add_done_callback(self._begin_without_answer)
+            raise
+
+    def _take_group(self, group: _Group) -> None:
+        """Keep all deliveries that came in one turn of the loop in one batch."""
+        if self._group is group:
+            self._group = None
+        taken: list[Taken] = []
+        try:
+            with self._runner.log.batch():
+                for request in group.requests:
+                    taken.append(self._judge(request.headers, request.body))  # noqa: PERF401 - what was judged is to be known when a later one fails
+        except StoreError as error:
+            self._runner.give_back([run for _, runs in taken for run in runs])
+            is_busy, now = isinstance(error, BusyError), time.monotonic()
+            again = [came for came in group.requests if is_busy and now < came.give_up]
+            if again:
+                later = _Group(group.loop, again)
+                group.loop.call_later(_BUSY_PAUSE, self._take_group, later)
+            for came in group.requests:
+                if came not in again:
+                    came.taken.set_result((self._receiver.refusal("not stored", str(error)), []))
+        else:
+            for came, what in zip(group.requests, taken, strict=True):
+                came.taken.set_result(what)
+
+    def _begin_without_answer(self, taken: asyncio.Future[Taken]) -> None:
+        answer, runs = taken.result()
+        if answer.work is not None:
+            self._runner.begin(answer.work, runs)
+
+    def _judge(self, headers: Headers, body: bytes, *, is_complete: bool = True) -> Taken:
+        answer = self._receiver.receive(headers, body, complete=is_complete)
+        return answer, [] if answer.work is None else self._runner.claim(answer.work)
+
+    def _store_refusals_soon(self) -> None:
+        loop = running_loop()
+        if loop is not None and self._refusals_timer is None and self._runner.is_started:
+            self._refusals_timer = loop.call_later(_REFUSALS_SECONDS, self._store_refusals)
+
+    def _store_refusals(self) -> None:
+        if self._refusals_timer is not None:
+            self._refusals_timer.cancel()
+            self._refusals_timer = None
+        if self._runner.is_started:
+            try:
+                self._receiver.store_refusals()
+            except StoreError as error:
+                # They are kept with those of the next time.
+                _log.warning("refusals are not counted in the log: %s", error)
+
+    async def _read(self, headers: Headers, receive: Receive) -> Taken:
         """Read the body as far as it is allowed to go, and judge it."""
         chunks: list[bytes] = []
         room = self._receiver.max_body_size
@@ -148,10 +271,29 @@ class Door:
             chunk = message.get("body", b"")
             room -= len(chunk)
             if room < 0:
-                return self._receiver.refusal("too large")
+                return self._receiver.refusal("too large"), []
             chunks.append(chunk)
             is_complete = not message.get("more_body", False)
-        return self._receiver.receive(headers, b"".join(chunks), complete=is_complete)
+        body = b"".join(chunks)
+        if is_complete and body and self._runner.log.is_durable:
+            return await self._take(headers, body)
+        return self._judge(headers, body, is_complete=is_complete)
+
+
+class _Came(NamedTuple):
+    """A delivery that is yet to be judged."""
+
+    headers: Headers
+    body: bytes
+    taken: asyncio.Future[Taken]
+    give_up: float
+
+
+class _Group(NamedTuple):
+    """Deliveries whose bodies were complete in the same turn of a loop."""
+
+    loop: asyncio.AbstractEventLoop
+    requests: list[_Came]
 
 
 async def _send(answer: Answer, send: Send, *, closing: bool = False) -> bool:

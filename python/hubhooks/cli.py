@@ -1,4 +1,4 @@
-"""The `hubhooks` command: sends deliveries to an app as the Hub would, and shows the samples.
+"""The `hubhooks` command: sends deliveries to an app as the Hub would, and shows what there is.
 
 Data goes to stdout, notes and errors to stderr; the secret goes nowhere but into the request.
 The libraries it needs come with the extra `cli`, so this module can be imported without them and
@@ -14,7 +14,6 @@ import sys
 import time
 import uuid
 from collections import defaultdict, deque
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from importlib import metadata
@@ -31,16 +30,15 @@ from hubhooks._samples import (
     scope_and_action,
     with_overrides,
 )
+from hubhooks._terminal import WIDE, complain, new_table, one_line, terminal, usage_errors
 from hubhooks.errors import ConfigError
 
 _extra_is_installed = True
 try:
     import httpx
     import typer
-    from rich import box
     from rich.console import Console
     from rich.progress import Progress
-    from rich.table import Table
     from rich.text import Text
 except ModuleNotFoundError:
     _extra_is_installed = False
@@ -49,7 +47,9 @@ except ModuleNotFoundError:
         raise
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from rich.table import Table
 
 __all__ = ["main", "make_app"]
 
@@ -60,11 +60,6 @@ _LAST_PORT = 65535
 
 _SHOWN_TEXT = 200
 """So many characters of an answer that is not ours are shown."""
-
-_WIDE = 120
-"""From this width on the table of samples has all its columns."""
-
-_UNFOLDED = 1000
 
 _ELSEWHERE = "the webhook is at another path; in a Gradio app it is below /gradio_api/webhooks/"
 
@@ -84,13 +79,15 @@ _SET_HELP = (
 def main() -> None:
     """Run the command line; the console script `hubhooks` starts here."""
     if not _extra_is_installed:
-        _complain('the command line needs the "cli" extra', 'pip install "hubhooks[cli]"')
+        complain('the command line needs the "cli" extra', 'pip install "hubhooks[cli]"')
         raise SystemExit(2)
     make_app()(prog_name="hubhooks")
 
 
 def make_app() -> typer.Typer:
     """Put the commands together."""
+    from hubhooks._deliveries_cli import make_group  # noqa: PLC0415 - it needs the extra at once
+
     # Tracebacks with local variables would print the secret, so typer's own are off.
     app = typer.Typer(
         no_args_is_help=True,
@@ -101,6 +98,7 @@ def make_app() -> typer.Typer:
     app.callback()(_hubhooks)
     app.command("send")(_send)
     app.command("samples")(_samples)
+    app.add_typer(make_group(), name="deliveries")
     return app
 
 
@@ -134,7 +132,7 @@ def _hubhooks(
         ),
     ] = False,
 ) -> None:
-    """Try out an app that reacts to webhooks of the Hugging Face Hub."""
+    """Try out an app that reacts to webhooks of the Hugging Face Hub, and look after it."""
 
 
 def _send(  # noqa: PLR0913, one parameter per option
@@ -188,7 +186,7 @@ def _send(  # noqa: PLR0913, one parameter per option
     Exits with 0 when every answer was 2xx, with 1 when one was not, with 2 when nothing was sent
     because an option is wrong.
     """
-    with _usage_errors():
+    with usage_errors():
         target = _target(url, secret, secret_in)
         overrides = _overrides(assignments or [])
         names = sample_names() if all_samples else sample or []
@@ -211,7 +209,7 @@ def _samples(
     assignments: Annotated[list[str] | None, typer.Option("--set", help=_SET_HELP)] = None,
 ) -> None:
     """List the sample deliveries, or print one as JSON."""
-    with _usage_errors():
+    with usage_errors():
         overrides = _overrides(assignments or [])
         if name is not None:
             payload = with_overrides(sample_json(name), overrides)
@@ -221,14 +219,6 @@ def _samples(
             msg = "--set changes one sample: name it"
             raise ConfigError(msg)
     _print_samples()
-
-
-@contextmanager
-def _usage_errors() -> Iterator[None]:
-    try:
-        yield
-    except ConfigError as error:
-        raise typer.BadParameter(str(error)) from error
 
 
 # ---- what to send, and where -----------------------------------------------------------------
@@ -369,8 +359,7 @@ class _Answer:
     def shown(self) -> str:
         """The answer as one line for people."""
         words = self.error or _in_words(self.said) or _as_text(self.said)
-        line = "".join(sign if sign.isprintable() else " " for sign in words)
-        return " ".join(line.split())[:_SHOWN_TEXT]
+        return one_line(words)[:_SHOWN_TEXT]
 
 
 @dataclass(frozen=True)
@@ -480,10 +469,10 @@ def _redacted(value: Any, hidden: Sequence[str]) -> Any:  # noqa: ANN401
 
 
 def _print_samples() -> None:
-    console = _console()
+    console = terminal()
     # The name begins with the scope and the action, so these two go first when space is short.
-    event_columns = ("scope", "action") if console.width >= _WIDE else ()
-    table = _table("name", *event_columns, "shows")
+    event_columns = ("scope", "action") if console.width >= WIDE else ()
+    table = new_table("name", *event_columns, "shows")
     for name in sample_names():
         payload = sample_json(name)
         event = scope_and_action(payload) if event_columns else ()
@@ -507,11 +496,11 @@ def _print_json_lines(answers: Sequence[_Answer]) -> None:
 def _print_answers(answers: Sequence[_Answer], *, is_summary: bool) -> None:
     received = [answer for answer in answers if not answer.is_unreachable]
     if received:
-        _console().print(_summary_table(received) if is_summary else _answer_table(received))
+        terminal().print(_summary_table(received) if is_summary else _answer_table(received))
 
 
 def _answer_table(answers: Sequence[_Answer]) -> Table:
-    table = _table("status", "ms", "sample", "answer", "id")
+    table = new_table("status", "ms", "sample", "answer", "id")
     for answer in answers:
         table.add_row(
             _status_cell(answer.status),
@@ -527,7 +516,7 @@ def _summary_table(answers: Sequence[_Answer]) -> Table:
     times: dict[tuple[int | None, str], list[float]] = defaultdict(list)
     for answer in answers:
         times[answer.status, answer.shown].append(answer.milliseconds)
-    table = _table("status", "answer", "count", "median ms", "slowest ms")
+    table = new_table("status", "answer", "count", "median ms", "slowest ms")
     for (status, shown), values in times.items():
         table.add_row(
             _status_cell(status),
@@ -542,34 +531,13 @@ def _summary_table(answers: Sequence[_Answer]) -> Table:
 def _print_hints(target: _Target, answers: Sequence[_Answer]) -> None:
     unreachable = [answer.error for answer in answers if answer.is_unreachable]
     if unreachable:
-        _complain(
+        complain(
             f"cannot connect to {target.shown}: {unreachable[0]}",
             "start the app first, and check the URL's host and port",
         )
     hints = {_STATUS_HINTS.get(answer.status) for answer in answers if answer.status is not None}
     for hint in sorted(filter(None, hints)):
         sys.stderr.write(f"hint: {hint}\n")
-
-
-def _complain(message: str, hint: str) -> None:
-    sys.stderr.write(f"hubhooks: {message}\nhint: {hint}\n")
-
-
-def _console() -> Console:
-    """Fold to the terminal's width; in a pipe or a file a row is one line."""
-    return Console(width=None if sys.stdout.isatty() else _UNFOLDED)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        # A sample's name stays whole to be copied; of a long id the beginning tells enough.
-        table.add_column(
-            column,
-            overflow="ellipsis" if column == "id" else "fold",
-            no_wrap=column in {"name", "sample"},
-        )
-    return table
 
 
 def _status_cell(status: int | None) -> Text:

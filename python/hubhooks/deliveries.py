@@ -6,27 +6,33 @@ import copy
 import functools
 import os
 import threading
+import time
 from collections import deque
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from hubhooks.errors import StoreError
+from hubhooks.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from contextlib import AbstractContextManager
     from datetime import datetime
     from typing import TypeAlias
 
     Aside: TypeAlias = Literal["unhandled", "ignored", "unreadable"]
     Ending: TypeAlias = Literal["done", "failed", "ignored"]
-    RunState: TypeAlias = Literal["queued", "running"] | Ending
+    RunState: TypeAlias = Literal["queued", "running", "waiting", "overdue"] | Ending
     State: TypeAlias = RunState | Aside
     Status: TypeAlias = Literal["accepted", "in_progress", "duplicate"] | Aside
     Replays: TypeAlias = Literal["run", "skip"]
     # Few ever read why nobody listened, and to say it takes longer than to find it out.
     Reason: TypeAlias = str | Callable[[], str]
 
-__all__ = ["Delivery", "Log", "MemoryLog", "Record", "Run", "Verdict", "judge", "spoken"]
+__all__ = [
+    "Delivery", "Due", "Ignore", "Interrupted", "Log", "MemoryLog", "Record", "Retry", "Run",
+    "Stats", "Verdict", "judge", "most_urgent", "spoken",
+]  # fmt: skip
 
 
 # Data classes are written out here: each that is generated costs `import hubhooks` a millisecond.
@@ -43,17 +49,55 @@ class Delivery(NamedTuple):
     """When the delivery came, or came again; in UTC."""
     handler: str
     """The handler's name, which stored work knows it by."""
+    failures: int = 0
+    """How many attempts failed since the delivery last came: what `retries` is compared with."""
+
+
+class Ignore(Exception):  # noqa: N818 - not an error: how a handler says "not for me"
+    """Raised by a handler that wants nothing to do with an event; recorded as `ignored`.
+
+    Args:
+        reason: what the log says about it.
+    """
+
+
+class Retry(Exception):  # noqa: N818 - not an error: how a handler says "not now"
+    """Raised by a handler that is to be tried again, if its `retries` are not spent.
+
+    Args:
+        reason: what the log says about it.
+        after: in how many seconds; by default as its `backoff` has it.
+
+    Raises:
+        ConfigError: there is no such time.
+    """
+
+    def __init__(self, reason: str = "", *, after: float | None = None) -> None:
+        if after is not None and not 0 <= after < float("inf"):
+            msg = f"`Retry(after={after!r})` is no time from now; write seconds, such as 60"
+            raise ConfigError(msg)
+        super().__init__(reason)
+        self.after = after
 
 
 class Run:
     """What became of a delivery in one handler."""
 
-    __slots__ = ("attempts", "error", "finished_at", "handler", "started_at", "state", "traceback")
+    __slots__ = (
+        "attempts", "due_at", "error", "failures", "finished_at", "handler", "interruptions",
+        "started_at", "state", "traceback",
+    )  # fmt: skip
 
     def __init__(self, handler: str, *, attempts: int = 0) -> None:
         self.handler = handler
         self.state: RunState = "queued"
         self.attempts = attempts
+        self.failures = 0
+        """As `Delivery` has it."""
+        self.interruptions = 0
+        """How often the process died during this handler."""
+        self.due_at: datetime | None = None
+        """When it is tried again, if it waits for that."""
         self.started_at: datetime | None = None
         self.finished_at: datetime | None = None
         self.error = ""
@@ -67,29 +111,33 @@ class Record:
     """What became of a delivery, so far: a copy, which does not change with it."""
 
     __slots__ = (
-        "_reason",
-        "aside",
-        "body",
-        "duplicates",
-        "id",
-        "is_delivered",
-        "is_replay",
-        "received_at",
-        "runs",
-    )
+        "_reason", "action", "aside", "body", "duplicates", "headers", "id", "is_delivered",
+        "is_replay", "received_at", "repo", "runs", "scope", "size",
+    )  # fmt: skip
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what is known of a delivery
         self,
         delivery_id: str,
         received_at: datetime,
         body: bytes | None,
         aside: Aside | None,
         reason: Reason,
+        *,
+        scope: str = "",
+        action: str = "",
+        repo: str | None = None,
     ) -> None:
         self.id = delivery_id
         self.received_at = received_at
         self.body = body
-        """The body as it came; None once it had to make room for newer ones."""
+        """The body as it came; None in a list, and once it had to make room for newer ones."""
+        self.size = 0 if body is None else len(body)
+        """The length of the body, also of one that is not here."""
+        self.scope = scope
+        self.action = action
+        self.repo = repo
+        self.headers: Sequence[tuple[str, str]] = ()
+        """Those of the request, without what is secret in them; only a log on disk keeps them."""
         self.aside: Aside | None = aside
         """Why no handler was to run when it last came; None when some were."""
         self._reason = reason
@@ -114,10 +162,7 @@ class Record:
     @property
     def state(self) -> State:
         """The state of its runs in one word: the one that asks for attention first."""
-        states: set[State] = {run.state for run in self.runs}
-        if self.aside is not None:
-            states.add(self.aside)
-        return next(state for state in _URGENCY if state in states)
+        return most_urgent([*(run.state for run in self.runs), self.aside])
 
     @property
     def is_open(self) -> bool:
@@ -130,15 +175,16 @@ class Record:
 
 
 _URGENCY: tuple[State, ...] = (
-    "running",
-    "queued",
-    "failed",
-    "done",
-    "unreadable",
-    "ignored",
+    "running", "overdue", "queued", "waiting", "failed", "done", "unreadable", "ignored",
     "unhandled",
-)
-_UNFINISHED = frozenset({"queued", "running"})
+)  # fmt: skip
+_UNFINISHED = frozenset({"queued", "running", "waiting", "overdue"})
+_STARTED = frozenset({"running", "overdue"})
+
+
+def most_urgent(states: Sequence[str | None]) -> State:
+    """Pick the state that asks for attention first."""
+    return next(state for state in _URGENCY if state in states)
 
 
 def spoken(reason: Reason) -> str:
@@ -152,6 +198,36 @@ class Verdict(NamedTuple):
     status: Status
     id: str
     handlers: tuple[str, ...] = ()
+
+
+class Due(NamedTuple):
+    """A run that can start."""
+
+    delivery_id: str
+    handler: str
+    is_alone: bool
+    """Whether the process died during it before, so that nothing should run beside it."""
+
+
+class Interrupted(NamedTuple):
+    """A run during which the process died."""
+
+    delivery_id: str
+    handler: str
+    is_failed: bool
+    """Whether that was once too often, so that it is not tried again."""
+
+
+class Stats(NamedTuple):
+    """A log in figures."""
+
+    states: dict[str, int]
+    """How many deliveries are in each state."""
+    body_bytes: int
+    unfinished_since: datetime | None
+    """When the oldest unfinished delivery came."""
+    refusals: dict[str, int]
+    """How often requests were refused, by reason, as far back as the log goes."""
 
 
 def judge(known: Record, replays: Replays) -> tuple[str, ...] | Literal["in_progress", "duplicate"]:
@@ -176,15 +252,61 @@ def judge(known: Record, replays: Replays) -> tuple[str, ...] | Literal["in_prog
 
 
 class Log(Protocol):
-    """What the door and the runner need of a log. May be called from any thread."""
+    """What the door, the runner and those who look on need of a log.
 
-    def accept(
+    `get`, `list`, `stats`, `checkpoint` and `prune` may be called from any thread, and so may
+    `answered`, `overdue` and `finished`; all else belongs to the thread of the server's loop.
+    """
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether it outlives the process."""
+        ...
+
+    @property
+    def is_late(self) -> bool:
+        """Whether there is something for `flush` to write."""
+        ...
+
+    def open(self) -> None:
+        """Get ready.
+
+        Raises:
+            ConfigError: it cannot be used.
+            StoreError: it cannot be used just now.
+        """
+
+    def close(self) -> None:
+        """Write what is late, and let go."""
+
+    def batch(self) -> AbstractContextManager[None]:
+        """Keep all of what is done inside, or nothing.
+
+        Raises:
+            BusyError: another process is writing; nothing was done, and soon it may work.
+            StoreError: it cannot be kept.
+        """
+        ...
+
+    def flush(self) -> None:
+        """Write what is late; what cannot be written stays late."""
+
+    def changed(self) -> bool:
+        """Whether somebody else wrote since the last call."""
+        ...
+
+    def accept(  # noqa: PLR0913 - what is known of a delivery
         self,
         delivery_id: str | None,
         body: bytes,
         handlers: Sequence[str] = (),
         aside: Aside | None = None,
         reason: Reason = "",
+        *,
+        scope: str = "",
+        action: str = "",
+        repo: str | None = None,
+        headers: Iterable[tuple[bytes, bytes]] = (),
     ) -> Verdict:
         """Record that a delivery came, and decide what is to run.
 
@@ -194,6 +316,10 @@ class Log(Protocol):
             handlers: the names of those that hear it.
             aside: why none does.
             reason: what explains `aside`, or a function that does when it is asked.
+            scope: that of the event.
+            action: that of the event.
+            repo: the name of the event's repository.
+            headers: those of the request; what may be secret in them is not kept.
 
         Raises:
             StoreError: it cannot be kept, so the Hub must send it again.
@@ -201,28 +327,124 @@ class Log(Protocol):
         ...
 
     def answered(self, delivery_id: str, *, delivered: bool) -> None:
-        """Record whether the answer is known to have reached the Hub."""
+        """Record, late, whether the answer is known to have reached the Hub."""
 
-    def started(self, delivery_id: str, handler: str) -> Delivery:
-        """Record that a handler is about to run, and give what it is told."""
+    def replay(self, delivery_id: str, handlers: Sequence[str] = ()) -> tuple[str, ...]:
+        """Queue handlers of a finished delivery again.
+
+        Args:
+            delivery_id: the delivery.
+            handlers: their names, also of some that did not hear it; none for those that did.
+
+        Returns:
+            the names of those queued. None is if the delivery is unknown or unfinished, if its
+            body was dropped, or if no handler heard it and none is named.
+        """
         ...
 
+    def refused(self, minute: int, reason: str, count: int) -> None:
+        """Add to how often requests were refused in a minute, counted from 1970."""
+
+    def recover(self) -> builtins.list[Interrupted]:
+        """Become the process that runs what is in the log; not in a batch.
+
+        Returns:
+            what ran in the last one when that died.
+        """
+        ...
+
+    def due(self, limit: int, without: Sequence[str] = ()) -> builtins.list[Due]:
+        """List runs that can start, the oldest first.
+
+        Args:
+            limit: how many at most.
+            without: the handlers that are busy.
+
+        Returns:
+            those not interrupted before; when there are none, and nothing runs, one that was.
+        """
+        ...
+
+    def next_due(self) -> float | None:
+        """Tell in how many seconds another waiting run is due; None if none waits."""
+        ...
+
+    def body(self, delivery_id: str) -> bytes | None:
+        """Look up the body of a delivery that is about to run."""
+        ...
+
+    def claim(self, delivery_id: str, handler: str) -> Delivery | None:
+        """Record that a handler is about to run, and give what it is told.
+
+        Returns:
+            None if it must not: it is not queued or waiting, or another process took over.
+        """
+        ...
+
+    def overdue(self, delivery: Delivery) -> None:
+        """Record, late, that a handler is out of time, and cannot be ended."""
+
     def finished(
-        self, delivery_id: str, handler: str, ending: Ending, error: str = "", traceback: str = ""
+        self,
+        delivery: Delivery,
+        ending: Ending,
+        error: str = "",
+        traceback: str = "",
+        *,
+        retry_after: float | None = None,
     ) -> None:
-        """Record how a handler ended."""
+        """Record, late, how a handler ended; nothing of a start that was given up meanwhile.
+
+        Args:
+            delivery: what `claim` gave.
+            ending: how it ended.
+            error: why.
+            traceback: where.
+            retry_after: in how many seconds it is tried again; None for never.
+        """
 
     def get(self, delivery_id: str) -> Record | None:
         """Look up a delivery."""
         ...
 
-    def list(self) -> list[Record]:
-        """List the deliveries, the newest first."""
+    def list(  # noqa: PLR0913 - criteria, each optional
+        self,
+        *,
+        state: str | None = None,
+        scope: str | None = None,
+        repo: str | None = None,
+        since: datetime | None = None,
+        before: str | None = None,
+        limit: int = 50,
+    ) -> builtins.list[Record]:
+        """List deliveries, the newest first, without their bodies.
+
+        Args:
+            state: only those in this state.
+            scope: only those of this scope.
+            repo: only those of this repository.
+            since: only those received then or later.
+            before: only those older than the one with this id: the next page.
+            limit: how many at most.
+        """
+        ...
+
+    def stats(self) -> Stats:
+        """Give the log in figures."""
+        ...
+
+    def checkpoint(self) -> None:
+        """Tidy up what was written, waiting for the disk."""
+
+    def prune(self) -> int:
+        """Drop what is too old or too much; give how many bodies and deliveries that was."""
         ...
 
 
 class MemoryLog:
     """A log that ends with the process.
+
+    What it does it does at once, so nothing is ever late; and it may be called from any thread.
 
     Args:
         replays: whether a Replay of a delivery that succeeded runs its handlers again.
@@ -231,6 +453,9 @@ class MemoryLog:
         hold_bytes: how much of the bodies of unfinished deliveries is held at once. What comes
             beyond is not taken, so that the Hub sends it again.
     """
+
+    is_durable = False
+    is_late = False
 
     def __init__(
         self,
@@ -254,15 +479,45 @@ class MemoryLog:
         self._finished: deque[Record] = deque()
         self._kept = 0
         self._held = 0
+        # The runs that can start, the oldest first; when those that wait can, by a clock that
+        # nobody sets.
+        self._queued: dict[tuple[str, str], None] = {}
+        self._waiting: dict[tuple[str, str], float] = {}
+        self._refusals: dict[str, int] = {}
         self._lock = threading.Lock()
+        self._batch = nullcontext()
 
-    def accept(
+    def open(self) -> None:
+        """Get ready."""
+
+    def close(self) -> None:
+        """Let go; what is in the log stays."""
+
+    def batch(self) -> AbstractContextManager[None]:
+        """Do what is done inside one by one."""
+        return self._batch
+
+    def flush(self) -> None:
+        """Do nothing, as nothing is late."""
+
+    def changed(self) -> bool:
+        """Nobody else writes."""
+        return False
+
+    # ---- what comes in -------------------------------------------------------------------------
+
+    def accept(  # noqa: PLR0913 - what is known of a delivery
         self,
         delivery_id: str | None,
         body: bytes,
         handlers: Sequence[str] = (),
         aside: Aside | None = None,
         reason: Reason = "",
+        *,
+        scope: str = "",
+        action: str = "",
+        repo: str | None = None,
+        headers: Iterable[tuple[bytes, bytes]] = (),  # noqa: ARG002 - not kept
     ) -> Verdict:
         """Record that a delivery came, and decide what is to run.
 
@@ -283,19 +538,19 @@ class MemoryLog:
                 # What failed on a body that we could read stays failed on one that we cannot.
                 if again and aside != "unreadable":
                     handlers, aside, reason = again, None, ""
-            if handlers:
-                self._hold(body)
-            record = Record(delivery_id, self._now(), body, aside, reason)
+            record = Record(
+                delivery_id,
+                self._now(),
+                body,
+                aside,
+                reason,
+                scope=scope,
+                action=action,
+                repo=repo,
+            )
             if known is not None:
-                self._forget(known)
-                record.runs = known.runs
                 record.is_replay = known.is_delivered
-                record.duplicates = known.duplicates
-            self._records[delivery_id] = record
-            if handlers:
-                _queue(record, handlers)
-            else:
-                self._finish(record)
+            self._add(record, known, handlers)
         return Verdict(aside or "accepted", delivery_id, tuple(handlers))
 
     def answered(self, delivery_id: str, *, delivered: bool) -> None:
@@ -305,33 +560,134 @@ class MemoryLog:
         if delivered and (record := self._records.get(delivery_id)) is not None:
             record.is_delivered = True
 
-    def started(self, delivery_id: str, handler: str) -> Delivery:
-        """Record that a handler is about to run, and give what it is told."""
+    def replay(self, delivery_id: str, handlers: Sequence[str] = ()) -> tuple[str, ...]:
+        """Queue handlers of a finished delivery again; give the names of those queued."""
         with self._lock:
+            known = self._records.get(delivery_id)
+            if known is None or known.body is None or known.is_open:
+                return ()
+            names = tuple(handlers) or tuple(run.handler for run in known.runs)
+            if names:
+                record = Record(
+                    delivery_id,
+                    known.received_at,
+                    known.body,
+                    None,
+                    "",
+                    scope=known.scope,
+                    action=known.action,
+                    repo=known.repo,
+                )
+                record.is_replay, record.is_delivered = True, known.is_delivered
+                self._add(record, known, names)
+        return names
+
+    def refused(self, minute: int, reason: str, count: int) -> None:  # noqa: ARG002 - not kept
+        """Add to how often requests were refused."""
+        self._refusals[reason] = self._refusals.get(reason, 0) + count
+
+    # ---- what runs -----------------------------------------------------------------------------
+
+    def recover(self) -> builtins.list[Interrupted]:
+        """Nothing runs from before the process."""
+        return []
+
+    def due(self, limit: int, without: Sequence[str] = ()) -> builtins.list[Due]:
+        """List runs that can start, those that waited first."""
+        now = time.monotonic()
+        found: builtins.list[Due] = []
+        with self._lock:
+            waited = [run for run, due_at in self._waiting.items() if due_at <= now]
+            for delivery_id, handler in (*waited, *self._queued) if waited else self._queued:
+                if len(found) >= limit:
+                    break
+                if handler not in without:
+                    found.append(Due(delivery_id, handler, is_alone=False))
+        return found
+
+    def next_due(self) -> float | None:
+        """Tell in how many seconds another waiting run is due; None if none waits."""
+        now = time.monotonic()
+        with self._lock:
+            waits = [due_at - now for due_at in self._waiting.values() if due_at > now]
+        return min(waits, default=None)
+
+    def body(self, delivery_id: str) -> bytes | None:
+        """Look up the body of a delivery that is about to run."""
+        record = self._records.get(delivery_id)
+        return None if record is None else record.body
+
+    def claim(self, delivery_id: str, handler: str) -> Delivery | None:
+        """Record that a handler is about to run, and give what it is told."""
+        key = (delivery_id, handler)
+        with self._lock:
+            if key in self._queued:
+                del self._queued[key]
+            elif self._waiting.pop(key, None) is None:
+                return None
             record = self._records[delivery_id]
             run = record.run_of(handler)
             run.state = "running"
             run.attempts += 1
             run.started_at = self._now()
+            run.due_at = None
             return Delivery(
-                delivery_id, run.attempts, record.is_replay, record.received_at, handler
+                delivery_id,
+                run.attempts,
+                record.is_replay,
+                record.received_at,
+                handler,
+                run.failures,
             )
 
-    def finished(
-        self, delivery_id: str, handler: str, ending: Ending, error: str = "", traceback: str = ""
-    ) -> None:
-        """Record how a handler ended."""
+    def overdue(self, delivery: Delivery) -> None:
+        """Record that a handler is out of time, and cannot be ended."""
         with self._lock:
-            record = self._records[delivery_id]
-            run = record.run_of(handler)
-            was_open = run.state in _UNFINISHED
-            run.state = ending
-            run.finished_at = self._now()
+            run = self._started(delivery)
+            if run is not None:
+                run.state = "overdue"
+
+    def finished(
+        self,
+        delivery: Delivery,
+        ending: Ending,
+        error: str = "",
+        traceback: str = "",
+        *,
+        retry_after: float | None = None,
+    ) -> None:
+        """Record how a handler ended; nothing of a start that was given up meanwhile."""
+        with self._lock:
+            run = self._started(delivery)
+            if run is None:
+                return
             run.error = error
             run.traceback = traceback
-            if was_open and not record.is_open:
+            if retry_after is not None:
+                from datetime import timedelta  # noqa: PLC0415 - see `__init__`
+
+                run.state = "waiting"
+                run.failures += 1
+                run.due_at = self._now() + timedelta(seconds=retry_after)
+                key = (delivery.id, delivery.handler)
+                self._waiting[key] = time.monotonic() + retry_after
+                return
+            run.state = ending
+            run.finished_at = self._now()
+            record = self._records[delivery.id]
+            if not record.is_open:
                 self._held -= _size(record)
                 self._finish(record)
+
+    def _started(self, delivery: Delivery) -> Run | None:
+        record = self._records.get(delivery.id)
+        for run in () if record is None else record.runs:
+            if run.handler == delivery.handler:
+                is_it = run.attempts == delivery.attempt and run.state in _STARTED
+                return run if is_it else None
+        return None
+
+    # ---- what is asked -------------------------------------------------------------------------
 
     def get(self, delivery_id: str) -> Record | None:
         """Look up a delivery."""
@@ -339,18 +695,79 @@ class MemoryLog:
             record = self._records.get(delivery_id)
             return None if record is None else _copy(record)
 
-    def list(self) -> builtins.list[Record]:
-        """List the deliveries, the newest first."""
+    def list(  # noqa: PLR0913 - criteria, each optional
+        self,
+        *,
+        state: str | None = None,
+        scope: str | None = None,
+        repo: str | None = None,
+        since: datetime | None = None,
+        before: str | None = None,
+        limit: int = 50,
+    ) -> builtins.list[Record]:
+        """List deliveries, the newest first, without their bodies."""
+        found: builtins.list[Record] = []
+        is_reached = before is None
         with self._lock:
-            return [_copy(record) for record in reversed(self._records.values())]
+            for record in reversed(self._records.values()):
+                if len(found) >= limit:
+                    break
+                if (
+                    is_reached
+                    and (state is None or record.state == state)
+                    and (scope is None or record.scope == scope)
+                    and (repo is None or record.repo == repo)
+                    and (since is None or record.received_at >= since)
+                ):
+                    found.append(_copy(record))
+                    found[-1].body = None
+                is_reached = is_reached or record.id == before
+        return found
 
-    def _hold(self, body: bytes) -> None:
+    def stats(self) -> Stats:
+        """Give the log in figures."""
+        states: dict[str, int] = {}
+        unfinished_since = None
+        with self._lock:
+            for record in self._records.values():
+                states[record.state] = states.get(record.state, 0) + 1
+                if unfinished_since is None and record.is_open:
+                    unfinished_since = record.received_at
+            body_bytes = self._kept + self._held
+        return Stats(states, body_bytes, unfinished_since, dict(self._refusals))
+
+    # ---- upkeep --------------------------------------------------------------------------------
+
+    def checkpoint(self) -> None:
+        """Do nothing, as there is no disk."""
+
+    def prune(self) -> int:
+        """Do nothing, as room is made at once."""
+        return 0
+
+    def _add(self, record: Record, known: Record | None, handlers: Sequence[str]) -> None:
+        """Keep a delivery as the newest, with what is known of it from before."""
+        if handlers:
+            self._hold(record)
+        if known is not None:
+            self._forget(known)
+            record.runs = known.runs
+            record.duplicates = known.duplicates
+        self._records[record.id] = record
+        if handlers:
+            _queue(record, handlers)
+            for name in handlers:
+                self._queued[record.id, name] = None
+        else:
+            self._finish(record)
+
+    def _hold(self, record: Record) -> None:
         """Count a body among those of the unfinished."""
-        held = self._held + len(body)
+        held = self._held + record.size
         if held > self._hold_bytes:
             msg = (
                 f"the bodies of deliveries that wait for their handlers take {self._held} bytes, "
-                f"and {len(body)} more would be over the limit of {self._hold_bytes}"
+                f"and {record.size} more would be over the limit of {self._hold_bytes}"
             )
             raise StoreError(msg)
         self._held = held

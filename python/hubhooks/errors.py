@@ -9,6 +9,7 @@ The Rust core raises these same classes, so this module imports nothing of the p
     ├── BodyTooLargeError      413  the body is longer than allowed
     ├── PayloadError           400  the body is no Hub event; also a ValueError
     └── StoreError             503  the delivery could not be kept
+        └── BusyError          503  another process is writing; soon it may work
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import ClassVar
 
 __all__ = [
     "BodyTooLargeError",
+    "BusyError",
     "ConfigError",
     "HubHooksError",
     "PayloadError",
@@ -84,3 +86,7 @@ class StoreError(HubHooksError):
     """The delivery could not be kept, so the Hub must send it again."""
 
     status = 503
+
+
+class BusyError(StoreError):
+    """Another process writes to the delivery log at the moment; soon it may work."""

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypedDict
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
 from fastapi.security import APIKeyHeader
 from pydantic import BaseModel, TypeAdapter
 from starlette.requests import ClientDisconnect
@@ -85,12 +86,12 @@ class RouteOptions(TypedDict):
 class _Received(Response):
     """What FastAPI takes for a response: reads the body itself, and answers."""
 
-    def __init__(self, hooks: Webhooks) -> None:
+    def __init__(self, answer: Callable[[Scope, Receive, Send], Awaitable[object]]) -> None:
         super().__init__()
-        self._hooks = hooks
+        self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._hooks(scope, receive, send)
+        await self._answer(scope, receive, send)
         if self.background is not None:  # what a dependency of the app asked for
             await self.background()
 
@@ -119,6 +120,13 @@ def make_router(
     async def receive_hub_webhook() -> _Received:
         return _Received(hooks)
 
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if not await hooks.answer_about_deliveries(scope, receive, send):
+            await JSONResponse({"detail": "Not Found"}, 404)(scope, receive, send)
+
+    async def about_deliveries() -> _Received:
+        return _Received(answer)
+
     router = APIRouter(lifespan=hooks.lifespan, **options)
     exact = path.rstrip("/")
     # A path that FastAPI does not know it redirects to the one with or without a slash, and a
@@ -143,6 +151,10 @@ def make_router(
         )
         router.add_api_route(
             at, receive_hub_webhook, methods=_OTHER_METHODS, include_in_schema=False
+        )
+    for below in ("deliveries", "deliveries/{rest:path}"):
+        router.add_api_route(
+            f"{exact}/{below}", about_deliveries, methods=["GET", "POST"], include_in_schema=False
         )
     return router
 

@@ -17,8 +17,6 @@ from gradio.cli.commands.reload import reload_thread
 from gradio.routes import App
 from starlette.routing import Route
 
-from hubhooks.deliveries import MemoryLog
-
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
     from types import FrameType
@@ -233,9 +231,15 @@ def _announcement(hooks: Webhooks, demo: Blocks) -> list[str]:
 
 def _what_survives(log: Log) -> str:
     """Say whether accepted work survives a restart."""
-    if isinstance(log, MemoryLog):
+    path = getattr(log, "path", "")
+    if not log.is_durable:
         return "Deliveries are kept in memory: what is unfinished at a restart is lost."
-    return "Deliveries are kept: what is unfinished at a restart is taken up again."
+    if "SPACE_ID" in os.environ and not path.startswith("/data/"):
+        return (
+            f"Deliveries are kept in {path}, which is lost when the Space restarts: work that has "
+            "to survive that needs a disk that does, and its path in HUBHOOKS_DELIVERIES."
+        )
+    return f"Deliveries are kept in {path}: what is unfinished at a restart is taken up again."
 
 
 class _Drain:

@@ -68,6 +68,7 @@ def _handle(router: Router, delivery_id: str | None, body: bytes) -> Record:
     runner = Runner(router, log, threads=0, loop="own")
     if answer.work is not None:
         runner.submit(answer.work)
+        runner.run_to_the_end()
     asyncio.run(runner.stop(drain=None))
     (record,) = log.list()
     return record

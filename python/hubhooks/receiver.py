@@ -12,24 +12,20 @@ import time
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from hubhooks._core import HubEvent
-from hubhooks.errors import (
-    ConfigError,
-    PayloadError,
-    StoreError,
-)
+from hubhooks.errors import ConfigError, PayloadError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from typing import TypeAlias
 
     from hubhooks._core import Verifier
-    from hubhooks.deliveries import Log, Status, Verdict
+    from hubhooks.deliveries import Aside, Log, Reason, Record, Status, Verdict
     from hubhooks.routing import Router
 
     # As ASGI has them: names in lower case.
     Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
 
-__all__ = ["ANSWERS", "Answer", "Receiver", "Work"]
+__all__ = ["ANSWERS", "ENDINGS", "Answer", "Receiver", "Work"]
 
 _log = logging.getLogger("hubhooks")
 
@@ -51,13 +47,15 @@ class Answer(NamedTuple):
     delivery_id: str | None = None
     """The delivery that is recorded as answered once this was sent; None for a refusal."""
     work: Work | None = None
+    is_open: bool = False
+    """Whether handlers of the delivery have yet to end."""
 
 
 class Words(NamedTuple):
     """A line of the table of answers: the HTTP status, and what the body says."""
 
     http: int
-    status: Status | Literal["refused"]
+    status: Status | Literal["refused", "done", "failed"]
     reason: str = ""
 
 
@@ -81,6 +79,12 @@ ANSWERS: Mapping[str, Words] = {
     "ignored": Words(200, "ignored", "its author is one of those to ignore"),
     "in_progress": Words(200, "in_progress", "this delivery is being handled already"),
     "duplicate": Words(200, "duplicate", "this delivery was handled already"),
+}
+
+# What is answered instead where the answer waits for the handlers.
+ENDINGS: Mapping[str, Words] = {
+    "done": Words(200, "done"),
+    "failed": Words(503, "failed", "a handler failed"),
 }
 
 _CASE_OF_SECRET = {None: None, "missing": "secret missing", "mismatch": "secret wrong"}
@@ -116,7 +120,7 @@ def _acceptance(handlers: tuple[str, ...]) -> tuple[bytes, bytes]:
 
 @functools.cache
 def _constant(case: str) -> Answer:
-    words = ANSWERS[case]
+    words = ANSWERS.get(case) or ENDINGS[case]
     body = _body_of(words)
     allow = [(b"allow", b"POST")] if words.http == 405 else []  # noqa: PLR2004 - HTTP's number
     return Answer(words.http, body, _headers_of(body) + allow)
@@ -148,6 +152,7 @@ class Receiver:
         """Whether new deliveries are refused because the server shuts down."""
         self.refusals: dict[tuple[int, str], int] = {}
         """How often we refused in the last hour, by minute since 1970 and case of `ANSWERS`."""
+        self._unstored: dict[tuple[int, str], int] = {}
         self._router = router
         self._log = log
         self._verifier = verifier
@@ -190,9 +195,17 @@ class Receiver:
         if not body:
             return self.refusal("empty")
         try:
-            return self._judge(_delivery_id(headers), body)
-        except StoreError:
-            return self.refusal("not stored")
+            return self._judge(_delivery_id(headers), body, headers)
+        except StoreError as error:
+            return self.refusal("not stored", str(error))
+
+    def outcome(self, record: Record | None, answer: Answer) -> Answer:
+        """Give the answer once the handlers ended: `answer` if they did not."""
+        if record is None:
+            return answer
+        is_failed = any(run.state == "failed" for run in record.runs)
+        ended = _constant("failed" if is_failed else "done")
+        return Answer(ended.status, ended.body, ended.headers, record.id)
 
     def may_be_too_large(self, headers: Headers) -> bool:
         """Whether a body longer than allowed may follow, as that or no length is declared."""
@@ -202,14 +215,33 @@ class Receiver:
         """Record whether an answer is known to have reached the Hub."""
         self._log.answered(delivery_id, delivered=delivered)
 
-    def refusal(self, case: str) -> Answer:
-        """Count a refusal and give its answer; only the first of its kind in a minute is logged."""
+    def store_refusals(self) -> None:
+        """Add the refusals since the last time to the log.
+
+        Raises:
+            StoreError: they cannot be kept just now.
+        """
+        if self._unstored:
+            with self._log.batch():
+                for (minute, case), count in self._unstored.items():
+                    self._log.refused(minute, case, count)
+            self._unstored.clear()
+
+    def refusal(self, case: str, detail: str = "") -> Answer:
+        """Count a refusal and give its answer; only the first of its kind in a minute is logged.
+
+        Args:
+            case: that of `ANSWERS`.
+            detail: more about it, for the log alone.
+        """
         key = (int(time.time()) // 60, case)
         count = self.refusals.get(key, 0)
         self.refusals[key] = count + 1
+        self._unstored[key] = self._unstored.get(key, 0) + 1
         answer = _constant(case)
         if count == 0:
-            _log.warning("refused a request with %d: %s", answer.status, ANSWERS[case].reason)
+            reason = f"{ANSWERS[case].reason}{detail and ': '}{detail}"
+            _log.warning("refused a request with %d: %s", answer.status, reason)
             for old in [old for old in self.refusals if old[0] <= key[0] - _MINUTES_KEPT]:
                 del self.refusals[old]
         return answer
@@ -242,25 +274,41 @@ class Receiver:
         too_large = len(declared) > _MOST_DIGITS or int(declared) > self.max_body_size
         return "too large" if too_large else None
 
-    def _judge(self, delivery_id: str | None, body: bytes) -> Answer:
-        router, accept = self._router, self._log.accept
+    def _judge(self, delivery_id: str | None, body: bytes, headers: Headers) -> Answer:
+        router = self._router
         try:
             event = HubEvent.from_json(body)
         except PayloadError as error:
-            return self._unreadable(accept(delivery_id, body, (), "unreadable", str(error)), error)
-        heard = router.match(event)
-        if heard:
-            verdict = accept(delivery_id, body, [handler.name for handler in heard])
+            why = str(error)
+            verdict = self._log.accept(delivery_id, body, (), "unreadable", why, headers=headers)
+            return self._unreadable(verdict, error)
+        names: list[str] = []
+        aside: Aside | None = None
+        reason: Reason = ""
+        if heard := router.match(event):
+            names = [handler.name for handler in heard]
         elif ignored := router.why_ignored(event):
-            verdict = accept(delivery_id, body, (), "ignored", ignored)
+            aside, reason = "ignored", ignored
         else:
-            why = functools.partial(_explain, router, body)
-            verdict = accept(delivery_id, body, (), "unhandled", why)
+            aside, reason = "unhandled", functools.partial(_explain, router, body)
+        repo = event.repo
+        verdict = self._log.accept(
+            delivery_id,
+            body,
+            names,
+            aside,
+            reason,
+            scope=event.scope,
+            action=event.action,
+            repo=None if repo is None else repo.name,
+            headers=headers,
+        )
         if verdict.status == "accepted":
             before, after = _acceptance(verdict.handlers)
             said = before + _json(verdict.id) + after
             work = Work(verdict.id, verdict.handlers, event)
-            return Answer(ANSWERS["accepted"].http, said, _headers_of(said), verdict.id, work)
+            status = ANSWERS["accepted"].http
+            return Answer(status, said, _headers_of(said), verdict.id, work, is_open=True)
         if verdict.status == "unhandled" and router.hears_unhandled:
             return _constant_for(verdict, Work(verdict.id, (), event))
         return _constant_for(verdict)
@@ -285,7 +333,8 @@ def _delivery_id(headers: Headers) -> str | None:
 def _constant_for(verdict: Verdict, work: Work | None = None) -> Answer:
     """Answer a delivery that no handler runs: only its id differs from others' of its kind."""
     said = _constant(verdict.status)
-    return Answer(said.status, said.body, said.headers, verdict.id, work)
+    is_open = verdict.status == "in_progress"
+    return Answer(said.status, said.body, said.headers, verdict.id, work, is_open)
 
 
 def _explain(router: Router, body: bytes) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import math
 import re
 import threading
 import warnings
-from types import MethodType
+from types import MappingProxyType, MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from hubhooks._core import SCOPES, CommentEvent, Filter, matching, narrow, nearest_scope
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
         private: bool
         when: Callable[[E], object]
         name: str
+        retries: int
+        backoff: float | Callable[[int], float]
+        timeout: float | None
+        concurrency: int | None
 
     class Criteria(CommentCriteria[E], total=False):
         """What narrows `on` and `add`."""
@@ -138,6 +143,29 @@ class Origin(NamedTuple):
         return self.module == newer.module and self.execution is not newer.execution
 
 
+class Policy(NamedTuple):
+    """How a handler is run."""
+
+    retries: int = 0
+    backoff: float | Callable[[int], float] = 10.0
+    timeout: float | None = None
+    concurrency: int | None = None
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], handler: str) -> Policy:
+        """Make one of what a decorator was given.
+
+        Raises:
+            ConfigError: something of it cannot be.
+        """
+        for name, value in options.items():
+            right = _wrong_option(name, value)
+            if right:
+                msg = f"`{name}={value!r}` of handler `{handler}` cannot be; write {right}"
+                raise ConfigError(msg)
+        return cls(**options)
+
+
 class Handler(NamedTuple):
     """A function that hears events, under the name that stored work knows it by."""
 
@@ -147,6 +175,8 @@ class Handler(NamedTuple):
     is_async: bool
     takes_delivery: bool
     origin: Origin
+    options: Mapping[str, Any] = MappingProxyType({})
+    policy: Policy = Policy()
 
     def __repr__(self) -> str:
         return f"<Handler `{self.name}`: {self.function!r}>"
@@ -240,6 +270,10 @@ class Router:
                 `status`, `mention`, `author`, `private`: all given ones must hold, a list holds
                 if one of its items does; `repo`, `ref` and `path` take globs. `when`, a quick
                 function of the event, is asked last. `name` replaces the function's own name.
+                How it runs: `retries`, how often it is tried again when it raises; `backoff`, the
+                seconds before the first retry, twice as many before each further one, or a
+                function that gives them for how often it failed; `timeout`, the seconds it may
+                take; `concurrency`, how many deliveries it handles at once.
 
         Raises:
             ConfigError: no event can satisfy the criteria, the function cannot be a handler, or
@@ -424,6 +458,7 @@ class Router:
         visible_only: bool = False,
     ) -> None:
         filters: dict[str, Any] = dict(criteria)
+        options = {option: filters.pop(option) for option in Policy._fields if option in filters}
         when = filters.pop("when", None)
         name = filters.pop("name", None) or getattr(function, "__qualname__", None)
         if not callable(function):
@@ -451,6 +486,8 @@ class Router:
                 is_async=_is_async(function),
                 takes_delivery=_takes_delivery(function, name),
                 origin=Origin.of(function),
+                options=options,
+                policy=Policy.of(options, name),
             )
         )
 
@@ -459,7 +496,12 @@ class Router:
             known = self._handlers.get(handler.name)
             if known is not None and _is_same(known.function, handler.function):
                 more = (way for way in handler.alternatives if way not in known.alternatives)
-                handler = known._replace(alternatives=(*known.alternatives, *more))
+                options = _united(known, handler)
+                handler = known._replace(
+                    alternatives=(*known.alternatives, *more),
+                    options=options,
+                    policy=Policy.of(options, known.name),
+                )
             elif known is not None and not known.origin.is_executed_again_by(handler.origin):
                 msg = (
                     f"two handlers are named `{handler.name}`: {known.origin.place} and "
@@ -495,6 +537,34 @@ class Router:
             ways = [(h, a) for h in self._handlers.values() for a in h.alternatives]
             self._table = _Table([alternative.filter for _, alternative in ways], ways)
             return self._table
+
+
+def _wrong_option(name: str, value: Any) -> str:  # noqa: ANN401 - whatever was written there
+    """Say what an option of a handler must be instead; empty when it is right."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_time = is_number and 0 <= value < math.inf
+    if name == "retries":
+        right = "a whole number, 0 for no retry"
+        return "" if is_time and isinstance(value, int) else right
+    if name == "backoff":
+        right = "seconds, or a plain function that gives them"
+        return "" if is_time or (callable(value) and not _is_async(value)) else right
+    is_none = value is None
+    if name == "timeout":
+        return "" if is_none or (is_time and value > 0) else "how many seconds, more than 0"
+    return "" if is_none or (is_time and value in range(1, 2**31)) else "a whole number from 1 on"
+
+
+def _united(known: Handler, again: Handler) -> dict[str, Any]:
+    """Unite what several decorators say about how a handler runs."""
+    for option, value in again.options.items():
+        if option in known.options and known.options[option] != value:
+            msg = (
+                f"handler `{known.name}` is given `{option}={known.options[option]!r}` and "
+                f"`{option}={value!r}`; it runs once for all its decorators: write it in one"
+            )
+            raise ConfigError(msg)
+    return {**known.options, **again.options}
 
 
 def _listed(words: Strings) -> tuple[str, ...]:

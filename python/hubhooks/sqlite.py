@@ -9,10 +9,21 @@ import time
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hubhooks._database import BusyError, Database, RunnerLock
-from hubhooks.deliveries import Delivery, Record, Run, Verdict, judge, spoken
+from hubhooks.deliveries import (
+    Delivery,
+    Due,
+    Interrupted,
+    Record,
+    Run,
+    Stats,
+    Verdict,
+    judge,
+    most_urgent,
+    spoken,
+)
 from hubhooks.errors import StoreError
 
 if TYPE_CHECKING:
@@ -26,10 +37,7 @@ if TYPE_CHECKING:
 
     Execute: TypeAlias = Callable[[str, Sequence[object]], sqlite3.Cursor]
 
-__all__ = [
-    "BusyError", "Due", "Interrupted", "RunnerLock", "SqliteLog", "Stats", "StoredRecord",
-    "StoredRun",
-]  # fmt: skip
+__all__ = ["BusyError", "Prunable", "RunnerLock", "SqliteLog"]
 
 _DAY = 24 * 60 * 60
 _IDS_OUTLIVE_BODIES = 7 * _DAY
@@ -46,15 +54,10 @@ _INTERRUPTED_SECONDS = 10.0
 _CLOCK_SLACK = 60.0
 _DIED = "the process died during this handler"
 _LONGEST_TEXT = 64 * 1024
+_LAST_SIGN = chr(0x10FFFF)
 _REDACTED = "(redacted)"
 # By a part of the name, as proxies add credentials of their own. Some copy the URL into a header.
 _SECRET = re.compile(b"auth|cookie|key|secret|token", re.IGNORECASE)
-
-# The state of a delivery is that of one of its runs: the one that asks for attention first.
-_URGENCY = (
-    "running", "overdue", "queued", "waiting", "failed", "done", "unreadable", "ignored",
-    "unhandled",
-)  # fmt: skip
 
 _STEPS = (
     (
@@ -72,7 +75,8 @@ _STEPS = (
         "CREATE TABLE bodies (seq INTEGER PRIMARY KEY, body BLOB NOT NULL)",
         """CREATE TABLE runs (
             seq INTEGER NOT NULL, handler TEXT NOT NULL, position INTEGER NOT NULL,
-            state TEXT NOT NULL, attempts INTEGER NOT NULL, interruptions INTEGER NOT NULL,
+            state TEXT NOT NULL, attempts INTEGER NOT NULL, failures INTEGER NOT NULL,
+            interruptions INTEGER NOT NULL,
             due_at REAL, started_at REAL, finished_at REAL, error TEXT NOT NULL,
             traceback TEXT NOT NULL, PRIMARY KEY (seq, handler)) WITHOUT ROWID""",
         # A run is finished when it has a time for that; in words, this would cost 16 us a row.
@@ -89,66 +93,13 @@ _STEPS = (
 )
 
 
-class StoredRun(Run):
-    """What became of a delivery in one handler, as it is on disk."""
+class Prunable(NamedTuple):
+    """What is too old to be kept."""
 
-    __slots__ = ("due_at", "interruptions")
-
-    def __init__(self, handler: str, *, attempts: int = 0) -> None:
-        super().__init__(handler, attempts=attempts)
-        self.interruptions = 0
-        """How often the process died during this handler."""
-        self.due_at: datetime | None = None
-        """When it is tried again, if it waits for that."""
-
-
-class StoredRecord(Record):
-    """What became of a delivery, as it is on disk."""
-
-    __slots__ = ("action", "headers", "repo", "scope", "size")
-
-    scope: str
-    action: str
-    repo: str | None
-    headers: builtins.list[tuple[str, str]]
-    """Those of the request, without what is secret in them."""
-    size: int
-    """The length of the body, also of one that was dropped."""
-
-    @property
-    def state(self) -> Any:  # noqa: ANN401 - `State` lacks `waiting` and `overdue` yet
-        """The state of its runs in one word: the one that asks for attention first."""
-        return _most_urgent([*(run.state for run in self.runs), self.aside])
-
-
-class Due(NamedTuple):
-    """A run that can start."""
-
-    delivery_id: str
-    handler: str
-    is_alone: bool
-    """Whether the process died during it before, so that nothing should run beside it."""
-
-
-class Interrupted(NamedTuple):
-    """A run during which the process died."""
-
-    delivery_id: str
-    handler: str
-    is_failed: bool
-    """Whether that was once too often, so that it is not tried again."""
-
-
-class Stats(NamedTuple):
-    """A log in figures."""
-
-    states: dict[str, int]
-    """How many deliveries are in each state."""
+    bodies: int
     body_bytes: int
-    unfinished_since: datetime | None
-    """When the oldest unfinished delivery came."""
-    refusals: dict[str, int]
-    """How often requests were refused, by reason, as far back as the log goes."""
+    deliveries: int
+    """How many are forgotten altogether, their ids too."""
 
 
 class SqliteLog:
@@ -195,9 +146,24 @@ class SqliteLog:
         self._full_until = 0.0
         # During a batch: what is inserted at its end, and the row of `log` as it will be then.
         self._is_in_batch = False
-        self._new: dict[str, StoredRecord] = {}
+        self._new: dict[str, Record] = {}
         self._newest_generation = 0
         self._body_bytes = 0
+
+    @property
+    def path(self) -> str:
+        """The file, wherever the working directory is."""
+        return self._db.path
+
+    @property
+    def is_durable(self) -> bool:
+        """It outlives the process."""
+        return True
+
+    @property
+    def is_late(self) -> bool:
+        """Whether there is something for `flush` to write."""
+        return self._db.is_late
 
     def open(self) -> None:
         """Open the file for writing, and bring an older one up to date.
@@ -269,7 +235,7 @@ class SqliteLog:
         with self.batch():
             known = self._find(delivery_id)
             if known is not None:
-                again = "in_progress" if _is_unfinished(known) else judge(known, self._replays)
+                again = judge(known, self._replays)
                 if isinstance(again, str):
                     known.duplicates += 1
                     self._db.execute(_COUNT_DUPLICATE, (delivery_id,))
@@ -279,8 +245,16 @@ class SqliteLog:
                     handlers, aside, reason = again, None, ""
             self._make_room(len(body))
             why = _clean(spoken(reason))
-            record = StoredRecord(delivery_id, _when(_now()), body, aside, why)
-            record.scope, record.action, record.repo = scope, action, repo
+            record = Record(
+                delivery_id,
+                _when(_now()),
+                body,
+                aside,
+                why,
+                scope=scope,
+                action=action,
+                repo=repo,
+            )
             record.headers = _without_secrets(headers)
             record.is_replay = known is not None and known.is_delivered
             self._keep(record, known, handlers)
@@ -300,12 +274,20 @@ class SqliteLog:
         with self.batch():
             known = self._find(delivery_id)
             body = self.body(delivery_id)
-            if known is None or body is None or _is_unfinished(known):
+            if known is None or body is None or known.is_open:
                 return ()
             names = tuple(handlers) or tuple(run.handler for run in known.runs)
             if names:
-                record = StoredRecord(delivery_id, known.received_at, body, None, "")
-                record.scope, record.action, record.repo = known.scope, known.action, known.repo
+                record = Record(
+                    delivery_id,
+                    known.received_at,
+                    body,
+                    None,
+                    "",
+                    scope=known.scope,
+                    action=known.action,
+                    repo=known.repo,
+                )
                 record.headers = known.headers
                 record.is_replay = True
                 record.is_delivered = known.is_delivered
@@ -317,12 +299,10 @@ class SqliteLog:
         with self.batch():
             self._db.execute(_COUNT_REFUSALS, (minute, reason, count))
 
-    def _find(self, delivery_id: str) -> StoredRecord | None:
+    def _find(self, delivery_id: str) -> Record | None:
         return self._new.get(delivery_id) or _find(self._db.execute, delivery_id)
 
-    def _keep(
-        self, record: StoredRecord, known: StoredRecord | None, handlers: Sequence[str]
-    ) -> None:
+    def _keep(self, record: Record, known: Record | None, handlers: Sequence[str]) -> None:
         """Keep a delivery as the newest, with what is known of it from before."""
         if known is not None:
             record.duplicates = known.duplicates
@@ -336,12 +316,11 @@ class SqliteLog:
                 self._db.execute("DELETE FROM deliveries WHERE seq = ?", (seq,))
         attempts = {run.handler: run.attempts for run in record.runs}
         record.runs = [run for run in record.runs if run.handler not in handlers]
-        record.runs += [StoredRun(name, attempts=attempts.get(name, 0)) for name in handlers]
-        record.size = len(record.body or b"")
+        record.runs += [Run(name, attempts=attempts.get(name, 0)) for name in handlers]
         self._body_bytes += record.size
         self._new[record.id] = record
 
-    def _insert(self, record: StoredRecord) -> None:
+    def _insert(self, record: Record) -> None:
         delivery = (
             record.id, _seconds(record.received_at), record.scope, record.action, record.repo,
             record.state, record.aside, record.reason, record.is_replay, record.is_delivered,
@@ -349,9 +328,10 @@ class SqliteLog:
         )  # fmt: skip
         seq = self._db.execute(_INSERT_DELIVERY, delivery).lastrowid
         self._db.execute("INSERT INTO bodies VALUES (?, ?)", (seq, record.body))
-        for position, run in enumerate(cast("list[StoredRun]", record.runs)):
+        for position, run in enumerate(record.runs):
             values = (
-                seq, run.handler, position, run.state, run.attempts, run.interruptions,
+                seq, run.handler, position, run.state, run.attempts, run.failures,
+                run.interruptions,
                 _seconds(run.due_at), _seconds(run.started_at), _seconds(run.finished_at),
                 run.error, run.traceback,
             )  # fmt: skip
@@ -390,7 +370,7 @@ class SqliteLog:
                 is_failed = count > self._max_interruptions
                 state = "failed" if is_failed else "waiting"
                 due_at = None if is_failed else now + _INTERRUPTED_SECONDS * 2 ** (count - 1)
-                self._end(delivery_id, handler, attempt, state, due_at, _DIED, "", count)
+                self._end(delivery_id, handler, attempt, state, due_at, _DIED, interruptions=1)
                 found.append(Interrupted(delivery_id, handler, is_failed))
             generation = self._newest_generation + 1
         self._generation = generation
@@ -445,10 +425,12 @@ class SqliteLog:
             row = self._db.execute(_STARTABLE, (handler, delivery_id)).fetchone()
             if row is None:
                 return None
-            seq, attempt, is_replay, received_at = row
+            seq, attempt, is_replay, received_at, failures = row
             self._db.execute(_START, (attempt, now, seq, handler))
             self._db.execute(_SET_STATE, ("running", seq))
-        return Delivery(delivery_id, attempt, bool(is_replay), _when(received_at), handler)
+        return Delivery(
+            delivery_id, attempt, bool(is_replay), _when(received_at), handler, failures
+        )
 
     def answered(self, delivery_id: str, *, delivered: bool) -> None:
         """Record whether the answer is known to have reached the Hub."""
@@ -481,8 +463,9 @@ class SqliteLog:
         """
         start = (delivery.id, delivery.handler, delivery.attempt)
         state, due_at = (ending, None) if retry_after is None else ("waiting", _now() + retry_after)
-        how = (due_at, _clean(error), _clean(traceback))
-        self._db.later(partial(self._end, *start, state, *how))
+        failures = 0 if retry_after is None else 1
+        how = (_clean(error), _clean(traceback), failures)
+        self._db.later(partial(self._end, *start, state, due_at, *how))
 
     def _end(  # noqa: PLR0913, PLR0917 - which start, and how it ended
         self,
@@ -493,7 +476,8 @@ class SqliteLog:
         due_at: float | None = None,
         error: str = "",
         traceback: str = "",
-        interruptions: int | None = None,
+        failures: int = 0,
+        interruptions: int = 0,
     ) -> None:
         seq, states = None, list[str]()
         for run_seq, name, run_attempt, run_state in self._db.execute(_STATES, (delivery_id,)):
@@ -504,19 +488,45 @@ class SqliteLog:
             states.append(state if is_it else run_state)
         if seq is not None:
             finished_at = None if state in {"waiting", "overdue"} else _now()
-            values = (state, due_at, finished_at, error, traceback, interruptions, seq, handler)
+            counts = (failures, interruptions)
+            values = (state, due_at, finished_at, error, traceback, *counts, seq, handler)
             self._db.execute(_END, values)
-            self._db.execute(_SET_STATE, (_most_urgent(states), seq))
+            self._db.execute(_SET_STATE, (most_urgent(states), seq))
 
     # ---- what is asked -------------------------------------------------------------------------
 
-    def get(self, delivery_id: str) -> StoredRecord | None:
+    def get(self, delivery_id: str) -> Record | None:
         """Look up a delivery."""
         with self._db.elsewhere() as connection:
             record = _find(connection.execute, delivery_id)
             if record is not None:
                 record.body = _body(connection.execute, delivery_id)
         return record
+
+    def records(self, delivery_ids: Iterable[str]) -> builtins.list[Record]:
+        """Look up those deliveries that there are, at one moment and without their bodies."""
+        with self._db.elsewhere() as connection:
+            found = [_find(connection.execute, delivery_id) for delivery_id in delivery_ids]
+        return [record for record in found if record is not None]
+
+    def with_bodies(self, delivery_ids: Iterable[str]) -> set[str]:
+        """Pick those deliveries whose bodies are still there."""
+        with self._db.elsewhere() as connection:
+            return {one for one in delivery_ids if connection.execute(_HAS_BODY, (one,)).fetchone()}
+
+    def ids(self, prefix: str, limit: int = 10) -> builtins.list[str]:
+        """List ids that begin so."""
+        with self._db.elsewhere() as connection:
+            rows = connection.execute(_IDS, (prefix, prefix + _LAST_SIGN, limit)).fetchall()
+        return [row[0] for row in rows]
+
+    def prunable(self) -> Prunable:
+        """Tell what is old enough for `prune` to drop it."""
+        old = _now() - self._keep_seconds
+        with self._db.elsewhere() as connection:
+            bodies = connection.execute(_OLD_BODIES, (old,)).fetchone()
+            rows = connection.execute(_OLD_ROWS, (old - _IDS_OUTLIVE_BODIES,)).fetchone()
+        return Prunable(*bodies, *rows)
 
     def list(  # noqa: PLR0913 - criteria, each optional
         self,
@@ -527,7 +537,7 @@ class SqliteLog:
         since: datetime | None = None,
         before: str | None = None,
         limit: int = 50,
-    ) -> builtins.list[StoredRecord]:
+    ) -> builtins.list[Record]:
         """List deliveries, the newest first, without their bodies.
 
         Args:
@@ -608,7 +618,7 @@ _INSERT_DELIVERY = """
         is_delivered, duplicates, headers, size)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-_INSERT_RUN = "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_RUN = "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _COUNT_DUPLICATE = "UPDATE deliveries SET duplicates = duplicates + 1 WHERE id = ?"
 _COUNT_REFUSALS = """
     INSERT INTO refusals VALUES (?, ?, ?)
@@ -618,7 +628,7 @@ _DELIVERED = "UPDATE deliveries SET is_delivered = true WHERE id = ?"
 _SET_STATE = "UPDATE deliveries SET state = ? WHERE seq = ?"
 
 _STARTABLE = """
-    SELECT seq, attempts + 1, is_replay, received_at FROM deliveries JOIN runs USING (seq)
+    SELECT seq, attempts + 1, is_replay, received_at, failures FROM deliveries JOIN runs USING (seq)
     WHERE handler = ? AND id = ? AND runs.state IN ('queued', 'waiting')
 """
 _START = """
@@ -631,7 +641,7 @@ _STATES = """
 """
 _END = """
     UPDATE runs SET state = ?, due_at = ?, finished_at = ?, error = ?, traceback = ?,
-        interruptions = coalesce(?, interruptions) WHERE seq = ? AND handler = ?
+        failures = failures + ?, interruptions = interruptions + ? WHERE seq = ? AND handler = ?
 """
 _INTERRUPTED = """
     SELECT id, handler, attempts, interruptions + 1 FROM runs JOIN deliveries USING (seq)
@@ -665,10 +675,11 @@ _READ_DELIVERIES = """
         duplicates, headers, size FROM deliveries
 """
 _READ_RUNS = """
-    SELECT handler, state, attempts, interruptions, due_at, started_at, finished_at, error,
-        traceback FROM runs WHERE seq = ? ORDER BY position
+    SELECT handler, state, attempts, failures, interruptions, due_at, started_at, finished_at,
+        error, traceback FROM runs WHERE seq = ? ORDER BY position
 """
 _BODY = "SELECT body FROM bodies JOIN deliveries USING (seq) WHERE id = ?"
+_HAS_BODY = "SELECT 1 FROM bodies JOIN deliveries USING (seq) WHERE id = ?"
 _COUNT_STATES = "SELECT state, count(*) FROM deliveries GROUP BY state"
 _OLDEST_UNFINISHED = """
     SELECT received_at FROM deliveries WHERE seq = (
@@ -676,6 +687,12 @@ _OLDEST_UNFINISHED = """
 """
 _SUM_REFUSALS = "SELECT reason, sum(count) FROM refusals GROUP BY reason"
 
+_IDS = "SELECT id FROM deliveries WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"
+_OLD_BODIES = """
+    SELECT count(*), coalesce(sum(size), 0) FROM bodies JOIN finished USING (seq)
+    WHERE received_at < ?
+"""
+_OLD_ROWS = "SELECT count(*) FROM finished WHERE received_at < ?"
 _OLDEST_BODIES = """
     SELECT bodies.seq, size, received_at FROM bodies JOIN finished USING (seq)
     ORDER BY bodies.seq LIMIT ?
@@ -693,12 +710,20 @@ _DROP_ROW = """
 """
 
 
-def _read(execute: Execute, end: str, values: Sequence[object]) -> list[StoredRecord]:
-    records: list[StoredRecord] = []
+def _read(execute: Execute, end: str, values: Sequence[object]) -> list[Record]:
+    records: list[Record] = []
     for row in execute(_READ_DELIVERIES + end, values).fetchall():
         seq, delivery_id, received_at, scope, action, repo, aside, reason, *more = row
-        record = StoredRecord(delivery_id, _when(received_at), None, aside, reason)
-        record.scope, record.action, record.repo = scope, action, repo
+        record = Record(
+            delivery_id,
+            _when(received_at),
+            None,
+            aside,
+            reason,
+            scope=scope,
+            action=action,
+            repo=repo,
+        )
         is_replay, is_delivered, record.duplicates, headers, record.size = more
         record.is_replay, record.is_delivered = bool(is_replay), bool(is_delivered)
         record.headers = [(name, value) for name, value in json.loads(headers)]
@@ -707,16 +732,16 @@ def _read(execute: Execute, end: str, values: Sequence[object]) -> list[StoredRe
     return records
 
 
-def _read_run(row: Sequence[Any]) -> StoredRun:
-    run = StoredRun(row[0], attempts=row[2])
-    run.state, run.interruptions = row[1], row[3]
-    times = [None if seconds is None else _when(seconds) for seconds in row[4:7]]
+def _read_run(row: Sequence[Any]) -> Run:
+    run = Run(row[0], attempts=row[2])
+    run.state, run.failures, run.interruptions = row[1], row[3], row[4]
+    times = [None if seconds is None else _when(seconds) for seconds in row[5:8]]
     run.due_at, run.started_at, run.finished_at = times
-    run.error, run.traceback = row[7:]
+    run.error, run.traceback = row[8:]
     return run
 
 
-def _find(execute: Execute, delivery_id: str) -> StoredRecord | None:
+def _find(execute: Execute, delivery_id: str) -> Record | None:
     found = _read(execute, "WHERE id = ?", (delivery_id,))
     return found[0] if found else None
 
@@ -742,14 +767,6 @@ def _drop(connection: sqlite3.Connection, chosen: Sequence[tuple[int, int]], *, 
             execute("DELETE FROM runs WHERE seq = ?", (seq,))
     execute("COMMIT")
     return len(chosen)
-
-
-def _is_unfinished(record: StoredRecord) -> bool:
-    return any(run.finished_at is None for run in record.runs)
-
-
-def _most_urgent(states: Sequence[str | None]) -> Any:  # noqa: ANN401 - as for `state`
-    return next(state for state in _URGENCY if state in states)
 
 
 def _without_secrets(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:

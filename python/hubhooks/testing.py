@@ -19,6 +19,7 @@ import functools
 import itertools
 import json
 import re
+import sys
 import weakref
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
 
@@ -34,7 +35,7 @@ from hubhooks.runner import Runner
 from hubhooks.webhooks import Webhooks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
     from typing import TypeAlias, TypedDict, TypeVar
 
     from typing_extensions import Unpack
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
         RepoEvent,
     )
     from hubhooks.asgi import Message
-    from hubhooks.deliveries import Log, RunState, Status
+    from hubhooks.deliveries import Delivery, Due, Ending, Log, RunState, Status
     from hubhooks.routing import Handler, Hook, Occasion
 
     E = TypeVar("E", bound=HubEvent)
@@ -425,7 +426,7 @@ class Client:
         body = self._bodies[delivery_id]
         watched = _Watched(self._hooks)
         # One for each delivery: its end is the end of all that the delivery set off.
-        runner = Runner(watched, self._log)
+        runner = Runner(watched, cast("Log", _Part(self._log, delivery_id)))
         secret = options.get("secret", _SECRET)
         status, said = await _post(Door(self._receiver, runner), body, delivery_id, secret)
         await self._finish(runner, delivery_id, options.get("timeout", self._timeout))
@@ -462,7 +463,8 @@ class Client:
         def look() -> None:
             record = self._log.get(delivery_id)
             runs = record.runs if record else ()
-            busy = [run.handler for run in runs if run.state in ("queued", "running")]
+            states = ("queued", "running", "waiting", "overdue")
+            busy = [run.handler for run in runs if run.state in states]
             unfinished.extend(busy or ["a hook"])
 
         # Just before the runner gives up and cancels what it can.
@@ -497,11 +499,39 @@ class Client:
 
 
 class _Log(MemoryLog):
+    def finished(
+        self,
+        delivery: Delivery,
+        ending: Ending,
+        error: str = "",
+        traceback: str = "",
+        *,
+        retry_after: float | None = None,
+    ) -> None:
+        """Record how a handler ended; what is tried again is so at once."""
+        again = None if retry_after is None else 0.0
+        super().finished(delivery, ending, error, traceback, retry_after=again)
+
     def lose_answer(self, delivery_id: str) -> None:
         """Record that the answer did not arrive after all."""
         with self._lock:
             if record := self._records.get(delivery_id):
                 record.is_delivered = False
+
+
+class _Part:
+    """What a log has of one delivery, for the runner that is there for that one."""
+
+    def __init__(self, log: MemoryLog, delivery_id: str) -> None:
+        self._log = log
+        self._delivery_id = delivery_id
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - all else is the log's
+        return getattr(self._log, name)
+
+    def due(self, limit: int, without: Sequence[str] = ()) -> list[Due]:
+        everything = self._log.due(sys.maxsize, without)
+        return [due for due in everything if due.delivery_id == self._delivery_id][:limit]
 
 
 class _Watched(Router):

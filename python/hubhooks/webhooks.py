@@ -5,24 +5,28 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import asynccontextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from hubhooks._core import Verifier
 from hubhooks.asgi import Door
 from hubhooks.deliveries import MemoryLog
+from hubhooks.errors import ConfigError
 from hubhooks.receiver import Receiver
 from hubhooks.routing import Router
-from hubhooks.runner import Runner
+from hubhooks.runner import Runner, check_loop
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
-    from typing import Any, NoReturn
+    from typing import Any, Literal, NoReturn
 
     from fastapi import APIRouter
     from gradio.blocks import Blocks
     from gradio.routes import App
 
-    from hubhooks.asgi import Receive, Scope, Send
+    from hubhooks._session import Lock
+    from hubhooks.activity import Activity
+    from hubhooks.asgi import Acknowledge, Receive, Scope, Send
     from hubhooks.deliveries import Log, Replays
     from hubhooks.routing import Strings
     from hubhooks.runner import Where
@@ -30,6 +34,9 @@ if TYPE_CHECKING:
 __all__ = ["Webhooks"]
 
 _VARIABLE = "WEBHOOK_SECRET"
+_LOG_VARIABLE = "HUBHOOKS_DELIVERIES"
+_LOG = "hubhooks.db"
+_IN_MEMORY = ":memory:"
 
 
 class Settings(NamedTuple):
@@ -56,9 +63,18 @@ class Webhooks(Router):
         loop: where async handlers run: on the `server`'s loop, which their connections may belong
             to, or on a loop of their `own`, where one that blocks delays no answer. By default
             their own under Gradio, and else the server's. Sync handlers run in threads.
+        deliveries: the file of the delivery log, which is opened when serving starts; by default
+            that of the environment variable HUBHOOKS_DELIVERIES, else `hubhooks.db` in the working
+            directory. `:memory:` keeps nothing beyond the process.
+        durability: what an acknowledged delivery survives: the death of the `process`, or with
+            `full` also a loss of power, which costs a wait for the disk.
+        allow_network: use a log on a network file system, though it may lose deliveries there.
+        acknowledge: when the Hub is answered: as soon as a delivery is `stored`, or when its
+            handlers `finished`, so that the Hub retries when one failed. After 20 s it is answered
+            all the same.
 
     Raises:
-        ConfigError: a secret, an id or the loop cannot be used.
+        ConfigError: a secret, an id, the loop, the durability or when to acknowledge cannot be.
     """
 
     def __init__(  # noqa: PLR0913 - one for each setting, and all but the secret are named
@@ -70,28 +86,68 @@ class Webhooks(Router):
         replays: Replays = "run",
         ignore_authors: Strings = (),
         loop: Where | None = None,
+        deliveries: str | os.PathLike[str] | None = None,
+        durability: Literal["process", "full"] = "process",
+        allow_network: bool = False,
+        acknowledge: Acknowledge = "stored",
     ) -> None:
+        _check_choice("durability", durability, "process", "full")
+        _check_choice("acknowledge", acknowledge, "stored", "finished")
+        check_loop(loop)
         super().__init__(ignore_authors=ignore_authors)
         secrets = (secret,) if isinstance(secret, str) else secret
         self._verifier = None if secrets is None else Verifier(*secrets)
         # With a secret in the code there is always one.
         self.settings = Settings(allow_unsigned and secret is None, max_body_size, replays)
         """How requests are let in and repeated ones judged."""
-        self._deliveries = MemoryLog(replays=replays)
-        receiver = Receiver(
-            self,
-            self._deliveries,
-            lambda: self.verifier,
-            allow_unsigned=allow_unsigned,
-            max_body_size=max_body_size,
-        )
-        self._runner = Runner(self, self._deliveries, loop=loop)
-        self._door = Door(receiver, self._runner)
+        self._loop: Where | None = loop
+        self._path = deliveries
+        self._durability = durability
+        self._allow_network = allow_network
+        self._acknowledge: Acknowledge = acknowledge
 
     @property
     def deliveries(self) -> Log:
         """What became of the deliveries so far."""
-        return self._deliveries
+        return self._runner.log
+
+    # Not before they are needed: the environment says where the log is, and not every process
+    # that imports an app serves it.
+
+    @cached_property
+    def _runner(self) -> Runner:
+        path = self._path or os.environ.get(_LOG_VARIABLE) or _LOG
+        log: Log
+        lock: Lock | None = None
+        if path == _IN_MEMORY:
+            log = MemoryLog(replays=self.settings.replays)
+        else:
+            from hubhooks.sqlite import RunnerLock, SqliteLog  # noqa: PLC0415 - see above
+
+            log = SqliteLog(
+                path,
+                replays=self.settings.replays,
+                durability="full" if self._durability == "full" else "normal",
+                allow_network=self._allow_network,
+            )
+            lock = RunnerLock(path)
+        return Runner(self, log, loop=self._loop, lock=lock)
+
+    @cached_property
+    def _door(self) -> Door:
+        receiver = Receiver(
+            self,
+            self._runner.log,
+            lambda: self.verifier,
+            allow_unsigned=self.settings.allow_unsigned,
+            max_body_size=self.settings.max_body_size,
+        )
+        return Door(
+            receiver,
+            self._runner,
+            acknowledge=self._acknowledge,
+            beside=self.answer_about_deliveries,
+        )
 
     @property
     def verifier(self) -> Verifier | None:
@@ -112,7 +168,9 @@ class Webhooks(Router):
             app: the app that is served; it is only asked about Gradio apps mounted in it.
 
         Raises:
-            ConfigError: there is no secret, and unsigned requests are not allowed.
+            ConfigError: there is no secret, and unsigned requests are not allowed; or the log
+                cannot be used.
+            StoreError: the log cannot be used just now.
         """
         self._door.start()
         if "gradio" in sys.modules:
@@ -185,3 +243,41 @@ class Webhooks(Router):
         from hubhooks import job  # noqa: PLC0415 - only who uses it needs it
 
         job.run(self, environ)
+
+    def activity(self) -> None:
+        """Show what became of the deliveries: to be called inside `gr.Blocks()`.
+
+        Strangers see states and public repositories only. Payloads and Replay are for those who
+        logged in with `launch(auth=...)`, for the owner of the Space, and for who knows the
+        admin token of the environment variable HUBHOOKS_ADMIN_TOKEN.
+
+        Raises:
+            ConfigError: there is no `gr.Blocks` around it, or the admin token cannot be used.
+        """
+        from hubhooks import _activity_tab  # noqa: PLC0415 - only who uses it needs it
+
+        _activity_tab.show(self._activity)
+
+    async def answer_about_deliveries(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Answer a request about the deliveries, to who knows the admin token.
+
+        The app itself does so below its path, and `router` too; this is for routes of your own.
+
+        Returns:
+            whether it was one, and there is a token: if not, it is for somebody else to answer.
+        """
+        from hubhooks import _activity_http  # noqa: PLC0415 - only who looks needs it
+
+        return await _activity_http.serve(lambda: self._activity, scope, receive, send)
+
+    @cached_property
+    def _activity(self) -> Activity:
+        from hubhooks.activity import Activity  # noqa: PLC0415 - only who looks needs it
+
+        return Activity(self.deliveries, self, lambda: self.verifier, self._runner.wake)
+
+
+def _check_choice(name: str, given: object, first: str, second: str) -> None:
+    if given not in (first, second):
+        msg = f'`{name}={given!r}` is none that there is; write "{first}" or "{second}"'
+        raise ConfigError(msg)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 from servers import PATIENCE, ROOT, SECRET, started
 
+from hubhooks import Webhooks
 from hubhooks._samples import compact, sample_json
 
 if TYPE_CHECKING:
@@ -506,3 +507,22 @@ def test_the_quickstart_space_shows_public_repositories_only(tmp_path: Path) -> 
         fields = page.locator("input, textarea").evaluate_all("all => all.map(e => e.value)")
         assert "https://ada-tide.hf.space/gradio_api/webhooks" in fields
         browser.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "is_space", "told"),
+    [
+        (":memory:", False, "kept in memory: what is unfinished at a restart is lost"),
+        ("/tmp/x.db", False, "kept in /tmp/x.db: what is unfinished at a restart is taken up"),
+        ("/tmp/x.db", True, "kept in /tmp/x.db, which is lost when the Space restarts"),
+        ("/data/x.db", True, "kept in /data/x.db: what is unfinished at a restart is taken up"),
+    ],
+)
+def test_the_start_says_whether_accepted_work_survives_a_restart(
+    path: str, is_space: bool, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = pytest.importorskip("hubhooks.gradio")
+    if is_space:
+        monkeypatch.setenv("SPACE_ID", "ada-labs/hub-watcher")
+    hooks = Webhooks("moon", deliveries=path)
+    assert told in room._what_survives(hooks.deliveries)  # noqa: SLF001 - printed at launch

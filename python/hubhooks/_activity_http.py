@@ -1,0 +1,206 @@
+"""The activity as JSON, for who knows the admin token.
+
+It answers below any path that takes deliveries: GET `deliveries`, GET `deliveries/<id>` and POST
+`deliveries/<id>/replay`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import parse_qsl, unquote
+
+from hubhooks.activity import STATES, as_json
+from hubhooks.errors import ConfigError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hubhooks.activity import Activity
+    from hubhooks.asgi import Receive, Scope, Send
+
+__all__ = ["serve"]
+
+_PAGE = 50
+_LONGEST_PAGE = 500
+_LONGEST_BODY = 64 * 1024
+
+_LIST_OPTIONS = ("state", "scope", "repo", "since", "before", "limit")
+
+
+class _Refusal(Exception):  # noqa: N818 - an answer, not an error of ours
+    def __init__(self, status: int, reason: str, **headers: str) -> None:
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+
+
+class _Target(NamedTuple):
+    """What a path names."""
+
+    delivery_id: str | None
+    is_replay: bool
+
+
+async def serve(
+    activity: Callable[[], Activity], scope: Scope, receive: Receive, send: Send
+) -> bool:
+    """Answer a request if it is one for this API, and there is a token to ask for.
+
+    Args:
+        activity: gives what there is to tell.
+        scope: that of the request.
+        receive: gives its body.
+        send: takes the answer.
+
+    Returns:
+        False if it is none: nothing was read then, and nothing sent.
+    """
+    target = _target_of(scope)
+    if target is None:
+        return False
+    query, scope["query_string"] = scope["query_string"], b""
+    try:
+        if not activity().gate.is_on:
+            scope["query_string"] = query
+            return False
+        _let_in(activity(), scope)
+        if target.is_replay:
+            said = _replay(activity(), target, await _read(receive))
+        elif target.delivery_id is None:
+            said = await asyncio.to_thread(_list, activity(), query)
+        else:
+            said = await asyncio.to_thread(_show, activity(), target.delivery_id)
+        status, headers = 202 if target.is_replay else 200, {}
+    except _Refusal as refusal:
+        status, said, headers = refusal.status, {"reason": refusal.reason}, refusal.headers
+    except (ConfigError, StoreError) as error:
+        status, said, headers = 503, {"reason": str(error)}, {}
+    await _send(send, status, said, headers)
+    return True
+
+
+def _target_of(scope: Scope) -> _Target | None:
+    # As it was sent, where the server says so: an id may have a slash in it.
+    path = (scope.get("raw_path") or b"").partition(b"?")[0].decode("latin-1")
+    parts = (path or scope["path"]).rstrip("/").split("/")
+    method = scope["method"]
+    match parts:
+        case [*_, "deliveries"] if method == "GET":
+            return _Target(None, is_replay=False)
+        case [*_, "deliveries", name] if method == "GET":
+            return _Target(unquote(name), is_replay=False)
+        case [*_, "deliveries", name, "replay"] if method == "POST":
+            return _Target(unquote(name), is_replay=True)
+    return None
+
+
+def _let_in(activity: Activity, scope: Scope) -> None:
+    values = [value for name, value in scope["headers"] if name == b"authorization"]
+    kind, _, token = (values[0] if len(values) == 1 else b"").partition(b" ")
+    if kind.lower() != b"bearer" or not token:
+        raise _Refusal(
+            401, "the header `Authorization: Bearer <admin token>` is missing",
+            **{"www-authenticate": "Bearer"},
+        )  # fmt: skip
+    judgement = activity.gate.judge(token.decode("latin-1"))
+    if judgement == "locked":
+        raise _Refusal(429, "too many admin tokens were wrong", **{"retry-after": "60"})
+    if judgement != "right":
+        raise _Refusal(403, "the admin token is wrong")
+
+
+def _list(activity: Activity, query: bytes) -> dict[str, Any]:
+    given = dict(parse_qsl(query.decode("latin-1")))
+    for name in given:
+        if name not in _LIST_OPTIONS:
+            raise _Refusal(400, f"there is no `{name}`; there are {', '.join(_LIST_OPTIONS)}")
+    state = given.get("state")
+    if state is not None and state not in STATES:
+        raise _Refusal(400, f"`{state}` is no state; they are {', '.join(STATES)}")
+    limit = _limit_of(given.get("limit", str(_PAGE)))
+    records = activity.log.list(
+        state=state,
+        scope=given.get("scope"),
+        repo=given.get("repo"),
+        since=_moment_of(given.get("since")),
+        before=given.get("before"),
+        limit=limit + 1,
+    )
+    page = [as_json(record) for record in records[:limit]]
+    # What to ask for next: the deliveries before the last of these.
+    before = page[-1]["id"] if len(records) > limit else None
+    return {"deliveries": page, "before": before}
+
+
+def _limit_of(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:9]) <= _LONGEST_PAGE):
+        raise _Refusal(400, f"`limit` is a number from 1 to {_LONGEST_PAGE}")
+    return int(text)
+
+
+def _moment_of(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        # Python 3.10 does not know the Z, and in a query a plus is a space.
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00").replace(" ", "+"))
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise _Refusal(400, "`since` is a time with its zone, as in 2026-07-31T14:00:00Z")
+    return moment
+
+
+def _show(activity: Activity, delivery_id: str) -> dict[str, Any]:
+    details = activity.details(delivery_id)
+    if details is None:
+        raise _Refusal(404, "there is no such delivery")
+    return as_json(details.record, details)
+
+
+def _replay(activity: Activity, target: _Target, body: bytes) -> dict[str, Any]:
+    done = activity.replay(target.delivery_id or "", _handlers_in(body))
+    if done.objection:
+        is_there = activity.log.get(target.delivery_id or "") is not None
+        raise _Refusal(409 if is_there else 404, done.objection)
+    return {"delivery": target.delivery_id, "handlers": done.handlers}
+
+
+def _handlers_in(body: bytes) -> tuple[str, ...]:
+    if not body:
+        return ()
+    right = '{"handlers": ["name"]}'
+    try:
+        said = json.loads(body)
+    except (ValueError, RecursionError):
+        raise _Refusal(400, f"the body is no JSON; it is empty, or {right}") from None
+    names = said.get("handlers") if isinstance(said, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise _Refusal(400, f"the body is not as expected: it is empty, or {right}")
+    return tuple(names)
+
+
+async def _read(receive: Receive) -> bytes:
+    body = bytearray()
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > _LONGEST_BODY:
+            raise _Refusal(413, "the body is too large")
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+async def _send(send: Send, status: int, said: object, more: dict[str, str]) -> None:
+    body = json.dumps(said).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),
+        *((name.encode(), value.encode()) for name, value in more.items()),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,539 @@
+"""Calls of the user's code: on threads, as tasks, each kept from the others' failures."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import sys
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from traceback import format_exception, format_exception_only
+from typing import TYPE_CHECKING, Any
+
+from hubhooks.deliveries import Ignore, Retry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from hubhooks._core import HubEvent
+    from hubhooks._session import Session
+    from hubhooks.deliveries import Delivery, Ending
+    from hubhooks.routing import Handler, Hook, Occasion
+
+__all__ = [
+    "CLEAN_UP_SECONDS", "TOO_LATE", "Call", "Count", "HandlerCall", "OwnLoop", "Telling", "Threads",
+    "Watchdog", "cancel", "running_loop",
+]  # fmt: skip
+
+_log = logging.getLogger("hubhooks")
+
+# What is cancelled may clean up, but cannot keep the server from stopping.
+CLEAN_UP_SECONDS = 1.0
+TOO_LATE = "the server stopped before the handler was done"
+_BLOCKED_SECONDS = 1.0
+# How long a thread that computes may keep the interpreter from others. Python's 5 ms add up: beside
+# eight handlers that compute, each step of an answer would wait for 40 ms.
+_SWITCH_SECONDS = 0.0005
+_LONGEST_PAUSE = 3600.0
+_JITTER = 0.2
+
+
+class Call(ABC):
+    """A call of the user's code, whose failure is kept from everybody else."""
+
+    is_begun = False
+    is_out_of_time = False
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        what: str,
+        *,
+        is_async: bool,
+        loop: asyncio.AbstractEventLoop | None,
+        timeout: float | None = None,
+    ) -> None:
+        self.function = function
+        self.what = what
+        """What the log calls it."""
+        self.is_async = is_async
+        self.loop = loop
+        """Where what is async runs; None for the session's own loop."""
+        self.timeout = timeout
+        """After how many seconds what is async is cancelled."""
+
+    @abstractmethod
+    def begin(self) -> tuple[object, ...]:
+        """Give the arguments."""
+
+    @abstractmethod
+    def done(self) -> None:
+        """Take note that it returned."""
+
+    @abstractmethod
+    def failed(self, error: BaseException) -> None:
+        """Take note that it raised."""
+
+    @abstractmethod
+    def drop(self) -> None:
+        """Take note that it never began."""
+
+    def run(self) -> None:
+        self.is_begun = True
+        arguments = self.begin()
+        try:
+            result = self.function(*arguments)
+            if result is not None:
+                _refuse_coroutine(result)
+        except BaseException as error:
+            self.failed(error)
+            if is_interrupt(error):
+                raise
+        else:
+            self.done()
+
+    async def run_async(self) -> None:
+        self.is_begun = True
+        arguments = self.begin()
+        timer = None
+        if self.timeout is not None:
+            loop, task = asyncio.get_running_loop(), asyncio.current_task()
+            timer = loop.call_later(self.timeout, self._end, task)
+        try:
+            await self.function(*arguments)
+        except GeneratorExit:
+            # Its loop was closed under it, and it is collected as garbage in the middle of
+            # anything: no place to take a lock or to write a log.
+            raise
+        except BaseException as error:
+            is_cancelled = isinstance(error, asyncio.CancelledError)
+            if is_cancelled and self.is_out_of_time:
+                self.failed(self._timed_out().with_traceback(error.__traceback__))
+                return
+            self.failed(error)
+            # A cancelled task must end as one.
+            if is_cancelled or is_interrupt(error):
+                raise
+        else:
+            self.done()
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _end(self, task: asyncio.Task[None] | None) -> None:
+        self.is_out_of_time = True
+        if task is not None:
+            task.cancel()
+
+    def _timed_out(self) -> TimeoutError:
+        return TimeoutError(f"it took more than {self.timeout:g} s")
+
+
+class HandlerCall(Call):
+    """One run of a handler."""
+
+    event: HubEvent
+    is_alone = False
+    """Whether nothing may run beside it."""
+    deadline: float | None = None
+    """When a sync handler is out of time, by the monotonic clock."""
+
+    def __init__(self, session: Session, handler: Handler | None, delivery: Delivery) -> None:
+        policy = None if handler is None else handler.policy
+        super().__init__(
+            _nothing if handler is None else handler.function,
+            f"handler `{delivery.handler}`",
+            is_async=handler is not None and handler.is_async,
+            loop=None,
+            timeout=None if policy is None else policy.timeout,
+        )
+        self.delivery = delivery
+        self.name = delivery.handler
+        self.is_gone = handler is None
+        self.is_counted = policy is not None and policy.concurrency is not None
+        self._session = session
+        self._handler = handler
+        self._is_left = False
+
+    def begin(self) -> tuple[object, ...]:
+        if self.timeout is not None and not self.is_async:
+            self.deadline = time.monotonic() + self.timeout
+            self._session.wake()
+        takes_delivery = self._handler is not None and self._handler.takes_delivery
+        return (self.event, self.delivery) if takes_delivery else (self.event,)
+
+    def done(self) -> None:
+        self._finish("done")
+
+    def failed(self, error: BaseException) -> None:
+        if isinstance(error, Ignore):
+            self._finish("ignored", str(error))
+            return
+        name, delivery_id = self.name, self.delivery.id
+        is_stopped = isinstance(error, asyncio.CancelledError) and self._session.is_cancelling
+        if is_stopped and self._session.log.is_durable:
+            self.leave()
+            return
+        pause = None if is_stopped else self._pause(error)
+        if pause is None:
+            _log.error("handler `%s` failed on delivery `%s`", name, delivery_id, exc_info=error)
+        elif isinstance(error, Retry):
+            what = "handler `%s` asks for another try on delivery `%s` in %.3g s: %s"
+            _log.info(what, name, delivery_id, pause, error)
+        else:
+            what = "handler `%s` failed on delivery `%s`; it is tried again in %.3g s"
+            _log.error(what, name, delivery_id, pause, exc_info=error)
+        summary = format_exception_only(error)[0].strip()
+        trace = "".join(format_exception(error))
+        self._finish("failed", summary, trace, retry_after=pause)
+        self._tell("error", error)
+        if pause is None:
+            self._tell("failure", error)
+
+    def drop(self) -> None:
+        if self._session.log.is_durable:
+            self.leave()
+        else:
+            self.lose(asyncio.CancelledError(TOO_LATE))
+
+    def lose(self, error: BaseException) -> None:
+        """Record that the handler failed without having been called."""
+        name, delivery_id = self.name, self.delivery.id
+        _log.error("handler `%s` did not run on delivery `%s`: %s", name, delivery_id, error)
+        self._finish("failed", str(error))
+        if hasattr(self, "event"):
+            self._tell("failure", error)
+
+    def leave(self) -> None:
+        """Let it run again after the next start, and take no notice of what it does now."""
+        if not self._is_left:
+            self._finish("failed", TOO_LATE, retry_after=0)
+            self._is_left = True
+
+    def out_of_time(self) -> None:
+        """Record that it should have ended, and cannot be."""
+        self.deadline = None
+        what = "%s on delivery `%s` takes more than %g s; nothing can end it but itself"
+        _log.warning(what, self.what, self.delivery.id, self.timeout)
+        self._session.log.overdue(self.delivery)
+        self._session.wake()
+
+    def _finish(
+        self,
+        ending: Ending,
+        error: str = "",
+        traceback: str = "",
+        *,
+        retry_after: float | None = None,
+    ) -> None:
+        self.deadline = None
+        if not self._is_left:
+            log = self._session.log
+            log.finished(self.delivery, ending, error, traceback, retry_after=retry_after)
+            if retry_after is not None:
+                self._session.is_behind = True
+            self._session.ended(self)
+
+    def _pause(self, error: BaseException) -> float | None:
+        """Give how many seconds to wait before the next try; None if there is none."""
+        policy = None if self._handler is None else self._handler.policy
+        failures = self.delivery.failures + 1
+        if policy is None or failures > policy.retries:
+            return None
+        if isinstance(error, Retry) and error.after is not None:
+            return error.after
+        if callable(policy.backoff):
+            try:
+                return min(max(float(policy.backoff(failures)), 0), _LONGEST_PAUSE)
+            except Exception:  # noqa: BLE001 - the function is the user's code
+                _log.exception("`backoff` of handler `%s` failed; it waits a minute", self.name)
+                return 60.0
+        # So that what failed together is not tried again together.
+        jitter = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - nothing to guess
+        return min(policy.backoff * 2.0 ** min(failures - 1, 30), _LONGEST_PAUSE) * jitter
+
+    def _tell(self, occasion: Occasion, error: BaseException) -> None:
+        event, delivery = self.event, self.delivery
+        self._session.tell(occasion, delivery.id, self.loop, event, delivery, error)
+
+
+class Telling(Call):
+    """One call of a hook. What it raises is logged, and nobody is told."""
+
+    def __init__(
+        self,
+        hook: Hook,
+        what: str,
+        delivery_id: str,
+        loop: asyncio.AbstractEventLoop | None,
+        arguments: tuple[object, ...],
+    ) -> None:
+        super().__init__(hook.function, what, is_async=hook.is_async, loop=loop)
+        self._complaint = f"{what} failed on delivery `{delivery_id}`"
+        self._arguments = arguments
+
+    def begin(self) -> tuple[object, ...]:
+        return self._arguments
+
+    def done(self) -> None: ...
+
+    def failed(self, error: BaseException) -> None:
+        _log.error(self._complaint, exc_info=error)
+
+    def drop(self) -> None:
+        _log.error("%s: %s", self._complaint, TOO_LATE)
+
+
+class Count:
+    """Counts on any thread, and lets coroutines wait until there is none."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    @property
+    def is_none(self) -> bool:
+        return self._count == 0
+
+    def add(self) -> None:
+        with self._lock:
+            self._count += 1
+
+    def remove(self) -> None:
+        with self._lock:
+            self._count -= 1
+            if self._count == 0:
+                for loop, none_left in self._waiting:
+                    loop.call_soon_threadsafe(none_left.set)
+
+    async def wait_for_none(self, seconds: float | None) -> bool:
+        waiting = (asyncio.get_running_loop(), asyncio.Event())
+        with self._lock:
+            if self._count == 0:
+                return True
+            self._waiting.append(waiting)
+        try:
+            await asyncio.wait_for(waiting[1].wait(), seconds)
+        except asyncio.TimeoutError:
+            return False
+        finally:
+            with self._lock:
+                self._waiting.remove(waiting)
+        return True
+
+
+class OwnLoop:
+    """A loop on a daemon thread of its own: what blocks it blocks nothing else."""
+
+    loop: asyncio.AbstractEventLoop
+
+    def __init__(self) -> None:
+        self._is_up = threading.Event()
+        self._alive = Count()
+        self._alive.add()
+        threading.Thread(target=self._run, name="hubhooks loop", daemon=True).start()
+        self._is_up.wait()
+
+    async def close(self) -> None:
+        """End the loop and its thread, or leave that to whatever blocks it."""
+        self.loop.call_soon_threadsafe(self._ending.set)
+        await self._alive.wait_for_none(CLEAN_UP_SECONDS)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._live())
+        finally:
+            self._is_up.set()
+            self._alive.remove()
+
+    async def _live(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._ending = asyncio.Event()
+        self._is_up.set()
+        await self._ending.wait()
+
+
+class Threads:
+    """A pool of daemon threads.
+
+    Not a ThreadPoolExecutor: that one keeps the process from ending until every handler returned.
+
+    One thread at a time is sent for what waits, and sends the next before it begins its call. So
+    no call waits behind one that blocks, and many short ones do not wake a thread each.
+    """
+
+    def __init__(self, run: Callable[[Call], None], limit: int) -> None:
+        self._run = run
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._waiting: deque[Call] = deque()
+        self._idle: list[threading.Lock] = []
+        """What each idle thread waits to be released."""
+        self._running = 0
+        self._is_one_sent = False
+        self._is_closed = False
+
+    def submit(self, call: Call) -> None:
+        if self._limit == 0:
+            self._run(call)
+            return
+        with self._lock:
+            if self._is_closed:
+                # A hook that is told of a handler which outlived the stop.
+                threading.Thread(target=self._run, args=(call,), daemon=True).start()
+                return
+            self._waiting.append(call)
+            self._send_one()
+
+    def close(self) -> None:
+        """Let each thread end after what it does now, and after what waits already."""
+        with self._lock:
+            self._is_closed = True
+            while self._idle:
+                self._idle.pop().release()
+
+    def _send_one(self) -> None:
+        """Send a thread for what waits. If all are at work, the first that is done looks itself."""
+        if self._is_one_sent:
+            return
+        if self._idle:
+            self._idle.pop().release()
+        elif self._running < self._limit:
+            sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_SECONDS))
+            threading.Thread(target=self._work, name="hubhooks", daemon=True).start()
+            self._running += 1
+        else:
+            return
+        self._is_one_sent = True
+
+    def _work(self) -> None:
+        wake = threading.Lock()
+        wake.acquire()
+        is_sent = True
+        while (call := self._next(wake, is_sent=is_sent)) is not None:
+            is_sent = False
+            try:
+                self._run(call)
+            except BaseException:  # noqa: BLE001 - see below
+                # Whatever a handler raises, `SystemExit` too, the thread is there for the next.
+                _log.exception("a handler's thread failed outside the handler")
+            # Waiting for the next call, hold nothing of the last one.
+            del call
+
+    def _next(self, wake: threading.Lock, *, is_sent: bool) -> Call | None:
+        """Wait for the next call; None at the end."""
+        while True:
+            with self._lock:
+                if is_sent:
+                    self._is_one_sent = False
+                if self._waiting:
+                    call = self._waiting.popleft()
+                    if self._waiting:
+                        self._send_one()
+                    return call
+                if self._is_closed:
+                    return None
+                self._idle.append(wake)
+            wake.acquire()
+            is_sent = True
+
+
+class Watchdog:
+    """Names the async handler that keeps the server's loop from everything else.
+
+    Args:
+        loop: the server's.
+        tasks: the calls that run on it now.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, tasks: Mapping[asyncio.Task[None], Call]
+    ) -> None:
+        self.loop = loop
+        self._tasks = tasks
+        self._is_needed = threading.Event()
+        self._is_over = False
+        self._is_started = False
+
+    def watch(self) -> None:
+        """Watch as long as there are tasks."""
+        if not self._is_needed.is_set():
+            self._is_needed.set()
+            if not self._is_started:
+                self._is_started = True
+                threading.Thread(target=self._run, name="hubhooks watchdog", daemon=True).start()
+
+    def close(self) -> None:
+        """Let the thread end."""
+        self._is_over = True
+        self._is_needed.set()
+
+    def _run(self) -> None:
+        while not self._is_over:
+            self._is_needed.wait()
+            if not self._tasks:
+                self._is_needed.clear()
+                continue
+            beat = threading.Event()
+            try:
+                self.loop.call_soon_threadsafe(beat.set)
+            except RuntimeError:  # closed
+                return
+            if not beat.wait(_BLOCKED_SECONDS):
+                self._name()
+            # Whatever it was, it is told once.
+            while not (self._is_over or self.loop.is_closed() or beat.wait(_BLOCKED_SECONDS)):
+                pass
+            time.sleep(_BLOCKED_SECONDS / 4)
+
+    def _name(self) -> None:
+        task = asyncio.current_task(self.loop)
+        call = None if task is None else self._tasks.get(task)
+        if call is not None:
+            _log.warning(
+                "%s has kept the server's loop busy for more than %g s: no request is answered "
+                'meanwhile; write it as `def`, or give `Webhooks` a `loop="own"`',
+                call.what,
+                _BLOCKED_SECONDS,
+            )
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def cancel(task: asyncio.Task[None]) -> bool:
+    loop = task.get_loop()
+    # Tasks of an earlier loop are its own to end.
+    if not loop.is_running():
+        return False
+    loop.call_soon_threadsafe(task.cancel, TOO_LATE)
+    return True
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether it is a real Ctrl-C, which Python raises in the main thread only.
+
+    That one belongs to the server. All else stays with the handler, also the `SystemExit` of one
+    that calls `exit()`: it means itself.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    return in_main and isinstance(error, KeyboardInterrupt)
+
+
+def _refuse_coroutine(result: object) -> None:
+    if asyncio.iscoroutine(result):
+        result.close()
+        msg = "the function gave back a coroutine: write it as `async def`"
+        raise TypeError(msg)
+
+
+def _nothing(*_: object) -> None:
+    """Stand for a handler that is gone."""

@@ -1,0 +1,824 @@
+"""The commands on the delivery log of an app, which may run meanwhile."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections import Counter, deque
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import filesize
+from rich.console import Console
+from rich.highlighter import JSONHighlighter
+from rich.padding import Padding
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from hubhooks._terminal import (
+    WIDE,
+    complain,
+    new_table,
+    one_line,
+    terminal,
+    usage_errors,
+    visible,
+)
+from hubhooks.errors import BusyError, ConfigError, StoreError
+from hubhooks.sqlite import RunnerLock, SqliteLog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from hubhooks.deliveries import Record, Run
+
+__all__ = ["State", "make_group"]
+
+_MANY = 20
+"""More runs than this are counted, not listed."""
+
+_LONGEST_PLAN = 100
+"""So many of what would run again are listed."""
+
+_PAGE = 500
+_SHORTEST_ID = 8
+_UNITS = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60, "w": 7 * 24 * 60 * 60}
+_SPAN = re.compile(rf"(\d+(?:\.\d+)?)([{''.join(_UNITS)}])")
+_UNSAFE_IN_NAME = re.compile(r"[^\w.-]")
+
+# Another process that writes holds the log for a moment, and now and then for a little longer.
+_BUSY_SECONDS = 10.0
+_POLL_SECONDS = 0.2
+# What is queued in one transaction, and how long the app has before the next.
+_CHUNK = 50
+_CHUNK_BYTES = 4 * 1024 * 1024
+_PAUSE_SECONDS = 0.02
+# An app that restarts is away for a moment.
+_GONE_SECONDS = 5.0
+_CTRL_C = 130
+
+_STYLES = {
+    "done": "green",
+    "failed": "red",
+    "overdue": "yellow",
+    "queued": "cyan",
+    "running": "cyan",
+    "unreadable": "red",
+    "waiting": "yellow",
+}
+
+
+class State(str, Enum):
+    """What a delivery can be, in one word."""
+
+    RUNNING = "running"
+    OVERDUE = "overdue"
+    QUEUED = "queued"
+    WAITING = "waiting"
+    FAILED = "failed"
+    DONE = "done"
+    UNREADABLE = "unreadable"
+    IGNORED = "ignored"
+    UNHANDLED = "unhandled"
+
+
+_File = Annotated[
+    str,
+    typer.Option(
+        "--file", envvar="HUBHOOKS_DELIVERIES", metavar="PATH", help="The app's delivery log."
+    ),
+]
+_Id = Annotated[str, typer.Argument(metavar="ID", help="Its id, or how that begins.")]
+_AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+_AsJsonLines = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object per delivery and line.")
+]
+_WHEN_HELP = 'as in "2h" (s, m, h, d or w), or a date and time, as in 2026-07-31T14:00.'
+_DEFAULT_FILE = "hubhooks.db"
+
+
+def make_group() -> typer.Typer:
+    """Put the commands together."""
+    group = typer.Typer(no_args_is_help=True)
+    group.callback()(_deliveries)
+    group.command("list")(_list)
+    group.command("show")(_show)
+    group.command("replay")(_replay)
+    group.command("export")(_export)
+    group.command("stats")(_stats)
+    group.command("prune")(_prune)
+    return group
+
+
+# ---- the commands; what the user reads is their docstrings and help texts --------------------
+
+
+def _deliveries() -> None:
+    """Read and replay what an app keeps of its deliveries, whether it runs or not."""
+
+
+def _list(  # noqa: PLR0913, one parameter per option
+    *,
+    state: Annotated[State | None, typer.Option(help="Only those in this state.")] = None,
+    scope: Annotated[
+        str | None, typer.Option(help="Only those of this scope, as in repo.content.")
+    ] = None,
+    repo: Annotated[str | None, typer.Option(help="Only those of this repository.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help=f"Only those that came since: {_WHEN_HELP}")
+    ] = None,
+    before: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only those older than this one.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="So many at most.")] = 20,
+    as_json: _AsJsonLines = False,
+    file: _File = _DEFAULT_FILE,
+) -> None:
+    """List deliveries, the newest first."""
+    with _errors():
+        log = _log(file)
+        # One more than asked for tells whether there are more.
+        records = log.list(
+            state=state and state.value,
+            scope=scope,
+            repo=repo,
+            since=None if since is None else _moment(since),
+            before=before and _id(log, before),
+            limit=limit + 1,
+        )
+    page, is_more = records[:limit], len(records) > limit
+    if as_json:
+        for record in page:
+            _print_json(_record_json(record))
+        return
+    if page:
+        _print_list(page)
+    _note(f"older ones: --before {page[-1].id}" if is_more else "" if page else "no deliveries")
+
+
+def _show(*, delivery: _Id, as_json: _AsJson = False, file: _File = _DEFAULT_FILE) -> None:
+    """Show all that is known of a delivery: its handlers, headers and body."""
+    with _errors():
+        record = _record(_log(file), delivery)
+    if as_json:
+        _print_json(_record_json(record, is_whole=True))
+    else:
+        _print_record(record)
+
+
+def _replay(  # noqa: PLR0913, one parameter per option
+    *,
+    deliveries: Annotated[
+        list[str] | None, typer.Argument(metavar="ID", help="Their ids, or how these begin.")
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HANDLER",
+            help="Only this handler; of deliveries named by id also one that did not hear it. "
+            "May be given several times.",
+        ),
+    ] = None,
+    failed: Annotated[
+        bool,
+        typer.Option("--failed", help="Only handlers that failed; without ids, all that did."),
+    ] = False,
+    since: Annotated[
+        str | None, typer.Option(help=f"Instead of ids, all that came since: {_WHEN_HELP}")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
+    as_json: _AsJsonLines = False,
+    file: _File = _DEFAULT_FILE,
+) -> None:
+    """Queue handlers again, and follow the app that runs them until all have ended.
+
+    Exits with 0 when all did well, or are queued and no app runs; with 1 when a handler failed,
+    a delivery could not be replayed, or the app went away; with 2 when nothing was queued because
+    an option is wrong.
+    """
+    with _errors():
+        log = _log(file)
+        moment = None if since is None else _moment(since)
+        replays = _replays(log, deliveries or [], only or [], moment, is_failed=failed)
+        _skip_without_body(log, replays)
+        is_ended = True
+        if not dry_run:
+            try:
+                _queue(log, replays)
+                is_ended = _follow(log, RunnerLock(file), replays)
+            except KeyboardInterrupt:
+                _note("no longer followed: the app runs what is queued")
+                raise typer.Exit(_CTRL_C) from None
+    if as_json:
+        for replay in replays:
+            _print_json(replay.json)
+    else:
+        _print_replays(replays, is_dry_run=dry_run)
+    raise typer.Exit(0 if is_ended and all(replay.is_well for replay in replays) else 1)
+
+
+def _export(
+    *,
+    delivery: _Id,
+    output: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="A new file, or - for standard output; else named so."),
+    ] = None,
+    file: _File = _DEFAULT_FILE,
+) -> None:
+    """Write the body of a delivery to a file, for `hubhooks send --file` and for tests."""
+    with _errors():
+        record = _record(_log(file), delivery)
+        if record.body is None:
+            msg = f"the body of `{record.id}` was dropped to make room, so there is none to export"
+            raise ConfigError(msg)
+        text = _pretty(record.body)
+        content = record.body if text is None else f"{text}\n".encode()
+        if output == "-":
+            sys.stdout.buffer.write(content)
+            return
+        path = Path(output or _file_name(record))
+        try:
+            with path.open("xb") as made:
+                made.write(content)
+        except FileExistsError:
+            msg = f"`{path}` exists already: give another --output"
+            raise ConfigError(msg) from None
+        except OSError as error:
+            msg = f"cannot write `{path}`: {error.strerror}"
+            raise ConfigError(msg) from error
+    typer.echo(path)
+
+
+def _stats(*, as_json: _AsJson = False, file: _File = _DEFAULT_FILE) -> None:
+    """Show the log in figures: states, sizes, what was refused."""
+    with _errors():
+        stats = _log(file).stats()
+        is_running = RunnerLock(file).is_taken()
+        size = Path(file).stat().st_size
+    if as_json:
+        _print_json(
+            {
+                "file": str(Path(file).resolve()),
+                "file_bytes": size,
+                "body_bytes": stats.body_bytes,
+                "is_app_running": is_running,
+                "unfinished_since": _iso(stats.unfinished_since),
+                "states": stats.states,
+                "refusals": stats.refusals,
+            }
+        )
+        return
+    console = terminal()
+    facts = {
+        "file": f"{Path(file).resolve()}, {filesize.decimal(size)}",
+        "bodies": filesize.decimal(stats.body_bytes),
+        "app": "runs" if is_running else "does not run",
+    }
+    if stats.unfinished_since:
+        facts["unfinished"] = f"since {_local(stats.unfinished_since)}"
+    console.print(_facts(facts))
+    if stats.states:
+        counts = new_table("state", "deliveries")
+        for state in State:
+            if count := stats.states.get(state.value):
+                counts.add_row(_state_cell(state.value), str(count))
+        console.print(counts)
+    if stats.refusals:
+        refused = new_table("refused because", "requests")
+        for reason, count in sorted(stats.refusals.items()):
+            refused.add_row(Text(reason), str(count))
+        console.print(refused)
+
+
+def _prune(
+    *,
+    older_than: Annotated[str, typer.Option(help=f"What came before: {_WHEN_HELP}")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is.")] = False,
+    file: _File = _DEFAULT_FILE,
+) -> None:
+    """Drop the bodies of finished deliveries now that are older; the app drops old ones by itself.
+
+    Their ids are kept for a week more, so that what the Hub sends again is recognised. The file
+    keeps its size, and fills what is free in it first.
+    """
+    with _errors():
+        moment = _moment(older_than)
+        days = (datetime.now(timezone.utc) - moment) / timedelta(days=1)
+        # The limit on the size is the app's, which we do not know.
+        log = _log(file, keep_days=days, max_bytes=sys.maxsize)
+        old = log.prunable()
+        if not dry_run:
+            _patiently(log.prune)
+    verb = "would drop" if dry_run else "dropped"
+    typer.echo(
+        f"{verb} {_count(old.bodies, 'body', 'bodies')} ({filesize.decimal(old.body_bytes)}) and "
+        f"{_count(old.deliveries, 'record')} of what came before {_local(moment)}"
+    )
+
+
+# ---- reading -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    try:
+        with usage_errors():
+            yield
+    except StoreError as error:
+        complain(str(error))
+        raise typer.Exit(1) from error
+
+
+def _log(file: str, **options: Any) -> SqliteLog:  # noqa: ANN401, those of the log
+    """Give the log of a file that is there: nothing here makes one."""
+    if file == ":memory:":
+        msg = "the app keeps its deliveries in memory (:memory:), where only it can read them"
+        raise ConfigError(msg)
+    if Path(file).is_dir():
+        msg = f"the delivery log `{file}` is a folder: give the path of a file"
+        raise ConfigError(msg)
+    try:
+        is_there = Path(file).stat().st_size > 0
+    except FileNotFoundError:
+        is_there = False
+    except OSError as error:
+        msg = f"cannot read the delivery log `{file}`: {error.strerror}"
+        raise ConfigError(msg) from error
+    if not is_there:
+        msg = (
+            f"there is no delivery log `{Path(file).resolve()}`; the app makes it when it starts: "
+            "run this where the app runs, give --file, or set HUBHOOKS_DELIVERIES"
+        )
+        raise ConfigError(msg)
+    # It is for the app to refuse a network file system.
+    return SqliteLog(file, allow_network=True, **options)
+
+
+def _id(log: SqliteLog, prefix: str) -> str:
+    """Find the one id that begins so."""
+    prefix = prefix.encode("utf-8", "replace").decode()
+    found = log.ids(prefix)
+    if prefix in found or len(found) == 1:
+        return found[0]
+    if not found:
+        msg = f"no delivery has an id that begins with `{prefix}`; see `hubhooks deliveries list`"
+        raise ConfigError(msg)
+    msg = f"several ids begin with `{prefix}`; write more of one: {', '.join(found)}"
+    raise ConfigError(one_line(msg))
+
+
+def _record(log: SqliteLog, prefix: str) -> Record:
+    record = log.get(_id(log, prefix))
+    if record is None:
+        msg = f"the delivery `{prefix}` was dropped just now"
+        raise ConfigError(msg)
+    return record
+
+
+def _moment(text: str) -> datetime:
+    """Read a time: so long ago, or a date as ISO 8601 has it, local unless it says otherwise."""
+    try:
+        if span := _SPAN.fullmatch(text.strip()):
+            ago = timedelta(seconds=float(span[1]) * _UNITS[span[2]])
+            return datetime.now(timezone.utc) - ago
+        # Python 3.10 does not know the Z.
+        return datetime.fromisoformat(re.sub("[Zz]$", "+00:00", text.strip())).astimezone()
+    except (ValueError, OverflowError, OSError):
+        msg = f"`{text}` is no time; write {_WHEN_HELP}"
+        raise ConfigError(msg) from None
+
+
+# ---- replaying ---------------------------------------------------------------------------------
+
+
+@dataclass
+class _Replay:
+    """Handlers of one delivery that are to run again."""
+
+    record: Record
+    handlers: tuple[str, ...] = ()
+    skipped: str = ""
+    """Why none do."""
+    runs: list[Run] = field(default_factory=list)
+    """What became of them, as far as it is known."""
+
+    @property
+    def is_ended(self) -> bool:
+        is_known = bool(self.runs) and all(run.finished_at is not None for run in self.runs)
+        return is_known or bool(self.skipped)
+
+    @property
+    def is_well(self) -> bool:
+        return not self.skipped and all(run.state != "failed" for run in self.runs)
+
+    def skip(self, why: str) -> None:
+        self.skipped, self.handlers = why, ()
+
+    @property
+    def json(self) -> dict[str, Any]:
+        return {
+            "id": self.record.id,
+            "handlers": self.handlers,
+            "skipped": self.skipped or None,
+            "runs": [_run_json(run) for run in self.runs],
+        }
+
+
+def _replays(
+    log: SqliteLog,
+    prefixes: Sequence[str],
+    only: Sequence[str],
+    since: datetime | None,
+    *,
+    is_failed: bool,
+) -> list[_Replay]:
+    """Choose what is to run again, the oldest first or in the order of the ids."""
+    if prefixes and since:
+        msg = "--since chooses deliveries, and so do ids: give one of them"
+        raise ConfigError(msg)
+    if prefixes:
+        ids = list(dict.fromkeys(_id(log, prefix) for prefix in prefixes))
+        return [_replay_of(record, only, is_failed=is_failed) for record in log.records(ids)]
+    if not (is_failed or since):
+        msg = "there is nothing to replay: give ids, --failed or --since"
+        raise ConfigError(msg)
+    chosen = []
+    for record in _all(log, "failed" if is_failed else None, since):
+        # Nobody meant those that did not hear it, as long as they are not named.
+        heard = [run.handler for run in record.runs if not only or run.handler in only]
+        replay = _replay_of(record, heard, is_failed=is_failed)
+        if heard and not replay.skipped:
+            chosen.append(replay)
+    return chosen[::-1]
+
+
+def _all(log: SqliteLog, state: str | None, since: datetime | None) -> Iterator[Record]:
+    before = None
+    while page := log.list(state=state, since=since, before=before, limit=_PAGE):
+        yield from page
+        before = page[-1].id
+
+
+def _replay_of(record: Record, only: Sequence[str], *, is_failed: bool) -> _Replay:
+    names = list(dict.fromkeys(only)) or [run.handler for run in record.runs]
+    if is_failed:
+        failed = {run.handler for run in record.runs if run.state == "failed"}
+        names = [name for name in names if name in failed]
+    if unfinished := [run for run in record.runs if run.finished_at is None]:
+        return _Replay(record, skipped=f"{unfinished[0].handler} is still {unfinished[0].state}")
+    if not names:
+        why = "none of its handlers failed" if is_failed else "no handler heard it: use --only"
+        return _Replay(record, skipped=why)
+    return _Replay(record, tuple(names))
+
+
+def _skip_without_body(log: SqliteLog, replays: Sequence[_Replay]) -> None:
+    kept = log.with_bodies(replay.record.id for replay in replays)
+    for replay in replays:
+        if replay.handlers and replay.record.id not in kept:
+            replay.skip("its body was dropped to make room")
+
+
+def _queue(log: SqliteLog, replays: Sequence[_Replay]) -> None:
+    """Queue in short transactions with pauses, as the app has to write meanwhile."""
+    waiting = deque(replay for replay in replays if replay.handlers)
+    log.open()
+    try:
+        while waiting:
+            chunk: list[_Replay] = []
+            size = 0
+            while waiting and len(chunk) < _CHUNK and size < _CHUNK_BYTES:
+                chunk.append(waiting.popleft())
+                size += chunk[-1].record.size
+            _patiently(lambda: _queue_together(log, chunk))  # noqa: B023, it is called at once
+            if waiting:
+                time.sleep(_PAUSE_SECONDS)
+    finally:
+        log.close()
+
+
+def _queue_together(log: SqliteLog, chunk: Sequence[_Replay]) -> None:
+    with log.batch():
+        refused = [one for one in chunk if not log.replay(one.record.id, one.handlers)]
+    for replay in refused:
+        replay.skip("it changed meanwhile")
+
+
+def _patiently(write: Callable[[], object]) -> None:
+    """Try again while another process writes."""
+    give_up = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            write()
+        except BusyError:  # noqa: PERF203, it loops only where it failed
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(_POLL_SECONDS)
+        else:
+            return
+
+
+def _follow(log: SqliteLog, lock: RunnerLock, replays: Sequence[_Replay]) -> bool:
+    """Wait until all that was queued has ended; whether the app was there to the end.
+
+    Where no app runs, there is nothing to wait for.
+    """
+    pending = deque(replay for replay in replays if replay.handlers)
+    count = sum(len(replay.handlers) for replay in pending)
+    if not pending:
+        return True
+    _look(log, list(pending))
+    if not lock.is_taken():
+        _note(f"no app runs on this log: {_count(count, 'run')} queued, to start with it")
+        return True
+    console = Console(stderr=True)
+    seen = time.monotonic()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("replaying", total=count)
+        while pending:
+            batch = [pending.popleft() for _ in range(min(len(pending), _PAGE))]
+            _look(log, batch)
+            ended = [replay for replay in batch if replay.is_ended]
+            progress.advance(task, sum(len(replay.handlers) for replay in ended))
+            pending.extend(replay for replay in batch if not replay.is_ended)
+            if ended or lock.is_taken():
+                seen = time.monotonic()
+            elif time.monotonic() - seen > _GONE_SECONDS:
+                _note("the app went away: what has not ended runs when it is there again")
+                return False
+            if not ended:
+                time.sleep(_POLL_SECONDS)
+    return True
+
+
+def _look(log: SqliteLog, replays: Sequence[_Replay]) -> None:
+    """Note what became of runs so far."""
+    records = {record.id: record for record in log.records(one.record.id for one in replays)}
+    for replay in replays:
+        if record := records.get(replay.record.id):
+            replay.runs = [run for run in record.runs if run.handler in replay.handlers]
+        else:
+            replay.skipped = "it was dropped meanwhile"
+
+
+# ---- printing ----------------------------------------------------------------------------------
+
+
+def _note(text: str) -> None:
+    if text:
+        sys.stderr.write(f"{one_line(text)}\n")
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value))
+
+
+def _record_json(record: Record, *, is_whole: bool = False) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "id": record.id,
+        "received_at": _iso(record.received_at),
+        "state": record.state,
+        "scope": record.scope,
+        "action": record.action,
+        "repo": record.repo,
+        "size": record.size,
+        "reason": record.reason,
+        "is_replay": record.is_replay,
+        "is_delivered": record.is_delivered,
+        "duplicates": record.duplicates,
+        "runs": [_run_json(run, is_whole=is_whole) for run in record.runs],
+    }
+    if is_whole:
+        made["headers"] = record.headers
+        made["body"] = None if record.body is None else _read_body(record.body)
+    return made
+
+
+def _run_json(run: Run, *, is_whole: bool = False) -> dict[str, Any]:
+    return {
+        "handler": run.handler,
+        "state": run.state,
+        "attempts": run.attempts,
+        "interruptions": run.interruptions,
+        "due_at": _iso(run.due_at),
+        "started_at": _iso(run.started_at),
+        "finished_at": _iso(run.finished_at),
+        "error": run.error,
+        **({"traceback": run.traceback} if is_whole else {}),
+    }
+
+
+def _print_list(records: Sequence[Record]) -> None:
+    console = terminal()
+    is_wide = console.width >= WIDE
+    more = ("handlers",) if is_wide else ()
+    table = new_table("id", "received" if is_wide else "age", "state", "event", "repo", *more)
+    # People write the beginning of an id, scripts read all of it.
+    length = _unique_length([record.id for record in records]) if sys.stdout.isatty() else None
+    for record in records:
+        came = _local(record.received_at) if is_wide else _age(record.received_at)
+        table.add_row(
+            Text(one_line(record.id[:length])),
+            came,
+            _state_cell(record.state),
+            Text(_event(record)),
+            Text(one_line(record.repo or "")),
+            *([_handlers_cell(record.runs)] if is_wide else []),
+        )
+    console.print(table)
+
+
+def _print_record(record: Record) -> None:
+    console = terminal()
+    facts: dict[str, str | Text | None] = {
+        "delivery": record.id,
+        "state": _state_cell(record.state),
+        "received": f"{_local(record.received_at)} ({_age(record.received_at)} ago)",
+        "event": _event(record),
+        "repo": record.repo,
+        "answer": ("" if record.is_delivered else "not ") + "known to have reached the Hub",
+        "replay": "yes" if record.is_replay else "",
+        "repeated": _count(record.duplicates, "time") if record.duplicates else "",
+        "because": record.reason,
+    }
+    console.print(_facts(facts))
+    if record.runs:
+        console.print(_runs_table(record.runs))
+    for run in record.runs:
+        if run.error or run.traceback:
+            console.print(Text(f"{run.handler}: ", style="bold") + Text(visible(run.error)))
+        if run.traceback:
+            _print_indented(console, run.traceback.rstrip("\n"))
+    console.print(Text("headers", style="bold"))
+    _print_indented(console, "\n".join(f"{name}: {value}" for name, value in record.headers))
+    console.print(Text(f"body, {filesize.decimal(record.size)}", style="bold"))
+    if record.body is None:
+        _print_indented(console, "dropped to make room")
+        return
+    text = _pretty(record.body)
+    # Not folded, so that it can be copied.
+    if text is None:
+        console.print(Text(visible(_as_text(record.body))), soft_wrap=True)
+    else:
+        console.print(JSONHighlighter()(text), soft_wrap=True)
+
+
+def _runs_table(runs: Sequence[Run]) -> Table:
+    table = new_table("handler", "state", "attempts", "started", "took", "notes")
+    for run in runs:
+        took = ""
+        if run.started_at and run.finished_at:
+            took = _took(run.finished_at - run.started_at)
+        notes = []
+        if run.due_at:
+            notes.append(f"again at {_local(run.due_at)}")
+        if run.interruptions:
+            notes.append(f"the process died during it: {_count(run.interruptions, 'time')}")
+        table.add_row(
+            Text(run.handler),
+            _state_cell(run.state),
+            str(run.attempts),
+            _local(run.started_at) if run.started_at else "",
+            took,
+            "; ".join(notes),
+        )
+    return table
+
+
+def _print_replays(replays: Sequence[_Replay], *, is_dry_run: bool) -> None:
+    for replay in replays:
+        if replay.skipped:
+            complain(f"`{one_line(replay.record.id)}` is not replayed: {replay.skipped}")
+    if not replays:
+        _note("there is nothing to replay")
+    table = _plan_table(replays) if is_dry_run else _endings_table(replays)
+    if table.row_count:
+        terminal().print(table)
+    if is_dry_run:
+        count = sum(bool(replay.handlers) for replay in replays)
+        hidden = count - table.row_count
+        _note(f"and {hidden} more, which --json lists too" if hidden else "")
+        _note(f"a dry run: nothing was queued of {_count(count, 'delivery', 'deliveries')}")
+
+
+def _plan_table(replays: Sequence[_Replay]) -> Table:
+    table = new_table("id", "received", "event", "handlers")
+    for replay in [replay for replay in replays if replay.handlers][:_LONGEST_PLAN]:
+        record = replay.record
+        table.add_row(
+            Text(one_line(record.id)),
+            _local(record.received_at),
+            Text(_event(record)),
+            Text(", ".join(replay.handlers)),
+        )
+    return table
+
+
+def _endings_table(replays: Sequence[_Replay]) -> Table:
+    runs = [(replay.record.id, run) for replay in replays for run in replay.runs]
+    if len(runs) > _MANY:
+        table = new_table("state", "handler", "runs")
+        counts = Counter((run.state, run.handler) for _, run in runs)
+        for (state, handler), count in sorted(counts.items()):
+            table.add_row(_state_cell(state), Text(handler), str(count))
+        return table
+    table = new_table("state", "handler", "id", "error")
+    for delivery_id, run in runs:
+        names = (Text(run.handler), Text(one_line(delivery_id)))
+        table.add_row(_state_cell(run.state), *names, Text(one_line(run.error)))
+    return table
+
+
+def _facts(facts: Mapping[str, str | Text | None]) -> Table:
+    """Put names before values, leaving out what is empty."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        if value:
+            table.add_row(name, value if isinstance(value, Text) else Text(visible(value)))
+    return table
+
+
+def _print_indented(console: Console, text: str) -> None:
+    console.print(Padding(Text(visible(text), overflow="fold"), (0, 0, 0, 2)))
+
+
+def _state_cell(state: str) -> Text:
+    return Text(state, style=_STYLES.get(state, ""))
+
+
+def _handlers_cell(runs: Sequence[Run]) -> Text:
+    """Name the handlers, and where there are several, their states too."""
+    is_one = len(runs) == 1
+    names = [f"{run.handler}" if is_one else f"{run.handler}: {run.state}" for run in runs]
+    return Text(", ".join(names))
+
+
+def _event(record: Record) -> str:
+    return one_line(f"{record.scope} {record.action}")
+
+
+def _unique_length(ids: Sequence[str]) -> int:
+    """Tell how much of each id is enough to know it among these."""
+    different = set(ids)
+    length = _SHORTEST_ID
+    while len({one[:length] for one in different}) < len(different):
+        length += 1
+    return length
+
+
+def _local(when: datetime) -> str:
+    return when.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _iso(when: datetime | None) -> str | None:
+    return None if when is None else when.isoformat()
+
+
+def _age(when: datetime) -> str:
+    seconds = max((datetime.now(timezone.utc) - when).total_seconds(), 0)
+    unit = next((unit for unit, size in reversed(_UNITS.items()) if size <= seconds), "s")
+    return f"{seconds / _UNITS[unit]:.0f}{unit}"
+
+
+def _took(span: timedelta) -> str:
+    seconds = max(span.total_seconds(), 0)
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def _count(count: int, one: str, many: str = "") -> str:
+    return f"{count} {one if count == 1 else many or f'{one}s'}"
+
+
+def _pretty(body: bytes) -> str | None:
+    """Lay out a body; None if it is no JSON."""
+    try:
+        return visible(json.dumps(json.loads(body), indent=2, ensure_ascii=False))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _read_body(body: bytes) -> Any:  # noqa: ANN401, any JSON value is possible
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return _as_text(body)
+
+
+def _as_text(body: bytes) -> str:
+    return body.decode("utf-8", "backslashreplace")
+
+
+def _file_name(record: Record) -> str:
+    parts = filter(None, (record.scope, record.action, record.id[:_SHORTEST_ID]))
+    return f"{_UNSAFE_IN_NAME.sub('_', '.'.join(parts))}.json"

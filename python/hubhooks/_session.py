@@ -1,0 +1,537 @@
+"""What runs between a start and a stop of the runner: claims what is ready, and runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from hubhooks._calls import (
+    CLEAN_UP_SECONDS,
+    Call,
+    Count,
+    HandlerCall,
+    OwnLoop,
+    Telling,
+    Threads,
+    Watchdog,
+    cancel,
+    running_loop,
+)
+from hubhooks._core import HubEvent
+from hubhooks.deliveries import Delivery
+from hubhooks.errors import BusyError, ConfigError, PayloadError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from hubhooks.deliveries import Due, Log, Record
+    from hubhooks.receiver import Work
+    from hubhooks.routing import Occasion, Router
+
+__all__ = ["SLOTS", "Lock", "Session"]
+
+_log = logging.getLogger("hubhooks")
+
+# How many handlers run at once, where nobody says.
+SLOTS = 32
+# How often a log on disk is asked whether another process wrote to it, or died.
+_LOOK_SECONDS = 0.25
+# How often everything is looked at anew, as a clock may have been set back.
+_LOOK_AT_ALL_SECONDS = 60.0
+# A log that cannot be written is tried again after this.
+_BUSY_SECONDS = 0.05
+_BROKEN_SECONDS = 1.0
+_CHECKPOINT_SECONDS = 1.0
+# How long what may be written late waits for other things to be written with it.
+_LATE_SECONDS = 0.005
+
+
+class Lock(Protocol):
+    """Says which of several processes runs what is in a log: the one that holds it."""
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it is this one."""
+        ...
+
+    def try_acquire(self) -> bool:
+        """Take it if nobody has it; whether it is held now."""
+        ...
+
+    def release(self) -> None:
+        """Let another process take over."""
+
+
+class Session:
+    """All that runs between a start and a stop. What outlives the stop bothers no later one."""
+
+    def __init__(self, router: Router, log: Log, lock: Lock | None, threads: int) -> None:
+        self.log = log
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """The server's loop, where steps are taken; None where there is none."""
+        self.is_on_server = True
+        """Whether async handlers run on that loop."""
+        self.is_behind = True
+        """Whether something in the log may be ready that is not claimed yet."""
+        self.is_cancelling = False
+        self.unfinished = Count()
+        self._router = router
+        self._lock_of_log = lock
+        self._slots = threads or SLOTS
+        self._threads = Threads(self._run, threads)
+        self._tasks: dict[asyncio.Task[None], Call] = {}
+        self._own_loop: OwnLoop | None = None
+        self._watchdog: Watchdog | None = None
+        self._is_closed = False
+        self._is_draining = False
+        # What runs, and how many there are of each handler that may only run so often at once.
+        self._running: dict[HandlerCall, None] = {}
+        self._counts: dict[str, int] = {}
+        self._is_alone = False
+        # Whether something may be in the log that only runs when nothing else does.
+        self._may_wait_for_silence = False
+        self._waiting: dict[str, list[asyncio.Event]] = {}
+        self._lock = threading.Lock()
+        # When to take the next step, by the monotonic clock.
+        self._is_woken = False
+        self._is_flush_planned = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._look_at = 0.0
+        self._look_at_all = time.monotonic() + _LOOK_AT_ALL_SECONDS
+        self._due_at = math.inf
+        self._not_before = 0.0
+        self._upkeep_is_over = threading.Event()
+
+    @property
+    def is_leading(self) -> bool:
+        """Whether this process runs what is in the log."""
+        return self._lock_of_log is None or self._lock_of_log.is_held
+
+    def open(self) -> None:
+        """Open the log."""
+        self.log.open()
+        try:
+            self._lead()
+        except BaseException:
+            self.log.close()
+            raise
+        if self.log.is_durable:
+            threading.Thread(target=self._keep_up, name="hubhooks upkeep", daemon=True).start()
+
+    def bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Take steps on a loop, unless they are taken on one that lives."""
+        if self.loop is None or self.loop.is_closed():
+            self.loop = loop
+            self._is_woken = self._is_flush_planned = False
+            self.wake()
+
+    # ---- what is to run ------------------------------------------------------------------------
+
+    def claim(self, work: Work) -> list[HandlerCall]:
+        """Reserve what can run at once of a delivery."""
+        if self.is_behind or self._is_alone or not self._may_start():
+            self.is_behind = True
+            return []
+        claimed: list[HandlerCall] = []
+        for name in work.handlers:
+            if self._has_room(name):
+                run = self._claim(work.delivery_id, name)
+                if run is not None:
+                    run.event = work.event
+                    claimed.append(run)
+            else:
+                self.is_behind = True
+        return claimed
+
+    def give_back(self, runs: Sequence[HandlerCall]) -> None:
+        """Forget what was claimed."""
+        for run in runs:
+            self._free(run)
+        self.is_behind = True
+
+    def _claim(self, delivery_id: str, name: str) -> HandlerCall | None:
+        delivery = self.log.claim(delivery_id, name)
+        if delivery is None:
+            return None
+        run = HandlerCall(self, self._router.handler(name), delivery)
+        with self._lock:
+            self._running[run] = None
+            if run.is_counted:
+                self._counts[name] = self._counts.get(name, 0) + 1
+        return run
+
+    def _has_room(self, name: str) -> bool:
+        return len(self._running) < self._slots and not (
+            name in self._counts and self._is_busy(name)
+        )
+
+    def _is_busy(self, name: str) -> bool:
+        """Whether a handler runs as often as it may."""
+        handler = self._router.handler(name)
+        limit = None if handler is None else handler.policy.concurrency
+        return limit is not None and self._counts.get(name, 0) >= limit
+
+    def _may_start(self) -> bool:
+        # What a log on disk has queued can wait for the next start.
+        return self.is_leading and not (self._is_draining and self.log.is_durable)
+
+    def _free(self, run: HandlerCall) -> None:
+        with self._lock:
+            if self._running.pop(run, self) is self:
+                return
+            if run.is_counted:
+                self._counts[run.name] -= 1
+                if not self._counts[run.name]:
+                    del self._counts[run.name]
+            if run.is_alone:
+                self._is_alone = False
+            is_silent = self._may_wait_for_silence and not self._running
+        if run.is_counted or run.is_alone or is_silent:
+            self.is_behind = True
+
+    # ---- steps ---------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Take a step soon; from any thread."""
+        if not self._is_woken:
+            # Set first: on another thread the step, which takes it back, may begin at once.
+            self._is_woken = True
+            if not self._call_soon(self.step):
+                self._is_woken = False
+
+    def wake_if_needed(self) -> None:
+        """Take a step soon if something may be ready, a bit later if something is to be written."""
+        if self.is_behind:
+            self.wake()
+        elif self.log.is_late and not (self._is_flush_planned or self._is_woken):
+            self._is_flush_planned = True
+            if not self._call_soon(self._plan_flush):
+                self._is_flush_planned = False
+
+    def _plan_flush(self) -> None:
+        # Where more deliveries come, what is late is written with the next of them.
+        if self.loop is not None:
+            self.loop.call_later(_LATE_SECONDS, self.step)
+
+    def _call_soon(self, function: Callable[[], None]) -> bool:
+        loop = self.loop
+        try:
+            if loop is None:
+                return False
+            if running_loop() is loop:
+                loop.call_soon(function)
+            else:
+                loop.call_soon_threadsafe(function)
+        except RuntimeError:  # closed
+            return False
+        return True
+
+    def step(self) -> None:
+        """Write what is late, and start what is ready."""
+        self._is_woken = self._is_flush_planned = False
+        if self._is_closed:
+            return
+        now = time.monotonic()
+        try:
+            if now >= self._not_before:
+                self.log.flush()
+                self._look(now)
+        except BusyError:
+            self._not_before = now + _BUSY_SECONDS
+        except (ConfigError, StoreError) as error:
+            self._not_before = now + _BROKEN_SECONDS
+            _log.error("handlers wait: %s", error)
+        self._set_timer()
+
+    def _look(self, now: float) -> None:
+        if self.log.is_durable and now >= self._look_at:
+            self._look_at = now + _LOOK_SECONDS
+            if not self.is_leading:
+                self._lead()
+            elif self.log.changed():
+                self.is_behind = True
+        if now >= self._look_at_all or now >= self._due_at:
+            self._look_at_all = now + _LOOK_AT_ALL_SECONDS
+            self.is_behind = True
+        for run in tuple(self._running):
+            if run.deadline is not None and now >= run.deadline:
+                run.out_of_time()
+        if self.is_behind and self._may_start():
+            self._start_what_is_ready()
+
+    def _start_what_is_ready(self) -> None:
+        # First, so that it stays if another thread sets it meanwhile.
+        self.is_behind = False
+        is_everything = False
+        while not is_everything:
+            free = self._slots - len(self._running)
+            if free <= 0 or self._is_alone:
+                self.is_behind = True
+                # Since then something may have ended that did not see it.
+                if len(self._running) >= self._slots or self._is_alone:
+                    return
+                continue
+            found = self.log.due(
+                free, [name for name in tuple(self._counts) if self._is_busy(name)]
+            )
+            claimed, is_room_left = self._claim_found(found)
+            for run in claimed:
+                run.loop = self.loop if self.is_on_server else None
+                self._read_and_start(run)
+            is_everything = is_room_left and (len(found) < free or not claimed)
+        seconds = self.log.next_due()
+        self._due_at = math.inf if seconds is None else time.monotonic() + seconds
+        if seconds is None and not self._running:
+            self._may_wait_for_silence = False
+
+    def _claim_found(self, found: Sequence[Due]) -> tuple[list[HandlerCall], bool]:
+        """Claim what is ready; give that, and whether there was room for all of it."""
+        claimed: list[HandlerCall] = []
+        is_room_left = True
+        if found:
+            try:
+                with self.log.batch():
+                    for due in found:
+                        if not self._has_room(due.handler):
+                            is_room_left = False
+                        elif run := self._claim(due.delivery_id, due.handler):
+                            run.is_alone = self._is_alone = due.is_alone
+                            claimed.append(run)
+            except BaseException:
+                self.give_back(claimed)
+                raise
+        return claimed, is_room_left
+
+    def _read_and_start(self, run: HandlerCall) -> None:
+        try:
+            run.event = HubEvent.from_json(self.log.body(run.delivery.id) or b"")
+        except PayloadError as error:
+            run.lose(error)
+        else:
+            self.start_run(run)
+
+    def _lead(self) -> None:
+        """Become the process that runs what is in the log, if there is no other."""
+        lock = self._lock_of_log
+        if lock is not None and not lock.try_acquire():
+            return
+        try:
+            interrupted = self.log.recover()
+        except BusyError:
+            if lock is not None:
+                lock.release()
+            return
+        self.is_behind = bool(self.log.due(1)) or self.log.next_due() is not None
+        self._may_wait_for_silence = self.is_behind
+        for delivery_id, name, is_failed in interrupted:
+            if is_failed:
+                self._bury(delivery_id, name)
+            else:
+                what = "the process died during handler `%s` on delivery `%s`; it runs again, alone"
+                _log.warning(what, name, delivery_id)
+
+    def _bury(self, delivery_id: str, name: str) -> None:
+        """Tell of a handler during which the process died once too often."""
+        error = RuntimeError("the process died during this handler")
+        _log.error("handler `%s` failed on delivery `%s`: %s", name, delivery_id, error)
+        record = self.log.get(delivery_id)
+        body = self.log.body(delivery_id)
+        if record is None or body is None:
+            return
+        attempt = record.run_of(name).attempts
+        delivery = Delivery(delivery_id, attempt, record.is_replay, record.received_at, name)
+        try:
+            event = HubEvent.from_json(body)
+        except PayloadError:
+            return
+        self.tell("failure", delivery_id, None, event, delivery, error)
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        deadlines = [run.deadline for run in tuple(self._running) if run.deadline is not None]
+        at = min([self._due_at, *deadlines])
+        if self.log.is_durable:
+            at = min(at, self._look_at)
+        at = max(at, self._not_before)
+        if self.loop is not None and at < math.inf:
+            self._timer = self.loop.call_later(max(at - time.monotonic(), 0.001), self.step)
+
+    def _keep_up(self) -> None:
+        """Do on a thread what waits for the disk."""
+        prune_at = 0.0
+        while not self._upkeep_is_over.wait(_CHECKPOINT_SECONDS):
+            try:
+                self.log.checkpoint()
+                if self.is_leading and time.monotonic() >= prune_at:
+                    prune_at = time.monotonic() + _LOOK_AT_ALL_SECONDS
+                    self.log.prune()
+            except (ConfigError, StoreError) as error:  # noqa: PERF203 - it is hardly ever raised
+                # Somebody else who writes is no reason to speak, and to try again is.
+                if not isinstance(error, BusyError):
+                    _log.warning("the delivery log is not tidied up: %s", error)
+                    self._upkeep_is_over.wait(_LOOK_AT_ALL_SECONDS)
+
+    # ---- running -------------------------------------------------------------------------------
+
+    def start(self, call: Call) -> None:
+        """Begin a call, from any thread."""
+        self.unfinished.add()
+        if not call.is_async:
+            self._threads.submit(call)
+        elif call.loop is not None and call.loop is running_loop():
+            self._start_task(call, call.loop)
+        else:
+            try:
+                loop = call.loop or self._begun_own_loop()
+                loop.call_soon_threadsafe(self._start_task, call, loop)
+            except RuntimeError:
+                call.drop()
+                self.unfinished.remove()
+
+    def start_run(self, run: HandlerCall) -> None:
+        """Begin a run, if its handler is still there."""
+        if run.is_gone:
+            run.lose(LookupError(f"no handler {run.name}"))
+        else:
+            self.start(run)
+
+    def ended(self, run: HandlerCall) -> None:
+        """Take note that a run is over, from any thread."""
+        self._free(run)
+        for ended in self._waiting.get(run.delivery.id, ()):
+            if self.loop is not None:
+                self.loop.call_soon_threadsafe(ended.set)
+        self.wake_if_needed()
+
+    def tell(
+        self,
+        occasion: Occasion,
+        delivery_id: str,
+        loop: asyncio.AbstractEventLoop | None,
+        *arguments: object,
+    ) -> None:
+        """Call the hooks for an occasion."""
+        for hook in self._router.hooks_on(occasion):
+            what = f"`on_{occasion}` hook `{hook.name}`"
+            self.start(Telling(hook, what, delivery_id, loop, arguments))
+
+    async def wait_for(self, delivery_id: str, seconds: float) -> Record | None:
+        """Wait until the handlers of a delivery ended."""
+        give_up = time.monotonic() + seconds
+        ended = asyncio.Event()
+        self._waiting.setdefault(delivery_id, []).append(ended)
+        try:
+            while True:
+                ended.clear()
+                record = self._look_up(delivery_id)
+                if record is not None and not record.is_open:
+                    return record
+                left = give_up - time.monotonic()
+                if left <= 0:
+                    return None
+                # Another process that runs it does not tell.
+                if self.log.is_durable:
+                    left = min(left, _LOOK_SECONDS)
+                await asyncio.wait([asyncio.ensure_future(ended.wait())], timeout=left)
+        finally:
+            self._waiting[delivery_id].remove(ended)
+            if not self._waiting[delivery_id]:
+                del self._waiting[delivery_id]
+
+    def _look_up(self, delivery_id: str) -> Record | None:
+        try:
+            self.log.flush()
+            return self.log.get(delivery_id)
+        except StoreError:
+            return None
+
+    async def drain(self, seconds: float | None) -> None:
+        """Wait for what runs, then cancel the tasks that still do."""
+        self._is_draining = True
+        give_up = math.inf if seconds is None else time.monotonic() + seconds
+        is_over = False
+        while not is_over:
+            left = None if seconds is None else max(give_up - time.monotonic(), 0)
+            if not await self.unfinished.wait_for_none(left):
+                _log.warning("stopped with handlers still running after %g s", seconds)
+                break
+            # What a log in memory has queued is lost if it does not run now.
+            self.is_behind = True
+            self.step()
+            is_over = self.unfinished.is_none
+        self.is_cancelling = True
+        # The second time for the hooks that are told of the first.
+        for _ in range(2):
+            if [task for task in tuple(self._tasks) if cancel(task)]:
+                await self.unfinished.wait_for_none(CLEAN_UP_SECONDS)
+        if self.log.is_durable:
+            for run in tuple(self._running):
+                run.leave()
+
+    async def close(self) -> None:
+        """Let the threads end, and the log go."""
+        self._upkeep_is_over.set()
+        self._threads.close()
+        with self._lock:
+            self._is_closed = True
+        if self._watchdog is not None:
+            self._watchdog.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._own_loop is not None:
+            await self._own_loop.close()
+        try:
+            await self._close_log()
+        except StoreError as error:
+            _log.error("handlers that ended will run again: %s", error)
+        finally:
+            if self._lock_of_log is not None:
+                self._lock_of_log.release()
+
+    async def _close_log(self) -> None:
+        give_up = time.monotonic() + CLEAN_UP_SECONDS
+        while time.monotonic() < give_up:
+            try:
+                self.log.flush()
+                break
+            except BusyError:
+                await asyncio.sleep(_BUSY_SECONDS)
+        self.log.close()
+
+    def _run(self, call: Call) -> None:
+        try:
+            call.run()
+        finally:
+            self.unfinished.remove()
+
+    def _start_task(self, call: Call, loop: asyncio.AbstractEventLoop) -> None:
+        task = loop.create_task(call.run_async())
+        # The loop itself keeps only weak references to its tasks.
+        self._tasks[task] = call
+        task.add_done_callback(self._end_task)
+        if loop is self.loop:
+            if self._watchdog is None or self._watchdog.loop is not loop:
+                self._watchdog = Watchdog(loop, self._tasks)
+            self._watchdog.watch()
+
+    def _end_task(self, task: asyncio.Task[None]) -> None:
+        call = self._tasks.pop(task)
+        if task.cancelled():
+            if not call.is_begun:
+                call.drop()
+        elif (error := task.exception()) is not None:
+            _log.error("a handler's task failed outside the handler", exc_info=error)
+        self.unfinished.remove()
+
+    def _begun_own_loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._is_closed:
+                msg = "the runner has stopped"
+                raise RuntimeError(msg)
+            self._own_loop = self._own_loop or OwnLoop()
+            return self._own_loop.loop

@@ -1,0 +1,584 @@
+"""What may be seen of the deliveries, and by whom: plain data, for a page and for an HTTP API.
+
+A stranger sees when deliveries came and what became of them, and what they were about where that
+is public. All else, and Replay, is for those who are trusted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import os
+import secrets
+import threading
+import time
+from collections import Counter, OrderedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
+from urllib.parse import urlsplit
+
+from hubhooks._core import HubEvent, Verifier
+from hubhooks.errors import ConfigError, PayloadError, SecretMismatchError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
+    from typing import TypeAlias
+
+    from hubhooks.deliveries import Log, Record, Run, State
+    from hubhooks.routing import Router
+
+    Judgement: TypeAlias = Literal["right", "wrong", "locked", "off"]
+
+__all__ = [
+    "STATES", "TOKEN_VARIABLE", "Activity", "Details", "Gate", "Overview", "Page", "Replayed",
+    "Row", "Tickets", "as_json", "is_cross_site", "is_space_owner",
+]  # fmt: skip
+
+_log = logging.getLogger("hubhooks")
+
+# The one that asks for attention first comes first.
+STATES: tuple[State, ...] = (
+    "failed", "overdue", "running", "waiting", "queued", "unreadable", "done", "ignored",
+    "unhandled",
+)  # fmt: skip
+
+TOKEN_VARIABLE = "HUBHOOKS_ADMIN_TOKEN"  # noqa: S105 - its name, not itself
+_SHORTEST_TOKEN = 16
+_LONGEST_TOKEN = 1024
+_WRONG_PER_MINUTE = 5
+
+_TICKET_SECONDS = 8 * 60 * 60
+_MOST_TICKETS = 1000
+
+_ROWS = 12
+_LAST_PAGE = 99
+# Strangers may ask as often as they like, and are all answered with the same.
+_FRESH_SECONDS = 1.0
+_MOST_RECENT = 256
+_MOST_JUDGED = 4096
+
+_LONGEST_SHOWN = 256 * 1024
+_DEEPEST_SHOWN = 64
+# JavaScript rounds whole numbers beyond.
+_EXACT = 2**53
+
+T = TypeVar("T")
+
+
+# ---- who is trusted ----------------------------------------------------------------------------
+
+
+class Gate:
+    """Judges the admin token, and for a minute nobody's once too many were wrong.
+
+    Args:
+        webhook_secret: gives what judges the webhook's secret, which is not to be the same.
+        clock: gives seconds.
+    """
+
+    def __init__(
+        self,
+        webhook_secret: Callable[[], Verifier | None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.wrong: Counter[int] = Counter()
+        """How many were wrong in each of the last minutes, those not even judged included."""
+        self._webhook_secret = webhook_secret
+        self._clock = clock
+        self._verifier: Verifier | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a token that opens it.
+
+        Raises:
+            ConfigError: HUBHOOKS_ADMIN_TOKEN cannot be used.
+        """
+        if self._verifier is None and (token := os.environ.get(TOKEN_VARIABLE)) is not None:
+            self._verifier = _verifier_of(token.strip(), self._webhook_secret())
+        return self._verifier is not None
+
+    def judge(self, token: str) -> Judgement:
+        """Judge what somebody claims to be the token.
+
+        Raises:
+            ConfigError: HUBHOOKS_ADMIN_TOKEN cannot be used.
+        """
+        if not self.is_on:
+            return "off"
+        minute = int(self._clock() // 60)
+        # One after the other, so that many at once are not more.
+        with self._lock:
+            count = self.wrong[minute]
+            is_locked = count >= _WRONG_PER_MINUTE
+            if not is_locked and self._is_right(token):
+                return "right"
+            self.wrong[minute] = count + 1
+            for old in [old for old in self.wrong if old <= minute - 60]:
+                del self.wrong[old]
+        if count == 0:
+            _log.warning("refused an admin token: it is wrong")
+        elif count == _WRONG_PER_MINUTE:
+            _log.warning("refused all admin tokens for a minute: too many were wrong")
+        return "locked" if is_locked else "wrong"
+
+    def _is_right(self, token: str) -> bool:
+        if self._verifier is None or len(token) > _LONGEST_TOKEN:
+            return False
+        try:
+            self._verifier.verify(token.strip().encode("utf-8", "replace"))
+        except SecretMismatchError:
+            return False
+        return True
+
+
+def _verifier_of(token: str, webhook_secret: Verifier | None) -> Verifier:
+    if not token.isascii() or len(token) < _SHORTEST_TOKEN:
+        msg = (
+            f"{TOKEN_VARIABLE} must be {_SHORTEST_TOKEN} or more ASCII characters that nobody can "
+            "guess, such as what `openssl rand -hex 32` prints"
+        )
+        raise ConfigError(msg)
+    if webhook_secret is not None:
+        try:
+            webhook_secret.verify(token)
+        except SecretMismatchError:
+            pass
+        else:
+            # Whoever may send deliveries should not be able to read all others.
+            msg = f"{TOKEN_VARIABLE} is the webhook's secret: it must be another word"
+            raise ConfigError(msg)
+    return Verifier(token)
+
+
+class Tickets:
+    """Remembers who proved to know the admin token.
+
+    A ticket is worth something only in the session it was issued to, and a session nothing
+    without its ticket: the one is known to a page's browser, the other is asked for by anybody.
+
+    Args:
+        clock: gives seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        # By digest, so that looking one up tells nothing by the time it takes.
+        self._sessions: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def issue(self, session: str) -> str:
+        """Make a ticket for a session."""
+        ticket = secrets.token_urlsafe(32)
+        with self._lock:
+            self._sessions[_digest(ticket)] = (_digest(session), self._clock() + _TICKET_SECONDS)
+            while len(self._sessions) > _MOST_TICKETS:
+                self._sessions.popitem(last=False)
+        return ticket
+
+    def admits(self, ticket: str, session: str) -> bool:
+        """Whether the ticket was issued to the session, not too long ago."""
+        owner, until = self._sessions.get(_digest(ticket), (b"", 0.0))
+        return hmac.compare_digest(owner, _digest(session)) and self._clock() < until
+
+    def take_back(self, ticket: str) -> None:
+        """Make a ticket worthless."""
+        with self._lock:
+            self._sessions.pop(_digest(ticket), None)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "replace")).digest()
+
+
+def is_space_owner(
+    session: Mapping[str, Any] | None,
+    space_id: str | None,
+    *,
+    is_signed: bool,
+    now: float | None = None,
+) -> bool:
+    """Whether a Gradio session belongs to the owner of the Space, logged in with the Hub.
+
+    Args:
+        session: what the session cookie says.
+        space_id: the Space, where the app runs in one: elsewhere Gradio only pretends a login.
+        is_signed: whether the cookie is signed with the secret of the Space's OAuth app: without
+            one Gradio signs with a key that everybody knows.
+        now: seconds since 1970.
+    """
+    info = (session or {}).get("oauth_info")
+    if not space_id or not is_signed or not isinstance(info, dict):
+        return False
+    ends_at = info.get("expires_at")
+    user = info.get("userinfo")
+    if not isinstance(ends_at, int | float) or ends_at < (time.time() if now is None else now):
+        return False
+    name = user.get("preferred_username") if isinstance(user, dict) else None
+    owner, slash, _ = space_id.partition("/")
+    return bool(owner and slash) and name == owner
+
+
+def is_cross_site(headers: Mapping[str, str]) -> bool:
+    """Whether a page of another site made the request, which a browser sends its cookies with.
+
+    Gradio's cookies are sent from any site, and where it does not run on localhost it lets any
+    site read the answers.
+
+    Args:
+        headers: those of the request, in lower case.
+    """
+    if site := headers.get("sec-fetch-site"):
+        return site not in {"same-origin", "none"}
+    if origin := headers.get("origin"):
+        host = headers.get("x-forwarded-host") or headers.get("host")
+        return urlsplit(origin).netloc != host
+    return False
+
+
+# ---- what is seen ------------------------------------------------------------------------------
+
+
+class Overview(NamedTuple):
+    """The deliveries in figures."""
+
+    states: dict[str, int]
+    """How many are in each state; the one that asks for attention first comes first."""
+    refusals: dict[str, int]
+    """How often requests were refused, by reason; none for strangers."""
+
+
+class Row(NamedTuple):
+    """A delivery in a list. What is not for the one who looks is empty."""
+
+    received_at: datetime
+    state: str
+    event: str = ""
+    repo: str = ""
+    handlers: str = ""
+    id: str = ""
+
+
+class Page(NamedTuple):
+    """Some deliveries, the newest first."""
+
+    rows: tuple[Row, ...]
+    number: int
+    """Which page it is, from 0."""
+    is_last: bool
+
+
+class Details(NamedTuple):
+    """All that is known of a delivery."""
+
+    record: Record
+    url: str
+    """Of the repository on the Hub."""
+    payload: Any
+    """What the body says, as far as a browser can show it."""
+    explanations: tuple[str, ...]
+    """Why each handler hears it, or why not."""
+    handlers: tuple[str, ...]
+    """Those it can be replayed to: they heard it, or would now."""
+    objection: str
+    """Why it cannot be replayed; empty if it can."""
+
+
+class Replayed(NamedTuple):
+    """What came of a Replay."""
+
+    handlers: tuple[str, ...]
+    """Those that run again."""
+    objection: str = ""
+    """Why none does."""
+
+
+class Activity:
+    """The deliveries, as they may be shown.
+
+    Everything but `replay` may be called from any thread; nothing asks who calls.
+
+    Args:
+        log: where they are kept.
+        router: knows the handlers.
+        webhook_secret: gives what judges the webhook's secret.
+        wake: lets the runner know that there is something to run.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        router: Router,
+        webhook_secret: Callable[[], Verifier | None],
+        wake: Callable[[], object],
+    ) -> None:
+        self.gate = Gate(webhook_secret)
+        self.tickets = Tickets()
+        self._log = log
+        self._router = router
+        self._wake = wake
+        self._recent: OrderedDict[object, tuple[float, Any]] = OrderedDict()
+        self._judged: OrderedDict[tuple[str, datetime], bool] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def log(self) -> Log:
+        """Where they are kept."""
+        return self._log
+
+    def overview(self, *, trusted: bool) -> Overview:
+        """Count the deliveries.
+
+        Raises:
+            StoreError: the log cannot be read just now.
+        """
+        stats = self._recently("stats", self._log.stats)
+        states: dict[str, int] = {
+            state: stats.states[state] for state in STATES if stats.states.get(state)
+        }
+        refusals = {reason: count for reason, count in stats.refusals.items() if count}
+        if wrong := sum(self.gate.wrong.values()):
+            refusals["admin token wrong"] = wrong
+        return Overview(states, refusals if trusted else {})
+
+    def page(self, state: str | None = None, number: int = 0, *, trusted: bool) -> Page:
+        """List deliveries.
+
+        Args:
+            state: only those in this state.
+            number: which page, from 0; beyond the last one that there may be, that one.
+            trusted: whether all of them may be seen.
+
+        Raises:
+            StoreError: the log cannot be read just now.
+        """
+        number = min(max(number, 0), _LAST_PAGE)
+        if trusted:
+            return self._page(state, number, _row)
+        return self._recently(
+            (state, number), lambda: self._page(state, number, self._strangers_row)
+        )
+
+    def details(self, delivery_id: str) -> Details | None:
+        """Look up all that is known of a delivery; None if there is no such one.
+
+        Raises:
+            StoreError: the log cannot be read just now.
+        """
+        record = self._log.get(delivery_id)
+        if record is None:
+            return None
+        event = _event_of(record)
+        heard = [run.handler for run in record.runs]
+        explanations: tuple[str, ...] = ()
+        if event is not None:
+            explanations = tuple(self._router.explain(event))
+            heard += [handler.name for handler in self._router.match(event)]
+        names = tuple(dict.fromkeys(heard))
+        return Details(
+            record,
+            _hub_url(event),
+            _payload_of(record),
+            explanations,
+            names,
+            _objection(record, names),
+        )
+
+    def replay(self, delivery_id: str, handlers: Sequence[str] = ()) -> Replayed:
+        """Run handlers again; to be called from the thread of the server's loop.
+
+        Args:
+            delivery_id: the delivery.
+            handlers: their names; none for all that it can be replayed to.
+
+        Raises:
+            StoreError: the log cannot be read or written just now.
+        """
+        details = self.details(delivery_id)
+        if details is None:
+            return Replayed((), "there is no such delivery")
+        if details.objection:
+            return Replayed((), details.objection)
+        for name in handlers:
+            if name not in details.handlers:
+                return Replayed((), f"`{name}` did not hear it, and would not now")
+        heard = tuple(run.handler for run in details.record.runs)
+        names = self._log.replay(delivery_id, tuple(handlers) or heard or details.handlers)
+        if not names:
+            return Replayed((), "it is being handled already")
+        self._wake()
+        return Replayed(names)
+
+    def _page(self, state: str | None, number: int, make: Callable[[Record], Row]) -> Page:
+        # By number, so that who looks needs no ids. One more than is shown tells whether there is
+        # a next page.
+        most = (number + 1) * _ROWS
+        records = self._log.list(state=state, limit=most + 1)
+        rows = tuple(make(record) for record in records[most - _ROWS : most])
+        return Page(rows, number, len(records) <= most or number == _LAST_PAGE)
+
+    def _strangers_row(self, record: Record) -> Row:
+        bare = Row(record.received_at, record.state)
+        if record.repo is None or not self._is_public(record):
+            return bare
+        # A repository may have become private since.
+        newest = self._recently(
+            ("newest", record.repo), lambda: self._log.list(repo=record.repo, limit=1)
+        )
+        if not newest or not self._is_public(newest[0]):
+            return bare
+        return bare._replace(event=_event_name(record), repo=record.repo)
+
+    def _is_public(self, record: Record) -> bool:
+        """Whether the body says that the repository is public; what it does not say is not."""
+        key = (record.id, record.received_at)
+        found = self._judged.get(key)
+        if found is None:
+            whole = self._log.get(record.id)
+            repo = None
+            # Another one by now, if it came again.
+            if whole is not None and whole.received_at == record.received_at:
+                event = _event_of(whole)
+                repo = event.repo if event is not None else None
+            found = repo is not None and repo.private is False and repo.name == record.repo
+            _put(self._judged, self._lock, key, found, _MOST_JUDGED)
+        return found
+
+    def _recently(self, key: object, make: Callable[[], T]) -> T:
+        """Make something, unless it was made a moment ago."""
+        until, value = self._recent.get(key, (0.0, None))
+        began = time.monotonic()
+        if began >= until:
+            value = made = make()
+            ended = time.monotonic()
+            # What takes long is made seldom.
+            until = ended + max(_FRESH_SECONDS, 10 * (ended - began))
+            _put(self._recent, self._lock, key, (until, value), _MOST_RECENT)
+            return made
+        return cast("T", value)
+
+
+def as_json(record: Record, details: Details | None = None) -> dict[str, Any]:
+    """Give a delivery as JSON has it.
+
+    Args:
+        record: the delivery.
+        details: all that is known of it, to be given too.
+    """
+    made: dict[str, Any] = {
+        "id": record.id,
+        "received_at": _iso(record.received_at),
+        "state": record.state,
+        "scope": record.scope,
+        "action": record.action,
+        "repo": record.repo,
+        "size": record.size,
+        "reason": record.reason,
+        "is_replay": record.is_replay,
+        "is_delivered": record.is_delivered,
+        "duplicates": record.duplicates,
+        "runs": [_run_json(run, is_whole=details is not None) for run in record.runs],
+    }
+    if details is not None:
+        made["headers"] = record.headers
+        made["explanations"] = details.explanations
+        made["handlers"] = details.handlers
+        made["body"] = _body_of(record)
+    return made
+
+
+def _run_json(run: Run, *, is_whole: bool) -> dict[str, Any]:
+    return {
+        "handler": run.handler,
+        "state": run.state,
+        "attempts": run.attempts,
+        "interruptions": run.interruptions,
+        "due_at": _iso(run.due_at),
+        "started_at": _iso(run.started_at),
+        "finished_at": _iso(run.finished_at),
+        "error": run.error,
+        **({"traceback": run.traceback} if is_whole else {}),
+    }
+
+
+def _iso(when: datetime | None) -> str | None:
+    return None if when is None else when.isoformat()
+
+
+def _row(record: Record) -> Row:
+    # One handler's state is the delivery's.
+    is_plain = len(record.runs) == 1
+    handlers = ", ".join(
+        run.handler if is_plain or run.state == "done" else f"{run.handler}: {run.state}"
+        for run in record.runs
+    )
+    event = _event_name(record)
+    return Row(record.received_at, record.state, event, record.repo or "", handlers, record.id)
+
+
+def _event_name(record: Record) -> str:
+    return f"{record.scope} {record.action}".strip()
+
+
+def _event_of(record: Record) -> HubEvent | None:
+    try:
+        return None if record.body is None else HubEvent.from_json(record.body)
+    except PayloadError:
+        return None
+
+
+def _hub_url(event: HubEvent | None) -> str:
+    url = event.repo.url if event is not None and event.repo is not None else None
+    return url.web if url is not None and url.web.startswith("https://huggingface.co/") else ""
+
+
+def _objection(record: Record, names: Sequence[str]) -> str:
+    if record.is_open:
+        return "it is being handled already"
+    if record.body is None:
+        return "its body was dropped to make room for newer ones"
+    return "" if names else "no handler heard it, or would now"
+
+
+def _body_of(record: Record) -> Any:  # noqa: ANN401 - any JSON
+    if record.body is None:
+        return None
+    try:
+        return json.loads(record.body)
+    except (ValueError, RecursionError):
+        return record.body.decode("utf-8", "backslashreplace")
+
+
+def _payload_of(record: Record) -> Any:  # noqa: ANN401 - any JSON
+    if record.size > _LONGEST_SHOWN:
+        return {"(too long to be shown here)": f"{record.size} bytes"}
+    return _showable(_body_of(record), _DEEPEST_SHOWN)
+
+
+def _showable(value: Any, depth: int) -> Any:  # noqa: ANN401 - any JSON
+    """Give a JSON value as what a browser reads from JSON: numbers that are exact, whole text."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, int | float) and not -_EXACT < value < _EXACT:
+        return str(value)  # a NaN too, which is not smaller than anything
+    if not isinstance(value, dict | list):
+        return value
+    if depth == 0:
+        return "(deeper than is shown here)"
+    if isinstance(value, list):
+        return [_showable(item, depth - 1) for item in value]
+    pairs = cast("dict[str, Any]", value).items()
+    return {_showable(key, depth): _showable(item, depth - 1) for key, item in pairs}
+
+
+def _put(  # a cache of ours is small, and an entry more or less harms nobody
+    cache: OrderedDict[Any, T], lock: threading.Lock, key: object, value: T, most: int
+) -> None:
+    with lock:
+        cache[key] = value
+        cache.move_to_end(key)
+        while len(cache) > most:
+            cache.popitem(last=False)

@@ -1,0 +1,57 @@
+"""An ASGI app, asked in the running loop, without a server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any, NamedTuple
+
+
+class Reply(NamedTuple):
+    """What an app answered."""
+
+    status: int
+    headers: dict[bytes, bytes]
+    said: dict[str, Any]
+
+
+async def ask(
+    app: Any,
+    *chunks: bytes,
+    headers: dict[str, str] | None = None,
+    stays: bool = True,
+    ends: bool = True,
+    **scope: Any,
+) -> Reply:
+    """Send one request to an ASGI app in the running loop.
+
+    Args:
+        chunks: the body.
+        stays: whether the client waits for the answer, or goes away after the chunks.
+        ends: whether the last of the chunks says so.
+    """
+    last = len(chunks) - 1 if ends else None
+    messages = [
+        {"type": "http.request", "body": chunk, "more_body": at != last}
+        for at, chunk in enumerate(chunks)
+    ]
+    sent: list[dict[str, Any]] = []
+    answered = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        if messages:
+            return messages.pop(0)
+        if stays:
+            await answered.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+        if message["type"] == "http.response.body":
+            answered.set()
+
+    pairs = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+    request = {"type": "http", "method": "POST", "query_string": b"", "headers": pairs, **scope}
+    await app(request, receive, send)
+    start, end = sent
+    return Reply(start["status"], dict(start["headers"]), json.loads(end["body"]))

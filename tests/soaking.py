@@ -1,0 +1,149 @@
+"""Kills a server again and again while it takes deliveries, and looks for what got lost."""
+
+from __future__ import annotations
+
+import http.client
+import random
+import threading
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+from servers import PATIENCE, SECRET, Server, started
+
+from hubhooks._samples import compact, sample_json
+from hubhooks.sqlite import SqliteLog
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_SENDERS = 4
+_HANDLERS = ("sync", "async")
+_BODY = compact(sample_json("repo.content.update"))
+_APP = """
+import asyncio, os, time
+from hubhooks import Webhooks, sqlite
+
+sqlite._INTERRUPTED_SECONDS = 0.05  # so that nobody waits for what a kill interrupted
+app = Webhooks()
+ran = os.open("ran", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+@app.on(name="sync")
+def sync(event, delivery):
+    os.write(ran, f"{delivery.id} sync\\n".encode())
+    time.sleep(0.001)
+
+@app.on(name="async")
+async def not_sync(event, delivery):
+    os.write(ran, f"{delivery.id} async\\n".encode())
+    await asyncio.sleep(0.001)
+"""
+
+
+class Report(NamedTuple):
+    """What a soak found."""
+
+    acknowledged: int
+    runs: int
+    interrupted: int
+    """How many runs were started more than once, as they must be when the process dies."""
+
+
+def soak(folder: Path, rounds: int) -> Report:
+    """Deliver while the server is killed at random moments; raise if anything is not as promised.
+
+    Args:
+        folder: where the app, its log and what its handlers write are.
+        rounds: how often it is killed.
+    """
+    sender = _Sender()
+    for _ in range(rounds):
+        with started(folder, script=_APP, environ={"HUBHOOKS_DELIVERIES": None}) as server:
+            sender.send(server, until=lambda: time.sleep(random.uniform(0.05, 0.8)))
+            server.kill()
+        sender.stop()
+        _remember_what_is_done(folder, sender.done)
+    with started(folder, script=_APP, environ={"HUBHOOKS_DELIVERIES": None}) as server:
+        sender.finish(server)
+        log = SqliteLog(folder / "hubhooks.db")
+        server.wait_until(lambda: set(log.stats().states) == {"done"}, "does not end its work")
+    counts = _counts(folder)
+    missing = [(i, name) for i in sender.acknowledged for name in _HANDLERS if not counts[i, name]]
+    assert not missing, f"acknowledged, and never run: {missing}"
+    again = [run for run, count in sender.done.items() if counts[run] != count]
+    assert not again, f"recorded as done, and run again: {again}"
+    interrupted = sum(count > 1 for count in counts.values())
+    return Report(len(sender.acknowledged), len(counts), interrupted)
+
+
+class _Sender:
+    """Sends as the Hub does: what got no 2xx answer is sent again, all else never."""
+
+    def __init__(self) -> None:
+        self.acknowledged: set[str] = set()
+        self.done: dict[tuple[str, str], int] = {}
+        self._unanswered: set[str] = set()
+        self._number = 0
+        self._lock = threading.Lock()
+        self._is_over = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def send(self, server: Server, until: object) -> None:
+        self._is_over.clear()
+        self._threads = [
+            threading.Thread(target=self._send_many, args=(server.port,)) for _ in range(_SENDERS)
+        ]
+        for thread in self._threads:
+            thread.start()
+        assert callable(until)
+        until()
+
+    def stop(self) -> None:
+        self._is_over.set()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+
+    def finish(self, server: Server) -> None:
+        while self._unanswered:
+            self._send_one(server.port, self._unanswered.pop())
+
+    def _send_many(self, port: int) -> None:
+        while not self._is_over.is_set():
+            with self._lock:
+                if self._unanswered:
+                    delivery_id = self._unanswered.pop()
+                else:
+                    self._number += 1
+                    delivery_id = f"d{self._number}"
+            if not self._send_one(port, delivery_id):
+                return
+
+    def _send_one(self, port: int, delivery_id: str) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        headers = {"X-Webhook-Secret": SECRET, "Webhook-Id": delivery_id}
+        status = 0
+        try:
+            connection.request("POST", "/", _BODY, headers)
+            with connection.getresponse() as response:
+                status = response.status
+                response.read()
+        except (OSError, http.client.HTTPException):
+            pass
+        finally:
+            connection.close()
+        is_acknowledged = status // 100 == 2
+        (self.acknowledged if is_acknowledged else self._unanswered).add(delivery_id)
+        return is_acknowledged
+
+
+def _remember_what_is_done(folder: Path, done: dict[tuple[str, str], int]) -> None:
+    counts = _counts(folder)
+    for record in SqliteLog(folder / "hubhooks.db").list(limit=1_000_000):
+        for run in record.runs:
+            if run.state == "done":
+                done.setdefault((record.id, run.handler), counts[record.id, run.handler])
+
+
+def _counts(folder: Path) -> Counter[tuple[str, str]]:
+    lines = (folder / "ran").read_text().splitlines() if (folder / "ran").exists() else []
+    return Counter((line.split()[0], line.split()[1]) for line in lines)

@@ -1,0 +1,865 @@
+"""`hubhooks deliveries` on real files, beside processes that run what is in them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from rich.text import Text
+from servers import PATIENCE, ROOT, Server, started
+from test_cli import ENVIRONMENT, hubhooks
+from typer.testing import CliRunner
+
+from hubhooks import Webhooks, _deliveries_cli, deliveries, sqlite, testing
+from hubhooks._samples import compact, sample_json
+from hubhooks.cli import make_app
+from hubhooks.sqlite import RunnerLock, SqliteLog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+DAY = 24 * 60 * 60
+UNREADABLE = b'{"event": \xff\x1b[2J'
+TRACEBACK = (
+    'Traceback (most recent call last):\n  File "app.py", line 3\nValueError: no \x1b[31mtide\n'
+)
+WHY = "`retrain` does not hear it: no ref\n`reply` does not hear it: no comment"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "hubhooks.db"
+
+
+@contextmanager
+def opened(path: Path, **options: Any) -> Iterator[SqliteLog]:
+    log = SqliteLog(path, **options)
+    log.open()
+    try:
+        log.recover()
+        yield log
+    finally:
+        log.close()
+
+
+def accept(log: SqliteLog, name: str, *handlers: str, sample: str = "repo.create") -> None:
+    """Let a delivery come."""
+    payload = sample_json(sample)
+    log.accept(
+        name,
+        compact(payload),
+        handlers,
+        None if handlers else "unhandled",
+        "" if handlers else WHY,
+        scope=payload["event"]["scope"],
+        action=payload["event"]["action"],
+        repo=payload["repo"]["name"],
+        headers=[(b"x-webhook-secret", b"moon"), (b"user-agent", b"hub")],
+    )
+
+
+def end(log: SqliteLog, name: str, **endings: str) -> None:
+    """Run handlers of a delivery to their ends."""
+    for handler, ending in endings.items():
+        delivery = log.claim(name, handler)
+        assert delivery is not None
+        how = ("ValueError: no \x1b[31mtide", TRACEBACK) if ending == "failed" else ("", "")
+        log.finished(delivery, ending, *how)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def filled(path: Path) -> Path:
+    """Give a log with a delivery of each kind that nobody works on."""
+    with opened(path) as log:
+        accept(log, "done-1", "retrain", sample="repo.content.update")
+        end(log, "done-1", retrain="done")
+        log.answered("done-1", delivered=True)
+        accept(log, "failed-1", "retrain", "reply", sample="discussion.comment.create")
+        end(log, "failed-1", retrain="failed", reply="done")
+        accept(log, "unhandled-1")
+        log.accept("unreadable-1", UNREADABLE, (), "unreadable", "no JSON at \x07 line 1")
+        accept(log, "failed-2", "retrain", sample="repo.content.update")
+        end(log, "failed-2", retrain="failed")
+        accept(log, "queued-1", "retrain", sample="repo.content.update")
+    return path
+
+
+NEWEST_FIRST = ["queued-1", "failed-2", "unreadable-1", "unhandled-1", "failed-1", "done-1"]
+
+
+def command(path: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `hubhooks deliveries` as a script does."""
+    return hubhooks("deliveries", *words, HUBHOOKS_DELIVERIES=str(path), **environment)
+
+
+def said(path: Path, *words: str, code: int = 0) -> list[Any]:
+    """Run it in this process, and give the lines of JSON it prints."""
+    done = invoke(path, *words, "--json")
+    assert done.exit_code == code, done.output
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def invoke(path: Path, *words: str) -> Any:
+    environment = {"HUBHOOKS_DELIVERIES": str(path), "COLUMNS": "250"}
+    return CliRunner().invoke(make_app(), ["deliveries", *words], env=environment)
+
+
+def at_terminal(path: Path, *words: str, columns: int = 80) -> list[str]:
+    """Run it at a terminal of that width, and give the lines that it shows."""
+    pty, fcntl, termios, struct = map(pytest.importorskip, ("pty", "fcntl", "termios", "struct"))
+    outer, inner = pty.openpty()
+    fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    environment = {**ENVIRONMENT, "HUBHOOKS_DELIVERIES": str(path), "TERM": "xterm"}
+    del environment["COLUMNS"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hubhooks.cli", "deliveries", *words],
+        stdin=inner,
+        stdout=inner,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+    )
+    os.close(inner)
+    shown = b""
+    with os.fdopen(outer, "rb", buffering=0) as terminal:
+        try:
+            while part := terminal.read(4096):
+                shown += part
+        except OSError:  # how Linux says that the other end is closed
+            pass
+    assert process.wait(PATIENCE) == 0
+    return [Text.from_ansi(line).plain for line in shown.decode().splitlines()]
+
+
+# ---- an app --------------------------------------------------------------------------------------
+
+APP = """
+import os, signal, time
+from pathlib import Path
+from hubhooks import Webhooks
+
+hooks = Webhooks()
+
+@hooks.on()
+def retrain(event, delivery):
+    assert delivery.is_replay
+
+@hooks.on(name="break")
+def break_(event):
+    raise ValueError("no tide")
+
+@hooks.on(retries=1, backoff=0.1)
+def stumble(event, delivery):
+    assert delivery.attempt % 2
+
+@hooks.on()
+def hang(event):
+    Path("hanging").touch()
+    while not Path("release").exists():
+        time.sleep(0.01)
+
+@hooks.on()
+def die(event):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@contextmanager
+def running_app(path: Path) -> Iterator[Server]:
+    """Run what is in the log in another process."""
+    command = ("-m", "uvicorn", "app:hooks", "--port", "{port}")
+    environ: dict[str, str | None] = {"HUBHOOKS_DELIVERIES": str(path)}
+    with started(path.parent, *command, script=APP, environ=environ) as app:
+        app.wait_until(RunnerLock(path).is_taken, "does not run what is in the log")
+        try:
+            yield app
+        finally:
+            (path.parent / "release").touch()
+
+
+def fill(path: Path, **handlers: str) -> None:
+    """Keep a finished delivery for each handler, with that state."""
+    with opened(path) as log:
+        for handler, ending in handlers.items():
+            accept(log, f"of-{handler}", handler)
+            end(log, f"of-{handler}", **{handler: ending})
+
+
+# ---- list ----------------------------------------------------------------------------------------
+
+
+def test_deliveries_are_listed_with_the_newest_first(filled: Path) -> None:
+    done = command(filled, "list")
+    assert (done.returncode, done.stderr) == (0, "")
+    header, _, *rows = [line.split() for line in done.stdout.splitlines() if line.strip()]
+    assert header == ["id", "received", "state", "event", "repo", "handlers"]
+    assert [row[0] for row in rows] == NEWEST_FIRST
+    assert rows[1][3:] == ["failed", "repo.content", "update", "ada-labs/tide-gauges", "retrain"]
+    assert rows[4][-4:] == ["retrain:", "failed,", "reply:", "done"]
+
+
+def test_a_list_fits_a_terminal_of_80_columns(path: Path) -> None:
+    with opened(path) as log:
+        for sign in "ab":
+            accept(log, sign * 32, "retrain", sample="discussion.comment.create")
+    lines = at_terminal(path, "list")
+    assert max(map(len, lines)) <= 80
+    (row,) = [line for line in lines if "bbbbbbbb" in line]
+    assert re.fullmatch(
+        r" b{8} +\d+s +queued +discussion.comment create +ada-labs/tide-gauges *", row
+    )
+
+
+def test_ids_are_cut_as_long_as_they_differ(path: Path) -> None:
+    with opened(path) as log:
+        for sign in "ab":
+            accept(log, f"0123456789{sign}xyz")
+    text = "".join(at_terminal(path, "list", columns=200))
+    assert "0123456789a " in text
+    assert "0123456789b " in text
+
+
+def test_a_wide_terminal_shows_handlers_and_times(filled: Path) -> None:
+    text = "\n".join(at_terminal(filled, "list", columns=140))
+    assert "retrain: failed, reply: done" in text
+    assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", text)
+
+
+def test_a_list_in_json_is_a_line_for_each(filled: Path) -> None:
+    done = command(filled, "list", "--json", "--limit", "5")
+    *_, line = done.stdout.splitlines()
+    record = json.loads(line)
+    assert datetime.now(timezone.utc) - datetime.fromisoformat(record.pop("received_at")) < (
+        timedelta(days=1)
+    )
+    retrain, reply = record.pop("runs")
+    assert record == {
+        "id": "failed-1",
+        "state": "failed",
+        "scope": "discussion.comment",
+        "action": "create",
+        "repo": "ada-labs/tide-gauges",
+        "size": len(compact(sample_json("discussion.comment.create"))),
+        "reason": "",
+        "is_replay": False,
+        "is_delivered": False,
+        "duplicates": 0,
+    }
+    assert (retrain["handler"], retrain["state"], retrain["attempts"]) == ("retrain", "failed", 1)
+    assert retrain["error"] == "ValueError: no \x1b[31mtide"
+    assert (reply["state"], reply["interruptions"], reply["due_at"]) == ("done", 0, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("--state failed", ["failed-2", "failed-1"]),
+        ("--scope discussion.comment", ["failed-1"]),
+        ("--repo ada-labs/tide-forecast", ["unhandled-1"]),
+        ("--since 2h", NEWEST_FIRST),
+        ("--since 2000-01-01", NEWEST_FIRST),
+        ("--since 2100-01-01T00:00:00Z", []),
+        ("--before unreadable-1 --limit 2", ["unhandled-1", "failed-1"]),
+        ("--before unr", ["unhandled-1", "failed-1", "done-1"]),
+        ("--limit 2", ["queued-1", "failed-2"]),
+        ("--state failed --before failed-2 --since 1w", ["failed-1"]),
+    ],
+)
+def test_a_list_is_narrowed(filled: Path, options: str, expected: list[str]) -> None:
+    assert [record["id"] for record in said(filled, "list", *options.split())] == expected
+
+
+def test_old_deliveries_are_not_recent(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(path) as log:
+        for name, hours in (("old", 3), ("new", 1)):
+            with monkeypatch.context() as patch:
+                then = time.time() - hours * 3600
+                patch.setattr(sqlite, "_now", lambda then=then: then)
+                accept(log, name)
+    assert [record["id"] for record in said(path, "list", "--since", "2h")] == ["new"]
+    yesterday = datetime.now().astimezone() - timedelta(hours=2)
+    for text in (yesterday.isoformat(), yesterday.replace(tzinfo=None).isoformat(" ")):
+        assert [record["id"] for record in said(path, "list", "--since", text)] == ["new"]
+
+
+def test_the_next_page_is_named(filled: Path) -> None:
+    assert "older ones: --before failed-2" in invoke(filled, "list", "--limit", "2").stderr
+    assert invoke(filled, "list", "--limit", "6").stderr == ""
+
+
+def test_nothing_found_is_said(filled: Path) -> None:
+    done = invoke(filled, "list", "--state", "running")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "no deliveries\n")
+
+
+def test_every_state_of_the_log_can_be_asked_for() -> None:
+    known = deliveries._URGENCY  # noqa: SLF001 - the only place that has all of them
+    assert [state.value for state in _deliveries_cli.State] == list(known)
+
+
+# ---- show ----------------------------------------------------------------------------------------
+
+
+def test_a_delivery_is_shown_with_all_that_is_known(filled: Path) -> None:
+    done = command(filled, "show", "failed-1")
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = re.sub(" +", " ", done.stdout)
+    for text in (
+        "delivery failed-1",
+        "state failed",
+        "event discussion.comment create",
+        "not known to have reached the Hub",
+        "retrain failed 1",
+        "reply done 1",
+        "retrain: ValueError: no \\u001b[31mtide",
+        ' File "app.py", line 3',
+        "x-webhook-secret: (redacted)",
+        "user-agent: hub",
+    ):
+        assert text in shown
+    assert "moon" not in done.stdout
+    body = done.stdout[done.stdout.index("\n{") :]
+    assert json.loads(body) == sample_json("discussion.comment.create")
+    assert '\n  "repo": {\n    "type"' in body
+
+
+def test_a_delivery_that_nobody_heard_says_why_for_each_handler(filled: Path) -> None:
+    lines = [line.strip() for line in command(filled, "show", "unh").stdout.splitlines()]
+    assert "because `retrain` does not hear it: no ref" in [re.sub(" +", " ", x) for x in lines]
+    assert "`reply` does not hear it: no comment" in lines
+
+
+def test_a_delivery_in_json_is_one_object(filled: Path) -> None:
+    (record,) = said(filled, "show", "failed-1")
+    assert record["body"] == sample_json("discussion.comment.create")
+    assert record["headers"] == [["x-webhook-secret", "(redacted)"], ["user-agent", "hub"]]
+    assert record["runs"][0]["traceback"] == TRACEBACK
+    (record,) = said(filled, "show", "unreadable-1")
+    assert record["body"] == '{"event": \\xff\x1b[2J'
+
+
+def test_runs_that_wait_say_until_when_and_why(path: Path) -> None:
+    with opened(path) as log:
+        accept(log, "d1", "retrain")
+        log.claim("d1", "retrain")
+        log.recover()
+    shown = re.sub(" +", " ", invoke(path, "show", "d1").stdout)
+    assert re.search(
+        r"waiting 1 .* again at [-\d]+ [:\d]+; the process died during it: 1 time", shown
+    )
+
+
+def test_nothing_that_somebody_sent_controls_the_terminal(filled: Path) -> None:
+    with opened(filled) as log:
+        body = compact({"comment": {"content": "\x1b[2J\x9b1m\u202e\x7f né"}})
+        log.accept("\x1b[2J-id", body, (), "unhandled", "\x07", scope="\x1b]0;", repo="\x9b1m")
+    words = [
+        ("list",),
+        ("show", "\x1b"),
+        ("show", "unr"),
+        ("show", "failed-1"),
+        ("list", "--limit=1"),
+    ]
+    words += [("replay", "\x1b", "--only", "a", "--dry-run"), ("replay", "\x1b")]
+    for done in (invoke(filled, *one) for one in words):
+        assert {sign for sign in done.output if not sign.isprintable()} == {"\n"}
+    shown = invoke(filled, "show", "\x1b").stdout
+    assert "\\u202e" in shown
+    assert " né" in shown
+
+
+def test_a_show_fits_a_terminal_of_80_columns_but_for_the_body(filled: Path) -> None:
+    lines = at_terminal(filled, "show", "failed-1")
+    assert max(map(len, lines[: lines.index("{")])) <= 80
+
+
+def test_a_long_line_of_a_body_stays_whole_to_be_copied(path: Path) -> None:
+    text = "word " * 1000
+    with opened(path) as log:
+        log.accept("d1", compact({"comment": {"content": text}}), (), "unhandled")
+    assert f'"content": "{text}"\n' in invoke(path, "show", "d1").stdout
+
+
+def test_a_body_that_was_dropped_is_told(filled: Path) -> None:
+    with opened(filled, max_bytes=1) as log:
+        log.prune()
+    assert "dropped to make room" in invoke(filled, "show", "done-1").stdout
+    assert said(filled, "show", "done-1")[0]["body"] is None
+
+
+@pytest.mark.parametrize(
+    ("prefix", "message"),
+    [
+        ("x", "no delivery has an id that begins with `x`"),
+        ("failed", "several ids begin with `failed`; write more of one: failed-1, failed-2"),
+        ("\udcff", "no delivery has an id that begins with `?`"),
+    ],
+)
+def test_an_id_that_is_not_one_is_a_usage_error(filled: Path, prefix: str, message: str) -> None:
+    done = invoke(filled, "show", prefix)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert message in Text.from_ansi(done.stderr).plain
+
+
+def test_a_whole_id_is_meant_even_if_others_begin_with_it(path: Path) -> None:
+    with opened(path) as log:
+        for name in ("d12", "d1", "d11"):
+            accept(log, name)
+    assert said(path, "show", "d1")[0]["id"] == "d1"
+
+
+# ---- replay --------------------------------------------------------------------------------------
+
+
+def test_what_is_replayed_is_followed_until_it_ended(path: Path) -> None:
+    fill(path, retrain="done", stumble="failed")
+    with running_app(path):
+        done = command(path, "replay", "of-retrain", "of-st")
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [line.split() for line in done.stdout.splitlines() if line.strip()][2:]
+    assert rows == [["done", "retrain", "of-retrain"], ["done", "stumble", "of-stumble"]]
+    log = SqliteLog(path)
+    states = {name: log.get(name).runs[0].attempts for name in ("of-retrain", "of-stumble")}
+    assert states == {"of-retrain": 2, "of-stumble": 3}
+
+
+def test_a_run_that_fails_again_is_told_by_the_exit_code(path: Path) -> None:
+    fill(path, retrain="done", **{"break": "done"})
+    with running_app(path):
+        done = command(path, "replay", "of-retrain", "of-break", "--json")
+    assert done.returncode == 1
+    retrain, broken = map(json.loads, done.stdout.splitlines())
+    assert (retrain["runs"][0]["state"], retrain["skipped"]) == ("done", None)
+    assert (broken["id"], broken["handlers"]) == ("of-break", ["break"])
+    assert broken["runs"][0]["error"] == "ValueError: no tide"
+
+
+def test_many_runs_are_counted_not_listed(path: Path) -> None:
+    with opened(path) as log:
+        for number in range(30):
+            accept(log, f"d{number}", "retrain")
+            end(log, f"d{number}", retrain="failed")
+    with running_app(path):
+        done = command(path, "replay", "--failed")
+    assert done.returncode == 0
+    assert ["done", "retrain", "30"] in [line.split() for line in done.stdout.splitlines()]
+
+
+def test_a_terminal_sees_the_progress(path: Path) -> None:
+    fill(path, retrain="done")
+    with running_app(path):
+        done = command(path, "replay", "of-retrain", FORCE_COLOR="1")
+    assert "replaying" in done.stderr
+    assert "replaying" not in done.stdout
+
+
+def test_only_the_named_handlers_run(filled: Path) -> None:
+    (replay,) = said(filled, "replay", "failed-1", "--only", "reply")
+    assert replay["handlers"] == ["reply"]
+    runs = {run["handler"]: run["state"] for run in said(filled, "show", "failed-1")[0]["runs"]}
+    assert runs == {"retrain": "failed", "reply": "queued"}
+
+
+def test_a_named_delivery_can_be_given_to_a_handler_that_did_not_hear_it(filled: Path) -> None:
+    (replay,) = said(filled, "replay", "unhandled-1", "--only", "reply", "--only", "retrain")
+    assert replay["handlers"] == ["reply", "retrain"]
+    assert said(filled, "show", "unhandled-1")[0]["state"] == "queued"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("--failed", {"failed-1": ["retrain"], "failed-2": ["retrain"]}),
+        ("--failed --since 2100-01-01", {}),
+        ("--failed --only reply", {}),
+        ("failed-1 --failed", {"failed-1": ["retrain"]}),
+        (
+            "--since 1h",
+            {"done-1": ["retrain"], "failed-1": ["retrain", "reply"], "failed-2": ["retrain"]},
+        ),
+        ("--since 1h --only reply", {"failed-1": ["reply"]}),
+    ],
+)
+def test_what_runs_again_is_chosen(
+    filled: Path, options: str, expected: dict[str, list[str]]
+) -> None:
+    before = said(filled, "list")
+    plan = said(filled, "replay", "--dry-run", *options.split())
+    assert {one["id"]: one["handlers"] for one in plan} == expected
+    assert said(filled, "list") == before
+    done = invoke(filled, "replay", "--dry-run", *options.split())
+    assert [line.split()[0] for line in done.stdout.splitlines()[3:-1]] == list(expected)
+    assert f"a dry run: nothing was queued of {len(expected)} deliver" in done.stderr
+
+
+def test_more_than_a_page_is_chosen_with_the_oldest_first(path: Path) -> None:
+    page = _deliveries_cli._PAGE  # noqa: SLF001 - less than that would not show it
+    names = [f"d{number}" for number in range(page + 5)]
+    with opened(path) as log, log.batch():
+        for name in names:
+            accept(log, name, "retrain")
+            end(log, name, retrain="failed")
+    assert [one["id"] for one in said(path, "replay", "--failed", "--dry-run")] == names
+    done = invoke(path, "replay", "--failed", "--dry-run")
+    assert len(done.stdout.splitlines()) == 104
+    assert f"and {page - 95} more, which --json lists too" in done.stderr
+
+
+def test_where_no_app_runs_the_work_waits_for_it(path: Path) -> None:
+    fill(path, retrain="done")
+    done = command(path, "replay", "of-retrain")
+    assert done.returncode == 0
+    assert done.stderr == "no app runs on this log: 1 run queued, to start with it\n"
+    assert "queued" in done.stdout
+    log = SqliteLog(path)
+    with running_app(path) as app:
+        app.wait_until(lambda: log.get("of-retrain").state == "done", "did not run it")
+
+
+def test_what_cannot_be_replayed_says_why(filled: Path) -> None:
+    with opened(filled, max_bytes=1) as log:
+        log.prune()
+    done = command(filled, "replay", "done-1", "unhandled-1", "queued-1")
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "hubhooks: `done-1` is not replayed: its body was dropped to make room",
+        "hubhooks: `unhandled-1` is not replayed: no handler heard it: use --only",
+        "hubhooks: `queued-1` is not replayed: retrain is still queued",
+    ]
+    assert done.stdout == ""
+    (plan,) = said(filled, "replay", "done-1", "--dry-run", code=1)
+    assert (plan["handlers"], plan["skipped"]) == ([], "its body was dropped to make room")
+
+
+def test_nothing_to_replay_is_no_failure(filled: Path) -> None:
+    done = invoke(filled, "replay", "--failed", "--since", "2100-01-01")
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "there is nothing to replay" in done.stderr
+
+
+def test_an_app_that_goes_away_is_not_waited_for(path: Path) -> None:
+    fill(path, die="done")
+    with running_app(path):
+        done = command(path, "replay", "of-die")
+    assert done.returncode == 1
+    assert done.stderr == "the app went away: what has not ended runs when it is there again\n"
+    assert done.stdout.split()[-3:] == ["running", "die", "of-die"]
+
+
+def test_following_can_be_ended(path: Path) -> None:
+    fill(path, hang="done")
+    with running_app(path) as app, replaying(path, "of-hang") as process:
+        app.wait_until((path.parent / "hanging").exists, "did not run it")
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 130
+        assert stderr == "no longer followed: the app runs what is queued\n"
+        assert SqliteLog(path).get("of-hang").state == "running"
+
+
+@contextmanager
+def replaying(path: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    # Where the tests run in the background, children begin deaf to Ctrl-C.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "from hubhooks.cli import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "deliveries", "replay", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**ENVIRONMENT, "HUBHOOKS_DELIVERIES": str(path)},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_another_process_that_writes_is_waited_for(filled: Path) -> None:
+    writer = sqlite3.connect(filled, isolation_level=None, check_same_thread=False)
+    writer.execute("BEGIN IMMEDIATE")
+    # Longer than the log itself waits.
+    timer = threading.Timer(0.5, writer.execute, ["ROLLBACK"])
+    timer.start()
+    assert said(filled, "replay", "done-1")[0]["runs"][0]["state"] == "queued"
+    timer.join()
+    writer.close()
+
+
+def test_a_log_that_stays_locked_is_given_up(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_deliveries_cli, "_BUSY_SECONDS", 0.0)
+    writer = sqlite3.connect(filled, isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    done = invoke(filled, "replay", "done-1")
+    writer.close()
+    assert done.exit_code == 1
+    assert "is locked by another program" in done.stderr
+    assert said(filled, "show", "done-1")[0]["state"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "there is nothing to replay: give ids, --failed or --since"),
+        (("--only", "reply"), "there is nothing to replay"),
+        (("done-1", "--since", "1h"), "--since chooses deliveries, and so do ids"),
+        (("--since", "soon"), "`soon` is no time"),
+        (("--since", "999999999999w"), "is no time"),
+        (("done-1", "nobody"), "no delivery has an id that begins with `nobody`"),
+    ],
+)
+def test_a_wrong_replay_queues_nothing(filled: Path, options: Sequence[str], message: str) -> None:
+    before = said(filled, "list")
+    done = invoke(filled, "replay", *options)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert message in Text.from_ansi(done.stderr).plain
+    assert said(filled, "list") == before
+
+
+# ---- export, prune, stats ------------------------------------------------------------------------
+
+
+def test_an_exported_body_is_sent_and_tested_with(filled: Path, tmp_path: Path) -> None:
+    done = invoke(filled, "export", "failed-1", "--output", str(tmp_path / "case.json"))
+    assert (done.exit_code, done.stdout.strip()) == (0, str(tmp_path / "case.json"))
+    written = (tmp_path / "case.json").read_bytes()
+    assert json.loads(written) == sample_json("discussion.comment.create")
+    assert written.startswith(b'{\n  "event": {\n')
+
+    hooks = Webhooks()
+    hooks.on_comment()(lambda event: event.repo.name)
+    assert testing.Client(hooks).send(written).status == 202
+
+
+def test_an_export_is_named_after_the_event(
+    filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with opened(filled) as log:
+        log.accept("a/../b", b"{}", (), "unhandled", scope="../x", action="y")
+    for name, expected in (
+        ("failed-1", "discussion.comment.create.failed-1.json"),
+        ("unreadable-1", "unreadab.json"),
+        ("a/", ".._x.y.a_.._b.json"),
+    ):
+        assert invoke(filled, "export", name).stdout == f"{expected}\n"
+        assert (tmp_path / expected).is_file()
+
+
+def test_an_export_writes_over_nothing(filled: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text("mine")
+    for output, message in (("mine.json", "exists already"), ("no/x.json", "cannot write")):
+        done = invoke(filled, "export", "failed-1", "--output", str(tmp_path / output))
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert message in Text.from_ansi(done.stderr).plain
+    assert (tmp_path / "mine.json").read_text() == "mine"
+
+
+def test_a_body_that_cannot_be_read_is_exported_as_it_came(filled: Path) -> None:
+    environment = {**ENVIRONMENT, "HUBHOOKS_DELIVERIES": str(filled)}
+    words = ("deliveries", "export", "unreadable-1", "--output", "-")
+    done = subprocess.run(
+        [sys.executable, "-m", "hubhooks.cli", *words],
+        capture_output=True,
+        check=True,
+        env=environment,
+    )
+    assert done.stdout == UNREADABLE
+
+
+def test_a_body_that_was_dropped_cannot_be_exported(filled: Path) -> None:
+    with opened(filled, max_bytes=1) as log:
+        log.prune()
+    done = invoke(filled, "export", "done-1")
+    assert done.exit_code == 2
+    assert "the body of `done-1` was dropped" in Text.from_ansi(done.stderr).plain
+
+
+def test_old_bodies_are_dropped_and_unfinished_work_stays(filled: Path) -> None:
+    def with_bodies() -> list[str]:
+        return [name for name in NEWEST_FIRST if said(filled, "show", name)[0]["body"] is not None]
+
+    sizes = {record["id"]: record["size"] for record in said(filled, "list")}
+    what = f"5 bodies ({(sum(sizes.values()) - sizes['queued-1']) / 1000:.1f} kB) and 0 records"
+    for options, told in (
+        ("1h", "dropped 0 bodies (0 bytes) and 0 records"),
+        ("0s --dry-run", f"would drop {what}"),
+    ):
+        done = invoke(filled, "prune", "--older-than", *options.split())
+        assert done.stdout.startswith(f"{told} of what came before 2")
+        assert with_bodies() == NEWEST_FIRST
+    assert invoke(filled, "prune", "--older-than", "0s").stdout.startswith(f"dropped {what}")
+    assert with_bodies() == ["queued-1"]
+
+
+def test_ids_outlive_bodies(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(path) as log, monkeypatch.context() as patch:
+        patch.setattr(sqlite, "_now", lambda: time.time() - 8 * DAY)
+        accept(log, "d1")
+    assert " and 0 records" in invoke(path, "prune", "--older-than", "2d").stdout
+    assert [record["id"] for record in said(path, "list")] == ["d1"]
+    assert " and 1 record of" in invoke(path, "prune", "--older-than", "1h").stdout
+    assert said(path, "list") == []
+
+
+def test_the_age_to_prune_must_be_given(filled: Path) -> None:
+    assert "--older-than" in Text.from_ansi(invoke(filled, "prune").stderr).plain
+
+
+def test_a_log_in_figures(filled: Path) -> None:
+    with opened(filled) as log:
+        log.refused(1, "secret wrong", 3)
+    (stats,) = said(filled, "stats")
+    assert stats.pop("unfinished_since") is not None
+    assert stats.pop("body_bytes") > 0
+    assert stats.pop("file_bytes") == filled.stat().st_size
+    assert stats == {
+        "file": str(filled.resolve()),
+        "is_app_running": False,
+        "states": {"done": 1, "failed": 2, "queued": 1, "unhandled": 1, "unreadable": 1},
+        "refusals": {"secret wrong": 3},
+    }
+    lock = RunnerLock(filled)
+    assert lock.try_acquire()
+    shown = [line.split() for line in command(filled, "stats").stdout.splitlines()]
+    lock.release()
+    for row in (["app", "runs"], ["failed", "2"], ["secret", "wrong", "3"]):
+        assert row in shown
+    assert ["app", "does", "not", "run"] in [
+        line.split() for line in invoke(filled, "stats").stdout.splitlines()
+    ]
+
+
+# ---- the file ------------------------------------------------------------------------------------
+
+READS: list[tuple[str, ...]] = [
+    ("list",),
+    ("show", "done-1"),
+    ("stats",),
+    ("export", "done-1", "--output", "-"),
+    ("replay", "--failed", "--dry-run"),
+    ("prune", "--older-than", "1h", "--dry-run"),
+]
+WRITES = [("replay", "done-1"), ("prune", "--older-than", "1h")]
+
+
+@pytest.mark.parametrize("words", READS, ids=lambda words: words[0])
+def test_reading_changes_nothing_in_the_file(filled: Path, words: Sequence[str]) -> None:
+    before = filled.read_bytes()
+    assert invoke(filled, *words).exit_code == 0
+    assert filled.read_bytes() == before
+    wal = Path(f"{filled}-wal")
+    assert not wal.exists() or wal.stat().st_size == 0
+    assert not Path(f"{filled}.runner").exists()
+
+
+@pytest.mark.parametrize("words", READS + WRITES, ids=lambda words: words[0])
+@pytest.mark.parametrize("content", [None, b""])
+def test_a_file_that_is_not_there_is_not_made(
+    path: Path, words: Sequence[str], content: bytes | None
+) -> None:
+    if content is not None:
+        path.write_bytes(content)
+    before = list(path.parent.iterdir())
+    done = invoke(path, *words)
+    assert (done.exit_code, done.stdout) == (2, "")
+    shown = Text.from_ansi(done.stderr).plain
+    assert f"there is no delivery log `{path}`" in shown
+    assert "set HUBHOOKS_DELIVERIES" in shown
+    assert list(path.parent.iterdir()) == before
+    assert content is None or path.read_bytes() == content
+
+
+def make_text(path: Path) -> None:
+    path.write_text("these are no deliveries, but a text of some length" * 10)
+
+
+def make_other(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE deliveries (id TEXT)")
+    connection.close()
+
+
+def make_newer(path: Path) -> None:
+    with opened(path) as log:
+        accept(log, "done-1")
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+
+
+def make_older(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA user_version = 0")
+        connection.execute(f"PRAGMA application_id = {0x48754832}")
+    connection.close()
+
+
+@pytest.mark.parametrize("words", READS + WRITES, ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    ("make", "code", "message"),
+    [
+        (make_text, 1, "is no SQLite file: give another path"),
+        (make_other, 2, "belongs to another program"),
+        (make_newer, 2, "was written by a newer hubhooks (its version is 99"),
+        (make_older, 1, "is of an older version: start the app with this version"),
+        (Path.mkdir, 2, "is a folder: give the path of a file"),
+    ],
+)
+def test_a_file_that_is_no_log_of_this_version_is_left_alone(
+    path: Path,
+    words: Sequence[str],
+    make: Callable[[Path], None],
+    code: int,
+    message: str,
+) -> None:
+    make(path)
+    before = path.read_bytes() if path.is_file() else None
+    done = invoke(path, *words)
+    assert (done.exit_code, done.stdout) == (code, "")
+    assert message in Text.from_ansi(done.stderr).plain
+    assert before is None or path.read_bytes() == before
+
+
+def test_deliveries_in_memory_cannot_be_read() -> None:
+    done = invoke(Path(":memory:"), "list")
+    assert done.exit_code == 2
+    assert "keeps its deliveries in memory" in Text.from_ansi(done.stderr).plain
+
+
+def test_a_path_below_a_file_is_told(filled: Path) -> None:
+    done = invoke(filled / "x", "list")
+    assert done.exit_code == 2
+    assert "Not a directory" in Text.from_ansi(done.stderr).plain
+
+
+def test_the_file_is_that_of_the_option_then_the_variable_then_the_folder(
+    filled: Path, tmp_path: Path
+) -> None:
+    def ids(**options: Any) -> int:
+        words = [sys.executable, "-m", "hubhooks.cli", "deliveries", "list", "--json"]
+        words += options.pop("words", [])
+        environment = {**ENVIRONMENT, **options.pop("environment", {})}
+        environment["PYTHONPATH"] = str(ROOT / "python")
+        done = subprocess.run(
+            words, env=environment, capture_output=True, text=True, check=False, **options
+        )
+        return len(done.stdout.splitlines())
+
+    variable = {"HUBHOOKS_DELIVERIES": str(tmp_path / "none.db")}
+    assert ids(cwd=tmp_path) == 6
+    assert ids(cwd=tmp_path, environment=variable) == 0
+    assert ids(cwd=tmp_path, environment=variable, words=["--file", str(filled)]) == 6

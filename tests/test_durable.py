@@ -1,0 +1,672 @@
+"""What is kept of a delivery when processes die, and when it comes again: over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from servers import UVICORN, started
+from soaking import soak
+
+from hubhooks import Delivery, HubEvent, Ignore, Retry, Webhooks
+from hubhooks import asgi as room
+from hubhooks._samples import compact, sample_json
+from hubhooks.errors import ConfigError, StoreError
+from hubhooks.sqlite import RunnerLock, SqliteLog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from pathlib import Path
+
+PATIENCE = 60
+BODY = compact(sample_json("repo.content.update"))
+ON_DISK: dict[str, str | None] = {"HUBHOOKS_DELIVERIES": None}
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+# ---- processes that die -------------------------------------------------------------------------
+
+
+def test_nothing_acknowledged_is_lost_when_the_server_is_killed_again_and_again(
+    tmp_path: Path,
+) -> None:
+    report = soak(tmp_path, rounds=6)
+    assert report.acknowledged > 20
+
+
+ABORTS = """
+import os
+from hubhooks import Webhooks, sqlite
+
+sqlite._INTERRUPTED_SECONDS = 0.05
+app = Webhooks()
+
+@app.on("repo.content", name="aborts")
+def aborts(event):
+    os.abort()
+
+@app.on("repo", name="works")
+def works(event): ...
+
+@app.on_failure
+def tell(event, delivery, error):
+    with open("told", "a") as file:
+        file.write(f"{delivery.handler} {delivery.attempt} {error}\\n")
+"""
+
+
+def test_a_handler_that_kills_the_process_fails_in_the_end_and_the_app_comes_up(
+    tmp_path: Path,
+) -> None:
+    log = SqliteLog(tmp_path / "hubhooks.db")
+    crashes = 0
+    with started(tmp_path, script=ABORTS, environ=ON_DISK) as server:
+        assert server.post("/", BODY, headers={"Webhook-Id": "d1"}).status_code == 202
+        server.wait()
+        crashes += 1
+    while not lines(tmp_path / "told"):
+        with started(tmp_path, *UVICORN, script=ABORTS, prints="running on", environ=ON_DISK) as s:
+            s.wait_until(lambda s=s: s.is_over or bool(lines(tmp_path / "told")), "is stuck")
+            if s.is_over:
+                crashes += 1
+                continue
+            other = compact(sample_json("repo.create"))
+            assert s.post("/", other, headers={"Webhook-Id": "d2"}).status_code == 202
+            s.wait_until(lambda: log.stats().states == {"failed": 1, "done": 1}, "does not run it")
+    assert crashes == 4
+    assert lines(tmp_path / "told") == ["aborts 4 the process died during this handler"]
+    record = log.get("d1")
+    assert record is not None
+    assert (record.runs[0].attempts, record.runs[0].interruptions) == (4, 4)
+
+
+TELLS_PID = """
+import os, time
+from hubhooks import Webhooks, sqlite
+
+sqlite._INTERRUPTED_SECONDS = 0.05
+app = Webhooks()
+
+@app.on(name="tells")
+def tells(event, delivery):
+    with open("ran", "a") as file:
+        file.write(f"{delivery.id} {delivery.attempt} {os.getpid()}\\n")
+    while delivery.id == "stuck" and delivery.attempt == 1:
+        time.sleep(0.01)
+"""
+
+
+def test_of_two_processes_one_runs_everything_and_the_other_takes_over_when_it_is_killed(
+    tmp_path: Path,
+) -> None:
+    log = SqliteLog(tmp_path / "hubhooks.db")
+    with ExitStack() as stack:
+        servers = [
+            stack.enter_context(started(tmp_path, script=TELLS_PID, environ=ON_DISK))
+            for _ in range(2)
+        ]
+        for number in range(40):
+            headers = {"Webhook-Id": f"d{number}"}
+            assert servers[number % 2].post("/", BODY, headers=headers).status_code == 202
+        servers[0].wait_until(lambda: log.stats().states == {"done": 40}, "does not run them")
+        ran = [line.split() for line in lines(tmp_path / "ran")]
+        assert Counter(name for name, _, _ in ran) == {f"d{number}": 1 for number in range(40)}
+        (pid,) = {int(pid) for _, _, pid in ran}
+        leader, other = sorted(servers, key=lambda server: server.pid != pid)
+        assert leader.pid == pid
+        other.post("/", BODY, headers={"Webhook-Id": "stuck"})
+        leader.wait_until(lambda: "stuck" in lines(tmp_path / "ran")[-1], "does not start it")
+        assert not RunnerLock(tmp_path / "hubhooks.db").try_acquire()
+        leader.kill()
+        other.wait_until(lambda: log.stats().states == {"done": 41}, "does not take over")
+        other.post("/", BODY, headers={"Webhook-Id": "last"})
+        other.wait_until(lambda: log.stats().states == {"done": 42}, "does not go on")
+    names = [line.split()[:2] for line in lines(tmp_path / "ran")]
+    assert names[40:] == [["stuck", "1"], ["stuck", "2"], ["last", "1"]]
+    assert {int(line.split()[2]) for line in lines(tmp_path / "ran")[41:]} == {other.pid}
+
+
+STOPS = """
+import asyncio, time
+from hubhooks import Webhooks
+
+app = Webhooks()
+
+@app.on(name="async")
+async def waits(event, delivery):
+    with open("ran", "a") as file:
+        file.write(f"async {delivery.attempt}\\n")
+    if delivery.attempt == 1:
+        await asyncio.Event().wait()
+
+@app.on(name="sync")
+def waits_too(event, delivery):
+    with open("ran", "a") as file:
+        file.write(f"sync {delivery.attempt}\\n")
+    while delivery.attempt == 1:
+        time.sleep(0.01)
+"""
+
+
+def test_what_does_not_end_before_the_server_stops_runs_after_the_next_start(
+    tmp_path: Path,
+) -> None:
+    log = SqliteLog(tmp_path / "hubhooks.db")
+    with started(tmp_path, script=STOPS, environ=ON_DISK) as server:
+        server.post("/", BODY, headers={"Webhook-Id": "d1"})
+        server.wait_until(lambda: len(lines(tmp_path / "ran")) == 2, "does not start them")
+        # After ten seconds it stops waiting.
+        server.stop()
+        record = log.get("d1")
+        assert record is not None
+        assert {run.state for run in record.runs} == {"waiting"}
+    with started(tmp_path, script=STOPS, environ=ON_DISK) as server:
+        server.wait_until(lambda: log.stats().states == {"done": 1}, "does not run them again")
+    assert sorted(lines(tmp_path / "ran")) == ["async 1", "async 2", "sync 1", "sync 2"]
+
+
+# ---- the same delivery again --------------------------------------------------------------------
+
+
+class Served:
+    """A `Webhooks` behind a real socket."""
+
+    def __init__(self, hooks: Webhooks, port: int, post: Any) -> None:
+        self.hooks = hooks
+        self.port = port
+        self.seen: list[Delivery] = []
+        self._post = post
+
+    def send(self, delivery_id: str = "d1", content: bytes = BODY) -> tuple[int, str]:
+        status, said = self._post(self.port, content, delivery_id)
+        return status, said["status"]
+
+    def record(self, delivery_id: str = "d1") -> Any:
+        return self.hooks.deliveries.get(delivery_id)
+
+    def wait_for(self, state: str, delivery_id: str = "d1", *, delivered: bool = True) -> None:
+        def is_so() -> bool:
+            record = self.record(delivery_id)
+            return (
+                record is not None
+                and record.state == state
+                and (record.is_delivered or not delivered)
+            )
+
+        wait_until(is_so)
+
+
+@pytest.fixture(params=["memory", "disk"])
+def deliveries(request: Any, tmp_path: Path) -> str:
+    return ":memory:" if request.param == "memory" else str(tmp_path / "hubhooks.db")
+
+
+@pytest.fixture
+def serving(serve: Any, post: Any, deliveries: str) -> Any:
+    @contextmanager
+    def serving(**options: Any) -> Generator[Served]:
+        hooks = Webhooks("moon", deliveries=deliveries, **options)
+        with serve(hooks) as port:
+            yield Served(hooks, port, post)
+
+    return serving
+
+
+def test_a_delivery_answered_in_time_that_comes_again_is_a_replay(serving: Any) -> None:
+    seen: list[Delivery] = []
+    with serving() as served:
+        served.hooks.add(lambda event, delivery: seen.append(delivery), name="hears")
+        assert served.send() == (202, "accepted")
+        served.wait_for("done")
+        assert served.send() == (202, "accepted")
+        served.wait_for("done")
+    assert [(d.attempt, d.is_replay) for d in seen] == [(1, False), (2, True)]
+
+
+def test_a_delivery_answered_too_late_that_comes_again_is_the_hubs_retry(
+    serving: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "_DELIVERED_SECONDS", 0)
+    with serving() as served:
+        served.hooks.add(lambda event: None, name="hears")
+        assert served.send() == (202, "accepted")
+        served.wait_for("done", delivered=False)
+        assert served.send() == (200, "duplicate")
+        assert served.record().duplicates == 1
+
+
+def test_a_delivery_whose_sender_hung_up_that_comes_again_is_the_hubs_retry(serving: Any) -> None:
+    stalls, release = threading.Event(), threading.Event()
+    with serving() as served:
+
+        @served.hooks.on(name="hears")
+        async def hears(event: HubEvent, delivery: Delivery) -> None:
+            if delivery.id == "stall":
+                stalls.set()
+                assert release.wait(PATIENCE)
+
+        served.send("stall")
+        assert stalls.wait(PATIENCE)
+        # The loop is kept busy, so the request and the end of its connection come together.
+        request = (
+            b"POST / HTTP/1.1\r\nHost: x\r\nX-Webhook-Secret: moon\r\nWebhook-Id: d1\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(BODY)
+        )
+        with socket.create_connection(("127.0.0.1", served.port)) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.sendall(request + BODY)
+            release_later = threading.Timer(0.2, release.set)
+        release_later.start()
+        try:
+            wait_until(lambda: served.record() is not None and served.record().state == "done")
+        except AssertionError:
+            pytest.skip("the server saw the end of the connection before the request")
+        assert not served.record().is_delivered
+        assert served.send() == (200, "duplicate")
+
+
+def test_only_the_handlers_that_failed_run_again(serving: Any) -> None:
+    ran: list[str] = []
+    with serving() as served:
+
+        @served.hooks.on(name="fails once")
+        def fails_once(event: HubEvent, delivery: Delivery) -> None:
+            ran.append("fails once")
+            if delivery.attempt == 1:
+                raise ValueError
+
+        served.hooks.add(lambda event: ran.append("works"), name="works")
+        served.send()
+        served.wait_for("failed")
+        assert served.send() == (202, "accepted")
+        served.wait_for("done")
+    assert sorted(ran) == ["fails once", "fails once", "works"]
+
+
+def test_what_runs_or_waits_for_a_retry_is_in_progress(serving: Any) -> None:
+    release = threading.Event()
+    with serving() as served:
+
+        @served.hooks.on(name="hears", retries=1, backoff=3600)
+        def hears(event: HubEvent) -> None:
+            assert release.wait(PATIENCE)
+            raise ValueError
+
+        try:
+            served.send()
+            served.wait_for("running")
+            assert served.send() == (200, "in_progress")
+        finally:
+            release.set()
+        served.wait_for("waiting")
+        assert served.send() == (200, "in_progress")
+        assert served.record().duplicates == 2
+
+
+def test_what_nobody_ran_is_judged_anew(serving: Any) -> None:
+    with serving() as served:
+        assert served.send("unheard") == (200, "unhandled")
+        assert served.send("unreadable", b"{") == (202, "unreadable")
+        served.wait_for("unhandled", "unheard")
+
+        @served.hooks.on(name="ignores")
+        def ignores(event: HubEvent) -> None:
+            raise Ignore
+
+        assert served.send("unreadable", b"{") == (202, "unreadable")
+        assert served.send("unheard") == (202, "accepted")
+        served.wait_for("ignored", "unheard")
+        assert served.send("unheard") == (202, "accepted")
+
+
+def test_deliveries_without_an_id_are_never_the_same(serving: Any, post: Any) -> None:
+    ran: list[str] = []
+    with serving() as served:
+        served.hooks.add(lambda event, delivery: ran.append(delivery.id), name="hears")
+        answers = [post(served.port, BODY, "") for _ in range(2)]
+        assert [status for status, _ in answers] == [202, 202]
+        wait_until(lambda: len(ran) == 2)
+    assert sorted(ran) == sorted(said["delivery"] for _, said in answers)
+    assert len(set(ran)) == 2
+
+
+# ---- how a handler runs -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_handler_that_fails_is_tried_again_until_its_retries_are_spent(
+    serving: Any, is_async: bool
+) -> None:
+    told: list[tuple[str, int, str]] = []
+    waits: list[int] = []
+
+    def backoff(failures: int) -> float:
+        waits.append(failures)
+        return 0.01
+
+    def fails(event: HubEvent, delivery: Delivery) -> None:
+        msg = f"no {delivery.attempt}"
+        raise ValueError(msg)
+
+    async def fails_too(event: HubEvent, delivery: Delivery) -> None:
+        fails(event, delivery)
+
+    with serving() as served:
+        hooks = served.hooks
+        hooks.add(fails_too if is_async else fails, name="fails", retries=2, backoff=backoff)
+        hooks.on_error(
+            lambda _, delivery, error: told.append(("error", delivery.attempt, f"{error}"))
+        )
+        hooks.on_failure(
+            lambda _, delivery, error: told.append(("failure", delivery.attempt, f"{error}"))
+        )
+        served.send()
+        served.wait_for("failed")
+        wait_until(lambda: len(told) == 4)
+        (run,) = served.record().runs
+        assert (run.attempts, run.error) == (3, "ValueError: no 3")
+        served.send()
+        wait_until(lambda: len(told) == 8)
+    assert waits == [1, 2, 1, 2]
+    assert sorted(told) == sorted(
+        [("error", attempt, f"no {attempt}") for attempt in range(1, 7)]
+        + [("failure", 3, "no 3"), ("failure", 6, "no 6")]
+    )
+
+
+def test_a_handler_can_say_when_it_is_to_be_tried_again(
+    serving: Any, logged: Callable[[], list[str]]
+) -> None:
+    with serving() as served:
+
+        @served.hooks.on(name="busy", retries=1, backoff=3600)
+        def busy(event: HubEvent, delivery: Delivery) -> None:
+            if delivery.attempt == 1:
+                raise Retry("too many requests", after=0.01)  # noqa: EM101, TRY003
+
+        served.send()
+        served.wait_for("done")
+        assert served.record().runs[0].attempts == 2
+    expected = "handler `busy` asks for another try on delivery `d1` in 0.01 s: too many requests"
+    assert expected in logged()
+
+
+@pytest.mark.parametrize("after", [-1, float("nan"), float("inf")])
+def test_a_retry_at_no_time_is_refused(after: float) -> None:
+    with pytest.raises(ConfigError, match="is no time from now; write seconds"):
+        Retry(after=after)
+
+
+def test_an_async_handler_out_of_time_is_cancelled_and_fails(serving: Any) -> None:
+    cleaned_up: list[bool] = []
+    with serving() as served:
+
+        @served.hooks.on(name="slow", timeout=0.05, retries=1, backoff=0)
+        async def slow(event: HubEvent) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cleaned_up.append(True)
+
+        served.send()
+        served.wait_for("failed")
+        (run,) = served.record().runs
+    assert (run.attempts, run.error) == (2, "TimeoutError: it took more than 0.05 s")
+    assert cleaned_up == [True, True]
+
+
+def test_a_sync_handler_out_of_time_is_overdue_until_it_returns(
+    serving: Any, logged: Callable[[], list[str]]
+) -> None:
+    release = threading.Event()
+    with serving() as served:
+
+        @served.hooks.on(name="stuck", timeout=0.05, retries=5, backoff=0, concurrency=1)
+        def stuck(event: HubEvent, delivery: Delivery) -> None:
+            assert release.wait(PATIENCE)
+
+        try:
+            served.send()
+            served.wait_for("overdue")
+            served.send("d2")
+            assert served.record("d2").state == "queued"
+            assert served.send() == (200, "in_progress")
+        finally:
+            release.set()
+        served.wait_for("done")
+        served.wait_for("done", "d2")
+        assert served.record().runs[0].attempts == 1
+    what = "handler `stuck` on delivery `d1` takes more than 0.05 s; nothing can end it but itself"
+    assert what in logged()
+
+
+def test_no_more_deliveries_at_once_than_a_handler_allows_and_others_pass_it(serving: Any) -> None:
+    release = threading.Event()
+    now, most, lock = [0], [0], threading.Lock()
+    passed: list[str] = []
+    with serving() as served:
+
+        @served.hooks.on(name="narrow", concurrency=2)
+        def narrow(event: HubEvent) -> None:
+            with lock:
+                now[0] += 1
+                most[0] = max(most[0], now[0])
+            assert release.wait(PATIENCE)
+            with lock:
+                now[0] -= 1
+
+        served.hooks.add(lambda event, delivery: passed.append(delivery.id), name="wide")
+        try:
+            for number in range(50):
+                served.send(f"d{number}")
+            wait_until(lambda: len(passed) == 50)
+            assert now == [2]
+        finally:
+            release.set()
+        wait_until(lambda: served.hooks.deliveries.stats().states == {"done": 50})
+    assert most == [2]
+
+
+def test_more_than_there_is_room_for_runs_later(serving: Any) -> None:
+    release = threading.Event()
+    ran: list[str] = []
+    with serving() as served:
+
+        @served.hooks.on(name="waits")
+        async def waits(event: HubEvent, delivery: Delivery) -> None:
+            while not release.is_set():
+                await asyncio.sleep(0.001)
+            ran.append(delivery.id)
+
+        for number in range(40):
+            served.send(f"d{number}")
+        wait_until(lambda: served.hooks.deliveries.stats().states == {"running": 32, "queued": 8})
+        release.set()
+        wait_until(lambda: served.hooks.deliveries.stats().states == {"done": 40})
+    assert sorted(ran) == sorted(f"d{number}" for number in range(40))
+
+
+def test_what_somebody_queues_in_the_log_is_run_by_the_app(serving: Any, deliveries: str) -> None:
+    if deliveries == ":memory:":
+        pytest.skip("no other process sees it")
+    ran: list[bool] = []
+    with serving() as served:
+        served.hooks.add(lambda event, delivery: ran.append(delivery.is_replay), name="hears")
+        served.send()
+        served.wait_for("done")
+        other = SqliteLog(deliveries)
+        other.open()
+        assert other.replay("d1") == ("hears",)
+        other.close()
+        wait_until(lambda: len(ran) == 2)
+    assert ran == [False, True]
+
+
+def test_an_async_handler_that_blocks_the_servers_loop_is_named(
+    serving: Any, logged: Callable[[], list[str]]
+) -> None:
+    def names_it() -> bool:
+        return any(line.startswith("handler `blocks` has kept the server's") for line in logged())
+
+    with serving() as served:
+
+        @served.hooks.on(name="blocks")
+        async def blocks(event: HubEvent) -> None:
+            wait_until(names_it)
+
+        served.send()
+        served.wait_for("done")
+
+
+# ---- an answer that waits -----------------------------------------------------------------------
+
+
+def test_the_answer_may_wait_for_the_handlers(serving: Any) -> None:
+    with serving(acknowledge="finished") as served:
+
+        @served.hooks.on(name="hears")
+        def hears(event: HubEvent, delivery: Delivery) -> None:
+            if delivery.id == "fails" and delivery.attempt == 1:
+                raise ValueError
+
+        assert served.send("works") == (200, "done")
+        assert served.record("works").state == "done"
+        assert served.send("fails") == (503, "failed")
+        assert not served.record("fails").is_delivered
+        # The Hub's retry is the queue.
+        assert served.send("fails") == (200, "done")
+        assert served.send("works") == (200, "done")
+        assert [served.record(name).runs[0].attempts for name in ("works", "fails")] == [2, 2]
+
+
+def test_an_answer_waits_only_so_long(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_FINISHED_SECONDS", 0.05)
+    release = threading.Event()
+    with serving(acknowledge="finished") as served:
+
+        @served.hooks.on(name="hears")
+        def hears(event: HubEvent) -> None:
+            assert release.wait(PATIENCE)
+
+        try:
+            assert served.send() == (202, "accepted")
+            assert served.send() == (200, "in_progress")
+        finally:
+            release.set()
+
+
+# ---- the file -----------------------------------------------------------------------------------
+
+
+def test_the_log_is_where_the_argument_or_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Any, post: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HUBHOOKS_DELIVERIES", str(tmp_path / "environment.db"))
+    hooks = [Webhooks("moon"), Webhooks("moon", deliveries=tmp_path / "argument.db")]
+    assert not list(tmp_path.iterdir())
+    for each in hooks:
+        with serve(each) as port:
+            assert post(port, BODY)[0] == 200
+    monkeypatch.delenv("HUBHOOKS_DELIVERIES")
+    with serve(Webhooks("moon")) as port:
+        assert post(port, BODY)[0] == 200
+    assert {file.name for file in tmp_path.iterdir() if file.suffix == ".db"} == {
+        "environment.db",
+        "argument.db",
+        "hubhooks.db",
+    }
+
+
+@pytest.mark.parametrize("lifespan", ["on", "off"])
+def test_a_log_that_cannot_be_opened_is_an_error_of_the_start_or_503(
+    tmp_path: Path, serve: Any, post: Any, lifespan: str, logged: Callable[[], list[str]]
+) -> None:
+    hooks = Webhooks("moon", deliveries=tmp_path / "no" / "hubhooks.db")
+    if lifespan == "on":
+
+        async def live() -> None:
+            async with hooks.lifespan(None):
+                pytest.fail("it started")
+
+        with pytest.raises(ConfigError, match="cannot be created"):
+            asyncio.run(live())
+        return
+    with serve(hooks, lifespan="off") as port:
+        status, said = post(port, BODY)
+        assert (status, said["reason"]) == (503, "the delivery could not be stored")
+        (line,) = logged()
+        assert "cannot be created (no such file or directory)" in line
+        (tmp_path / "no").mkdir()
+        assert post(port, BODY)[0] == 200
+
+
+def test_while_another_process_writes_a_delivery_waits_and_then_is_refused(
+    tmp_path: Path, serve: Any, post: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "hubhooks.db"
+    hooks = Webhooks("moon", deliveries=path)
+    answers: list[int] = []
+    other = SqliteLog(path)
+    other.open()
+    with serve(hooks) as port:
+        with other.batch():
+            sender = threading.Thread(target=lambda: answers.append(post(port, BODY)[0]))
+            sender.start()
+            sender.join(0.3)
+            assert answers == []
+        sender.join(PATIENCE)
+        assert answers == [200]
+        monkeypatch.setattr(room, "_BUSY_SECONDS", 0.0)
+        with other.batch():
+            assert post(port, BODY, "d2") == (
+                503,
+                {"status": "refused", "reason": "the delivery could not be stored"},
+            )
+    other.close()
+
+
+def test_refusals_are_counted_in_the_log(serve: Any, post: Any, tmp_path: Path) -> None:
+    hooks = Webhooks("moon", deliveries=tmp_path / "hubhooks.db")
+    with serve(hooks) as port:
+        for secret in ("sun", "sun", ""):
+            post(port, BODY, secret=secret)
+        post(port, BODY)
+    assert hooks.deliveries.stats().refusals == {"secret wrong": 2, "secret missing": 1}
+
+
+def test_a_file_that_vanished_answers_503_not_500(serve: Any, post: Any, tmp_path: Path) -> None:
+    class Full(SqliteLog):
+        def accept(self, *_: Any, **__: Any) -> Any:
+            msg = "its disk is full"
+            raise StoreError(msg)
+
+    hooks = Webhooks("moon", deliveries=tmp_path / "hubhooks.db")
+    hooks.deliveries.__class__ = Full
+    with serve(hooks) as port:
+        assert post(port, BODY)[0] == 503
+
+
+def test_what_there_is_not_is_refused_at_once() -> None:
+    wrong: Any = "often"
+    with pytest.raises(ConfigError, match='write "process" or "full"'):
+        Webhooks(durability=wrong)
+    with pytest.raises(ConfigError, match='write "stored" or "finished"'):
+        Webhooks(acknowledge=wrong)
