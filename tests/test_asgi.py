@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from asking import ask
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -475,6 +476,36 @@ def test_the_hubs_retry_of_what_it_gave_up_waiting_for_is_not_run_again(
 
 
 # ---- the access log -----------------------------------------------------------------------------
+
+
+def test_a_delivery_is_a_line_of_the_log_with_fields_to_find_it_by(
+    house: House,
+    content: bytes,
+    body: Callable[..., bytes],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "hubhooks")
+    house.router.add(lambda event: None, "repo.content", name="hears")
+
+    async def send() -> None:
+        for delivery_id, sent in ("d1", content), ("d1", content), ("d2", body("repo.move")):
+            headers = {"x-webhook-secret": "moon", "webhook-id": delivery_id}
+            await ask(house.door, sent, headers=headers)
+        await ask(house.door, content, headers={"x-webhook-secret": "sun"})
+        await house.runner.stop()
+
+    asyncio.run(send())
+    names = ("delivery_id", "scope", "action", "repo", "status", "handlers")
+    lines = [r for r in caplog.records if r.levelname == "INFO" and hasattr(r, "delivery_id")]
+    assert [tuple(getattr(line, name) for name in names) for line in lines] == [
+        ("d1", "repo.content", "update", "ada-labs/tide-gauges", 202, ["hears"]),
+        ("d1", "repo.content", "update", "ada-labs/tide-gauges", 200, []),
+        ("d2", "repo", "move", "ada-labs/surge-alarm", 200, []),
+    ]
+    assert lines[0].getMessage() == (
+        "delivery `d1`, <ContentEvent repo.content update of dataset ada-labs/tide-gauges>: "
+        "answered 202, to be handled by hears"
+    )
 
 
 @on_both_parsers

@@ -14,6 +14,7 @@ import pytest
 from typer.main import get_group
 
 import hubhooks
+from hubhooks import testing
 from hubhooks.cli import make_app
 
 ROOT = Path(__file__).parents[1]
@@ -22,6 +23,10 @@ FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 # As a module: what an example guards by `if __name__ == "__main__"` does not start.
 RUN = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='example')"
+
+
+# Those are run, by pytest.
+DEFINES_TESTS = re.compile(r"^ *(async )?def test_", re.MULTILINE)
 
 
 class Example(NamedTuple):
@@ -55,10 +60,18 @@ def test_an_example_runs(example: Example, tmp_path: Path) -> None:
         pytest.skip("gradio is not installed")
     file = tmp_path / "example.py"
     file.write_text(example.code, "utf-8")
+    if DEFINES_TESTS.search(example.code):
+        command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)]
+        (tmp_path / "tests").mkdir()
+        (tmp_path / "tests" / "opening_post.json").write_bytes(
+            testing.comment("And what do you say, @my-bot?").raw
+        )
+    else:
+        command = ["-c", RUN, str(file)]
     # How Gradio itself warns is nothing we promise.
     strict = [] if uses_gradio else ["-W", "error"]
     ended = subprocess.run(
-        [sys.executable, *strict, "-c", RUN, str(file)],
+        [sys.executable, *strict, *command],
         cwd=tmp_path,
         env={**os.environ, "WEBHOOK_SECRET": "moon"},
         capture_output=True,
@@ -66,7 +79,7 @@ def test_an_example_runs(example: Example, tmp_path: Path) -> None:
         check=False,
         timeout=100,
     )
-    assert ended.returncode == 0, ended.stderr
+    assert ended.returncode == 0, ended.stdout + ended.stderr
     if example.printed is not None:
         assert ended.stdout == example.printed
 

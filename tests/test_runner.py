@@ -241,6 +241,15 @@ def test_a_failure_is_logged_once_with_name_delivery_and_traceback(
     assert record.getMessage() == "handler `fails` failed on delivery `d1`"
     assert record.exc_info is not None
     assert record.exc_info[1] is error
+    fields = {
+        name: getattr(record, name) for name in ("delivery_id", "handler", "attempt", "scope")
+    }
+    assert fields == {
+        "delivery_id": "d1",
+        "handler": "fails",
+        "attempt": 1,
+        "scope": "repo.content",
+    }
 
 
 @pytest.mark.parametrize("is_async", [False, True])

@@ -13,7 +13,7 @@ from collections import deque
 from traceback import format_exception, format_exception_only
 from typing import TYPE_CHECKING, Any
 
-from hubhooks.deliveries import Ignore, Retry
+from hubhooks.deliveries import Ignore, Retry, log_fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -179,13 +179,15 @@ class HandlerCall(Call):
             return
         pause = None if is_stopped else self._pause(error)
         if pause is None:
-            _log.error("handler `%s` failed on delivery `%s`", name, delivery_id, exc_info=error)
+            what = "handler `%s` failed on delivery `%s`"
+            _log.error(what, name, delivery_id, exc_info=error, extra=self._log_fields())
         elif isinstance(error, Retry):
             what = "handler `%s` asks for another try on delivery `%s` in %.3g s: %s"
-            _log.info(what, name, delivery_id, pause, error)
+            _log.info(what, name, delivery_id, pause, error, extra=self._log_fields())
         else:
             what = "handler `%s` failed on delivery `%s`; it is tried again in %.3g s"
-            _log.error(what, name, delivery_id, pause, exc_info=error)
+            fields = self._log_fields()
+            _log.error(what, name, delivery_id, pause, exc_info=error, extra=fields)
         summary = format_exception_only(error)[0].strip()
         trace = "".join(format_exception(error))
         self._finish("failed", summary, trace, retry_after=pause)
@@ -202,7 +204,8 @@ class HandlerCall(Call):
     def lose(self, error: BaseException) -> None:
         """Record that the handler failed without having been called."""
         name, delivery_id = self.name, self.delivery.id
-        _log.error("handler `%s` did not run on delivery `%s`: %s", name, delivery_id, error)
+        what = "handler `%s` did not run on delivery `%s`: %s"
+        _log.error(what, name, delivery_id, error, extra=self._log_fields())
         self._finish("failed", str(error))
         if hasattr(self, "event"):
             self._tell("failure", error)
@@ -217,9 +220,14 @@ class HandlerCall(Call):
         """Record that it should have ended, and cannot be."""
         self.deadline = None
         what = "%s on delivery `%s` takes more than %g s; nothing can end it but itself"
-        _log.warning(what, self.what, self.delivery.id, self.timeout)
+        fields = self._log_fields()
+        _log.warning(what, self.what, self.delivery.id, self.timeout, extra=fields)
         self._session.log.overdue(self.delivery)
         self._session.wake()
+
+    def _log_fields(self) -> dict[str, object]:
+        fields = log_fields(self.delivery.id, getattr(self, "event", None))
+        return {**fields, "handler": self.name, "attempt": self.delivery.attempt}
 
     def _finish(
         self,

@@ -182,6 +182,7 @@ class Door:
             delivered = is_sent and is_in_time and not is_gone and answer.status < _NOT_SUCCESS
         finally:
             self._receiver.answered(delivery_id, delivered=delivered)
+            self._receiver.tell(answer)
             if work is not None:
                 self._runner.begin(work, runs)
             self._runner.flush_soon()

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from typing import TypeAlias
 
+    from hubhooks._core import HubEvent
+
     Aside: TypeAlias = Literal["unhandled", "ignored", "unreadable"]
     Ending: TypeAlias = Literal["done", "failed", "ignored"]
     RunState: TypeAlias = Literal["queued", "running", "waiting", "overdue"] | Ending
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Delivery", "Due", "Ignore", "Interrupted", "Log", "MemoryLog", "Record", "Retry", "Run",
-    "Stats", "Verdict", "judge", "most_urgent", "spoken",
+    "Stats", "Verdict", "judge", "log_fields", "most_urgent", "spoken",
 ]  # fmt: skip
 
 
@@ -51,6 +53,17 @@ class Delivery(NamedTuple):
     """The handler's name, which stored work knows it by."""
     failures: int = 0
     """How many attempts failed since the delivery last came: what `retries` is compared with."""
+
+
+def log_fields(delivery_id: str | None, event: HubEvent | None) -> dict[str, object]:
+    """Give what log records of a delivery bear beside their message, as `extra=`."""
+    repo = None if event is None else event.repo
+    return {
+        "delivery_id": delivery_id,
+        "scope": None if event is None else event.scope,
+        "action": None if event is None else event.action,
+        "repo": None if repo is None else repo.name,
+    }
 
 
 class Ignore(Exception):  # noqa: N818 - not an error: how a handler says "not for me"

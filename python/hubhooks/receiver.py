@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from hubhooks._core import HubEvent
+from hubhooks.deliveries import log_fields
 from hubhooks.errors import ConfigError, PayloadError, StoreError
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class Answer(NamedTuple):
     work: Work | None = None
     is_open: bool = False
     """Whether handlers of the delivery have yet to end."""
+    event: HubEvent | None = None
+    """What the delivery says, if it can be read."""
 
 
 class Words(NamedTuple):
@@ -205,11 +208,25 @@ class Receiver:
             return answer
         is_failed = any(run.state == "failed" for run in record.runs)
         ended = _constant("failed" if is_failed else "done")
-        return Answer(ended.status, ended.body, ended.headers, record.id)
+        return Answer(ended.status, ended.body, ended.headers, record.id, event=answer.event)
 
     def may_be_too_large(self, headers: Headers) -> bool:
         """Whether a body longer than allowed may follow, as that or no length is declared."""
         return self._judge_length(headers) is not None
+
+    def tell(self, answer: Answer) -> None:
+        """Log what became of a delivery, in a line of its own."""
+        if _log.isEnabledFor(logging.INFO):
+            handlers = answer.work.handlers if answer.work else ()
+            fields = log_fields(answer.delivery_id, answer.event)
+            _log.info(
+                "delivery `%s`, %s: answered %d%s",
+                answer.delivery_id,
+                answer.event or "unreadable",
+                answer.status,
+                f", to be handled by {', '.join(handlers)}" if handlers else "",
+                extra={**fields, "status": answer.status, "handlers": list(handlers)},
+            )
 
     def answered(self, delivery_id: str, *, delivered: bool) -> None:
         """Record whether an answer is known to have reached the Hub."""
@@ -308,15 +325,18 @@ class Receiver:
             said = before + _json(verdict.id) + after
             work = Work(verdict.id, verdict.handlers, event)
             status = ANSWERS["accepted"].http
-            return Answer(status, said, _headers_of(said), verdict.id, work, is_open=True)
+            return Answer(
+                status, said, _headers_of(said), verdict.id, work, is_open=True, event=event
+            )
         if verdict.status == "unhandled" and router.hears_unhandled:
-            return _constant_for(verdict, Work(verdict.id, (), event))
-        return _constant_for(verdict)
+            return _constant_for(verdict, event, Work(verdict.id, (), event))
+        return _constant_for(verdict, event)
 
     def _unreadable(self, verdict: Verdict, error: PayloadError) -> Answer:
         if verdict.status != "unreadable":
             return _constant_for(verdict)
-        _log.error("delivery `%s` cannot be read: %s", verdict.id, error)
+        fields = log_fields(verdict.id, None)
+        _log.error("delivery `%s` cannot be read: %s", verdict.id, error, extra=fields)
         words = ANSWERS["unreadable"]._replace(reason=str(error))
         said = _body_of(words, delivery=verdict.id)
         return Answer(words.http, said, _headers_of(said), verdict.id)
@@ -330,11 +350,13 @@ def _delivery_id(headers: Headers) -> str | None:
     return None
 
 
-def _constant_for(verdict: Verdict, work: Work | None = None) -> Answer:
+def _constant_for(
+    verdict: Verdict, event: HubEvent | None = None, work: Work | None = None
+) -> Answer:
     """Answer a delivery that no handler runs: only its id differs from others' of its kind."""
     said = _constant(verdict.status)
     is_open = verdict.status == "in_progress"
-    return Answer(said.status, said.body, said.headers, verdict.id, work, is_open)
+    return Answer(said.status, said.body, said.headers, verdict.id, work, is_open, event)
 
 
 def _explain(router: Router, body: bytes) -> str:
