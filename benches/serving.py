@@ -3,9 +3,9 @@
 Run with `python benches/serving.py [--quick]`, with the core built for release and `wrk` installed.
 Every server of `benches/subjects.py` is a process of its own. Each is loaded in turn, right after
 the floor, and the median of these ratios counts, so that a busy machine disturbs them little; what
-is absolute is the best round. Deliveries are kept in memory. The second table has what users feel:
-how long an answer takes while handlers are busy, in the best of some tries. Exits with 1 when a
-limit of the project is missed.
+is absolute is the best round. Deliveries are kept in memory, but for the rows that say `on disk`.
+The second table has what users feel: how long an answer takes while handlers are busy, in the best
+of some tries. Exits with 1 when a limit of the project is missed.
 """
 
 from __future__ import annotations
@@ -47,13 +47,14 @@ NEARLY_FREE = Limit(0.9, is_floor=True)
 ASYNC = Limit(0.65, is_floor=True)
 SYNC = Limit(0.45, is_floor=True)
 TIMES_THE_INCUMBENT = Limit(6, is_floor=True)
+DISK_TO_MEMORY = Limit(0.4, is_floor=True)
+DISK_CPU = Limit(4)
 ANSWERED_IN_MS = Limit(50)
 
 ENVIRONMENT = {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_OFFLINE": "1",
-    "HUBHOOKS_DELIVERIES": ":memory:",
     "NO_PROXY": "127.0.0.1",
 }
 
@@ -65,6 +66,8 @@ class Subject(NamedTuple):
     status: int
     secret: str = SECRET
     limit: Limit | None = None
+    in_memory: str = ""
+    """Which of the others is the same without a disk."""
 
 
 FLOOR, INCUMBENT, OURS = "floor", "incumbent", "busy"
@@ -75,6 +78,9 @@ SUBJECTS = {
     "unhandled": Subject("nobody listens", 200, limit=NEARLY_FREE),
     ASYNC_HANDLER: Subject("an async handler that does nothing", 202, limit=ASYNC),
     SYNC_HANDLER: Subject("a sync handler that does nothing", 202, limit=SYNC),
+    "unhandled on disk": Subject("nobody listens, on disk", 200, in_memory="unhandled"),
+    "async on disk": Subject("an async handler, on disk", 202, in_memory=ASYNC_HANDLER),
+    "sync on disk": Subject("a sync handler, on disk", 202, in_memory=SYNC_HANDLER),
     "minimal": Subject("FastAPI, pydantic, compare_digest", 200),
     INCUMBENT: Subject("huggingface_hub's WebhooksServer", 200),
 }
@@ -138,15 +144,15 @@ def headers(delivery_id: str, secret: str) -> dict[str, str]:
 
 
 @contextmanager
-def started(name: str) -> Generator[Server]:
-    """Serve a subject until the block ends."""
+def started(name: str, deliveries: str = ":memory:") -> Generator[Server]:
+    """Serve a subject until the block ends, with deliveries in memory or in a file."""
     script = Path(__file__).with_name("subjects.py")
     environ = {k: v for k, v in os.environ.items() if k not in ("WEBHOOK_SECRET", "SPACE_ID")}
     process = subprocess.Popen(
         [sys.executable, str(script), name],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={**environ, **ENVIRONMENT},
+        env={**environ, **ENVIRONMENT, "HUBHOOKS_DELIVERIES": deliveries},
     )
     watchdog = threading.Timer(PATIENCE, process.kill)
     watchdog.start()
@@ -227,9 +233,17 @@ def throughput(rounds: int) -> Iterator[Row]:
     loads: dict[str, list[Load]] = {name: [] for name in SUBJECTS}
     ratios: dict[str, list[float]] = {name: [] for name in SUBJECTS}
     with ExitStack() as stack:
-        script = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "load.lua"
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        script = folder / "load.lua"
         script.write_text(SCRIPT, encoding="ascii")
-        servers = {name: stack.enter_context(started(name)) for name in SUBJECTS}
+        servers = {
+            name: stack.enter_context(
+                started(subject.in_memory, str(folder / f"{name}.db"))
+                if subject.in_memory
+                else started(name)
+            )
+            for name, subject in SUBJECTS.items()
+        }
         for name, subject in SUBJECTS.items():
             status = servers[name].deliver("first", SAMPLE, "returns", subject.secret)
             if status != subject.status:
@@ -246,15 +260,25 @@ def throughput(rounds: int) -> Iterator[Row]:
     middle = {name: median(found) for name, found in ratios.items()}
     for name, subject in SUBJECTS.items():
         yield row(subject, middle[name], loads[name])
+    for name, subject in SUBJECTS.items():
+        if subject.in_memory:
+            slower = middle[name] / middle[subject.in_memory]
+            yield Row(f"{subject.what}, beside memory", slower, "x", "", DISK_TO_MEMORY)
+            dearer = cheapest(loads[name]) / cheapest(loads[FLOOR])
+            yield Row(f"{subject.what}, cpu", dearer, "x floor", "", DISK_CPU)
     for name, limit in ((ASYNC_HANDLER, TIMES_THE_INCUMBENT), (SYNC_HANDLER, None)):
         times = middle[name] / middle[INCUMBENT]
         yield Row(f"{SUBJECTS[name].what}, beside it", times, "x", "", limit)
 
 
+def cheapest(loads: list[Load]) -> float:
+    return min(each.cpu_seconds for each in loads)
+
+
 def row(subject: Subject, ratio: float, loads: list[Load]) -> Row:
     columns = (
         f"{max(each.per_second for each in loads):,.0f}/s",
-        f"cpu {min(each.cpu_seconds for each in loads) * 1e6:.0f} us",
+        f"cpu {cheapest(loads) * 1e6:.0f} us",
         f"p50 {readable(min(each.p50 for each in loads))}",
         f"p99 {readable(min(each.p99 for each in loads))}",
     )
