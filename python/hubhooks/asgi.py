@@ -245,9 +245,10 @@ class Door:
         return answer, [] if answer.work is None else self._runner.claim(answer.work)
 
     def _store_refusals_soon(self) -> None:
-        loop = running_loop()
-        if loop is not None and self._refusals_timer is None and self._runner.is_started:
-            self._refusals_timer = loop.call_later(_REFUSALS_SECONDS, self._store_refusals)
+        if self._refusals_timer is None and self._runner.is_started:
+            loop = running_loop()
+            if loop is not None:
+                self._refusals_timer = loop.call_later(_REFUSALS_SECONDS, self._store_refusals)
 
     def _store_refusals(self) -> None:
         if self._refusals_timer is not None:

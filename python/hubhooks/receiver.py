@@ -154,8 +154,9 @@ class Receiver:
         self.is_stopping = False
         """Whether new deliveries are refused because the server shuts down."""
         self.refusals: dict[tuple[int, str], int] = {}
-        """How often we refused in the last hour, by minute since 1970 and case of `ANSWERS`."""
-        self._unstored: dict[tuple[int, str], int] = {}
+        """How often we refused, by minute since 1970 and case of `ANSWERS`, until that is stored;
+        of the last hour at most."""
+        self._told: dict[str, int] = {}
         self._router = router
         self._log = log
         self._verifier = verifier
@@ -238,11 +239,11 @@ class Receiver:
         Raises:
             StoreError: they cannot be kept just now.
         """
-        if self._unstored:
+        if self.refusals:
             with self._log.batch():
-                for (minute, case), count in self._unstored.items():
+                for (minute, case), count in self.refusals.items():
                     self._log.refused(minute, case, count)
-            self._unstored.clear()
+            self.refusals.clear()
 
     def refusal(self, case: str, detail: str = "") -> Answer:
         """Count a refusal and give its answer; only the first of its kind in a minute is logged.
@@ -251,15 +252,15 @@ class Receiver:
             case: that of `ANSWERS`.
             detail: more about it, for the log alone.
         """
-        key = (int(time.time()) // 60, case)
-        count = self.refusals.get(key, 0)
-        self.refusals[key] = count + 1
-        self._unstored[key] = self._unstored.get(key, 0) + 1
+        minute = int(time.time()) // 60
+        key = (minute, case)
+        self.refusals[key] = self.refusals.get(key, 0) + 1
         answer = _constant(case)
-        if count == 0:
+        if self._told.get(case) != minute:
+            self._told[case] = minute
             reason = f"{ANSWERS[case].reason}{detail and ': '}{detail}"
             _log.warning("refused a request with %d: %s", answer.status, reason)
-            for old in [old for old in self.refusals if old[0] <= key[0] - _MINUTES_KEPT]:
+            for old in [old for old in self.refusals if old[0] <= minute - _MINUTES_KEPT]:
                 del self.refusals[old]
         return answer
 
