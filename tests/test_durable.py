@@ -102,6 +102,7 @@ import os, time
 from hubhooks import Webhooks, sqlite
 
 sqlite._INTERRUPTED_SECONDS = 0.05
+sqlite._now = lambda: time.time() - 3600 * os.path.exists("set-back")
 app = Webhooks()
 
 @app.on(name="tells")
@@ -113,8 +114,9 @@ def tells(event, delivery):
 """
 
 
+@pytest.mark.parametrize("clock", ["goes on", "is set back"])
 def test_of_two_processes_one_runs_everything_and_the_other_takes_over_when_it_is_killed(
-    tmp_path: Path,
+    tmp_path: Path, clock: str
 ) -> None:
     log = SqliteLog(tmp_path / "hubhooks.db")
     with ExitStack() as stack:
@@ -134,6 +136,8 @@ def test_of_two_processes_one_runs_everything_and_the_other_takes_over_when_it_i
         other.post("/", BODY, headers={"Webhook-Id": "stuck"})
         leader.wait_until(lambda: "stuck" in lines(tmp_path / "ran")[-1], "does not start it")
         assert not RunnerLock(tmp_path / "hubhooks.db").try_acquire()
+        if clock == "is set back":
+            (tmp_path / "set-back").touch()
         leader.kill()
         other.wait_until(lambda: log.stats().states == {"done": 41}, "does not take over")
         other.post("/", BODY, headers={"Webhook-Id": "last"})
