@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from threading import Lock
-
 import gradio as gr
 from huggingface_hub import HfApi, RepoCard
 from huggingface_hub.errors import EntryNotFoundError
@@ -19,7 +17,6 @@ WANTED = {
 api = HfApi()  # with the Space's secret HF_TOKEN
 me = api.whoami()["name"]
 hooks = Webhooks()  # with the Space's secret WEBHOOK_SECRET
-one_at_a_time = Lock()
 
 
 def missing_fields(repo_id: str, repo_type: str) -> list[str]:
@@ -39,24 +36,23 @@ def write_report(missing: list[str]) -> str:
     return f"The metadata at the top of the card (`README.md`) leaves out:\n\n{names}"
 
 
-@hooks.on("repo.content", repo_type=["model", "dataset"], ref="main")
+@hooks.on("repo.content", repo_type=["model", "dataset"], ref="main", concurrency=1)
 def review(event: ContentEvent) -> None:
     """Open the discussion if there is something to say, or edit the one that is there."""
     repo_id, repo_type = event.repo.name, event.repo.type
-    with one_at_a_time:
-        missing = missing_fields(repo_id, repo_type)
-        report = write_report(missing)
-        known = api.get_repo_discussions(
-            repo_id, repo_type=repo_type, author=me, discussion_type="discussion"
-        )
-        num = next((each.num for each in known if each.title == TITLE), None)
-        if num is None:
-            if missing:
-                api.create_discussion(repo_id, TITLE, description=report, repo_type=repo_type)
-            return
-        post = api.get_discussion_details(repo_id, num, repo_type=repo_type).events[0]
-        if getattr(post, "content", None) != report:
-            api.edit_discussion_comment(repo_id, num, post.id, report, repo_type=repo_type)
+    missing = missing_fields(repo_id, repo_type)
+    report = write_report(missing)
+    known = api.get_repo_discussions(
+        repo_id, repo_type=repo_type, author=me, discussion_type="discussion"
+    )
+    num = next((each.num for each in known if each.title == TITLE), None)
+    if num is None:
+        if missing:
+            api.create_discussion(repo_id, TITLE, description=report, repo_type=repo_type)
+        return
+    post = api.get_discussion_details(repo_id, num, repo_type=repo_type).events[0]
+    if getattr(post, "content", None) != report:
+        api.edit_discussion_comment(repo_id, num, post.id, report, repo_type=repo_type)
 
 
 with gr.Blocks() as demo:

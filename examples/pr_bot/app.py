@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fnmatch import fnmatch
-from threading import Lock
 
 import gradio as gr
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
@@ -17,7 +16,6 @@ TAGS = {"adapter_config.json": "lora", "*.gguf": "gguf", "*.onnx": "onnx"}
 api = HfApi()  # with the Space's secret HF_TOKEN
 me = api.whoami()["name"]
 hooks = Webhooks()  # with the Space's secret WEBHOOK_SECRET
-one_at_a_time = Lock()
 
 
 def load_card(repo_id: str, commit: str) -> ModelCard:
@@ -29,34 +27,33 @@ def load_card(repo_id: str, commit: str) -> ModelCard:
 
 
 # `ref="main"`: the pull request that this opens is a push too, to `refs/pr/*`.
-@hooks.on("repo.content", repo_type="model", ref="main")
+@hooks.on("repo.content", repo_type="model", ref="main", concurrency=1)
 def propose_tags(event: ContentEvent) -> None:
     """Open a pull request with what is missing, unless one waits or was turned down."""
     repo_id = event.repo.name
-    with one_at_a_time:
-        # First this, then the card: one that is merged in between is in the card by then.
-        for known in api.get_repo_discussions(repo_id, author=me, discussion_type="pull_request"):
-            if known.title == TITLE and known.status != "merged":
-                msg = f"pull request {known.num} is {known.status}"
-                raise Ignore(msg)
-        model = api.model_info(repo_id)
-        card = load_card(repo_id, str(model.sha))
-        files = [file.rfilename for file in model.siblings or []]
-        found = {tag for glob, tag in TAGS.items() if any(fnmatch(file, glob) for file in files)}
-        tags = card.data.get("tags") or []
-        missing = sorted(found.difference(tags))
-        if not missing:
-            msg = "no tag is missing"
+    # First this, then the card: one that is merged in between is in the card by then.
+    for known in api.get_repo_discussions(repo_id, author=me, discussion_type="pull_request"):
+        if known.title == TITLE and known.status != "merged":
+            msg = f"pull request {known.num} is {known.status}"
             raise Ignore(msg)
-        card.data["tags"] = [*tags, *missing]
-        api.create_commit(
-            repo_id,
-            [CommitOperationAdd("README.md", str(card).encode())],
-            commit_message=TITLE,
-            commit_description=f"Its files suggest: {', '.join(missing)}.",
-            create_pr=True,
-            parent_commit=model.sha,
-        )
+    model = api.model_info(repo_id)
+    card = load_card(repo_id, str(model.sha))
+    files = [file.rfilename for file in model.siblings or []]
+    found = {tag for glob, tag in TAGS.items() if any(fnmatch(file, glob) for file in files)}
+    tags = card.data.get("tags") or []
+    missing = sorted(found.difference(tags))
+    if not missing:
+        msg = "no tag is missing"
+        raise Ignore(msg)
+    card.data["tags"] = [*tags, *missing]
+    api.create_commit(
+        repo_id,
+        [CommitOperationAdd("README.md", str(card).encode())],
+        commit_message=TITLE,
+        commit_description=f"Its files suggest: {', '.join(missing)}.",
+        create_pr=True,
+        parent_commit=model.sha,
+    )
 
 
 with gr.Blocks() as demo:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from threading import Lock
-
 import gradio as gr
 from huggingface_hub import HfApi, get_token
 
@@ -16,35 +14,33 @@ TRAINER = "hf.co/spaces/ada-labs/tide-trainer"  # a Docker image, or a Space tha
 
 api = HfApi()  # with the Space's secret HF_TOKEN
 hooks = Webhooks()  # with the Space's secret WEBHOOK_SECRET
-one_at_a_time = Lock()
 
 
-@hooks.on("repo.content", repo_type="dataset", repo=DATASET, ref="main")
+@hooks.on("repo.content", repo_type="dataset", repo=DATASET, ref="main", concurrency=1)
 def retrain(event: ContentEvent) -> None:
     """Train on the newest commit, once, however many deliveries there are about it."""
-    with one_at_a_time:
-        # Not the delivery's commit: that may be late, and newer ones may be there.
-        commit = str(api.dataset_info(event.repo.name).sha)
-        for job in api.list_jobs(
-            status=["SCHEDULING", "RUNNING", "COMPLETED"],
-            labels={"name": "retrain"},
-            namespace=OWNER,
-        ):
-            if (job.labels or {}).get("commit") == commit:
-                msg = f"job {job.id} trains on {commit} already"
-                raise Ignore(msg)
-            if job.status.stage != "COMPLETED":
-                api.cancel_job(job_id=job.id, namespace=OWNER)  # what it makes is out of date
-        api.run_job(
-            image=TRAINER,
-            command=["python", "train.py", "--revision", commit],
-            env={"DATASET": DATASET, "MODEL": MODEL},
-            secrets={"HF_TOKEN": get_token()},
-            flavor="a10g-small",
-            name="retrain",
-            labels={"commit": commit},
-            namespace=OWNER,
-        )
+    # Not the delivery's commit: that may be late, and newer ones may be there.
+    commit = str(api.dataset_info(event.repo.name).sha)
+    for job in api.list_jobs(
+        status=["SCHEDULING", "RUNNING", "COMPLETED"],
+        labels={"name": "retrain"},
+        namespace=OWNER,
+    ):
+        if (job.labels or {}).get("commit") == commit:
+            msg = f"job {job.id} trains on {commit} already"
+            raise Ignore(msg)
+        if job.status.stage != "COMPLETED":
+            api.cancel_job(job_id=job.id, namespace=OWNER)  # what it makes is out of date
+    api.run_job(
+        image=TRAINER,
+        command=["python", "train.py", "--revision", commit],
+        env={"DATASET": DATASET, "MODEL": MODEL},
+        secrets={"HF_TOKEN": get_token()},
+        flavor="a10g-small",
+        name="retrain",
+        labels={"commit": commit},
+        namespace=OWNER,
+    )
 
 
 with gr.Blocks() as demo:
