@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import logging
+import signal
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,15 @@ if TYPE_CHECKING:
 
 # The bound of every wait: no test passes or fails by time alone.
 PATIENCE = 30
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C in the servers that tests start, also in a run that a shell put aside with `&`.
+
+    There it is ignored, and processes hand that down.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

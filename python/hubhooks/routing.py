@@ -552,7 +552,8 @@ def _wrong_option(name: str, value: Any) -> str:  # noqa: ANN401 - whatever was 
     is_none = value is None
     if name == "timeout":
         return "" if is_none or (is_time and value > 0) else "how many seconds, more than 0"
-    return "" if is_none or (is_time and value in range(1, 2**31)) else "a whole number from 1 on"
+    is_count = is_time and isinstance(value, int) and value > 0
+    return "" if is_none or is_count else "a whole number from 1 on"
 
 
 def _united(known: Handler, again: Handler) -> dict[str, Any]:
