@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST_SOURCES := Cargo.toml Cargo.lock .cargo/config.toml $(shell find src -name '*.rs')
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-rust test-python lint format wheel wheel-check bench bench-http soak clean
+.PHONY: help build run test test-rust test-python lint format wheel wheel-check bench bench-http soak fuzz clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -78,6 +78,12 @@ bench-http: $(VENV)/benches ## Measure the servers, ours and others'; needs wrk
 
 soak: build ## Kill a server for five minutes while it takes deliveries, and look for lost ones
 	$(BIN)/python scripts/soak.py
+
+FUZZ_SECONDS ?= 60
+fuzz: ## Feed the core what a machine makes up, a minute a target; needs nightly Rust and cargo-fuzz
+	for target in parse oracle verify globs; do \
+	  cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 || exit 1; \
+	done
 
 clean: ## Remove what was built
 	rm -rf $(VENV) dist target python/hubhooks/_core.*.so

@@ -44,9 +44,11 @@ impl Glob {
             return Some(error.to_string());
         }
         let bytes = pattern.as_bytes();
-        let mut braces = 0_usize;
+        let mut braces: Vec<Brace> = Vec::new();
         // Where the members of the open `[` start: a `]` there is one of them.
         let mut members = None;
+        // The byte before; the backslash where that takes the meaning from it.
+        let mut before = None;
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
             let next = bytes.get(at + 1).copied();
@@ -68,8 +70,21 @@ impl Glob {
                 (b'[', None) => {
                     members = Some(at + 1 + usize::from(matches!(next, Some(b'!' | b'^'))));
                 }
-                (b'{', None) => braces += 1,
-                (b'}', None) if braces > 0 => braces -= 1,
+                (b'{', None) => {
+                    let is_at_start = begins_segment(before, &braces);
+                    braces.push(Brace {
+                        is_at_start,
+                        any_depth: None,
+                    });
+                }
+                (b'}', None) if !braces.is_empty() => {
+                    let any_depth = braces.pop().and_then(|brace| brace.any_depth);
+                    if let Some(any_depth) = any_depth
+                        && !ends_segment(bytes, at + 1, any_depth, &mut braces)
+                    {
+                        return Some(not_whole(any_depth));
+                    }
+                }
                 (b'}' | b']', None) => {
                     let bracket = char::from(byte);
                     return Some(format!(
@@ -77,25 +92,55 @@ impl Glob {
                     ));
                 }
                 (b'*', None) if next == Some(b'*') => {
-                    let before = bytes[..at].last();
-                    let after = bytes.get(at + 2);
-                    let is_end = |beside: Option<&u8>, of_brace| match beside {
-                        None | Some(b'/') => true,
-                        Some(b',') => braces > 0,
-                        Some(beside) => *beside == of_brace,
-                    };
-                    if !is_end(before, b'{') || !is_end(after, b'}') {
-                        return Some(format!(
-                            "the `**` at byte {at} stands for whole segments and needs a `/` on either side; \
-                             write `*` for a part of one"
-                        ));
+                    if !begins_segment(before, &braces)
+                        || !ends_segment(bytes, at + 2, at, &mut braces)
+                    {
+                        return Some(not_whole(at));
                     }
                     at += 1;
                 }
                 _ => {}
             }
+            before = Some(byte);
             at += 1;
         }
         None
     }
+}
+
+/// A `{` that is open.
+struct Brace {
+    /// Whether its alternatives stand at the start of a segment.
+    is_at_start: bool,
+    /// Where an alternative has a `**` at its end, so that a segment has to end after the `}`, too.
+    any_depth: Option<usize>,
+}
+
+/// Whether what stands after a byte is at the start of a segment, whichever alternatives are chosen.
+fn begins_segment(before: Option<u8>, braces: &[Brace]) -> bool {
+    match (before, braces.last()) {
+        (None | Some(b'/'), _) => true,
+        (Some(b'{' | b','), Some(brace)) => brace.is_at_start,
+        _ => false,
+    }
+}
+
+/// Whether a segment ends before a place; where that is for the open brace to say, it is noted
+/// there, with the place of the `**` that needs it.
+fn ends_segment(pattern: &[u8], at: usize, any_depth: usize, braces: &mut [Brace]) -> bool {
+    match (pattern.get(at), braces.last_mut()) {
+        (None | Some(b'/'), _) => true,
+        (Some(b',' | b'}'), Some(brace)) => {
+            brace.any_depth = Some(any_depth);
+            true
+        }
+        _ => false,
+    }
+}
+
+fn not_whole(at: usize) -> String {
+    format!(
+        "the `**` at byte {at} stands for whole segments and needs a `/` on either side; \
+         write `*` for a part of one"
+    )
 }
