@@ -125,10 +125,11 @@ def payloads_page() -> str:
 
 def sample_section(sample: Sample) -> str:
     """Show one delivery, folded."""
+    about = describe(sample.payload)
     carried = ", ".join(f"`{part}`" for part in PARTS if getattr(sample.event, part))
     return (
         f"\n### {sample.name}\n\n"
-        f"{describe(sample.payload)}. Carries {carried}.\n\n"
+        f"{about[0].upper()}{about[1:]}. Carries {carried}.\n\n"
         '<details markdown="1">\n<summary>The body</summary>\n\n'
         f"```json\n{json.dumps(sample.payload, indent=2, ensure_ascii=False)}\n```\n\n"
         "</details>\n"

@@ -1,7 +1,8 @@
 """Make the site of what GitHub shows: a hook of MkDocs.
 
 The README, the changelog and the examples stand outside `docs/`, and links lead to them where they
-stand. Here they become pages, and those links lead to the pages.
+stand. Here they become pages, and those links lead to the pages. A link called by the name of its
+file is called by the title of the page.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ DOCUMENTS = {
 SOURCES = {page: source for source, page in DOCUMENTS.items()}
 LANGUAGES = {".md": "yaml", ".py": "python", ".txt": "text"}
 FENCED = re.compile(r"^(`{3,}).*?^\1`*$", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"(\]\()(?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?(\))")
+LINK = re.compile(r"(?:\[([\w./-]+\.md)\]|\])\((?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?\)")
+TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
 FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n+", re.DOTALL)
 
 
@@ -65,13 +67,21 @@ def pieces(markdown: str) -> list[tuple[bool, str]]:
 
 def relinked(link: re.Match[str], place: str) -> str:
     """Turn a link between files of the repository into one between pages."""
-    opening, path, anchor, closing = link[1], link[2], link[3] or "", link[4]
-    target = page_of(posixpath.normpath(posixpath.join(posixpath.dirname(source_of(place)), path)))
-    if target is None:  # MkDocs warns of it
+    file_name, path, anchor = link.groups()
+    source = posixpath.normpath(posixpath.join(posixpath.dirname(source_of(place)), path))
+    found = page_of(source)
+    if found is None:  # MkDocs warns of it
         return link[0]
-    target, own_anchor = target
-    relative = posixpath.relpath(target, posixpath.dirname(place) or ".")
-    return f"{opening}{relative}{anchor or own_anchor}{closing}"
+    page, own_anchor = found
+    words = f"[{title(source)}]" if file_name else "]"
+    relative = posixpath.relpath(page, posixpath.dirname(place) or ".")
+    return f"{words}({relative}{anchor or own_anchor})"
+
+
+def title(source: str) -> str:
+    """Give the first heading of a file."""
+    heading = TITLE.search((ROOT / source).read_text("utf-8"))
+    return heading[1] if heading else source
 
 
 def source_of(page: str) -> str:
