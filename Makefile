@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST_SOURCES := Cargo.toml Cargo.lock .cargo/config.toml $(shell find src -name '*.rs')
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-rust test-python lint format wheel wheel-check bench bench-http soak fuzz clean
+.PHONY: help build run test test-rust test-python lint format docs wheel wheel-check bench bench-http soak fuzz clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -58,6 +58,13 @@ format: $(VENV)/linters ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+$(VENV)/docs: $(VENV)/built pyproject.toml
+	$(BIN)/python -m pip install --quiet --group docs
+	touch $@
+
+docs: $(VENV)/docs ## Build the site of the docs into site, every warning an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 wheel: $(BIN)/maturin ## Build the wheel and the source distribution into dist
 	$(BIN)/maturin build --release --quiet --out dist
 	$(BIN)/maturin sdist --out dist
@@ -86,4 +93,4 @@ fuzz: ## Feed the core what a machine makes up, a minute a target; needs nightly
 	done
 
 clean: ## Remove what was built
-	rm -rf $(VENV) dist target python/hubhooks/_core.*.so
+	rm -rf $(VENV) dist site target python/hubhooks/_core.*.so

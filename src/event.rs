@@ -833,8 +833,11 @@ fn problem(path: String, error: &serde_json::Error) -> Error {
 fn shortened(path: &str) -> String {
     const LONGEST: usize = 80;
     let path = path.trim_end_matches(['?', '.']);
-    match path.char_indices().nth(LONGEST) {
-        Some((end, _)) => text::one_line(&path[..end]) + "...",
-        None => text::one_line(path),
+    // An escaped character has up to ten of its own, so what is shown is cut once more.
+    let start = path.chars().take(LONGEST + 1).collect::<String>();
+    let shown = text::one_line(&start);
+    match shown.char_indices().nth(LONGEST) {
+        Some((end, _)) => shown[..end].to_owned() + "...",
+        None => shown,
     }
 }

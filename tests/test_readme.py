@@ -19,12 +19,16 @@ from hubhooks.cli import make_app
 
 ROOT = Path(__file__).parents[1]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# What is made of the code names all of it.
+WRITTEN = [path for path in DOCS if path.name not in {"cli.md", "payloads.md"}]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 # As a module: what an example guards by `if __name__ == "__main__"` does not start.
 RUN = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='example')"
 
 
+# A block that begins like this is there, under that name, for those after it.
+FILE_NAME = re.compile(r"\A# (\w+\.py)\n")
 # Those are run, by pytest.
 DEFINES_TESTS = re.compile(r"^ *(async )?def test_", re.MULTILINE)
 
@@ -35,6 +39,7 @@ class Example(NamedTuple):
     place: str
     code: str
     printed: str | None
+    files: dict[str, str]
 
 
 def examples() -> list[Example]:
@@ -42,6 +47,7 @@ def examples() -> list[Example]:
     for path in DOCS:
         text = path.read_text("utf-8")
         fences = list(FENCE.finditer(text))
+        files: dict[str, str] = {}
         for fence, following in zip(fences, [*fences, None][1:], strict=True):
             if fence[1] != "python":
                 continue
@@ -49,15 +55,19 @@ def examples() -> list[Example]:
             is_next = following is not None and not text[fence.end() : following.start()].strip()
             line = text.count("\n", 0, fence.start()) + 1
             printed = following[2] if following is not None and shows and is_next else None
-            found.append(Example(f"{path.name}:{line}", fence[2], printed))
+            found.append(Example(f"{path.name}:{line}", fence[2], printed, dict(files)))
+            if name := FILE_NAME.match(fence[2]):
+                files[name[1]] = fence[2]
     return found
 
 
 @pytest.mark.parametrize("example", examples(), ids=lambda example: example.place)
 def test_an_example_runs(example: Example, tmp_path: Path) -> None:
-    uses_gradio = "import gradio" in example.code
+    uses_gradio = any("import gradio" in code for code in (example.code, *example.files.values()))
     if uses_gradio and find_spec("gradio") is None:
         pytest.skip("gradio is not installed")
+    for name, code in example.files.items():
+        (tmp_path / name).write_text(code, "utf-8")
     file = tmp_path / "example.py"
     file.write_text(example.code, "utf-8")
     if DEFINES_TESTS.search(example.code):
@@ -93,14 +103,14 @@ def command_names(group: Any, above: str) -> list[str]:
 
 
 def test_every_command_is_shown() -> None:
-    text = "".join(path.read_text("utf-8") for path in DOCS)
+    text = "".join(path.read_text("utf-8") for path in WRITTEN)
     commands = command_names(get_group(make_app()), "hubhooks")
     assert "hubhooks deliveries list" in commands
     assert [name for name in commands if f"{name} " not in text] == []
 
 
 def test_every_public_class_is_named() -> None:
-    text = "".join(path.read_text("utf-8") for path in DOCS)
+    text = "".join(path.read_text("utf-8") for path in WRITTEN)
     classes = [name for name in hubhooks.__all__ if isinstance(getattr(hubhooks, name), type)]
     assert classes
     assert [name for name in classes if not re.search(rf"\b{name}\b", text)] == []

@@ -69,8 +69,7 @@ def log_fields(delivery_id: str | None, event: HubEvent | None) -> dict[str, obj
 class Ignore(Exception):  # noqa: N818 - not an error: how a handler says "not for me"
     """Raised by a handler that wants nothing to do with an event; recorded as `ignored`.
 
-    Args:
-        reason: what the log says about it.
+    What it is given is the reason that the log shows: `raise Ignore("not one of mine")`.
     """
 
 

@@ -1,0 +1,254 @@
+"""Write the pages of the docs that are made of the code: what the Hub sends, and the commands.
+
+    python scripts/docs_pages.py
+
+They are kept in the repository, so that they can be read where it is.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from enum import Enum
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin, get_type_hints
+
+from typer.models import ArgumentInfo, OptionInfo
+
+from hubhooks import HubEvent
+from hubhooks._samples import describe, sample_json, sample_names
+from hubhooks.cli import make_app
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from typer import Typer
+
+ROOT = Path(__file__).parent.parent
+NOTE = "<!-- Made by scripts/docs_pages.py: change what it reads, and run it. -->"
+KINDS = {bool: "", int: "N", float: "N", str: "TEXT"}
+
+# ---- what the Hub sends ----------------------------------------------------------------------
+
+PARTS = (
+    "repo",
+    "discussion",
+    "comment",
+    "webhook",
+    "moved_to",
+    "updated_refs",
+    "updated_files",
+    "updated_config",
+)
+PAYLOADS = f"""\
+# What the Hub sends
+
+{NOTE}
+
+A delivery is a POST request with a JSON body. The secret comes in the header `X-Webhook-Secret`,
+or as `?secret=` where it is part of the webhook's URL. The header `Webhook-Id` is the id of the
+delivery, and stays the same when the Hub sends it again. What the Hub itself says about it:
+<https://huggingface.co/docs/hub/webhooks>.
+
+Here is each kind of body, with the class of event it becomes and what that event carries. They
+come with the package: `hubhooks send --sample NAME` sends one to your app, and
+`testing.sample("NAME")` gives it to a test. They have the Hub's shapes; all names, ids and hashes
+in them are invented. The fields of events are in [events.md](events.md). What the Hub adds later
+becomes a `HubEvent`.
+
+| scope | action | class | which |
+|---|---|---|---|
+"""
+MEANINGS = {
+    ("repo", "create"): "A repository was created.",
+    ("repo", "delete"): "A repository was deleted.",
+    (
+        "repo",
+        "update",
+    ): "A repository was updated, in none of the ways that have a scope of their own.",
+    (
+        "repo",
+        "move",
+    ): "A repository was renamed or moved to another owner. `repo.name` is the old name.",
+    (
+        "repo.content",
+        "update",
+    ): "Refs were pushed, by whoever or by the Hub itself; of a bucket, files changed.",
+    ("repo.config", "update"): "Settings changed. For most of them the Hub does not say which.",
+    (
+        "discussion",
+        "create",
+    ): "A discussion or pull request was opened. The comment is its first post, for "
+    "which no other delivery comes.",
+    (
+        "discussion",
+        "update",
+    ): "Its title, status or pin changed. Who did it is not said: `author` is who opened it.",
+    ("discussion", "delete"): "A discussion was deleted.",
+    ("discussion.comment", "create"): "Somebody wrote a comment, though not the first post.",
+    (
+        "discussion.comment",
+        "update",
+    ): "A comment was edited or hidden. A hidden one has no `content`.",
+}
+
+
+class Sample(NamedTuple):
+    """A delivery of the package, and what it is read as."""
+
+    name: str
+    payload: dict[str, Any]
+    event: HubEvent
+
+
+def payloads_page() -> str:
+    """Describe each kind of delivery."""
+    kinds: dict[tuple[str, str], list[Sample]] = {}
+    for name in sample_names():
+        payload = sample_json(name)
+        event = HubEvent.from_dict(payload)
+        kinds.setdefault((event.scope, event.action), []).append(Sample(name, payload, event))
+    rows, sections = [], []
+    for kind, meaning in MEANINGS.items():
+        samples = kinds.pop(kind)
+        scope, action = kind
+        class_name = type(samples[0].event).__name__
+        anchor = f"{scope} {action}".replace(".", "").replace(" ", "-")
+        rows.append(f"| `{scope}` | `{action}` | `{class_name}` | [{len(samples)}](#{anchor}) |\n")
+        sections.append(f"\n## {scope} {action}\n\n{meaning} A `{class_name}`.\n")
+        sections += map(sample_section, samples)
+    if kinds:
+        raise KeyError(*kinds)
+    return f"{PAYLOADS}{''.join(rows)}{''.join(sections)}"
+
+
+def sample_section(sample: Sample) -> str:
+    """Show one delivery, folded."""
+    about = describe(sample.payload)
+    carried = ", ".join(f"`{part}`" for part in PARTS if getattr(sample.event, part))
+    return (
+        f"\n### {sample.name}\n\n"
+        f"{about[0].upper()}{about[1:]}. Carries {carried}.\n\n"
+        '<details markdown="1">\n<summary>The body</summary>\n\n'
+        f"```json\n{json.dumps(sample.payload, indent=2, ensure_ascii=False)}\n```\n\n"
+        "</details>\n"
+    )
+
+
+# ---- the commands ----------------------------------------------------------------------------
+
+COMMANDS = f"""\
+# Command line
+
+{NOTE}
+
+`pip install "hubhooks[cli]"` brings the command. Data goes to stdout, notes and errors to stderr.
+The exit code is 2 where an option is wrong. Each command has `--help`. With examples:
+[the README](../README.md#the-command-line), and for those on the log
+[deliveries.md](deliveries.md).
+"""
+
+
+def commands_page() -> str:
+    """Describe each command, its arguments and options."""
+    return COMMANDS + "".join(commands(make_app(), "hubhooks"))
+
+
+def commands(group: Typer, name: str) -> Iterator[str]:
+    """Describe a group, and all in it."""
+    if group.registered_callback is not None and group.registered_callback.callback is not None:
+        yield command(group.registered_callback.callback, name, "COMMAND")
+    for info in group.registered_commands:
+        if info.callback is not None:
+            yield command(info.callback, f"{name} {info.name}")
+    for inner in group.registered_groups:
+        if inner.typer_instance is not None:
+            yield from commands(inner.typer_instance, f"{name} {inner.name}")
+
+
+def command(function: Callable[..., Any], name: str, then: str = "") -> str:
+    """Describe one command."""
+    hints = get_type_hints(function, include_extras=True)
+    words, arguments, options = [name], [], []
+    for parameter in inspect.signature(function).parameters.values():
+        hint, info = get_args(hints[parameter.name])
+        what = f"{sentence(info.help or '')}{extras(hint, parameter.default, info)}"
+        if isinstance(info, ArgumentInfo):
+            word = info.metavar or parameter.name.upper()
+            is_many = get_origin(plain(hint)) is list
+            shown = word + "..." * is_many
+            words.append(shown if parameter.default is parameter.empty else f"[{shown}]")
+            arguments.append(f"| `{shown}` | {what} |\n")
+        else:
+            flag = flag_of(parameter.name, info)
+            is_needed = parameter.default is parameter.empty
+            if is_needed:
+                words.append(f"{flag} {value_of(hint, info)}")
+            shown = f"{flag} {value_of(hint, info)}".strip()
+            options.append(f"| `{shown}` | {what} |\n")
+    if options:
+        words.insert(1, "[OPTIONS]")
+    usage = " ".join([*words, then]).strip()
+    tables = "".join(
+        f"\n| {heading} | |\n|---|---|\n{''.join(rows)}"
+        for heading, rows in (("argument", arguments), ("option", options))
+        if rows
+    )
+    text = inspect.getdoc(function) or ""
+    return f"\n## {name}\n\n```text\n{usage}\n```\n\n{text}\n{tables}"
+
+
+def flag_of(name: str, info: OptionInfo) -> str:
+    """Give an option its name, as typer does."""
+    given = [word for word in (info.default, *(info.param_decls or ())) if isinstance(word, str)]
+    return next(iter(given), f"--{name.replace('_', '-')}")
+
+
+def value_of(hint: Any, info: OptionInfo) -> str:  # noqa: ANN401
+    """Say what follows an option."""
+    kind = plain(hint)
+    if get_origin(kind) is list:
+        (kind,) = get_args(kind)
+    return info.metavar or ("WORD" if issubclass(kind, Enum) else KINDS[kind])
+
+
+def plain(hint: Any) -> Any:  # noqa: ANN401
+    """Take the None out of a type."""
+    kinds = [kind for kind in get_args(hint) if kind is not NoneType]
+    return kinds[0] if len(kinds) == 1 and NoneType in get_args(hint) else hint
+
+
+def sentence(text: str) -> str:
+    """End a text with a full stop."""
+    return text if text.endswith(".") else f"{text}."
+
+
+def extras(hint: Any, default: object, info: ArgumentInfo | OptionInfo) -> str:  # noqa: ANN401
+    """Say what else the help does: choices, the least, the variable and the default."""
+    said = []
+    kind = plain(hint)
+    if inspect.isclass(kind) and issubclass(kind, Enum):
+        said.append("One of " + ", ".join(f"`{choice.value}`" for choice in kind) + ".")
+    if info.min is not None:
+        said.append(f"At least {info.min}.")
+    if info.envvar is not None:
+        said.append(f"Or the variable `{info.envvar}`.")
+    if isinstance(default, Enum):
+        default = default.value
+    if isinstance(default, (str, int, float)) and not isinstance(default, bool):
+        said.append(f"By default `{default}`.")
+    return "".join(f" {word}" for word in said)
+
+
+def main() -> None:
+    """Write the pages."""
+    for name, page in PAGES.items():
+        (ROOT / name).write_text(page(), "utf-8")
+        print(name)
+
+
+PAGES = {"docs/payloads.md": payloads_page, "docs/cli.md": commands_page}
+
+if __name__ == "__main__":
+    main()
