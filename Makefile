@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST_SOURCES := Cargo.toml Cargo.lock .cargo/config.toml $(shell find src -name '*.rs')
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-rust test-python lint format docs wheel wheel-check bench bench-http soak fuzz clean
+.PHONY: help build run test test-rust test-python lint format docs wheel wheel-check wheel-suite bench bench-http soak fuzz clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -65,12 +65,25 @@ $(VENV)/docs: $(VENV)/built pyproject.toml
 docs: $(VENV)/docs ## Build the site of the docs into site, every warning an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-wheel: $(BIN)/maturin ## Build the wheel and the source distribution into dist
-	$(BIN)/maturin build --release --quiet --out dist
+# On Linux zig links it, so that it runs wherever glibc is of 2014 or later.
+ifeq ($(shell uname),Linux)
+PORTABLE := --zig --compatibility manylinux2014
+endif
+
+$(VENV)/wheel: $(BIN)/maturin
+	$(BIN)/python -m pip install --quiet --group wheel
+	touch $@
+
+wheel: $(VENV)/wheel ## Build the wheel and the source distribution into dist
+	rm -rf dist
+	PATH="$(CURDIR)/$(BIN):$$PATH" maturin build --release --quiet --out dist $(PORTABLE)
 	$(BIN)/maturin sdist --out dist
 
 wheel-check: wheel ## Install the wheel elsewhere, without extras, and parse with it
 	$(PYTHON) scripts/wheel_check.py dist
+
+wheel-suite: wheel ## Run all tests against the wheel, installed elsewhere
+	$(PYTHON) scripts/wheel_check.py dist --suite
 
 $(VENV)/benches: $(VENV)/built
 	$(BIN)/python -m pip install --quiet --group bench
