@@ -750,7 +750,7 @@ def _facts(facts: Mapping[str, str | Text | None]) -> Table:
 
 
 def _print_indented(console: Console, text: str) -> None:
-    console.print(Padding(Text(visible(text), overflow="fold"), (0, 0, 0, 2)))
+    console.print(Padding(Text(visible(text), overflow="fold"), (0, 0, 0, 2), expand=False))
 
 
 def _state_cell(state: str) -> Text:

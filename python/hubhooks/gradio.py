@@ -236,8 +236,9 @@ def _what_survives(log: Log) -> str:
         return "Deliveries are kept in memory: what is unfinished at a restart is lost."
     if "SPACE_ID" in os.environ and not path.startswith("/data/"):
         return (
-            f"Deliveries are kept in {path}, which is lost when the Space restarts: work that has "
-            "to survive that needs a disk that does, and its path in HUBHOOKS_DELIVERIES."
+            f"Deliveries are kept in {path}, which is lost when the Space restarts: for work that "
+            "has to survive that, set HUBHOOKS_DELIVERIES to a file on a disk that does, or "
+            'acknowledge="finished".'
         )
     return f"Deliveries are kept in {path}: what is unfinished at a restart is taken up again."
 

@@ -349,8 +349,8 @@ class SqliteLog:
                         return
             self._full_until = time.monotonic() + _FULL_SECONDS
         msg = (
-            f"the delivery log `{self._db.path}` has no room beside unfinished work: let handlers "
-            "finish, or raise `max_bytes`"
+            f"the delivery log `{self._db.path}` has no room beside unfinished work: it has again "
+            "when handlers finish"
         )
         raise StoreError(msg)
 
