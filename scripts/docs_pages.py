@@ -12,7 +12,7 @@ import json
 from enum import Enum
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin
 
 from typer.models import ArgumentInfo, OptionInfo
 
@@ -169,10 +169,9 @@ def commands(group: Typer, name: str) -> Iterator[str]:
 
 def command(function: Callable[..., Any], name: str, then: str = "") -> str:
     """Describe one command."""
-    hints = get_type_hints(function, include_extras=True)
     words, arguments, options = [name], [], []
-    for parameter in inspect.signature(function).parameters.values():
-        hint, info = get_args(hints[parameter.name])
+    for parameter in inspect.signature(function, eval_str=True).parameters.values():
+        hint, info = get_args(parameter.annotation)
         what = f"{sentence(info.help or '')}{extras(hint, parameter.default, info)}"
         if isinstance(info, ArgumentInfo):
             word = info.metavar or parameter.name.upper()

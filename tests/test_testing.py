@@ -569,7 +569,7 @@ def test_ignored_authors_stay_ignored(client: testing.Client) -> None:
 
 def test_skipped_replays_stay_skipped() -> None:
     hooks = Webhooks(replays="skip")
-    hooks.add(print, name="print")
+    hooks.add(lambda _: None, name="print")
     client = testing.Client(hooks)
     client.send("repo.create", id="d1")
     assert client.replay("d1").outcome == "duplicate"
@@ -597,7 +597,7 @@ def test_unsigned_deliveries_come_in_where_they_would(hooks: Router, status: int
 
 def test_handlers_registered_later_are_heard(client: testing.Client, hooks: Webhooks) -> None:
     assert client.send("repo.create").outcome == "unhandled"
-    hooks.add(print, "repo", name="late")
+    hooks.add(lambda _: None, "repo", name="late")
     assert client.send("repo.create").handlers == ["late"]
 
 
@@ -709,7 +709,7 @@ async def never(*arguments: object) -> None:
 def test_what_still_runs_is_named(client: testing.Client, hooks: Webhooks, stuck: Any) -> None:
     hooks.add(stuck, "repo", name="tide")
     hooks.add(never, "repo", name="ebb")
-    hooks.add(print, "repo", name="print")
+    hooks.add(lambda _: None, "repo", name="print")
     with pytest.raises(TimeoutError) as caught:
         client.send("repo.create", id="d1", timeout=0.5)
     assert str(caught.value) == "after 0.5 s delivery `d1` still waits for `tide` and `ebb`"
