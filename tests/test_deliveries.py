@@ -352,6 +352,14 @@ def test_an_overdue_run_is_unfinished_until_it_returns(log: Log) -> None:
     assert record(log, "d1").state == "done"
 
 
+def test_an_overdue_run_still_tells_why_it_is_tried_again(log: Log) -> None:
+    log.accept("d1", b"{}", ["a"])
+    end(log, start(log, "d1"), "failed", retry_after=0)
+    log.overdue(start(log, "d1"))
+    (overdue,) = record(log, "d1").runs
+    assert (overdue.state, overdue.error, overdue.traceback) == ("overdue", "why", "traceback")
+
+
 def test_the_end_of_a_start_that_was_given_up_changes_nothing(log: Log) -> None:
     log.accept("d1", b"{}", ["a"])
     given_up = start(log, "d1")

@@ -1215,8 +1215,8 @@ def test_the_log_in_figures(log: SqliteLog) -> None:
 @pytest.mark.parametrize(
     "name",
     ["_SEQ", "_COUNT_DUPLICATE", "_DELIVERED", "_SET_STATE", "_STARTABLE", "_START", "_STATES",
-     "_END", "_INTERRUPTED", "_DUE", "_NEXT_DUE", "_BODY", "_OLDEST_UNFINISHED", "_DROP_BODY",
-     "_DROP_ROW"],
+     "_END", "_OVERDUE", "_INTERRUPTED", "_DUE", "_NEXT_DUE", "_BODY", "_OLDEST_UNFINISHED",
+     "_DROP_BODY", "_DROP_ROW"],
 )  # fmt: skip
 def test_no_statement_of_every_day_reads_a_whole_table(log: SqliteLog, name: str) -> None:
     sql = getattr(sqlite, name).format(condition="interruptions = 0", handlers="?")

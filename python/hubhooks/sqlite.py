@@ -486,12 +486,16 @@ class SqliteLog:
             if is_it and run_state in {"running", "overdue"}:
                 seq = run_seq
             states.append(state if is_it else run_state)
-        if seq is not None:
-            finished_at = None if state in {"waiting", "overdue"} else _now()
+        if seq is None:
+            return
+        if state == "overdue":
+            self._db.execute(_OVERDUE, (seq, handler))
+        else:
+            finished_at = None if state == "waiting" else _now()
             counts = (failures, interruptions)
             values = (state, due_at, finished_at, error, traceback, *counts, seq, handler)
             self._db.execute(_END, values)
-            self._db.execute(_SET_STATE, (most_urgent(states), seq))
+        self._db.execute(_SET_STATE, (most_urgent(states), seq))
 
     # ---- what is asked -------------------------------------------------------------------------
 
@@ -643,6 +647,8 @@ _END = """
     UPDATE runs SET state = ?, due_at = ?, finished_at = ?, error = ?, traceback = ?,
         failures = failures + ?, interruptions = interruptions + ? WHERE seq = ? AND handler = ?
 """
+# What went wrong before stays on record until it ends.
+_OVERDUE = "UPDATE runs SET state = 'overdue' WHERE seq = ? AND handler = ?"
 _INTERRUPTED = """
     SELECT id, handler, attempts, interruptions + 1 FROM runs JOIN deliveries USING (seq)
     WHERE finished_at IS NULL AND runs.state IN ('running', 'overdue')

@@ -1,0 +1,795 @@
+"""Both logs beside a model of a few lines: whatever happens in whatever order, they agree."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import shutil
+import sqlite3
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from hubhooks import _database, deliveries, sqlite
+from hubhooks.deliveries import Delivery, Due, Interrupted, MemoryLog, Verdict
+from hubhooks.errors import StoreError
+from hubhooks.sqlite import SqliteLog
+
+DAY = 24 * 60 * 60
+UNFINISHED = {"queued", "running", "waiting", "overdue"}
+URGENCY = ["running", "overdue", "queued", "waiting", "failed", "done"]
+URGENCY += ["unreadable", "ignored", "unhandled"]
+DIED = "the process died during this handler"
+# So much is kept, or may be unfinished at once: with the bodies below, both often matter.
+KEPT = 3
+ROOM = 60
+
+IDS = st.sampled_from(["d1", "d2", "d3", None])
+BODIES = st.sampled_from([b"{}", b"x" * 7, b"y" * 20, b"z" * 25])
+HEARD = st.sampled_from([("a",), ("a", "b"), ("c", "a"), "unhandled", "ignored", "unreadable"])
+GROUPS = st.lists(st.tuples(IDS, BODIES, HEARD), min_size=1, max_size=3)
+ENDINGS = st.sampled_from(["done", "failed", "ignored", "overdue", 0, 5, 3600])
+ANY = st.integers(0, 99)
+
+
+# ---- the model ----------------------------------------------------------------------------------
+
+
+@dataclass
+class RunModel:
+    handler: str
+    state: str = "queued"
+    attempts: int = 0
+    failures: int = 0
+    interruptions: int = 0
+    error: str = ""
+    started_at: float | None = None
+    due_at: float | None = None
+
+
+@dataclass
+class DeliveryModel:
+    id: str
+    body: bytes | None
+    size: int
+    aside: str | None
+    reason: str
+    received_at: float
+    is_replay: bool
+    is_delivered: bool
+    duplicates: int
+    runs: list[RunModel]
+
+    @property
+    def is_open(self) -> bool:
+        return any(run.state in UNFINISHED for run in self.runs)
+
+    @property
+    def state(self) -> str:
+        states = [*(run.state for run in self.runs), self.aside]
+        return next(state for state in URGENCY if state in states)
+
+
+class NoRoomError(Exception):
+    pass
+
+
+@dataclass
+class Model:
+    """What a log should know: plain lists, and the rules as the documentation has them."""
+
+    replays: str
+    now: float = 1_800_000_000.0
+    # The oldest first; what came again is new.
+    known: dict[str, DeliveryModel] = field(default_factory=dict)
+    refusals: dict[tuple[int, str], int] = field(default_factory=dict)
+
+    def accept(
+        self, delivery_id: str, body: bytes, handlers: tuple[str, ...], aside: str | None
+    ) -> Verdict:
+        reason = "why" if aside else ""
+        known = self.known.get(delivery_id)
+        if known is not None:
+            failed = tuple(run.handler for run in known.runs if run.state == "failed")
+            is_done = any(run.state == "done" for run in known.runs)
+            if known.is_open:
+                known.duplicates += 1
+                return Verdict("in_progress", delivery_id)
+            if failed:
+                if aside != "unreadable":
+                    handlers, aside, reason = failed, None, ""
+            elif is_done and not (known.is_delivered and self.replays == "run"):
+                known.duplicates += 1
+                return Verdict("duplicate", delivery_id)
+        self.make_room(len(body), is_open=bool(handlers))
+        is_replay = known is not None and known.is_delivered
+        made = DeliveryModel(
+            delivery_id, body, len(body), aside, reason, self.now, is_replay, False, 0, []
+        )
+        self._keep(made, known, handlers)
+        return Verdict(aside or "accepted", delivery_id, handlers)  # type: ignore[arg-type]
+
+    def replay(self, delivery_id: str, handlers: tuple[str, ...]) -> tuple[str, ...]:
+        known = self.known.get(delivery_id)
+        if known is None or known.body is None or known.is_open:
+            return ()
+        handlers = handlers or tuple(run.handler for run in known.runs)
+        if handlers:
+            self.make_room_for_replay(known.size)
+            made = copy.copy(known)
+            made.aside, made.reason, made.is_replay = None, "", True
+            self._keep(made, known, handlers)
+        return handlers
+
+    def _keep(
+        self, made: DeliveryModel, known: DeliveryModel | None, handlers: tuple[str, ...]
+    ) -> None:
+        attempts = {}
+        if known is not None:
+            self.forget(known)
+            made.duplicates = known.duplicates
+            attempts = {run.handler: run.attempts for run in known.runs}
+            made.runs = [run for run in known.runs if run.handler not in handlers]
+        made.runs = made.runs + [RunModel(n, attempts=attempts.get(n, 0)) for n in handlers]
+        self.known[made.id] = made
+        if not handlers:
+            self.settle(made)
+
+    def startable(self, delivery_id: str, handler: str) -> RunModel | None:
+        known = self.known.get(delivery_id)
+        for run in [] if known is None else known.runs:
+            if run.handler == handler and run.state in {"queued", "waiting"}:
+                return run
+        return None
+
+    def start(self, delivery_id: str, handler: str) -> RunModel | None:
+        run = self.startable(delivery_id, handler)
+        if run is not None:
+            run.state, run.started_at, run.due_at = "running", self.now, None
+            run.attempts += 1
+        return run
+
+    def end(self, delivery: Delivery, state: str, error: str, due_at: float | None) -> None:
+        known = self.known.get(delivery.id)
+        for run in [] if known is None else known.runs:
+            is_started = run.state in {"running", "overdue"}
+            if run.handler == delivery.handler and is_started and run.attempts == delivery.attempt:
+                run.state, run.due_at = state, due_at
+                if state != "overdue":
+                    run.error = error
+                run.failures += state == "waiting"
+                if known is not None and not known.is_open:
+                    self.settle(known)
+
+    def answered(self, delivery_id: str) -> None:
+        if delivery_id in self.known:
+            self.known[delivery_id].is_delivered = True
+
+    def recover(self) -> set[Interrupted]:
+        found = set()
+        for known in self.known.values():
+            for run in known.runs:
+                if run.state in {"running", "overdue"}:
+                    run.interruptions += 1
+                    run.error = DIED
+                    is_failed = run.interruptions > 3
+                    run.state = "failed" if is_failed else "waiting"
+                    wait = 10 * 2 ** (run.interruptions - 1)
+                    run.due_at = None if is_failed else self.now + wait
+                    found.add(Interrupted(known.id, run.handler, is_failed))
+        return found
+
+    def due(self) -> set[Due]:
+        runs = [(known.id, run) for known in self.known.values() for run in known.runs]
+        ready = [(i, run) for i, run in runs if run.state == "queued" or self.has_waited(run)]
+        first = {Due(i, run.handler, is_alone=False) for i, run in ready if not run.interruptions}
+        is_silent = all(run.state != "running" for _, run in runs)
+        alone = [Due(i, run.handler, is_alone=True) for i, run in ready if run.interruptions]
+        return first or set(alone[:1] if is_silent else [])
+
+    def has_waited(self, run: RunModel) -> bool:
+        return run.state == "waiting" and (
+            (run.due_at or 0) <= self.now or (run.started_at or 0) > self.now + 60
+        )
+
+    def next_due(self) -> float | None:
+        waits = [
+            run.due_at - self.now
+            for known in self.known.values()
+            for run in known.runs
+            if run.due_at is not None and run.due_at > self.now
+        ]
+        return min(waits, default=None)
+
+    def bytes_of(self, known: list[DeliveryModel]) -> int:
+        return sum(one.size for one in known if one.body is not None)
+
+    @property
+    def open(self) -> list[DeliveryModel]:
+        return [known for known in self.known.values() if known.is_open]
+
+    # What follows differs: how room is made for a body, and what goes when a delivery is finished.
+
+    def make_room(self, size: int, *, is_open: bool) -> None:
+        raise NotImplementedError
+
+    def make_room_for_replay(self, size: int) -> None: ...
+
+    def settle(self, known: DeliveryModel) -> None: ...
+
+    def prune(self) -> int:
+        return 0
+
+    def forget(self, known: DeliveryModel) -> None:
+        del self.known[known.id]
+
+
+@dataclass
+class MemoryModel(Model):
+    # In the order in which they were finished.
+    settled: list[str] = field(default_factory=list)
+
+    def make_room(self, size: int, *, is_open: bool) -> None:
+        if is_open and self.bytes_of(self.open) + size > ROOM:
+            raise NoRoomError
+
+    def make_room_for_replay(self, size: int) -> None:
+        self.make_room(size, is_open=True)
+
+    def settle(self, known: DeliveryModel) -> None:
+        self.settled.append(known.id)
+        if len(self.settled) > KEPT:
+            del self.known[self.settled.pop(0)]
+        for one in [self.known[name] for name in self.settled]:
+            if self.bytes_of([self.known[name] for name in self.settled]) <= ROOM // 2:
+                break
+            if one.size > ROOM // 2 // KEPT:
+                one.body = None
+
+    def forget(self, known: DeliveryModel) -> None:
+        super().forget(known)
+        self.settled.remove(known.id)
+
+
+@dataclass
+class DiskModel(Model):
+    # Those that are not in the file yet, since their batch is not over.
+    new: set[str] = field(default_factory=set)
+
+    def make_room(self, size: int, *, is_open: bool) -> None:
+        for known in self.known.values():
+            if size > ROOM or self.bytes_of([*self.known.values()]) + size <= ROOM:
+                break
+            if not known.is_open and known.id not in self.new:
+                known.body = None
+        if self.bytes_of([*self.known.values()]) + size > ROOM:
+            raise NoRoomError
+
+    def _keep(self, made: DeliveryModel, *more: Any) -> None:
+        super()._keep(made, *more)
+        self.new.add(made.id)
+
+    def prune(self) -> int:
+        old = self.now - 30 * DAY
+        finished = [known for known in self.known.values() if not known.is_open]
+        excess = self.bytes_of([*self.known.values()]) - ROOM * 0.9
+        dropped = 0
+        for known in finished:
+            if known.body is not None and (excess > 0 or known.received_at < old):
+                known.body = None
+                excess -= known.size
+                dropped += 1
+        for known in finished:
+            if known.received_at < old - 7 * DAY:
+                self.forget(known)
+                dropped += 1
+        self.refusals = {key: n for key, n in self.refusals.items() if key[0] * 60 >= old}
+        return dropped
+
+
+# ---- the machine --------------------------------------------------------------------------------
+
+
+@dataclass
+class Process:
+    """One that has a log open, and what it has yet to write to it."""
+
+    log: Any
+    late: list[tuple[Any, ...]] = field(default_factory=list)
+    running: list[Delivery] = field(default_factory=list)
+    given_up: list[Delivery] = field(default_factory=list)
+
+
+class LogMachine(RuleBasedStateMachine):
+    """Does what the door, the runner and the command do to a log, and to the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.model: Any = None
+        self.leader: Any = None
+        self.looks = 0
+        # Beside the model, so that a mistake in it hides nothing: what was promised to run, and
+        # what was seen to be done.
+        self.promised: set[tuple[str, str]] = set()
+        self.seen_done: set[tuple[str, str]] = set()
+
+    @initialize(replays=st.sampled_from(["run", "run", "skip"]))
+    def begin(self, replays: str) -> None:
+        self.begin_with(replays)
+
+    def begin_with(self, replays: str) -> None:
+        raise NotImplementedError
+
+    def teardown(self) -> None:
+        self.patch.undo()
+
+    def processes(self) -> list[Process]:
+        return [self.leader]
+
+    def any_process(self, at: int) -> Process:
+        processes = self.processes()
+        return processes[at % len(processes)]
+
+    def later(self, process: Process, *what: Any) -> None:
+        """Note what is written with the next batch; in memory there is no later."""
+        self.write(what)
+
+    def write_late(self, process: Process) -> None: ...
+
+    def write(self, what: tuple[Any, ...]) -> None:
+        kind, *arguments = what
+        getattr(self.model, kind)(*arguments)
+
+    # ---- what comes in --------------------------------------------------------------------------
+
+    @rule(group=GROUPS, starts=st.booleans(), at=ANY, answers=st.booleans())
+    def deliver(self, group: list[Any], starts: bool, at: int, answers: bool) -> None:
+        process = self.any_process(at)
+        self.write_late(process)
+        ids = []
+        with process.log.batch():
+            for delivery_id, body, heard in group:
+                verdict = self.accept(process, delivery_id, body, heard)
+                if verdict is not None:
+                    ids.append(verdict.id)
+                    for name in verdict.handlers if starts else ():
+                        self.start(process, verdict.id, name)
+        self.batch_is_over()
+        for name in ids:
+            process.log.answered(name, delivered=answers)
+            if answers:
+                self.later(process, "answered", name)
+
+    def accept(self, process: Process, delivery_id: Any, body: bytes, heard: Any) -> Any:
+        handlers, aside = ((), heard) if isinstance(heard, str) else (heard, None)
+        before = self.model.known.get(delivery_id)
+        was_delivered = before is not None and before.is_delivered
+        reason = "why" if aside else ""
+        try:
+            verdict = process.log.accept(delivery_id, body, handlers, aside, reason)
+        except StoreError:
+            with pytest.raises(NoRoomError):
+                self.model.accept(delivery_id or "new", body, handlers, aside)
+            return None
+        assert delivery_id is None or verdict.id == delivery_id
+        expected = self.model.accept(verdict.id, body, handlers, aside)
+        assert verdict == expected
+        for name in verdict.handlers:
+            run = (verdict.id, name)
+            if run in self.seen_done:
+                assert was_delivered, "what is done ran again, and nobody replayed it"
+                assert self.model.replays == "run"
+                self.seen_done.remove(run)
+            self.promised.add(run)
+        return verdict
+
+    @rule(at=ANY, which=ANY, handlers=st.sampled_from([(), ("a",), ("new",), ("b", "a")]))
+    def replay(self, at: int, which: int, handlers: tuple[str, ...]) -> None:
+        process, ids = self.any_process(at), [*self.model.known, "nobody"]
+        delivery_id = ids[which % len(ids)]
+        before = copy.deepcopy(self.model), copy.deepcopy(process.late)
+        self.write_late(process)
+        try:
+            queued = process.log.replay(delivery_id, handlers)
+        except StoreError:
+            with pytest.raises(NoRoomError):
+                self.model.replay(delivery_id, handlers)
+            self.model, process.late = before
+            return
+        assert queued == self.model.replay(delivery_id, handlers)
+        self.batch_is_over()
+        for name in queued:
+            self.seen_done.discard((delivery_id, name))
+            self.promised.add((delivery_id, name))
+
+    # ---- what runs ------------------------------------------------------------------------------
+
+    def start(self, process: Process, delivery_id: str, handler: str) -> None:
+        delivery = process.log.claim(delivery_id, handler)
+        if process is not self.leader:
+            assert delivery is None
+            return
+        run = self.model.start(delivery_id, handler)
+        assert (delivery is None) == (run is None)
+        if delivery is not None:
+            known = self.model.known[delivery_id]
+            assert (delivery.attempt, delivery.failures) == (run.attempts, run.failures)
+            assert delivery.is_replay == known.is_replay
+            assert (delivery_id, handler) in self.promised
+            assert (delivery_id, handler) not in self.seen_done
+            process.running.append(delivery)
+
+    @rule(limit=st.integers(1, 4), ending=st.one_of(st.none(), ENDINGS))
+    def start_what_is_due(self, limit: int, ending: Any) -> None:
+        process = self.leader
+        self.flush_all_of(process)
+        found = process.log.due(limit)
+        assert len(found) == min(limit, len(self.model.due()))
+        with process.log.batch():
+            for due in found:
+                self.start(process, due.delivery_id, due.handler)
+        for due in found:
+            assert process.log.body(due.delivery_id) == self.model.known[due.delivery_id].body
+        for delivery in process.running[-len(found) :] if found and ending is not None else []:
+            self.end_one(process, delivery, ending)
+
+    @rule(at=ANY)
+    def start_all_there_is(self, at: int) -> None:
+        """Also what is finished or runs, in a process that does not lead, and without a batch."""
+        process = self.any_process(at)
+        for known in [*self.model.known.values()]:
+            for handler in ("a", "b", "new"):
+                self.write_late(process)
+                self.start(process, known.id, handler)
+
+    @precondition(lambda self: any(process.running for process in self.processes()))
+    @rule(which=ANY, ending=ENDINGS)
+    def end(self, which: int, ending: Any) -> None:
+        started = [(process, one) for process in self.processes() for one in process.running]
+        process, delivery = started[which % len(started)]
+        self.end_one(process, delivery, ending)
+
+    def end_one(self, process: Process, delivery: Delivery, ending: Any) -> None:
+        if ending == "overdue":
+            process.log.overdue(delivery)
+            self.later(process, "end", delivery, "overdue", "", None)
+            return
+        process.running.remove(delivery)
+        process.given_up.append(delivery)
+        self.end_as(process, delivery, ending)
+
+    @precondition(lambda self: any(process.given_up for process in self.processes()))
+    @rule(which=ANY, ending=ENDINGS.filter(lambda ending: ending != "overdue"))
+    def end_once_more(self, which: int, ending: Any) -> None:
+        ended = [(process, one) for process in self.processes() for one in process.given_up]
+        self.end_as(*ended[which % len(ended)], ending)
+
+    def end_as(self, process: Process, delivery: Delivery, ending: Any) -> None:
+        if isinstance(ending, str):
+            process.log.finished(delivery, ending, "why", "where")
+            self.later(process, "end", delivery, ending, "why", None)
+        else:
+            process.log.finished(delivery, "failed", "why", "where", retry_after=ending)
+            self.later(process, "end", delivery, "waiting", "why", self.model.now + ending)
+
+    def flush_all_of(self, process: Process) -> None:
+        process.log.flush()
+        self.write_late(process)
+        assert not process.log.is_late
+
+    # ---- upkeep ---------------------------------------------------------------------------------
+
+    @rule(
+        what=st.sampled_from(["flush", "answer", "refuse", "prune", "checkpoint"]),
+        at=ANY,
+        which=ANY,
+    )
+    def keep_up(self, what: str, at: int, which: int) -> None:
+        process = self.any_process(at)
+        if what == "flush":
+            self.flush_all_of(process)
+        elif what == "answer":
+            ids = [*self.model.known, "nobody"]
+            delivery_id = ids[which % len(ids)]
+            process.log.answered(delivery_id, delivered=True)
+            self.later(process, "answered", delivery_id)
+        elif what == "refuse":
+            self.refuse(process, ("secret wrong", "too large")[which % 2], 1 + which % 3)
+        elif what == "prune":
+            assert process.log.prune() == self.model.prune()
+        else:
+            process.log.checkpoint()
+
+    def refuse(self, process: Process, reason: str, count: int) -> None:
+        minute = int(self.model.now) // 60
+        self.write_late(process)
+        with process.log.batch():
+            process.log.refused(minute, reason, count)
+        refusals = self.model.refusals
+        refusals[minute, reason] = refusals.get((minute, reason), 0) + count
+
+    def batch_is_over(self) -> None: ...
+
+    # ---- what is always so ----------------------------------------------------------------------
+
+    @invariant()
+    def the_log_is_as_the_model(self) -> None:
+        if self.model is None:
+            return
+        log = self.leader.log
+        listed = log.list(limit=1_000)
+        expected = [*reversed(self.model.known.values())]
+        assert [seen(record) for record in listed] == [seen(known) for known in expected]
+        for known in expected:
+            assert log.body(known.id) == known.body
+        self.check_promises({record.id: record for record in listed})
+        # On disk each of these opens a connection.
+        self.looks += 1
+        if self.looks % 3 == 0:
+            self.check_figures(log.stats(), expected)
+        elif expected:
+            known = expected[self.looks % len(expected)]
+            record = log.get(known.id)
+            assert (seen(record), record.body) == (seen(known), known.body)
+            found = [record.id for record in log.list(state=known.state, limit=1_000)]
+            assert found == [one.id for one in expected if one.state == known.state]
+        assert set(log.due(1_000)) == self.model.due()
+        waits, expected_wait = log.next_due(), self.model.next_due()
+        assert (waits is None) == (expected_wait is None)
+        assert waits is None or waits == pytest.approx(expected_wait)
+
+    def check_figures(self, stats: Any, expected: list[DeliveryModel]) -> None:
+        states = [known.state for known in expected]
+        assert stats.states == {state: states.count(state) for state in states}
+        assert stats.body_bytes == self.model.bytes_of(expected)
+        since = [known.received_at for known in expected if known.is_open]
+        oldest = None if stats.unfinished_since is None else stats.unfinished_since.timestamp()
+        assert oldest == (since[-1] if since else None)
+        refusals: dict[str, int] = {}
+        for (_, reason), count in self.model.refusals.items():
+            refusals[reason] = refusals.get(reason, 0) + count
+        assert stats.refusals == refusals
+
+    def check_promises(self, records: dict[str, Any]) -> None:
+        for delivery_id, handler in [*self.promised]:
+            # What is gone was finished: nothing else is ever dropped.
+            record = records.get(delivery_id)
+            state = "gone" if record is None else record.run_of(handler).state
+            assert state != "gone" or not self.is_unfinished(delivery_id)
+            if state in UNFINISHED:
+                assert self.leader.log.body(delivery_id) is not None
+            else:
+                self.promised.remove((delivery_id, handler))
+                if state == "done":
+                    self.seen_done.add((delivery_id, handler))
+        for delivery_id, handler in [*self.seen_done]:
+            if delivery_id in records:
+                assert records[delivery_id].run_of(handler).state == "done"
+            else:
+                self.seen_done.remove((delivery_id, handler))
+
+    def is_unfinished(self, delivery_id: str) -> bool:
+        return delivery_id in self.model.known and self.model.known[delivery_id].is_open
+
+
+def seen(record: Any) -> tuple[Any, ...]:
+    """What a record and its model have in common."""
+    received_at = record.received_at
+    runs = [
+        (run.handler, run.state, run.attempts, run.failures, run.interruptions, run.error)
+        for run in record.runs
+    ]
+    return (
+        record.id,
+        received_at if isinstance(received_at, float) else received_at.timestamp(),
+        record.state,
+        record.aside,
+        record.reason,
+        record.size,
+        record.is_replay,
+        record.is_delivered,
+        record.duplicates,
+        runs,
+    )
+
+
+class MemoryMachine(LogMachine):
+    def begin_with(self, replays: Any) -> None:
+        self.model = MemoryModel(replays)
+        log: Any = MemoryLog(replays=replays, keep=KEPT, keep_bytes=ROOM // 2, hold_bytes=ROOM)
+        self.patch.setattr(
+            log, "_now", lambda: datetime.fromtimestamp(self.model.now, timezone.utc)
+        )
+        clock = SimpleNamespace(monotonic=lambda: self.model.now)
+        self.patch.setattr(deliveries, "time", clock)
+        self.leader = Process(log)
+
+    @rule(seconds=st.sampled_from([1, 5, 3600]))
+    def wait(self, seconds: float) -> None:
+        self.model.now += seconds
+
+    @rule()
+    def look_for_others(self) -> None:
+        assert (self.leader.log.recover(), self.leader.log.changed()) == ([], False)
+        self.leader.log.close()
+        self.leader.log.open()
+
+
+class DiskMachine(LogMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.path = self.folder / "0.db"
+        self.deaths = 0
+        self.others: list[Process] = []
+
+    def begin_with(self, replays: Any) -> None:
+        self.model = DiskModel(replays)
+        self.patch.setattr(sqlite, "_now", lambda: self.model.now)
+        # Or it would depend on the time whether room is looked for.
+        self.patch.setattr(sqlite, "_FULL_SECONDS", 0.0)
+        self.patch.setattr(_database, "_CHECKPOINT_BYTES", 0)
+        self.patch.setattr(_database, "_TRUNCATE_BYTES", 0)
+        self.leader = self.opened()
+        assert self.leader.log.recover() == []
+
+    def opened(self) -> Process:
+        log = SqliteLog(self.path, replays=self.model.replays, max_bytes=ROOM)
+        log.open()
+        return Process(log)
+
+    def teardown(self) -> None:
+        try:
+            if self.leader is not None:
+                self.check_file()
+                for process in self.processes():
+                    process.log.close()
+        finally:
+            super().teardown()
+            shutil.rmtree(self.folder)
+
+    def processes(self) -> list[Process]:
+        return [self.leader, *self.others]
+
+    def later(self, process: Process, *what: Any) -> None:
+        process.late.append(what)
+
+    def write_late(self, process: Process) -> None:
+        for what in process.late:
+            self.write(what)
+        process.late.clear()
+
+    def batch_is_over(self) -> None:
+        self.model.new.clear()
+
+    @rule(seconds=st.sampled_from([1, 5, 10, 3600, 31 * DAY, 38 * DAY, -90, -3600, -2 * DAY]))
+    def wait(self, seconds: float) -> None:
+        """Let time pass, or the clock be set back."""
+        self.model.now += seconds
+
+    @rule(
+        what=st.sampled_from(["take over", "take back", "stop", "drain", "fail", "kill", "crash"]),
+        group=GROUPS,
+    )
+    def break_off(self, what: str, group: list[Any]) -> None:
+        if what in {"take over", "take back"}:
+            self.take_over(is_other_new=what == "take over" or not self.others)
+        elif what in {"stop", "drain"}:
+            self.stop_and_start(is_drained=what == "drain")
+        elif what == "fail":
+            self.fail_to_deliver(self.leader, group)
+        else:
+            self.kill(group if what == "crash" else [])
+
+    def take_over(self, *, is_other_new: bool) -> None:
+        """Let another process run what is there, while the one that did does not know of it."""
+        self.others.append(self.leader)
+        self.leader = self.opened() if is_other_new else self.others.pop(0)
+        self.lead()
+        while len(self.others) > 2:
+            process = self.others.pop(0)
+            process.log.close()
+            self.write_late(process)
+
+    def stop_and_start(self, *, is_drained: bool) -> None:
+        if is_drained:
+            for delivery in self.leader.running:
+                self.end_as(self.leader, delivery, 0)
+        self.leader.log.close()
+        self.write_late(self.leader)
+        self.leader = self.opened()
+        # To open it is not to change it.
+        self.the_log_is_as_the_model()
+        self.lead()
+
+    def fail_to_deliver(
+        self, process: Process, group: list[Any], image: Path | None = None
+    ) -> None:
+        """Do what the end of the batch undoes; copy the files as they are just before it."""
+        before = copy.deepcopy(self.model), {*self.promised}, {*self.seen_done}
+        late, running = [*process.late], [*process.running]
+        self.write_late(process)
+        with suppress(ZeroDivisionError), process.log.batch():
+            for delivery_id, body, heard in group:
+                verdict = self.accept(process, delivery_id, body, heard)
+                for name in () if verdict is None else verdict.handlers:
+                    self.start(process, verdict.id, name)
+            if image is not None:
+                for suffix in "", "-wal":
+                    shutil.copy(f"{self.path}{suffix}", f"{image}{suffix}")
+            raise ZeroDivisionError
+        self.model, self.promised, self.seen_done = before
+        process.late, process.running = late, running
+
+    def kill(self, group: list[Any]) -> None:
+        """Kill all processes, perhaps while one writes: what is in the files then is what stays."""
+        self.deaths += 1
+        image = self.folder / f"{self.deaths}.db"
+        self.fail_to_deliver(self.leader, group, image)
+        for process in self.processes():
+            process.log.close()
+        self.path = image
+        self.leader, self.others = self.opened(), []
+        self.check_file()
+        self.lead()
+
+    def lead(self) -> None:
+        self.write_late(self.leader)
+        interrupted = self.leader.log.recover()
+        assert set(interrupted) == self.model.recover()
+        self.leader.given_up += self.leader.running
+        self.leader.running = []
+
+    def check_file(self) -> None:
+        connection = sqlite3.connect(self.path)
+        try:
+            ask = functools.partial(rows, connection)
+            assert ask("PRAGMA integrity_check") == [("ok",)]
+            assert ask("SELECT seq FROM runs EXCEPT SELECT seq FROM deliveries") == []
+            assert ask("SELECT seq FROM bodies EXCEPT SELECT seq FROM deliveries") == []
+            wrong = "SELECT 1 FROM bodies JOIN deliveries USING (seq) WHERE size != length(body)"
+            assert ask(wrong) == []
+            assert ask("SELECT body_bytes FROM log") == ask(
+                "SELECT coalesce(sum(length(body)), 0) FROM bodies"
+            )
+        finally:
+            connection.close()
+
+
+def rows(connection: sqlite3.Connection, sql: str) -> list[Any]:
+    return connection.execute(sql).fetchall()
+
+
+def examples(count: int, steps: int) -> settings:
+    # How long an example takes is that of the disk, and no fault of it.
+    return settings(
+        max_examples=count,
+        stateful_step_count=steps,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+
+
+def test_whatever_happens_the_log_in_memory_is_as_the_model() -> None:
+    run_state_machine_as_test(MemoryMachine, settings=examples(150, 40))
+
+
+def test_whatever_happens_the_log_on_disk_is_as_the_model() -> None:
+    run_state_machine_as_test(DiskMachine, settings=examples(60, 40))
