@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,17 +15,18 @@ from hubhooks import Verifier, Webhooks
 from hubhooks.activity import (
     Activity,
     Gate,
+    Replayed,
     Tickets,
     as_json,
     is_cross_site,
     is_space_owner,
 )
 from hubhooks.deliveries import MemoryLog
-from hubhooks.errors import ConfigError
+from hubhooks.errors import BusyError, ConfigError
 from hubhooks.sqlite import SqliteLog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from hubhooks.deliveries import Log
@@ -65,6 +67,9 @@ class House(NamedTuple):
         if not handlers:
             more.setdefault("aside", "unhandled")
         return self.log.accept(None, body, handlers, **facts, **more).id
+
+    def replay(self, delivery_id: str, handlers: Sequence[str] = ()) -> Replayed:
+        return asyncio.run(self.activity.replay(delivery_id, handlers))
 
     def end(self, delivery_id: str, handler: str, *how: str) -> None:
         self.log.finished(self.log.claim(delivery_id, handler), *how)
@@ -349,24 +354,50 @@ def test_replay_runs_what_heard_it_or_what_is_named(
     house: House, body: Callable[..., bytes]
 ) -> None:
     delivery = house.put(body("repo.create"), "one", "two")
-    assert house.activity.replay(delivery).objection == "it is being handled already"
+    assert house.replay(delivery).objection == "it is being handled already"
     house.end(delivery, "one", "done")
     house.end(delivery, "two", "failed")
-    assert house.activity.replay("unknown").objection == "there is no such delivery"
-    assert "did not hear it" in house.activity.replay(delivery, ["three"]).objection
+    assert house.replay("unknown").objection == "there is no such delivery"
+    assert "did not hear it" in house.replay(delivery, ["three"]).objection
     assert house.woken == []
-    assert house.activity.replay(delivery, ["two"]) == (("two",), "")
+    assert house.replay(delivery, ["two"]) == (("two",), "")
     assert house.woken == [1]
     assert house.log.get(delivery).run_of("one").state == "done"
     house.end(delivery, "two", "done")
-    assert house.activity.replay(delivery).handlers == ("one", "two")
+    assert house.replay(delivery).handlers == ("one", "two")
+
+
+@pytest.mark.parametrize("house", ["disk"], indirect=True)
+def test_replay_waits_while_another_process_writes(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery = house.put(b"{}", "one")
+    house.end(delivery, "one", "failed")
+    other = sqlite3.connect(house.log.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    tries: list[str] = []
+    replay = house.log.replay
+
+    def replay_and_let_go(*arguments: Any) -> Any:
+        tries.append(delivery)
+        try:
+            return replay(*arguments)
+        except BusyError:
+            other.execute("ROLLBACK")
+            raise
+
+    monkeypatch.setattr(house.log, "replay", replay_and_let_go)
+    assert house.replay(delivery) == (("one",), "")
+    assert len(tries) == 2
+    assert house.woken == [1]
+    other.close()
 
 
 def test_replay_runs_what_would_hear_it_now(house: House, body: Callable[..., bytes]) -> None:
     delivery = house.put(body("repo.create"))
-    assert house.activity.replay(delivery).objection == "no handler heard it, or would now"
+    assert house.replay(delivery).objection == "no handler heard it, or would now"
     house.hooks.on("repo", name="added since")(lambda event: None)
-    assert house.activity.replay(delivery) == (("added since",), "")
+    assert house.replay(delivery) == (("added since",), "")
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ async def serve(
             return False
         _let_in(activity(), scope)
         if target.is_replay:
-            said = _replay(activity(), target, await _read(receive))
+            said = await _replay(activity(), target, await _read(receive))
         elif target.delivery_id is None:
             said = await asyncio.to_thread(_list, activity(), query)
         else:
@@ -161,8 +161,8 @@ def _show(activity: Activity, delivery_id: str) -> dict[str, Any]:
     return as_json(details.record, details)
 
 
-def _replay(activity: Activity, target: _Target, body: bytes) -> dict[str, Any]:
-    done = activity.replay(target.delivery_id or "", _handlers_in(body))
+async def _replay(activity: Activity, target: _Target, body: bytes) -> dict[str, Any]:
+    done = await activity.replay(target.delivery_id or "", _handlers_in(body))
     if done.objection:
         is_there = activity.log.get(target.delivery_id or "") is not None
         raise _Refusal(409 if is_there else 404, done.objection)

@@ -292,7 +292,8 @@ class _Tab:
         if not self._trusts(request, was.ticket):
             return self._view(request, was)
         try:
-            done = self._activity.replay(was.chosen, () if handler == _EVERY else (handler,))
+            names = () if handler == _EVERY else (handler,)
+            done = await self._activity.replay(was.chosen, names)
             said = done.objection or f"Queued: {', '.join(done.handlers)}"
         except StoreError as error:
             said = str(error)

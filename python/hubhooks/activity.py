@@ -6,6 +6,7 @@ is public. All else, and Replay, is for those who are trusted.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
 from hubhooks._core import HubEvent, Verifier
-from hubhooks.errors import ConfigError, PayloadError, SecretMismatchError
+from hubhooks.errors import BusyError, ConfigError, PayloadError, SecretMismatchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -51,6 +52,10 @@ _WRONG_PER_MINUTE = 5
 
 _TICKET_SECONDS = 8 * 60 * 60
 _MOST_TICKETS = 1000
+
+# How long to try again while another process writes, or this one tidies up, and how often.
+_BUSY_SECONDS = 5.0
+_BUSY_PAUSE = 0.02
 
 _ROWS = 12
 _LAST_PAGE = 99
@@ -387,8 +392,8 @@ class Activity:
             _objection(record, names),
         )
 
-    def replay(self, delivery_id: str, handlers: Sequence[str] = ()) -> Replayed:
-        """Run handlers again; to be called from the thread of the server's loop.
+    async def replay(self, delivery_id: str, handlers: Sequence[str] = ()) -> Replayed:
+        """Run handlers again; to be called on the server's loop, which the log is written from.
 
         Args:
             delivery_id: the delivery.
@@ -397,6 +402,16 @@ class Activity:
         Raises:
             StoreError: the log cannot be read or written just now.
         """
+        give_up = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                return self._replay(delivery_id, handlers)
+            except BusyError:
+                if time.monotonic() >= give_up:
+                    raise
+            await asyncio.sleep(_BUSY_PAUSE)
+
+    def _replay(self, delivery_id: str, handlers: Sequence[str]) -> Replayed:
         details = self.details(delivery_id)
         if details is None:
             return Replayed((), "there is no such delivery")

@@ -110,11 +110,11 @@ def running(folder: Path, script: str = LAUNCH, **environ: str | None) -> Iterat
     variables = {**OFFLINE, "HUBHOOKS_ADMIN_TOKEN": TOKEN, **environ}
     with started(folder, "app.py", script=APP + script, prints=READY, environ=variables) as server:
         app = App(server)
-        for kind in (PRIVATE, PUBLIC):
-            answer = server.post("/gradio_api/webhooks", compact(sample_json(kind)))
-            assert answer.status_code == 202, answer.text
-        yield app
-        app.client.close()
+        with app.client:
+            for kind in (PRIVATE, PUBLIC):
+                answer = server.post("/gradio_api/webhooks", compact(sample_json(kind)))
+                assert answer.status_code == 202, answer.text
+            yield app
         said = server.output()
         assert TOKEN not in said
         assert SECRET not in said
@@ -440,7 +440,11 @@ def test_a_browser_shows_it_and_replays(tmp_path: Path, rendered: str) -> None:
         assert not page.locator("input[type=password]").is_visible()
         page.get_by_role("button", name="Replay").click()
         # The page finds out by itself.
-        page.get_by_text("2 attempts").first.wait_for(timeout=patience)
+        try:
+            page.get_by_text("2 attempts").first.wait_for(timeout=patience)
+        except playwright.TimeoutError:
+            shown = page.locator("body").inner_text()
+            pytest.fail(f"{shown}\n{app.deliveries()}\n{app.server.output()}")
         page.get_by_role("button", name="Close").click()
         error.wait_for(state="hidden", timeout=patience)
         page.get_by_role("button", name="Lock", exact=True).click()
