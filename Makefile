@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST_SOURCES := Cargo.toml Cargo.lock .cargo/config.toml $(shell find src -name '*.rs')
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-rust test-python lint format docs wheel wheel-check wheel-suite bench bench-http soak fuzz clean
+.PHONY: help build run test test-rust test-python lint format docs wheel wheel-check wheel-suite bench bench-http compare soak fuzz clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -95,6 +95,9 @@ bench: $(VENV)/benches ## Measure the core, and the package against its peers
 
 bench-http: $(VENV)/benches ## Measure the servers, ours and others'; needs wrk
 	$(BIN)/python benches/serving.py
+
+compare: $(VENV)/benches ## Put requests and faults to us and to our peers, and write docs/peers.md; needs wrk
+	$(BIN)/python benches/compare.py
 
 soak: build ## Kill a server for five minutes while it takes deliveries, and look for lost ones
 	$(BIN)/python scripts/soak.py

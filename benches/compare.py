@@ -1,0 +1,295 @@
+"""Put one table of requests and faults to hubhooks and its peers, and write the page about it.
+
+Run with `python benches/compare.py`, with the core built for release and `wrk` installed; it
+writes `docs/peers.md` and `docs/images/peers.svg`. The peers are in `benches/peers`: the same bot
+each time. Every one is a server process of its own, asked over loopback and killed by its id.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from contextlib import ExitStack
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, NamedTuple
+
+import matplotlib as mpl
+
+mpl.use("svg")
+from faults import CASES, PEERS, Bot, Case, Outcome, comment, hostile_body, running, try_case
+from matplotlib import pyplot as plt
+from serving import SCRIPT, Server, Subject, load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "peers.md"
+PLOT = ROOT / "docs" / "images" / "peers.svg"
+COLOURS = {"hubhooks": "#2f9e5f", "hubhooks in Gradio": "#7cc79b", "WebhooksServer": "#e2730f",
+           "by hand": "#8b8d98"}  # fmt: skip
+ROUNDS = 5
+CALM_SECONDS = 6.0
+
+
+class Measured(NamedTuple):
+    """Figures of all peers, by what was measured and then by peer."""
+
+    stalls: dict[str, dict[str, float]]
+    per_second: dict[str, dict[str, float]]
+    megabytes: dict[str, dict[str, float]]
+
+
+# ---- stalls ------------------------------------------------------------------------------------
+
+
+def longest_answer(bot: Bot, disturb: Callable[[], object] | None) -> float:
+    """Deliver calmly while something disturbs, and give the longest time to an answer."""
+    thread = threading.Thread(target=disturb) if disturb else None
+    took: list[float] = []
+    end = time.monotonic() + CALM_SECONDS
+    if thread:
+        thread.start()
+    while time.monotonic() < end:
+        began = time.monotonic()
+        bot.deliver(comment(bot.new_repo(), "Nobody is asked."))
+        took.append(time.monotonic() - began)
+        time.sleep(0.02)
+    if thread:
+        thread.join()
+    return max(took)
+
+
+def disturbances(bot: Bot) -> dict[str, Callable[[], object] | None]:
+    return {
+        "nothing else happens": None,
+        "a handler sleeps for 3 s": lambda: bot.push(bot.new_repo("-slow")),
+        "a stranger sends 1.4 MB of faults": lambda: bot.deliver(hostile_body(), secret="sun"),
+    }
+
+
+def stalls(folder: Path) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for name, peer in PEERS.items():
+        with running(peer, folder / f"stalls-{name}") as bot:
+            bot.deliver(comment(bot.new_repo(), "To be warm."))
+            for what, disturb in disturbances(bot).items():
+                found.setdefault(what, {})[name] = longest_answer(bot, disturb)
+    return found
+
+
+# ---- throughput and memory ---------------------------------------------------------------------
+
+LOADS = {
+    "an event nobody listens to": (200, None),
+    "a wrong secret": (403, "sun"),
+}
+
+
+def throughput(folder: Path) -> dict[str, dict[str, float]]:
+    """Load all peers in turns with what the floor of `serving.py` is loaded with."""
+    rates: dict[str, dict[str, list[float]]] = {what: {} for what in LOADS}
+    script = folder / "load.lua"
+    script.write_text(SCRIPT, encoding="ascii")
+    with ExitStack() as stack:
+        bots = {
+            name: stack.enter_context(running(peer, folder / f"load-{name}"))
+            for name, peer in PEERS.items()
+        }
+        turns = itertools.count()
+        for at, what, (name, bot) in itertools.product(
+            range(ROUNDS + 1), LOADS, list(bots.items())
+        ):
+            status, wrong = LOADS[what]
+            server = Server(bot.server.pid, bot.server.port, {"returns": bot.peer.path})
+            done = load(server, Subject(what, status, wrong or bot.secret), script, next(turns))
+            # The first round warms up.
+            if at:
+                rates[what].setdefault(name, []).append(done.per_second)
+    return {what: {name: median(each) for name, each in by.items()} for what, by in rates.items()}
+
+
+def memory(folder: Path) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for name, peer in PEERS.items():
+        with running(peer, folder / f"memory-{name}") as bot:
+            bot.deliver(comment(bot.new_repo(), "To be warm."))
+            found.setdefault("at rest", {})[name] = bot.megabytes("VmRSS")
+            bot.send_from_a_stranger(100)
+            found.setdefault("at most, after 100 MB from a stranger", {})[name] = bot.megabytes(
+                "VmHWM"
+            )
+    return found
+
+
+# ---- the page ----------------------------------------------------------------------------------
+
+
+def plot(measured: Measured) -> None:
+    """Draw the figures, legible on white and on black."""
+    plt.rcParams.update({
+        "svg.fonttype": "none", "svg.hashsalt": "hubhooks", "font.family": "sans-serif",
+        "text.color": "#888", "axes.labelcolor": "#888", "xtick.color": "#888",
+        "ytick.color": "#888", "axes.edgecolor": "#888", "font.size": 9,
+    })  # fmt: skip
+    stalls_in_ms = {
+        what: {name: seconds * 1e3 for name, seconds in by.items()}
+        for what, by in measured.stalls.items()
+    }
+    panels = [
+        ("longest answer, ms, each mark ten times the one before", stalls_in_ms),
+        ("answers a second", measured.per_second),
+        ("memory, MB", measured.megabytes),
+    ]
+    figure, all_axes = plt.subplots(
+        len(panels), 1, figsize=(8, 9), height_ratios=[len(bars) for _, bars in panels]
+    )
+    for axes, (label, bars) in zip(all_axes, panels, strict=True):
+        height = 0.8 / len(PEERS)
+        for at, name in enumerate(PEERS):
+            places = [row + at * height for row in range(len(bars))]
+            values = [by[name] for by in bars.values()]
+            drawn = axes.barh(places, values, height * 0.9, color=COLOURS[name], label=name)
+            axes.bar_label(drawn, [f"{value:,.0f}" for value in values], padding=3, fontsize=7)
+        axes.set_yticks([row + 0.4 - height / 2 for row in range(len(bars))], list(bars))
+        axes.invert_yaxis()
+        if bars is stalls_in_ms:
+            axes.set_xscale("log")
+            axes.set_xlim(1)
+        axes.set_xlabel(label)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(
+        *all_axes[0].get_legend_handles_labels(), loc="upper center", ncols=4, frameon=False
+    )
+    figure.tight_layout(rect=(0, 0, 1, 0.97))
+    figure.savefig(PLOT, transparent=True, metadata={"Date": None, "Creator": None})
+
+
+HEAD = """# Beside its peers
+
+What the same bot does with hubhooks, with huggingface_hub's `WebhooksServer`, and written by hand
+with FastAPI as the Hub's own guides write theirs. This page is made by
+
+```sh
+make compare
+```
+
+which starts each of them as a server and puts the same requests and faults to it. It was last
+made on {date} on {cores} cores, with {versions}.
+
+The bots are [ours.py](../benches/peers/ours.py), [incumbent.py](../benches/peers/incumbent.py)
+and [by_hand.py](../benches/peers/by_hand.py); the requests are in
+[faults.py](../benches/faults.py).
+
+hubhooks is there twice: under uvicorn alone, and inside a Gradio app, which is the only way to
+have `WebhooksServer`. It keeps deliveries on disk, as it does by default; the others keep none.
+
+## What happens
+
+{counts}
+"""
+
+MEASURED = """
+## How long, how many, how much
+
+![Bars for each bot: its longest answer, its answers a second, its memory](images/peers.svg)
+
+The longest answer is that to a comment nobody listens to, delivered every 20 ms for {calm:g} s.
+The faults are a list of 475,000 refs without a name, with a wrong secret. Answers a second are
+over 16 connections, in the median of {rounds} rounds of one second. The longest answers and the
+rates move by some tenths between runs; what one bot is beside another does not.
+
+{tables}
+"""
+
+TAIL = """
+## Where a peer is ahead
+
+* **The answer.** With `WebhooksServer` and by hand, what a handler returns is what the sender
+  reads. Under hubhooks the Hub has its answer before a handler starts; it does not look at
+  answers beyond their status.
+* **What there is to install.** By hand there is nothing but FastAPI, and `WebhooksServer` comes
+  with `huggingface_hub`. hubhooks is one more package, with a compiled core.
+* **A file.** hubhooks writes a log to the disk, and an app on a disk that is full, or of the
+  network, is told so. `deliveries=":memory:"` does without.
+* **A page for nothing.** `WebhooksServer` makes a Gradio page that lists its URLs if you have
+  none.
+* **Age.** `WebhooksServer` has been used since 2023, though it is still marked as experimental.
+  hubhooks is new.
+
+Step by step from one to the other: [Moving from `WebhooksServer`](moving.md).
+"""
+
+
+def page(results: dict[str, list[tuple[Case, Outcome]]], measured: Measured) -> str:
+    names = ("hubhooks", "huggingface_hub", "gradio", "fastapi", "uvicorn")
+    versions = ", ".join(
+        [f"Python {platform.python_version()}", *(f"{n} {version(n)}" for n in names)]
+    )
+    counts = [
+        f"{name} does {sum(outcome.is_fine for _, outcome in outcomes)} of {len(outcomes)}"
+        for name, outcomes in results.items()
+    ]
+    text = HEAD.format(
+        date=date.today().isoformat(),  # noqa: DTZ011 - that of whoever makes it
+        versions=versions,
+        cores=len(os.sched_getaffinity(0)),
+        counts="; ".join(counts) + ".",
+    )
+    for group, cases in itertools.groupby(CASES, lambda case: case.group):
+        text += f"\n| {group} | " + " | ".join(PEERS) + " |\n|---|" + "---|" * len(PEERS) + "\n"
+        for case in cases:
+            cells = [cell(results[name][CASES.index(case)][1]) for name in PEERS]
+            text += f"| {case.title} | " + " | ".join(cells) + " |\n"
+    figures = [
+        table("longest answer", measured.stalls, lambda value: f"{value * 1e3:,.0f} ms"),
+        table("answers a second", measured.per_second, lambda value: f"{value:,.0f}"),
+        table("memory", measured.megabytes, lambda value: f"{value:,.0f} MB"),
+    ]
+    text += MEASURED.format(calm=CALM_SECONDS, rounds=ROUNDS, tables="\n".join(figures).rstrip())
+    return text + TAIL
+
+
+def cell(outcome: Outcome) -> str:
+    mark = "yes" if outcome.is_fine else "**no**"
+    return f"{mark}: {outcome.what}" if outcome.what else mark
+
+
+def table(what: str, rows: dict[str, dict[str, float]], show: Callable[[float], str]) -> str:
+    text = f"| {what} | " + " | ".join(PEERS) + " |\n|---|" + "---:|" * len(PEERS) + "\n"
+    for row, by in rows.items():
+        text += f"| {row} | " + " | ".join(show(by[name]) for name in PEERS) + " |\n"
+    return text
+
+
+def main() -> None:
+    """Ask all, and write the page."""
+    if shutil.which("wrk") is None:
+        sys.exit("the load comes from `wrk`, which is not installed: try `apt-get install wrk`")
+    results: dict[str, list[tuple[Case, Outcome]]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for peer_name, peer in PEERS.items():
+            with running(peer, folder / peer_name) as bot:
+                results[peer_name] = []
+                for case in CASES:
+                    outcome = try_case(case, bot)
+                    results[peer_name].append((case, outcome))
+                    print(f"{peer_name:20} {case.title:66} {cell(outcome)}", flush=True)
+        measured = Measured(stalls(folder), throughput(folder), memory(folder))
+    plot(measured)
+    PAGE.write_text(page(results, measured), encoding="utf-8")
+    print(f"\n{PAGE.relative_to(ROOT)} is written")
+
+
+if __name__ == "__main__":
+    main()
