@@ -142,11 +142,12 @@ def filled(path: Path, count: int) -> SqliteLog:
         BEGIN;
         {numbers} INSERT INTO deliveries
             SELECT i, printf('%024x', i * 2654435761 % 4294967296), 1.8e9 + i,
-                iif(i % 4, 'repo.content', 'discussion'), 'update', 'me/repo-' || i % {rare},
+                iif(i % {rare}, iif(i % 4, 'repo.content', 'discussion'), 'repo.config'), 'update',
+                'me/repo-' || i % {rare},
                 iif(i % {rare}, 'done', 'failed'), NULL, '', 0, 1, 0, '[["user-agent", "hub"]]', 970
             FROM n;
         {numbers} INSERT INTO runs
-            SELECT i, 'retrain', 0, iif(i % {rare}, 'done', 'failed'), 1, 0, NULL, 1.8e9, 1.8e9,
+            SELECT i, 'retrain', 0, iif(i % {rare}, 'done', 'failed'), 1, 0, 0, NULL, 1.8e9, 1.8e9,
                 '', '' FROM n;
         INSERT INTO bodies SELECT seq, zeroblob(200) FROM deliveries;
         COMMIT;
@@ -159,12 +160,19 @@ def pages(folder: Path, count: int, rounds: int) -> bool:
     """Compare what is asked of a short log and of a long one."""
     logs = [filled(folder / "short.db", 1_000), filled(folder / "long.db", count)]
     middles = [log.list(limit=500)[-1].id for log in logs]
+    latest = [log.list(limit=10)[-1].received_at for log in logs]
     questions: dict[str, Callable[[int], object]] = {
         "the newest": lambda at: logs[at].list(),
         "the next page": lambda at: logs[at].list(before=middles[at]),
         "those that failed": lambda at: logs[at].list(state="failed", limit=50),
         "those of one repository": lambda at: logs[at].list(repo="me/repo-3"),
         "those of one scope": lambda at: logs[at].list(scope="discussion"),
+        "those of a rare scope": lambda at: logs[at].list(scope="repo.config", limit=10),
+        "those of a rare scope that are done": lambda at: logs[at].list(
+            scope="repo.config", state="done", limit=10
+        ),
+        "those of no scope there is": lambda at: logs[at].list(scope="repo.move"),
+        "the last ten, by their time": lambda at: logs[at].list(since=latest[at]),
         "one delivery": lambda at: logs[at].get(middles[at]),
     }
     print(f"\n{'a page of':42} {'1,000 ms':>8} {f'{count:,} ms':>12} {'x':>6}")

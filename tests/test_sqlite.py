@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -855,6 +856,109 @@ def test_where_mounts_cannot_be_read_every_path_is_taken(
         assert log.list() == []
 
 
+# ---- files that are taken away ------------------------------------------------------------------
+
+WRITE_ELSEWHERE = """
+    import sys
+    from hubhooks.sqlite import SqliteLog
+
+    log = SqliteLog(sys.argv[1])
+    log.open()
+    log.accept("elsewhere", b"{}", ["a"])
+    log.close()
+"""
+
+
+def write_elsewhere(path: Path) -> None:
+    """Write to the log in another process, which then ends."""
+    with child(WRITE_ELSEWHERE, path) as process:
+        assert process.wait(PATIENCE) == 0
+
+
+def ids_seen_elsewhere(path: Path) -> set[str]:
+    """List what another process sees: not what is in files without a name."""
+    read = """
+        import json, sqlite3, sys
+        print(json.dumps([row[0] for row in sqlite3.connect(sys.argv[1]).execute(
+            "SELECT id FROM deliveries")]))
+    """
+    with child(read, path) as process:
+        return set(json.loads(said(process)))
+
+
+def test_nothing_is_lost_when_this_process_reads_the_files_and_another_one_ends(
+    path: Path, log: SqliteLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    log.accept("before", b"{}", ["a"])
+    # As an upload of the folder does: it takes SQLite's locks from this process.
+    for file in path.parent.glob(f"{path.name}*"):
+        file.read_bytes()
+    write_elsewhere(path)
+    assert not Path(f"{path}-wal").exists()
+    for name in ("after", "later"):
+        assert log.accept(name, b"{}", ["a"]).status == "accepted"
+    assert ids_seen_elsewhere(path) == {"before", "elsewhere", "after", "later"}
+    assert query(path, "PRAGMA integrity_check") == [("ok",)]
+    # The same file, so it still runs what is in it.
+    assert log.is_led
+    assert log.claim("elsewhere", "a") is not None
+    assert caplog.text.count("was removed or replaced while it was in use") == 1
+
+
+def test_a_file_that_is_removed_is_made_anew_and_has_to_be_led_anew(
+    path: Path, log: SqliteLog
+) -> None:
+    log.accept("before", b"{}", ["a"])
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
+    assert log.changed()
+    assert not log.is_led
+    log.accept("after", b"{}", ["a"])
+    assert log.claim("after", "a") is None
+    assert ids_seen_elsewhere(path) == {"after"}
+    assert path.stat().st_mode & 0o777 == 0o600
+    log.recover()
+    assert log.is_led
+    assert log.claim("after", "a") is not None
+
+
+def test_what_is_written_while_the_file_is_removed_is_refused(path: Path, log: SqliteLog) -> None:
+    def write() -> None:
+        with log.batch():
+            log.accept("during", b"{}", ["a"])
+            Path(f"{path}-wal").unlink()
+
+    with pytest.raises(BusyError, match="was removed or replaced"):
+        write()
+    log.accept("after", b"{}", ["a"])
+    assert "after" in ids_seen_elsewhere(path)
+
+
+def test_a_file_is_not_opened_anew_beside_somebody_who_reads_the_old_one(
+    path: Path, log: SqliteLog
+) -> None:
+    with log._db.elsewhere():  # noqa: SLF001 - what `get` and `list` do
+        for file in path.parent.glob(f"{path.name}*"):
+            file.unlink()
+        with pytest.raises(BusyError, match="was removed or replaced"):
+            log.accept("d1", b"{}", ["a"])
+    assert log.accept("d1", b"{}", ["a"]).status == "accepted"
+
+
+def test_a_folder_that_is_gone_is_used_again_when_it_is_back(tmp_path: Path) -> None:
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    with opened(folder / "hubhooks.db") as log:
+        folder.rename(tmp_path / "away")
+        for _ in range(2):
+            with pytest.raises(StoreError, match="cannot be created"):
+                log.accept("d1", b"{}", ["a"])
+        (tmp_path / "away").rename(folder)
+        assert log.accept("d1", b"{}", ["a"]).status == "accepted"
+        log.recover()
+        assert log.claim("d1", "a") is not None
+
+
 # ---- the file -----------------------------------------------------------------------------------
 
 
@@ -1084,6 +1188,21 @@ def test_nothing_is_dropped_for_a_clock_that_is_set_back(
     clock[0] += 31 * DAY
     assert log.prune() == 1
     assert (record(log, "d1").body, record(log, "d2").body) == (b"{}", None)
+
+
+def test_many_that_came_while_the_clock_was_ahead_keep_no_others(
+    log: SqliteLog, clock: list[float]
+) -> None:
+    clock[0] += 400 * DAY
+    with log.batch():
+        for number in range(600):
+            log.accept(f"ahead-{number}", b"{}", (), "ignored")
+    clock[0] -= 400 * DAY
+    log.accept("old", b"{}", (), "ignored")
+    clock[0] += 38 * DAY
+    assert log.prune() == 2
+    assert len(log.list(limit=1000)) == 600
+    assert log.get("old") is None
 
 
 def test_the_oldest_bodies_of_finished_deliveries_make_room(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sqlite3
@@ -18,8 +19,11 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     Durability: TypeAlias = Literal["normal", "full"]
+    _Files: TypeAlias = tuple[int, int, int]
 
 __all__ = ["BusyError", "Database", "RunnerLock"]
+
+_log = logging.getLogger("hubhooks")
 
 # Written into the file, so that another program's is not taken for ours. Never to be changed.
 _APPLICATION_ID = 0x48754832
@@ -85,6 +89,10 @@ class Database:
         self._durability = durability
         self._allow_network = allow_network
         self._connection: sqlite3.Connection | None = None
+        self._is_open = False
+        # What was at the path when it was opened, and how many connections for a moment there are.
+        self._files: _Files | None = None
+        self._elsewhere = 0
         self._lock = threading.RLock()
         self._is_in_batch = False
         self._failure: StoreError | None = None
@@ -100,6 +108,10 @@ class Database:
         """
         if not self._allow_network:
             _refuse_network(self.path)
+        self._open()
+        self._is_open = True
+
+    def _open(self) -> None:
         _create(self.path)
         give_up = time.monotonic() + _OPEN_SECONDS
         while self._connection is None:
@@ -110,16 +122,52 @@ class Database:
                 if not _is_busy(error) or time.monotonic() > give_up:
                     raise _at_opening(self.path, error) from error
                 time.sleep(0.01)
+        self._files = _files_at(self.path)
 
     def close(self) -> None:
         """Write what is late, and close the file."""
         with self._lock:
-            if self._connection is not None:
-                try:
+            try:
+                if self._is_open:
                     self.flush()
-                finally:
+            finally:
+                self._is_open = False
+                if self._connection is not None:
                     self._connection.close()
                     self._connection = None
+
+    @property
+    def file(self) -> tuple[int, int] | None:
+        """Which file is written to: another one if that at the path was replaced."""
+        return None if self._files is None else self._files[:2]
+
+    def follow(self) -> None:
+        """Open anew what is at the path, if it is no longer what was opened.
+
+        Somebody may have removed or replaced the file. And whoever opens and closes it in this
+        process, say to upload the folder it is in, takes all of SQLite's locks on it from the
+        process: so POSIX has it. Another process then takes itself for the last one and removes
+        the `-wal` file. What is written to a file without a name is lost.
+
+        Raises:
+            StoreError: it cannot be opened just now.
+        """
+        with self._lock:
+            if not self._is_open or self._is_in_batch:
+                return
+            if self._connection is not None:
+                if self._files == _files_at(self.path):
+                    return
+                if self._elsewhere:
+                    # A new connection would share with these what belongs to the old file.
+                    raise BusyError(_told_of_loss(self.path))
+                _log.error("%s", _told_of_loss(self.path))
+                self._connection.close()
+                self._connection = None
+            try:
+                self._open()
+            except ConfigError as error:
+                raise StoreError(str(error)) from error
 
     def execute(self, sql: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
         """Execute a statement, in a `batch` if it writes.
@@ -155,6 +203,7 @@ class Database:
             if self._is_in_batch:
                 yield
                 return
+            self.follow()
             self._is_in_batch = True
             try:
                 # A transaction that starts by reading could not wait for its turn to write.
@@ -163,6 +212,8 @@ class Database:
                 yield
                 self._write_late()
                 self.execute("COMMIT")
+                if self._files != _files_at(self.path):
+                    raise BusyError(_told_of_loss(self.path))
                 del self._late[: self._late_written]
             finally:
                 self._is_in_batch = False
@@ -198,6 +249,8 @@ class Database:
         With `ro` all that is read is of one moment.
         """
         uri = f"{Path(self.path).absolute().as_uri()}?mode={mode}"
+        with self._lock:
+            self._elsewhere += 1
         try:
             connection = sqlite3.connect(uri, timeout=_BUSY_SECONDS, isolation_level=None, uri=True)
             try:
@@ -216,6 +269,9 @@ class Database:
                 connection.close()
         except sqlite3.Error as error:
             raise _told(self.path, error) from error
+        finally:
+            with self._lock:
+                self._elsewhere -= 1
 
     def checkpoint(self) -> None:
         """Move what was written to its place in the file, if it is enough to be worth it.
@@ -355,6 +411,24 @@ class RunnerLock:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _files_at(path: str) -> _Files | None:
+    """Tell which file is at the path, and which one beside it takes what is written."""
+    # At each batch: `Path` would take several times as long.
+    try:
+        file, aside = os.stat(path), os.stat(f"{path}-wal")  # noqa: PTH116 - see above
+    except OSError:
+        return None
+    return file.st_dev, file.st_ino, aside.st_ino
+
+
+def _told_of_loss(path: str) -> str:
+    return (
+        f"the delivery log `{path}`, or the `-wal` file beside it, was removed or replaced while "
+        "it was in use; from here on it is what is there now. Leave these files alone while the "
+        "app runs, and do not open them in it"
+    )
 
 
 def _resolved(path: str | os.PathLike[str]) -> str:

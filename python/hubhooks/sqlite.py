@@ -53,6 +53,8 @@ _INTERRUPTED_SECONDS = 10.0
 # A clock that was set back by more than this does not keep a run waiting.
 _CLOCK_SLACK = 60.0
 _DIED = "the process died during this handler"
+# So many deliveries are sorted in no time.
+_FEW = 1000
 _LONGEST_TEXT = 64 * 1024
 _LAST_SIGN = chr(0x10FFFF)
 _REDACTED = "(redacted)"
@@ -71,6 +73,8 @@ _STEPS = (
             duplicates INTEGER NOT NULL, headers TEXT NOT NULL, size INTEGER NOT NULL)""",
         "CREATE INDEX deliveries_state ON deliveries (state)",
         "CREATE INDEX deliveries_repo ON deliveries (repo) WHERE repo IS NOT NULL",
+        "CREATE INDEX deliveries_scope ON deliveries (scope)",
+        "CREATE INDEX deliveries_received_at ON deliveries (received_at)",
         # Apart, so that a change of state does not write the body again.
         "CREATE TABLE bodies (seq INTEGER PRIMARY KEY, body BLOB NOT NULL)",
         """CREATE TABLE runs (
@@ -141,7 +145,8 @@ class SqliteLog:
         self._max_bytes = max_bytes
         self._max_interruptions = max_interruptions
         self._db = Database(path, _STEPS, durability=durability, allow_network=allow_network)
-        self._generation: int | None = None
+        # Which file this process leads, and since which change of the runner; None if it does not.
+        self._led: tuple[object, int] | None = None
         self._data_version = 0
         self._full_until = 0.0
         # During a batch: what is inserted at its end, and the row of `log` as it will be then.
@@ -176,7 +181,7 @@ class SqliteLog:
 
     def close(self) -> None:
         """Write what is late, and close the file."""
-        self._generation = None
+        self._led = None
         self._db.close()
 
     @contextmanager
@@ -208,8 +213,15 @@ class SqliteLog:
         """Write what is late; what cannot be written stays late."""
         self._db.flush()
 
+    @property
+    def is_led(self) -> bool:
+        """Whether what `recover` began still holds: no other process took over since."""
+        (generation,) = self._db.execute("SELECT generation FROM log").fetchone()
+        return self._led == (self._db.file, generation)
+
     def changed(self) -> bool:
-        """Whether somebody else wrote since the last call."""
+        """Whether somebody else wrote since the last call, or replaced the file."""
+        self._db.follow()
         before = self._data_version
         (self._data_version,) = self._db.execute("PRAGMA data_version").fetchone()
         return self._data_version != before
@@ -343,7 +355,7 @@ class SqliteLog:
             return
         if size <= self._max_bytes and time.monotonic() >= self._full_until:
             while bodies := self._db.execute(_OLDEST_BODIES, (_CHUNK_ROWS,)).fetchall():
-                for seq, body_size, _ in bodies:
+                for seq, body_size in bodies:
                     self._body_bytes -= _drop_body(self._db.execute, seq, body_size)
                     if self._body_bytes + size <= self._max_bytes:
                         return
@@ -373,7 +385,7 @@ class SqliteLog:
                 self._end(delivery_id, handler, attempt, state, due_at, _DIED, interruptions=1)
                 found.append(Interrupted(delivery_id, handler, is_failed))
             generation = self._newest_generation + 1
-        self._generation = generation
+        self._led = (self._db.file, generation)
         return found
 
     def due(self, limit: int, without: Sequence[str] = ()) -> builtins.list[Due]:
@@ -412,7 +424,7 @@ class SqliteLog:
             None if it must not: it is not queued or waiting, or another process took over.
         """
         with self.batch():
-            if self._generation != self._newest_generation:
+            if self._led != (self._db.file, self._newest_generation):
                 return None
             now = _now()
             if (new := self._new.get(delivery_id)) is not None:
@@ -560,8 +572,13 @@ class SqliteLog:
             f"seq < ({_SEQ})": before,
         }
         given = {sql: value for sql, value in criteria.items() if value is not None}
-        end = f"WHERE {' AND '.join(given) or 'true'} ORDER BY seq DESC LIMIT ?"
+        end = f"WHERE {' AND '.join(given) or 'true'} ORDER BY {{}} DESC LIMIT ?"
         with self._db.elsewhere() as connection:
+            # Where few are so young, it is better to sort these than to look for a whole page.
+            few = since is not None and connection.execute(
+                _COUNT_YOUNG, (_seconds(since), _FEW)
+            ).fetchone() < (_FEW,)
+            end = end.format("+seq" if few else "seq")
             return _read(connection.execute, end, (*given.values(), limit))
 
     def stats(self) -> Stats:
@@ -601,16 +618,20 @@ class SqliteLog:
     def _prune_bodies(self, connection: sqlite3.Connection, old: float) -> int:
         (body_bytes,) = connection.execute("SELECT body_bytes FROM log").fetchone()
         excess = body_bytes - self._max_bytes * _KEPT_SHARE
+        if excess > 0:
+            found = connection.execute(_OLDEST_BODIES, (_CHUNK_ROWS,))
+        else:
+            found = connection.execute(_AGED_BODIES, (old, _CHUNK_ROWS))
         chosen: list[tuple[int, int]] = []
         chunk = 0
-        for seq, size, received_at in connection.execute(_OLDEST_BODIES, (_CHUNK_ROWS,)):
-            if (chunk < excess or received_at < old) and chunk < _CHUNK_BYTES:
+        for seq, size in found:
+            if chunk < _CHUNK_BYTES and (chunk < excess or excess <= 0):
                 chosen.append((seq, size))
                 chunk += size
         return _drop(connection, chosen, rows=False)
 
     def _prune_rows(self, connection: sqlite3.Connection, old: float) -> int:
-        chosen = connection.execute(_OLDEST_ROWS, (_CHUNK_ROWS, old)).fetchall()
+        chosen = connection.execute(_AGED_ROWS, (old, _CHUNK_ROWS)).fetchall()
         return _drop(connection, chosen, rows=True)
 
 
@@ -693,20 +714,23 @@ _OLDEST_UNFINISHED = """
 """
 _SUM_REFUSALS = "SELECT reason, sum(count) FROM refusals GROUP BY reason"
 
+_COUNT_YOUNG = """
+    SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE received_at >= ? LIMIT ?)
+"""
 _IDS = "SELECT id FROM deliveries WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"
 _OLD_BODIES = """
     SELECT count(*), coalesce(sum(size), 0) FROM bodies JOIN finished USING (seq)
     WHERE received_at < ?
 """
 _OLD_ROWS = "SELECT count(*) FROM finished WHERE received_at < ?"
+# By their order, or by their times: a clock that was wrong for a while puts these asunder.
 _OLDEST_BODIES = """
-    SELECT bodies.seq, size, received_at FROM bodies JOIN finished USING (seq)
-    ORDER BY bodies.seq LIMIT ?
+    SELECT bodies.seq, size FROM bodies JOIN finished USING (seq) ORDER BY bodies.seq LIMIT ?
 """
-_OLDEST_ROWS = """
-    SELECT seq, size FROM (SELECT seq, size, received_at FROM finished ORDER BY seq LIMIT ?)
-    WHERE received_at < ?
+_AGED_BODIES = """
+    SELECT seq, size FROM finished CROSS JOIN bodies USING (seq) WHERE received_at < ? LIMIT ?
 """
+_AGED_ROWS = "SELECT seq, size FROM finished WHERE received_at < ? LIMIT ?"
 # What was chosen may be unfinished again by now.
 _DROP_BODY = """
     DELETE FROM bodies WHERE seq = ? AND EXISTS (SELECT 1 FROM finished WHERE seq = ?)
