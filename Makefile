@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST_SOURCES := Cargo.toml Cargo.lock .cargo/config.toml $(shell find src -name '*.rs')
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-rust test-python lint format docs wheel wheel-check wheel-suite bench bench-http compare soak fuzz clean
+.PHONY: help build run test test-rust test-python lint format docs wheel wheel-check wheel-suite bench bench-http bench-flat compare soak fuzz clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -52,6 +52,7 @@ lint: $(VENV)/integrations $(VENV)/linters ## Check formats, types, stubs and ha
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m mypy.stubtest hubhooks._core
+	$(BIN)/zizmor --offline --quiet --no-progress .github/workflows
 
 format: $(VENV)/linters ## Format the code
 	cargo fmt
@@ -89,12 +90,16 @@ $(VENV)/benches: $(VENV)/built
 	$(BIN)/python -m pip install --quiet --group bench
 	touch $@
 
-bench: $(VENV)/benches ## Measure the core, and the package against its peers
+bench: $(VENV)/benches ## Measure the core, the package against its peers, and the log
 	cargo bench --no-default-features
 	$(BIN)/python benches/parse.py
+	$(BIN)/python benches/log.py
 
 bench-http: $(VENV)/benches ## Measure the servers, ours and others'; needs wrk
 	$(BIN)/python benches/serving.py
+
+bench-flat: $(VENV)/benches ## Deliver a million times, and see that memory stays as it is; needs wrk
+	$(BIN)/python benches/flat.py
 
 compare: $(VENV)/benches ## Put requests and faults to us and to our peers, and write docs/peers.md; needs wrk
 	$(BIN)/python benches/compare.py

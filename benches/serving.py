@@ -203,18 +203,19 @@ end
 class Load(NamedTuple):
     """What one round of load made of a server."""
 
+    count: int
     per_second: float
     cpu_seconds: float
     p50: float
     p99: float
 
 
-def load(server: Server, subject: Subject, script: Path, turn: int) -> Load:
+def load(server: Server, subject: Subject, script: Path, turn: int, seconds: int = 1) -> Load:
     url = f"http://127.0.0.1:{server.port}"
     body = body_of(SAMPLE).decode()
     before = server.cpu_seconds()
     done = subprocess.run(
-        ["wrk", "-t1", f"-c{CONNECTIONS}", "-d1s", "-s", str(script), url, "--",
+        ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(script), url, "--",
          str(turn), server.paths["returns"], subject.secret, body],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
@@ -223,9 +224,8 @@ def load(server: Server, subject: Subject, script: Path, turn: int) -> Load:
     count = found["requests"]
     if found["broken"] or found["refused"] != (count if subject.status >= 400 else 0):
         sys.exit(f"{subject.what}: not answered as expected: {found}")
-    return Load(
-        count / found["microseconds"] * 1e6, used / count, found["p50"] / 1e6, found["p99"] / 1e6
-    )
+    per_second = count / found["microseconds"] * 1e6
+    return Load(count, per_second, used / count, found["p50"] / 1e6, found["p99"] / 1e6)
 
 
 def throughput(rounds: int) -> Iterator[Row]:
