@@ -11,6 +11,7 @@ use std::fmt;
 
 use crate::error::Error;
 use crate::event::{Class, Event};
+use crate::text::one_line;
 use documented::EVENTS;
 use glob::Glob;
 use remark::Remark;
@@ -317,6 +318,8 @@ impl Filter {
             text += if at == 0 { ": " } else { "; " };
             text += &remark.to_string();
         }
+        // Strangers choose some of the names in it.
+        let text = one_line(&text);
         Explanation { matched, text }
     }
 

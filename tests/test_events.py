@@ -14,6 +14,7 @@ import types
 import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from hypothesis import given, settings
@@ -28,6 +29,7 @@ from hubhooks import (
     ContentEvent,
     Discussion,
     DiscussionEvent,
+    Filter,
     HubEvent,
     MovedTo,
     Owner,
@@ -617,7 +619,35 @@ def test_repr_quotes_as_python_does(event):
     assert repr(made.comment) == f"Comment(content={made.comment.content!r}, hidden=False)"
 
 
-@pytest.mark.parametrize("odd", ["a\nb", "\r", "\x1b[31m", "\u2028"])
+ODD = ["a\nb", "\r", "\x1b[31m", "\u2028"]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_what_is_explained_is_one_line(event, odd):
+    made = event("discussion.create", event__scope=odd, event__action=odd, discussion__status=odd)
+    for filter_ in (
+        Filter("repo"),
+        Filter(action="move"),
+        Filter(status="open"),
+        Filter(owner="me", author="x"),
+    ):
+        assert is_one_line(filter_.explain(made))
+    pushed = event(
+        "repo.content.update", repo__type=odd, repo__name=f"{odd}/x", repo__owner__id=odd
+    )
+    for filter_ in (Filter(repo_type="model"), Filter(repo="me/*"), Filter(owner="me")):
+        assert is_one_line(filter_.explain(pushed))
+
+
+def test_events_and_parts_leave_it_to_others_whether_these_are_equal(event):
+    made = event("repo.content.update.bucket")
+    for one in (made, made.repo, made.updated_files, made.updated_files[0]):
+        assert one == ANY
+        assert one != "something else"
+        assert type(one).__eq__(one, "something else") is NotImplemented
+
+
+@pytest.mark.parametrize("odd", ODD)
 def test_repr_is_one_line(event, odd):
     made = event("discussion.create", repo__name=odd, repo__type=odd, event__action=odd)
     assert is_one_line(repr(made))

@@ -34,6 +34,8 @@ def test_request_is_judged(row):
     judge(lambda: verifier.verify_request(pairs, query), row["outcome"])
     raw_query = None if query is None else query.encode()
     judge(lambda: verifier.verify_request(iter(pairs), raw_query), row["outcome"])
+    # ASGI says of a header that it is an iterable of two items.
+    judge(lambda: verifier.verify_request([list(pair) for pair in pairs], query), row["outcome"])
     judge(lambda: verifier.verify_request(Headers(raw=pairs), query), row["outcome"])
     names = [name.lower() for name, _ in pairs]
     if len(set(names)) == len(names):
@@ -81,10 +83,15 @@ def test_secret_of_another_type_is_a_type_error_that_hides_it():
         Verifier(bytearray(b"tide"))
 
 
-@pytest.mark.parametrize("headers", [7, [b"x"], [(b"a", b"b", b"c")]])
-def test_headers_that_are_no_pairs_are_a_type_or_value_error(headers):
-    with pytest.raises((TypeError, ValueError)):
+@pytest.mark.parametrize("headers", [[b"x"], [7], [(b"a", b"b", b"c")], [[b"a"]]])
+def test_headers_that_are_no_pairs_are_a_type_error(headers):
+    with pytest.raises(TypeError, match="expected a pair of a header's name and its value, found"):
         Verifier("tide").verify_request(headers)
+
+
+def test_headers_that_are_no_headers_are_a_type_error():
+    with pytest.raises(TypeError, match="'int' object is not iterable"):
+        Verifier("tide").verify_request(7)
 
 
 def test_lone_surrogates_are_refused():

@@ -1,8 +1,9 @@
 //! Between JSON and Python.
 
+use pyo3::PyClass;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyString;
+use pyo3::types::{PyBool, PyString};
 use serde_json::Value;
 
 use crate::error::Error;
@@ -52,4 +53,19 @@ pub(super) fn word<'py>(py: Python<'py>, text: &str) -> Bound<'py, PyString> {
         "draft",
         "add",
     )
+}
+
+/// What `==` gives: of another class the other side may know better, as `unittest.mock.ANY` does.
+pub(super) fn compared<'py, T>(
+    other: &Bound<'py, PyAny>,
+    is_equal: impl FnOnce(&T) -> bool,
+) -> Bound<'py, PyAny>
+where
+    T: PyClass<Frozen = pyo3::pyclass::boolean_struct::True> + Sync,
+{
+    let py = other.py();
+    match other.cast::<T>() {
+        Ok(other) => PyBool::new(py, is_equal(other.get())).to_owned().into_any(),
+        Err(_) => py.NotImplemented().into_bound(py),
+    }
 }

@@ -10,7 +10,7 @@ use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 use pyo3::{IntoPyObjectExt, PyClass, PyTypeInfo};
 use serde_json::Value;
 
-use super::convert::{problem, to_python, word};
+use super::convert::{compared, problem, to_python, word};
 use super::errors::config_error;
 use super::files::UpdatedFiles;
 use super::parts::{Comment, Discussion, MovedTo, Repo, UpdatedRef, Webhook};
@@ -345,14 +345,13 @@ impl HubEvent {
         self.shared.raw().into_bound_py_any(py)
     }
 
-    fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
-        let Ok(other) = other.cast::<Self>() else {
-            return false;
-        };
-        let other = &other.get().shared;
-        self.shared.is(other)
-            || self.shared.raw()[..] == other.raw()[..]
-            || self.shared.value() == other.value()
+    fn __eq__<'py>(&self, other: &Bound<'py, PyAny>) -> Bound<'py, PyAny> {
+        compared(other, |other: &Self| {
+            let other = &other.shared;
+            self.shared.is(other)
+                || self.shared.raw()[..] == other.raw()[..]
+                || self.shared.value() == other.value()
+        })
     }
 
     fn __hash__(&self) -> u64 {

@@ -10,7 +10,7 @@ use pyo3::types::{PyDict, PySlice, PyString, PyTuple};
 use self_cell::self_cell;
 use serde_json::Value;
 
-use super::convert::{quoted, to_python, word};
+use super::convert::{compared, quoted, to_python, word};
 use super::event::{HubEvent, keep};
 use super::parts::{Part, part};
 use super::shared::Shared;
@@ -240,9 +240,9 @@ impl UpdatedFiles {
             .count()
     }
 
-    fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
-        other.cast::<Self>().is_ok_and(|other| {
-            std::ptr::eq(self, other.get()) || self.values() == other.get().values()
+    fn __eq__<'py>(&self, other: &Bound<'py, PyAny>) -> Bound<'py, PyAny> {
+        compared(other, |other| {
+            std::ptr::eq(self, other) || self.values() == other.values()
         })
     }
 

@@ -171,7 +171,13 @@ impl<'py> FromPyObject<'_, 'py> for Words {
         if let Ok(word) = words.cast::<PyString>() {
             return Ok(Self(vec![word.extract()?]));
         }
-        let words = words.try_iter()?.map(|word| word?.extract::<String>());
+        let Ok(items) = words.try_iter() else {
+            return Err(PyTypeError::new_err(format!(
+                "expected a string or strings, found {}",
+                words.get_type().name()?
+            )));
+        };
+        let words = items.map(|word| word?.extract::<String>());
         words.collect::<PyResult<_>>().map(Self)
     }
 }

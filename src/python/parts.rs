@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 use serde_json::{Value, json};
 
-use super::convert::{quoted, to_python, word};
+use super::convert::{compared, quoted, to_python, word};
 use super::event::{HubEvent, view};
 use super::shared::Shared;
 use crate::event;
@@ -39,9 +39,9 @@ macro_rules! part {
                 Ok(to_python(py, &Part::value(self))?.cast_into()?)
             }
 
-            fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
-                other.cast::<Self>().is_ok_and(|other| {
-                    std::ptr::eq(self, other.get()) || Part::value(self) == Part::value(other.get())
+            fn __eq__<'py>(&self, other: &Bound<'py, PyAny>) -> Bound<'py, PyAny> {
+                compared(other, |other| {
+                    std::ptr::eq(self, other) || Part::value(self) == Part::value(other)
                 })
             }
 

@@ -32,7 +32,7 @@ impl Verifier {
             .iter()
             .map(|secret| match secret.cast_into::<PyString>() {
                 Ok(secret) => secret.extract::<String>().map_err(|_| unusable().into()),
-                Err(other) => Err(expected_str(&other.into_inner())),
+                Err(other) => Err(expected("str or bytes", &other.into_inner())),
             })
             .collect::<PyResult<Vec<_>>>()?;
         Ok(Self(secret::Verifier::new(secrets)?))
@@ -129,12 +129,30 @@ fn secret_headers(headers: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<u8>>> {
     };
     let mut values = Vec::new();
     for pair in pairs.try_iter()? {
-        let (name, value) = pair?.extract::<(Bound<'_, PyAny>, Bound<'_, PyAny>)>()?;
+        let (name, value) = name_and_value(&pair?)?;
         if with_bytes(&name, |name| Ok(name.eq_ignore_ascii_case(secret::HEADER)))? {
             values.push(with_bytes(&value, |value| Ok(value.to_vec()))?);
         }
     }
     Ok(values)
+}
+
+/// A header: a tuple mostly, but ASGI allows any iterable of two items.
+fn name_and_value<'py>(
+    pair: &Bound<'py, PyAny>,
+) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+    if let Ok(pair) = pair.extract() {
+        return Ok(pair);
+    }
+    let mut items = Vec::with_capacity(2);
+    if let Ok(found) = pair.try_iter() {
+        for item in found {
+            items.push(item?);
+        }
+    }
+    <[_; 2]>::try_from(items)
+        .map(Into::into)
+        .map_err(|_| expected("a pair of a header's name and its value", pair))
 }
 
 /// Use a str or bytes as bytes.
@@ -151,17 +169,17 @@ fn with_bytes<T>(
             Err(_) => use_it(b"\xff"),
         }
     } else {
-        Err(expected_str(value))
+        Err(expected("str or bytes", value))
     }
 }
 
 /// Says the type only: the value may be a secret.
-fn expected_str(value: &Bound<'_, PyAny>) -> PyErr {
+fn expected(what: &str, value: &Bound<'_, PyAny>) -> PyErr {
     let found = value.get_type();
     let found = found
         .name()
         .map_or_else(|_| "another type".to_owned(), |name| name.to_string());
-    PyTypeError::new_err(format!("expected str or bytes, found {found}"))
+    PyTypeError::new_err(format!("expected {what}, found {found}"))
 }
 
 fn unusable() -> Error {
