@@ -165,6 +165,13 @@ def test_a_decorator_without_parentheses_is_refused(router: Router) -> None:
     )
 
 
+def test_on_comment_without_parentheses_and_with_scopes_is_refused(router: Router) -> None:
+    with pytest.raises(ConfigError, match=r"write `@hooks.on_comment\(\)`, with parentheses"):
+        router.on_comment(takes_the_event)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="`on_comment` takes no scopes"):
+        router.on_comment("discussion")  # type: ignore[arg-type]
+
+
 def test_on_comment_takes_no_action(router: Router) -> None:
     with pytest.raises(ConfigError, match=r'write `@hooks\.on\("discussion\.comment", action='):
         router.on_comment(action="update")  # type: ignore[call-arg]
@@ -221,8 +228,15 @@ def test_a_wrong_class_or_criterion_is_refused_where_it_is_written(router: Route
         router.add(takes_the_event, int)  # type: ignore[arg-type]
     with pytest.raises(ConfigError):
         router.add(takes_the_event, "repo.content", path="x", repo_type="model")
-    with pytest.raises(TypeError, match="reop"):
+    with pytest.raises(ConfigError, match=r"`reop=` is no criterion; did you mean `repo=`\?"):
         router.add(takes_the_event, "repo", reop="me/x")  # type: ignore[call-arg]
+    with pytest.raises(ConfigError, match=r"`zzz=` is no criterion; there are action, repo_type, "):
+        router.add(takes_the_event, "repo", zzz="me/x")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="expected a string or strings, found int"):
+        router.add(takes_the_event, "repo", action=5)  # type: ignore[arg-type]
+    for name in (5, ""):
+        with pytest.raises(ConfigError, match=rf"`name={name!r}` is no name of a handler"):
+            router.add(takes_the_event, "repo", name=name)  # type: ignore[arg-type]
     assert router.handler("takes_the_event") is None
 
 
@@ -240,6 +254,30 @@ def test_a_misspelt_scope_warns_at_the_line_that_has_it(router: Router, scope: s
         assert warning.filename == __file__
 
 
+@pytest.mark.parametrize(
+    ("scope", "hint"),
+    [
+        ("repo.contents", "did you mean `repo.content`?"),
+        ("repo.conent", "did you mean `repo.content`?"),
+        ("repo.Content", "did you mean `repo.content`?"),
+        ("repo.confg.*", "did you mean `repo.config`?"),
+        ("discussion.comments", "did you mean `discussion.comment`?"),
+        ("discussion.coment", "did you mean `discussion.comment`?"),
+        ("repo.create", 'write the scope `repo` with `action="create"`'),
+        (
+            "discussion.comment.update",
+            'write the scope `discussion.comment` with `action="update"`',
+        ),
+    ],
+)
+def test_a_misspelt_word_below_a_documented_one_warns(
+    router: Router, scope: str, hint: str
+) -> None:
+    with pytest.warns(UserWarning, match="documents no scope") as warned:
+        router.on(scope)(takes_the_event)
+    assert [str(w.message) for w in warned] == [f"the Hub documents no scope `{scope}`; {hint}"]
+
+
 def test_a_misspelt_stem_is_recognised_on_its_own(router: Router) -> None:
     with pytest.warns(UserWarning, match=r"no scope `repos\.\*`; did you mean `repo`\?"):
         router.on("repos.*")(takes_the_event)
@@ -254,6 +292,9 @@ def test_documented_and_narrower_scopes_do_not_warn(router: Router) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         router.on("repo", "repo.*", "repo.config.dois", "discussion.comment.*")(takes_the_event)
+        router.on("repo.files", "repo.settings", "repo.content.lfs", "discussion.reaction")(
+            takes_the_event
+        )
 
 
 def takes_the_event(event: HubEvent) -> None: ...

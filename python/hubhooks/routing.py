@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import logging
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Generic, Literal, TypeAlias, TypedDict, TypeVar
 
-    from typing_extensions import Unpack
+    from typing_extensions import Never, Unpack
 
     from hubhooks._core import ConfigEvent, ContentEvent, DiscussionEvent, HubEvent, RepoEvent
     from hubhooks.deliveries import Delivery
@@ -81,6 +82,11 @@ _IDS = (
     "the Hub tells authors by ids of 24 hexadecimal digits: "
     '`huggingface_hub.whoami()["id"]` is your own'
 )
+_ACTIONS = frozenset(action for actions in SCOPES.values() for action in actions)
+_CRITERIA = (
+    "action", "repo_type", "repo", "owner", "ref", "path", "pull_request", "status", "mention",
+    "author", "private", "when", "name", "retries", "backoff", "timeout", "concurrency",
+)  # fmt: skip
 _is_id = re.compile("[0-9a-f]{24}").fullmatch
 
 
@@ -279,13 +285,7 @@ class Router:
             ConfigError: no event can satisfy the criteria, the function cannot be a handler, or
                 another function has its name.
         """
-        for scope in scopes:
-            if inspect.isroutine(scope):
-                msg = (
-                    f"`on` was given the function `{scope.__qualname__}` where scopes belong; "
-                    "write `@hooks.on()`, with parentheses"
-                )
-                raise ConfigError(msg)
+        _check_no_function(scopes, "on")
 
         def register(function: Callable[..., object]) -> Callable[..., object]:
             self._add(function, scopes, criteria)
@@ -294,7 +294,7 @@ class Router:
         return register
 
     def on_comment(
-        self, **criteria: Unpack[CommentCriteria[CommentEvent]]
+        self, *nothing: Never, **criteria: Unpack[CommentCriteria[CommentEvent]]
     ) -> Callable[[OnComment], OnComment]:
         """Register the decorated function for new comments that can be read.
 
@@ -302,11 +302,16 @@ class Router:
         the discussion (https://huggingface.co/docs/hub/webhooks).
 
         Args:
+            nothing: none; comments have one scope.
             criteria: those of `on`, without `action`, `ref` and `path`.
 
         Raises:
             ConfigError: as for `on`.
         """
+        _check_no_function(nothing, "on_comment")
+        if nothing:
+            msg = "`on_comment` takes no scopes: it hears new comments, wherever they are written"
+            raise ConfigError(msg)
         if "action" in criteria:
             msg = (
                 "`on_comment` hears new comments only and takes no `action=`; for others write "
@@ -457,10 +462,15 @@ class Router:
         *,
         visible_only: bool = False,
     ) -> None:
+        _check_criteria(criteria)
         filters: dict[str, Any] = dict(criteria)
         options = {option: filters.pop(option) for option in Policy._fields if option in filters}
         when = filters.pop("when", None)
-        name = filters.pop("name", None) or getattr(function, "__qualname__", None)
+        name = filters.pop("name", None)
+        if name is not None and not (isinstance(name, str) and name):
+            msg = f"`name={name!r}` is no name of a handler; write a string"
+            raise ConfigError(msg)
+        name = name or getattr(function, "__qualname__", None)
         if not callable(function):
             msg = f"a handler must be a function, not {type(function).__name__}"
             raise ConfigError(msg)
@@ -568,6 +578,16 @@ def _united(known: Handler, again: Handler) -> dict[str, Any]:
     return {**known.options, **again.options}
 
 
+def _check_no_function(scopes: Iterable[object], decorator: str) -> None:
+    for scope in scopes:
+        if inspect.isroutine(scope):
+            msg = (
+                f"`{decorator}` was given the function `{scope.__qualname__}` where scopes belong; "
+                f"write `@hooks.{decorator}()`, with parentheses"
+            )
+            raise ConfigError(msg)
+
+
 def _listed(words: Strings) -> tuple[str, ...]:
     return (words,) if isinstance(words, str) else tuple(words)
 
@@ -659,11 +679,26 @@ def _check_call(
 
 def _warn_if_misspelt(scope: str) -> None:
     stem = scope.removesuffix(".*")
-    if narrow(stem, "update")[0] in SCOPES:
-        return
-    nearest = nearest_scope(stem)
-    hint = f"did you mean `{nearest}`?" if nearest else f"known ones: {', '.join(SCOPES)}"
+    base = narrow(stem, "update")[0]
+    parent, _, last = stem.rpartition(".")
+    if parent in SCOPES and last in _ACTIONS:
+        hint = f'write the scope `{parent}` with `action="{last}"`'
+    else:
+        nearest = nearest_scope(stem.lower())
+        # Below a documented scope there may be one that the Hub adds tomorrow.
+        if base in SCOPES and (stem == base or nearest in (None, base)):
+            return
+        hint = f"did you mean `{nearest}`?" if nearest else f"known ones: {', '.join(SCOPES)}"
     _warn(f"the Hub documents no scope `{scope}`; {hint}")
+
+
+def _check_criteria(names: Iterable[str]) -> None:
+    for name in names:
+        if name not in _CRITERIA:
+            near = difflib.get_close_matches(name, _CRITERIA, 1)
+            hint = f"did you mean `{near[0]}=`?" if near else f"there are {', '.join(_CRITERIA)}"
+            msg = f"`{name}=` is no criterion; {hint}"
+            raise ConfigError(msg)
 
 
 def _check_ignored(user: object) -> None:
