@@ -535,6 +535,25 @@ def test_a_secret_in_the_url_never_reaches_the_access_log(
     assert "moon" not in caplog.text
 
 
+@on_both_parsers
+def test_a_secret_in_the_url_of_a_websocket_is_not_logged(
+    house: House, serve: Any, parser: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with (
+        serve(house.door, http=parser) as port,
+        socket.create_connection(("127.0.0.1", port), PATIENCE) as stream,
+    ):
+        stream.sendall(
+            b"GET /x?secret=moon HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\n"
+            b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        assert b" 403 " in stream.recv(1000)
+    assert "/x" in caplog.text
+    assert "moon" not in caplog.text
+
+
 # ---- behind others ------------------------------------------------------------------------------
 
 
@@ -627,7 +646,8 @@ def test_a_websocket_is_closed(house: House) -> None:
     async def send(message: Any) -> None:
         events.append(message)
 
-    asyncio.run(house.door({"type": "websocket"}, receive, send))
+    scope = {"type": "websocket", "query_string": b"secret=moon"}
+    asyncio.run(house.door(scope, receive, send))
     assert events == [{"type": "websocket.close", "code": 1000}]
 
 

@@ -86,6 +86,8 @@ class Door:
         elif kind == "lifespan":
             await self._live(receive, send)
         elif kind == "websocket":
+            # Servers log these too.
+            scope["query_string"] = b""
             await receive()
             await send({"type": "websocket.close", "code": 1000})
         else:
