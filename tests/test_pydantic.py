@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import httpx
@@ -62,6 +63,16 @@ def test_schema_shows_what_an_event_is():
         assert schema["title"] == "CommentEvent"
         assert schema["required"] == ["event"]
         assert schema["properties"]["event"]["required"] == ["action", "scope"]
+
+
+def test_the_endpoint_of_the_docs_takes_an_event(serve):
+    text = (Path(__file__).parents[1] / "docs" / "events.md").read_text("utf-8")
+    (block,) = [part for part in text.split("```python\n") if "/internal/events" in part]
+    names = {}
+    exec(compile(block.partition("```")[0], "events.md", "exec", dont_inherit=True), names)
+    with serve(names["app"]) as port, httpx.Client(trust_env=False) as client:
+        answer = client.post(f"http://127.0.0.1:{port}/internal/events", json=names["payload"])
+    assert (answer.status_code, answer.json()) == (200, {"scope": "repo.content"})
 
 
 def test_event_is_the_body_of_a_fastapi_endpoint(serve):
