@@ -77,6 +77,7 @@ BYTES_HELD = Limit(2_000)
 MATCHED_IN_US = Limit(100)
 IMPORTED_IN_MS = Limit(10)
 NO_FRAMEWORK = Limit(0)
+DIGITS = Limit(4)
 
 
 class Row(NamedTuple):
@@ -532,7 +533,7 @@ def refusing_digits(seconds: float) -> Iterator[Row]:
     body = b"1" * (100_000_000 if is_thorough(seconds) else 10_000_000)
     base = "bytes.decode"
     timers = {OURS: timed("refuse(body)", refuse=refuse, body=body), base: Timer(body.decode)}
-    yield from ratios(least_times(timers, seconds), base, None)
+    yield from ratios(least_times(timers, seconds), base, DIGITS)
 
 
 # ---- the table -------------------------------------------------------------------------------

@@ -414,6 +414,8 @@ def test_a_handler_can_say_when_it_is_to_be_tried_again(
 
 @pytest.mark.parametrize("after", [-1, float("nan"), float("inf")])
 def test_a_retry_at_no_time_is_refused(after: float) -> None:
+    with pytest.raises(ConfigError, match=r"for a time write `after=60`"):
+        Retry(60)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="is no time from now; write seconds"):
         Retry(after=after)
 
@@ -674,3 +676,8 @@ def test_what_there_is_not_is_refused_at_once() -> None:
         Webhooks(durability=wrong)
     with pytest.raises(ConfigError, match='write "stored" or "finished"'):
         Webhooks(acknowledge=wrong)
+    with pytest.raises(ConfigError, match='write "run" or "skip"'):
+        Webhooks(replays=wrong)
+    for size in (0, -1, None, "1MB", True, 1.5):
+        with pytest.raises(ConfigError, match=r"is no size; write a number of bytes"):
+            Webhooks(max_body_size=size)

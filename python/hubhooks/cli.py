@@ -56,6 +56,7 @@ __all__ = ["main", "make_app"]
 _MANY = 20
 """More deliveries than this are worth a progress bar, and repeated ones a summary."""
 
+_MOST_REPEATS = 100_000
 _LAST_PORT = 65535
 
 _SHOWN_TEXT = 200
@@ -172,7 +173,9 @@ def _send(  # noqa: PLR0913, one parameter per option
             "retries. Fresh for each delivery by default.",
         ),
     ] = None,
-    repeat: Annotated[int, typer.Option(min=1, help="Send everything so many times.")] = 1,
+    repeat: Annotated[
+        int, typer.Option(min=1, max=_MOST_REPEATS, help="Send everything so many times.")
+    ] = 1,
     concurrency: Annotated[int, typer.Option(min=1, help="Send so many at a time.")] = 1,
     timeout: Annotated[
         float, typer.Option(min=0.1, help="Wait so many seconds; the Hub waits 30.")
@@ -267,7 +270,7 @@ def _url(text: str) -> httpx.URL:
     # The messages do not repeat the URL: it may hold the secret.
     try:
         url = httpx.URL(text)
-    except httpx.InvalidURL:
+    except (httpx.InvalidURL, UnicodeError):  # the latter from names that IDNA cannot encode
         msg = "the URL cannot be read; check its host and port"
         raise ConfigError(msg) from None
     if url.scheme not in {"http", "https"} or not url.host:

@@ -85,6 +85,10 @@ class Retry(Exception):  # noqa: N818 - not an error: how a handler says "not no
     """
 
     def __init__(self, reason: str = "", *, after: float | None = None) -> None:
+        # As in `Retry(60)`, which means the time. Not every user has a type checker.
+        if not isinstance(reason, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            msg = f"`Retry({reason!r})` has no reason in words; for a time write `after={reason!r}`"
+            raise ConfigError(msg)
         if after is not None and not 0 <= after < float("inf"):
             msg = f"`Retry(after={after!r})` is no time from now; write seconds, such as 60"
             raise ConfigError(msg)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,7 +17,7 @@ from hubhooks.routing import Router
 from hubhooks.runner import Runner, check_loop
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
     from typing import Any, Literal, NoReturn
 
     from fastapi import APIRouter
@@ -74,7 +74,7 @@ class Webhooks(Router):
             all the same.
 
     Raises:
-        ConfigError: a secret, an id, the loop, the durability or when to acknowledge cannot be.
+        ConfigError: a secret, an id, or one of the other settings cannot be.
     """
 
     def __init__(  # noqa: PLR0913 - one for each setting, and all but the secret are named
@@ -93,6 +93,8 @@ class Webhooks(Router):
     ) -> None:
         _check_choice("durability", durability, "process", "full")
         _check_choice("acknowledge", acknowledge, "stored", "finished")
+        _check_choice("replays", replays, "run", "skip")
+        _check_size(max_body_size)
         check_loop(loop)
         super().__init__(ignore_authors=ignore_authors)
         secrets = (secret,) if isinstance(secret, str) else secret
@@ -197,7 +199,8 @@ class Webhooks(Router):
             path: where; with and without a slash at its end.
             options: for FastAPI's `APIRouter`.
         """
-        from hubhooks import fastapi  # noqa: PLC0415 - only who uses it needs it
+        with _needed("fastapi"):
+            from hubhooks import fastapi  # noqa: PLC0415 - only who uses it needs it
 
         return fastapi.make_router(self, path, **options)
 
@@ -210,7 +213,8 @@ class Webhooks(Router):
         Args:
             more: your own `app_kwargs`, which are kept.
         """
-        from hubhooks import gradio  # noqa: PLC0415 - only who uses it needs it
+        with _needed("gradio"):
+            from hubhooks import gradio  # noqa: PLC0415 - only who uses it needs it
 
         self._runner.prefer_loop("own")
         return gradio.make_app_kwargs(self, **more)
@@ -229,7 +233,8 @@ class Webhooks(Router):
         Returns:
             What `demo.launch` does.
         """
-        from hubhooks import gradio  # noqa: PLC0415 - only who uses it needs it
+        with _needed("gradio"):
+            from hubhooks import gradio  # noqa: PLC0415 - only who uses it needs it
 
         self._runner.prefer_loop("own")
         return gradio.launch(self, demo, **options)
@@ -254,7 +259,8 @@ class Webhooks(Router):
         Raises:
             ConfigError: there is no `gr.Blocks` around it, or the admin token cannot be used.
         """
-        from hubhooks import _activity_tab  # noqa: PLC0415 - only who uses it needs it
+        with _needed("gradio"):
+            from hubhooks import _activity_tab  # noqa: PLC0415 - only who uses it needs it
 
         _activity_tab.show(self._activity)
 
@@ -275,6 +281,22 @@ class Webhooks(Router):
         from hubhooks.activity import Activity  # noqa: PLC0415 - only who looks needs it
 
         return Activity(self.deliveries, self, lambda: self.verifier, self._runner.wake)
+
+
+@contextmanager
+def _needed(extra: str) -> Generator[None]:
+    """Say how to install what an import inside needs."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        msg = f'`{error.name}` is not installed: try `pip install "hubhooks[{extra}]"`'
+        raise ModuleNotFoundError(msg, name=error.name, path=error.path) from error
+
+
+def _check_size(size: object) -> None:
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        msg = f"`max_body_size={size!r}` is no size; write a number of bytes, such as 1024 * 1024"
+        raise ConfigError(msg)
 
 
 def _check_choice(name: str, given: object, first: str, second: str) -> None:
