@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sqlite3
 import struct
 import threading
 import time
 from collections import Counter
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from servers import UVICORN, started
 from soaking import soak
 
-from hubhooks import Delivery, HubEvent, Ignore, Retry, Webhooks
+from hubhooks import Delivery, HubEvent, Ignore, Retry, Webhooks, _session
 from hubhooks import asgi as room
 from hubhooks._samples import compact, sample_json
 from hubhooks.errors import ConfigError, StoreError
@@ -145,6 +146,34 @@ def test_of_two_processes_one_runs_everything_and_the_other_takes_over_when_it_i
     names = [line.split()[:2] for line in lines(tmp_path / "ran")]
     assert names[40:] == [["stuck", "1"], ["stuck", "2"], ["last", "1"]]
     assert {int(line.split()[2]) for line in lines(tmp_path / "ran")[41:]} == {other.pid}
+
+
+def test_a_process_that_cannot_take_over_at_first_tries_again(
+    tmp_path: Path,
+    serve: Any,
+    post: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    logged: Callable[[], list[str]],
+) -> None:
+    monkeypatch.setattr(_session, "_BROKEN_SECONDS", 0.05)
+    path = tmp_path / "hubhooks.db"
+    hooks = Webhooks("moon", deliveries=path)
+    ran: list[str] = []
+    hooks.add(lambda event, delivery: ran.append(delivery.id), name="hears")
+    first = RunnerLock(path)
+    assert first.try_acquire()
+    with serve(hooks) as port, closing(sqlite3.connect(path, isolation_level=None)) as file:
+        assert post(port, BODY)[0] == 202
+        # As SQLite says it where there is no room for what it has to write.
+        file.execute(
+            "CREATE TRIGGER full BEFORE UPDATE OF generation ON log "
+            "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+        )
+        first.release()
+        wait_until(lambda: any("its disk is full" in line for line in logged()))
+        assert ran == []
+        file.execute("DROP TRIGGER full")
+        wait_until(lambda: ran == ["d1"])
 
 
 STOPS = """

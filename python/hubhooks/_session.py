@@ -321,10 +321,13 @@ class Session:
             return
         try:
             interrupted = self.log.recover()
-        except BusyError:
+        except BaseException as error:
+            # Whoever holds the lock without leading keeps all others from it, and itself too.
             if lock is not None:
                 lock.release()
-            return
+            if isinstance(error, BusyError):
+                return
+            raise
         self.is_behind = bool(self.log.due(1)) or self.log.next_due() is not None
         self._may_wait_for_silence = self.is_behind
         for delivery_id, name, is_failed in interrupted:
