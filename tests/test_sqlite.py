@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -274,6 +274,21 @@ def test_a_clock_that_is_set_back_keeps_nothing_waiting(log: SqliteLog, clock: l
     assert [due.delivery_id for due in log.due(8)] == ["d1"]
     log.accept("d2", b"{}", ["a"])
     assert [r.id for r in log.list()] == ["d2", "d1"]
+
+
+@pytest.mark.parametrize("seconds", [1e12, 1e300, -1e12, float("inf")])
+def test_a_time_that_no_clock_tells_keeps_nothing_from_being_read(
+    log: SqliteLog, path: Path, seconds: float
+) -> None:
+    log.accept("d1", b"{}", ["a"])
+    log.finished(start(log, "d1"), "failed", retry_after=5)
+    log.flush()
+    with closing(sqlite3.connect(path, isolation_level=None)) as file:
+        file.execute("UPDATE runs SET due_at = ?", (seconds,))
+    (listed,) = log.list()
+    year = 9999 if seconds > 0 else 1970
+    assert listed.runs[0].due_at.astimezone(timezone(timedelta(hours=23))).year == year
+    assert log.accept("d1", b"{}", ["a"]) == Verdict("in_progress", "d1")
 
 
 def test_what_was_interrupted_runs_last_and_alone(log: SqliteLog, clock: list[float]) -> None:

@@ -55,6 +55,8 @@ _CLOCK_SLACK = 60.0
 _DIED = "the process died during this handler"
 _LONGEST_TEXT = 64 * 1024
 _LAST_SIGN = chr(0x10FFFF)
+# What a datetime can tell in every time zone: until the end of the year 9999, but for two days.
+_LAST_SECOND = 253402128000.0
 _REDACTED = "(redacted)"
 # By a part of the name, as proxies add credentials of their own. Some copy the URL into a header.
 _SECRET = re.compile(b"auth|cookie|key|secret|token", re.IGNORECASE)
@@ -795,7 +797,8 @@ def _now() -> float:
 
 
 def _when(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, timezone.utc)
+    # No time in the file, whoever wrote it, may keep the rest of it from being read.
+    return datetime.fromtimestamp(min(max(seconds, 0.0), _LAST_SECOND), timezone.utc)
 
 
 def _seconds(when: datetime | None) -> float | None:
