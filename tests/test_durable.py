@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import ExitStack, closing, contextmanager
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -445,6 +446,59 @@ def test_a_handler_can_say_when_it_is_to_be_tried_again(
 def test_a_retry_at_no_time_is_refused(after: float) -> None:
     with pytest.raises(ConfigError, match="is no time from now; write seconds"):
         Retry(after=after)
+
+
+def exits(_: int) -> float:
+    raise SystemExit
+
+
+@pytest.mark.parametrize(
+    "backoff", [exits, lambda _: float("nan"), lambda _: float("inf"), lambda _: 10**400]
+)
+def test_a_backoff_that_gives_no_time_has_its_handler_wait_a_minute(
+    serving: Any, logged: Callable[[], list[str]], backoff: Callable[[int], float]
+) -> None:
+    def waits_a_minute(delivery_id: str) -> bool:
+        served.wait_for("waiting", delivery_id)
+        (run,) = served.record(delivery_id).runs
+        minute = timedelta(seconds=60)
+        return bool(run.started_at + minute <= run.due_at <= datetime.now(timezone.utc) + minute)
+
+    with serving() as served:
+
+        @served.hooks.on(name="fails", retries=1, backoff=backoff, concurrency=1)
+        def fails(event: HubEvent) -> None:
+            raise ValueError
+
+        # The second one needs the place of the first.
+        for delivery_id in ("d1", "d2"):
+            served.send(delivery_id)
+            assert waits_a_minute(delivery_id)
+    assert logged().count("`backoff` of handler `fails` failed; it waits a minute") == 2
+
+
+@pytest.mark.parametrize("after", [1e9, 1e12, 1e300])
+def test_a_handler_waits_a_year_at_most(serving: Any, after: float) -> None:
+    class Later(Retry):
+        """One of the user's, which does not call what it inherits."""
+
+        def __init__(self) -> None:
+            Exception.__init__(self, "later")
+
+    with serving() as served:
+
+        @served.hooks.on(name="later", retries=2, backoff=0)
+        def later(event: HubEvent, delivery: Delivery) -> None:
+            if delivery.attempt == 1:
+                raise Later
+            raise Retry(after=after)
+
+        served.send()
+        wait_until(lambda: served.record().runs[0].failures == 2)
+        assert served.send() == (200, "in_progress")
+        (listed,) = served.hooks.deliveries.list()
+        in_a_year = datetime.now(timezone.utc) + timedelta(days=365)
+        assert in_a_year - timedelta(days=1) < listed.runs[0].due_at <= in_a_year
 
 
 def test_an_async_handler_out_of_time_is_cancelled_and_fails(serving: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import sys
 import threading
@@ -37,7 +38,11 @@ _BLOCKED_SECONDS = 1.0
 # How long a thread that computes may keep the interpreter from others. Python's 5 ms add up: beside
 # eight handlers that compute, each step of an answer would wait for 40 ms.
 _SWITCH_SECONDS = 0.0005
+# How long a `backoff` may have a handler wait, and how long a `Retry` may.
 _LONGEST_PAUSE = 3600.0
+_LONGEST_AFTER = 365 * 24 * 3600.0
+# Where the user's code gives no time.
+_USUAL_PAUSE = 60.0
 _JITTER = 0.2
 
 
@@ -251,14 +256,19 @@ class HandlerCall(Call):
         failures = self.delivery.failures + 1
         if policy is None or failures > policy.retries:
             return None
-        if isinstance(error, Retry) and error.after is not None:
-            return error.after
+        # One of the user's own may not have called what it inherits.
+        after: float | None = getattr(error, "after", None) if isinstance(error, Retry) else None
+        if after is not None:
+            return min(after, _LONGEST_AFTER)
         if callable(policy.backoff):
             try:
-                return min(max(float(policy.backoff(failures)), 0), _LONGEST_PAUSE)
-            except Exception:  # noqa: BLE001 - the function is the user's code
+                return _pause_of(policy.backoff(failures))
+            # The function is the user's code, and whatever it raises, the run has to end.
+            except BaseException as failure:
                 _log.exception("`backoff` of handler `%s` failed; it waits a minute", self.name)
-                return 60.0
+                if is_interrupt(failure):
+                    raise
+                return _USUAL_PAUSE
         # So that what failed together is not tried again together.
         jitter = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - nothing to guess
         return min(policy.backoff * 2.0 ** min(failures - 1, 30), _LONGEST_PAUSE) * jitter
@@ -534,6 +544,14 @@ def is_interrupt(error: BaseException) -> bool:
     """
     in_main = threading.current_thread() is threading.main_thread()
     return in_main and isinstance(error, KeyboardInterrupt)
+
+
+def _pause_of(given: float) -> float:
+    seconds = float(given)
+    if not math.isfinite(seconds):
+        msg = f"it gave {seconds}: write seconds, such as 60"
+        raise ValueError(msg)
+    return min(max(seconds, 0.0), _LONGEST_PAUSE)
 
 
 def _refuse_coroutine(result: object) -> None:

@@ -78,7 +78,7 @@ class Retry(Exception):  # noqa: N818 - not an error: how a handler says "not no
 
     Args:
         reason: what the log says about it.
-        after: in how many seconds; by default as its `backoff` has it.
+        after: in how many seconds, a year at most; by default as its `backoff` has it.
 
     Raises:
         ConfigError: there is no such time.
