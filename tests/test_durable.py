@@ -9,7 +9,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import pytest
 from servers import UVICORN, started
 from soaking import soak
 
-from hubhooks import Delivery, HubEvent, Ignore, Retry, Webhooks, _session
+from hubhooks import Delivery, HubEvent, Ignore, Retry, Webhooks, _calls, _session
 from hubhooks import asgi as room
 from hubhooks._samples import compact, sample_json
 from hubhooks.errors import ConfigError, StoreError
@@ -542,6 +542,34 @@ def test_a_sync_handler_out_of_time_is_overdue_until_it_returns(
         assert served.record().runs[0].attempts == 1
     what = "handler `stuck` on delivery `d1` takes more than 0.05 s; nothing can end it but itself"
     assert what in logged()
+
+
+def test_an_async_handler_that_swallows_its_cancellation_is_overdue_until_it_returns(
+    serving: Any, logged: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_calls, "_HEED_SECONDS", 0.05)
+    release = threading.Event()
+    with serving() as served:
+
+        @served.hooks.on(name="stubborn", timeout=0.05, retries=5, backoff=0, concurrency=1)
+        async def stubborn(event: HubEvent, delivery: Delivery) -> None:
+            while not release.is_set():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0.01)
+
+        try:
+            served.send()
+            served.wait_for("overdue")
+            served.send("d2")
+            assert served.record("d2").state == "queued"
+        finally:
+            release.set()
+        served.wait_for("done")
+        served.wait_for("done", "d2")
+        assert served.record().runs[0].attempts == 1
+    what = "handler `stubborn` on delivery `d1` takes more than 0.05 s and does not end when it is"
+    (line,) = [line for line in logged() if line.startswith(what)]
+    assert line == f"{what} cancelled; nothing can end it but itself"
 
 
 def test_no_more_deliveries_at_once_than_a_handler_allows_and_others_pass_it(serving: Any) -> None:

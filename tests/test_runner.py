@@ -178,11 +178,13 @@ class Broken(BaseException):
     """Not even an Exception."""
 
 
-@pytest.mark.parametrize("error", [ValueError("too low"), SystemExit("too low"), Broken("too low")])
+@pytest.mark.parametrize("kind", [ValueError, SystemExit, GeneratorExit, Broken])
 @pytest.mark.parametrize("is_async", [False, True])
 def test_a_failure_stays_with_its_handler(
-    bench: Bench, error: BaseException, is_async: bool
+    bench: Bench, kind: type[BaseException], is_async: bool
 ) -> None:
+    error = kind("too low")
+
     def fails(event: HubEvent) -> None:
         raise error
 
@@ -204,7 +206,7 @@ def test_a_failure_stays_with_its_handler(
             "works too": "done",
         }
     failed = bench.record().runs[0]
-    assert failed.error.endswith(f"{type(error).__name__}: too low")
+    assert failed.error.endswith(f"{kind.__name__}: too low")
     assert failed.traceback.startswith("Traceback (most recent call last):")
     assert "raise error" in failed.traceback
 

@@ -35,6 +35,8 @@ _log = logging.getLogger("hubhooks")
 CLEAN_UP_SECONDS = 1.0
 TOO_LATE = "the server stopped before the handler was done"
 _BLOCKED_SECONDS = 1.0
+# What is cancelled at its time limit should have ended after this.
+_HEED_SECONDS = 5.0
 # How long a thread that computes may keep the interpreter from others. Python's 5 ms add up: beside
 # eight handlers that compute, each step of an answer would wait for 40 ms.
 _SWITCH_SECONDS = 0.0005
@@ -104,16 +106,16 @@ class Call(ABC):
         self.is_begun = True
         arguments = self.begin()
         timer = None
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
         if self.timeout is not None:
-            loop, task = asyncio.get_running_loop(), asyncio.current_task()
             timer = loop.call_later(self.timeout, self._end, task)
         try:
             await self.function(*arguments)
-        except GeneratorExit:
-            # Its loop was closed under it, and it is collected as garbage in the middle of
-            # anything: no place to take a lock or to write a log.
-            raise
         except BaseException as error:
+            if isinstance(error, GeneratorExit) and asyncio.current_task(loop) is not task:
+                # Its loop was closed under it, and it is collected as garbage in the middle of
+                # anything: no place to take a lock or to write a log.
+                raise
             is_cancelled = isinstance(error, asyncio.CancelledError)
             if is_cancelled and self.is_out_of_time:
                 self.failed(self._timed_out().with_traceback(error.__traceback__))
@@ -143,8 +145,10 @@ class HandlerCall(Call):
     event: HubEvent
     is_alone = False
     """Whether nothing may run beside it."""
+    is_overdue = False
+    """Whether it should have ended, and cannot be."""
     deadline: float | None = None
-    """When a sync handler is out of time, by the monotonic clock."""
+    """When it should have ended, also when it is cancelled before; by the monotonic clock."""
 
     def __init__(self, session: Session, handler: Handler | None, delivery: Delivery) -> None:
         policy = None if handler is None else handler.policy
@@ -164,8 +168,9 @@ class HandlerCall(Call):
         self._is_left = False
 
     def begin(self) -> tuple[object, ...]:
-        if self.timeout is not None and not self.is_async:
-            self.deadline = time.monotonic() + self.timeout
+        if self.timeout is not None:
+            grace = _HEED_SECONDS if self.is_async else 0
+            self.deadline = time.monotonic() + self.timeout + grace
             self._session.wake()
         takes_delivery = self._handler is not None and self._handler.takes_delivery
         return (self.event, self.delivery) if takes_delivery else (self.event,)
@@ -224,7 +229,13 @@ class HandlerCall(Call):
     def out_of_time(self) -> None:
         """Record that it should have ended, and cannot be."""
         self.deadline = None
+        self.is_overdue = True
         what = "%s on delivery `%s` takes more than %g s; nothing can end it but itself"
+        if self.is_async:
+            what = (
+                "%s on delivery `%s` takes more than %g s and does not end when it is cancelled; "
+                "nothing can end it but itself"
+            )
         fields = self._log_fields()
         _log.warning(what, self.what, self.delivery.id, self.timeout, extra=fields)
         self._session.log.overdue(self.delivery)
