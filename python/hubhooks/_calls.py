@@ -11,6 +11,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
+from contextlib import suppress
 from traceback import format_exception, format_exception_only
 from typing import TYPE_CHECKING, Any
 
@@ -356,34 +357,58 @@ class Count:
 
 
 class OwnLoop:
-    """A loop on a daemon thread of its own: what blocks it blocks nothing else."""
+    """A loop on a daemon thread of its own: what blocks it blocks nothing else.
 
-    loop: asyncio.AbstractEventLoop
+    It goes on when a handler stops it, or a task that one began raises `SystemExit` through it:
+    what else runs on it has nothing to do with that.
+    """
 
     def __init__(self) -> None:
-        self._is_up = threading.Event()
+        self.loop = asyncio.new_event_loop()
+        self._is_ending = False
         self._alive = Count()
         self._alive.add()
         threading.Thread(target=self._run, name="hubhooks loop", daemon=True).start()
-        self._is_up.wait()
 
     async def close(self) -> None:
         """End the loop and its thread, or leave that to whatever blocks it."""
-        self.loop.call_soon_threadsafe(self._ending.set)
+        with suppress(RuntimeError):  # closed
+            self.loop.call_soon_threadsafe(self._end)
         await self._alive.wait_for_none(CLEAN_UP_SECONDS)
+
+    def _end(self) -> None:
+        self._is_ending = True
+        self.loop.stop()
 
     def _run(self) -> None:
         try:
-            asyncio.run(self._live())
+            while not self._is_ending:
+                self._run_until_it_stops()
+            self.loop.run_until_complete(self._clean_up())
         finally:
-            self._is_up.set()
+            self.loop.close()
             self._alive.remove()
 
-    async def _live(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self._ending = asyncio.Event()
-        self._is_up.set()
-        await self._ending.wait()
+    def _run_until_it_stops(self) -> None:
+        error = None
+        try:
+            self.loop.run_forever()
+        except BaseException as raised:  # noqa: BLE001 - whatever it is, the loop goes on
+            error = raised
+        if not self._is_ending:
+            what = (
+                "a handler stopped the loop that async handlers run on, which goes on: to end, a "
+                "handler returns or raises"
+            )
+            _log.error(what, exc_info=error)
+
+    async def _clean_up(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.loop.shutdown_asyncgens()
+        await self.loop.shutdown_default_executor()
 
 
 class Threads:
