@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,6 +22,9 @@ from hubhooks import Delivery, HubEvent, Ignore, Retry, Webhooks, _calls, _sessi
 from hubhooks import asgi as room
 from hubhooks._samples import compact, sample_json
 from hubhooks.errors import ConfigError, StoreError
+from hubhooks.receiver import Work
+from hubhooks.routing import Router
+from hubhooks.runner import Runner
 from hubhooks.sqlite import RunnerLock, SqliteLog
 
 if TYPE_CHECKING:
@@ -685,6 +689,58 @@ def test_an_answer_waits_only_so_long(serving: Any, monkeypatch: pytest.MonkeyPa
             assert served.send() == (200, "in_progress")
         finally:
             release.set()
+
+
+def test_answers_that_wait_leave_the_log_alone_while_another_process_writes(
+    tmp_path: Path, event: Callable[..., HubEvent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Counting(SqliteLog):
+        looks = tries = 0
+
+        def get(self, delivery_id: str) -> Any:
+            self.looks += 1
+            return super().get(delivery_id)
+
+        def flush(self) -> None:
+            self.tries += self.is_late
+            super().flush()
+
+    async def until(is_so: Callable[[], bool]) -> None:
+        while not is_so():
+            await asyncio.sleep(0.001)
+
+    async def serve() -> list[Any]:
+        release = asyncio.Event()
+
+        @router.on(name="hears")
+        async def hears(event: HubEvent) -> None:
+            await release.wait()
+
+        runner.start()
+        runner.submit(Work(log.accept("d1", BODY, ["hears"]).id, ("hears",), change))
+        answers = [asyncio.ensure_future(runner.wait_for("d1", PATIENCE)) for _ in range(20)]
+        await until(lambda: log.looks >= 20)
+        with other.batch():
+            log.tries = 0
+            release.set()
+            await until(lambda: log.looks >= 40)
+            assert log.tries == 1
+        clock[0] += 1
+        records = await asyncio.gather(*answers)
+        await runner.stop()
+        return records
+
+    # Time stands still, so that it is not time to try again.
+    clock = [0.0]
+    monkeypatch.setattr(_session, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    change = event("repo.content.update")
+    log, other, router = Counting(tmp_path / "x.db"), SqliteLog(tmp_path / "x.db"), Router()
+    runner = Runner(router, log)
+    log.open()
+    other.open()
+    records = asyncio.run(asyncio.wait_for(serve(), PATIENCE))
+    other.close()
+    assert [record.state for record in records] == ["done"] * 20
 
 
 # ---- the file -----------------------------------------------------------------------------------

@@ -240,12 +240,19 @@ class Session:
             if now >= self._not_before:
                 self.log.flush()
                 self._look(now)
-        except BusyError:
-            self._not_before = now + _BUSY_SECONDS
         except (ConfigError, StoreError) as error:
+            # What was ready still is.
+            self.is_behind = True
+            self._put_off(now, error)
+        self._set_timer()
+
+    def _put_off(self, now: float, error: Exception) -> None:
+        """Leave the log alone for a moment, as it could not be written."""
+        if isinstance(error, BusyError):
+            self._not_before = now + _BUSY_SECONDS
+        else:
             self._not_before = now + _BROKEN_SECONDS
             _log.error("handlers wait: %s", error)
-        self._set_timer()
 
     def _look(self, now: float) -> None:
         if self.log.is_durable and now >= self._look_at:
@@ -447,8 +454,14 @@ class Session:
                 del self._waiting[delivery_id]
 
     def _look_up(self, delivery_id: str) -> Record | None:
+        now = time.monotonic()
         try:
-            self.log.flush()
+            # Each try waits for another process that writes, and the loop with it.
+            if now >= self._not_before:
+                self.log.flush()
+        except StoreError as error:
+            self._put_off(now, error)
+        try:
             return self.log.get(delivery_id)
         except StoreError:
             return None
