@@ -18,7 +18,7 @@ import pytest
 from servers import UVICORN, started
 from soaking import soak
 
-from hubhooks import Delivery, HubEvent, Ignore, Retry, Webhooks, _calls, _session
+from hubhooks import Delivery, HubEvent, Ignore, Retry, Webhooks, _calls, _session, sqlite
 from hubhooks import asgi as room
 from hubhooks._samples import compact, sample_json
 from hubhooks.errors import ConfigError, StoreError
@@ -28,7 +28,7 @@ from hubhooks.runner import Runner
 from hubhooks.sqlite import RunnerLock, SqliteLog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
 PATIENCE = 60
@@ -383,6 +383,144 @@ def test_deliveries_without_an_id_are_never_the_same(serving: Any, post: Any) ->
         wait_until(lambda: len(ran) == 2)
     assert sorted(ran) == sorted(said["delivery"] for _, said in answers)
     assert len(set(ran)) == 2
+
+
+# ---- what the process died during ---------------------------------------------------------------
+
+
+@pytest.fixture
+def died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Any, post: Any) -> Any:
+    """Serve a log in which some runs of `hears` were interrupted, and others are queued."""
+
+    @contextmanager
+    def died(
+        hooks: Webhooks,
+        *interrupted: str,
+        queued: Sequence[str] = (),
+        due_after: float = 0,
+        alone: float = 3600,
+    ) -> Generator[Served]:
+        monkeypatch.setattr(sqlite, "_INTERRUPTED_SECONDS", due_after)
+        monkeypatch.setattr(_session, "_ALONE_SECONDS", alone)
+        log = SqliteLog(tmp_path / "hubhooks.db")
+        log.open()
+        log.recover()
+        for delivery_id in (*interrupted, *queued):
+            log.accept(delivery_id, BODY, ["hears"])
+            assert delivery_id in queued or log.claim(delivery_id, "hears") is not None
+        log.close()
+        with serve(hooks) as port:
+            yield Served(hooks, port, post)
+
+    return died
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path) -> Webhooks:
+    return Webhooks("moon", deliveries=tmp_path / "hubhooks.db")
+
+
+def test_what_the_process_died_during_runs_alone_and_the_others_in_between(
+    died: Any, on_disk: Webhooks
+) -> None:
+    release = threading.Event()
+    ran: list[str] = []
+
+    @on_disk.on(name="hears")
+    def hears(event: HubEvent, delivery: Delivery) -> None:
+        ran.append(delivery.id)
+        assert release.wait(PATIENCE)
+
+    with died(on_disk, "i1", "i2", "i3", queued=["n1"]) as served:
+        try:
+            wait_until(lambda: ran == ["i1"])
+            served.send("n2")
+            assert [served.record(name).state for name in ("n1", "n2")] == ["queued", "queued"]
+        finally:
+            release.set()
+        wait_until(lambda: served.hooks.deliveries.stats().states == {"done": 5})
+    assert [ran[0], *sorted(ran[1:3]), *ran[3:]] == ["i1", "n1", "n2", "i2", "i3"]
+
+
+@pytest.mark.parametrize(("alone", "timeout"), [(0.05, None), (3600, 0.05)])
+def test_what_the_process_died_during_does_not_stay_alone_when_it_hangs(
+    died: Any,
+    on_disk: Webhooks,
+    logged: Callable[[], list[str]],
+    alone: float,
+    timeout: float | None,
+) -> None:
+    release = threading.Event()
+
+    @on_disk.on(name="hears", timeout=timeout)
+    def hears(event: HubEvent, delivery: Delivery) -> None:
+        assert delivery.id != "i1" or release.wait(PATIENCE)
+
+    with died(on_disk, "i1", alone=alone) as served:
+        try:
+            served.send("n1")
+            served.wait_for("done", "n1")
+            served.send("n2")
+            served.wait_for("done", "n2")
+            assert served.record("i1").state == ("overdue" if timeout else "running")
+        finally:
+            release.set()
+        served.wait_for("done", "i1", delivered=False)
+    what = (
+        "handler `hears` on delivery `i1`, during which the process died before, has not ended "
+        "alone; others run beside it again"
+    )
+    assert logged().count(what) == 1
+
+
+def test_what_the_process_died_during_has_its_turn_also_when_something_always_runs(
+    died: Any, on_disk: Webhooks
+) -> None:
+    ran = threading.Event()
+    # One ends when the next has come, so that there never is a moment at which nothing runs.
+    came = [threading.Event()]
+
+    @on_disk.on(name="hears")
+    def hears(event: HubEvent, delivery: Delivery) -> None:
+        if delivery.id == "i1":
+            ran.set()
+        else:
+            assert came[int(delivery.id) + 1].wait(PATIENCE)
+
+    with died(on_disk, "i1", due_after=0.2) as served:
+        deadline = time.monotonic() + PATIENCE
+        try:
+            while not ran.is_set():
+                assert time.monotonic() < deadline
+                came.append(threading.Event())
+                served.send(str(len(came) - 2))
+                came[-2].set()
+        finally:
+            came[-1].set()
+        wait_until(lambda: set(served.hooks.deliveries.stats().states) == {"done"})
+
+
+def test_what_the_process_died_during_waits_only_so_long_for_what_runs(
+    died: Any, on_disk: Webhooks
+) -> None:
+    release, begun = threading.Event(), threading.Event()
+
+    @on_disk.on(name="hears")
+    def hears(event: HubEvent, delivery: Delivery) -> None:
+        if delivery.id == "n1":
+            begun.set()
+            assert release.wait(PATIENCE)
+
+    with died(on_disk, "i1", due_after=0.2, alone=0.05) as served:
+        try:
+            served.send("n1")
+            assert begun.wait(PATIENCE)
+            served.wait_for("done", "i1", delivered=False)
+            served.send("n2")
+            served.wait_for("done", "n2")
+            assert served.record("n1").state == "running"
+        finally:
+            release.set()
 
 
 # ---- how a handler runs -------------------------------------------------------------------------

@@ -144,8 +144,8 @@ class HandlerCall(Call):
     """One run of a handler."""
 
     event: HubEvent
-    is_alone = False
-    """Whether nothing may run beside it."""
+    is_interrupted = False
+    """Whether the process died during it before."""
     is_overdue = False
     """Whether it should have ended, and cannot be."""
     deadline: float | None = None

@@ -217,8 +217,6 @@ class Due(NamedTuple):
 
     delivery_id: str
     handler: str
-    is_alone: bool
-    """Whether the process died during it before, so that nothing should run beside it."""
 
 
 class Interrupted(NamedTuple):
@@ -365,15 +363,15 @@ class Log(Protocol):
         """
         ...
 
-    def due(self, limit: int, without: Sequence[str] = ()) -> builtins.list[Due]:
+    def due(
+        self, limit: int, without: Sequence[str] = (), *, interrupted: bool = False
+    ) -> builtins.list[Due]:
         """List runs that can start, the oldest first.
 
         Args:
             limit: how many at most.
             without: the handlers that are busy.
-
-        Returns:
-            those not interrupted before; when there are none, and nothing runs, one that was.
+            interrupted: those during which the process died before, and not the others.
         """
         ...
 
@@ -604,8 +602,12 @@ class MemoryLog:
         """Nothing runs from before the process."""
         return []
 
-    def due(self, limit: int, without: Sequence[str] = ()) -> builtins.list[Due]:
-        """List runs that can start, those that waited first."""
+    def due(
+        self, limit: int, without: Sequence[str] = (), *, interrupted: bool = False
+    ) -> builtins.list[Due]:
+        """List runs that can start, those that waited first; none was ever interrupted."""
+        if interrupted:
+            return []
         now = time.monotonic()
         found: builtins.list[Due] = []
         with self._lock:
@@ -614,7 +616,7 @@ class MemoryLog:
                 if len(found) >= limit:
                     break
                 if handler not in without:
-                    found.append(Due(delivery_id, handler, is_alone=False))
+                    found.append(Due(delivery_id, handler))
         return found
 
     def next_due(self) -> float | None:
