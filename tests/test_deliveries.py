@@ -308,7 +308,7 @@ def test_what_was_not_claimed_is_due_in_the_order_it_came(log: Log) -> None:
         log.accept(delivery_id, b"{}", ["b", "a"])
     start(log, "d1", "a")
     order = [("d1", "b"), ("d2", "b"), ("d2", "a"), ("d3", "b"), ("d3", "a")]
-    assert log.due(8) == [Due(*run, is_alone=False) for run in order]
+    assert log.due(8) == [Due(*run) for run in order]
     assert [due[:2] for due in log.due(2)] == order[:2]
     assert [due[:2] for due in log.due(8, ["b"])] == [("d2", "a"), ("d3", "a")]
     assert log.claim("d1", "a") is None

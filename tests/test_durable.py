@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sqlite3
 import struct
 import threading
 import time
 from collections import Counter
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
+from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from servers import UVICORN, started
 from soaking import soak
 
-from hubhooks import Delivery, HubEvent, Ignore, Retry, Webhooks
+from hubhooks import Delivery, HubEvent, Ignore, Retry, Webhooks, _calls, _session, sqlite
 from hubhooks import asgi as room
 from hubhooks._samples import compact, sample_json
 from hubhooks.errors import ConfigError, StoreError
+from hubhooks.receiver import Work
+from hubhooks.routing import Router
+from hubhooks.runner import Runner
 from hubhooks.sqlite import RunnerLock, SqliteLog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
 PATIENCE = 60
@@ -145,6 +151,34 @@ def test_of_two_processes_one_runs_everything_and_the_other_takes_over_when_it_i
     names = [line.split()[:2] for line in lines(tmp_path / "ran")]
     assert names[40:] == [["stuck", "1"], ["stuck", "2"], ["last", "1"]]
     assert {int(line.split()[2]) for line in lines(tmp_path / "ran")[41:]} == {other.pid}
+
+
+def test_a_process_that_cannot_take_over_at_first_tries_again(
+    tmp_path: Path,
+    serve: Any,
+    post: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    logged: Callable[[], list[str]],
+) -> None:
+    monkeypatch.setattr(_session, "_BROKEN_SECONDS", 0.05)
+    path = tmp_path / "hubhooks.db"
+    hooks = Webhooks("moon", deliveries=path)
+    ran: list[str] = []
+    hooks.add(lambda event, delivery: ran.append(delivery.id), name="hears")
+    first = RunnerLock(path)
+    assert first.try_acquire()
+    with serve(hooks) as port, closing(sqlite3.connect(path, isolation_level=None)) as file:
+        assert post(port, BODY)[0] == 202
+        # As SQLite says it where there is no room for what it has to write.
+        file.execute(
+            "CREATE TRIGGER full BEFORE UPDATE OF generation ON log "
+            "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+        )
+        first.release()
+        wait_until(lambda: any("its disk is full" in line for line in logged()))
+        assert ran == []
+        file.execute("DROP TRIGGER full")
+        wait_until(lambda: ran == ["d1"])
 
 
 STOPS = """
@@ -351,6 +385,144 @@ def test_deliveries_without_an_id_are_never_the_same(serving: Any, post: Any) ->
     assert len(set(ran)) == 2
 
 
+# ---- what the process died during ---------------------------------------------------------------
+
+
+@pytest.fixture
+def died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Any, post: Any) -> Any:
+    """Serve a log in which some runs of `hears` were interrupted, and others are queued."""
+
+    @contextmanager
+    def died(
+        hooks: Webhooks,
+        *interrupted: str,
+        queued: Sequence[str] = (),
+        due_after: float = 0,
+        alone: float = 3600,
+    ) -> Generator[Served]:
+        monkeypatch.setattr(sqlite, "_INTERRUPTED_SECONDS", due_after)
+        monkeypatch.setattr(_session, "_ALONE_SECONDS", alone)
+        log = SqliteLog(tmp_path / "hubhooks.db")
+        log.open()
+        log.recover()
+        for delivery_id in (*interrupted, *queued):
+            log.accept(delivery_id, BODY, ["hears"])
+            assert delivery_id in queued or log.claim(delivery_id, "hears") is not None
+        log.close()
+        with serve(hooks) as port:
+            yield Served(hooks, port, post)
+
+    return died
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path) -> Webhooks:
+    return Webhooks("moon", deliveries=tmp_path / "hubhooks.db")
+
+
+def test_what_the_process_died_during_runs_alone_and_the_others_in_between(
+    died: Any, on_disk: Webhooks
+) -> None:
+    release = threading.Event()
+    ran: list[str] = []
+
+    @on_disk.on(name="hears")
+    def hears(event: HubEvent, delivery: Delivery) -> None:
+        ran.append(delivery.id)
+        assert release.wait(PATIENCE)
+
+    with died(on_disk, "i1", "i2", "i3", queued=["n1"]) as served:
+        try:
+            wait_until(lambda: ran == ["i1"])
+            served.send("n2")
+            assert [served.record(name).state for name in ("n1", "n2")] == ["queued", "queued"]
+        finally:
+            release.set()
+        wait_until(lambda: served.hooks.deliveries.stats().states == {"done": 5})
+    assert [ran[0], *sorted(ran[1:3]), *ran[3:]] == ["i1", "n1", "n2", "i2", "i3"]
+
+
+@pytest.mark.parametrize(("alone", "timeout"), [(0.05, None), (3600, 0.05)])
+def test_what_the_process_died_during_does_not_stay_alone_when_it_hangs(
+    died: Any,
+    on_disk: Webhooks,
+    logged: Callable[[], list[str]],
+    alone: float,
+    timeout: float | None,
+) -> None:
+    release = threading.Event()
+
+    @on_disk.on(name="hears", timeout=timeout)
+    def hears(event: HubEvent, delivery: Delivery) -> None:
+        assert delivery.id != "i1" or release.wait(PATIENCE)
+
+    with died(on_disk, "i1", alone=alone) as served:
+        try:
+            served.send("n1")
+            served.wait_for("done", "n1")
+            served.send("n2")
+            served.wait_for("done", "n2")
+            assert served.record("i1").state == ("overdue" if timeout else "running")
+        finally:
+            release.set()
+        served.wait_for("done", "i1", delivered=False)
+    what = (
+        "handler `hears` on delivery `i1`, during which the process died before, has not ended "
+        "alone; others run beside it again"
+    )
+    assert logged().count(what) == 1
+
+
+def test_what_the_process_died_during_has_its_turn_also_when_something_always_runs(
+    died: Any, on_disk: Webhooks
+) -> None:
+    ran = threading.Event()
+    # One ends when the next has come, so that there never is a moment at which nothing runs.
+    came = [threading.Event()]
+
+    @on_disk.on(name="hears")
+    def hears(event: HubEvent, delivery: Delivery) -> None:
+        if delivery.id == "i1":
+            ran.set()
+        else:
+            assert came[int(delivery.id) + 1].wait(PATIENCE)
+
+    with died(on_disk, "i1", due_after=0.2) as served:
+        deadline = time.monotonic() + PATIENCE
+        try:
+            while not ran.is_set():
+                assert time.monotonic() < deadline
+                came.append(threading.Event())
+                served.send(str(len(came) - 2))
+                came[-2].set()
+        finally:
+            came[-1].set()
+        wait_until(lambda: set(served.hooks.deliveries.stats().states) == {"done"})
+
+
+def test_what_the_process_died_during_waits_only_so_long_for_what_runs(
+    died: Any, on_disk: Webhooks
+) -> None:
+    release, begun = threading.Event(), threading.Event()
+
+    @on_disk.on(name="hears")
+    def hears(event: HubEvent, delivery: Delivery) -> None:
+        if delivery.id == "n1":
+            begun.set()
+            assert release.wait(PATIENCE)
+
+    with died(on_disk, "i1", due_after=0.2, alone=0.05) as served:
+        try:
+            served.send("n1")
+            assert begun.wait(PATIENCE)
+            served.wait_for("done", "i1", delivered=False)
+            served.send("n2")
+            served.wait_for("done", "n2")
+            assert served.record("n1").state == "running"
+        finally:
+            release.set()
+
+
 # ---- how a handler runs -------------------------------------------------------------------------
 
 
@@ -420,6 +592,59 @@ def test_a_retry_at_no_time_is_refused(after: float) -> None:
         Retry(after=after)
 
 
+def exits(_: int) -> float:
+    raise SystemExit
+
+
+@pytest.mark.parametrize(
+    "backoff", [exits, lambda _: float("nan"), lambda _: float("inf"), lambda _: 10**400]
+)
+def test_a_backoff_that_gives_no_time_has_its_handler_wait_a_minute(
+    serving: Any, logged: Callable[[], list[str]], backoff: Callable[[int], float]
+) -> None:
+    def waits_a_minute(delivery_id: str) -> bool:
+        served.wait_for("waiting", delivery_id)
+        (run,) = served.record(delivery_id).runs
+        minute = timedelta(seconds=60)
+        return bool(run.started_at + minute <= run.due_at <= datetime.now(timezone.utc) + minute)
+
+    with serving() as served:
+
+        @served.hooks.on(name="fails", retries=1, backoff=backoff, concurrency=1)
+        def fails(event: HubEvent) -> None:
+            raise ValueError
+
+        # The second one needs the place of the first.
+        for delivery_id in ("d1", "d2"):
+            served.send(delivery_id)
+            assert waits_a_minute(delivery_id)
+    assert logged().count("`backoff` of handler `fails` failed; it waits a minute") == 2
+
+
+@pytest.mark.parametrize("after", [1e9, 1e12, 1e300])
+def test_a_handler_waits_a_year_at_most(serving: Any, after: float) -> None:
+    class Later(Retry):
+        """One of the user's, which does not call what it inherits."""
+
+        def __init__(self) -> None:
+            Exception.__init__(self, "later")
+
+    with serving() as served:
+
+        @served.hooks.on(name="later", retries=2, backoff=0)
+        def later(event: HubEvent, delivery: Delivery) -> None:
+            if delivery.attempt == 1:
+                raise Later
+            raise Retry(after=after)
+
+        served.send()
+        wait_until(lambda: served.record().runs[0].failures == 2)
+        assert served.send() == (200, "in_progress")
+        (listed,) = served.hooks.deliveries.list()
+        in_a_year = datetime.now(timezone.utc) + timedelta(days=365)
+        assert in_a_year - timedelta(days=1) < listed.runs[0].due_at <= in_a_year
+
+
 def test_an_async_handler_out_of_time_is_cancelled_and_fails(serving: Any) -> None:
     cleaned_up: list[bool] = []
     with serving() as served:
@@ -461,6 +686,34 @@ def test_a_sync_handler_out_of_time_is_overdue_until_it_returns(
         assert served.record().runs[0].attempts == 1
     what = "handler `stuck` on delivery `d1` takes more than 0.05 s; nothing can end it but itself"
     assert what in logged()
+
+
+def test_an_async_handler_that_swallows_its_cancellation_is_overdue_until_it_returns(
+    serving: Any, logged: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_calls, "_HEED_SECONDS", 0.05)
+    release = threading.Event()
+    with serving() as served:
+
+        @served.hooks.on(name="stubborn", timeout=0.05, retries=5, backoff=0, concurrency=1)
+        async def stubborn(event: HubEvent, delivery: Delivery) -> None:
+            while not release.is_set():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0.01)
+
+        try:
+            served.send()
+            served.wait_for("overdue")
+            served.send("d2")
+            assert served.record("d2").state == "queued"
+        finally:
+            release.set()
+        served.wait_for("done")
+        served.wait_for("done", "d2")
+        assert served.record().runs[0].attempts == 1
+    what = "handler `stubborn` on delivery `d1` takes more than 0.05 s and does not end when it is"
+    (line,) = [line for line in logged() if line.startswith(what)]
+    assert line == f"{what} cancelled; nothing can end it but itself"
 
 
 def test_no_more_deliveries_at_once_than_a_handler_allows_and_others_pass_it(serving: Any) -> None:
@@ -576,6 +829,58 @@ def test_an_answer_waits_only_so_long(serving: Any, monkeypatch: pytest.MonkeyPa
             assert served.send() == (200, "in_progress")
         finally:
             release.set()
+
+
+def test_answers_that_wait_leave_the_log_alone_while_another_process_writes(
+    tmp_path: Path, event: Callable[..., HubEvent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Counting(SqliteLog):
+        looks = tries = 0
+
+        def get(self, delivery_id: str) -> Any:
+            self.looks += 1
+            return super().get(delivery_id)
+
+        def flush(self) -> None:
+            self.tries += self.is_late
+            super().flush()
+
+    async def until(is_so: Callable[[], bool]) -> None:
+        while not is_so():
+            await asyncio.sleep(0.001)
+
+    async def serve() -> list[Any]:
+        release = asyncio.Event()
+
+        @router.on(name="hears")
+        async def hears(event: HubEvent) -> None:
+            await release.wait()
+
+        runner.start()
+        runner.submit(Work(log.accept("d1", BODY, ["hears"]).id, ("hears",), change))
+        answers = [asyncio.ensure_future(runner.wait_for("d1", PATIENCE)) for _ in range(20)]
+        await until(lambda: log.looks >= 20)
+        with other.batch():
+            log.tries = 0
+            release.set()
+            await until(lambda: log.looks >= 40)
+            assert log.tries == 1
+        clock[0] += 1
+        records = await asyncio.gather(*answers)
+        await runner.stop()
+        return records
+
+    # Time stands still, so that it is not time to try again.
+    clock = [0.0]
+    monkeypatch.setattr(_session, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    change = event("repo.content.update")
+    log, other, router = Counting(tmp_path / "x.db"), SqliteLog(tmp_path / "x.db"), Router()
+    runner = Runner(router, log)
+    log.open()
+    other.open()
+    records = asyncio.run(asyncio.wait_for(serve(), PATIENCE))
+    other.close()
+    assert [record.state for record in records] == ["done"] * 20
 
 
 # ---- the file -----------------------------------------------------------------------------------

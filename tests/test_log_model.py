@@ -195,13 +195,14 @@ class Model:
                     found.add(Interrupted(known.id, run.handler, is_failed))
         return found
 
-    def due(self) -> set[Due]:
-        runs = [(known.id, run) for known in self.known.values() for run in known.runs]
-        ready = [(i, run) for i, run in runs if run.state == "queued" or self.has_waited(run)]
-        first = {Due(i, run.handler, is_alone=False) for i, run in ready if not run.interruptions}
-        is_silent = all(run.state != "running" for _, run in runs)
-        alone = [Due(i, run.handler, is_alone=True) for i, run in ready if run.interruptions]
-        return first or set(alone[:1] if is_silent else [])
+    def due(self, *, interrupted: bool = False) -> set[Due]:
+        return {
+            Due(known.id, run.handler)
+            for known in self.known.values()
+            for run in known.runs
+            if run.state == "queued" or self.has_waited(run)
+            if (run.interruptions > 0) == interrupted
+        }
 
     def has_waited(self, run: RunModel) -> bool:
         return run.state == "waiting" and (
@@ -436,12 +437,12 @@ class LogMachine(RuleBasedStateMachine):
             assert (delivery_id, handler) not in self.seen_done
             process.running.append(delivery)
 
-    @rule(limit=st.integers(1, 4), ending=st.one_of(st.none(), ENDINGS))
-    def start_what_is_due(self, limit: int, ending: Any) -> None:
+    @rule(limit=st.integers(1, 4), interrupted=st.booleans(), ending=st.one_of(st.none(), ENDINGS))
+    def start_what_is_due(self, limit: int, interrupted: bool, ending: Any) -> None:
         process = self.leader
         self.flush_all_of(process)
-        found = process.log.due(limit)
-        assert len(found) == min(limit, len(self.model.due()))
+        found = process.log.due(limit, interrupted=interrupted)
+        assert len(found) == min(limit, len(self.model.due(interrupted=interrupted)))
         with process.log.batch():
             for due in found:
                 self.start(process, due.delivery_id, due.handler)
@@ -550,7 +551,9 @@ class LogMachine(RuleBasedStateMachine):
             assert (seen(record), record.body) == (seen(known), known.body)
             found = [record.id for record in log.list(state=known.state, limit=1_000)]
             assert found == [one.id for one in expected if one.state == known.state]
-        assert set(log.due(1_000)) == self.model.due()
+        for interrupted in (False, True):
+            found = log.due(1_000, interrupted=interrupted)
+            assert set(found) == self.model.due(interrupted=interrupted)
         waits, expected_wait = log.next_due(), self.model.next_due()
         assert (waits is None) == (expected_wait is None)
         assert waits is None or waits == pytest.approx(expected_wait)

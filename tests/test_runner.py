@@ -21,7 +21,7 @@ from hubhooks.routing import Router
 from hubhooks.runner import Runner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from hubhooks._core import HubEvent
 
@@ -178,11 +178,13 @@ class Broken(BaseException):
     """Not even an Exception."""
 
 
-@pytest.mark.parametrize("error", [ValueError("too low"), SystemExit("too low"), Broken("too low")])
+@pytest.mark.parametrize("kind", [ValueError, SystemExit, GeneratorExit, Broken])
 @pytest.mark.parametrize("is_async", [False, True])
 def test_a_failure_stays_with_its_handler(
-    bench: Bench, error: BaseException, is_async: bool
+    bench: Bench, kind: type[BaseException], is_async: bool
 ) -> None:
+    error = kind("too low")
+
     def fails(event: HubEvent) -> None:
         raise error
 
@@ -204,7 +206,7 @@ def test_a_failure_stays_with_its_handler(
             "works too": "done",
         }
     failed = bench.record().runs[0]
-    assert failed.error.endswith(f"{type(error).__name__}: too low")
+    assert failed.error.endswith(f"{kind.__name__}: too low")
     assert failed.traceback.startswith("Traceback (most recent call last):")
     assert "raise error" in failed.traceback
 
@@ -764,6 +766,69 @@ def test_the_own_loop_outlives_whatever_a_handler_raises(own: Bench) -> None:
 
     own.run("d1", "d2")
     assert (own.record("d1").state, own.record("d2").state) == ("failed", "done")
+
+
+async def stop_the_loop() -> None:
+    asyncio.get_running_loop().stop()
+
+
+async def exit_in_a_task() -> None:
+    async def leaves() -> None:
+        sys.exit()
+
+    task = asyncio.create_task(leaves())
+    await asyncio.wait([task])
+    assert isinstance(task.exception(), SystemExit)
+
+
+async def cancel_all_others() -> None:
+    for task in asyncio.all_tasks():
+        if task is not asyncio.current_task():
+            task.cancel()
+
+
+@pytest.mark.parametrize(
+    ("stop", "other"),
+    [(stop_the_loop, "done"), (exit_in_a_task, "done"), (cancel_all_others, "failed")],
+)
+def test_the_own_loop_and_what_else_runs_on_it_outlives_a_handler_that_stops_it(
+    own: Bench,
+    stop: Callable[[], Awaitable[None]],
+    other: str,
+    wait_for_threads: Callable[[], list[threading.Thread]],
+    logged: Callable[[], list[str]],
+) -> None:
+    loops: list[object] = []
+    stopped = threading.Event()
+
+    @own.on(name="waits")
+    async def waits(event: HubEvent) -> None:
+        while not stopped.is_set():
+            await asyncio.sleep(0)
+
+    @own.on(name="stops")
+    async def stops(event: HubEvent) -> None:
+        loops.append(asyncio.get_running_loop())
+        if not stopped.is_set():
+            await stop()
+            await asyncio.sleep(0)
+            stopped.set()
+
+    async def serve() -> None:
+        for delivery_id in ("d1", "d2"):
+            own.submit(delivery_id)
+            while own.record(delivery_id).is_open:
+                await asyncio.sleep(0)
+        await own.runner.stop(PATIENCE)
+
+    asyncio.run(serve())
+    assert own.states("d1") == {"waits": other, "stops": "done"}
+    assert own.states("d2") == {"waits": "done", "stops": "done"}
+    assert [run.attempts for run in own.record().runs] == [1, 1]
+    assert loops[0] is loops[1]
+    told = [line for line in logged() if line.startswith("a handler stopped the loop")]
+    assert len(told) == (other == "done")
+    assert wait_for_threads() == []
 
 
 def test_a_preference_counts_only_where_nothing_was_chosen(event: Callable[..., HubEvent]) -> None:

@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -206,8 +206,9 @@ def test_a_handler_during_which_the_process_is_killed_is_tried_three_times_more(
         log = sqlite.SqliteLog(sys.argv[1])
         log.open()
         log.recover()
-        (due,) = log.due(8)
-        print(due.is_alone, log.claim("d1", "a").attempt, flush=True)
+        is_again = len(log.due(8)) == 0
+        assert len(log.due(8, interrupted=is_again)) == 1
+        print(is_again, log.claim("d1", "a").attempt, flush=True)
         sys.stdin.read()
     """
     with opened(path, runs=False) as log:
@@ -219,7 +220,7 @@ def test_a_handler_during_which_the_process_is_killed_is_tried_three_times_more(
                 process.send_signal(signal.SIGKILL)
                 assert process.wait(PATIENCE) == -signal.SIGKILL
             assert log.recover() == [Interrupted("d1", "a", is_failed=attempt == 4)]
-            assert log.due(8) == []
+            assert log.due(8) == log.due(8, interrupted=True) == []
             waits.append(log.next_due())
             clock[0] += waits[-1] or 0
         (ended,) = record(log, "d1").runs
@@ -234,7 +235,7 @@ def test_what_failed_for_being_interrupted_can_be_replayed(path: Path) -> None:
         start(log, "d1")
         assert log.recover() == [Interrupted("d1", "a", is_failed=True)]
         assert log.accept("d1", b"{}", ["a"]).handlers == ("a",)
-        assert log.due(8) == [Due("d1", "a", is_alone=False)]
+        assert log.due(8) == [Due("d1", "a")]
 
 
 def test_what_is_due_is_in_the_order_it_came_and_was_registered(log: SqliteLog) -> None:
@@ -277,22 +278,39 @@ def test_a_clock_that_is_set_back_keeps_nothing_waiting(log: SqliteLog, clock: l
     assert [r.id for r in log.list()] == ["d2", "d1"]
 
 
-def test_what_was_interrupted_runs_last_and_alone(log: SqliteLog, clock: list[float]) -> None:
+@pytest.mark.parametrize("seconds", [1e12, 1e300, -1e12, float("inf")])
+def test_a_time_that_no_clock_tells_keeps_nothing_from_being_read(
+    log: SqliteLog, path: Path, seconds: float
+) -> None:
+    log.accept("d1", b"{}", ["a"])
+    log.finished(start(log, "d1"), "failed", retry_after=5)
+    log.flush()
+    with closing(sqlite3.connect(path, isolation_level=None)) as file:
+        file.execute("UPDATE runs SET due_at = ?", (seconds,))
+    (listed,) = log.list()
+    year = 9999 if seconds > 0 else 1970
+    assert listed.runs[0].due_at.astimezone(timezone(timedelta(hours=23))).year == year
+    assert log.accept("d1", b"{}", ["a"]) == Verdict("in_progress", "d1")
+
+
+def test_what_was_interrupted_is_listed_apart(log: SqliteLog, clock: list[float]) -> None:
     for number in range(4):
-        log.accept(f"d{number}", b"{}", ["a"])
+        log.accept(f"d{number}", b"{}", ["b", "a"])
     start(log, "d0")
     start(log, "d1")
+    start(log, "d1", "b")
     log.recover()
+    others = [("d0", "b"), ("d2", "b"), ("d2", "a"), ("d3", "b"), ("d3", "a")]
+    assert log.due(8, interrupted=True) == []
     clock[0] += 10
-    assert log.due(8) == [Due("d2", "a", is_alone=False), Due("d3", "a", is_alone=False)]
-    run(log, "d2")
-    last = start(log, "d3")
-    assert log.due(8) == []
-    log.finished(last, "done")
+    assert log.due(8) == others
+    assert log.due(8, interrupted=True) == [("d0", "a"), ("d1", "b"), ("d1", "a")]
+    assert log.due(1, interrupted=True) == [("d0", "a")]
+    assert log.due(8, ["a"], interrupted=True) == [("d1", "b")]
+    # Also when it failed since.
+    log.finished(start(log, "d0"), "failed", retry_after=0)
     log.flush()
-    assert log.due(8) == [Due("d0", "a", is_alone=True)]
-    run(log, "d0")
-    assert log.due(8) == [Due("d1", "a", is_alone=True)]
+    assert log.due(1, interrupted=True) == [("d0", "a")]
 
 
 def test_a_handler_out_of_time_may_still_end(log: SqliteLog) -> None:
@@ -1334,11 +1352,11 @@ def test_the_log_in_figures(log: SqliteLog) -> None:
 @pytest.mark.parametrize(
     "name",
     ["_SEQ", "_COUNT_DUPLICATE", "_DELIVERED", "_SET_STATE", "_STARTABLE", "_START", "_STATES",
-     "_END", "_OVERDUE", "_INTERRUPTED", "_DUE", "_NEXT_DUE", "_BODY", "_OLDEST_UNFINISHED",
-     "_DROP_BODY", "_DROP_ROW"],
+     "_END", "_OVERDUE", "_INTERRUPTED", "_DUE", "_DUE_AGAIN", "_NEXT_DUE", "_BODY",
+     "_OLDEST_UNFINISHED", "_DROP_BODY", "_DROP_ROW"],
 )  # fmt: skip
 def test_no_statement_of_every_day_reads_a_whole_table(log: SqliteLog, name: str) -> None:
-    sql = getattr(sqlite, name).format(condition="interruptions = 0", handlers="?")
+    sql = getattr(sqlite, name).format(handlers="?")
     steps = [row[3] for row in ask(log, f"EXPLAIN QUERY PLAN {sql}", *"1" * sql.count("?"))]
     assert any("SEARCH" in step for step in steps)
     assert not [step for step in steps if re.search("SCAN (deliveries|runs|bodies)$", step)]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import sys
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
+from contextlib import suppress
 from traceback import format_exception, format_exception_only
 from typing import TYPE_CHECKING, Any
 
@@ -34,10 +36,16 @@ _log = logging.getLogger("hubhooks")
 CLEAN_UP_SECONDS = 1.0
 TOO_LATE = "the server stopped before the handler was done"
 _BLOCKED_SECONDS = 1.0
+# What is cancelled at its time limit should have ended after this.
+_HEED_SECONDS = 5.0
 # How long a thread that computes may keep the interpreter from others. Python's 5 ms add up: beside
 # eight handlers that compute, each step of an answer would wait for 40 ms.
 _SWITCH_SECONDS = 0.0005
+# How long a `backoff` may have a handler wait, and how long a `Retry` may.
 _LONGEST_PAUSE = 3600.0
+_LONGEST_AFTER = 365 * 24 * 3600.0
+# Where the user's code gives no time.
+_USUAL_PAUSE = 60.0
 _JITTER = 0.2
 
 
@@ -99,16 +107,16 @@ class Call(ABC):
         self.is_begun = True
         arguments = self.begin()
         timer = None
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
         if self.timeout is not None:
-            loop, task = asyncio.get_running_loop(), asyncio.current_task()
             timer = loop.call_later(self.timeout, self._end, task)
         try:
             await self.function(*arguments)
-        except GeneratorExit:
-            # Its loop was closed under it, and it is collected as garbage in the middle of
-            # anything: no place to take a lock or to write a log.
-            raise
         except BaseException as error:
+            if isinstance(error, GeneratorExit) and asyncio.current_task(loop) is not task:
+                # Its loop was closed under it, and it is collected as garbage in the middle of
+                # anything: no place to take a lock or to write a log.
+                raise
             is_cancelled = isinstance(error, asyncio.CancelledError)
             if is_cancelled and self.is_out_of_time:
                 self.failed(self._timed_out().with_traceback(error.__traceback__))
@@ -136,10 +144,12 @@ class HandlerCall(Call):
     """One run of a handler."""
 
     event: HubEvent
-    is_alone = False
-    """Whether nothing may run beside it."""
+    is_interrupted = False
+    """Whether the process died during it before."""
+    is_overdue = False
+    """Whether it should have ended, and cannot be."""
     deadline: float | None = None
-    """When a sync handler is out of time, by the monotonic clock."""
+    """When it should have ended, also when it is cancelled before; by the monotonic clock."""
 
     def __init__(self, session: Session, handler: Handler | None, delivery: Delivery) -> None:
         policy = None if handler is None else handler.policy
@@ -159,8 +169,9 @@ class HandlerCall(Call):
         self._is_left = False
 
     def begin(self) -> tuple[object, ...]:
-        if self.timeout is not None and not self.is_async:
-            self.deadline = time.monotonic() + self.timeout
+        if self.timeout is not None:
+            grace = _HEED_SECONDS if self.is_async else 0
+            self.deadline = time.monotonic() + self.timeout + grace
             self._session.wake()
         takes_delivery = self._handler is not None and self._handler.takes_delivery
         return (self.event, self.delivery) if takes_delivery else (self.event,)
@@ -219,7 +230,13 @@ class HandlerCall(Call):
     def out_of_time(self) -> None:
         """Record that it should have ended, and cannot be."""
         self.deadline = None
+        self.is_overdue = True
         what = "%s on delivery `%s` takes more than %g s; nothing can end it but itself"
+        if self.is_async:
+            what = (
+                "%s on delivery `%s` takes more than %g s and does not end when it is cancelled; "
+                "nothing can end it but itself"
+            )
         fields = self._log_fields()
         _log.warning(what, self.what, self.delivery.id, self.timeout, extra=fields)
         self._session.log.overdue(self.delivery)
@@ -251,14 +268,19 @@ class HandlerCall(Call):
         failures = self.delivery.failures + 1
         if policy is None or failures > policy.retries:
             return None
-        if isinstance(error, Retry) and error.after is not None:
-            return error.after
+        # One of the user's own may not have called what it inherits.
+        after: float | None = getattr(error, "after", None) if isinstance(error, Retry) else None
+        if after is not None:
+            return min(after, _LONGEST_AFTER)
         if callable(policy.backoff):
             try:
-                return min(max(float(policy.backoff(failures)), 0), _LONGEST_PAUSE)
-            except Exception:  # noqa: BLE001 - the function is the user's code
+                return _pause_of(policy.backoff(failures))
+            # The function is the user's code, and whatever it raises, the run has to end.
+            except BaseException as failure:
                 _log.exception("`backoff` of handler `%s` failed; it waits a minute", self.name)
-                return 60.0
+                if is_interrupt(failure):
+                    raise
+                return _USUAL_PAUSE
         # So that what failed together is not tried again together.
         jitter = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - nothing to guess
         return min(policy.backoff * 2.0 ** min(failures - 1, 30), _LONGEST_PAUSE) * jitter
@@ -335,34 +357,58 @@ class Count:
 
 
 class OwnLoop:
-    """A loop on a daemon thread of its own: what blocks it blocks nothing else."""
+    """A loop on a daemon thread of its own: what blocks it blocks nothing else.
 
-    loop: asyncio.AbstractEventLoop
+    It goes on when a handler stops it, or a task that one began raises `SystemExit` through it:
+    what else runs on it has nothing to do with that.
+    """
 
     def __init__(self) -> None:
-        self._is_up = threading.Event()
+        self.loop = asyncio.new_event_loop()
+        self._is_ending = False
         self._alive = Count()
         self._alive.add()
         threading.Thread(target=self._run, name="hubhooks loop", daemon=True).start()
-        self._is_up.wait()
 
     async def close(self) -> None:
         """End the loop and its thread, or leave that to whatever blocks it."""
-        self.loop.call_soon_threadsafe(self._ending.set)
+        with suppress(RuntimeError):  # closed
+            self.loop.call_soon_threadsafe(self._end)
         await self._alive.wait_for_none(CLEAN_UP_SECONDS)
+
+    def _end(self) -> None:
+        self._is_ending = True
+        self.loop.stop()
 
     def _run(self) -> None:
         try:
-            asyncio.run(self._live())
+            while not self._is_ending:
+                self._run_until_it_stops()
+            self.loop.run_until_complete(self._clean_up())
         finally:
-            self._is_up.set()
+            self.loop.close()
             self._alive.remove()
 
-    async def _live(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self._ending = asyncio.Event()
-        self._is_up.set()
-        await self._ending.wait()
+    def _run_until_it_stops(self) -> None:
+        error = None
+        try:
+            self.loop.run_forever()
+        except BaseException as raised:  # noqa: BLE001 - whatever it is, the loop goes on
+            error = raised
+        if not self._is_ending:
+            what = (
+                "a handler stopped the loop that async handlers run on, which goes on: to end, a "
+                "handler returns or raises"
+            )
+            _log.error(what, exc_info=error)
+
+    async def _clean_up(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.loop.shutdown_asyncgens()
+        await self.loop.shutdown_default_executor()
 
 
 class Threads:
@@ -534,6 +580,14 @@ def is_interrupt(error: BaseException) -> bool:
     """
     in_main = threading.current_thread() is threading.main_thread()
     return in_main and isinstance(error, KeyboardInterrupt)
+
+
+def _pause_of(given: float) -> float:
+    seconds = float(given)
+    if not math.isfinite(seconds):
+        msg = f"it gave {seconds}: write seconds, such as 60"
+        raise ValueError(msg)
+    return min(max(seconds, 0.0), _LONGEST_PAUSE)
 
 
 def _refuse_coroutine(result: object) -> None:

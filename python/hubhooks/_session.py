@@ -46,6 +46,9 @@ _LOOK_AT_ALL_SECONDS = 60.0
 _BUSY_SECONDS = 0.05
 _BROKEN_SECONDS = 1.0
 _CHECKPOINT_SECONDS = 1.0
+# How long a run that the process died during waits for the others to end, and how long they wait
+# for it.
+_ALONE_SECONDS = 60.0
 # How long what may be written late waits for other things to be written with it.
 _LATE_SECONDS = 0.005
 
@@ -91,9 +94,14 @@ class Session:
         # What runs, and how many there are of each handler that may only run so often at once.
         self._running: dict[HandlerCall, None] = {}
         self._counts: dict[str, int] = {}
-        self._is_alone = False
-        # Whether something may be in the log that only runs when nothing else does.
-        self._may_wait_for_silence = False
+        # Whether the log may have runs that the process died during; until when the next of them
+        # waits for the others to end; whether those have their turn before.
+        self._may_be_interrupted = False
+        self._silence_until: float | None = None
+        self._is_others_turn = False
+        # The one that nothing is started beside, and until when.
+        self._alone: HandlerCall | None = None
+        self._alone_until = 0.0
         self._waiting: dict[str, list[asyncio.Event]] = {}
         self._lock = threading.Lock()
         # When to take the next step, by the monotonic clock.
@@ -133,7 +141,7 @@ class Session:
 
     def claim(self, work: Work) -> list[HandlerCall]:
         """Reserve what can run at once of a delivery."""
-        if self.is_behind or self._is_alone or not self._may_start():
+        if self.is_behind or self._alone is not None or not self._may_start():
             self.is_behind = True
             return []
         claimed: list[HandlerCall] = []
@@ -175,6 +183,9 @@ class Session:
         limit = None if handler is None else handler.policy.concurrency
         return limit is not None and self._counts.get(name, 0) >= limit
 
+    def _busy(self) -> list[str]:
+        return [name for name in tuple(self._counts) if self._is_busy(name)]
+
     def _may_start(self) -> bool:
         # What a log on disk has queued can wait for the next start.
         return self.is_leading and not (self._is_draining and self.log.is_durable)
@@ -187,10 +198,10 @@ class Session:
                 self._counts[run.name] -= 1
                 if not self._counts[run.name]:
                     del self._counts[run.name]
-            if run.is_alone:
-                self._is_alone = False
-            is_silent = self._may_wait_for_silence and not self._running
-        if run.is_counted or run.is_alone or is_silent:
+            was_alone = run is self._alone
+            if was_alone:
+                self._alone = None
+        if run.is_counted or was_alone:
             self.is_behind = True
 
     # ---- steps ---------------------------------------------------------------------------------
@@ -240,12 +251,19 @@ class Session:
             if now >= self._not_before:
                 self.log.flush()
                 self._look(now)
-        except BusyError:
-            self._not_before = now + _BUSY_SECONDS
         except (ConfigError, StoreError) as error:
+            # What was ready still is.
+            self.is_behind = True
+            self._put_off(now, error)
+        self._set_timer()
+
+    def _put_off(self, now: float, error: Exception) -> None:
+        """Leave the log alone for a moment, as it could not be written."""
+        if isinstance(error, BusyError):
+            self._not_before = now + _BUSY_SECONDS
+        else:
             self._not_before = now + _BROKEN_SECONDS
             _log.error("handlers wait: %s", error)
-        self._set_timer()
 
     def _look(self, now: float) -> None:
         if self.log.is_durable and now >= self._look_at:
@@ -256,37 +274,88 @@ class Session:
                 self.is_behind = True
         if now >= self._look_at_all or now >= self._due_at:
             self._look_at_all = now + _LOOK_AT_ALL_SECONDS
+            # Where there is no room for it now, whatever makes some wakes.
+            self._due_at = math.inf
             self.is_behind = True
         for run in tuple(self._running):
             if run.deadline is not None and now >= run.deadline:
                 run.out_of_time()
+        alone = self._alone
+        if alone is not None and (alone.is_overdue or now >= self._alone_until):
+            self._alone = None
+            self.is_behind = True
+            what = (
+                "handler `%s` on delivery `%s`, during which the process died before, has not "
+                "ended alone; others run beside it again"
+            )
+            _log.warning(what, alone.name, alone.delivery.id)
         if self.is_behind and self._may_start():
             self._start_what_is_ready()
 
     def _start_what_is_ready(self) -> None:
         # First, so that it stays if another thread sets it meanwhile.
         self.is_behind = False
+        if self._alone is not None or (self._may_be_interrupted and self._start_interrupted()):
+            self.is_behind = True
+        else:
+            self._start_others()
+
+    def _start_interrupted(self) -> bool:
+        """Start a run that the process died during, if it is its turn.
+
+        Returns:
+            whether nothing else may start now.
+        """
+        if self._is_others_turn:
+            # Or many of those, one after the other, would keep the rest waiting.
+            self._is_others_turn = False
+            self._start_others()
+        busy = self._busy()
+        found = self.log.due(1, busy, interrupted=True)
+        running = tuple(self._running)
+        if not found:
+            self._silence_until = None
+            # None becomes one as long as this process lives.
+            self._may_be_interrupted = (
+                bool(busy)
+                or self.log.next_due() is not None
+                or any(run.is_interrupted for run in running)
+            )
+            return False
+        now = time.monotonic()
+        if self._silence_until is None:
+            self._silence_until = now + _ALONE_SECONDS
+        # What nothing can end is not waited for, and what takes long only for so long.
+        is_silent = all(run.is_overdue for run in running)
+        if len(running) >= self._slots or not (is_silent or now >= self._silence_until):
+            return True
+        claimed, _ = self._claim_found(found)
+        self._silence_until = None
+        self._is_others_turn = True
+        for run in claimed:
+            run.is_interrupted = True
+            if is_silent:
+                self._alone, self._alone_until = run, now + _ALONE_SECONDS
+            self._read_and_start(run)
+        return is_silent and bool(claimed)
+
+    def _start_others(self) -> None:
         is_everything = False
         while not is_everything:
             free = self._slots - len(self._running)
-            if free <= 0 or self._is_alone:
+            if free <= 0:
                 self.is_behind = True
                 # Since then something may have ended that did not see it.
-                if len(self._running) >= self._slots or self._is_alone:
+                if len(self._running) >= self._slots:
                     return
                 continue
-            found = self.log.due(
-                free, [name for name in tuple(self._counts) if self._is_busy(name)]
-            )
+            found = self.log.due(free, self._busy())
             claimed, is_room_left = self._claim_found(found)
             for run in claimed:
-                run.loop = self.loop if self.is_on_server else None
                 self._read_and_start(run)
             is_everything = is_room_left and (len(found) < free or not claimed)
         seconds = self.log.next_due()
         self._due_at = math.inf if seconds is None else time.monotonic() + seconds
-        if seconds is None and not self._running:
-            self._may_wait_for_silence = False
 
     def _claim_found(self, found: Sequence[Due]) -> tuple[list[HandlerCall], bool]:
         """Claim what is ready; give that, and whether there was room for all of it."""
@@ -299,7 +368,6 @@ class Session:
                         if not self._has_room(due.handler):
                             is_room_left = False
                         elif run := self._claim(due.delivery_id, due.handler):
-                            run.is_alone = self._is_alone = due.is_alone
                             claimed.append(run)
             except BaseException:
                 self.give_back(claimed)
@@ -307,6 +375,7 @@ class Session:
         return claimed, is_room_left
 
     def _read_and_start(self, run: HandlerCall) -> None:
+        run.loop = self.loop if self.is_on_server else None
         try:
             run.event = HubEvent.from_json(self.log.body(run.delivery.id) or b"")
         except PayloadError as error:
@@ -321,12 +390,16 @@ class Session:
             return
         try:
             interrupted = self.log.recover()
-        except BusyError:
+        except BaseException as error:
+            # Whoever holds the lock without leading keeps all others from it, and itself too.
             if lock is not None:
                 lock.release()
-            return
-        self.is_behind = bool(self.log.due(1)) or self.log.next_due() is not None
-        self._may_wait_for_silence = self.is_behind
+            if isinstance(error, BusyError):
+                return
+            raise
+        self._may_be_interrupted = self.log.is_durable
+        ready = self.log.due(1) or self.log.due(1, interrupted=True)
+        self.is_behind = bool(ready) or self.log.next_due() is not None
         for delivery_id, name, is_failed in interrupted:
             if is_failed:
                 self._bury(delivery_id, name)
@@ -444,8 +517,14 @@ class Session:
                 del self._waiting[delivery_id]
 
     def _look_up(self, delivery_id: str) -> Record | None:
+        now = time.monotonic()
         try:
-            self.log.flush()
+            # Each try waits for another process that writes, and the loop with it.
+            if now >= self._not_before:
+                self.log.flush()
+        except StoreError as error:
+            self._put_off(now, error)
+        try:
             return self.log.get(delivery_id)
         except StoreError:
             return None

@@ -78,7 +78,7 @@ class Retry(Exception):  # noqa: N818 - not an error: how a handler says "not no
 
     Args:
         reason: what the log says about it.
-        after: in how many seconds; by default as its `backoff` has it.
+        after: in how many seconds, a year at most; by default as its `backoff` has it.
 
     Raises:
         ConfigError: there is no such time.
@@ -221,8 +221,6 @@ class Due(NamedTuple):
 
     delivery_id: str
     handler: str
-    is_alone: bool
-    """Whether the process died during it before, so that nothing should run beside it."""
 
 
 class Interrupted(NamedTuple):
@@ -369,15 +367,15 @@ class Log(Protocol):
         """
         ...
 
-    def due(self, limit: int, without: Sequence[str] = ()) -> builtins.list[Due]:
+    def due(
+        self, limit: int, without: Sequence[str] = (), *, interrupted: bool = False
+    ) -> builtins.list[Due]:
         """List runs that can start, the oldest first.
 
         Args:
             limit: how many at most.
             without: the handlers that are busy.
-
-        Returns:
-            those not interrupted before; when there are none, and nothing runs, one that was.
+            interrupted: those during which the process died before, and not the others.
         """
         ...
 
@@ -608,8 +606,12 @@ class MemoryLog:
         """Nothing runs from before the process."""
         return []
 
-    def due(self, limit: int, without: Sequence[str] = ()) -> builtins.list[Due]:
-        """List runs that can start, those that waited first."""
+    def due(
+        self, limit: int, without: Sequence[str] = (), *, interrupted: bool = False
+    ) -> builtins.list[Due]:
+        """List runs that can start, those that waited first; none was ever interrupted."""
+        if interrupted:
+            return []
         now = time.monotonic()
         found: builtins.list[Due] = []
         with self._lock:
@@ -618,7 +620,7 @@ class MemoryLog:
                 if len(found) >= limit:
                     break
                 if handler not in without:
-                    found.append(Due(delivery_id, handler, is_alone=False))
+                    found.append(Due(delivery_id, handler))
         return found
 
     def next_due(self) -> float | None:

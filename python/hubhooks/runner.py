@@ -144,7 +144,7 @@ class Runner:
             session.is_behind = True
             session.step()
             asyncio.run(session.unfinished.wait_for_none(None))
-            if not self.log.due(1):
+            if not (self.log.due(1) or self.log.due(1, interrupted=True)):
                 pause = self.log.next_due()
                 if pause is None:
                     return

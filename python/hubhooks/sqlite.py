@@ -57,6 +57,8 @@ _DIED = "the process died during this handler"
 _FEW = 1000
 _LONGEST_TEXT = 64 * 1024
 _LAST_SIGN = chr(0x10FFFF)
+# What a datetime can tell in every time zone: until the end of the year 9999, but for two days.
+_LAST_SECOND = 253402128000.0
 _REDACTED = "(redacted)"
 # By a part of the name, as proxies add credentials of their own. Some copy the URL into a header.
 _SECRET = re.compile(b"auth|cookie|key|secret|token", re.IGNORECASE)
@@ -388,24 +390,24 @@ class SqliteLog:
         self._led = (self._db.file, generation)
         return found
 
-    def due(self, limit: int, without: Sequence[str] = ()) -> builtins.list[Due]:
+    def due(
+        self, limit: int, without: Sequence[str] = (), *, interrupted: bool = False
+    ) -> builtins.list[Due]:
         """List runs that can start, the oldest first.
 
         Args:
             limit: how many at most.
             without: the handlers that are busy.
-
-        Returns:
-            those not interrupted before; when there are none, and nothing runs, one that was.
+            interrupted: those during which the process died before, and not the others.
         """
         now = _now()
         marks = ", ".join("?" * len(without))
-        for condition, most in (("interruptions = 0", limit), (_ALONE, min(limit, 1))):
-            sql = _DUE.format(condition=condition, handlers=marks)
-            values = (*without, most, *without, now, now + _CLOCK_SLACK, most, most)
-            if found := self._db.execute(sql, values).fetchall():
-                return [Due(row[0], row[1], condition is _ALONE) for row in found]
-        return []
+        waited = (*without, now, now + _CLOCK_SLACK, limit)
+        if interrupted:
+            sql, values = _DUE_AGAIN, waited
+        else:
+            sql, values = _DUE, (*without, limit, *waited, limit)
+        return [Due(*row) for row in self._db.execute(sql.format(handlers=marks), values)]
 
     def next_due(self) -> float | None:
         """Tell in how many seconds another waiting run is due; None if none waits."""
@@ -675,23 +677,27 @@ _INTERRUPTED = """
     WHERE finished_at IS NULL AND runs.state IN ('running', 'overdue')
 """
 
-_ALONE = """
-    interruptions > 0
-    AND NOT EXISTS (SELECT 1 FROM runs WHERE finished_at IS NULL AND state = 'running')
-"""
 # A start after now means that the clock was set back, and is not waited for.
 _DUE = """
     WITH ready AS (
         SELECT * FROM (
             SELECT seq, position, handler FROM runs WHERE finished_at IS NULL AND state = 'queued'
-                AND {condition} AND handler NOT IN ({handlers})
+                AND interruptions = 0 AND handler NOT IN ({handlers})
             ORDER BY seq, position LIMIT ?)
         UNION ALL SELECT * FROM (
             SELECT seq, position, handler FROM runs WHERE finished_at IS NULL AND state = 'waiting'
-                AND {condition} AND handler NOT IN ({handlers})
+                AND interruptions = 0 AND handler NOT IN ({handlers})
                 AND (due_at <= ? OR started_at > ?)
             ORDER BY seq, position LIMIT ?))
     SELECT id, handler FROM ready JOIN deliveries USING (seq) ORDER BY seq, position LIMIT ?
+"""
+# What was interrupted waits, and is never queued.
+_DUE_AGAIN = """
+    SELECT id, handler FROM runs JOIN deliveries USING (seq)
+    WHERE finished_at IS NULL AND runs.state = 'waiting'
+        AND interruptions > 0 AND handler NOT IN ({handlers})
+        AND (due_at <= ? OR started_at > ?)
+    ORDER BY seq, position LIMIT ?
 """
 _NEXT_DUE = """
     SELECT min(due_at) FROM runs WHERE finished_at IS NULL AND state = 'waiting' AND due_at > ?
@@ -819,7 +825,8 @@ def _now() -> float:
 
 
 def _when(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, timezone.utc)
+    # No time in the file, whoever wrote it, may keep the rest of it from being read.
+    return datetime.fromtimestamp(min(max(seconds, 0.0), _LAST_SECOND), timezone.utc)
 
 
 def _seconds(when: datetime | None) -> float | None:

@@ -529,8 +529,10 @@ class _Part:
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - all else is the log's
         return getattr(self._log, name)
 
-    def due(self, limit: int, without: Sequence[str] = ()) -> list[Due]:
-        everything = self._log.due(sys.maxsize, without)
+    def due(
+        self, limit: int, without: Sequence[str] = (), *, interrupted: bool = False
+    ) -> list[Due]:
+        everything = self._log.due(sys.maxsize, without, interrupted=interrupted)
         return [due for due in everything if due.delivery_id == self._delivery_id][:limit]
 
 
