@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
+    from servers import Server
+
 PATIENCE = 60
 BODY = compact(sample_json("repo.content.update"))
 ON_DISK: dict[str, str | None] = {"HUBHOOKS_DELIVERIES": None}
@@ -218,6 +220,58 @@ def test_what_does_not_end_before_the_server_stops_runs_after_the_next_start(
     with started(tmp_path, script=STOPS, environ=ON_DISK) as server:
         server.wait_until(lambda: log.stats().states == {"done": 1}, "does not run them again")
     assert sorted(lines(tmp_path / "ran")) == ["async 1", "async 2", "sync 1", "sync 2"]
+
+
+UPLOADS = """
+import pathlib
+from hubhooks import Webhooks
+
+app = Webhooks()
+
+
+@app.on(name="hears")
+def hears(event, delivery):
+    if delivery.id == "upload":
+        for file in pathlib.Path().glob("hubhooks.db*"):
+            file.read_bytes()
+    with open("ran", "a") as ran:
+        ran.write(delivery.id + "\\n")
+"""
+
+
+def deliver(server: Server, delivery_id: str) -> None:
+    answer = server.post("/", BODY, headers={"Webhook-Id": delivery_id})
+    assert answer.status_code == 202, answer.text
+
+
+def test_who_uploads_the_log_and_loses_its_locks_goes_on_running_handlers(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    with started(tmp_path, script=UPLOADS, environ=ON_DISK) as first:
+        deliver(first, "upload")
+        wait_until(lambda: lines(ran) == ["upload"])
+        # It finds the lock free.
+        with started(tmp_path, environ=ON_DISK) as second:
+            deliver(second, "to-the-second")
+            wait_until(lambda: lines(ran)[1:] == ["to-the-second"])
+            deliver(first, "to-the-first")
+            wait_until(lambda: lines(ran)[2:] == ["to-the-first"])
+            second.kill()
+        deliver(first, "afterwards")
+        wait_until(lambda: lines(ran)[3:] == ["afterwards"])
+    assert len(SqliteLog(tmp_path / "hubhooks.db").list()) == 4
+
+
+def test_an_app_whose_log_is_removed_goes_on_in_a_new_one(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    with started(tmp_path, script=UPLOADS, environ=ON_DISK) as server:
+        deliver(server, "before")
+        wait_until(lambda: lines(ran) == ["before"])
+        for file in tmp_path.glob("hubhooks.db*"):
+            file.unlink()
+        deliver(server, "after")
+        wait_until(lambda: lines(ran)[1:] == ["after"])
+        server.kill()
+    assert [record.id for record in SqliteLog(tmp_path / "hubhooks.db").list()] == ["after"]
 
 
 # ---- the same delivery again --------------------------------------------------------------------

@@ -249,6 +249,23 @@ def test_what_is_due_is_in_the_order_it_came_and_was_registered(log: SqliteLog) 
     assert log.due(0) == []
 
 
+def test_what_waits_for_a_busy_handler_is_not_looked_at_each_time(log: SqliteLog) -> None:
+    def steps() -> int:
+        counted: list[int] = []
+        connection: Any = log._db._connection  # noqa: SLF001 - SQLite counts for who has it
+        connection.set_progress_handler(lambda: counted.append(1), 10)
+        assert log.due(32, ["busy"]) == [Due("d0", "free")]
+        connection.set_progress_handler(None, 10)
+        return len(counted)
+
+    log.accept("d0", b"{}", ["busy", "free"])
+    before = steps()
+    with log.batch():
+        for number in range(1, 2000):
+            log.accept(f"d{number}", b"{}", ["busy"])
+    assert steps() <= before
+
+
 def test_a_run_that_waits_is_due_when_its_time_has_come(log: SqliteLog, clock: list[float]) -> None:
     log.accept("d1", b"{}", ["a"])
     log.accept("d2", b"{}", ["a"])
@@ -1352,7 +1369,7 @@ def test_the_log_in_figures(log: SqliteLog) -> None:
 @pytest.mark.parametrize(
     "name",
     ["_SEQ", "_COUNT_DUPLICATE", "_DELIVERED", "_SET_STATE", "_STARTABLE", "_START", "_STATES",
-     "_END", "_OVERDUE", "_INTERRUPTED", "_DUE", "_DUE_AGAIN", "_NEXT_DUE", "_BODY",
+     "_END", "_OVERDUE", "_INTERRUPTED", "_HANDLERS", "_DUE", "_NEXT_DUE", "_BODY",
      "_OLDEST_UNFINISHED", "_DROP_BODY", "_DROP_ROW"],
 )  # fmt: skip
 def test_no_statement_of_every_day_reads_a_whole_table(log: SqliteLog, name: str) -> None:

@@ -221,10 +221,10 @@ class HandlerCall(Call):
         if hasattr(self, "event"):
             self._tell("failure", error)
 
-    def leave(self) -> None:
-        """Let it run again after the next start, and take no notice of what it does now."""
+    def leave(self, why: str = TOO_LATE, retry_after: float = 0) -> None:
+        """Let it run again, mostly after the next start, and take no notice of what it does now."""
         if not self._is_left:
-            self._finish("failed", TOO_LATE, retry_after=0)
+            self._finish("failed", why, retry_after=retry_after)
             self._is_left = True
 
     def out_of_time(self) -> None:

@@ -90,6 +90,8 @@ class Database:
         self._allow_network = allow_network
         self._connection: sqlite3.Connection | None = None
         self._is_open = False
+        self.opened = 0
+        """How often it was opened: anew, where what was at the path had changed."""
         # What was at the path when it was opened, and how many connections for a moment there are.
         self._files: _Files | None = None
         self._elsewhere = 0
@@ -123,6 +125,7 @@ class Database:
                     raise _at_opening(self.path, error) from error
                 time.sleep(0.01)
         self._files = _files_at(self.path)
+        self.opened += 1
 
     def close(self) -> None:
         """Write what is late, and close the file."""

@@ -151,8 +151,9 @@ class Session:
                 if run is not None:
                     run.event = work.event
                     claimed.append(run)
-            else:
+            elif len(self._running) >= self._slots:
                 self.is_behind = True
+            # What is busy says so when a run of it ends: to look sooner is to find nothing.
         return claimed
 
     def give_back(self, runs: Sequence[HandlerCall]) -> None:
@@ -272,6 +273,8 @@ class Session:
                 self._lead()
             elif self.log.changed():
                 self.is_behind = True
+                if not self.log.is_led:
+                    self._lead_anew()
         if now >= self._look_at_all or now >= self._due_at:
             self._look_at_all = now + _LOOK_AT_ALL_SECONDS
             # Where there is no room for it now, whatever makes some wakes.
@@ -380,8 +383,22 @@ class Session:
             run.event = HubEvent.from_json(self.log.body(run.delivery.id) or b"")
         except PayloadError as error:
             run.lose(error)
+        except StoreError as error:
+            _log.error("handler `%s` waits: %s", run.name, error)
+            run.leave(str(error), _BROKEN_SECONDS)
         else:
             self.start_run(run)
+
+    def _lead_anew(self) -> None:
+        """Begin anew where another process took over, or the file was replaced.
+
+        Both should not be while the lock is held; but whoever removes its file, or opens and
+        closes it in this process, takes it away.
+        """
+        _log.warning("the delivery log is no longer ours to run; we take over again if nobody did")
+        if self._lock_of_log is not None:
+            self._lock_of_log.release()
+        self._lead()
 
     def _lead(self) -> None:
         """Become the process that runs what is in the log, if there is no other."""

@@ -282,6 +282,11 @@ class Log(Protocol):
         """Whether there is something for `flush` to write."""
         ...
 
+    @property
+    def is_led(self) -> bool:
+        """Whether what `recover` began still holds: nobody else took over since."""
+        ...
+
     def open(self) -> None:
         """Get ready.
 
@@ -470,6 +475,7 @@ class MemoryLog:
 
     is_durable = False
     is_late = False
+    is_led = True
 
     def __init__(
         self,

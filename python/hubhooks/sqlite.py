@@ -86,7 +86,9 @@ _STEPS = (
             due_at REAL, started_at REAL, finished_at REAL, error TEXT NOT NULL,
             traceback TEXT NOT NULL, PRIMARY KEY (seq, handler)) WITHOUT ROWID""",
         # A run is finished when it has a time for that; in words, this would cost 16 us a row.
-        "CREATE INDEX runs_unfinished ON runs (state, seq, position) WHERE finished_at IS NULL",
+        # By handler, so that one which is busy does not have all that waits for it looked at.
+        """CREATE INDEX runs_unfinished ON runs (state, handler, seq, position)
+            WHERE finished_at IS NULL""",
         """CREATE VIEW finished AS SELECT * FROM deliveries WHERE NOT EXISTS (
             SELECT 1 FROM runs WHERE runs.seq = deliveries.seq AND finished_at IS NULL)""",
         """CREATE TABLE refusals (
@@ -149,7 +151,7 @@ class SqliteLog:
         self._db = Database(path, _STEPS, durability=durability, allow_network=allow_network)
         # Which file this process leads, and since which change of the runner; None if it does not.
         self._led: tuple[object, int] | None = None
-        self._data_version = 0
+        self._seen: tuple[int, int] | None = None
         self._full_until = 0.0
         # During a batch: what is inserted at its end, and the row of `log` as it will be then.
         self._is_in_batch = False
@@ -224,9 +226,10 @@ class SqliteLog:
     def changed(self) -> bool:
         """Whether somebody else wrote since the last call, or replaced the file."""
         self._db.follow()
-        before = self._data_version
-        (self._data_version,) = self._db.execute("PRAGMA data_version").fetchone()
-        return self._data_version != before
+        before = self._seen
+        # The number is of the connection: another file may have the same one.
+        self._seen = (self._db.opened, *self._db.execute("PRAGMA data_version").fetchone())
+        return self._seen != before
 
     # ---- what comes in -------------------------------------------------------------------------
 
@@ -401,13 +404,15 @@ class SqliteLog:
             interrupted: those during which the process died before, and not the others.
         """
         now = _now()
-        marks = ", ".join("?" * len(without))
-        waited = (*without, now, now + _CLOCK_SLACK, limit)
-        if interrupted:
-            sql, values = _DUE_AGAIN, waited
-        else:
-            sql, values = _DUE, (*without, limit, *waited, limit)
-        return [Due(*row) for row in self._db.execute(sql.format(handlers=marks), values)]
+        times = (now, now + _CLOCK_SLACK)
+        found: builtins.list[tuple[int, int, str, str]] = []
+        # What was interrupted waits, and is never queued.
+        for state in ("waiting",) if interrupted else ("queued", "waiting"):
+            for (handler,) in self._db.execute(_HANDLERS, (state, state)).fetchall():
+                if handler not in without:
+                    values = (state, handler, interrupted, *times, limit)
+                    found += self._db.execute(_DUE, values)
+        return [Due(delivery_id, handler) for _, _, delivery_id, handler in sorted(found)[:limit]]
 
     def next_due(self) -> float | None:
         """Tell in how many seconds another waiting run is due; None if none waits."""
@@ -678,25 +683,20 @@ _INTERRUPTED = """
 """
 
 # A start after now means that the clock was set back, and is not waited for.
-_DUE = """
-    WITH ready AS (
-        SELECT * FROM (
-            SELECT seq, position, handler FROM runs WHERE finished_at IS NULL AND state = 'queued'
-                AND interruptions = 0 AND handler NOT IN ({handlers})
-            ORDER BY seq, position LIMIT ?)
-        UNION ALL SELECT * FROM (
-            SELECT seq, position, handler FROM runs WHERE finished_at IS NULL AND state = 'waiting'
-                AND interruptions = 0 AND handler NOT IN ({handlers})
-                AND (due_at <= ? OR started_at > ?)
-            ORDER BY seq, position LIMIT ?))
-    SELECT id, handler FROM ready JOIN deliveries USING (seq) ORDER BY seq, position LIMIT ?
+_HANDLERS = """
+    WITH RECURSIVE names (handler) AS (
+        SELECT * FROM (SELECT handler FROM runs WHERE finished_at IS NULL AND state = ?
+            ORDER BY handler LIMIT 1)
+        UNION ALL
+        SELECT (SELECT runs.handler FROM runs WHERE finished_at IS NULL AND state = ?
+            AND runs.handler > names.handler ORDER BY runs.handler LIMIT 1)
+        FROM names WHERE names.handler IS NOT NULL)
+    SELECT handler FROM names WHERE handler IS NOT NULL
 """
-# What was interrupted waits, and is never queued.
-_DUE_AGAIN = """
-    SELECT id, handler FROM runs JOIN deliveries USING (seq)
-    WHERE finished_at IS NULL AND runs.state = 'waiting'
-        AND interruptions > 0 AND handler NOT IN ({handlers})
-        AND (due_at <= ? OR started_at > ?)
+_DUE = """
+    SELECT seq, position, id, handler FROM runs JOIN deliveries USING (seq)
+    WHERE finished_at IS NULL AND runs.state = ? AND handler = ? AND (interruptions > 0) = ?
+        AND (due_at IS NULL OR due_at <= ? OR started_at > ?)
     ORDER BY seq, position LIMIT ?
 """
 _NEXT_DUE = """
