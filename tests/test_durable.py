@@ -1017,16 +1017,72 @@ def test_refusals_are_counted_in_the_log(serve: Any, post: Any, tmp_path: Path) 
     assert hooks.deliveries.stats().refusals == {"secret wrong": 2, "secret missing": 1}
 
 
-def test_a_file_that_vanished_answers_503_not_500(serve: Any, post: Any, tmp_path: Path) -> None:
-    class Full(SqliteLog):
-        def accept(self, *_: Any, **__: Any) -> Any:
-            msg = "its disk is full"
-            raise StoreError(msg)
+def test_all_who_wait_for_another_process_are_kept_in_one_batch(
+    serve: Any, post: Any, tmp_path: Path
+) -> None:
+    came: list[int] = []
+    sizes: list[int] = []
+
+    class Counting(SqliteLog):
+        @contextmanager
+        def batch(self) -> Generator[None]:
+            is_outermost = not self._is_in_batch
+            with super().batch():
+                if is_outermost:
+                    sizes.append(0)
+                yield
+
+        def accept(self, *args: Any, **more: Any) -> Any:
+            sizes[-1] += 1
+            return super().accept(*args, **more)
 
     hooks = Webhooks("moon", deliveries=tmp_path / "hubhooks.db")
-    hooks.deliveries.__class__ = Full
+    hooks.deliveries.__class__ = Counting
+    other = SqliteLog(tmp_path / "hubhooks.db")
+    other.open()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def receive_and_count() -> Any:
+            message = await receive()
+            came.append(1)
+            return message
+
+        await hooks(scope, receive_and_count if scope["type"] == "http" else receive, send)
+
+    answers: list[int] = []
+    with serve(app) as port:
+        with other.batch():
+            senders = [
+                threading.Thread(target=lambda: answers.append(post(port, BODY)[0]))
+                for _ in range(20)
+            ]
+            for sender in senders:
+                sender.start()
+            wait_until(lambda: len(came) == 20)
+            assert answers == []
+        for sender in senders:
+            sender.join(PATIENCE)
+    other.close()
+    assert answers == [200] * 20
+    assert max(sizes) == 20
+
+
+def test_whatever_goes_wrong_while_it_is_stored_is_answered_503(
+    serve: Any, post: Any, tmp_path: Path, logged: Callable[[], list[str]]
+) -> None:
+    errors: list[Exception] = [StoreError("its disk is full"), RuntimeError("a mistake of ours")]
+
+    class Failing(SqliteLog):
+        def accept(self, *args: Any, **more: Any) -> Any:
+            if errors:
+                raise errors.pop(0)
+            return super().accept(*args, **more)
+
+    hooks = Webhooks("moon", deliveries=tmp_path / "hubhooks.db")
+    hooks.deliveries.__class__ = Failing
     with serve(hooks) as port:
-        assert post(port, BODY)[0] == 503
+        assert [post(port, BODY)[0] for _ in range(3)] == [503, 503, 200]
+    assert [line for line in logged() if "cannot be stored" in line]
 
 
 def test_what_there_is_not_is_refused_at_once() -> None:

@@ -28,6 +28,8 @@ _log = logging.getLogger("hubhooks")
 # Written into the file, so that another program's is not taken for ours. Never to be changed.
 _APPLICATION_ID = 0x48754832
 
+# Who waits holds up the server's loop, and tries again by itself.
+_LOOP_BUSY_SECONDS = 0.005
 _BUSY_SECONDS = 0.1
 _OPEN_SECONDS = 5.0
 # How much is written aside before it is worth a checkpoint, and before the file is made short.
@@ -293,7 +295,7 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            self.path, timeout=_LOOP_BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
         try:
             self._check(connection)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -202,11 +203,12 @@ class Door:
     async def _take(self, headers: Headers, body: bytes) -> Taken:
         """Judge a body with others that came at the same time."""
         loop = asyncio.get_running_loop()
-        if self._group is None or self._group.loop is not loop:
-            self._group = _Group(loop, [])
-            loop.call_soon(self._take_group, self._group)
+        group = self._group
+        if group is None or group.loop is not loop:
+            self._group = group = _Group(loop, [])
+            loop.call_soon(self._take_group, group)
         came = _Came(headers, body, loop.create_future(), time.monotonic() + _BUSY_SECONDS)
-        self._group.requests.append(came)
+        group.requests.append(came)
         try:
             return await asyncio.shield(came.taken)
         except asyncio.CancelledError:
@@ -215,27 +217,38 @@ class Door:
             raise
 
     def _take_group(self, group: _Group) -> None:
-        """Keep all deliveries that came in one turn of the loop in one batch."""
-        if self._group is group:
-            self._group = None
+        """Keep all deliveries that came in one turn of the loop in one batch.
+
+        While another process writes, they wait, and who comes meanwhile waits with them: each try
+        holds up the loop for a moment, so there is one for all.
+        """
+        requests = [*group.requests]
         taken: list[Taken] = []
         try:
             with self._runner.log.batch():
-                for request in group.requests:
+                for request in requests:
                     taken.append(self._judge(request.headers, request.body))  # noqa: PERF401 - what was judged is to be known when a later one fails
-        except StoreError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for an answer
             self._runner.give_back([run for _, runs in taken for run in runs])
-            is_busy, now = isinstance(error, BusyError), time.monotonic()
-            again = [came for came in group.requests if is_busy and now < came.give_up]
-            if again:
-                later = _Group(group.loop, again)
-                group.loop.call_later(_BUSY_PAUSE, self._take_group, later)
-            for came in group.requests:
-                if came not in again:
+            if not isinstance(error, StoreError):
+                _log.exception("deliveries cannot be stored")
+            now = time.monotonic() if isinstance(error, BusyError) else math.inf
+            group.requests[:] = [came for came in requests if now < came.give_up]
+            if group.requests:
+                group.loop.call_later(_BUSY_PAUSE, self._take_group, group)
+            else:
+                self._end_group(group)
+            for came in requests:
+                if now >= came.give_up:
                     came.taken.set_result((self._receiver.refusal("not stored", str(error)), []))
         else:
-            for came, what in zip(group.requests, taken, strict=True):
+            self._end_group(group)
+            for came, what in zip(requests, taken, strict=True):
                 came.taken.set_result(what)
+
+    def _end_group(self, group: _Group) -> None:
+        if self._group is group:
+            self._group = None
 
     def _begin_without_answer(self, taken: asyncio.Future[Taken]) -> None:
         answer, runs = taken.result()
