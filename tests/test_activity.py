@@ -514,6 +514,7 @@ def test_the_list_can_be_narrowed_and_read_in_pages(
 @pytest.mark.parametrize(
     "query",
     ["state=lost", "limit=0", "limit=501", "limit=x", "limit=99999999999999", "since=now",
+     "limit=0000000019999", f"limit=1{'0' * 5000}",
      "since=2020-01-01", "page=1"],
 )  # fmt: skip
 def test_a_list_that_cannot_be_is_refused(
@@ -529,6 +530,37 @@ def test_one_delivery_is_told_whole(asked: Callable[..., Any], served: Webhooks)
     raw = {"raw_path": b"/deliveries/d%2F2"}
     assert asked(served, "/deliveries/d/2", **raw).said["id"] == "d/2"
     assert asked(served, "/deliveries/unknown").status == 404
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 980 + b"]" * 980, b"[" * 100_000, b'{"n": NaN}', b"\xff"]
+)
+def test_what_is_no_event_is_told_as_json_all_the_same(
+    asked: Callable[..., Any], served: Webhooks, content: bytes
+) -> None:
+    served.deliveries.accept("odd", content, aside="unreadable")
+    reply = asked(served, "/deliveries/odd")
+    assert reply.status == 200
+    json.dumps(reply.said, allow_nan=False)
+
+
+def test_a_replay_that_is_cut_off_replays_nothing(
+    ask: Callable[..., Any], served: Webhooks
+) -> None:
+    served.on("repo", name="one")(lambda event: None)
+    chunks = (b'{"handlers": [', b"")
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    asking = ask(
+        served, chunks[0], headers=headers, path="/deliveries/d1/replay", stays=False, ends=False
+    )
+    assert asyncio.run(asking).status == 400
+    asking = ask(
+        served, b"", headers=headers, path="/deliveries/d1/replay", stays=False, ends=False
+    )
+    assert asyncio.run(asking).status == 400
+    record = served.deliveries.get("d1")
+    assert record is not None
+    assert record.state == "unhandled"
 
 
 def test_a_replay_is_asked_for_by_post(asked: Callable[..., Any], served: Webhooks) -> None:

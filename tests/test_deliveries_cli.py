@@ -142,6 +142,25 @@ def at_terminal(path: Path, *words: str, columns: int = 80) -> list[str]:
     return [Text.from_ansi(line).plain for line in shown.decode().splitlines()]
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["list", "--limit", "9" * 20], "--limit"),
+        (["list", "--repo", "me/\udcff"], "--repo must be printable text"),
+        (["list", "--scope", "repo\x1b[31m"], "--scope must be printable text"),
+        (["list", "--file", "x" * 5000], "ile name too long"),
+        (["show", "d1", "--file", "x" * 5000], "ile name too long"),
+    ],
+)
+def test_options_that_cannot_be_are_told(path: Path, words: list[str], message: str) -> None:
+    log = SqliteLog(path)
+    log.open()
+    log.close()
+    done = invoke(path, *words)
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.split())
+
+
 # ---- an app --------------------------------------------------------------------------------------
 
 APP = """

@@ -136,7 +136,9 @@ def _list(activity: Activity, query: bytes) -> dict[str, Any]:
 
 
 def _limit_of(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < int(text[:9]) <= _LONGEST_PAGE):
+    # Not longer than that one, as numbers of any length cannot be read.
+    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(_LONGEST_PAGE))
+    if not (is_number and 0 < int(text) <= _LONGEST_PAGE):
         raise _Refusal(400, f"`limit` is a number from 1 to {_LONGEST_PAGE}")
     return int(text)
 
@@ -187,6 +189,8 @@ async def _read(receive: Receive) -> bytes:
     body = bytearray()
     while True:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _Refusal(400, "the body is cut off")
         body += message.get("body", b"")
         if len(body) > _LONGEST_BODY:
             raise _Refusal(413, "the body is too large")

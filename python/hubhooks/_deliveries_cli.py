@@ -49,6 +49,8 @@ _LONGEST_PLAN = 100
 """So many of what would run again are listed."""
 
 _PAGE = 500
+# More than a terminal holds; `--json` has pages too.
+_MOST_LISTED = 100_000
 _SHORTEST_ID = 8
 _UNITS = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60, "w": 7 * 24 * 60 * 60}
 _SPAN = re.compile(rf"(\d+(?:\.\d+)?)([{''.join(_UNITS)}])")
@@ -138,7 +140,7 @@ def _list(  # noqa: PLR0913, one parameter per option
     before: Annotated[
         str | None, typer.Option(metavar="ID", help="Only those older than this one.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="So many at most.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=_MOST_LISTED, help="So many at most.")] = 20,
     as_json: _AsJsonLines = False,
     file: _File = _DEFAULT_FILE,
 ) -> None:
@@ -148,8 +150,8 @@ def _list(  # noqa: PLR0913, one parameter per option
         # One more than asked for tells whether there are more.
         records = log.list(
             state=state and state.value,
-            scope=scope,
-            repo=repo,
+            scope=_utf_8(scope, "--scope"),
+            repo=_utf_8(repo, "--repo"),
             since=None if since is None else _moment(since),
             before=before and _id(log, before),
             limit=limit + 1,
@@ -239,7 +241,7 @@ def _export(
         record = _record(_log(file), delivery)
         if record.body is None:
             msg = f"the body of `{record.id}` was dropped to make room, so there is none to export"
-            raise ConfigError(msg)
+            raise ConfigError(one_line(msg))
         text = _pretty(record.body)
         content = record.body if text is None else f"{text}\n".encode()
         if output == "-":
@@ -338,15 +340,23 @@ def _errors() -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
+def _utf_8(text: str | None, option: str) -> str | None:
+    """Refuse what no delivery says: bytes of the command line that are no text."""
+    if text is not None and not text.isprintable():
+        msg = f"{option} must be printable text"
+        raise ConfigError(msg)
+    return text
+
+
 def _log(file: str, **options: Any) -> SqliteLog:  # noqa: ANN401, those of the log
     """Give the log of a file that is there: nothing here makes one."""
     if file == ":memory:":
         msg = "the app keeps its deliveries in memory (:memory:), where only it can read them"
         raise ConfigError(msg)
-    if Path(file).is_dir():
-        msg = f"the delivery log `{file}` is a folder: give the path of a file"
-        raise ConfigError(msg)
     try:
+        if Path(file).is_dir():
+            msg = f"the delivery log `{file}` is a folder: give the path of a file"
+            raise ConfigError(msg)
         is_there = Path(file).stat().st_size > 0
     except FileNotFoundError:
         is_there = False
@@ -452,20 +462,13 @@ def _replays(
         msg = "there is nothing to replay: give ids, --failed or --since"
         raise ConfigError(msg)
     chosen = []
-    for record in _all(log, "failed" if is_failed else None, since):
+    for record in log.every(state="failed" if is_failed else None, since=since):
         # Nobody meant those that did not hear it, as long as they are not named.
         heard = [run.handler for run in record.runs if not only or run.handler in only]
         replay = _replay_of(record, heard, is_failed=is_failed)
         if heard and not replay.skipped:
             chosen.append(replay)
     return chosen[::-1]
-
-
-def _all(log: SqliteLog, state: str | None, since: datetime | None) -> Iterator[Record]:
-    before = None
-    while page := log.list(state=state, since=since, before=before, limit=_PAGE):
-        yield from page
-        before = page[-1].id
 
 
 def _replay_of(record: Record, only: Sequence[str], *, is_failed: bool) -> _Replay:

@@ -501,7 +501,9 @@ def as_json(record: Record, details: Details | None = None) -> dict[str, Any]:
         made["headers"] = record.headers
         made["explanations"] = details.explanations
         made["handlers"] = details.handlers
-        made["body"] = _body_of(record)
+        body = _body_of(record)
+        # What is no event may be no JSON either once it is written again: too deep, or a NaN.
+        made["body"] = body if _event_of(record) is not None else _showable(body, _DEEPEST_SHOWN)
     return made
 
 

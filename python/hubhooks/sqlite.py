@@ -29,7 +29,7 @@ from hubhooks.errors import StoreError
 if TYPE_CHECKING:
     import builtins
     import sqlite3
-    from collections.abc import Callable, Generator, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
     from typing import TypeAlias
 
     from hubhooks._database import Durability
@@ -578,15 +578,24 @@ class SqliteLog:
             "received_at >= ?": _seconds(since),
             f"seq < ({_SEQ})": before,
         }
-        given = {sql: value for sql, value in criteria.items() if value is not None}
-        end = f"WHERE {' AND '.join(given) or 'true'} ORDER BY {{}} DESC LIMIT ?"
         with self._db.elsewhere() as connection:
-            # Where few are so young, it is better to sort these than to look for a whole page.
-            few = since is not None and connection.execute(
-                _COUNT_YOUNG, (_seconds(since), _FEW)
-            ).fetchone() < (_FEW,)
-            end = end.format("+seq" if few else "seq")
-            return _read(connection.execute, end, (*given.values(), limit))
+            return _page(connection.execute, criteria, limit)
+
+    def every(self, *, state: str | None = None, since: datetime | None = None) -> Iterator[Record]:
+        """Give all deliveries that there are at one moment, the newest first, without their bodies.
+
+        Args:
+            state: only those in this state.
+            since: only those received then or later.
+        """
+        criteria: dict[str, object] = {
+            "state = ?": state,
+            "received_at >= ?": _seconds(since),
+        }
+        with self._db.elsewhere() as connection:
+            while page := _page(connection.execute, criteria, _CHUNK_ROWS):
+                yield from page
+                criteria[f"seq < ({_SEQ})"] = page[-1].id
 
     def stats(self) -> Stats:
         """Give the log in figures."""
@@ -744,6 +753,16 @@ _DROP_BODY = """
 _DROP_ROW = """
     DELETE FROM deliveries WHERE seq = ? AND EXISTS (SELECT 1 FROM finished WHERE seq = ?)
 """
+
+
+def _page(execute: Execute, criteria: Mapping[str, object], limit: int) -> list[Record]:
+    given = {sql: value for sql, value in criteria.items() if value is not None}
+    since = given.get("received_at >= ?")
+    # Where few are so young, it is better to sort these than to look for a whole page.
+    is_few = since is not None and execute(_COUNT_YOUNG, (since, _FEW)).fetchone() < (_FEW,)
+    order = "+seq" if is_few else "seq"
+    end = f"WHERE {' AND '.join(given) or 'true'} ORDER BY {order} DESC LIMIT ?"
+    return _read(execute, end, (*given.values(), limit))
 
 
 def _read(execute: Execute, end: str, values: Sequence[object]) -> list[Record]:
