@@ -1017,6 +1017,25 @@ def test_refusals_are_counted_in_the_log(serve: Any, post: Any, tmp_path: Path) 
     assert hooks.deliveries.stats().refusals == {"secret wrong": 2, "secret missing": 1}
 
 
+def test_two_webhooks_of_one_process_do_not_share_a_log(tmp_path: Path) -> None:
+    path = tmp_path / "hubhooks.db"
+    first, second = Webhooks("sun", deliveries=path), Webhooks("moon", deliveries=path)
+    elsewhere = Webhooks("moon", deliveries=tmp_path / "other.db")
+
+    async def live() -> None:
+        async with first.lifespan(None):
+            with pytest.raises(ConfigError, match="is in use by another `Webhooks`"):
+                await second.lifespan(None).__aenter__()
+            async with elsewhere.lifespan(None):
+                pass
+        async with second.lifespan(None):
+            pass
+        async with first.lifespan(None):
+            pass
+
+    asyncio.run(live())
+
+
 def test_all_who_wait_for_another_process_are_kept_in_one_batch(
     serve: Any, post: Any, tmp_path: Path
 ) -> None:

@@ -53,6 +53,11 @@ _ALONE_SECONDS = 60.0
 _LATE_SECONDS = 0.005
 
 
+# The sessions that have a log on disk open, by its path.
+_reserved: dict[str, Session] = {}
+_reserving = threading.Lock()
+
+
 class Lock(Protocol):
     """Says which of several processes runs what is in a log: the one that holds it."""
 
@@ -120,15 +125,50 @@ class Session:
         return self._lock_of_log is None or self._lock_of_log.is_held
 
     def open(self) -> None:
-        """Open the log."""
-        self.log.open()
+        """Open the log.
+
+        Raises:
+            ConfigError: other handlers of this process run what is in it; or it cannot be used.
+            StoreError: it cannot be used just now.
+        """
+        self._reserve()
         try:
-            self._lead()
+            self.log.open()
+            try:
+                self._lead()
+            except BaseException:
+                self.log.close()
+                raise
         except BaseException:
-            self.log.close()
+            self._give_up_reservation()
             raise
         if self.log.is_durable:
             threading.Thread(target=self._keep_up, name="hubhooks upkeep", daemon=True).start()
+
+    def retire(self) -> None:
+        """Let another session use the log, as this one is about to end."""
+        self._give_up_reservation()
+
+    def _reserve(self) -> None:
+        """Keep two routers from one log: one of them would get what the other accepted."""
+        if not self.log.is_durable:
+            return
+        with _reserving:
+            other = _reserved.get(self.log.path)
+            if other is not None and other._router is not self._router:  # noqa: SLF001 - one of us
+                msg = (
+                    f"the delivery log `{self.log.path}` is in use by another `Webhooks` of this "
+                    "process, whose handlers would be given what this one accepts: give each a "
+                    'file of its own, `Webhooks(deliveries="other.db")`, or have one `include` '
+                    "the handlers of the other"
+                )
+                raise ConfigError(msg)
+            _reserved[self.log.path] = self
+
+    def _give_up_reservation(self) -> None:
+        with _reserving:
+            if _reserved.get(self.log.path) is self:
+                del _reserved[self.log.path]
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take steps on a loop, unless they are taken on one that lives."""
@@ -588,6 +628,7 @@ class Session:
         finally:
             if self._lock_of_log is not None:
                 self._lock_of_log.release()
+            self._give_up_reservation()
 
     async def _close_log(self) -> None:
         give_up = time.monotonic() + CLEAN_UP_SECONDS

@@ -120,6 +120,10 @@ class Door:
         self._receiver.is_stopping = False
         self._runner.start()
 
+    def retire(self) -> None:
+        """Let another door to the same log be opened, as this one is about to stop."""
+        self._runner.retire()
+
     async def stop(self) -> None:
         """Refuse new deliveries, and wait for the handlers that run."""
         self._receiver.is_stopping = True

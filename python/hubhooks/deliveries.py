@@ -278,6 +278,11 @@ class Log(Protocol):
         ...
 
     @property
+    def path(self) -> str:
+        """Where it is; empty if that is in memory alone."""
+        ...
+
+    @property
     def is_late(self) -> bool:
         """Whether there is something for `flush` to write."""
         ...
@@ -474,6 +479,7 @@ class MemoryLog:
     """
 
     is_durable = False
+    path = ""
     is_late = False
     is_led = True
 

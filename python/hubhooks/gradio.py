@@ -183,6 +183,7 @@ def _door(hooks: Webhooks) -> Door:
 
 
 async def _hand_over(old: Webhooks, new: Webhooks) -> None:
+    _door(old).retire()
     _door(new).start()
     await _door(old).stop()
 
@@ -231,7 +232,7 @@ def _announcement(hooks: Webhooks, demo: Blocks) -> list[str]:
 
 def _what_survives(log: Log) -> str:
     """Say whether accepted work survives a restart."""
-    path = getattr(log, "path", "")
+    path = log.path
     if not log.is_durable:
         return "Deliveries are kept in memory: what is unfinished at a restart is lost."
     if "SPACE_ID" in os.environ and not path.startswith("/data/"):

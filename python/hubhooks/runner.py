@@ -81,6 +81,11 @@ class Runner:
         """Whether the log is open and what is in it runs."""
         return self._session is not None
 
+    def retire(self) -> None:
+        """Let another runner use the log, as this one is about to stop."""
+        if self._session is not None:
+            self._session.retire()
+
     def start(self) -> None:
         """Open the log, and run what is in it.
 
