@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hubhooks import job
+from hubhooks import HubEvent, Webhooks, job
 from hubhooks._samples import sample_json
+from hubhooks.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,3 +158,16 @@ def test_a_job_run_by_hand_says_what_is_missing(run_job, payload: str | None) ->
     assert (code, errors) == (job.NO_DELIVERY, "")
     assert "WEBHOOK_PAYLOAD" in lines[0]
     assert "hubhooks samples" in lines[0]
+
+
+def test_where_a_loop_runs_no_handler_does() -> None:
+    hooks = Webhooks()
+    ran: list[HubEvent] = []
+    hooks.on()(ran.append)
+
+    async def main() -> None:
+        hooks.run_job({"WEBHOOK_PAYLOAD": json.dumps(sample_json("repo.create"))})
+
+    with pytest.raises(ConfigError, match="`run_job` cannot wait where a loop runs"):
+        asyncio.run(main())
+    assert ran == []

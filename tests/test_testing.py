@@ -506,6 +506,19 @@ def test_each_delivery_has_an_id_of_its_own(client: testing.Client) -> None:
     assert ids == [record.id for record in reversed(client.deliveries.list())]
 
 
+def test_what_a_handler_raised_before_it_did_well_is_no_error() -> None:
+    hooks = Webhooks()
+
+    @hooks.on("repo.content", retries=2, name="flaky")
+    def flaky(event: HubEvent, delivery: Delivery) -> int:
+        if delivery.attempt < 3:
+            raise ValueError(delivery.attempt)
+        return delivery.attempt
+
+    run = testing.Client(hooks).send(testing.content())["flaky"]
+    assert (run.state, run.value, run.error, run.attempt) == ("done", 3, None, 3)
+
+
 # ---- delivered again -------------------------------------------------------------------------
 
 

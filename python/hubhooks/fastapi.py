@@ -152,7 +152,8 @@ def make_router(
         router.add_api_route(
             at, receive_hub_webhook, methods=_OTHER_METHODS, include_in_schema=False
         )
-    for below in ("deliveries", "deliveries/{rest:path}"):
+    # At the root these would be paths of the whole app, which may have its own.
+    for below in () if path == "/" else ("deliveries", "deliveries/{rest:path}"):
         router.add_api_route(
             f"{exact}/{below}", about_deliveries, methods=["GET", "POST"], include_in_schema=False
         )
@@ -184,9 +185,14 @@ def verified_event(
         For `Annotated[..., Depends(...)]`, and a key of `app.dependency_overrides`.
 
     Raises:
-        ConfigError: a secret is empty, or not ASCII.
+        ConfigError: a secret is empty, or not ASCII; or it is no class of event.
     """
     wanted = event_class or HubEvent
+    # Not every user has a type checker.
+    classes: Any = wanted
+    if not (isinstance(classes, type) and issubclass(classes, HubEvent)):
+        msg = f"`verified_event` takes a class of event, such as `CommentEvent`, not {wanted!r}"
+        raise ConfigError(msg)
     # Only to judge requests: it hands nothing on and keeps nothing.
     receiver = Receiver(
         Router(),
@@ -201,7 +207,9 @@ def verified_event(
         _: Annotated[str | None, Depends(_SCHEME)] = None,
     ) -> HubEvent:
         scope = request.scope
-        query = scope["query_string"]
+        # Kept for another dependency of the same request.
+        query = scope.get("hubhooks.query_string", scope["query_string"])
+        scope["hubhooks.query_string"] = query
         if query:
             # FastAPI has parsed it by now, so only the access log misses it.
             scope["query_string"] = b""
@@ -264,7 +272,10 @@ async def _read(receiver: Receiver, request: Request) -> bytes:
         raise _refused(receiver, receiver.refusal("cut off"), request) from None
     if not body:
         raise _refused(receiver, receiver.refusal("empty"), request)
-    return bytes(body)
+    # Whoever asks for it after us, `request.body()` or another of these, finds it here.
+    whole = bytes(body)
+    request._body = whole  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    return whole
 
 
 def _refused(receiver: Receiver, answer: Answer, request: Request) -> HTTPException:

@@ -7,7 +7,9 @@ import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
+from hubhooks._calls import running_loop
 from hubhooks.deliveries import MemoryLog
+from hubhooks.errors import ConfigError
 from hubhooks.receiver import Receiver
 from hubhooks.runner import Runner
 
@@ -37,7 +39,14 @@ def run(router: Router, environ: Mapping[str, str] | None = None) -> NoReturn:
     Args:
         router: the handlers.
         environ: where the delivery is; by default the process's environment.
+
+    Raises:
+        ConfigError: a loop runs here.
     """
+    if running_loop() is not None:
+        # Afterwards would be too late: the handlers would have run.
+        msg = "`run_job` cannot wait where a loop runs; call it outside, as the script's last line"
+        raise ConfigError(msg)
     variables = os.environ if environ is None else environ
     payload = variables.get("WEBHOOK_PAYLOAD")
     if not payload:

@@ -480,7 +480,8 @@ class Client:
         record = self._log.get(delivery_id)
         assert record is not None  # noqa: S101 - it was accepted
         run = record.run_of(name)
-        error = watched.errors.get(name)
+        # What it raised before it was tried again is no error of one that is done.
+        error = None if run.state == "done" else watched.errors.get(name)
         if run.state == "failed" and error is None:
             error = RuntimeError(run.error)
         value = watched.values.get(name) if run.state == "done" else None

@@ -108,6 +108,15 @@ async def shared(event: Annotated[HubEvent, Depends(verified_event(secret=other)
     return event.scope
 
 
+@app.post("/twice")
+async def twice(
+    request: Request,
+    event: VerifiedEvent,
+    again: Annotated[HubEvent, Depends(verified_event(secret=hooks))],
+) -> dict[str, object]:
+    return {"is_same": event == again, "size": len(await request.body())}
+
+
 @app.get("/wrong-method")
 async def wrong_method(
     event: Annotated[HubEvent, Depends(verified_event(secret=Verifier("sun")))],
@@ -242,6 +251,24 @@ def test_endpoint_of_ones_own_gets_the_verified_event(app: Server) -> None:
     assert app.post("/small", PUSH, secret=SECRET).status_code == 403
     assert app.post("/shared", PUSH, secret="sun").json() == "repo.content"
     assert app.post("/shared", PUSH, secret=SECRET).status_code == 403
+
+
+def test_two_verified_events_and_the_body_may_be_asked_for_in_one_request(app: Server) -> None:
+    for path, secret in (("/twice", SECRET), (f"/twice?secret={SECRET}", None)):
+        answer = app.post(path, PUSH, secret=secret)
+        assert (answer.status_code, answer.json()) == (200, {"is_same": True, "size": len(PUSH)})
+
+
+def test_a_verified_event_of_no_class_of_event_is_refused() -> None:
+    wrong: Any = str
+    with pytest.raises(errors.ConfigError, match="takes a class of event"):
+        verified_event(wrong)
+
+
+def test_a_router_at_the_root_takes_no_other_path() -> None:
+    paths = {route.path for route in Webhooks("moon").router("/").routes}
+    assert paths == {"/"}
+    assert "/hub/deliveries" in {route.path for route in Webhooks("moon").router("/hub").routes}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -395,6 +396,44 @@ def test_a_mounted_app_that_started_node_is_warned_of(tmp_path: Path) -> None:
         assert (
             f"mounted at `/` started a Node server on port {app.server.port}" in app.server.output()
         )
+
+
+def test_a_router_behind_a_mount_at_the_root_is_warned_of(tmp_path: Path) -> None:
+    lines = MOUNTED.strip().splitlines()
+    at = next(number for number, line in enumerate(lines) if "include_router" in line)
+    lines.insert(at + 1, lines.pop(at))
+    script = APP + BLOCKS + "\n".join(lines)
+    with running(tmp_path, script, prints="running on") as app:
+        assert "what is mounted at `/` takes the deliveries" in app.server.output()
+        assert app.send("repo.create", "/hub").status_code == 404
+
+
+LAUNCHES_NO_APP = """
+import gradio as gr
+from hubhooks import Webhooks
+from hubhooks.errors import ConfigError
+
+for wrong in (None, gr.Server()):
+    try:
+        Webhooks("moon", deliveries=":memory:").launch(wrong)
+    except ConfigError as error:
+        print(error)
+"""
+
+
+def test_what_is_no_gradio_app_is_not_launched(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", LAUNCHES_NO_APP],
+        cwd=tmp_path,
+        env={**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE,
+    )
+    first, second = ended.stdout.splitlines()
+    assert "takes a Gradio app such as `gr.Blocks()`, not NoneType; a FastAPI app, " in first
+    assert "not Server; a FastAPI app, `gr.Server` too, takes `app.include_router(" in second
 
 
 def test_sigterm_lets_a_running_handler_end(tmp_path: Path) -> None:
