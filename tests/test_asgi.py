@@ -637,6 +637,27 @@ def test_new_deliveries_are_refused_while_the_old_ones_end(
     assert {record.id: record.state for record in house.log.list()} == {"d1": "done", "d3": "done"}
 
 
+def test_a_mistake_of_ours_is_answered_503_and_told_with_where_it_was(
+    house: House,
+    serve: Any,
+    post: Any,
+    content: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def accept_wrongly(*_: Any, **__: Any) -> Any:
+        msg = "a mistake of ours"
+        raise RuntimeError(msg)
+
+    with serve(house.door) as port:
+        with monkeypatch.context() as patch:
+            patch.setattr(house.log, "accept", accept_wrongly)
+            status, said = post(port, content)
+        assert (status, said["reason"]) == (503, "the delivery could not be stored")
+        assert post(port, content)[0] == 200
+    assert "in accept_wrongly" in caplog.text
+
+
 def test_a_websocket_is_closed(house: House) -> None:
     events: list[Any] = ["connect"]
 

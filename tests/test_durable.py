@@ -9,7 +9,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, closing, contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -1102,6 +1102,42 @@ def test_whatever_goes_wrong_while_it_is_stored_is_answered_503(
     with serve(hooks) as port:
         assert [post(port, BODY)[0] for _ in range(3)] == [503, 503, 200]
     assert [line for line in logged() if "cannot be stored" in line]
+
+
+def test_who_still_waits_when_the_app_stops_is_refused_and_starts_nothing(
+    ask: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "hubhooks.db"
+    hooks = Webhooks("moon", deliveries=path)
+    hooks.on("repo.content", name="hears")(lambda event: None)
+    tried = asyncio.Event()
+
+    class Telling(SqliteLog):
+        @contextmanager
+        def batch(self) -> Generator[None]:
+            tried.set()
+            with super().batch():
+                yield
+
+    hooks.deliveries.__class__ = Telling
+    other = SqliteLog(path)
+
+    async def stop_meanwhile() -> Any:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(hooks.lifespan(None))
+            other.open()
+            with other.batch():
+                tried.clear()
+                headers = {"x-webhook-secret": "moon"}
+                asking = asyncio.ensure_future(ask(hooks, BODY, headers=headers))
+                await asyncio.wait_for(tried.wait(), PATIENCE)
+                await stack.aclose()
+        return await asyncio.wait_for(asking, PATIENCE)
+
+    assert asyncio.run(stop_meanwhile()).status == 503
+    assert not RunnerLock(path).is_taken()
+    assert other.stats().states == {}
+    other.close()
 
 
 def test_what_there_is_not_is_refused_at_once() -> None:

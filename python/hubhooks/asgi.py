@@ -233,9 +233,10 @@ class Door:
                 for request in requests:
                     taken.append(self._judge(request.headers, request.body))  # noqa: PERF401 - what was judged is to be known when a later one fails
         except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for an answer
-            self._runner.give_back([run for _, runs in taken for run in runs])
-            if not isinstance(error, StoreError):
-                _log.exception("deliveries cannot be stored")
+            # With nothing to give back the runner may have stopped, and would begin anew.
+            if claimed := [run for _, runs in taken for run in runs]:
+                self._runner.give_back(claimed)
+            _tell_mistake(error)
             now = time.monotonic() if isinstance(error, BusyError) else math.inf
             group.requests[:] = [came for came in requests if now < came.give_up]
             if group.requests:
@@ -298,7 +299,11 @@ class Door:
         body = b"".join(chunks)
         if is_complete and body and self._runner.log.is_durable:
             return await self._take(headers, body)
-        return self._judge(headers, body, is_complete=is_complete)
+        try:
+            return self._judge(headers, body, is_complete=is_complete)
+        except Exception as error:  # noqa: BLE001 - as in a batch, so that the Hub sends it again
+            _tell_mistake(error)
+            return self._receiver.refusal("not stored", str(error)), []
 
 
 class _Came(NamedTuple):
@@ -315,6 +320,12 @@ class _Group(NamedTuple):
 
     loop: asyncio.AbstractEventLoop
     requests: list[_Came]
+
+
+def _tell_mistake(error: Exception) -> None:
+    """Log an error of ours with its traceback; what a log says of itself the refusal tells."""
+    if not isinstance(error, StoreError):
+        _log.error("deliveries cannot be stored", exc_info=error)
 
 
 async def _send(answer: Answer, send: Send, *, closing: bool = False) -> bool:
