@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import sqlite3
+import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -561,6 +563,33 @@ def test_a_replay_that_is_cut_off_replays_nothing(
     record = served.deliveries.get("d1")
     assert record is not None
     assert record.state == "unhandled"
+
+
+@pytest.mark.parametrize("parser", ["h11", "httptools"])
+def test_a_replay_whose_sender_goes_away_replays_nothing(
+    serve: Any, served: Webhooks, parser: str
+) -> None:
+    served.on("repo", name="one")(lambda event: None)
+    over = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await served(scope, receive, send)
+        finally:
+            if scope["type"] == "http":
+                over.set()
+
+    head = (
+        "POST /deliveries/d1/replay HTTP/1.1\r\nHost: x\r\n"
+        f"Authorization: Bearer {TOKEN}\r\nContent-Length: 40\r\n\r\n"
+    )
+    with serve(app, http=parser) as port:
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client:
+            client.sendall(head.encode())
+        assert over.wait(PATIENCE)
+    record = served.deliveries.get("d1")
+    assert record is not None
+    assert (record.state, record.runs, record.is_replay) == ("unhandled", [], False)
 
 
 def test_a_replay_is_asked_for_by_post(asked: Callable[..., Any], served: Webhooks) -> None:

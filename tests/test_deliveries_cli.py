@@ -148,6 +148,7 @@ def at_terminal(path: Path, *words: str, columns: int = 80) -> list[str]:
         (["list", "--limit", "9" * 20], "--limit"),
         (["list", "--repo", "me/\udcff"], "--repo must be printable text"),
         (["list", "--scope", "repo\x1b[31m"], "--scope must be printable text"),
+        (["replay", "d1", "--only", "\udcff"], "--only must be printable text"),
         (["list", "--file", "x" * 5000], "ile name too long"),
         (["show", "d1", "--file", "x" * 5000], "ile name too long"),
     ],
@@ -535,6 +536,32 @@ def test_more_than_a_page_is_chosen_with_the_oldest_first(path: Path) -> None:
     assert f"and {page - 95} more, which --json lists too" in done.stderr
 
 
+def test_all_that_failed_are_told_of_even_if_they_are_dropped_meanwhile(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"d{number}" for number in range(7)]
+    with opened(path) as log:
+        for name in names:
+            accept(log, name, "retrain")
+            end(log, name, retrain="failed")
+    monkeypatch.setattr(sqlite, "_CHUNK_ROWS", 2)
+    monkeypatch.setattr(sqlite, "_IDS_OUTLIVE_BODIES", 0)
+    choose = _deliveries_cli._replay_of  # noqa: SLF001 - called between two pages
+    pruned: list[bool] = []
+
+    def choose_and_prune(*arguments: Any, **options: Any) -> Any:
+        if not pruned:
+            pruned.append(True)
+            SqliteLog(path, keep_days=0).prune()
+        return choose(*arguments, **options)
+
+    monkeypatch.setattr(_deliveries_cli, "_replay_of", choose_and_prune)
+    plans = said(path, "replay", "--failed", "--dry-run", code=1)
+    assert [plan["id"] for plan in plans] == names
+    assert {plan["skipped"] for plan in plans} == {"its body was dropped to make room"}
+    assert said(path, "list") == []
+
+
 def test_where_no_app_runs_the_work_waits_for_it(path: Path) -> None:
     fill(path, retrain="done")
     done = command(path, "replay", "of-retrain")
@@ -704,6 +731,17 @@ def test_a_body_that_was_dropped_cannot_be_exported(filled: Path) -> None:
     done = invoke(filled, "export", "done-1")
     assert done.exit_code == 2
     assert "the body of `done-1` was dropped" in Text.from_ansi(done.stderr).plain
+
+
+def test_what_cannot_be_exported_is_named_without_what_controls_a_terminal(path: Path) -> None:
+    with opened(path) as log:
+        accept(log, "\x1b[2Jodd\x07")
+    with opened(path, max_bytes=1) as log:
+        log.prune()
+    done = invoke(path, "export", "\x1b")
+    assert done.exit_code == 2
+    assert "[2Jodd ` was dropped" in done.stderr
+    assert {sign for sign in done.stderr if not sign.isprintable()} == {"\n"}
 
 
 def test_old_bodies_are_dropped_and_unfinished_work_stays(filled: Path) -> None:

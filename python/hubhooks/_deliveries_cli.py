@@ -209,6 +209,8 @@ def _replay(  # noqa: PLR0913, one parameter per option
     with _errors():
         log = _log(file)
         moment = None if since is None else _moment(since)
+        for name in only or ():
+            _utf_8(name, "--only")
         replays = _replays(log, deliveries or [], only or [], moment, is_failed=failed)
         _skip_without_body(log, replays)
         is_ended = True
