@@ -1086,6 +1086,26 @@ def test_all_who_wait_for_another_process_are_kept_in_one_batch(
     assert max(sizes) == 20
 
 
+def test_a_handler_whose_start_was_not_stored_keeps_no_place(
+    serve: Any, post: Any, tmp_path: Path
+) -> None:
+    errors = [StoreError("its disk is full")]
+
+    class Failing(SqliteLog):
+        def claim(self, delivery_id: str, handler: str) -> Delivery | None:
+            if handler == "second" and errors:
+                raise errors.pop()
+            return super().claim(delivery_id, handler)
+
+    hooks = Webhooks("moon", deliveries=tmp_path / "hubhooks.db")
+    hooks.deliveries.__class__ = Failing
+    hooks.on(name="first", concurrency=1)(lambda event: None)
+    hooks.on(name="second")(lambda event: None)
+    with serve(hooks) as port:
+        assert [post(port, BODY, "d1")[0] for _ in range(2)] == [503, 202]
+        wait_until(lambda: hooks.deliveries.stats().states == {"done": 1})
+
+
 def test_whatever_goes_wrong_while_it_is_stored_is_answered_503(
     serve: Any, post: Any, tmp_path: Path, logged: Callable[[], list[str]]
 ) -> None:

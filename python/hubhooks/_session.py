@@ -185,15 +185,19 @@ class Session:
             self.is_behind = True
             return []
         claimed: list[HandlerCall] = []
-        for name in work.handlers:
-            if self._has_room(name):
-                run = self._claim(work.delivery_id, name)
-                if run is not None:
-                    run.event = work.event
-                    claimed.append(run)
-            elif len(self._running) >= self._slots:
-                self.is_behind = True
-            # What is busy says so when a run of it ends: to look sooner is to find nothing.
+        try:
+            for name in work.handlers:
+                if self._has_room(name):
+                    run = self._claim(work.delivery_id, name)
+                    if run is not None:
+                        run.event = work.event
+                        claimed.append(run)
+                elif len(self._running) >= self._slots:
+                    self.is_behind = True
+                # What is busy says so when a run of it ends: to look sooner is to find nothing.
+        except BaseException:
+            self.give_back(claimed)
+            raise
         return claimed
 
     def give_back(self, runs: Sequence[HandlerCall]) -> None:

@@ -108,7 +108,7 @@ async def shared(event: Annotated[HubEvent, Depends(verified_event(secret=other)
     return event.scope
 
 
-@app.post("/twice")
+@app.post("/twice", include_in_schema=False)
 async def twice(
     request: Request,
     event: VerifiedEvent,
