@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from contextlib import aclosing
+import warnings
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypedDict
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
@@ -13,6 +14,7 @@ from fastapi.responses import JSONResponse
 from fastapi.security import APIKeyHeader
 from pydantic import BaseModel, TypeAdapter
 from starlette.requests import ClientDisconnect
+from starlette.routing import Mount
 from typing_extensions import TypeVar
 
 from hubhooks._core import HubEvent, Verifier
@@ -23,7 +25,7 @@ from hubhooks.routing import Router
 from hubhooks.webhooks import Webhooks
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from starlette.types import Receive, Scope, Send
 
@@ -51,6 +53,8 @@ _SCHEME = APIKeyHeader(
     "Without this header, the query parameter `secret` is taken.",
     auto_error=False,
 )
+# Where a request's scope has the query that was taken out of it.
+_QUERY = "hubhooks.query"
 _OTHER_METHODS = ["GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE"]
 _REFUSALS = {
     400: "The body is empty or was cut off, or the `Content-Length` is wrong.",
@@ -103,6 +107,8 @@ def make_router(
 ) -> APIRouter:
     """Make a router that receives at exactly this path, with and without a slash at its end.
 
+    Below it, but not at `/`, it also answers about the deliveries to who knows the admin token.
+
     Args:
         hooks: what receives. It starts and stops with the app that includes the router.
         path: where; empty to be nothing but the `prefix` the router is included with.
@@ -127,7 +133,13 @@ def make_router(
     async def about_deliveries() -> _Received:
         return _Received(answer)
 
-    router = APIRouter(lifespan=hooks.lifespan, **options)
+    @asynccontextmanager
+    async def lifespan(app: object) -> AsyncGenerator[None]:
+        async with hooks.lifespan(app):
+            _warn_of_mount(app, receive_hub_webhook, path)
+            yield
+
+    router = APIRouter(lifespan=lifespan, **options)
     exact = path.rstrip("/")
     # A path that FastAPI does not know it redirects to the one with or without a slash, and a
     # secret in the query would be shown in `Location`. So both are there, for each method.
@@ -152,12 +164,38 @@ def make_router(
         router.add_api_route(
             at, receive_hub_webhook, methods=_OTHER_METHODS, include_in_schema=False
         )
-    # At the root these would be paths of the whole app, which may have its own.
-    for below in () if path == "/" else ("deliveries", "deliveries/{rest:path}"):
+    # At "/" they would be any app's `/deliveries`.
+    is_root = path == "/" and not options.get("prefix")
+    for below in () if is_root else ("deliveries", "deliveries/{rest:path}"):
         router.add_api_route(
             f"{exact}/{below}", about_deliveries, methods=["GET", "POST"], include_in_schema=False
         )
     return router
+
+
+def _warn_of_mount(app: object, endpoint: object, path: str) -> None:
+    """Warn where an app that is mounted at `/` gets all that is for a route behind it."""
+    is_hidden = False
+    for route in getattr(app, "routes", ()):
+        if isinstance(route, Mount) and not route.path:
+            is_hidden = True
+        elif _has(route, endpoint):
+            if is_hidden:
+                warnings.warn(
+                    f"no delivery reaches the router at `{path}`, as the app mounted at `/` before "
+                    "it takes every path: call `app.include_router(hooks.router(...))` before "
+                    '`gr.mount_gradio_app(app, demo, path="/")` or `app.mount("/", ...)`',
+                    stacklevel=1,
+                )
+            return
+
+
+def _has(route: object, endpoint: object) -> bool:
+    """Whether a route is the endpoint's, or a router that FastAPI included as it is."""
+    if getattr(route, "endpoint", None) is endpoint:
+        return True
+    included = getattr(getattr(route, "original_router", None), "routes", ())
+    return any(_has(inner, endpoint) for inner in included)
 
 
 def verified_event(
@@ -185,14 +223,9 @@ def verified_event(
         For `Annotated[..., Depends(...)]`, and a key of `app.dependency_overrides`.
 
     Raises:
-        ConfigError: a secret is empty, or not ASCII; or it is no class of event.
+        ConfigError: a secret is empty, or not ASCII; or it is no class of events.
     """
-    wanted = event_class or HubEvent
-    # Not every user has a type checker.
-    classes: Any = wanted
-    if not (isinstance(classes, type) and issubclass(classes, HubEvent)):
-        msg = f"`verified_event` takes a class of event, such as `CommentEvent`, not {wanted!r}"
-        raise ConfigError(msg)
+    wanted = HubEvent if event_class is None else _check_class(event_class)
     # Only to judge requests: it hands nothing on and keeps nothing.
     receiver = Receiver(
         Router(),
@@ -207,13 +240,7 @@ def verified_event(
         _: Annotated[str | None, Depends(_SCHEME)] = None,
     ) -> HubEvent:
         scope = request.scope
-        # Kept for another dependency of the same request.
-        query = scope.get("hubhooks.query_string", scope["query_string"])
-        scope["hubhooks.query_string"] = query
-        if query:
-            # FastAPI has parsed it by now, so only the access log misses it.
-            scope["query_string"] = b""
-        refusal = receiver.refuse(scope["method"], scope["headers"], query)
+        refusal = receiver.refuse(scope["method"], scope["headers"], _take_query(scope))
         if refusal is not None:
             raise _refused(receiver, refusal, request)
         body = await _read(receiver, request)
@@ -242,6 +269,21 @@ def verified_options(event_class: type[HubEvent] = HubEvent) -> RouteOptions:
     return {"responses": _refusals(HubRefusal), "openapi_extra": _body_of(event_class)}
 
 
+def _check_class(event_class: object) -> type[HubEvent]:
+    if isinstance(event_class, type) and issubclass(event_class, HubEvent):
+        return event_class
+    if isinstance(event_class, type):
+        what = f"`{event_class.__name__}` is no class of events"
+    else:
+        # Its value may be a secret.
+        what = f"a `{type(event_class).__name__}` is no class of events"
+    hint = ""
+    if isinstance(event_class, (str, Verifier, Webhooks)):
+        hint = "; a secret is given by name, `verified_event(secret=...)`"
+    msg = f"{what}; write `verified_event(CommentEvent)` or another of the package{hint}"
+    raise ConfigError(msg)
+
+
 def _finder(
     secret: str | Sequence[str] | Verifier | Webhooks | None,
 ) -> Callable[[], Verifier | None]:
@@ -260,6 +302,24 @@ def _verifier_of_environment() -> Verifier | None:
     return None if secret is None else Verifier(secret)
 
 
+class _Query:
+    """The query as it came, for the other dependencies of a request; not to be seen in a dump."""
+
+    def __init__(self, value: bytes) -> None:
+        self.value = value
+
+
+def _take_query(scope: Scope) -> bytes:
+    query: bytes = scope["query_string"]
+    if query:
+        # FastAPI has parsed it by now, so only the access log misses it.
+        scope["query_string"] = b""
+        scope[_QUERY] = _Query(query)
+    elif _QUERY in scope:
+        query = scope[_QUERY].value
+    return query
+
+
 async def _read(receiver: Receiver, request: Request) -> bytes:
     body = bytearray()
     try:
@@ -272,9 +332,8 @@ async def _read(receiver: Receiver, request: Request) -> bytes:
         raise _refused(receiver, receiver.refusal("cut off"), request) from None
     if not body:
         raise _refused(receiver, receiver.refusal("empty"), request)
-    # Whoever asks for it after us, `request.body()` or another of these, finds it here.
-    whole = bytes(body)
-    request._body = whole  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    # Whoever asks the request for its body after us, such as another dependency, finds it there.
+    request._body = whole = bytes(body)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - there Starlette keeps it
     return whole
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from gradio.blocks import Blocks
 from gradio.cli.commands.reload import reload_thread
 from gradio.routes import App
-from starlette.routing import Mount, Route
+from starlette.routing import Route
 
 from hubhooks.errors import ConfigError
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Any]]
 
-__all__ = ["launch", "make_app_kwargs", "warn_of_mounts", "webhook_url"]
+__all__ = ["launch", "make_app_kwargs", "warn_of_ssr", "webhook_url"]
 
 # Under server-side rendering Gradio's Node proxy hands POST requests on to Python only below
 # `/gradio_api` and a few other paths of its own, so this is the one that works everywhere.
@@ -125,26 +125,13 @@ def webhook_url(demo: Blocks) -> str:
     return f"{origin.rstrip('/')}{root_path and '/' + root_path.lstrip('/')}{_PATH}"
 
 
-def warn_of_mounts(app: object, receiver: str) -> None:
-    """Warn of Gradio apps mounted in another one so that deliveries do not arrive.
-
-    They may have started a Node server nobody asks, or take what is for a route after them.
+def warn_of_ssr(app: object) -> None:
+    """Warn of Gradio apps mounted in another one that started a Node server nobody asks.
 
     Args:
         app: the FastAPI or Starlette app, once everything is mounted.
-        receiver: the name of the route that takes deliveries.
     """
-    is_all_taken = False
     for route in getattr(app, "routes", ()):
-        if isinstance(route, Mount) and not route.path:
-            is_all_taken = True
-        elif is_all_taken and _leads_to(route, receiver):
-            warnings.warn(
-                "what is mounted at `/` takes the deliveries for the router after it, and answers "
-                "them 404: call `app.include_router(hooks.router(...))` before "
-                "`gr.mount_gradio_app`",
-                stacklevel=2,
-            )
         mounted = getattr(route, "app", None)
         blocks = mounted.blocks if isinstance(mounted, App) else None
         if blocks is not None and blocks.ssr_mode and blocks.node_port is not None:
@@ -154,12 +141,6 @@ def warn_of_mounts(app: object, receiver: str) -> None:
                 "`gr.mount_gradio_app(..., ssr_mode=False)`",
                 stacklevel=2,
             )
-
-
-def _leads_to(route: object, name: str) -> bool:
-    # Newer versions of FastAPI keep a router that is included as one route.
-    inside = getattr(getattr(route, "original_router", None), "routes", ())
-    return getattr(route, "name", None) == name or any(_leads_to(each, name) for each in inside)
 
 
 class _Served:

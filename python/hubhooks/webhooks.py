@@ -178,7 +178,7 @@ class Webhooks(Router):
         if "gradio" in sys.modules:
             from hubhooks import gradio  # noqa: PLC0415 - only who uses it needs it
 
-            gradio.warn_of_mounts(app, "receive_hub_webhook")
+            gradio.warn_of_ssr(app)
         try:
             yield
         finally:

@@ -108,13 +108,30 @@ async def shared(event: Annotated[HubEvent, Depends(verified_event(secret=other)
     return event.scope
 
 
-@app.post("/twice", include_in_schema=False)
-async def twice(
-    request: Request,
+@app.post("/several", include_in_schema=False)
+async def several(
     event: VerifiedEvent,
-    again: Annotated[HubEvent, Depends(verified_event(secret=hooks))],
+    request: Request,
+    comment: Annotated[CommentEvent, Depends(verified_event(CommentEvent))],
+    of_another: Annotated[HubEvent, Depends(verified_event(secret=["old", "moon"]))],
 ) -> dict[str, object]:
-    return {"is_same": event == again, "size": len(await request.body())}
+    streamed = b"".join([chunk async for chunk in request.stream()])
+    body = await request.body()
+    return {"same": event == comment == of_another, "raw": body == streamed == event.raw}
+
+
+@app.post("/strict", include_in_schema=False)
+async def strict(
+    event: VerifiedEvent,
+    of_another: Annotated[HubEvent, Depends(verified_event(secret="sun"))],
+) -> None: ...
+
+
+@app.post("/smaller", include_in_schema=False)
+async def smaller(
+    event: VerifiedEvent,
+    small: Annotated[HubEvent, Depends(verified_event(max_body_size=100))],
+) -> None: ...
 
 
 @app.get("/wrong-method")
@@ -253,24 +270,6 @@ def test_endpoint_of_ones_own_gets_the_verified_event(app: Server) -> None:
     assert app.post("/shared", PUSH, secret=SECRET).status_code == 403
 
 
-def test_two_verified_events_and_the_body_may_be_asked_for_in_one_request(app: Server) -> None:
-    for path, secret in (("/twice", SECRET), (f"/twice?secret={SECRET}", None)):
-        answer = app.post(path, PUSH, secret=secret)
-        assert (answer.status_code, answer.json()) == (200, {"is_same": True, "size": len(PUSH)})
-
-
-def test_a_verified_event_of_no_class_of_event_is_refused() -> None:
-    wrong: Any = str
-    with pytest.raises(errors.ConfigError, match="takes a class of event"):
-        verified_event(wrong)
-
-
-def test_a_router_at_the_root_takes_no_other_path() -> None:
-    paths = {route.path for route in Webhooks("moon").router("/").routes}
-    assert paths == {"/"}
-    assert "/hub/deliveries" in {route.path for route in Webhooks("moon").router("/hub").routes}
-
-
 @pytest.mark.parametrize(
     ("content", "secret", "status", "word", "reason"),
     [
@@ -307,6 +306,19 @@ def test_endpoint_of_ones_own_sees_no_body_that_was_cut_off(app: Server) -> None
         head = f"POST /mine HTTP/1.1\r\nHost: x\r\nX-Webhook-Secret: {SECRET}\r\n"
         client.sendall(f"{head}Content-Length: {len(PUSH)}\r\n\r\n".encode() + PUSH[:99])
     app.wait_for("refused a request with 400: the body was cut off")
+
+
+@pytest.mark.parametrize("query", ["", f"?secret={SECRET}"])
+def test_several_dependencies_of_one_request_see_the_same_delivery(app: Server, query: str) -> None:
+    body = compact(COMMENT)
+    secret = None if query else SECRET
+    answer = app.post(f"/several{query}", body, secret=secret)
+    assert (answer.status_code, answer.json()) == (200, {"same": True, "raw": True})
+    # Each judges for itself what the other one let in.
+    assert app.post(f"/strict{query}", body, secret=secret).status_code == 403
+    assert app.post(f"/smaller{query}", body, secret=secret).status_code == 413
+    assert app.post("/several", body, secret=None).status_code == 401
+    assert f"secret={SECRET}" not in app.output()
 
 
 def test_endpoint_of_ones_own_takes_only_what_the_hub_sends(app: Server) -> None:
@@ -369,6 +381,37 @@ def test_router_keeps_an_app_without_a_secret_from_starting(start: Callable[...,
     assert server.wait() != 0
 
 
+MOUNTS = """
+import sys
+
+from fastapi import APIRouter, FastAPI
+from hubhooks import Webhooks
+
+hooks, app, page, outer = Webhooks(), FastAPI(), FastAPI(), APIRouter(prefix="/outer")
+outer.include_router(hooks.router("/hub"))
+"""
+
+
+@pytest.mark.parametrize("title", ["this one", *VERSIONS])
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        ('app.mount("/", page); app.include_router(outer)', 404),
+        ('app.include_router(outer); app.mount("/", page)', 200),
+        ('app.mount("/page", page); app.include_router(outer)', 200),
+    ],
+)
+def test_router_behind_an_app_that_takes_every_path_is_warned_of(
+    start: Callable[..., Server], title: str, lines: str, status: int
+) -> None:
+    python = Path(sys.executable) if title == "this one" else interpreter(title)
+    server = start(*STRICT[2:], script=MOUNTS + lines, python=python)
+    assert server.post("/outer/hub", PUSH).status_code == status
+    said = re.search(r"UserWarning: no delivery reaches .*", server.output())
+    assert (said is not None) is (status == 404)
+    assert said is None or "before `gr.mount_gradio_app(app, demo, path=" in said[0]
+
+
 def test_endpoint_without_a_secret_is_shut(start: Callable[..., Server]) -> None:
     script = """
 from typing import Annotated
@@ -418,6 +461,49 @@ def test_mistakes_are_found_when_the_app_is_made() -> None:
         verified_event(secret=("moon", ""))
     with pytest.raises(errors.ConfigError, match="no webhook secret is given"):
         verified_event(secret=())
+    wrong: list[tuple[Any, str]] = [
+        (str, "`str` is no class of events; write `verified_event(CommentEvent)`"),
+        ("moon", "a secret is given by name, `verified_event(secret=...)`"),
+        (HubEvent.from_dict(COMMENT), "a `CommentEvent` is no class of events"),
+    ]
+    for given, message in wrong:
+        with pytest.raises(errors.ConfigError, match=re.escape(message)) as caught:
+            verified_event(given)
+        assert "moon" not in str(caught.value)
+
+
+def test_router_at_the_root_leaves_deliveries_to_the_app(
+    serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HUBHOOKS_ADMIN_TOKEN", "a token of the tide gauge")
+    hooks = Webhooks(SECRET, deliveries=":memory:")
+    app = FastAPI()
+    app.include_router(hooks.router("/"))
+    app.include_router(hooks.router("/", prefix="/below"))
+
+    @app.get("/deliveries")
+    async def deliveries() -> str:
+        return "of the post office"
+
+    @app.get("/deliveries/{number}")
+    async def one(number: int) -> int:
+        return number
+
+    with serve(app) as port:
+        asked = (
+            ("GET", "/deliveries", 200, "of the post office"),
+            ("GET", "/deliveries/3", 200, 3),
+            ("POST", "/", 200, None),
+            ("GET", "/below/deliveries", 401, None),
+        )
+        for method, path, status, said in asked:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+            connection.request(method, path, PUSH, {"X-Webhook-Secret": SECRET})
+            answer = connection.getresponse()
+            assert (answer.status, path) == (status, path)
+            body = json.loads(answer.read())
+            assert said is None or body == said
+            connection.close()
 
 
 @pytest.fixture(scope="module")

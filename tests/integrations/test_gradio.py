@@ -404,7 +404,7 @@ def test_a_router_behind_a_mount_at_the_root_is_warned_of(tmp_path: Path) -> Non
     lines.insert(at + 1, lines.pop(at))
     script = APP + BLOCKS + "\n".join(lines)
     with running(tmp_path, script, prints="running on") as app:
-        assert "what is mounted at `/` takes the deliveries" in app.server.output()
+        assert "no delivery reaches the router at `/hub`" in app.server.output()
         assert app.send("repo.create", "/hub").status_code == 404
 
 
