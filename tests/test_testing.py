@@ -700,6 +700,31 @@ def test_a_failing_hook_fails_the_test(client: testing.Client, hooks: Webhooks) 
     assert [repr(error) for error in result.errors] == ["KeyError('create')"]
 
 
+@pytest.mark.parametrize("method", ["send", "replay", "retry", "asend", "areplay", "aretry"])
+def test_a_misspelt_option_names_the_nearest(client: testing.Client, method: str) -> None:
+    client.send("repo.create", id="d1")
+    first = "repo.create" if "send" in method else "d1"
+    for option, hint in (("tmeout", r"did you mean `timeout`\?"), ("zzz", "there are: .*secret")):
+        with pytest.raises(ConfigError, match=f"`{option}` is no option of a delivery; {hint}"):
+            call(client, method, first, **{option: 3})
+    # Nothing came of it.
+    assert len(client.deliveries.list()) == 1
+    assert client.deliveries.get("d1").is_delivered
+
+
+def call(client: testing.Client, method: str, *arguments: Any, **options: Any) -> Any:
+    result = getattr(client, method)(*arguments, **options)
+    return asyncio.run(result) if asyncio.iscoroutine(result) else result
+
+
+@pytest.mark.parametrize(
+    ("hooks", "what"), [(Webhooks, "the class `Webhooks`"), (None, "a `NoneType`")]
+)
+def test_a_client_is_made_for_handlers_only(hooks: Any, what: str) -> None:
+    with pytest.raises(ConfigError, match=f"`Webhooks` or a `Router`, .* not to {what}"):
+        testing.Client(hooks)
+
+
 # ---- time and loops --------------------------------------------------------------------------
 
 

@@ -299,9 +299,13 @@ class Client:
         raise_errors: raise what a handler or a hook raised, of several the first, so that the
             test fails. With False it is only in the result.
         timeout: how many seconds a delivery may take.
+
+    Raises:
+        ConfigError: `hooks` is neither.
     """
 
     def __init__(self, hooks: Router, *, raise_errors: bool = True, timeout: float = 10) -> None:
+        _check_hooks(hooks)
         settings = (hooks if isinstance(hooks, Webhooks) else Webhooks()).settings
         verifier = None if settings.allow_unsigned else Verifier(_SECRET)
         self._hooks = hooks
@@ -341,7 +345,7 @@ class Client:
 
         Raises:
             TimeoutError: a handler still runs.
-            ConfigError: the id is not new, or there is no such sample.
+            ConfigError: the id is not new, or there is no such sample or option.
             RuntimeError: called where an event loop runs: there it is `await client.asend(...)`.
         """
         __tracebackhide__ = True
@@ -355,7 +359,7 @@ class Client:
             options: as for `send`.
 
         Raises:
-            ConfigError: no such delivery was sent.
+            ConfigError: no such delivery was sent, or there is no such option.
         """
         __tracebackhide__ = True
         return self._judged(self._wait("replay", self._deliver(id, options)), options)
@@ -368,7 +372,7 @@ class Client:
             options: as for `send`.
 
         Raises:
-            ConfigError: no such delivery was sent.
+            ConfigError: no such delivery was sent, or there is no such option.
         """
         __tracebackhide__ = True
         return self._judged(self._wait("retry", self._lost(id, options)), options)
@@ -401,6 +405,7 @@ class Client:
             self._loop = None
 
     async def _first(self, event: Sendable, delivery_id: str | None, options: Options) -> Result:
+        _check_options(options, "id")
         body = _body(event)
         if delivery_id is None:
             made = (f"delivery-{number}" for number in self._numbers)
@@ -415,10 +420,12 @@ class Client:
         return await self._deliver(delivery_id, options)
 
     async def _lost(self, delivery_id: str, options: Options) -> Result:
+        _check_options(options)
         self._log.lose_answer(delivery_id)
         return await self._deliver(delivery_id, options)
 
     async def _deliver(self, delivery_id: str, options: Options) -> Result:
+        _check_options(options)
         if delivery_id not in self._bodies:
             known = ", ".join(f"`{known}`" for known in self._bodies) or "none"
             msg = f"no delivery `{delivery_id}` was sent; sent so far: {known}"
@@ -607,6 +614,25 @@ def _changed(
         # One by one: each may make what the next one needs.
         body = with_overrides(body, {wire_path(body, name): value})
     return HubEvent.from_json(compact(with_overrides(body, extra or {})))
+
+
+def _check_hooks(hooks: object) -> None:
+    if not isinstance(hooks, Router):
+        what = f"a `{type(hooks).__name__}`"
+        if isinstance(hooks, type):
+            what = f"the class `{hooks.__name__}`"
+        msg = f"a client delivers to a `Webhooks` or a `Router`, `Client(hooks)`, not to {what}"
+        raise ConfigError(msg)
+
+
+def _check_options(options: Mapping[str, object], *more: str) -> None:
+    names = (*more, "secret", "raise_errors", "timeout")
+    for name in options:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(names)}"
+            msg = f"`{name}` is no option of a delivery; {hint}"
+            raise ConfigError(msg)
 
 
 def _body(event: Sendable) -> bytes:
