@@ -133,14 +133,20 @@ def warn_of_ssr(app: object) -> None:
     """
     for route in getattr(app, "routes", ()):
         mounted = getattr(route, "app", None)
-        blocks = mounted.blocks if isinstance(mounted, App) else None
-        if blocks is not None and blocks.ssr_mode and blocks.node_port is not None:
-            warnings.warn(
-                f"the Gradio app mounted at `{route.path or '/'}` started a Node server on port "
-                f"{blocks.node_port}, which may be the one this app needs: mount it with "
-                "`gr.mount_gradio_app(..., ssr_mode=False)`",
-                stacklevel=2,
-            )
+        if isinstance(mounted, App):
+            _warn_of_node(mounted, route.path)
+
+
+def _warn_of_node(app: App, path: str) -> None:
+    blocks = app.blocks
+    if blocks is not None and blocks.ssr_mode and blocks.node_port is not None:
+        # From one line: what two ask about is told once.
+        warnings.warn(
+            f"the Gradio app mounted at `{path or '/'}` started a Node server on port "
+            f"{blocks.node_port}, which may be the one this app needs: mount it with "
+            "`gr.mount_gradio_app(..., ssr_mode=False)`",
+            stacklevel=1,
+        )
 
 
 class _Served:
@@ -170,7 +176,11 @@ class _Served:
         await self.hooks(scope, receive, send)
 
     @asynccontextmanager
-    async def lifespan(self, app: object) -> AsyncGenerator[None]:  # noqa: ARG002
+    async def lifespan(self, app: object) -> AsyncGenerator[None]:
+        if isinstance(app, App):
+            path = getattr(app.blocks, "custom_mount_path", None)
+            if path is not None:  # launched, Node is before it, as it should be
+                _warn_of_node(app, path.rstrip("/"))
         # Gradio may begin anew on another loop, and may never come to the end.
         self._loop = asyncio.get_running_loop()
         _door(self.hooks).start()

@@ -436,6 +436,21 @@ def test_what_is_no_gradio_app_is_not_launched(tmp_path: Path) -> None:
     assert "not Server; a FastAPI app, `gr.Server` too, takes `app.include_router(" in second
 
 
+@pytest.mark.parametrize(("path", "router"), [("/", False), ("/ui", False), ("/ui", True)])
+def test_a_mounted_app_is_warned_of_once_with_and_without_a_router(
+    tmp_path: Path, path: str, router: bool
+) -> None:
+    mounted = MOUNTED if router else MOUNTED.replace("app.include_router", "print")
+    mounted = mounted.replace(", ssr_mode=False", "").replace('path="/"', f'path="{path}"')
+    # That is all it comes to: the port is taken.
+    script = APP + BLOCKS + mounted
+    with running(tmp_path, script, prints="startup complete", environ=ssr()) as app:
+        warnings = re.findall(r"UserWarning: (.* started a Node server .*)", app.server.output())
+        assert len(warnings) == 1
+        assert f"mounted at `{path}` started a Node server on port" in warnings[0]
+        assert "ssr_mode=False" in warnings[0]
+
+
 def test_sigterm_lets_a_running_handler_end(tmp_path: Path) -> None:
     with running(tmp_path, APP + BLOCKS + LAUNCH) as app:
         assert app.send("repo.content.update").status_code == 202
