@@ -619,10 +619,10 @@ def test_repr_quotes_as_python_does(event):
     assert repr(made.comment) == f"Comment(content={made.comment.content!r}, hidden=False)"
 
 
-ODD = ["a\nb", "\r", "\x1b[31m", "\u2028"]
+ODD_NAMES = ["a\nb", "\r", "\x1b[31m", "\u2028"]
 
 
-@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("odd", ODD_NAMES)
 def test_what_is_explained_is_one_line(event, odd):
     made = event("discussion.create", event__scope=odd, event__action=odd, discussion__status=odd)
     for filter_ in (
@@ -647,7 +647,7 @@ def test_events_and_parts_leave_it_to_others_whether_these_are_equal(event):
         assert type(one).__eq__(one, "something else") is NotImplemented
 
 
-@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("odd", ODD_NAMES)
 def test_repr_is_one_line(event, odd):
     made = event("discussion.create", repo__name=odd, repo__type=odd, event__action=odd)
     assert is_one_line(repr(made))
