@@ -26,9 +26,11 @@ from hubhooks.deliveries import Delivery, MemoryLog
 from hubhooks.receiver import Receiver
 from hubhooks.routing import Router
 from hubhooks.runner import Runner
+from hubhooks.webhooks import Webhooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+    from pathlib import Path
 
 PATIENCE = 30
 SECRET = {"x-webhook-secret": "moon"}
@@ -90,6 +92,26 @@ def test_a_body_that_never_comes_is_not_waited_for(
             assert response.status == status
         connection.close()
     assert house.log.list() == []
+
+
+def test_headers_may_be_lists(ask: Any, content: bytes, tmp_path: Path) -> None:
+    # The specification of ASGI says no more of a header than that it is an iterable of two items.
+    hooks = Webhooks("moon", deliveries=tmp_path / "hubhooks.db")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await hooks({**scope, "headers": [[*pair] for pair in scope["headers"]]}, receive, send)
+
+    async def serve() -> list[int]:
+        length = {"content-length": str(len(content))}
+        async with hooks.lifespan(None):
+            kept = await ask(app, content, headers={**SECRET, **length, "webhook-id": "d1"})
+            refused = await ask(app, content, headers=length)
+            record = hooks.deliveries.get("d1")
+        assert record is not None
+        assert ("webhook-id", "d1") in record.headers
+        return [kept.status, refused.status]
+
+    assert asyncio.run(serve()) == [200, 401]
 
 
 def test_a_refused_request_is_not_read(house: House) -> None:

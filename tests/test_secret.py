@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from starlette.datastructures import Headers
 from tables import cases
@@ -83,15 +85,20 @@ def test_secret_of_another_type_is_a_type_error_that_hides_it():
         Verifier(bytearray(b"tide"))
 
 
-@pytest.mark.parametrize("headers", [[b"x"], [7], [(b"a", b"b", b"c")], [[b"a"]]])
+@pytest.mark.parametrize("headers", [[b"x"], ["ab"], [7], [(b"a", b"b", b"c")], [[b"a"]]])
 def test_headers_that_are_no_pairs_are_a_type_error(headers):
     with pytest.raises(TypeError, match="expected a pair of a header's name and its value, found"):
         Verifier("tide").verify_request(headers)
 
 
 def test_headers_that_are_no_headers_are_a_type_error():
-    with pytest.raises(TypeError, match="'int' object is not iterable"):
+    with pytest.raises(TypeError, match="expected headers as a mapping or as pairs, found int"):
         Verifier("tide").verify_request(7)
+
+
+def test_no_more_of_a_header_is_read_than_tells_that_it_is_none():
+    with pytest.raises(TypeError, match="expected a pair"):
+        Verifier("tide").verify_request([itertools.repeat(b"x")])
 
 
 def test_lone_surrogates_are_refused():

@@ -345,8 +345,8 @@ class Verifier:
         headers: (
             Mapping[str, str]
             | Mapping[bytes, bytes]
-            | Iterable[tuple[bytes, bytes]]
-            | Iterable[tuple[str, str]]
+            | Iterable[Iterable[bytes]]
+            | Iterable[tuple[str, str] | list[str]]
         ),
         query: str | bytes | None = None,
     ) -> None: ...
@@ -355,8 +355,8 @@ class Verifier:
         headers: (
             Mapping[str, str]
             | Mapping[bytes, bytes]
-            | Iterable[tuple[bytes, bytes]]
-            | Iterable[tuple[str, str]]
+            | Iterable[Iterable[bytes]]
+            | Iterable[tuple[str, str] | list[str]]
         ),
         query: str | bytes | None = None,
     ) -> Literal["missing", "mismatch"] | None: ...

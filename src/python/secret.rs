@@ -128,7 +128,10 @@ fn secret_headers(headers: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<u8>>> {
             .unwrap_or_else(|_| headers.clone())
     };
     let mut values = Vec::new();
-    for pair in pairs.try_iter()? {
+    let Ok(pairs) = pairs.try_iter() else {
+        return Err(expected("headers as a mapping or as pairs", headers));
+    };
+    for pair in pairs {
         let (name, value) = name_and_value(&pair?)?;
         if with_bytes(&name, |name| Ok(name.eq_ignore_ascii_case(secret::HEADER)))? {
             values.push(with_bytes(&value, |value| Ok(value.to_vec()))?);
@@ -137,16 +140,19 @@ fn secret_headers(headers: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<u8>>> {
     Ok(values)
 }
 
-/// A header: a tuple mostly, but ASGI allows any iterable of two items.
+/// A header: a tuple mostly, but ASGI allows any iterable of two items. A text of two characters is
+/// none: it is a header of which the other half is missing.
 fn name_and_value<'py>(
     pair: &Bound<'py, PyAny>,
 ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
     if let Ok(pair) = pair.extract() {
         return Ok(pair);
     }
-    let mut items = Vec::with_capacity(2);
-    if let Ok(found) = pair.try_iter() {
-        for item in found {
+    let is_text = pair.is_instance_of::<PyBytes>() || pair.is_instance_of::<PyString>();
+    let mut items = Vec::new();
+    if !is_text && let Ok(found) = pair.try_iter() {
+        // One more than wanted tells that there are too many.
+        for item in found.take(3) {
             items.push(item?);
         }
     }
