@@ -817,6 +817,7 @@ fn problem(path: String, error: &serde_json::Error) -> Error {
     let what = match message {
         "recursion limit exceeded" => "expected at most 127 levels of nesting, found more",
         "number out of range" => "expected a number that 64 bits can hold, found a larger one",
+        "expected ident" => "expected `true`, `false` or `null`, found another word",
         _ if error.is_eof() => "expected more, found the end of the body",
         other => other,
     };
