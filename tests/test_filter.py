@@ -59,6 +59,22 @@ def test_scope_of_another_type_is_a_type_error(scope):
         Filter(scope)
 
 
+@pytest.mark.parametrize(
+    ("criteria", "message"),
+    [
+        ({"action": 5}, "`action=`: expected a string or strings, found int"),
+        ({"repo": ["me/*", 5]}, "`repo=`: expected a string or strings, found int"),
+        ({"ref": b"main"}, "`ref=`: expected a string or strings, found int"),
+        ({"private": "yes"}, "`private=`: expected True or False, found str"),
+        ({"pull_request": 1}, "`pull_request=`: expected True or False, found int"),
+    ],
+)
+def test_criterion_of_another_type_is_a_type_error_that_names_it(criteria, message):
+    with pytest.raises(TypeError) as caught:
+        Filter(**criteria)
+    assert str(caught.value) == message
+
+
 def test_class_that_is_no_event_is_refused():
     with pytest.raises(ConfigError, match="`dict` is no event class"):
         Filter(dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -230,12 +231,16 @@ def test_a_wrong_class_or_criterion_is_refused_where_it_is_written(router: Route
         router.add(takes_the_event, "repo.content", path="x", repo_type="model")
     with pytest.raises(ConfigError, match=r"`reop=` is no criterion; did you mean `repo=`\?"):
         router.add(takes_the_event, "repo", reop="me/x")  # type: ignore[call-arg]
+    with pytest.raises(ConfigError, match=r"`branch=` is no criterion; did you mean `ref=`\?"):
+        router.add(takes_the_event, "repo", branch="main")  # type: ignore[call-arg]
     with pytest.raises(ConfigError, match=r"`zzz=` is no criterion; there are action, repo_type, "):
         router.add(takes_the_event, "repo", zzz="me/x")  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match="expected a string or strings, found int"):
+    with pytest.raises(TypeError, match="`action=`: expected a string or strings, found int"):
         router.add(takes_the_event, "repo", action=5)  # type: ignore[arg-type]
-    for name in (5, ""):
-        with pytest.raises(ConfigError, match=rf"`name={name!r}` is no name of a handler"):
+    for name in (5, "", "two\nlines", "\ud800"):
+        with pytest.raises(
+            ConfigError, match=re.escape(f"`name={name!r}` is no name of a handler")
+        ):
             router.add(takes_the_event, "repo", name=name)  # type: ignore[arg-type]
     assert router.handler("takes_the_event") is None
 

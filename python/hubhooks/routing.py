@@ -87,6 +87,14 @@ _CRITERIA = (
     "action", "repo_type", "repo", "owner", "ref", "path", "pull_request", "status", "mention",
     "author", "private", "when", "name", "retries", "backoff", "timeout", "concurrency",
 )  # fmt: skip
+# What one may think they are called, where that does not look like it.
+_CRITERIA_BY_OTHER_NAMES = {
+    "branch": "ref",
+    "file": "path",
+    "namespace": "owner",
+    "repository": "repo",
+    "tag": "ref",
+}
 _is_id = re.compile("[0-9a-f]{24}").fullmatch
 
 
@@ -467,8 +475,8 @@ class Router:
         options = {option: filters.pop(option) for option in Policy._fields if option in filters}
         when = filters.pop("when", None)
         name = filters.pop("name", None)
-        if name is not None and not (isinstance(name, str) and name):
-            msg = f"`name={name!r}` is no name of a handler; write a string"
+        if name is not None and not (isinstance(name, str) and name and name.isprintable()):
+            msg = f"`name={name!r}` is no name of a handler; write a string that can be printed"
             raise ConfigError(msg)
         name = name or getattr(function, "__qualname__", None)
         if not callable(function):
@@ -695,8 +703,10 @@ def _warn_if_misspelt(scope: str) -> None:
 def _check_criteria(names: Iterable[str]) -> None:
     for name in names:
         if name not in _CRITERIA:
-            near = difflib.get_close_matches(name, _CRITERIA, 1)
-            hint = f"did you mean `{near[0]}=`?" if near else f"there are {', '.join(_CRITERIA)}"
+            others = _CRITERIA_BY_OTHER_NAMES
+            (near,) = difflib.get_close_matches(name, (*_CRITERIA, *others), 1) or ("",)
+            near = others.get(near, near)
+            hint = f"did you mean `{near}=`?" if near else f"there are {', '.join(_CRITERIA)}"
             msg = f"`{name}=` is no criterion; {hint}"
             raise ConfigError(msg)
 

@@ -52,35 +52,34 @@ impl Filter {
     )]
     fn new(
         scopes: &Bound<'_, PyTuple>,
-        action: Option<Words>,
-        repo_type: Option<Words>,
-        repo: Option<Words>,
-        owner: Option<Words>,
-        r#ref: Option<Words>,
-        path: Option<Words>,
-        pull_request: Option<bool>,
-        status: Option<Words>,
-        mention: Option<Words>,
-        author: Option<Words>,
-        private: Option<bool>,
+        action: Option<&Bound<'_, PyAny>>,
+        repo_type: Option<&Bound<'_, PyAny>>,
+        repo: Option<&Bound<'_, PyAny>>,
+        owner: Option<&Bound<'_, PyAny>>,
+        r#ref: Option<&Bound<'_, PyAny>>,
+        path: Option<&Bound<'_, PyAny>>,
+        pull_request: Option<&Bound<'_, PyAny>>,
+        status: Option<&Bound<'_, PyAny>>,
+        mention: Option<&Bound<'_, PyAny>>,
+        author: Option<&Bound<'_, PyAny>>,
+        private: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let words = |words: Option<Words>| words.map(|Words(words)| words);
         Ok(Self(filter::Filter::new(Criteria {
             scopes: scopes
                 .iter()
                 .map(|scope| listened(&scope))
                 .collect::<PyResult<_>>()?,
-            action: words(action),
-            repo_type: words(repo_type),
-            repo: words(repo),
-            owner: words(owner),
-            r#ref: words(r#ref),
-            path: words(path),
-            pull_request,
-            status: words(status),
-            mention: words(mention),
-            author: words(author),
-            private,
+            action: words("action", action)?,
+            repo_type: words("repo_type", repo_type)?,
+            repo: words("repo", repo)?,
+            owner: words("owner", owner)?,
+            r#ref: words("ref", r#ref)?,
+            path: words("path", path)?,
+            pull_request: flag("pull_request", pull_request)?,
+            status: words("status", status)?,
+            mention: words("mention", mention)?,
+            author: words("author", author)?,
+            private: flag("private", private)?,
         })?))
     }
 
@@ -161,24 +160,46 @@ pub(crate) fn nearest_scope(scope: &str) -> Option<&'static str> {
     scope::nearest(scope)
 }
 
-/// One word or several, as Python gives them.
-struct Words(Vec<String>);
-
-impl<'py> FromPyObject<'_, 'py> for Words {
-    type Error = PyErr;
-
-    fn extract(words: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        if let Ok(word) = words.cast::<PyString>() {
-            return Ok(Self(vec![word.extract()?]));
+/// The words of a criterion: a string or several.
+fn words(criterion: &str, given: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Vec<String>>> {
+    let Some(given) = given else {
+        return Ok(None);
+    };
+    if let Ok(word) = given.cast::<PyString>() {
+        return Ok(Some(vec![word.extract()?]));
+    }
+    let strings = "a string or strings";
+    let Ok(items) = given.try_iter() else {
+        return Err(unexpected(criterion, strings, given));
+    };
+    let words = items.map(|item| {
+        let item = item?;
+        match item.cast::<PyString>() {
+            Ok(word) => word.extract(),
+            Err(_) => Err(unexpected(criterion, strings, &item)),
         }
-        let Ok(items) = words.try_iter() else {
-            return Err(PyTypeError::new_err(format!(
-                "expected a string or strings, found {}",
-                words.get_type().name()?
-            )));
-        };
-        let words = items.map(|word| word?.extract::<String>());
-        words.collect::<PyResult<_>>().map(Self)
+    });
+    words.collect::<PyResult<_>>().map(Some)
+}
+
+/// The value of a criterion that holds or does not.
+fn flag(criterion: &str, given: Option<&Bound<'_, PyAny>>) -> PyResult<Option<bool>> {
+    given
+        .map(|given| {
+            given
+                .extract()
+                .map_err(|_| unexpected(criterion, "True or False", given))
+        })
+        .transpose()
+}
+
+/// Names the criterion, which PyO3 tells only in a note that Python 3.10 does not have.
+fn unexpected(criterion: &str, wanted: &str, found: &Bound<'_, PyAny>) -> PyErr {
+    match found.get_type().name() {
+        Ok(found) => {
+            PyTypeError::new_err(format!("`{criterion}=`: expected {wanted}, found {found}"))
+        }
+        Err(error) => error,
     }
 }
 
