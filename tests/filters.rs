@@ -212,6 +212,20 @@ prop_compose! {
     }
 }
 
+/// Where a body has names that strangers choose.
+const NAMES: [&str; 10] = [
+    "/event/action",
+    "/event/scope",
+    "/repo/type",
+    "/repo/name",
+    "/repo/owner/id",
+    "/discussion/status",
+    "/discussion/author/id",
+    "/comment/author/id",
+    "/updatedRefs/0/ref",
+    "/updatedFiles/0/path",
+];
+
 fn word(pattern: &'static str) -> impl Strategy<Value = Option<Vec<String>>> {
     prop::option::weighted(0.2, prop::collection::vec(pattern, 1..3))
 }
@@ -264,7 +278,7 @@ proptest! {
         }
         let body = body.to_string();
         let strings = Strings::default();
-    let event = Event::read(&body, &strings).expect("an event");
+        let event = Event::read(&body, &strings).expect("an event");
         let filters: Vec<_> = criteria.into_iter().filter_map(|criteria| Filter::new(criteria).ok()).collect();
         let matched = matching(&event, &filters);
         for (at, filter) in filters.iter().enumerate() {
@@ -273,6 +287,32 @@ proptest! {
             prop_assert_eq!(matched.contains(&at), explanation.matched);
             prop_assert_eq!(explanation.text.starts_with("hears it"), explanation.matched);
             prop_assert!(!explanation.text.ends_with(": "), "{}", explanation.text);
+        }
+    }
+
+    #[test]
+    fn what_is_explained_is_one_line_whoever_chose_the_names(
+        criteria in any_criteria(),
+        sample in prop::sample::select(&SAMPLES),
+        places in prop::sample::subsequence(&NAMES[..], 0..NAMES.len()),
+        name in "[\\x00-\\x1f\\x7f-\\x9f\u{2028}\u{202e}a/.]{1,6}",
+    ) {
+        let mut body = common::sample(sample);
+        for place in places {
+            if let Some(value) = body.pointer_mut(place) {
+                *value = name.clone().into();
+            }
+        }
+        let body = body.to_string();
+        let strings = Strings::default();
+        let event = Event::read(&body, &strings).expect("an event");
+        let status = Some(vec![name.clone()]);
+        for criteria in [Criteria { status, ..Criteria::default() }, criteria] {
+            if let Ok(filter) = Filter::new(criteria) {
+                let explanation = filter.explain(&event);
+                let breaks = |c: char| c.is_control() || "\u{2028}\u{202e}".contains(c);
+                prop_assert!(!explanation.text.contains(breaks), "{:?}", explanation.text);
+            }
         }
     }
 }
