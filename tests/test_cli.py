@@ -334,6 +334,13 @@ def test_help_shows_the_variable_and_not_its_value() -> None:
 # ---- what goes wrong -------------------------------------------------------------------------
 
 
+def test_deliveries_are_made_when_they_are_sent() -> None:
+    with bound_socket(listening=False) as url:
+        done = hubhooks("send", url, "--all", "--repeat", f"{10**30}", "--concurrency", "3")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"hubhooks: cannot connect to {url}: ")
+
+
 def test_a_refused_connection_is_one_clear_error_for_all() -> None:
     with bound_socket(listening=False) as url:
         address = url.replace("http://", "http://user:password@")
@@ -369,6 +376,10 @@ def test_an_answer_that_never_comes_is_given_up() -> None:
         (("send", "http://x/", "--file", "."), "cannot read .: "),
         (("send", "http://x/", "--file", "-", "--set", "a=1"), "(stdin) is no JSON object"),
         (("send", "http://x/", "--all", "--set", "repo.name.x=1"), "cannot set `repo.name.x`"),
+        (
+            ("send", "http://x/", "--all", "--set", "repo=null", "--set", "repo.name=x"),
+            "cannot set `repo.name`: `name` cannot be inside null, only inside an object or a list",
+        ),
         (("send", "http://x/", "--all", "--set", "repo.name"), "--set repo.name has no value"),
         (("send", "http://x/", "--all", "--id", "one"), "--id names one delivery"),
         (("send", "http://x/", "--sample", "repo.move", "--id", "é"), "--id must be printable"),
@@ -377,6 +388,8 @@ def test_an_answer_that_never_comes_is_given_up() -> None:
         (("send", "http://x/", "--all", "--repeat", "0"), "--repeat"),
         (("send", "localhost:8000", "--all"), "the URL must be a whole one"),
         (("send", "http://x:port/", "--all"), "the URL cannot be read"),
+        (("send", "http://xn--/", "--all"), "the URL cannot be read"),
+        (("send", "http://user:password@xn--a/", "--all"), "the URL cannot be read"),
         (("send", "http://x:65536/", "--all"), "the URL's port is 65536"),
         (("samples", "repo.creat"), "the nearest are `repo.create`"),
         (("samples", "--set", "a=1"), "--set changes one sample"),

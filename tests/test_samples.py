@@ -297,8 +297,8 @@ def test_overrides_are_set_in_their_order() -> None:
     [
         ("", "a path is names"),
         ("a..b", "a path is names"),
-        ("text.x", "`x` cannot be inside str"),
-        ("nothing.x", "`x` cannot be inside NoneType"),
+        ("text.x", "`x` cannot be inside a string"),
+        ("nothing.x", "`x` cannot be inside null"),
         ("list.2", "`2` is no index of a list of 1; use 0 to 1"),
         ("list.-1", "`-1` is no index"),
         ("list.x.y", "`x` is no index"),

@@ -40,6 +40,13 @@ _FOLDER = resources.files("hubhooks") / "samples"
 _SUFFIX = ".json"
 _VERSION = 3
 _FLATTENED = ("action", "scope")  # the fields of an event that are deeper on the wire
+_KINDS = {
+    bool: "true or false",
+    float: "a number",
+    int: "a number",
+    str: "a string",
+    type(None): "null",
+}
 _CAMEL = re.compile("_([a-z])")
 _SNAKE = re.compile("[A-Z]")
 
@@ -251,7 +258,8 @@ def _obstacle(node: Any, key: str) -> str:  # noqa: ANN401
         return "a path is names and list indexes with single dots between, as in `repo.owner.id`"
     if isinstance(node, list):
         return f"`{key}` is no index of a list of {len(node)}; use 0 to {len(node)}"
-    return f"`{key}` cannot be inside {type(node).__name__}, only inside an object or a list"
+    found = _KINDS.get(type(node), type(node).__name__)
+    return f"`{key}` cannot be inside {found}, only inside an object or a list"
 
 
 def _is_missing(node: Any, place: str | int) -> bool:  # noqa: ANN401

@@ -13,7 +13,7 @@ import statistics
 import sys
 import time
 import uuid
-from collections import defaultdict, deque
+from collections import defaultdict
 from dataclasses import dataclass, field
 from enum import Enum
 from importlib import metadata
@@ -47,7 +47,7 @@ except ModuleNotFoundError:
         raise
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from rich.table import Table
 
@@ -56,7 +56,6 @@ __all__ = ["main", "make_app"]
 _MANY = 20
 """More deliveries than this are worth a progress bar, and repeated ones a summary."""
 
-_MOST_REPEATS = 100_000
 _LAST_PORT = 65535
 
 _SHOWN_TEXT = 200
@@ -173,9 +172,7 @@ def _send(  # noqa: PLR0913, one parameter per option
             "retries. Fresh for each delivery by default.",
         ),
     ] = None,
-    repeat: Annotated[
-        int, typer.Option(min=1, max=_MOST_REPEATS, help="Send everything so many times.")
-    ] = 1,
+    repeat: Annotated[int, typer.Option(min=1, help="Send everything so many times.")] = 1,
     concurrency: Annotated[int, typer.Option(min=1, help="Send so many at a time.")] = 1,
     timeout: Annotated[
         float, typer.Option(min=0.1, help="Wait so many seconds; the Hub waits 30.")
@@ -197,11 +194,12 @@ def _send(  # noqa: PLR0913, one parameter per option
         if file is not None:
             bodies.append(_file_body(file, overrides))
         deliveries = _deliveries(bodies, webhook_id, repeat)
-    answers = _send_watched(_Courier(target, concurrency, timeout), deliveries)
+    count = len(bodies) * repeat
+    answers = _send_watched(_Courier(target, concurrency, timeout), deliveries, count)
     if as_json:
         _print_json_lines(answers)
     else:
-        _print_answers(answers, is_summary=repeat > 1 and len(deliveries) > _MANY)
+        _print_answers(answers, is_summary=repeat > 1 and count > _MANY)
     _print_hints(target, answers)
     raise typer.Exit(0 if all(answer.is_success for answer in answers) else 1)
 
@@ -270,10 +268,12 @@ def _url(text: str) -> httpx.URL:
     # The messages do not repeat the URL: it may hold the secret.
     try:
         url = httpx.URL(text)
-    except (httpx.InvalidURL, UnicodeError):  # the latter from names that IDNA cannot encode
+        host = url.host
+    # The latter from names that IDNA cannot encode, or, when the host is read, decode.
+    except (httpx.InvalidURL, UnicodeError):
         msg = "the URL cannot be read; check its host and port"
         raise ConfigError(msg) from None
-    if url.scheme not in {"http", "https"} or not url.host:
+    if url.scheme not in {"http", "https"} or not host:
         msg = "the URL must be a whole one: http:// or https://, host, port and path"
         raise ConfigError(msg)
     if url.port is not None and url.port > _LAST_PORT:
@@ -326,7 +326,7 @@ def _file_body(file: str, overrides: Mapping[str, Any]) -> tuple[str, bytes]:
 
 def _deliveries(
     bodies: Sequence[tuple[str, bytes]], webhook_id: str | None, repeat: int
-) -> list[_Delivery]:
+) -> Iterator[_Delivery]:
     if not bodies:
         msg = "there is nothing to send; give --sample, --all or --file"
         raise ConfigError(msg)
@@ -335,10 +335,12 @@ def _deliveries(
         if len(bodies) > 1:
             msg = "--id names one delivery; give one sample or one file with it"
             raise ConfigError(msg)
-    return [
+    # Made one by one: there may be more than fit into memory.
+    repeated = (body for _ in range(repeat) for body in bodies)
+    return (
         _Delivery(number, name, webhook_id or uuid.uuid4().hex, body)
-        for number, (name, body) in enumerate(list(bodies) * repeat)
-    ]
+        for number, (name, body) in enumerate(repeated)
+    )
 
 
 # ---- sending ---------------------------------------------------------------------------------
@@ -374,17 +376,18 @@ class _Courier:
     timeout: float
 
     async def send(
-        self, deliveries: Sequence[_Delivery], report: Callable[[_Answer], None]
+        self, deliveries: Iterator[_Delivery], count: int, report: Callable[[_Answer], None]
     ) -> None:
         """Send all, and stop early when nobody is there to take them."""
-        waiting = deque(deliveries)
+        is_anybody_there = True
 
         async def work() -> None:
-            while waiting:
-                answer = await self._send_one(client, waiting.popleft())
+            nonlocal is_anybody_there
+            while is_anybody_there and (delivery := next(deliveries, None)):
+                answer = await self._send_one(client, delivery)
                 report(answer)
                 if answer.is_unreachable:
-                    waiting.clear()
+                    is_anybody_there = False
 
         # No proxy of the environment may come between us and an app on this machine, and no
         # redirect is followed, so that a receiver the Hub would not reach fails here too.
@@ -392,7 +395,7 @@ class _Courier:
         async with httpx.AsyncClient(
             trust_env=False, follow_redirects=False, timeout=self.timeout, limits=limits
         ) as client:
-            await asyncio.gather(*(work() for _ in range(min(self.concurrency, len(waiting)))))
+            await asyncio.gather(*(work() for _ in range(min(self.concurrency, count))))
 
     async def _send_one(self, client: httpx.AsyncClient, delivery: _Delivery) -> _Answer:
         headers = {**self.target.headers, "Webhook-Id": delivery.id}
@@ -416,19 +419,19 @@ class _Courier:
         )
 
 
-def _send_watched(courier: _Courier, deliveries: Sequence[_Delivery]) -> list[_Answer]:
+def _send_watched(courier: _Courier, deliveries: Iterator[_Delivery], count: int) -> list[_Answer]:
     """Send all behind a progress bar, and give the answers in the order of the deliveries."""
     answers: list[_Answer] = []
     console = Console(stderr=True)
-    is_silent = len(deliveries) <= _MANY or not console.is_terminal
+    is_silent = count <= _MANY or not console.is_terminal
     with Progress(console=console, transient=True, disable=is_silent) as progress:
-        task = progress.add_task("sending", total=len(deliveries))
+        task = progress.add_task("sending", total=count)
 
         def report(answer: _Answer) -> None:
             answers.append(answer)
             progress.advance(task)
 
-        asyncio.run(courier.send(deliveries, report))
+        asyncio.run(courier.send(deliveries, count, report))
     return sorted(answers, key=lambda answer: answer.delivery.number)
 
 
