@@ -330,6 +330,35 @@ def test_it_can_be_served_again_on_another_loop_and_leaves_no_thread(
         assert not thread.is_alive()
 
 
+def test_without_the_extra_each_method_says_what_to_install() -> None:
+    script = """
+import sys
+
+class Absent:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name in ("fastapi", "gradio"):
+            raise ModuleNotFoundError(name=name)
+
+sys.meta_path.insert(0, Absent)
+from hubhooks.webhooks import Webhooks
+hooks = Webhooks("moon")
+for method in hooks.router, hooks.app_kwargs, lambda: hooks.launch(None), hooks.activity:
+    try:
+        method()
+    except ModuleNotFoundError as error:
+        print(error, error.name, error.__cause__.name)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    fastapi, gradio = (
+        f'`{name}` is not installed: try `pip install "hubhooks[{name}]"` {name} {name}'
+        for name in ("fastapi", "gradio")
+    )
+    assert done.stdout.splitlines() == [fastapi, gradio, gradio, gradio], done.stderr
+
+
 def test_a_room_imports_nothing_heavy() -> None:
     script = """
 import sys, hubhooks.webhooks
