@@ -552,8 +552,9 @@ async def create_comment(
     hub: TheHub, user: TheUser, repo: TheRepo, discussion: TheDiscussion, asked: Payload
 ) -> dict[str, Any]:
     comment = Comment(hub.new_id(), user, asked["comment"])
-    discussion.comments.append(comment)
+    # Told first, so that whoever sees the comment can wait for its delivery.
     hub.tell_discussion("discussion.comment.create", repo, discussion, comment)
+    discussion.comments.append(comment)
     return {"newMessage": comment.as_json()}
 
 
