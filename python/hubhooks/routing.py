@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import logging
@@ -704,6 +703,8 @@ def _check_criteria(names: Iterable[str]) -> None:
     for name in names:
         if name not in _CRITERIA:
             others = _CRITERIA_BY_OTHER_NAMES
+            import difflib  # noqa: PLC0415 - for who made a mistake, and slow to import
+
             (near,) = difflib.get_close_matches(name, (*_CRITERIA, *others), 1) or ("",)
             near = others.get(near, near)
             hint = f"did you mean `{near}=`?" if near else f"there are {', '.join(_CRITERIA)}"
