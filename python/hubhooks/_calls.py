@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import random
 import sys
 import threading
 import time
@@ -282,6 +281,8 @@ class HandlerCall(Call):
                     raise
                 return _USUAL_PAUSE
         # So that what failed together is not tried again together.
+        import random  # noqa: PLC0415 - slow to import, and not everybody has retries
+
         jitter = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - nothing to guess
         return min(policy.backoff * 2.0 ** min(failures - 1, 30), _LONGEST_PAUSE) * jitter
 
