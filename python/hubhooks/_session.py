@@ -140,14 +140,10 @@ class Session:
                 self.log.close()
                 raise
         except BaseException:
-            self._give_up_reservation()
+            self.retire()
             raise
         if self.log.is_durable:
             threading.Thread(target=self._keep_up, name="hubhooks upkeep", daemon=True).start()
-
-    def retire(self) -> None:
-        """Let another session use the log, as this one is about to end."""
-        self._give_up_reservation()
 
     def _reserve(self) -> None:
         """Keep two routers from one log: one of them would get what the other accepted."""
@@ -165,7 +161,8 @@ class Session:
                 raise ConfigError(msg)
             _reserved[self.log.path] = self
 
-    def _give_up_reservation(self) -> None:
+    def retire(self) -> None:
+        """Let another session use the log, as this one ends or is about to."""
         with _reserving:
             if _reserved.get(self.log.path) is self:
                 del _reserved[self.log.path]
@@ -632,7 +629,7 @@ class Session:
         finally:
             if self._lock_of_log is not None:
                 self._lock_of_log.release()
-            self._give_up_reservation()
+            self.retire()
 
     async def _close_log(self) -> None:
         give_up = time.monotonic() + CLEAN_UP_SECONDS
