@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from hubhooks._calls import running_loop
 from hubhooks.errors import BusyError, ConfigError, StoreError
@@ -209,7 +209,7 @@ class Door:
         loop = asyncio.get_running_loop()
         group = self._group
         if group is None or group.loop is not loop:
-            self._group = group = _Group(loop, [])
+            self._group = group = _Group(loop)
             loop.call_soon(self._take_group, group)
         came = _Came(headers, body, loop.create_future(), time.monotonic() + _BUSY_SECONDS)
         group.requests.append(came)
@@ -306,20 +306,28 @@ class Door:
             return self._receiver.refusal("not stored", str(error)), []
 
 
-class _Came(NamedTuple):
+class _Came:
     """A delivery that is yet to be judged."""
 
-    headers: Headers
-    body: bytes
-    taken: asyncio.Future[Taken]
-    give_up: float
+    __slots__ = ("body", "give_up", "headers", "taken")
+
+    def __init__(
+        self, headers: Headers, body: bytes, taken: asyncio.Future[Taken], give_up: float
+    ) -> None:
+        self.headers = headers
+        self.body = body
+        self.taken = taken
+        self.give_up = give_up
 
 
-class _Group(NamedTuple):
+class _Group:
     """Deliveries whose bodies were complete in the same turn of a loop."""
 
-    loop: asyncio.AbstractEventLoop
-    requests: list[_Came]
+    __slots__ = ("loop", "requests")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.requests: list[_Came] = []
 
 
 def _tell_mistake(error: Exception) -> None:

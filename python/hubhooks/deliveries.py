@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import os
 import threading
@@ -37,7 +36,8 @@ __all__ = [
 ]  # fmt: skip
 
 
-# Data classes are written out here: each that is generated costs `import hubhooks` a millisecond.
+# What `import hubhooks` needs is mostly written out: a generated data class would cost it a
+# millisecond, a named tuple a third of one.
 class Delivery(NamedTuple):
     """One run of a handler: what helps it to be idempotent."""
 
@@ -840,6 +840,8 @@ def _size(record: Record) -> int:
 
 
 def _copy(record: Record) -> Record:
+    import copy  # noqa: PLC0415 - `import hubhooks` can do without
+
     made = copy.copy(record)
     made.runs = [copy.copy(run) for run in record.runs]
     return made

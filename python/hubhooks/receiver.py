@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from hubhooks._core import HubEvent
 from hubhooks.deliveries import log_fields
@@ -31,35 +31,56 @@ __all__ = ["ANSWERS", "ENDINGS", "Answer", "Receiver", "Work"]
 _log = logging.getLogger("hubhooks")
 
 
-class Work(NamedTuple):
+class Work:
     """What is to be done once the answer is sent."""
 
-    delivery_id: str
-    handlers: tuple[str, ...]
-    event: HubEvent
+    __slots__ = ("delivery_id", "event", "handlers")
+
+    def __init__(self, delivery_id: str, handlers: tuple[str, ...], event: HubEvent) -> None:
+        self.delivery_id = delivery_id
+        self.handlers = handlers
+        self.event = event
 
 
-class Answer(NamedTuple):
+class Answer:
     """What the Hub is answered, and what that promises."""
 
-    status: int
-    body: bytes
-    headers: list[tuple[bytes, bytes]]
-    delivery_id: str | None = None
-    """The delivery that is recorded as answered once this was sent; None for a refusal."""
-    work: Work | None = None
-    is_open: bool = False
-    """Whether handlers of the delivery have yet to end."""
-    event: HubEvent | None = None
-    """What the delivery says, if it can be read."""
+    __slots__ = ("body", "delivery_id", "event", "headers", "is_open", "status", "work")
+
+    def __init__(  # noqa: PLR0913 - what is promised is not the same for any two
+        self,
+        status: int,
+        body: bytes,
+        headers: list[tuple[bytes, bytes]],
+        delivery_id: str | None = None,
+        work: Work | None = None,
+        *,
+        is_open: bool = False,
+        event: HubEvent | None = None,
+    ) -> None:
+        self.status = status
+        self.body = body
+        self.headers = headers
+        self.delivery_id = delivery_id
+        """The delivery that is recorded as answered once this was sent; None for a refusal."""
+        self.work = work
+        self.is_open = is_open
+        """Whether handlers of the delivery have yet to end."""
+        self.event = event
+        """What the delivery says, if it can be read."""
 
 
-class Words(NamedTuple):
+class Words:
     """A line of the table of answers: the HTTP status, and what the body says."""
 
-    http: int
-    status: Status | Literal["refused", "done", "failed"]
-    reason: str = ""
+    __slots__ = ("http", "reason", "status")
+
+    def __init__(
+        self, http: int, status: Status | Literal["refused", "done", "failed"], reason: str = ""
+    ) -> None:
+        self.http = http
+        self.status = status
+        self.reason = reason
 
 
 # Everything we answer. A status that is not 2xx makes the Hub retry and in the end suspend the
@@ -338,7 +359,8 @@ class Receiver:
             return _constant_for(verdict)
         fields = log_fields(verdict.id, None)
         _log.error("delivery `%s` cannot be read: %s", verdict.id, error, extra=fields)
-        words = ANSWERS["unreadable"]._replace(reason=str(error))
+        unreadable = ANSWERS["unreadable"]
+        words = Words(unreadable.http, unreadable.status, str(error))
         said = _body_of(words, delivery=verdict.id)
         return Answer(words.http, said, _headers_of(said), verdict.id)
 
@@ -357,7 +379,9 @@ def _constant_for(
     """Answer a delivery that no handler runs: only its id differs from others' of its kind."""
     said = _constant(verdict.status)
     is_open = verdict.status == "in_progress"
-    return Answer(said.status, said.body, said.headers, verdict.id, work, is_open, event)
+    return Answer(
+        said.status, said.body, said.headers, verdict.id, work, is_open=is_open, event=event
+    )
 
 
 def _explain(router: Router, body: bytes) -> str:

@@ -124,11 +124,11 @@ class Alternative(NamedTuple):
             return f"its `when` raises {type(error).__name__}"
 
 
-class Origin(NamedTuple):
+class Origin:
     """Where a function was written, and by which run of that code."""
 
-    module: str
-    place: str
+    __slots__ = ("execution", "module", "place")
+
     # The outermost code running in the function's own globals when it was registered: a module's
     # body, a notebook's cell. A loop or a factory that makes two functions of one name shares it;
     # a script that is executed again has a new one, even in the same globals, as Gradio's reload
@@ -136,7 +136,10 @@ class Origin(NamedTuple):
     # code instead. What stays undecidable: a function that is gone from the edited script was
     # perhaps meant to go, and is kept; and where one and the same code object is executed twice
     # (`exec(code)`, never an import or a reload) the second run looks like a clash.
-    execution: object
+    def __init__(self, module: str, place: str, execution: object) -> None:
+        self.module = module
+        self.place = place
+        self.execution = execution
 
     @classmethod
     def of(cls, function: Callable[..., object]) -> Origin:
@@ -216,11 +219,14 @@ class Hook(NamedTuple):
     origin: Origin
 
 
-class _Table(NamedTuple):
+class _Table:
     """All filters in one list, so that Rust judges them in one call."""
 
-    filters: list[Filter]
-    ways: list[tuple[Handler, Alternative]]
+    __slots__ = ("filters", "ways")
+
+    def __init__(self, handlers: Iterable[Handler]) -> None:
+        self.ways = [(handler, way) for handler in handlers for way in handler.alternatives]
+        self.filters = [way.filter for _, way in self.ways]
 
 
 class Router:
@@ -551,8 +557,7 @@ class Router:
 
     def _build(self) -> _Table:
         with self._lock:
-            ways = [(h, a) for h in self._handlers.values() for a in h.alternatives]
-            self._table = _Table([alternative.filter for _, alternative in ways], ways)
+            self._table = _Table(self._handlers.values())
             return self._table
 
 

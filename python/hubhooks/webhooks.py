@@ -6,7 +6,7 @@ import os
 import sys
 from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from hubhooks._core import Verifier
 from hubhooks.asgi import Door
@@ -39,12 +39,15 @@ _LOG = "hubhooks.db"
 _IN_MEMORY = ":memory:"
 
 
-class Settings(NamedTuple):
+class Settings:
     """What another door to the same handlers has to know, such as that of `hubhooks.testing`."""
 
-    allow_unsigned: bool
-    max_body_size: int
-    replays: Replays
+    __slots__ = ("allow_unsigned", "max_body_size", "replays")
+
+    def __init__(self, *, allow_unsigned: bool, max_body_size: int, replays: Replays) -> None:
+        self.allow_unsigned = allow_unsigned
+        self.max_body_size = max_body_size
+        self.replays: Replays = replays
 
 
 class Webhooks(Router):
@@ -100,7 +103,11 @@ class Webhooks(Router):
         secrets = (secret,) if isinstance(secret, str) else secret
         self._verifier = None if secrets is None else Verifier(*secrets)
         # With a secret in the code there is always one.
-        self.settings = Settings(allow_unsigned and secret is None, max_body_size, replays)
+        self.settings = Settings(
+            allow_unsigned=allow_unsigned and secret is None,
+            max_body_size=max_body_size,
+            replays=replays,
+        )
         """How requests are let in and repeated ones judged."""
         self._loop: Where | None = loop
         self._path = deliveries
