@@ -403,10 +403,38 @@ def test_an_answer_to_a_client_that_left_is_not_delivered(
 def test_an_answer_that_took_too_long_is_not_delivered(
     handled: House, ask: Any, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    times = iter([100.0, 110.0])
-    monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    came = iter([100.0])
+    monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=lambda: next(came, 110.0)))
     asyncio.run(deliver(handled, ask, content))
     assert not is_delivered(handled)
+
+
+def test_who_left_is_looked_for_only_where_something_held_up_the_loop(
+    handled: House, ask: Any, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(room, "_BEAT_SECONDS", 0)
+
+    async def came_and_left(delivery_id: str) -> bool:
+        headers = {**SECRET, "webhook-id": delivery_id}
+        await ask(handled.door, content, headers=headers, stays=False)
+        return not is_delivered(handled, delivery_id)
+
+    async def found() -> list[bool]:
+        looked = [await came_and_left("d0")]
+        for second in range(1, 7):
+            for _ in range(10):
+                clock.now += 0.1
+                await asyncio.sleep(0.001)
+            looked.append(await came_and_left(f"d{second}"))
+        clock.now += 1
+        looked.append(await came_and_left("held up"))
+        await handled.door.stop()
+        return looked
+
+    # The first five seconds of a loop that nobody watched before tell nothing either.
+    assert asyncio.run(found()) == [True] * 6 + [False, True]
 
 
 @pytest.mark.parametrize("broken", ["send", "receive"])

@@ -53,6 +53,8 @@ class Call(ABC):
 
     is_begun = False
     is_out_of_time = False
+    task: asyncio.Task[None] | None = None
+    """The task of what is async, as long as it lives."""
 
     def __init__(
         self,
@@ -105,14 +107,13 @@ class Call(ABC):
     async def run_async(self) -> None:
         self.is_begun = True
         arguments = self.begin()
-        timer = None
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        if self.timeout is not None:
-            timer = loop.call_later(self.timeout, self._end, task)
+        timer, task = None, self.task
+        if self.timeout is not None and task is not None:
+            timer = task.get_loop().call_later(self.timeout, self._end, task)
         try:
             await self.function(*arguments)
         except BaseException as error:
-            if isinstance(error, GeneratorExit) and asyncio.current_task(loop) is not task:
+            if isinstance(error, GeneratorExit) and not _is_current(task):
                 # Its loop was closed under it, and it is collected as garbage in the middle of
                 # anything: no place to take a lock or to write a log.
                 raise
@@ -130,10 +131,9 @@ class Call(ABC):
             if timer is not None:
                 timer.cancel()
 
-    def _end(self, task: asyncio.Task[None] | None) -> None:
+    def _end(self, task: asyncio.Task[None]) -> None:
         self.is_out_of_time = True
-        if task is not None:
-            task.cancel()
+        task.cancel()
 
     def _timed_out(self) -> TimeoutError:
         return TimeoutError(f"it took more than {self.timeout:g} s")
@@ -562,6 +562,10 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
+
+
+def _is_current(task: asyncio.Task[None] | None) -> bool:
+    return task is not None and asyncio.current_task(task.get_loop()) is task
 
 
 def cancel(task: asyncio.Task[None]) -> bool:

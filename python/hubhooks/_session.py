@@ -509,12 +509,17 @@ class Session:
 
     # ---- running -------------------------------------------------------------------------------
 
-    def start(self, call: Call) -> None:
-        """Begin a call, from any thread."""
+    def start(self, call: Call, here: asyncio.AbstractEventLoop | None = None) -> None:
+        """Begin a call, from any thread.
+
+        Args:
+            call: the call.
+            here: the loop that runs in this thread, if that is known.
+        """
         self.unfinished.add()
         if not call.is_async:
             self._threads.submit(call)
-        elif call.loop is not None and call.loop is running_loop():
+        elif call.loop is not None and call.loop is (here or running_loop()):
             self._start_task(call, call.loop)
         else:
             try:
@@ -524,12 +529,12 @@ class Session:
                 call.drop()
                 self.unfinished.remove()
 
-    def start_run(self, run: HandlerCall) -> None:
-        """Begin a run, if its handler is still there."""
+    def start_run(self, run: HandlerCall, here: asyncio.AbstractEventLoop | None = None) -> None:
+        """Begin a run, if its handler is still there; as `start` does."""
         if run.is_gone:
             run.lose(LookupError(f"no handler {run.name}"))
         else:
-            self.start(run)
+            self.start(run, here)
 
     def ended(self, run: HandlerCall) -> None:
         """Take note that a run is over, from any thread."""
@@ -648,7 +653,7 @@ class Session:
             self.unfinished.remove()
 
     def _start_task(self, call: Call, loop: asyncio.AbstractEventLoop) -> None:
-        task = loop.create_task(call.run_async())
+        task = call.task = loop.create_task(call.run_async())
         # The loop itself keeps only weak references to its tasks.
         self._tasks[task] = call
         task.add_done_callback(self._end_task)
@@ -659,6 +664,7 @@ class Session:
 
     def _end_task(self, task: asyncio.Task[None]) -> None:
         call = self._tasks.pop(task)
+        call.task = None
         if task.cancelled():
             if not call.is_begun:
                 call.drop()

@@ -35,9 +35,14 @@ _log = logging.getLogger("hubhooks")
 # An answer that took longer is not known to have found the Hub still listening, and the Hub may
 # have sent the delivery again. It documents no limit; 30 s is what it is said to wait.
 _DELIVERED_SECONDS = 10
-# A connection that broke while the loop was busy is reported some turns after the request that
+# A connection that broke while the loop was held up is reported some turns after the request that
 # came over it: one to read the end of the stream, one to tell the server's protocol.
 _TURNS_TO_NOTICE = 3
+# How often a loop is seen to turn, how late that is when it was held up, and for how long after
+# that, or after the last request, it is watched. The Hub waits for longer than it may be late.
+_BEAT_SECONDS = 0.2
+_LATE_SECONDS = 0.3
+_WATCHED_SECONDS = 5.0
 _NOT_SUCCESS = 300
 # Where the answer waits for the handlers: less than the Hub is said to wait.
 _FINISHED_SECONDS = 20
@@ -76,6 +81,7 @@ class Door:
         self._beside = beside
         self._group: _Group | None = None
         self._refusals_timer: asyncio.TimerHandle | None = None
+        self._pulse: _Pulse | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -183,7 +189,7 @@ class Door:
                 record = await self._runner.wait_for(delivery_id, _FINISHED_SECONDS)
                 answer = self._receiver.outcome(record, answer)
             has_more_to_do = answer.is_open or answer.work is not None
-            is_gone = has_more_to_do and await _is_gone(receive)
+            is_gone = has_more_to_do and not self._is_prompt() and await _is_gone(receive)
             is_sent = await _send(answer, send)
             is_in_time = time.monotonic() - came < _DELIVERED_SECONDS
             delivered = is_sent and is_in_time and not is_gone and answer.status < _NOT_SUCCESS
@@ -193,6 +199,19 @@ class Door:
             if work is not None:
                 self._runner.begin(work, runs)
             self._runner.flush_soon()
+
+    def _is_prompt(self) -> bool:
+        """Whether nothing has kept the loop from requests lately, so that nobody gave up waiting.
+
+        To look at the connection takes a task and some turns, each of which waits for handlers
+        that compute.
+        """
+        loop = asyncio.get_running_loop()
+        pulse = self._pulse
+        if pulse is None or pulse.loop is not loop:
+            self._pulse = pulse = _Pulse(loop)
+        # An answer that waits for the handlers gives the other side time to go away.
+        return pulse.is_regular() and not self._waits
 
     def _open(self) -> Answer | None:
         """Start the runner where nothing announced the start; a refusal if it cannot."""
@@ -328,6 +347,37 @@ class _Group:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.requests: list[_Came] = []
+
+
+class _Pulse:
+    """Notices when a loop is held up, as long as somebody asks now and then."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._is_beating = False
+        self._beat_at = 0.0
+        self._is_regular_since = 0.0
+        self._watch_until = 0.0
+
+    def is_regular(self) -> bool:
+        """Whether the loop is known to have turned all the time for some seconds."""
+        now = time.monotonic()
+        self._watch_until = now + _WATCHED_SECONDS
+        if not self._is_beating:
+            self._is_beating = True
+            self._beat_at = self._is_regular_since = now
+            self.loop.call_later(_BEAT_SECONDS, self._beat)
+        is_late = now - self._beat_at > _BEAT_SECONDS + _LATE_SECONDS
+        return not is_late and now - self._is_regular_since > _WATCHED_SECONDS
+
+    def _beat(self) -> None:
+        now = time.monotonic()
+        if now - self._beat_at > _BEAT_SECONDS + _LATE_SECONDS:
+            self._is_regular_since = now
+        self._beat_at = now
+        self._is_beating = now < self._watch_until
+        if self._is_beating:
+            self.loop.call_later(_BEAT_SECONDS, self._beat)
 
 
 def _tell_mistake(error: Exception) -> None:

@@ -100,18 +100,19 @@ class Runner:
 
         What is not reserved runs later. What is must be given to `begin` or `give_back`.
         """
-        return self._begun().claim(work) if work.handlers else []
+        return (self._session or self._begun()).claim(work) if work.handlers else []
 
     def begin(self, work: Work, runs: Sequence[HandlerCall]) -> None:
         """Run what `claim` gave; of work without handlers, the hooks for the unhandled."""
-        session = self._begun()
+        here = running_loop()
+        session = self._begun(here)
         # The server's loop is the one that runs here.
-        loop = running_loop() if self._where == "server" else None
+        loop = here if self._where == "server" else None
         if not work.handlers:
             session.tell("unhandled", work.delivery_id, loop, work.event)
         for run in runs:
             run.loop = loop
-            session.start_run(run)
+            session.start_run(run, here)
         session.wake_if_needed()
 
     def give_back(self, runs: Sequence[HandlerCall]) -> None:
@@ -184,7 +185,7 @@ class Runner:
             self._session = None
             await session.close()
 
-    def _begun(self) -> Session:
+    def _begun(self, here: asyncio.AbstractEventLoop | None = None) -> Session:
         session = self._session
         if session is None:
             with self._lock:
@@ -194,7 +195,7 @@ class Runner:
                     session.is_on_server = self._where == "server"
                     session.open()
                     self._session = session
-        here = running_loop()
+        here = here or running_loop()
         if here is not None and here is not session.loop:
             session.bind(here)
         return session
