@@ -122,7 +122,8 @@ def _headers_of(body: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def _body_of(words: Words, **more: object) -> bytes:
-    said = {"status": words.status, **more, "reason": words.reason}
+    said = {"status": words.status, **more}
+    said.setdefault("reason", words.reason)
     return _json({key: value for key, value in said.items() if value})
 
 
@@ -359,9 +360,8 @@ class Receiver:
             return _constant_for(verdict)
         fields = log_fields(verdict.id, None)
         _log.error("delivery `%s` cannot be read: %s", verdict.id, error, extra=fields)
-        unreadable = ANSWERS["unreadable"]
-        words = Words(unreadable.http, unreadable.status, str(error))
-        said = _body_of(words, delivery=verdict.id)
+        words = ANSWERS["unreadable"]
+        said = _body_of(words, delivery=verdict.id, reason=str(error))
         return Answer(words.http, said, _headers_of(said), verdict.id)
 
 
