@@ -280,9 +280,9 @@ class HandlerCall(Call):
                 if is_interrupt(failure):
                     raise
                 return _USUAL_PAUSE
-        # So that what failed together is not tried again together.
         import random  # noqa: PLC0415 - slow to import, and not everybody has retries
 
+        # So that what failed together is not tried again together.
         jitter = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - nothing to guess
         return min(policy.backoff * 2.0 ** min(failures - 1, 30), _LONGEST_PAUSE) * jitter
 

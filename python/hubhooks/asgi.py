@@ -367,12 +367,14 @@ class _Pulse:
             self._is_beating = True
             self._beat_at = self._is_regular_since = now
             self.loop.call_later(_BEAT_SECONDS, self._beat)
-        is_late = now - self._beat_at > _BEAT_SECONDS + _LATE_SECONDS
-        return not is_late and now - self._is_regular_since > _WATCHED_SECONDS
+        return not self._is_late(now) and now - self._is_regular_since > _WATCHED_SECONDS
+
+    def _is_late(self, now: float) -> bool:
+        return now - self._beat_at > _BEAT_SECONDS + _LATE_SECONDS
 
     def _beat(self) -> None:
         now = time.monotonic()
-        if now - self._beat_at > _BEAT_SECONDS + _LATE_SECONDS:
+        if self._is_late(now):
             self._is_regular_since = now
         self._beat_at = now
         self._is_beating = now < self._watch_until

@@ -37,7 +37,7 @@ __all__ = [
 
 
 # What `import hubhooks` needs is mostly written out: a generated data class would cost it a
-# millisecond, a named tuple a third of one.
+# millisecond, a named tuple a quarter of one.
 class Delivery(NamedTuple):
     """One run of a handler: what helps it to be idempotent."""
 

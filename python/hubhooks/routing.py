@@ -129,16 +129,17 @@ class Origin:
 
     __slots__ = ("execution", "module", "place")
 
-    # The outermost code running in the function's own globals when it was registered: a module's
-    # body, a notebook's cell. A loop or a factory that makes two functions of one name shares it;
-    # a script that is executed again has a new one, even in the same globals, as Gradio's reload
-    # does it. A function registered while none of its module's code is running is told by its own
-    # code instead. What stays undecidable: a function that is gone from the edited script was
-    # perhaps meant to go, and is kept; and where one and the same code object is executed twice
-    # (`exec(code)`, never an import or a reload) the second run looks like a clash.
     def __init__(self, module: str, place: str, execution: object) -> None:
         self.module = module
         self.place = place
+        # The outermost code running in the function's own globals when it was registered: a
+        # module's body, a notebook's cell. A loop or a factory that makes two functions of one
+        # name shares it; a script that is executed again has a new one, even in the same globals,
+        # as Gradio's reload does it. A function registered while none of its module's code is
+        # running is told by its own code instead. What stays undecidable: a function that is gone
+        # from the edited script was perhaps meant to go, and is kept; and where one and the same
+        # code object is executed twice (`exec(code)`, never an import or a reload) the second run
+        # looks like a clash.
         self.execution = execution
 
     @classmethod
