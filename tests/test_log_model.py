@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 )
 
 from hubhooks import _database, deliveries, sqlite
-from hubhooks.deliveries import Delivery, Due, Interrupted, MemoryLog, Verdict
+from hubhooks.deliveries import Delivery, MemoryLog, Verdict
 from hubhooks.errors import StoreError
 from hubhooks.sqlite import SqliteLog
 
@@ -181,7 +181,7 @@ class Model:
         if delivery_id in self.known:
             self.known[delivery_id].is_delivered = True
 
-    def recover(self) -> set[Interrupted]:
+    def recover(self) -> set[tuple[str, str, bool]]:
         found = set()
         for known in self.known.values():
             for run in known.runs:
@@ -192,12 +192,12 @@ class Model:
                     run.state = "failed" if is_failed else "waiting"
                     wait = 10 * 2 ** (run.interruptions - 1)
                     run.due_at = None if is_failed else self.now + wait
-                    found.add(Interrupted(known.id, run.handler, is_failed))
+                    found.add((known.id, run.handler, is_failed))
         return found
 
-    def due(self, *, interrupted: bool = False) -> set[Due]:
+    def due(self, *, interrupted: bool = False) -> set[tuple[str, str]]:
         return {
-            Due(known.id, run.handler)
+            (known.id, run.handler)
             for known in self.known.values()
             for run in known.runs
             if run.state == "queued" or self.has_waited(run)
@@ -444,10 +444,10 @@ class LogMachine(RuleBasedStateMachine):
         found = process.log.due(limit, interrupted=interrupted)
         assert len(found) == min(limit, len(self.model.due(interrupted=interrupted)))
         with process.log.batch():
-            for due in found:
-                self.start(process, due.delivery_id, due.handler)
-        for due in found:
-            assert process.log.body(due.delivery_id) == self.model.known[due.delivery_id].body
+            for delivery_id, handler in found:
+                self.start(process, delivery_id, handler)
+        for delivery_id, _ in found:
+            assert process.log.body(delivery_id) == self.model.known[delivery_id].body
         for delivery in process.running[-len(found) :] if found and ending is not None else []:
             self.end_one(process, delivery, ending)
 

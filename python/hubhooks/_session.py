@@ -408,10 +408,10 @@ class Session:
         if found:
             try:
                 with self.log.batch():
-                    for due in found:
-                        if not self._has_room(due.handler):
+                    for delivery_id, name in found:
+                        if not self._has_room(name):
                             is_room_left = False
-                        elif run := self._claim(due.delivery_id, due.handler):
+                        elif run := self._claim(delivery_id, name):
                             claimed.append(run)
             except BaseException:
                 self.give_back(claimed)

@@ -29,10 +29,15 @@ if TYPE_CHECKING:
     Replays: TypeAlias = Literal["run", "skip"]
     # Few ever read why nobody listened, and to say it takes longer than to find it out.
     Reason: TypeAlias = str | Callable[[], str]
+    # The delivery and the handler of a run that can start.
+    Due: TypeAlias = tuple[str, str]
+    # The same of a run during which the process died, and whether that was once too often, so that
+    # it is not tried again.
+    Interrupted: TypeAlias = tuple[str, str, bool]
 
 __all__ = [
-    "Delivery", "Due", "Ignore", "Interrupted", "Log", "MemoryLog", "Record", "Retry", "Run",
-    "Stats", "Verdict", "judge", "log_fields", "most_urgent", "spoken",
+    "Delivery", "Ignore", "Log", "MemoryLog", "Record", "Retry", "Run", "Stats", "Verdict",
+    "judge", "log_fields", "most_urgent", "spoken",
 ]  # fmt: skip
 
 
@@ -214,22 +219,6 @@ class Verdict(NamedTuple):
     status: Status
     id: str
     handlers: tuple[str, ...] = ()
-
-
-class Due(NamedTuple):
-    """A run that can start."""
-
-    delivery_id: str
-    handler: str
-
-
-class Interrupted(NamedTuple):
-    """A run during which the process died."""
-
-    delivery_id: str
-    handler: str
-    is_failed: bool
-    """Whether that was once too often, so that it is not tried again."""
 
 
 class Stats(NamedTuple):
@@ -632,7 +621,7 @@ class MemoryLog:
                 if len(found) >= limit:
                     break
                 if handler not in without:
-                    found.append(Due(delivery_id, handler))
+                    found.append((delivery_id, handler))
         return found
 
     def next_due(self) -> float | None:

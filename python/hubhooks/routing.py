@@ -9,7 +9,7 @@ import math
 import re
 import threading
 import warnings
-from types import MappingProxyType, MethodType
+from types import MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from hubhooks._core import SCOPES, CommentEvent, Filter, matching, narrow, nearest_scope
@@ -160,13 +160,22 @@ class Origin:
         return self.module == newer.module and self.execution is not newer.execution
 
 
-class Policy(NamedTuple):
+class Policy:
     """How a handler is run."""
 
-    retries: int = 0
-    backoff: float | Callable[[int], float] = 10.0
-    timeout: float | None = None
-    concurrency: int | None = None
+    __slots__ = ("backoff", "concurrency", "retries", "timeout")
+
+    def __init__(
+        self,
+        retries: int = 0,
+        backoff: float | Callable[[int], float] = 10.0,
+        timeout: float | None = None,
+        concurrency: int | None = None,
+    ) -> None:
+        self.retries = retries
+        self.backoff = backoff
+        self.timeout = timeout
+        self.concurrency = concurrency
 
     @classmethod
     def of(cls, options: Mapping[str, Any], handler: str) -> Policy:
@@ -183,17 +192,29 @@ class Policy(NamedTuple):
         return cls(**options)
 
 
-class Handler(NamedTuple):
+class Handler:
     """A function that hears events, under the name that stored work knows it by."""
 
-    name: str
-    function: Callable[..., Any]
-    alternatives: tuple[Alternative, ...]
-    is_async: bool
-    takes_delivery: bool
-    origin: Origin
-    options: Mapping[str, Any] = MappingProxyType({})
-    policy: Policy = Policy()
+    __slots__ = (
+        "alternatives", "function", "is_async", "name", "options", "origin", "policy",
+        "takes_delivery",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        alternatives: tuple[Alternative, ...],
+        options: Mapping[str, Any],
+    ) -> None:
+        self.name = name
+        self.function = function
+        self.alternatives = alternatives
+        self.is_async = _is_async(function)
+        self.takes_delivery = _takes_delivery(function, name)
+        self.origin = Origin.of(function)
+        self.options = options
+        self.policy = Policy.of(options, name)
 
     def __repr__(self) -> str:
         return f"<Handler `{self.name}`: {self.function!r}>"
@@ -211,13 +232,16 @@ class Handler(NamedTuple):
         return f"`{self.name}` {_DOES_NOT_HEAR}{reasons}"
 
 
-class Hook(NamedTuple):
+class Hook:
     """A function that is told what no handler could make of an event."""
 
-    name: str
-    function: Callable[..., Any]
-    is_async: bool
-    origin: Origin
+    __slots__ = ("function", "is_async", "name", "origin")
+
+    def __init__(self, name: str, function: Callable[..., Any], origin: Origin) -> None:
+        self.name = name
+        self.function = function
+        self.is_async = _is_async(function)
+        self.origin = origin
 
 
 class _Table:
@@ -478,7 +502,7 @@ class Router:
     ) -> None:
         _check_criteria(criteria)
         filters: dict[str, Any] = dict(criteria)
-        options = {option: filters.pop(option) for option in Policy._fields if option in filters}
+        options = {option: filters.pop(option) for option in Policy.__slots__ if option in filters}
         when = filters.pop("when", None)
         name = filters.pop("name", None)
         if name is not None and not (isinstance(name, str) and name and name.isprintable()):
@@ -503,29 +527,14 @@ class Router:
         for user in filters.get("author") or ():
             _warn_if_login(user, "author")
         self._register(
-            Handler(
-                name=name,
-                function=function,
-                alternatives=(Alternative(listens_to, when, visible_only),),
-                is_async=_is_async(function),
-                takes_delivery=_takes_delivery(function, name),
-                origin=Origin.of(function),
-                options=options,
-                policy=Policy.of(options, name),
-            )
+            Handler(name, function, (Alternative(listens_to, when, visible_only),), options)
         )
 
     def _register(self, handler: Handler) -> None:
         with self._lock:
             known = self._handlers.get(handler.name)
             if known is not None and _is_same(known.function, handler.function):
-                more = (way for way in handler.alternatives if way not in known.alternatives)
-                options = _united(known, handler)
-                handler = known._replace(
-                    alternatives=(*known.alternatives, *more),
-                    options=options,
-                    policy=Policy.of(options, known.name),
-                )
+                handler = _united(known, handler)
             elif known is not None and not known.origin.is_executed_again_by(handler.origin):
                 msg = (
                     f"two handlers are named `{handler.name}`: {known.origin.place} and "
@@ -542,9 +551,7 @@ class Router:
         # Nothing refers to a hook by its name, so those without one need none.
         name = getattr(function, "__qualname__", type(function).__qualname__)
         _check_hook(function, occasion, name)
-        self._register_hook(
-            occasion, Hook(name, function, _is_async(function), Origin.of(function))
-        )
+        self._register_hook(occasion, Hook(name, function, Origin.of(function)))
 
     def _register_hook(self, occasion: Occasion, hook: Hook) -> None:
         with self._lock:
@@ -579,8 +586,8 @@ def _wrong_option(name: str, value: Any) -> str:  # noqa: ANN401 - whatever was 
     return "" if is_none or is_count else "a whole number from 1 on"
 
 
-def _united(known: Handler, again: Handler) -> dict[str, Any]:
-    """Unite what several decorators say about how a handler runs."""
+def _united(known: Handler, again: Handler) -> Handler:
+    """Unite what several decorators say about a function."""
     for option, value in again.options.items():
         if option in known.options and known.options[option] != value:
             msg = (
@@ -588,7 +595,11 @@ def _united(known: Handler, again: Handler) -> dict[str, Any]:
                 f"`{option}={value!r}`; it runs once for all its decorators: write it in one"
             )
             raise ConfigError(msg)
-    return {**known.options, **again.options}
+    more = (way for way in again.alternatives if way not in known.alternatives)
+    ways = (*known.alternatives, *more)
+    united = Handler(known.name, known.function, ways, {**known.options, **again.options})
+    united.origin = known.origin
+    return united
 
 
 def _check_no_function(scopes: Iterable[object], decorator: str) -> None:

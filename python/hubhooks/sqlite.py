@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hubhooks._database import BusyError, Database, RunnerLock
 from hubhooks.deliveries import (
     Delivery,
-    Due,
-    Interrupted,
     Record,
     Run,
     Stats,
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from hubhooks._database import Durability
-    from hubhooks.deliveries import Aside, Ending, Reason, Replays
+    from hubhooks.deliveries import Aside, Due, Ending, Interrupted, Reason, Replays
 
     Execute: TypeAlias = Callable[[str, Sequence[object]], sqlite3.Cursor]
 
@@ -388,7 +386,7 @@ class SqliteLog:
                 state = "failed" if is_failed else "waiting"
                 due_at = None if is_failed else now + _INTERRUPTED_SECONDS * 2 ** (count - 1)
                 self._end(delivery_id, handler, attempt, state, due_at, _DIED, interruptions=1)
-                found.append(Interrupted(delivery_id, handler, is_failed))
+                found.append((delivery_id, handler, is_failed))
             generation = self._newest_generation + 1
         self._led = (self._db.file, generation)
         return found
@@ -412,7 +410,7 @@ class SqliteLog:
                 if handler not in without:
                     values = (state, handler, interrupted, *times, limit)
                     found += self._db.execute(_DUE, values)
-        return [Due(delivery_id, handler) for _, _, delivery_id, handler in sorted(found)[:limit]]
+        return [(delivery_id, handler) for _, _, delivery_id, handler in sorted(found)[:limit]]
 
     def next_due(self) -> float | None:
         """Tell in how many seconds another waiting run is due; None if none waits."""

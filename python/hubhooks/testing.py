@@ -21,6 +21,7 @@ import json
 import re
 import sys
 import weakref
+from copy import copy
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
 
 from hubhooks._builders import bucket, comment, config, content, discussion, repo
@@ -30,7 +31,7 @@ from hubhooks.asgi import Door
 from hubhooks.deliveries import MemoryLog
 from hubhooks.errors import ConfigError, PayloadError
 from hubhooks.receiver import Receiver
-from hubhooks.routing import Router
+from hubhooks.routing import Hook, Router
 from hubhooks.runner import Runner
 from hubhooks.webhooks import Webhooks
 
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     )
     from hubhooks.asgi import Message
     from hubhooks.deliveries import Delivery, Due, Ending, Log, RunState, Status
-    from hubhooks.routing import Handler, Hook, Occasion
+    from hubhooks.routing import Handler, Occasion
 
     E = TypeVar("E", bound=HubEvent)
     Sendable: TypeAlias = HubEvent | bytes | Mapping[str, Any] | str
@@ -541,7 +542,7 @@ class _Part:
         self, limit: int, without: Sequence[str] = (), *, interrupted: bool = False
     ) -> list[Due]:
         everything = self._log.due(sys.maxsize, without, interrupted=interrupted)
-        return [due for due in everything if due.delivery_id == self._delivery_id][:limit]
+        return [due for due in everything if due[0] == self._delivery_id][:limit]
 
 
 class _Watched(Router):
@@ -564,13 +565,17 @@ class _Watched(Router):
             functools.partial(self.errors.__setitem__, name),
             is_async=known.is_async,
         )
-        return known._replace(function=function)
+        noted = copy(known)
+        noted.function = function
+        return noted
 
     def hooks_on(self, occasion: Occasion) -> tuple[Hook, ...]:
         fail = self.hook_errors.append
         return tuple(
-            hook._replace(
-                function=_noted(hook.function, lambda _: None, fail, is_async=hook.is_async)
+            Hook(
+                hook.name,
+                _noted(hook.function, lambda _: None, fail, is_async=hook.is_async),
+                hook.origin,
             )
             for hook in self._router.hooks_on(occasion)
         )
