@@ -114,4 +114,4 @@ fuzz: ## Feed the core what a machine makes up, a minute a target; needs nightly
 	done
 
 clean: ## Remove what was built
-	rm -rf $(VENV) dist site target python/hubhooks/_core.*.so
+	rm -rf $(VENV) dist site target python/hubhooks/_core.*.so python/hubhooks/_core.*.pyd

@@ -2,7 +2,7 @@
 
 Run with `python benches/log.py [--quick]`. Times are of the processor, not of the clock, and the
 least of several rounds, so that a busy machine disturbs the ratios little; waiting for the disk
-does not count, which with `durability="normal"` is what checkpoints do, elsewhere.
+does not count, which with `durability="process"` is what checkpoints do, elsewhere.
 Exits with 1 when a page of a long log takes more than three times that of a short one.
 """
 

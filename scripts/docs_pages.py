@@ -231,6 +231,8 @@ def extras(hint: Any, default: object, info: ArgumentInfo | OptionInfo) -> str: 
         said.append("One of " + ", ".join(f"`{choice.value}`" for choice in kind) + ".")
     if info.min is not None:
         said.append(f"At least {info.min}.")
+    if info.max is not None:
+        said.append(f"At most {info.max:,}.")
     if info.envvar is not None:
         said.append(f"Or the variable `{info.envvar}`.")
     if isinstance(default, Enum):

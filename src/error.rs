@@ -39,7 +39,8 @@ pub struct Problem {
     pub what: String,
     /// The field, with dots and indexes (`updatedRefs[0].ref`); empty for the body as a whole.
     pub path: String,
-    /// Line and column, both as `serde_json` counts them: lines from 1, columns in bytes from 1.
+    /// Line and column, both as `serde_json` counts them: lines from 1, columns in bytes
+    /// from 1, and 0 for the end of the line before.
     /// None when the mistake has no place.
     pub place: Option<(usize, usize)>,
 }

@@ -22,7 +22,7 @@
 pub mod error;
 pub mod event;
 pub mod filter;
-pub mod legacy;
+mod legacy;
 #[cfg(feature = "python")]
 mod python;
 mod read;

@@ -19,7 +19,6 @@ from hubhooks.activity import (
     Gate,
     Replayed,
     Tickets,
-    as_json,
     is_cross_site,
     is_space_owner,
 )
@@ -167,8 +166,7 @@ def test_only_the_trusted_are_told_what_was_refused(house: House) -> None:
     assert house.activity.overview(trusted=False) == ({"unhandled": 1}, {})
     refusals = house.activity.overview(trusted=True).refusals
     assert refusals["admin token wrong"] == 1
-    if isinstance(house.log, SqliteLog):
-        assert refusals["secret wrong"] == 3
+    assert refusals["secret wrong"] == 3
 
 
 def test_a_page_leads_to_the_next_one(house: House) -> None:
@@ -338,11 +336,6 @@ def test_details_say_why_and_what_can_be_replayed(house: House, body: Callable[.
     assert any(name in line for line in details.explanations)
     assert details.payload["event"] == {"action": "create", "scope": "repo"}
     assert details.url.startswith("https://huggingface.co/")
-    said = as_json(details.record, details)
-    assert said["runs"][0]["error"] == "no tide"
-    assert said["body"] == json.loads(body("repo.create"))
-    assert "body" not in as_json(details.record)
-    json.dumps(said)
 
 
 def test_a_link_leads_to_the_hub_only(house: House, body: Callable[..., bytes]) -> None:

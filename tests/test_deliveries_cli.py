@@ -324,7 +324,7 @@ def test_nothing_found_is_said(filled: Path) -> None:
 
 
 def test_every_state_of_the_log_can_be_asked_for() -> None:
-    known = deliveries._URGENCY  # noqa: SLF001 - the only place that has all of them
+    known = deliveries._URGENCY  # noqa: SLF001 - in the order of the log
     assert [state.value for state in _deliveries_cli.State] == list(known)
 
 
@@ -367,6 +367,15 @@ def test_a_delivery_in_json_is_one_object(filled: Path) -> None:
     assert record["runs"][0]["traceback"] == TRACEBACK
     (record,) = said(filled, "show", "unreadable-1")
     assert record["body"] == '{"event": \\xff\x1b[2J'
+
+
+def test_a_body_that_is_no_json_once_it_is_written_again_is_told_all_the_same(path: Path) -> None:
+    with opened(path) as log:
+        log.accept("odd", b'{"n": NaN}', (), "unreadable", "NaN is no JSON")
+    done = invoke(path, "show", "odd", "--json")
+    assert "NaN" in done.stdout
+    told = json.loads(done.stdout, parse_constant=lambda _: pytest.fail("a NaN is no JSON"))
+    assert told["body"] == {"n": "nan"}
 
 
 def test_runs_that_wait_say_until_when_and_why(path: Path) -> None:

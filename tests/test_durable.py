@@ -344,6 +344,18 @@ def test_a_delivery_answered_too_late_that_comes_again_is_the_hubs_retry(
         assert served.record().duplicates == 1
 
 
+def test_an_answer_that_waited_for_its_handlers_is_not_too_late(
+    serving: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "_DELIVERED_SECONDS", 0)
+    with serving(acknowledge="finished") as served:
+        served.hooks.add(lambda event: None, name="hears")
+        assert served.send() == (200, "done")
+        # Replay.
+        assert served.send() == (200, "done")
+        assert served.record().runs[0].attempts == 2
+
+
 def test_a_delivery_whose_sender_hung_up_that_comes_again_is_the_hubs_retry(serving: Any) -> None:
     stalls, release = threading.Event(), threading.Event()
     with serving() as served:
@@ -638,8 +650,8 @@ def test_a_handler_can_say_when_it_is_to_be_tried_again(
     assert expected in logged()
 
 
-@pytest.mark.parametrize("after", [-1, float("nan"), float("inf")])
-def test_a_retry_at_no_time_is_refused(after: float) -> None:
+@pytest.mark.parametrize("after", [-1, float("nan"), float("inf"), "60"])
+def test_a_retry_at_no_time_is_refused(after: Any) -> None:
     with pytest.raises(ConfigError, match=r"for a time write `after=60`"):
         Retry(60)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="is no time from now; write seconds"):

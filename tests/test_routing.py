@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import re
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hubhooks._core import CommentEvent, ContentEvent, DiscussionEvent, HubEvent
+from hubhooks import routing
+from hubhooks._core import CommentEvent, ContentEvent, DiscussionEvent, Filter, HubEvent
 from hubhooks.errors import ConfigError
 from hubhooks.routing import Router
 from hubhooks.webhooks import Webhooks
@@ -551,7 +553,9 @@ def test_an_author_that_looks_like_a_login_warns_where_it_is_written(router: Rou
     assert warning.filename == __file__
 
 
-@pytest.mark.parametrize(("ids", "found"), [("", "an empty string"), ([None], "NoneType")])
+@pytest.mark.parametrize(
+    ("ids", "found"), [("", "an empty string"), (None, "NoneType"), ([None], "NoneType")]
+)
 def test_an_ignored_author_that_is_not_there_is_refused(ids: Any, found: str) -> None:
     with pytest.raises(ConfigError, match=f"takes the ids of users, not {found}; the Hub tells"):
         Router(ignore_authors=ids)
@@ -850,6 +854,12 @@ def test_an_async_function_cannot_say_how_long_to_wait() -> None:
 
     with pytest.raises(ConfigError, match="a plain function"):
         Router().add(lambda event: None, name="hears", backoff=backoff)  # type: ignore[arg-type]
+
+
+def test_every_criterion_of_a_filter_and_every_option_can_be_given() -> None:
+    of_filters = set(inspect.signature(Filter).parameters) - {"scopes"}
+    known = {*of_filters, *routing.Policy.__slots__, "when", "name"}
+    assert set(routing._CRITERIA) == known  # noqa: SLF001 - what `on` compares its criteria with
 
 
 def test_how_a_handler_runs_is_said_in_any_of_its_decorators() -> None:

@@ -71,7 +71,7 @@ def bench(event: Callable[..., HubEvent]) -> Bench:
 
 @pytest.fixture
 def one_thread(event: Callable[..., HubEvent]) -> Bench:
-    return Bench(event("repo.content.update"), threads=1)
+    return Bench(event("repo.content.update"), slots=1)
 
 
 @pytest.fixture
@@ -864,7 +864,7 @@ def test_without_a_servers_loop_async_handlers_have_their_own(bench: Bench) -> N
 def test_without_threads_sync_handlers_run_where_they_are_submitted(
     event: Callable[..., HubEvent],
 ) -> None:
-    bench = Bench(event("repo.create"), threads=0)
+    bench = Bench(event("repo.create"), inline=True)
     seen: list[object] = []
 
     @bench.on(name="hears")

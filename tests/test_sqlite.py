@@ -21,8 +21,8 @@ import pytest
 from hubhooks import _database, sqlite
 from hubhooks._database import Database
 from hubhooks.deliveries import Delivery, Verdict
-from hubhooks.errors import ConfigError, StoreError
-from hubhooks.sqlite import BusyError, RunnerLock, SqliteLog
+from hubhooks.errors import BusyError, ConfigError, StoreError
+from hubhooks.sqlite import RunnerLock, SqliteLog
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -565,7 +565,8 @@ def test_nothing_acknowledged_is_lost_and_nothing_half_kept_when_the_process_is_
 
 ACCEPT_ALL = """
     import sys, time
-    from hubhooks.sqlite import BusyError, SqliteLog
+    from hubhooks.errors import BusyError
+    from hubhooks.sqlite import SqliteLog
     log = SqliteLog(sys.argv[1])
     log.open()
     statuses = []
@@ -1156,13 +1157,7 @@ def test_what_was_written_moves_to_the_file_by_a_checkpoint_only(
     assert len(log.list()) == 26
 
 
-def test_there_is_no_other_durability(path: Path) -> None:
-    durability: Any = "off"
-    with pytest.raises(ConfigError, match=r"`durability='off'` is none .* \"normal\" or \"full\""):
-        SqliteLog(path, durability=durability)
-
-
-@pytest.mark.parametrize(("durability", "synchronous"), [("normal", 1), ("full", 2)])
+@pytest.mark.parametrize(("durability", "synchronous"), [("process", 1), ("full", 2)])
 def test_durability_is_what_sqlite_calls_synchronous(
     path: Path, durability: Any, synchronous: int
 ) -> None:
@@ -1415,7 +1410,8 @@ def test_looking_at_the_files_again_in_one_process_gives_no_lock_away(path: Path
                 assert said(process) == "False"
             code = """
                 import sys
-                from hubhooks.sqlite import BusyError, SqliteLog
+                from hubhooks.errors import BusyError
+                from hubhooks.sqlite import SqliteLog
                 log = SqliteLog(sys.argv[1])
                 log.open()
                 try:

@@ -363,7 +363,8 @@ def test_a_room_imports_nothing_heavy() -> None:
     script = """
 import sys, hubhooks.webhooks
 heavy = {"fastapi", "starlette", "gradio", "pydantic", "huggingface_hub", "sqlite3", "typer",
-    "rich", "httpx", "http.client", "email", "typing_extensions", "uvicorn", "json.tool"}
+    "click", "rich", "httpx", "http.client", "email", "typing_extensions", "uvicorn", "dataclasses",
+    "json", "random", "difflib", "datetime", "copy"}
 print(sorted(heavy & set(sys.modules)))
 """
     done = subprocess.run(

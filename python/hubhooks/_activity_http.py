@@ -12,7 +12,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
-from hubhooks.activity import STATES, as_json
+from hubhooks._record_json import record_json
+from hubhooks.activity import STATES
 from hubhooks.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def _list(activity: Activity, query: bytes) -> dict[str, Any]:
         before=given.get("before"),
         limit=limit + 1,
     )
-    page = [as_json(record) for record in records[:limit]]
+    page = [record_json(record) for record in records[:limit]]
     # What to ask for next: the deliveries before the last of these.
     before = page[-1]["id"] if len(records) > limit else None
     return {"deliveries": page, "before": before}
@@ -160,7 +161,11 @@ def _show(activity: Activity, delivery_id: str) -> dict[str, Any]:
     details = activity.details(delivery_id)
     if details is None:
         raise _Refusal(404, "there is no such delivery")
-    return as_json(details.record, details)
+    return {
+        **record_json(details.record, is_whole=True),
+        "explanations": details.explanations,
+        "handlers": details.handlers,
+    }
 
 
 async def _replay(activity: Activity, target: _Target, body: bytes) -> dict[str, Any]:

@@ -433,9 +433,6 @@ class Threads:
         self._is_closed = False
 
     def submit(self, call: Call) -> None:
-        if self._limit == 0:
-            self._run(call)
-            return
         with self._lock:
             if self._is_closed:
                 # A hook that is told of a handler which outlived the stop.

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
     from typing import TypeAlias
 
-    Durability: TypeAlias = Literal["normal", "full"]
+    Durability: TypeAlias = Literal["process", "full"]
     _Files: TypeAlias = tuple[int, int, int]
 
-__all__ = ["BusyError", "Database", "RunnerLock"]
+__all__ = ["Database", "RunnerLock"]
 
 _log = logging.getLogger("hubhooks")
 
@@ -35,6 +35,9 @@ _OPEN_SECONDS = 5.0
 # How much is written aside before it is worth a checkpoint, and before the file is made short.
 _CHECKPOINT_BYTES = 4 * 1024 * 1024
 _TRUNCATE_BYTES = 16 * 1024 * 1024
+
+# What SQLite calls each durability, where it writes a log ahead.
+_SYNCHRONOUS = {"process": "NORMAL", "full": "FULL"}
 
 # In one statement, as another process may be setting the file up.
 _WHAT_IT_IS = """
@@ -67,11 +70,9 @@ class Database:
         path: the file; made if it is not there, but not its folder.
         steps: what makes a file of the newest version from an empty one: statements, each step
             in a transaction of its own. A released step is never changed.
-        durability: what survives a loss of power: `full` all, `normal` perhaps not the last.
+        durability: what all that is written survives: the death of the `process`, or with `full`
+            a loss of power too.
         allow_network: use the file even on a network file system.
-
-    Raises:
-        ConfigError: there is no such durability.
     """
 
     def __init__(
@@ -79,16 +80,13 @@ class Database:
         path: str | os.PathLike[str],
         steps: Sequence[Sequence[str]],
         *,
-        durability: Durability = "normal",
+        durability: Durability = "process",
         allow_network: bool = False,
     ) -> None:
-        if durability not in {"normal", "full"}:
-            msg = f'`durability={durability!r}` is none that there is; write "normal" or "full"'
-            raise ConfigError(msg)
         self.path = _resolved(path)
         """The file, wherever the working directory is."""
         self._steps = steps
-        self._durability = durability
+        self._synchronous = _SYNCHRONOUS[durability]
         self._allow_network = allow_network
         self._connection: sqlite3.Connection | None = None
         self._is_open = False
@@ -300,7 +298,7 @@ class Database:
         try:
             self._check(connection)
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute(f"PRAGMA synchronous = {self._durability}")
+            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             # Not by whoever happens to commit: see `checkpoint`.
             connection.execute("PRAGMA wal_autocheckpoint = 0")
             connection.execute(f"PRAGMA journal_size_limit = {_CHECKPOINT_BYTES}")

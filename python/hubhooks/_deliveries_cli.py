@@ -23,6 +23,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from hubhooks._record_json import iso, record_json, run_json
 from hubhooks._terminal import (
     WIDE,
     complain,
@@ -159,7 +160,7 @@ def _list(  # noqa: PLR0913, one parameter per option
     page, is_more = records[:limit], len(records) > limit
     if as_json:
         for record in page:
-            _print_json(_record_json(record))
+            _print_json(record_json(record))
         return
     if page:
         _print_list(page)
@@ -171,7 +172,7 @@ def _show(*, delivery: _Id, as_json: _AsJson = False, file: _File = _DEFAULT_FIL
     with _errors():
         record = _record(_log(file), delivery)
     if as_json:
-        _print_json(_record_json(record, is_whole=True))
+        _print_json(record_json(record, is_whole=True))
     else:
         _print_record(record)
 
@@ -275,7 +276,7 @@ def _stats(*, as_json: _AsJson = False, file: _File = _DEFAULT_FILE) -> None:
                 "file_bytes": size,
                 "body_bytes": stats.body_bytes,
                 "is_app_running": is_running,
-                "unfinished_since": _iso(stats.unfinished_since),
+                "unfinished_since": iso(stats.unfinished_since),
                 "states": stats.states,
                 "refusals": stats.refusals,
             }
@@ -441,7 +442,7 @@ class _Replay:
             "id": self.record.id,
             "handlers": self.handlers,
             "skipped": self.skipped or None,
-            "runs": [_run_json(run) for run in self.runs],
+            "runs": [run_json(run) for run in self.runs],
         }
 
 
@@ -585,41 +586,6 @@ def _note(text: str) -> None:
 
 def _print_json(value: object) -> None:
     typer.echo(json.dumps(value))
-
-
-def _record_json(record: Record, *, is_whole: bool = False) -> dict[str, Any]:
-    made: dict[str, Any] = {
-        "id": record.id,
-        "received_at": _iso(record.received_at),
-        "state": record.state,
-        "scope": record.scope,
-        "action": record.action,
-        "repo": record.repo,
-        "size": record.size,
-        "reason": record.reason,
-        "is_replay": record.is_replay,
-        "is_delivered": record.is_delivered,
-        "duplicates": record.duplicates,
-        "runs": [_run_json(run, is_whole=is_whole) for run in record.runs],
-    }
-    if is_whole:
-        made["headers"] = record.headers
-        made["body"] = None if record.body is None else _read_body(record.body)
-    return made
-
-
-def _run_json(run: Run, *, is_whole: bool = False) -> dict[str, Any]:
-    return {
-        "handler": run.handler,
-        "state": run.state,
-        "attempts": run.attempts,
-        "interruptions": run.interruptions,
-        "due_at": _iso(run.due_at),
-        "started_at": _iso(run.started_at),
-        "finished_at": _iso(run.finished_at),
-        "error": run.error,
-        **({"traceback": run.traceback} if is_whole else {}),
-    }
 
 
 def _print_list(records: Sequence[Record]) -> None:
@@ -786,10 +752,6 @@ def _local(when: datetime) -> str:
     return when.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _iso(when: datetime | None) -> str | None:
-    return None if when is None else when.isoformat()
-
-
 def _age(when: datetime) -> str:
     seconds = max((datetime.now(timezone.utc) - when).total_seconds(), 0)
     unit = next((unit for unit, size in reversed(_UNITS.items()) if size <= seconds), "s")
@@ -811,13 +773,6 @@ def _pretty(body: bytes) -> str | None:
         return visible(json.dumps(json.loads(body), indent=2, ensure_ascii=False))
     except (ValueError, RecursionError):
         return None
-
-
-def _read_body(body: bytes) -> Any:  # noqa: ANN401, any JSON value is possible
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return _as_text(body)
 
 
 def _as_text(body: bytes) -> str:

@@ -20,7 +20,6 @@ __all__ = ["core_schema"]
 # adds is. Source: https://huggingface.co/docs/hub/webhooks
 _JSON_SCHEMA = {
     "type": "object",
-    "title": "HubEvent",
     "description": "The body of a Hugging Face Hub webhook.",
     "required": ["event"],
     "properties": {

@@ -42,6 +42,8 @@ SLOTS = 32
 _LOOK_SECONDS = 0.25
 # How often everything is looked at anew, as a clock may have been set back.
 _LOOK_AT_ALL_SECONDS = 60.0
+# How often a log on disk is pruned, and how long it is left alone after its upkeep failed.
+_PRUNE_SECONDS = 60.0
 # A log that cannot be written is tried again after this.
 _BUSY_SECONDS = 0.05
 _BROKEN_SECONDS = 1.0
@@ -77,20 +79,22 @@ class Lock(Protocol):
 class Session:
     """All that runs between a start and a stop. What outlives the stop bothers no later one."""
 
-    def __init__(self, router: Router, log: Log, lock: Lock | None, threads: int) -> None:
+    def __init__(self, router: Router, log: Log, lock: Lock | None, slots: int) -> None:
         self.log = log
         self.loop: asyncio.AbstractEventLoop | None = None
         """The server's loop, where steps are taken; None where there is none."""
         self.is_on_server = True
         """Whether async handlers run on that loop."""
+        self.is_inline = False
+        """Whether what is sync runs where it is started, not on threads."""
         self.is_behind = True
         """Whether something in the log may be ready that is not claimed yet."""
         self.is_cancelling = False
         self.unfinished = Count()
         self._router = router
         self._lock_of_log = lock
-        self._slots = threads or SLOTS
-        self._threads = Threads(self._run, threads)
+        self._slots = slots
+        self._threads = Threads(self._run, slots)
         self._tasks: dict[asyncio.Task[None], Call] = {}
         self._own_loop: OwnLoop | None = None
         self._watchdog: Watchdog | None = None
@@ -499,13 +503,13 @@ class Session:
             try:
                 self.log.checkpoint()
                 if self.is_leading and time.monotonic() >= prune_at:
-                    prune_at = time.monotonic() + _LOOK_AT_ALL_SECONDS
+                    prune_at = time.monotonic() + _PRUNE_SECONDS
                     self.log.prune()
             except (ConfigError, StoreError) as error:  # noqa: PERF203 - it is hardly ever raised
                 # Somebody else who writes is no reason to speak, and to try again is.
                 if not isinstance(error, BusyError):
                     _log.warning("the delivery log is not tidied up: %s", error)
-                    self._upkeep_is_over.wait(_LOOK_AT_ALL_SECONDS)
+                    self._upkeep_is_over.wait(_PRUNE_SECONDS)
 
     # ---- running -------------------------------------------------------------------------------
 
@@ -518,7 +522,10 @@ class Session:
         """
         self.unfinished.add()
         if not call.is_async:
-            self._threads.submit(call)
+            if self.is_inline:
+                self._run(call)
+            else:
+                self._threads.submit(call)
         elif call.loop is not None and call.loop is (here or running_loop()):
             self._start_task(call, call.loop)
         else:

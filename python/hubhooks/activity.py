@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import json
 import logging
 import os
 import secrets
@@ -19,22 +18,24 @@ from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
-from hubhooks._core import HubEvent, Verifier
-from hubhooks.errors import BusyError, ConfigError, PayloadError, SecretMismatchError
+from hubhooks._core import Verifier
+from hubhooks._record_json import body_of, event_of, showable
+from hubhooks.errors import BusyError, ConfigError, SecretMismatchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
     from typing import TypeAlias
 
-    from hubhooks.deliveries import Log, Record, Run, State
+    from hubhooks._core import HubEvent
+    from hubhooks.deliveries import Log, Record, State
     from hubhooks.routing import Router
 
     Judgement: TypeAlias = Literal["right", "wrong", "locked", "off"]
 
 __all__ = [
     "STATES", "TOKEN_VARIABLE", "Activity", "Details", "Gate", "Overview", "Page", "Replayed",
-    "Row", "Tickets", "as_json", "is_cross_site", "is_space_owner",
+    "Row", "Tickets", "is_cross_site", "is_space_owner",
 ]  # fmt: skip
 
 _log = logging.getLogger("hubhooks")
@@ -65,9 +66,6 @@ _MOST_RECENT = 256
 _MOST_JUDGED = 4096
 
 _LONGEST_SHOWN = 256 * 1024
-_DEEPEST_SHOWN = 64
-# JavaScript rounds whole numbers beyond.
-_EXACT = 2**53
 
 T = TypeVar("T")
 
@@ -376,7 +374,7 @@ class Activity:
         record = self._log.get(delivery_id)
         if record is None:
             return None
-        event = _event_of(record)
+        event = event_of(record)
         heard = [run.handler for run in record.runs]
         explanations: tuple[str, ...] = ()
         if event is not None:
@@ -456,7 +454,7 @@ class Activity:
             repo = None
             # Another one by now, if it came again.
             if whole is not None and whole.received_at == record.received_at:
-                event = _event_of(whole)
+                event = event_of(whole)
                 repo = event.repo if event is not None else None
             found = repo is not None and repo.private is False and repo.name == record.repo
             _put(self._judged, self._lock, key, found, _MOST_JUDGED)
@@ -476,55 +474,6 @@ class Activity:
         return cast("T", value)
 
 
-def as_json(record: Record, details: Details | None = None) -> dict[str, Any]:
-    """Give a delivery as JSON has it.
-
-    Args:
-        record: the delivery.
-        details: all that is known of it, to be given too.
-    """
-    made: dict[str, Any] = {
-        "id": record.id,
-        "received_at": _iso(record.received_at),
-        "state": record.state,
-        "scope": record.scope,
-        "action": record.action,
-        "repo": record.repo,
-        "size": record.size,
-        "reason": record.reason,
-        "is_replay": record.is_replay,
-        "is_delivered": record.is_delivered,
-        "duplicates": record.duplicates,
-        "runs": [_run_json(run, is_whole=details is not None) for run in record.runs],
-    }
-    if details is not None:
-        made["headers"] = record.headers
-        made["explanations"] = details.explanations
-        made["handlers"] = details.handlers
-        body = _body_of(record)
-        # What is no event may be no JSON either once it is written again: too deep, or a NaN.
-        made["body"] = body if _event_of(record) is not None else _showable(body, _DEEPEST_SHOWN)
-    return made
-
-
-def _run_json(run: Run, *, is_whole: bool) -> dict[str, Any]:
-    return {
-        "handler": run.handler,
-        "state": run.state,
-        "attempts": run.attempts,
-        "interruptions": run.interruptions,
-        "due_at": _iso(run.due_at),
-        "started_at": _iso(run.started_at),
-        "finished_at": _iso(run.finished_at),
-        "error": run.error,
-        **({"traceback": run.traceback} if is_whole else {}),
-    }
-
-
-def _iso(when: datetime | None) -> str | None:
-    return None if when is None else when.isoformat()
-
-
 def _row(record: Record) -> Row:
     # One handler's state is the delivery's.
     is_plain = len(record.runs) == 1
@@ -540,13 +489,6 @@ def _event_name(record: Record) -> str:
     return f"{record.scope} {record.action}".strip()
 
 
-def _event_of(record: Record) -> HubEvent | None:
-    try:
-        return None if record.body is None else HubEvent.from_json(record.body)
-    except PayloadError:
-        return None
-
-
 def _hub_url(event: HubEvent | None) -> str:
     url = event.repo.url if event is not None and event.repo is not None else None
     return url.web if url is not None and url.web.startswith("https://huggingface.co/") else ""
@@ -560,35 +502,10 @@ def _objection(record: Record, names: Sequence[str]) -> str:
     return "" if names else "no handler heard it, or would now"
 
 
-def _body_of(record: Record) -> Any:  # noqa: ANN401 - any JSON
-    if record.body is None:
-        return None
-    try:
-        return json.loads(record.body)
-    except (ValueError, RecursionError):
-        return record.body.decode("utf-8", "backslashreplace")
-
-
 def _payload_of(record: Record) -> Any:  # noqa: ANN401 - any JSON
     if record.size > _LONGEST_SHOWN:
         return {"(too long to be shown here)": f"{record.size} bytes"}
-    return _showable(_body_of(record), _DEEPEST_SHOWN)
-
-
-def _showable(value: Any, depth: int) -> Any:  # noqa: ANN401 - any JSON
-    """Give a JSON value as what a browser reads from JSON: numbers that are exact, whole text."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, int | float) and not -_EXACT < value < _EXACT:
-        return str(value)  # a NaN too, which is not smaller than anything
-    if not isinstance(value, dict | list):
-        return value
-    if depth == 0:
-        return "(deeper than is shown here)"
-    if isinstance(value, list):
-        return [_showable(item, depth - 1) for item in value]
-    pairs = cast("dict[str, Any]", value).items()
-    return {_showable(key, depth): _showable(item, depth - 1) for key, item in pairs}
+    return showable(body_of(record))
 
 
 def _put(  # a cache of ours is small, and an entry more or less harms nobody

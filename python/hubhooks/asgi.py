@@ -174,10 +174,8 @@ class Door:
             answer, runs = await self._read(headers, receive)
         if answer.delivery_id is None:
             self._store_refusals_soon()
-            # What is short is left for the server to throw away: a client that is still sending
-            # when the connection ends often never sees the answer. HTTP/2 forbids the header.
-            is_http_1 = scope.get("http_version", "1.1") < "2"
-            closing = is_http_1 and self._receiver.may_be_too_large(headers)
+            http_version = scope.get("http_version", "1.1")
+            closing = self._receiver.is_to_close(http_version, headers)
             await _send(answer, send, closing=closing)
             return
         delivery_id, work, delivered = answer.delivery_id, answer.work, False
@@ -191,7 +189,8 @@ class Door:
             has_more_to_do = answer.is_open or answer.work is not None
             is_gone = has_more_to_do and not self._is_prompt() and await _is_gone(receive)
             is_sent = await _send(answer, send)
-            is_in_time = time.monotonic() - came < _DELIVERED_SECONDS
+            patience = _FINISHED_SECONDS + 1 if self._waits else _DELIVERED_SECONDS
+            is_in_time = time.monotonic() - came < patience
             delivered = is_sent and is_in_time and not is_gone and answer.status < _NOT_SUCCESS
         finally:
             self._receiver.answered(delivery_id, delivered=delivered)

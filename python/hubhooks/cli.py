@@ -16,11 +16,11 @@ import uuid
 from collections import defaultdict
 from dataclasses import dataclass, field
 from enum import Enum
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
+from hubhooks import __version__
 from hubhooks._samples import (
     compact,
     describe,
@@ -113,14 +113,9 @@ class SecretPlace(str, Enum):
 
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001, typer passes it by position
-    if not wanted:
-        return
-    try:
-        version = metadata.version("hubhooks")
-    except metadata.PackageNotFoundError:
-        version = "(run from source)"
-    typer.echo(f"hubhooks {version}")
-    raise typer.Exit
+    if wanted:
+        typer.echo(f"hubhooks {__version__}")
+        raise typer.Exit
 
 
 def _hubhooks(

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     Interrupted: TypeAlias = tuple[str, str, bool]
 
 __all__ = [
-    "Delivery", "Ignore", "Log", "MemoryLog", "Record", "Retry", "Run", "Stats", "Verdict",
-    "judge", "log_fields", "most_urgent", "spoken",
+    "STARTED", "Delivery", "Ignore", "Log", "MemoryLog", "Record", "Retry", "Run", "Stats",
+    "Verdict", "judge", "log_fields", "most_urgent", "queue_runs", "spoken",
 ]  # fmt: skip
 
 
@@ -94,7 +94,8 @@ class Retry(Exception):  # noqa: N818 - not an error: how a handler says "not no
         if not isinstance(reason, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             msg = f"`Retry({reason!r})` has no reason in words; for a time write `after={reason!r}`"
             raise ConfigError(msg)
-        if after is not None and not 0 <= after < float("inf"):
+        is_time = isinstance(after, int | float) and 0 <= after < float("inf")
+        if after is not None and not is_time:
             msg = f"`Retry(after={after!r})` is no time from now; write seconds, such as 60"
             raise ConfigError(msg)
         super().__init__(reason)
@@ -126,6 +127,11 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({self.handler!r}, state={self.state!r}, attempts={self.attempts})"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has yet to end."""
+        return self.state in _UNFINISHED
 
 
 class Record:
@@ -182,13 +188,13 @@ class Record:
 
     @property
     def state(self) -> State:
-        """The state of its runs in one word: the one that asks for attention first."""
+        """The state of its runs in one word: an unfinished one, else the worst ending."""
         return most_urgent([*(run.state for run in self.runs), self.aside])
 
     @property
     def is_open(self) -> bool:
         """Whether a handler has yet to end."""
-        return any(run.state in _UNFINISHED for run in self.runs)
+        return any(run.is_open for run in self.runs)
 
     def run_of(self, handler: str) -> Run:
         """Look up what one handler made of it."""
@@ -200,11 +206,11 @@ _URGENCY: tuple[State, ...] = (
     "unhandled",
 )  # fmt: skip
 _UNFINISHED = frozenset({"queued", "running", "waiting", "overdue"})
-_STARTED = frozenset({"running", "overdue"})
+STARTED = frozenset({"running", "overdue"})
 
 
 def most_urgent(states: Sequence[str | None]) -> State:
-    """Pick the state that asks for attention first."""
+    """Pick the state that stands for all: an unfinished one, else the worst ending."""
     return next(state for state in _URGENCY if state in states)
 
 
@@ -302,7 +308,12 @@ class Log(Protocol):
         ...
 
     def flush(self) -> None:
-        """Write what is late; what cannot be written stays late."""
+        """Write what is late.
+
+        Raises:
+            StoreError: it cannot be written just now; it stays late.
+        """
+        ...
 
     def changed(self) -> bool:
         """Whether somebody else wrote since the last call."""
@@ -597,7 +608,7 @@ class MemoryLog:
                 self._add(record, known, names)
         return names
 
-    def refused(self, minute: int, reason: str, count: int) -> None:  # noqa: ARG002 - not kept
+    def refused(self, minute: int, reason: str, count: int) -> None:  # noqa: ARG002 - the minute is not kept
         """Add to how often requests were refused."""
         self._refusals[reason] = self._refusals.get(reason, 0) + count
 
@@ -702,7 +713,7 @@ class MemoryLog:
         record = self._records.get(delivery.id)
         for run in () if record is None else record.runs:
             if run.handler == delivery.handler:
-                is_it = run.attempts == delivery.attempt and run.state in _STARTED
+                is_it = run.attempts == delivery.attempt and run.state in STARTED
                 return run if is_it else None
         return None
 
@@ -774,7 +785,7 @@ class MemoryLog:
             record.duplicates = known.duplicates
         self._records[record.id] = record
         if handlers:
-            _queue(record, handlers)
+            queue_runs(record, handlers)
             for name in handlers:
                 self._queued[record.id, name] = None
         else:
@@ -817,7 +828,7 @@ class MemoryLog:
                 record.body = None
 
 
-def _queue(record: Record, handlers: Sequence[str]) -> None:
+def queue_runs(record: Record, handlers: Sequence[str]) -> None:
     """Queue handlers, counting on; what others did before stays on record."""
     before = {run.handler: run.attempts for run in record.runs}
     others = [run for run in record.runs if run.handler not in handlers]

@@ -20,7 +20,7 @@ from typing_extensions import TypeVar
 from hubhooks._core import HubEvent, Verifier
 from hubhooks.deliveries import MemoryLog
 from hubhooks.errors import ConfigError, PayloadError
-from hubhooks.receiver import Receiver
+from hubhooks.receiver import MAX_BODY_SIZE, Receiver, check_size
 from hubhooks.routing import Router
 from hubhooks.webhooks import Webhooks
 
@@ -203,7 +203,7 @@ def verified_event(
     *,
     secret: str | Sequence[str] | Verifier | Webhooks | None = None,
     allow_unsigned: bool = False,
-    max_body_size: int = 32 * 1024 * 1024,
+    max_body_size: int = MAX_BODY_SIZE,
 ) -> Callable[..., Awaitable[E]]:
     """Make a dependency that gives the event of a delivery, its secret verified.
 
@@ -223,9 +223,10 @@ def verified_event(
         For `Annotated[..., Depends(...)]`, and a key of `app.dependency_overrides`.
 
     Raises:
-        ConfigError: a secret is empty, or not ASCII; or it is no class of events.
+        ConfigError: a secret is empty, or not ASCII; or it is no class of events, or no size.
     """
     wanted = HubEvent if event_class is None else _check_class(event_class)
+    check_size(max_body_size)
     # Only to judge requests: it hands nothing on and keeps nothing.
     receiver = Receiver(
         Router(),
@@ -338,10 +339,8 @@ async def _read(receiver: Receiver, request: Request) -> bytes:
 
 
 def _refused(receiver: Receiver, answer: Answer, request: Request) -> HTTPException:
-    scope = request.scope
     headers = {name.decode(): value.decode() for name, value in answer.headers if name == b"allow"}
-    is_http_1 = scope.get("http_version", "1.1") < "2"
-    if is_http_1 and receiver.may_be_too_large(scope["headers"]):
+    if receiver.is_to_close(request.scope.get("http_version", "1.1"), request.scope["headers"]):
         headers["connection"] = "close"
     return HTTPException(answer.status, json.loads(answer.body), headers)
 

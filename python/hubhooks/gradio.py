@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Any]]
 
-__all__ = ["launch", "make_app_kwargs", "warn_of_ssr", "webhook_url"]
+__all__ = ["launch", "make_app_kwargs", "webhook_url"]
 
 # Under server-side rendering Gradio's Node proxy hands POST requests on to Python only below
 # `/gradio_api` and a few other paths of its own, so this is the one that works everywhere.
@@ -165,6 +165,8 @@ class _Served:
         Raises:
             ConfigError: there is no secret, and unsigned requests are not allowed.
         """
+        # One that blocks would block the app's page too.
+        hooks._runner.prefer_loop("own")  # noqa: SLF001 - a room of the same house
         _door(hooks).check()
         if not _is_reloading() or cls.latest is None:
             cls.latest = cls(hooks)

@@ -74,7 +74,7 @@ def _handle(router: Router, delivery_id: str | None, body: bytes) -> Record:
     answer = receiver.receive(headers, body, complete=True)
     # Training code likes the main thread, and nothing else wants it here; nor a loop, as it may
     # want to run one.
-    runner = Runner(router, log, threads=0, loop="own")
+    runner = Runner(router, log, inline=True, loop="own")
     if answer.work is not None:
         runner.submit(answer.work)
         runner.run_to_the_end()

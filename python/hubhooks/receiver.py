@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     # As ASGI has them: names in lower case.
     Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
 
-__all__ = ["ANSWERS", "ENDINGS", "Answer", "Receiver", "Work"]
+__all__ = ["ANSWERS", "ENDINGS", "MAX_BODY_SIZE", "Answer", "Receiver", "Work", "check_size"]
+
+MAX_BODY_SIZE = 32 * 1024 * 1024
+"""The longest body that is read, in bytes, where nobody says."""
 
 _log = logging.getLogger("hubhooks")
 
@@ -170,7 +173,7 @@ class Receiver:
         verifier: Callable[[], Verifier | None],
         *,
         allow_unsigned: bool = False,
-        max_body_size: int = 32 * 1024 * 1024,
+        max_body_size: int = MAX_BODY_SIZE,
     ) -> None:
         self.max_body_size = max_body_size
         self.is_stopping = False
@@ -233,9 +236,13 @@ class Receiver:
         ended = _constant("failed" if is_failed else "done")
         return Answer(ended.status, ended.body, ended.headers, record.id, event=answer.event)
 
-    def may_be_too_large(self, headers: Headers) -> bool:
-        """Whether a body longer than allowed may follow, as that or no length is declared."""
-        return self._judge_length(headers) is not None
+    def is_to_close(self, http_version: str, headers: Headers) -> bool:
+        """Whether a refusal is to end the connection: too long a body may follow.
+
+        What is short is left for the server to throw away: a client that is still sending when
+        the connection ends often never sees the answer. HTTP/2 forbids the header.
+        """
+        return http_version < "2" and self._judge_length(headers) is not None
 
     def tell(self, answer: Answer) -> None:
         """Log what became of a delivery, in a line of its own."""
@@ -363,6 +370,13 @@ class Receiver:
         words = ANSWERS["unreadable"]
         said = _body_of(words, delivery=verdict.id, reason=str(error))
         return Answer(words.http, said, _headers_of(said), verdict.id)
+
+
+def check_size(size: object) -> None:
+    """Raise `ConfigError` if it is no `max_body_size`."""
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        msg = f"`max_body_size={size!r}` is no size; write a number of bytes, such as 1024 * 1024"
+        raise ConfigError(msg)
 
 
 def _delivery_id(headers: Headers) -> str | None:

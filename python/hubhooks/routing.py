@@ -266,6 +266,8 @@ class Router:
     """
 
     def __init__(self, *, ignore_authors: Strings = ()) -> None:
+        if ignore_authors is None:  # pyright: ignore[reportUnnecessaryComparison]
+            _check_ignored(ignore_authors)
         self._ignore_authors = frozenset(_listed(ignore_authors))
         for user in self._ignore_authors:
             _check_ignored(user)

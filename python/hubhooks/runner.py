@@ -43,7 +43,8 @@ class Runner:
         router: finds handlers by their names, at each run, as a reloaded script has new ones; and
             the hooks.
         log: keeps what became of each run.
-        threads: how many handlers run at once; with 0 sync ones run where they are submitted.
+        slots: how many handlers run at once.
+        inline: run sync handlers where they are submitted, not on threads.
         loop: where async handlers run: on the `server`'s loop, or on the runner's `own`, where one
             that blocks delays no answer; None for the server's, unless somebody prefers the other.
         lock: which of several processes with the same log runs it; None if there is but one.
@@ -52,19 +53,21 @@ class Runner:
         ConfigError: there is no such loop.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what runs is one thing, and how is several
         self,
         router: Router,
         log: Log,
         *,
-        threads: int = SLOTS,
+        slots: int = SLOTS,
+        inline: bool = False,
         loop: Where | None = None,
         lock: Lock | None = None,
     ) -> None:
         check_loop(loop)
         self.log = log
         self._router = router
-        self._threads = threads
+        self._slots = slots
+        self._is_inline = inline
         self._lock_of_log = lock
         self._is_loop_chosen = loop is not None
         self._where: Where = loop or "server"
@@ -191,7 +194,8 @@ class Runner:
             with self._lock:
                 session = self._session
                 if session is None:
-                    session = Session(self._router, self.log, self._lock_of_log, self._threads)
+                    session = Session(self._router, self.log, self._lock_of_log, self._slots)
+                    session.is_inline = self._is_inline
                     session.is_on_server = self._where == "server"
                     session.open()
                     self._session = session

@@ -11,8 +11,9 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hubhooks._database import BusyError, Database, RunnerLock
+from hubhooks._database import Database, RunnerLock
 from hubhooks.deliveries import (
+    STARTED,
     Delivery,
     Record,
     Run,
@@ -20,6 +21,7 @@ from hubhooks.deliveries import (
     Verdict,
     judge,
     most_urgent,
+    queue_runs,
     spoken,
 )
 from hubhooks.errors import StoreError
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
     Execute: TypeAlias = Callable[[str, Sequence[object]], sqlite3.Cursor]
 
-__all__ = ["BusyError", "Prunable", "RunnerLock", "SqliteLog"]
+__all__ = ["Prunable", "RunnerLock", "SqliteLog"]
 
 _DAY = 24 * 60 * 60
 _IDS_OUTLIVE_BODIES = 7 * _DAY
@@ -122,7 +124,7 @@ class SqliteLog:
     Args:
         path: the file; made if it is not there, but not its folder.
         replays: whether a Replay of a delivery that succeeded runs its handlers again.
-        durability: `normal` keeps what is accepted when the process dies, `full` also when the
+        durability: `process` keeps what is accepted when the process dies, `full` also when the
             machine does.
         keep_days: how long finished deliveries are kept; their ids are for a week more.
         max_bytes: how much of their bodies is kept. Unfinished work is never dropped: when it
@@ -136,7 +138,7 @@ class SqliteLog:
         path: str | os.PathLike[str],
         *,
         replays: Replays = "run",
-        durability: Durability = "normal",
+        durability: Durability = "process",
         keep_days: float = 30,
         max_bytes: int = 1024**3,
         max_interruptions: int = 3,
@@ -212,7 +214,11 @@ class SqliteLog:
                 self._new.clear()
 
     def flush(self) -> None:
-        """Write what is late; what cannot be written stays late."""
+        """Write what is late.
+
+        Raises:
+            StoreError: it cannot be written just now; it stays late.
+        """
         self._db.flush()
 
     @property
@@ -329,9 +335,7 @@ class SqliteLog:
                 self._body_bytes -= _drop_body(self._db.execute, seq, known.size)
                 self._db.execute("DELETE FROM runs WHERE seq = ?", (seq,))
                 self._db.execute("DELETE FROM deliveries WHERE seq = ?", (seq,))
-        attempts = {run.handler: run.attempts for run in record.runs}
-        record.runs = [run for run in record.runs if run.handler not in handlers]
-        record.runs += [Run(name, attempts=attempts.get(name, 0)) for name in handlers]
+        queue_runs(record, handlers)
         self._body_bytes += record.size
         self._new[record.id] = record
 
@@ -500,7 +504,7 @@ class SqliteLog:
         for run_seq, name, run_attempt, run_state in self._db.execute(_STATES, (delivery_id,)):
             # The attempt makes it that start and no other.
             is_it = name == handler and run_attempt == attempt
-            if is_it and run_state in {"running", "overdue"}:
+            if is_it and run_state in STARTED:
                 seq = run_seq
             states.append(state if is_it else run_state)
         if seq is None:

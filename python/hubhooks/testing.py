@@ -25,6 +25,7 @@ from copy import copy
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
 
 from hubhooks._builders import bucket, comment, config, content, discussion, repo
+from hubhooks._calls import running_loop
 from hubhooks._core import HubEvent, Verifier
 from hubhooks._samples import compact, sample_json, sample_names, wire_path, with_overrides
 from hubhooks.asgi import Door
@@ -471,8 +472,7 @@ class Client:
         def look() -> None:
             record = self._log.get(delivery_id)
             runs = record.runs if record else ()
-            states = ("queued", "running", "waiting", "overdue")
-            busy = [run.handler for run in runs if run.state in states]
+            busy = [run.handler for run in runs if run.is_open]
             unfinished.extend(busy or ["a hook"])
 
         # Just before the runner gives up and cancels what it can.
@@ -496,7 +496,7 @@ class Client:
         return HandlerRun(name, run.state, value, error, run.attempts)
 
     def _wait(self, method: str, result: Coroutine[Any, Any, Result]) -> Result:
-        if _is_in_loop():
+        if running_loop() is not None:
             result.close()
             msg = f"`{method}` cannot wait where a loop runs; write `await client.a{method}(...)`"
             raise RuntimeError(msg)
@@ -682,17 +682,9 @@ async def _post(
     return start["status"], json.loads(end["body"])
 
 
-def _is_in_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
 def _close(loop: asyncio.AbstractEventLoop) -> None:
     """Close a client's loop, and end what handlers left behind on it."""
     tasks = [task for task in asyncio.all_tasks(loop) if task.cancel()]
-    if tasks and not _is_in_loop():
+    if tasks and not running_loop() is not None:
         loop.run_until_complete(asyncio.wait(tasks, timeout=_CLEAN_UP_SECONDS))
     loop.close()

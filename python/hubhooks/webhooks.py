@@ -12,18 +12,19 @@ from hubhooks._core import Verifier
 from hubhooks.asgi import Door
 from hubhooks.deliveries import MemoryLog
 from hubhooks.errors import ConfigError
-from hubhooks.receiver import Receiver
+from hubhooks.receiver import MAX_BODY_SIZE, Receiver, check_size
 from hubhooks.routing import Router
 from hubhooks.runner import Runner, check_loop
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
-    from typing import Any, Literal, NoReturn
+    from typing import Any, NoReturn
 
     from fastapi import APIRouter
     from gradio.blocks import Blocks
     from gradio.routes import App
 
+    from hubhooks._database import Durability
     from hubhooks._session import Lock
     from hubhooks.activity import Activity
     from hubhooks.asgi import Acknowledge, Receive, Scope, Send
@@ -85,22 +86,22 @@ class Webhooks(Router):
         secret: str | Sequence[str] | None = None,
         *,
         allow_unsigned: bool = False,
-        max_body_size: int = 32 * 1024 * 1024,
+        max_body_size: int = MAX_BODY_SIZE,
         replays: Replays = "run",
         ignore_authors: Strings = (),
         loop: Where | None = None,
         deliveries: str | os.PathLike[str] | None = None,
-        durability: Literal["process", "full"] = "process",
+        durability: Durability = "process",
         allow_network: bool = False,
         acknowledge: Acknowledge = "stored",
     ) -> None:
         _check_choice("durability", durability, "process", "full")
         _check_choice("acknowledge", acknowledge, "stored", "finished")
         _check_choice("replays", replays, "run", "skip")
-        _check_size(max_body_size)
+        check_size(max_body_size)
         check_loop(loop)
         super().__init__(ignore_authors=ignore_authors)
-        secrets = (secret,) if isinstance(secret, str) else secret
+        secrets = (secret,) if isinstance(secret, str | bytes) else secret
         self._verifier = None if secrets is None else Verifier(*secrets)
         # With a secret in the code there is always one.
         self.settings = Settings(
@@ -111,7 +112,7 @@ class Webhooks(Router):
         """How requests are let in and repeated ones judged."""
         self._loop: Where | None = loop
         self._path = deliveries
-        self._durability = durability
+        self._durability: Durability = durability
         self._allow_network = allow_network
         self._acknowledge: Acknowledge = acknowledge
 
@@ -136,7 +137,7 @@ class Webhooks(Router):
             log = SqliteLog(
                 path,
                 replays=self.settings.replays,
-                durability="full" if self._durability == "full" else "normal",
+                durability=self._durability,
                 allow_network=self._allow_network,
             )
             lock = RunnerLock(path)
@@ -223,7 +224,6 @@ class Webhooks(Router):
         with _needed("gradio"):
             from hubhooks import gradio  # noqa: PLC0415 - only who uses it needs it
 
-        self._runner.prefer_loop("own")
         return gradio.make_app_kwargs(self, **more)
 
     def launch(
@@ -243,7 +243,6 @@ class Webhooks(Router):
         with _needed("gradio"):
             from hubhooks import gradio  # noqa: PLC0415 - only who uses it needs it
 
-        self._runner.prefer_loop("own")
         return gradio.launch(self, demo, **options)
 
     def run_job(self, environ: Mapping[str, str] | None = None) -> NoReturn:
@@ -298,12 +297,6 @@ def _needed(extra: str) -> Generator[None]:
     except ModuleNotFoundError as error:
         msg = f'`{error.name}` is not installed: try `pip install "hubhooks[{extra}]"`'
         raise ModuleNotFoundError(msg, name=error.name, path=error.path) from error
-
-
-def _check_size(size: object) -> None:
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        msg = f"`max_body_size={size!r}` is no size; write a number of bytes, such as 1024 * 1024"
-        raise ConfigError(msg)
 
 
 def _check_choice(name: str, given: object, first: str, second: str) -> None:

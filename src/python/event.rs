@@ -37,7 +37,7 @@ pub(crate) struct HubEvent {
     updated_files: OnceLock<Py<UpdatedFiles>>,
 }
 
-/// An event on a repository itself: created, deleted, moved, or its settings changed.
+/// An event on a repository itself: created, deleted, moved, or changed in what has no scope of its own.
 #[pyclass(frozen, extends = HubEvent, module = "hubhooks")]
 pub(crate) struct RepoEvent;
 
@@ -213,10 +213,11 @@ impl HubEvent {
             None => py.import("os")?.getattr("environ")?,
         };
         let payload = variables.call_method1("get", ("WEBHOOK_PAYLOAD",))?;
-        if payload.is_none() {
+        if !payload.is_truthy()? {
             return Err(config_error(
                 "no `WEBHOOK_PAYLOAD` in the environment: the Hub sets it in a Job that a webhook \
-                 started, not in one started by hand",
+                 started, not in one started by hand. To try it, set it to what `hubhooks samples \
+                 NAME` prints",
             ));
         }
         instance_of(cls, Self::read(py, body_bytes(&payload)?)?)

@@ -32,7 +32,7 @@ impl Verifier {
             .iter()
             .map(|secret| match secret.cast_into::<PyString>() {
                 Ok(secret) => secret.extract::<String>().map_err(|_| unusable().into()),
-                Err(other) => Err(expected("str or bytes", &other.into_inner())),
+                Err(other) => Err(expected("str", &other.into_inner())),
             })
             .collect::<PyResult<Vec<_>>>()?;
         Ok(Self(secret::Verifier::new(secrets)?))

@@ -1,0 +1,100 @@
+"""Deliveries as JSON, the same for the command line and over HTTP."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, cast
+
+from hubhooks._core import HubEvent
+from hubhooks.errors import PayloadError
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from hubhooks.deliveries import Record, Run
+
+__all__ = ["body_of", "event_of", "iso", "record_json", "run_json", "showable"]
+
+_DEEPEST_SHOWN = 64
+# JavaScript rounds whole numbers beyond.
+_EXACT = 2**53
+
+
+def record_json(record: Record, *, is_whole: bool = False) -> dict[str, Any]:
+    """Give a delivery as JSON has it.
+
+    Args:
+        record: the delivery.
+        is_whole: with its headers, its body and the tracebacks.
+    """
+    made: dict[str, Any] = {
+        "id": record.id,
+        "received_at": iso(record.received_at),
+        "state": record.state,
+        "scope": record.scope,
+        "action": record.action,
+        "repo": record.repo,
+        "size": record.size,
+        "reason": record.reason,
+        "is_replay": record.is_replay,
+        "is_delivered": record.is_delivered,
+        "duplicates": record.duplicates,
+        "runs": [run_json(run, is_whole=is_whole) for run in record.runs],
+    }
+    if is_whole:
+        made["headers"] = record.headers
+        body = body_of(record)
+        # What is no event may be no JSON either once it is written again: too deep, or a NaN.
+        made["body"] = body if event_of(record) is not None else showable(body)
+    return made
+
+
+def run_json(run: Run, *, is_whole: bool = False) -> dict[str, Any]:
+    return {
+        "handler": run.handler,
+        "state": run.state,
+        "attempts": run.attempts,
+        "failures": run.failures,
+        "interruptions": run.interruptions,
+        "due_at": iso(run.due_at),
+        "started_at": iso(run.started_at),
+        "finished_at": iso(run.finished_at),
+        "error": run.error,
+        **({"traceback": run.traceback} if is_whole else {}),
+    }
+
+
+def iso(when: datetime | None) -> str | None:
+    return None if when is None else when.isoformat()
+
+
+def event_of(record: Record) -> HubEvent | None:
+    try:
+        return None if record.body is None else HubEvent.from_json(record.body)
+    except PayloadError:
+        return None
+
+
+def body_of(record: Record) -> Any:  # noqa: ANN401 - any JSON
+    if record.body is None:
+        return None
+    try:
+        return json.loads(record.body)
+    except (ValueError, RecursionError):
+        return record.body.decode("utf-8", "backslashreplace")
+
+
+def showable(value: Any, depth: int = _DEEPEST_SHOWN) -> Any:  # noqa: ANN401 - any JSON
+    """Give a JSON value as what a browser reads from JSON: numbers that are exact, whole text."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, int | float) and not -_EXACT < value < _EXACT:
+        return str(value)  # a NaN too, which is not smaller than anything
+    if not isinstance(value, dict | list):
+        return value
+    if depth == 0:
+        return "(deeper than is shown here)"
+    if isinstance(value, list):
+        return [showable(item, depth - 1) for item in value]
+    pairs = cast("dict[str, Any]", value).items()
+    return {showable(key, depth): showable(item, depth - 1) for key, item in pairs}
