@@ -1057,7 +1057,7 @@ def test_all_who_wait_for_another_process_are_kept_in_one_batch(
     class Counting(SqliteLog):
         @contextmanager
         def batch(self) -> Generator[None]:
-            is_outermost = not self._is_in_batch
+            is_outermost = not self._db.is_in_batch
             with super().batch():
                 if is_outermost:
                     sizes.append(0)
@@ -1096,6 +1096,38 @@ def test_all_who_wait_for_another_process_are_kept_in_one_batch(
     other.close()
     assert answers == [200] * 20
     assert max(sizes) == 20
+
+
+@pytest.mark.parametrize("turns", [1, 2])
+def test_a_delivery_whose_request_is_cancelled_while_it_is_kept_runs_all_the_same(
+    tmp_path: Path, turns: int
+) -> None:
+    hooks = Webhooks("moon", deliveries=tmp_path / "hubhooks.db")
+    hooks.add(lambda event: None, name="hears")
+    headers = [(b"x-webhook-secret", b"moon"), (b"webhook-id", b"d1")]
+    scope = {"type": "http", "method": "POST", "query_string": b"", "headers": headers}
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": BODY}
+
+    async def send(message: Any) -> None:
+        pytest.fail("whoever waited is gone")
+
+    async def come_and_go() -> None:
+        async with hooks.lifespan(None):
+            request = asyncio.ensure_future(hooks(scope, receive, send))
+            # Before its group is kept, or just after.
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            request.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await request
+
+    asyncio.run(come_and_go())
+    record = hooks.deliveries.get("d1")
+    assert record is not None
+    assert [run.state for run in record.runs] == ["done"]
+    assert not record.is_delivered
 
 
 def test_a_handler_whose_start_was_not_stored_keeps_no_place(

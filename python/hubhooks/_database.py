@@ -96,7 +96,8 @@ class Database:
         self._files: _Files | None = None
         self._elsewhere = 0
         self._lock = threading.RLock()
-        self._is_in_batch = False
+        # The thread whose batch is open.
+        self._writer: int | None = None
         self._failure: StoreError | None = None
         self._late: list[Callable[[], object]] = []
         self._late_written = 0
@@ -156,7 +157,7 @@ class Database:
             StoreError: it cannot be opened just now.
         """
         with self._lock:
-            if not self._is_open or self._is_in_batch:
+            if not self._is_open or self.is_in_batch:
                 return
             if self._connection is not None:
                 if self._files == _files_at(self.path):
@@ -188,26 +189,28 @@ class Database:
             return self._connection.execute(sql, values)
         except sqlite3.Error as error:
             told = _told(self.path, error)
-            if self._is_in_batch:
+            if self.is_in_batch:
                 self._failure = told
             raise told from error
+
+    @property
+    def is_in_batch(self) -> bool:
+        """Whether this thread has a batch open."""
+        return self._writer == threading.get_ident()
 
     @contextmanager
     def batch(self) -> Generator[None]:
         """Make one transaction of what is done inside: all of it is in the file, or nothing.
 
-        A batch inside a batch is part of it.
+        It is not to be called in a batch.
 
         Raises:
             BusyError: another process is writing; nothing was done.
             StoreError: it cannot be written.
         """
         with self._lock:
-            if self._is_in_batch:
-                yield
-                return
             self.follow()
-            self._is_in_batch = True
+            self._writer = threading.get_ident()
             try:
                 # A transaction that starts by reading could not wait for its turn to write.
                 self.execute("BEGIN IMMEDIATE")
@@ -219,7 +222,7 @@ class Database:
                     raise BusyError(_told_of_loss(self.path))
                 del self._late[: self._late_written]
             finally:
-                self._is_in_batch = False
+                self._writer = None
                 self._failure = None
                 self._late_written = 0
                 if self._connection is not None and self._connection.in_transaction:
@@ -241,7 +244,8 @@ class Database:
         Raises:
             StoreError: it cannot be written; it stays late.
         """
-        if self._late:
+        # A batch that is open writes it anyway.
+        if self._late and not self.is_in_batch:
             with self.batch():
                 pass
 

@@ -232,10 +232,11 @@ class Door:
         came = _Came(headers, body, loop.create_future(), time.monotonic() + _BUSY_SECONDS)
         group.requests.append(came)
         try:
-            return await asyncio.shield(came.taken)
+            return await came.taken
         except asyncio.CancelledError:
-            # It is kept all the same, and so it runs.
-            came.taken.add_done_callback(self._begin_without_answer)
+            # It is kept all the same, and so it runs: from here, or once the group is kept.
+            if not came.taken.cancelled():
+                self._begin_without_answer(came.taken.result())
             raise
 
     def _take_group(self, group: _Group) -> None:
@@ -262,19 +263,22 @@ class Door:
             else:
                 self._end_group(group)
             for came in requests:
-                if now >= came.give_up:
+                if now >= came.give_up and not came.taken.cancelled():
                     came.taken.set_result((self._receiver.refusal("not stored", str(error)), []))
         else:
             self._end_group(group)
             for came, what in zip(requests, taken, strict=True):
-                came.taken.set_result(what)
+                if came.taken.cancelled():
+                    self._begin_without_answer(what)
+                else:
+                    came.taken.set_result(what)
 
     def _end_group(self, group: _Group) -> None:
         if self._group is group:
             self._group = None
 
-    def _begin_without_answer(self, taken: asyncio.Future[Taken]) -> None:
-        answer, runs = taken.result()
+    def _begin_without_answer(self, taken: Taken) -> None:
+        answer, runs = taken
         if answer.work is not None:
             self._runner.begin(answer.work, runs)
 

@@ -338,6 +338,8 @@ class Receiver:
             aside, reason = "ignored", ignored
         else:
             aside, reason = "unhandled", functools.partial(_explain, router, body)
+            if self._log.is_durable:  # which is to be told at once
+                reason = "\n".join(router.explain(event))
         repo = event.repo
         verdict = self._log.accept(
             delivery_id,

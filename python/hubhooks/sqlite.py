@@ -6,9 +6,9 @@ import json
 import os
 import re
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hubhooks._database import Database, RunnerLock
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import builtins
     import sqlite3
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from typing import TypeAlias
 
     from hubhooks._database import Durability
@@ -62,6 +63,8 @@ _LAST_SECOND = 253402128000.0
 _REDACTED = "(redacted)"
 # By a part of the name, as proxies add credentials of their own. Some copy the URL into a header.
 _SECRET = re.compile(b"auth|cookie|key|secret|token", re.IGNORECASE)
+
+_WITHIN = nullcontext()
 
 _STEPS = (
     (
@@ -154,7 +157,6 @@ class SqliteLog:
         self._seen: tuple[int, int] | None = None
         self._full_until = 0.0
         # During a batch: what is inserted at its end, and the row of `log` as it will be then.
-        self._is_in_batch = False
         self._new: dict[str, Record] = {}
         self._newest_generation = 0
         self._body_bytes = 0
@@ -188,19 +190,20 @@ class SqliteLog:
         self._led = None
         self._db.close()
 
-    @contextmanager
-    def batch(self) -> Generator[None]:
+    def batch(self) -> AbstractContextManager[None]:
         """Make one transaction of what is done inside: all of it is in the file, or nothing.
+
+        A batch inside a batch is part of it.
 
         Raises:
             BusyError: another process is writing; nothing was done, and soon it may work.
             StoreError: it cannot be kept.
         """
+        return _WITHIN if self._db.is_in_batch else self._new_batch()
+
+    @contextmanager
+    def _new_batch(self) -> Generator[None]:
         with self._db.batch():
-            if self._is_in_batch:
-                yield
-                return
-            self._is_in_batch = True
             try:
                 row = self._db.execute("SELECT generation, body_bytes FROM log").fetchone()
                 self._newest_generation, self._body_bytes = row
@@ -210,7 +213,6 @@ class SqliteLog:
                 if self._body_bytes != row[1]:
                     self._db.execute("UPDATE log SET body_bytes = ?", (self._body_bytes,))
             finally:
-                self._is_in_batch = False
                 self._new.clear()
 
     def flush(self) -> None:
@@ -321,7 +323,11 @@ class SqliteLog:
             self._db.execute(_COUNT_REFUSALS, (minute, reason, count))
 
     def _find(self, delivery_id: str) -> Record | None:
-        return self._new.get(delivery_id) or _find(self._db.execute, delivery_id)
+        new = self._new.get(delivery_id)
+        # Most never came before, and the index alone knows that.
+        if new is None and self._db.execute(_SEQ, (delivery_id,)).fetchone() is not None:
+            return _find(self._db.execute, delivery_id)
+        return new
 
     def _keep(self, record: Record, known: Record | None, handlers: Sequence[str]) -> None:
         """Keep a delivery as the newest, with what is known of it from before."""
@@ -830,10 +836,15 @@ def _without_secrets(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, 
     return [
         (
             name.decode("latin-1"),
-            _REDACTED if _SECRET.search(name) or b"secret=" in value else value.decode("latin-1"),
+            _REDACTED if _is_secret(name) or b"secret=" in value else value.decode("latin-1"),
         )
         for name, value in headers
     ]
+
+
+@lru_cache(maxsize=256)
+def _is_secret(name: bytes) -> bool:
+    return _SECRET.search(name) is not None
 
 
 def _clean(text: str) -> str:
