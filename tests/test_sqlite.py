@@ -1165,6 +1165,23 @@ def test_durability_is_what_sqlite_calls_synchronous(
         assert ask(log, "PRAGMA synchronous") == [(synchronous,)]
 
 
+@pytest.mark.parametrize("attempt", [1, 9], ids=["ended", "given up"])
+def test_an_answer_that_arrived_is_on_record_with_the_end_of_a_run_or_without(
+    path: Path, attempt: int
+) -> None:
+    with opened(path) as log:
+        log.accept("d1", b"{}", ["a"])
+        delivery = log.claim("d1", "a")
+        assert delivery is not None
+        log.answered("d1", delivered=True)
+        log.finished(delivery._replace(attempt=attempt), "done")
+        log.flush()
+        record = log.get("d1")
+        assert record is not None
+        assert record.is_delivered
+        assert record.state == ("done" if attempt == 1 else "running")
+
+
 # ---- room ---------------------------------------------------------------------------------------
 
 

@@ -113,6 +113,17 @@ class Prunable(NamedTuple):
     """How many are forgotten altogether, their ids too."""
 
 
+class _Arrival:
+    """That an answer is known to have reached the Hub, which is written late."""
+
+    __slots__ = ("delivery_id", "is_taken")
+
+    def __init__(self, delivery_id: str) -> None:
+        self.delivery_id = delivery_id
+        self.is_taken = False
+        """Whether it is written with something else."""
+
+
 class SqliteLog:
     """A log that outlives the process.
 
@@ -156,6 +167,8 @@ class SqliteLog:
         self._led: tuple[object, int] | None = None
         self._seen: tuple[int, int] | None = None
         self._full_until = 0.0
+        # The answers that arrived and are not written yet.
+        self._arrivals: dict[str, _Arrival] = {}
         # During a batch: what is inserted at its end, and the row of `log` as it will be then.
         self._new: dict[str, Record] = {}
         self._newest_generation = 0
@@ -454,7 +467,7 @@ class SqliteLog:
                 return None
             seq, attempt, is_replay, received_at, failures = row
             self._db.execute(_START, (attempt, now, seq, handler))
-            self._db.execute(_SET_STATE, ("running", seq))
+            self._db.execute(_SET_STATE, ("running", False, seq))
         return Delivery(
             delivery_id, attempt, bool(is_replay), _when(received_at), handler, failures
         )
@@ -463,7 +476,20 @@ class SqliteLog:
         """Record whether the answer is known to have reached the Hub."""
         # One answer that arrived is enough for the Hub, so a later "no" does not undo it.
         if delivered:
-            self._db.later(partial(self._db.execute, _DELIVERED, (delivery_id,)))
+            self._arrivals[delivery_id] = arrival = _Arrival(delivery_id)
+            self._db.later(partial(self._write_arrival, arrival))
+
+    def _write_arrival(self, arrival: _Arrival) -> None:
+        self._arrivals.pop(arrival.delivery_id, None)
+        if not arrival.is_taken:
+            self._db.execute(_DELIVERED, (arrival.delivery_id,))
+
+    def _take_arrival(self, delivery_id: str) -> bool:
+        """Write what is late of an answer with something else of the delivery."""
+        arrival = self._arrivals.pop(delivery_id, None)
+        if arrival is not None:
+            arrival.is_taken = True
+        return arrival is not None
 
     def overdue(self, delivery: Delivery) -> None:
         """Record that a handler is out of time, and cannot be ended."""
@@ -492,7 +518,8 @@ class SqliteLog:
         state, due_at = (ending, None) if retry_after is None else ("waiting", _now() + retry_after)
         failures = 0 if retry_after is None else 1
         how = (_clean(error), _clean(traceback), failures)
-        self._db.later(partial(self._end, *start, state, due_at, *how))
+        arrived = self._take_arrival(delivery.id)
+        self._db.later(partial(self._end, *start, state, due_at, *how, arrived=arrived))
 
     def _end(  # noqa: PLR0913, PLR0917 - which start, and how it ended
         self,
@@ -505,6 +532,8 @@ class SqliteLog:
         traceback: str = "",
         failures: int = 0,
         interruptions: int = 0,
+        *,
+        arrived: bool = False,
     ) -> None:
         seq, states = None, list[str]()
         for run_seq, name, run_attempt, run_state in self._db.execute(_STATES, (delivery_id,)):
@@ -514,6 +543,8 @@ class SqliteLog:
                 seq = run_seq
             states.append(state if is_it else run_state)
         if seq is None:
+            if arrived:
+                self._db.execute(_DELIVERED, (delivery_id,))
             return
         if state == "overdue":
             self._db.execute(_OVERDUE, (seq, handler))
@@ -522,7 +553,7 @@ class SqliteLog:
             counts = (failures, interruptions)
             values = (state, due_at, finished_at, error, traceback, *counts, seq, handler)
             self._db.execute(_END, values)
-        self._db.execute(_SET_STATE, (most_urgent(states), seq))
+        self._db.execute(_SET_STATE, (most_urgent(states), arrived, seq))
 
     # ---- what is asked -------------------------------------------------------------------------
 
@@ -674,7 +705,9 @@ _COUNT_REFUSALS = """
     ON CONFLICT (minute, reason) DO UPDATE SET count = count + excluded.count
 """
 _DELIVERED = "UPDATE deliveries SET is_delivered = true WHERE id = ?"
-_SET_STATE = "UPDATE deliveries SET state = ? WHERE seq = ?"
+_SET_STATE = """
+    UPDATE deliveries SET state = ?, is_delivered = is_delivered OR ? WHERE seq = ?
+"""
 
 _STARTABLE = """
     SELECT seq, attempts + 1, is_replay, received_at, failures FROM deliveries JOIN runs USING (seq)
