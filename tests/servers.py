@@ -109,13 +109,17 @@ class Server:
         return self.wait()
 
     def end(self) -> None:
-        """End it, whatever it does."""
+        """End it, whatever it does, and all that it started."""
         try:
             if self._process.poll() is None:
                 self.stop()
         except subprocess.TimeoutExpired:
             self._process.kill()
             self.wait()
+        finally:
+            # Gradio leaves its Node server behind, and now and then a worker.
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def _listens(self) -> bool:
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
@@ -173,6 +177,7 @@ def started(
             },
             stdout=output,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         server = Server(process, port, log)
         try:
