@@ -274,22 +274,25 @@ class _Drain:
         self._is_draining = False
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        # A second signal does not wait for the first.
-        if not self._is_draining:
-            self._is_draining = True
-            # On a thread, as this one may have a running loop. A daemon: nothing waits longer.
-            drain = threading.Thread(target=self._drain, name="hubhooks-drain", daemon=True)
-            drain.start()
-            drain.join(self._seconds + 1)
-            self._is_draining = False
+        # A second signal, during the first, waits for nothing, nor lets the server's end wait.
+        seconds = 0 if self._is_draining else self._seconds
+        self._is_draining = True
+        # On a thread, as this one may have a running loop. A daemon: nothing waits longer.
+        arguments = (seconds,)
+        drain = threading.Thread(
+            target=self._drain, args=arguments, name="hubhooks-drain", daemon=True
+        )
+        drain.start()
+        drain.join(seconds + 1)
+        self._is_draining = False
         if callable(self._before):
             self._before(signum, frame)
         else:
             signal.signal(signum, self._before)
             signal.raise_signal(signum)
 
-    def _drain(self) -> None:
-        asyncio.run(_door(self._served.hooks).drain(self._seconds))
+    def _drain(self, seconds: float) -> None:
+        asyncio.run(_door(self._served.hooks).drain(seconds))
 
 
 def _drain_on(number: signal.Signals, served: _Served, seconds: float) -> None:
