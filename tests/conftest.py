@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import uvicorn
 from asking import ask
+from servers import PATIENCE
 
 from hubhooks._core import HubEvent
 from hubhooks._samples import compact, sample_json, with_overrides
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-
-# The bound of every wait: no test passes or fails by time alone.
-PATIENCE = 30
 
 
 def pytest_configure() -> None:

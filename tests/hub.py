@@ -8,7 +8,6 @@ import hashlib
 import itertools
 import json
 import threading
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -20,13 +19,13 @@ import uvicorn
 from fastapi import Body, Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import JSONResponse
 from huggingface_hub import HfApi
+from servers import PATIENCE, wait_until
 
 from hubhooks._samples import compact, sample_json, with_overrides
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PATIENCE = 60
 MAIN = "refs/heads/main"
 PAGE = 20
 
@@ -247,7 +246,7 @@ class Hub:
 
     def settle(self) -> list[Delivery]:
         """Wait until all deliveries were answered, and give them."""
-        wait_for(lambda: not self._unsent, "deliveries are not answered")
+        wait_until(lambda: not self._unsent, "deliveries are not answered")
         return self.deliveries
 
     def replay(self) -> None:
@@ -258,7 +257,7 @@ class Hub:
         """
         accepted = [each for each in self.settle() if each.said["status"] == "accepted"]
         for delivery in accepted * 2:
-            wait_for(
+            wait_until(
                 lambda delivery=delivery: self.send_again(delivery).said["status"] != "in_progress",
                 "a handler does not end",
             )
@@ -328,14 +327,6 @@ def is_watched(repo: Repo, payload: dict[str, Any], webhook: dict[str, Any]) -> 
     owner = repo.name.partition("/")[0]
     subjects = [(repo.type, repo.name), ("user", owner), ("org", owner)]
     return domain in webhook["domains"] and any(subject in watched for subject in subjects)
-
-
-def wait_for(is_so: Any, failure: str) -> None:
-    """Wait until something is so."""
-    deadline = time.monotonic() + PATIENCE
-    while not is_so():
-        assert time.monotonic() < deadline, failure
-        time.sleep(0.02)
 
 
 def hub_of(request: Request) -> Hub:
@@ -674,7 +665,7 @@ def running_hub() -> Iterator[Hub]:
     for thread in threads:
         thread.start()
     try:
-        wait_for(lambda: server.started, "the stand-in for the Hub does not start")
+        wait_until(lambda: server.started, "the stand-in for the Hub does not start")
         hub.url = f"http://127.0.0.1:{server.port}"
         yield hub
     finally:

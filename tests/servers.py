@@ -127,6 +127,14 @@ class Server:
         return False
 
 
+def wait_until(is_so: Callable[[], object], failure: str = "it never became so") -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + PATIENCE
+    while not is_so():
+        assert time.monotonic() < deadline, failure
+        time.sleep(0.005)
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from asking import ask
+from servers import PATIENCE
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
 
-PATIENCE = 30
 SECRET = {"x-webhook-secret": "moon"}
 
 on_both_parsers = pytest.mark.parametrize("parser", ["h11", "httptools"])

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from servers import UVICORN, started
+from servers import PATIENCE, UVICORN, started, wait_until
 from soaking import soak
 
 from hubhooks import Delivery, HubEvent, Ignore, Retry, Webhooks, _calls, _session, sqlite
@@ -33,16 +33,8 @@ if TYPE_CHECKING:
 
     from servers import Server
 
-PATIENCE = 60
 BODY = compact(sample_json("repo.content.update"))
 ON_DISK: dict[str, str | None] = {"HUBHOOKS_DELIVERIES": None}
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def lines(path: Path) -> list[str]:

@@ -14,8 +14,8 @@ import pytest
 pytest.importorskip("gradio")
 pytest.importorskip("huggingface_hub")
 
-from hub import MAIN, PATIENCE, running_hub, wait_for
-from servers import ROOT, started
+from hub import MAIN, running_hub
+from servers import PATIENCE, ROOT, started, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -117,7 +117,7 @@ def statuses(deliveries: list[Delivery]) -> list[tuple[str, int, str]]:
 def test_a_push_to_a_dataset_starts_one_training(hub: Hub, grace: HfApi, start: Start) -> None:
     start("retrain")
     commit = push_data(grace, "1")
-    wait_for(lambda: hub.jobs, "no job starts")
+    wait_until(lambda: hub.jobs, "no job starts")
     (job,) = hub.jobs
     assert job.labels == {"name": "retrain", "commit": commit}
     assert job.spec["command"] == ["python", "train.py", "--revision", commit]
@@ -128,7 +128,7 @@ def test_a_push_to_a_dataset_starts_one_training(hub: Hub, grace: HfApi, start: 
     # One that failed is no training: Replay starts it again.
     job.stage = "ERROR"
     hub.replay()
-    wait_for(lambda: len(hub.jobs) == 2, "no job starts again")
+    wait_until(lambda: len(hub.jobs) == 2, "no job starts again")
     assert hub.jobs[1].labels == job.labels
 
 
@@ -137,7 +137,7 @@ def test_of_a_burst_of_pushes_only_the_last_is_trained_on(
 ) -> None:
     start("retrain")
     push_data(grace, "first")
-    wait_for(lambda: hub.jobs, "no job starts")
+    wait_until(lambda: hub.jobs, "no job starts")
     for number in range(5):
         commit = push_data(grace, str(number))
     hub.replay()
@@ -169,7 +169,7 @@ def test_the_bot_answers_a_comment_once_and_never_itself(
     question = "@My-Bot, is `brest` a copy?"
     grace.comment_discussion(DATASET, opened.num, question, repo_type="dataset")
     comments = hub.repo(f"datasets/{DATASET}").discussions[0].comments
-    wait_for(lambda: len(comments) == 3, "the bot does not answer")
+    wait_until(lambda: len(comments) == 3, "the bot does not answer")
     answer = comments[2]
     assert answer.author.name == "my-bot"
     # What it says mentions itself, as a quotation would.
@@ -190,7 +190,7 @@ def test_the_bot_answers_an_opening_post_and_who_mentions_it_only(
     grace.create_discussion(MODEL, "Ask", description="@my-bots and me@my-bot are not it")
     grace.create_discussion(MODEL, "Tides", description="Hello @my-bot!")
     other, asked = hub.repo(MODEL).discussions
-    wait_for(lambda: len(asked.comments) == 2, "the bot does not answer")
+    wait_until(lambda: len(asked.comments) == 2, "the bot does not answer")
     assert asked.comments[1].content.startswith("You said: Hello @my-bot!")
     hub.replay()
     assert len(asked.comments) == 2
@@ -203,14 +203,14 @@ def test_the_review_is_one_discussion_that_follows_the_card(
     start("metadata_review")
     push_model(grace, "config.json", "{}")
     repo = hub.repo(MODEL)
-    wait_for(lambda: repo.discussions, "no review is opened")
+    wait_until(lambda: repo.discussions, "no review is opened")
     (review,) = repo.discussions
     (post,) = review.comments
     assert (review.title, review.author.name) == ("Metadata review", "my-bot")
     assert "* `license`\n" in post.content
 
     push_model(grace, "README.md", "---\nlicense: mit\n---\n# Tides")
-    wait_for(lambda: "license" not in post.content, "the review is not edited")
+    wait_until(lambda: "license" not in post.content, "the review is not edited")
     assert "* `tags`" in post.content
 
     card = (
@@ -218,7 +218,7 @@ def test_the_review_is_one_discussion_that_follows_the_card(
         "datasets: [ada-labs/tide-gauges]\ntags: [tides]"
     )
     push_model(grace, "README.md", f"---\n{card}\n---\n# Tides")
-    wait_for(lambda: "Thank you" in post.content, "the review is not edited")
+    wait_until(lambda: "Thank you" in post.content, "the review is not edited")
 
     hub.replay()
     assert repo.discussions == [review]
@@ -256,7 +256,7 @@ def test_one_pull_request_proposes_the_tags(hub: Hub, grace: HfApi, start: Start
     start("pr_bot")
     push_model(grace, "adapter_config.json", "{}")
     repo = hub.repo(MODEL)
-    wait_for(lambda: "refs/pr/1" in repo.refs, "no pull request is opened")
+    wait_until(lambda: "refs/pr/1" in repo.refs, "no pull request is opened")
     (proposal,) = repo.pull_requests
     assert proposal.author.name == "my-bot"
     proposed = "---\nlicense: mit\ntags:\n- tides\n- lora\n---\n# Tides\n"
@@ -276,7 +276,7 @@ def test_one_pull_request_proposes_the_tags(hub: Hub, grace: HfApi, start: Start
 
     # Merged it is a push to the main branch, where the next thing is missing.
     grace.merge_pull_request(MODEL, proposal.num)
-    wait_for(lambda: "refs/pr/2" in repo.refs, "no second pull request is opened")
+    wait_until(lambda: "refs/pr/2" in repo.refs, "no second pull request is opened")
     grace.merge_pull_request(MODEL, 2)
     hub.replay()
     assert len(repo.pull_requests) == 2
@@ -289,7 +289,7 @@ def test_a_pull_request_that_was_turned_down_is_not_opened_again(
     start("pr_bot")
     push_model(grace, "model.onnx", "weights")
     repo = hub.repo(MODEL)
-    wait_for(lambda: "refs/pr/1" in repo.refs, "no pull request is opened")
+    wait_until(lambda: "refs/pr/1" in repo.refs, "no pull request is opened")
     # There was no card at all.
     assert repo.files("refs/pr/1")["README.md"] == b"---\ntags:\n- onnx\n---\n"
     grace.change_discussion_status(MODEL, 1, "closed")

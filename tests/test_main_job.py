@@ -8,12 +8,12 @@ import sys
 from queue import SimpleQueue
 
 import pytest
+from servers import PATIENCE
 
 from hubhooks import CommentEvent, HubEvent, Webhooks
 from hubhooks._samples import sample_json, sample_names
 from hubhooks.errors import PayloadError
 
-PATIENCE = 30
 OLD_REPO = {
     "type": "model",
     "name": "ada-labs/harbor-net",

@@ -13,6 +13,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from servers import PATIENCE
 
 from hubhooks.deliveries import Delivery, Ignore, MemoryLog, Record
 from hubhooks.errors import ConfigError
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from hubhooks._core import HubEvent
-
-PATIENCE = 30
 
 
 class Bench:

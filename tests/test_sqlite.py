@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from servers import PATIENCE
 
 from hubhooks import _database, sqlite
 from hubhooks._database import Database
@@ -27,7 +28,6 @@ from hubhooks.sqlite import RunnerLock, SqliteLog
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-PATIENCE = 60
 DAY = 24 * 60 * 60
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
+from servers import PATIENCE
 
 from hubhooks import (
     CommentEvent,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["pytester"]
 
-PATIENCE = 60
 BOT = "b0" * 12
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
 GUIDE = Path(__file__).parents[1] / "docs" / "testing.md"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fastapi import FastAPI
+from servers import PATIENCE
 
 from hubhooks._core import CommentEvent, ContentEvent, HubEvent
 from hubhooks.errors import ConfigError
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hubhooks.deliveries import Delivery
-
-PATIENCE = 30
 
 
 @pytest.fixture
