@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from hubhooks._core import Verifier
 from hubhooks._record_json import body_of, event_of, showable
+from hubhooks.deliveries import BUSY_PAUSE, BUSY_SECONDS
 from hubhooks.errors import BusyError, ConfigError, SecretMismatchError
 
 if TYPE_CHECKING:
@@ -53,10 +54,6 @@ _WRONG_PER_MINUTE = 5
 
 _TICKET_SECONDS = 8 * 60 * 60
 _MOST_TICKETS = 1000
-
-# How long to try again while another process writes, or this one tidies up, and how often.
-_BUSY_SECONDS = 5.0
-_BUSY_PAUSE = 0.02
 
 _ROWS = 12
 _LAST_PAGE = 99
@@ -400,14 +397,14 @@ class Activity:
         Raises:
             StoreError: the log cannot be read or written just now.
         """
-        give_up = time.monotonic() + _BUSY_SECONDS
+        give_up = time.monotonic() + BUSY_SECONDS
         while True:
             try:
                 return self._replay(delivery_id, handlers)
             except BusyError:
                 if time.monotonic() >= give_up:
                     raise
-            await asyncio.sleep(_BUSY_PAUSE)
+            await asyncio.sleep(BUSY_PAUSE)
 
     def _replay(self, delivery_id: str, handlers: Sequence[str]) -> Replayed:
         details = self.details(delivery_id)

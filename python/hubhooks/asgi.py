@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any, Literal
 
 from hubhooks._calls import running_loop
+from hubhooks.deliveries import BUSY_PAUSE, BUSY_SECONDS
 from hubhooks.errors import BusyError, ConfigError, StoreError
 
 if TYPE_CHECKING:
@@ -46,9 +47,6 @@ _WATCHED_SECONDS = 5.0
 _NOT_SUCCESS = 300
 # Where the answer waits for the handlers: less than the Hub is said to wait.
 _FINISHED_SECONDS = 20
-# How long to try again while another process writes, and how often.
-_BUSY_SECONDS = 5.0
-_BUSY_PAUSE = 0.02
 # How often refusals are written down: nobody without the secret can make us write much.
 _REFUSALS_SECONDS = 60.0
 
@@ -229,7 +227,7 @@ class Door:
         if group is None or group.loop is not loop:
             self._group = group = _Group(loop)
             loop.call_soon(self._take_group, group)
-        came = _Came(headers, body, loop.create_future(), time.monotonic() + _BUSY_SECONDS)
+        came = _Came(headers, body, loop.create_future(), time.monotonic() + BUSY_SECONDS)
         group.requests.append(came)
         try:
             return await came.taken
@@ -259,7 +257,7 @@ class Door:
             now = time.monotonic() if isinstance(error, BusyError) else math.inf
             group.requests[:] = [came for came in requests if now < came.give_up]
             if group.requests:
-                group.loop.call_later(_BUSY_PAUSE, self._take_group, group)
+                group.loop.call_later(BUSY_PAUSE, self._take_group, group)
             else:
                 self._end_group(group)
             for came in requests:

@@ -36,9 +36,15 @@ if TYPE_CHECKING:
     Interrupted: TypeAlias = tuple[str, str, bool]
 
 __all__ = [
-    "STARTED", "Delivery", "Ignore", "Log", "MemoryLog", "Record", "Retry", "Run", "Stats",
-    "Verdict", "judge", "log_fields", "most_urgent", "queue_runs", "spoken",
+    "BUSY_PAUSE", "BUSY_SECONDS", "STARTED", "Delivery", "Ignore", "Log", "MemoryLog", "Record",
+    "Retry", "Run", "Stats", "Verdict", "judge", "log_fields", "most_urgent", "queue_runs",
+    "spoken",
 ]  # fmt: skip
+
+# How long who may wait tries again while another process writes, or this one tidies up, and how
+# often.
+BUSY_SECONDS = 5.0
+BUSY_PAUSE = 0.02
 
 
 # What `import hubhooks` needs is mostly written out: a generated data class would cost it a
