@@ -372,10 +372,13 @@ def test_a_delivery_in_json_is_one_object(filled: Path) -> None:
 def test_a_body_that_is_no_json_once_it_is_written_again_is_told_all_the_same(path: Path) -> None:
     with opened(path) as log:
         log.accept("odd", b'{"n": NaN}', (), "unreadable", "NaN is no JSON")
+        log.accept("exact", b'{"n": 12345678901234567890, "s": "\\ud800"}', (), "unreadable", "no")
     done = invoke(path, "show", "odd", "--json")
     assert "NaN" in done.stdout
     told = json.loads(done.stdout, parse_constant=lambda _: pytest.fail("a NaN is no JSON"))
     assert told["body"] == {"n": "nan"}
+    (record,) = said(path, "show", "exact")
+    assert record["body"] == {"n": 12345678901234567890, "s": "\ud800"}
 
 
 def test_runs_that_wait_say_until_when_and_why(path: Path) -> None:

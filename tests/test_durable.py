@@ -11,6 +11,8 @@ import time
 from collections import Counter
 from contextlib import AsyncExitStack, ExitStack, closing, contextmanager, suppress
 from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from fractions import Fraction
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -378,6 +380,28 @@ def test_a_delivery_whose_sender_hung_up_that_comes_again_is_the_hubs_retry(serv
         assert served.send() == (200, "duplicate")
 
 
+def test_a_sender_that_hung_up_while_its_answer_waited_is_the_hubs_retry(serving: Any) -> None:
+    begun, release = threading.Event(), threading.Event()
+    with serving(acknowledge="finished") as served:
+
+        @served.hooks.on(name="hears")
+        def hears(event: HubEvent) -> None:
+            begun.set()
+            assert release.wait(PATIENCE)
+
+        request = (
+            b"POST / HTTP/1.1\r\nHost: x\r\nX-Webhook-Secret: moon\r\nWebhook-Id: d1\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(BODY)
+        )
+        with socket.create_connection(("127.0.0.1", served.port)) as client:
+            client.sendall(request + BODY)
+            assert begun.wait(PATIENCE)
+        release.set()
+        served.wait_for("done", delivered=False)
+        assert served.send() == (200, "duplicate")
+        assert served.record().runs[0].attempts == 1
+
+
 def test_only_the_handlers_that_failed_run_again(serving: Any) -> None:
     ran: list[str] = []
     with serving() as served:
@@ -642,7 +666,12 @@ def test_a_handler_can_say_when_it_is_to_be_tried_again(
     assert expected in logged()
 
 
-@pytest.mark.parametrize("after", [-1, float("nan"), float("inf"), "60"])
+@pytest.mark.parametrize("after", [60, 60.0, Decimal(60), Fraction(60)])
+def test_a_retry_takes_seconds_of_any_kind(after: Any) -> None:
+    assert Retry(after=after).after == 60
+
+
+@pytest.mark.parametrize("after", [-1, float("nan"), float("inf"), "60", [60]])
 def test_a_retry_at_no_time_is_refused(after: Any) -> None:
     with pytest.raises(ConfigError, match=r"for a time write `after=60`"):
         Retry(60)  # type: ignore[arg-type]
@@ -1120,6 +1149,45 @@ def test_a_delivery_whose_request_is_cancelled_while_it_is_kept_runs_all_the_sam
     assert record is not None
     assert [run.state for run in record.runs] == ["done"]
     assert not record.is_delivered
+
+
+def test_of_deliveries_kept_together_one_that_cannot_begin_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hooks = Webhooks("moon", deliveries=tmp_path / "hubhooks.db")
+    hooks.add(lambda event: None, name="hears")
+    begin = hooks._runner.begin  # noqa: SLF001 - where a system that has no thread left shows
+    statuses: list[int] = []
+
+    def fail_once(work: Any, runs: Any) -> None:
+        if work.delivery_id == "d0":
+            msg = "can't start new thread"
+            raise RuntimeError(msg)
+        begin(work, runs)
+
+    monkeypatch.setattr(hooks._runner, "begin", fail_once)  # noqa: SLF001 - see above
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": BODY}
+
+    async def send(message: Any) -> None:
+        if "status" in message:
+            statuses.append(message["status"])
+
+    async def come() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        async with hooks.lifespan(None):
+            requests: list[asyncio.Future[None]] = []
+            for number in range(3):
+                headers = [(b"x-webhook-secret", b"moon"), (b"webhook-id", b"d%d" % number)]
+                scope = {"type": "http", "method": "POST", "query_string": b"", "headers": headers}
+                requests.append(asyncio.ensure_future(hooks(scope, receive, send)))
+            await asyncio.sleep(0)
+            requests[0].cancel()
+            await asyncio.wait_for(asyncio.gather(*requests[1:]), PATIENCE)
+
+    asyncio.run(come())
+    assert statuses == [202, 202]
 
 
 def test_a_handler_whose_start_was_not_stored_keeps_no_place(

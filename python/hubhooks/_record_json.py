@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["body_of", "event_of", "iso", "record_json", "run_json", "showable"]
 
 _DEEPEST_SHOWN = 64
+_WRITTEN_IN = 64
 # JavaScript rounds whole numbers beyond.
 _EXACT = 2**53
 
@@ -44,9 +45,20 @@ def record_json(record: Record, *, is_whole: bool = False) -> dict[str, Any]:
     if is_whole:
         made["headers"] = record.headers
         body = body_of(record)
-        # What is no event may be no JSON either once it is written again: too deep, or a NaN.
-        made["body"] = body if event_of(record) is not None else showable(body)
+        made["body"] = body if _can_be_written(body) else showable(body)
     return made
+
+
+def _can_be_written(body: object) -> bool:
+    """Whether what was read from JSON is JSON once it is written again: it may be NaN, or deep."""
+    # Whoever writes it has a stack of another height, and puts it into something.
+    for _ in range(_WRITTEN_IN):
+        body = [body]
+    try:
+        json.dumps(body, allow_nan=False)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def run_json(run: Run, *, is_whole: bool = False) -> dict[str, Any]:

@@ -184,7 +184,8 @@ class Door:
                     work = None
                 record = await self._runner.wait_for(delivery_id, _FINISHED_SECONDS)
                 answer = self._receiver.outcome(record, answer)
-            has_more_to_do = answer.is_open or answer.work is not None
+            # Whoever waits for the handlers may give up meanwhile.
+            has_more_to_do = self._waits or answer.is_open or answer.work is not None
             is_gone = has_more_to_do and not self._is_prompt() and await _is_gone(receive)
             is_sent = await _send(answer, send)
             patience = _FINISHED_SECONDS + 1 if self._waits else _DELIVERED_SECONDS
@@ -267,7 +268,8 @@ class Door:
             self._end_group(group)
             for came, what in zip(requests, taken, strict=True):
                 if came.taken.cancelled():
-                    self._begin_without_answer(what)
+                    # By itself: if it fails, the others have their answers all the same.
+                    group.loop.call_soon(self._begin_without_answer, what)
                 else:
                     came.taken.set_result(what)
 

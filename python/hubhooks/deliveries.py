@@ -100,12 +100,23 @@ class Retry(Exception):  # noqa: N818 - not an error: how a handler says "not no
         if not isinstance(reason, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             msg = f"`Retry({reason!r})` has no reason in words; for a time write `after={reason!r}`"
             raise ConfigError(msg)
-        is_time = isinstance(after, int | float) and 0 <= after < float("inf")
-        if after is not None and not is_time:
+        seconds = _seconds_of(after)
+        if seconds is not None and not 0 <= seconds < float("inf"):
             msg = f"`Retry(after={after!r})` is no time from now; write seconds, such as 60"
             raise ConfigError(msg)
         super().__init__(reason)
-        self.after = after
+        self.after = seconds
+
+
+def _seconds_of(given: object) -> float | None:
+    """Read a number of any kind, as libraries have kinds of their own; NaN if it is none."""
+    if given is None:
+        return None
+    try:
+        # A text may be a number to Python, and is a header that was not read to us.
+        return float("nan") if isinstance(given, str | bytes) else float(given)  # type: ignore[arg-type]  # tried
+    except (TypeError, ValueError):
+        return float("nan")
 
 
 class Run:

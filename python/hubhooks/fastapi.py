@@ -294,7 +294,7 @@ def _finder(
         return lambda: secret.verifier
     if isinstance(secret, Verifier):
         return lambda: secret
-    verifier = Verifier(secret) if isinstance(secret, str) else Verifier(*secret)
+    verifier = Verifier(secret) if isinstance(secret, str | bytes) else Verifier(*secret)
     return lambda: verifier
 
 

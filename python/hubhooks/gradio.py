@@ -274,8 +274,9 @@ class _Drain:
         self._is_draining = False
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        # A second signal, during the first, waits for nothing, nor lets the server's end wait.
-        seconds = 0 if self._is_draining else self._seconds
+        # Another signal, during the first, ends what that waits for, and what the server would.
+        is_first = not self._is_draining
+        seconds = self._seconds if is_first else 0
         self._is_draining = True
         # On a thread, as this one may have a running loop. A daemon: nothing waits longer.
         arguments = (seconds,)
@@ -284,7 +285,8 @@ class _Drain:
         )
         drain.start()
         drain.join(seconds + 1)
-        self._is_draining = False
+        if is_first:
+            self._is_draining = False
         if callable(self._before):
             self._before(signum, frame)
         else:

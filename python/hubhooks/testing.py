@@ -32,7 +32,7 @@ from hubhooks.asgi import Door
 from hubhooks.deliveries import MemoryLog
 from hubhooks.errors import ConfigError, PayloadError
 from hubhooks.receiver import Receiver
-from hubhooks.routing import Hook, Router
+from hubhooks.routing import Router
 from hubhooks.runner import Runner
 from hubhooks.webhooks import Webhooks
 
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     )
     from hubhooks.asgi import Message
     from hubhooks.deliveries import Delivery, Due, Ending, Log, RunState, Status
-    from hubhooks.routing import Handler, Occasion
+    from hubhooks.routing import Handler, Hook, Occasion
 
     E = TypeVar("E", bound=HubEvent)
     Sendable: TypeAlias = HubEvent | bytes | Mapping[str, Any] | str
@@ -570,15 +570,13 @@ class _Watched(Router):
         return noted
 
     def hooks_on(self, occasion: Occasion) -> tuple[Hook, ...]:
+        return tuple(self._noted_hook(hook) for hook in self._router.hooks_on(occasion))
+
+    def _noted_hook(self, hook: Hook) -> Hook:
         fail = self.hook_errors.append
-        return tuple(
-            Hook(
-                hook.name,
-                _noted(hook.function, lambda _: None, fail, is_async=hook.is_async),
-                hook.origin,
-            )
-            for hook in self._router.hooks_on(occasion)
-        )
+        noted = copy(hook)
+        noted.function = _noted(hook.function, lambda _: None, fail, is_async=hook.is_async)
+        return noted
 
 
 def _noted(

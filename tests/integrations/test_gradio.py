@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -493,6 +494,30 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
         assert "stopped with handlers still running after 0 s" in before
         assert app.server.wait() == 0
         assert "sync ends" not in app.server.output()
+
+
+def test_no_later_signal_waits_as_long_as_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    room = pytest.importorskip("hubhooks.gradio")
+    waited: list[float] = []
+    begun, release = threading.Event(), threading.Event()
+
+    def drain(_: object, seconds: float) -> None:
+        waited.append(seconds)
+        begun.set()
+        release.wait(PATIENCE)
+
+    monkeypatch.setattr(room._Drain, "_drain", drain)  # noqa: SLF001 - no server is needed here
+    heard = room._Drain(None, 5.0, lambda *_: None)  # noqa: SLF001 - see above
+    first = threading.Thread(target=heard, args=(signal.SIGINT, None))
+    first.start()
+    try:
+        assert begun.wait(PATIENCE)
+        heard(signal.SIGINT, None)
+        heard(signal.SIGINT, None)
+        assert waited == [5, 0, 0]
+    finally:
+        release.set()
+        first.join(PATIENCE)
 
 
 def other_python(number: str) -> Path:
