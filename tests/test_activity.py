@@ -14,6 +14,7 @@ import pytest
 from servers import PATIENCE
 
 from hubhooks import Verifier, Webhooks
+from hubhooks._record_json import record_json
 from hubhooks.activity import (
     Activity,
     Gate,
@@ -336,6 +337,11 @@ def test_details_say_why_and_what_can_be_replayed(house: House, body: Callable[.
     assert any(name in line for line in details.explanations)
     assert details.payload["event"] == {"action": "create", "scope": "repo"}
     assert details.url.startswith("https://huggingface.co/")
+    said = record_json(details.record, is_whole=True)
+    assert said["runs"][0]["error"] == "no tide"
+    assert said["body"] == json.loads(body("repo.create"))
+    assert "body" not in record_json(details.record)
+    json.dumps(said)
 
 
 def test_a_link_leads_to_the_hub_only(house: House, body: Callable[..., bytes]) -> None:

@@ -244,7 +244,7 @@ def test_what_is_due_is_in_the_order_it_came_and_was_registered(log: SqliteLog) 
     order = [(f"d{number}", handler) for number in range(3) for handler in "ba"]
     assert log.due(100) == order
     assert log.due(3) == order[:3]
-    assert [due[:2] for due in log.due(2, without=["b"])] == [("d0", "a"), ("d1", "a")]
+    assert log.due(2, without=["b"]) == [("d0", "a"), ("d1", "a")]
     assert log.due(8, without=["b", "a", "c"]) == []
     assert log.due(0) == []
 
@@ -1155,6 +1155,12 @@ def test_what_was_written_moves_to_the_file_by_a_checkpoint_only(
     log.checkpoint()
     assert wal.stat().st_size == 0
     assert len(log.list()) == 26
+
+
+def test_there_is_no_other_durability(path: Path) -> None:
+    durability: Any = "off"
+    with pytest.raises(ConfigError, match=r"`durability='off'` is none .* \"process\" or \"full\""):
+        SqliteLog(path, durability=durability)
 
 
 @pytest.mark.parametrize(("durability", "synchronous"), [("process", 1), ("full", 2)])

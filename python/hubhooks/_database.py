@@ -73,6 +73,9 @@ class Database:
         durability: what all that is written survives: the death of the `process`, or with `full`
             a loss of power too.
         allow_network: use the file even on a network file system.
+
+    Raises:
+        ConfigError: there is no such durability.
     """
 
     def __init__(
@@ -83,6 +86,9 @@ class Database:
         durability: Durability = "process",
         allow_network: bool = False,
     ) -> None:
+        if durability not in _SYNCHRONOUS:
+            msg = f'`durability={durability!r}` is none that there is; write "process" or "full"'
+            raise ConfigError(msg)
         self.path = _resolved(path)
         """The file, wherever the working directory is."""
         self._steps = steps

@@ -279,9 +279,8 @@ class _Drain:
         seconds = self._seconds if is_first else 0
         self._is_draining = True
         # On a thread, as this one may have a running loop. A daemon: nothing waits longer.
-        arguments = (seconds,)
         drain = threading.Thread(
-            target=self._drain, args=arguments, name="hubhooks-drain", daemon=True
+            target=self._drain, args=(seconds,), name="hubhooks-drain", daemon=True
         )
         drain.start()
         drain.join(seconds + 1)

@@ -337,9 +337,9 @@ class Receiver:
         elif ignored := router.why_ignored(event):
             aside, reason = "ignored", ignored
         else:
-            aside, reason = "unhandled", functools.partial(_explain, router, body)
-            if self._log.is_durable:  # which is to be told at once
-                reason = "\n".join(router.explain(event))
+            # A log in memory asks late or never, and would hold the event that long.
+            source = event if self._log.is_durable else body
+            aside, reason = "unhandled", functools.partial(_explain, router, source)
         repo = event.repo
         verdict = self._log.accept(
             delivery_id,
@@ -400,5 +400,6 @@ def _constant_for(
     )
 
 
-def _explain(router: Router, body: bytes) -> str:
-    return "\n".join(router.explain(HubEvent.from_json(body)))
+def _explain(router: Router, source: HubEvent | bytes) -> str:
+    event = HubEvent.from_json(source) if isinstance(source, bytes) else source
+    return "\n".join(router.explain(event))

@@ -683,6 +683,6 @@ async def _post(
 def _close(loop: asyncio.AbstractEventLoop) -> None:
     """Close a client's loop, and end what handlers left behind on it."""
     tasks = [task for task in asyncio.all_tasks(loop) if task.cancel()]
-    if tasks and not running_loop() is not None:
+    if tasks and running_loop() is None:
         loop.run_until_complete(asyncio.wait(tasks, timeout=_CLEAN_UP_SECONDS))
     loop.close()
