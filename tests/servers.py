@@ -31,6 +31,7 @@ class Server:
     def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
+        self.folder = log.parent
         self._process = process
         self._log = log
 

@@ -8,10 +8,20 @@ import re
 import sqlite3
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from hubhooks._process import current_process
+from hubhooks._store_files import (
+    LeaderFile,
+    StoreFiles,
+    has_wal_header,
+    is_sound,
+    is_wal_header,
+    move_aside,
+    replace_file,
+)
 from hubhooks.errors import BusyError, ConfigError, StoreError
 
 if TYPE_CHECKING:
@@ -19,7 +29,6 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     Durability: TypeAlias = Literal["process", "full"]
-    _Files: TypeAlias = tuple[int, int, int]
 
 __all__ = ["Database", "RunnerLock"]
 
@@ -32,6 +41,8 @@ _APPLICATION_ID = 0x48754832
 _LOOP_BUSY_SECONDS = 0.005
 _BUSY_SECONDS = 0.1
 _OPEN_SECONDS = 5.0
+# A program that overwrites the file makes it empty first.
+_EMPTY_SECONDS = 1.0
 # How much is written aside before it is worth a checkpoint, and before the file is made short.
 _CHECKPOINT_BYTES = 4 * 1024 * 1024
 _TRUNCATE_BYTES = 16 * 1024 * 1024
@@ -60,6 +71,9 @@ _ADVICE = {
     "attempt to write a readonly database": "is read-only: make it and its folder writable",
     "unable to open database file": "cannot be opened: check the path, and who may write there",
 }
+_DAMAGE = frozenset(
+    {"disk I/O error", "database disk image is malformed", "file is not a database"}
+)
 _OWNERS_MISTAKES = ("file is", "attempt to", "unable to")
 
 
@@ -73,18 +87,22 @@ class Database:
         durability: what all that is written survives: the death of the `process`, or with `full`
             a loss of power too.
         allow_network: use the file even on a network file system.
+        lock: the leader lock, without which no file is moved aside; None if nobody else uses them.
+        progress: a query for a number that only grows.
 
     Raises:
         ConfigError: there is no such durability.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - options, each with a default
         self,
         path: str | os.PathLike[str],
         steps: Sequence[Sequence[str]],
         *,
         durability: Durability = "process",
         allow_network: bool = False,
+        lock: RunnerLock | None = None,
+        progress: str = "SELECT 0",
     ) -> None:
         if durability not in _SYNCHRONOUS:
             msg = f'`durability={durability!r}` is none that there is; write "process" or "full"'
@@ -98,8 +116,27 @@ class Database:
         self._is_open = False
         self.opened = 0
         """How often it was opened: anew, where what was at the path had changed."""
-        # What was at the path when it was opened, and how many connections for a moment there are.
-        self._files: _Files | None = None
+        self.is_copy = False
+        """Whether it was opened anew with the same content, in a file that we put there."""
+        self._leader_lock = lock
+        # What the query found in the database alone, and whether this process writes there.
+        self._progress_query = progress
+        self._progress = 0
+        self._is_checkpointing = False
+        # What was at the path when it was compared last, and how many connections for a moment
+        # there are.
+        self._files = StoreFiles.at(self.path)
+        self._wal: int | None = None
+        # Whether SQLite found damage, whether the `-wal` file lost what was written to it, since
+        # when the database is empty, and what cannot be repaired.
+        self._is_suspect = False
+        self._is_wal_lost = False
+        # Whether the file may not be what it was, so that it has to be checked.
+        self._is_unchecked = False
+        self._empty_since = 0.0
+        self._damaged: StoreFiles | None = None
+        # How the leader before this process ended, if not by itself.
+        self._explanation = ""
         self._elsewhere = 0
         self._lock = threading.RLock()
         # The thread whose batch is open.
@@ -121,18 +158,67 @@ class Database:
         self._is_open = True
 
     def _open(self) -> None:
-        _create(self.path)
         give_up = time.monotonic() + _OPEN_SECONDS
         while self._connection is None:
             try:
+                self._settle_files()
+                _create(self.path)
                 self._connection = self._connect()
-            except sqlite3.Error as error:  # noqa: PERF203 - it loops only where it failed
+            except (sqlite3.Error, BusyError) as error:  # noqa: PERF203 - it loops only where it failed
                 # To set up a new file does not wait by itself for others who do the same.
-                if not _is_busy(error) or time.monotonic() > give_up:
+                is_busy = isinstance(error, BusyError) or _is_busy(error)
+                if is_busy and time.monotonic() <= give_up:
+                    time.sleep(0.01)
+                elif isinstance(error, BusyError):
+                    raise
+                else:
                     raise _at_opening(self.path, error) from error
-                time.sleep(0.01)
-        self._files = _files_at(self.path)
+        self._files = StoreFiles.at(self.path)
+        self._progress = 0
+        with suppress(sqlite3.Error):  # it may be new, and all of it in the `-wal` file
+            self._progress = self._progress_in_file()
+        self._open_wal()
+        self._is_suspect = self._is_wal_lost = self._is_unchecked = False
         self.opened += 1
+        self.note_files()
+
+    def _settle_files(self) -> None:
+        """Leave SQLite no `-wal` file that was written for another database.
+
+        The leader wrote down which files belong together.
+
+        Raises:
+            BusyError: the leader, another process, has yet to set it right.
+        """
+        known = LeaderFile.read(self.path)
+        if known is None:
+            return
+        now = StoreFiles.at(self.path)
+        if known.is_of_living_process():
+            if not known.files.are_same_files(now):
+                raise BusyError(_told_of_loss(self.path))
+            return
+        self._explanation = self._explanation or known.explain_end(now)
+        if known.files.is_wal_foreign(now):
+            with self._only_repairer():
+                self._move_aside("-wal", "-shm")
+        if known.files.identity != now.identity or known.files.db_size > now.db_size:
+            self._is_unchecked = True
+
+    def note_files(self) -> None:
+        """Write down which files belong together, as the leader."""
+        lock = self._leader_lock
+        if lock is not None and lock.is_held:
+            if self._explanation:
+                _log.warning("%s", self._explanation)
+                self._explanation = ""
+            LeaderFile.of_this_process(self.path, self._files).write(self.path)
+
+    def note_end(self) -> None:
+        """Write down that this process leads no more."""
+        known = LeaderFile.read(self.path)
+        if known is not None and known.process == current_process():
+            known._replace(is_closed=True).write(self.path)
 
     def close(self) -> None:
         """Write what is late, and close the file."""
@@ -142,42 +228,191 @@ class Database:
                     self.flush()
             finally:
                 self._is_open = False
-                if self._connection is not None:
-                    self._connection.close()
-                    self._connection = None
+                self._close_connection()
+
+    def _close_connection(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._wal is not None:
+            os.close(self._wal)
+            self._wal = None
+
+    def _open_wal(self) -> None:
+        # SQLite holds no lock on this file that closing it here could drop.
+        if hasattr(os, "pread"):
+            with suppress(OSError):
+                self._wal = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
 
     @property
     def file(self) -> tuple[int, int] | None:
         """Which file is written to: another one if that at the path was replaced."""
-        return None if self._files is None else self._files[:2]
+        return self._files.identity if self._connection is not None else None
+
+    # ---- files that were changed ---------------------------------------------------------------
 
     def follow(self) -> None:
         """Open anew what is at the path, if it is no longer what was opened.
 
-        Somebody may have removed or replaced the file. And whoever opens and closes it in this
-        process, say to upload the folder it is in, takes all of SQLite's locks on it from the
-        process: so POSIX has it. Another process then takes itself for the last one and removes
-        the `-wal` file. What is written to a file without a name is lost.
+        Somebody may have removed, replaced or shortened a file. And a program that opens and
+        closes the file in this process, to upload its folder for instance, drops all locks that
+        SQLite holds on it for this process: POSIX says so. Another process that ends is then the
+        last one for SQLite, and removes the `-wal` file.
 
         Raises:
+            BusyError: another process has to set it right.
             StoreError: it cannot be opened just now.
         """
         with self._lock:
             if not self._is_open or self.is_in_batch:
                 return
             if self._connection is not None:
-                if self._files == _files_at(self.path):
+                now = StoreFiles.at(self.path)
+                self._look_for_older_copy(now)
+                if self._files.are_same(now) and not (self._is_suspect or self._is_wal_lost):
+                    self._files = now
                     return
-                if self._elsewhere:
-                    # A new connection would share with these what belongs to the old file.
-                    raise BusyError(_told_of_loss(self.path))
-                _log.error("%s", _told_of_loss(self.path))
-                self._connection.close()
-                self._connection = None
+                try:
+                    if self._is_healed(now):
+                        return
+                    self.is_copy = False
+                    self._repair(now)
+                    self._is_unchecked = not self.is_copy
+                except (OSError, sqlite3.Error) as error:
+                    msg = f"the delivery log `{self.path}` cannot be repaired: {error}"
+                    raise StoreError(msg) from error
+                self._close_connection()
             try:
                 self._open()
             except ConfigError as error:
                 raise StoreError(str(error)) from error
+
+    def _look_for_older_copy(self, now: StoreFiles) -> None:
+        """Note that an older copy was written over the database, as the leader.
+
+        To apply the `-wal` file to it would damage it.
+        """
+        lock = self._leader_lock
+        is_leader = lock is None or lock.is_held
+        if not is_leader or self._is_checkpointing or not self._files.are_same_files(now):
+            return
+        if now.db_time == self._files.db_time or now.db_size == 0:
+            return
+        try:
+            progress = self._progress_in_file()
+        except sqlite3.Error:
+            self._is_suspect = True
+            return
+        self._is_wal_lost = self._is_wal_lost or progress < self._progress
+        self._progress = progress
+
+    def _progress_in_file(self) -> int:
+        """Query the database without its `-wal` file."""
+        with closing(self._open_database_alone()) as connection:
+            return int(connection.execute(self._progress_query).fetchone()[0])
+
+    def _open_database_alone(self) -> sqlite3.Connection:
+        uri = f"{Path(self.path).absolute().as_uri()}?immutable=1"
+        return sqlite3.connect(uri, uri=True)
+
+    def _is_healed(self, now: StoreFiles) -> bool:
+        """Set right what needs no other files; whether that is all."""
+        assert self._connection is not None  # noqa: S101 - for type checkers
+        if self._is_wal_lost or not self._files.are_same_files(now):
+            return False
+        if now.shm_size < self._files.shm_size:
+            # A process that uses it dies of SIGBUS. Full of zeros, SQLite makes it anew.
+            os.truncate(f"{self.path}-shm", self._files.shm_size)
+            _log.error(
+                "the `-shm` file of the delivery log `%s` was shortened while it was in use; it is "
+                "made anew",
+                self.path,
+            )
+            now = StoreFiles.at(self.path)
+        if self._files.db_size <= now.db_size and not self._is_suspect:
+            self._files = now
+            return True
+        if now.db_size == 0:
+            self._wait_while_empty()
+        elif is_sound(self._connection):
+            # A VACUUM shortens it too.
+            self._files, self._is_suspect = now, False
+            return True
+        return False
+
+    def _wait_while_empty(self) -> None:
+        now = time.monotonic()
+        self._empty_since = self._empty_since or now
+        if now < self._empty_since + _EMPTY_SECONDS:
+            msg = f"the delivery log `{self.path}` was emptied while it was in use"
+            raise BusyError(msg)
+        self._empty_since = 0.0
+
+    def _repair(self, now: StoreFiles) -> None:
+        """Make the files at the path ones that belong together, so that they can be opened."""
+        known = LeaderFile.read(self.path)
+        is_another = now.identity != self._files.identity
+        if is_another and known is not None and known.files.are_same_files(now):
+            return  # the leader did so already
+        if self._elsewhere:
+            # A new connection would share with these what belongs to the old file.
+            raise BusyError(_told_of_loss(self.path))
+        if now == self._damaged:
+            raise StoreError(_told_of_damage(self.path))
+        with self._only_repairer():
+            _log.error("%s", _told_of_loss(self.path))
+            if is_another:
+                names = (("-wal", self._files.wal, now.wal), ("-shm", self._files.shm, now.shm))
+                self._move_aside(*(name for name, mine, its in names if mine == its))
+            elif now.db_size == 0:
+                self._move_aside("", "-wal", "-shm")
+            else:
+                self._put_copy_in_place(now)
+
+    def _put_copy_in_place(self, now: StoreFiles) -> None:
+        """Go on with a copy of the database, as its `-wal` or `-shm` file was taken away.
+
+        What was written last lies in the `-wal` file, which this process may still have open.
+        """
+        assert self._connection is not None  # noqa: S101 - for type checkers
+        is_new_wal = now.wal not in (0, self._files.wal) and now.wal_size > 0
+        if is_new_wal or self._is_suspect or self._is_wal_lost:
+            source = self._open_database_alone()
+        else:
+            source = self._connection
+        try:
+            replace_file(self.path, source)
+        except (sqlite3.Error, StoreError) as error:
+            self._damaged = now
+            raise StoreError(_told_of_damage(self.path)) from error
+        finally:
+            if source is not self._connection:
+                source.close()
+        self.is_copy = True
+        if not is_new_wal:
+            self._move_aside("-wal", "-shm")
+
+    def _move_aside(self, *suffixes: str) -> None:
+        for name in move_aside(self.path, *suffixes):
+            _log.error("moved a file of the delivery log aside that does not fit: `%s`", name)
+
+    @contextmanager
+    def _only_repairer(self) -> Generator[None]:
+        """Hold the leader lock.
+
+        Raises:
+            BusyError: another process holds it.
+        """
+        lock = self._leader_lock
+        if lock is None or lock.is_held:
+            yield
+        elif lock.try_acquire():
+            try:
+                yield
+            finally:
+                lock.release()
+        else:
+            raise BusyError(_told_of_loss(self.path))
 
     def execute(self, sql: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
         """Execute a statement, in a `batch` if it writes.
@@ -197,6 +432,9 @@ class Database:
             told = _told(self.path, error)
             if self.is_in_batch:
                 self._failure = told
+            if not isinstance(told, BusyError) and isinstance(error, sqlite3.DatabaseError):
+                # The files are looked at before they are used again.
+                self._is_suspect = _is_damage(error)
             raise told from error
 
     @property
@@ -211,7 +449,8 @@ class Database:
         It is not to be called in a batch.
 
         Raises:
-            BusyError: another process is writing; nothing was done.
+            BusyError: another process is writing, and nothing was done; or a file was changed
+                meanwhile, and what was written may be in the store or not.
             StoreError: it cannot be written.
         """
         with self._lock:
@@ -224,8 +463,7 @@ class Database:
                 yield
                 self._write_late()
                 self.execute("COMMIT")
-                if self._files != _files_at(self.path):
-                    raise BusyError(_told_of_loss(self.path))
+                self._check_written()
                 del self._late[: self._late_written]
             finally:
                 self._writer = None
@@ -234,6 +472,21 @@ class Database:
                 if self._connection is not None and self._connection.in_transaction:
                     with suppress(sqlite3.Error):
                         self._connection.execute("ROLLBACK")
+
+    def _check_written(self) -> None:
+        """Check that what was committed lies in the files at the path.
+
+        Raises:
+            BusyError: it may not.
+        """
+        now = StoreFiles.at(self.path)
+        if not self._files.are_same(now):
+            raise BusyError(_told_of_loss(self.path))
+        if now.wal_size and self._wal is not None and not is_wal_header(os.pread(self._wal, 4, 0)):
+            # What SQLite appends to a file that was emptied cannot be read back.
+            self._is_wal_lost = True
+            raise BusyError(_told_of_loss(self.path))
+        self._files = now
 
     def later(self, write: Callable[[], object]) -> None:
         """Write with the next batch, or `flush`; from any thread."""
@@ -262,6 +515,7 @@ class Database:
         With `ro` all that is read is of one moment.
         """
         uri = f"{Path(self.path).absolute().as_uri()}?mode={mode}"
+        self._refuse_foreign_files()
         with self._lock:
             self._elsewhere += 1
         try:
@@ -286,6 +540,17 @@ class Database:
             with self._lock:
                 self._elsewhere -= 1
 
+    def _refuse_foreign_files(self) -> None:
+        """Raise `BusyError` if SQLite would mix files that do not belong together."""
+        now = StoreFiles.at(self.path)
+        if self._connection is not None:
+            is_foreign = not self._files.are_same_files(now)
+        else:
+            known = LeaderFile.read(self.path)
+            is_foreign = known is not None and known.files.is_wal_foreign(now)
+        if is_foreign:
+            raise BusyError(_told_of_loss(self.path))
+
     def checkpoint(self) -> None:
         """Move what was written to its place in the file, if it is enough to be worth it.
 
@@ -295,11 +560,25 @@ class Database:
             size = Path(f"{self.path}-wal").stat().st_size
         except FileNotFoundError:
             return
-        if size > _CHECKPOINT_BYTES:
-            with self.elsewhere("rw") as connection:
-                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-                if size > _TRUNCATE_BYTES:
-                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        # Without its header, what is in the file is not what was written.
+        if size > _CHECKPOINT_BYTES and has_wal_header(self.path):
+            self._is_checkpointing = True
+            try:
+                with self.elsewhere("rw") as connection:
+                    connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                    if size > _TRUNCATE_BYTES:
+                        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                self._note_checkpoint()
+            finally:
+                self._is_checkpointing = False
+
+    def _note_checkpoint(self) -> None:
+        with self._lock:
+            if self._connection is not None:
+                now = StoreFiles.at(self.path)
+                if self._files.are_same(now):
+                    self._progress = max(self._progress, self._progress_in_file())
+                    self._files = now
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -307,6 +586,8 @@ class Database:
         )
         try:
             self._check(connection)
+            if self._is_unchecked:
+                self._check_content(connection)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             # Not by whoever happens to commit: see `checkpoint`.
@@ -318,6 +599,10 @@ class Database:
             connection.close()
             raise
         return connection
+
+    def _check_content(self, connection: sqlite3.Connection) -> None:
+        if not is_sound(connection):
+            raise StoreError(_told_of_damage(self.path))
 
     def _check(self, connection: sqlite3.Connection) -> int:
         """Check that the file is ours, and give its version: how many steps it has seen."""
@@ -365,6 +650,12 @@ class RunnerLock:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = f"{_resolved(path)}.runner"
         self._connection: sqlite3.Connection | None = None
+        self._file = ""
+
+    @property
+    def file(self) -> str:
+        """The device and inode of the file that is locked."""
+        return self._file
 
     @property
     def is_held(self) -> bool:
@@ -401,6 +692,39 @@ class RunnerLock:
         """
         if self._connection is not None:
             return True
+        connection = self._connect()
+        if connection is not None:
+            self._connection, self._file = connection, self._file_now()
+        return connection is not None
+
+    def keep(self) -> bool:
+        """Lock the file at the path too, if somebody removed or replaced the one that is locked.
+
+        Another process would get that lock.
+
+        Returns:
+            whether the file is another one now.
+        """
+        if self._connection is None or self._file == self._file_now():
+            return False
+        with suppress(ConfigError, StoreError):
+            # While another process has it for a moment, the next call tries again.
+            if (connection := self._connect()) is not None:
+                self._connection.close()
+                self._connection, self._file = connection, self._file_now()
+                _log.error("`%s` was removed or replaced; it is locked again", self._path)
+                return True
+        return False
+
+    def _file_now(self) -> str:
+        try:
+            found = os.stat(self._path)  # noqa: PTH116 - several times a second
+        except OSError:
+            return ""
+        return f"{found.st_dev}:{found.st_ino}"
+
+    def _connect(self) -> sqlite3.Connection | None:
+        """Lock the file at the path; None if another process holds the lock."""
         _create(self._path)
         connection = None
         try:
@@ -414,10 +738,9 @@ class RunnerLock:
             if connection is not None:
                 connection.close()
             if _is_busy(error):
-                return False
+                return None
             raise _at_opening(self._path, error) from error
-        self._connection = connection
-        return True
+        return connection
 
     def release(self) -> None:
         """Let another process take over."""
@@ -426,22 +749,21 @@ class RunnerLock:
             self._connection = None
 
 
-def _files_at(path: str) -> _Files | None:
-    """Tell which file is at the path, and which one beside it takes what is written."""
-    # At each batch: `Path` would take several times as long.
-    try:
-        file, aside = os.stat(path), os.stat(f"{path}-wal")  # noqa: PTH116 - see above
-    except OSError:
-        return None
-    return file.st_dev, file.st_ino, aside.st_ino
-
-
 def _told_of_loss(path: str) -> str:
     return (
         f"the delivery log `{path}`, or the `-wal` file beside it, was removed or replaced while "
         "it was in use; from here on it is what is there now. Leave these files alone while the "
         "app runs, and do not open them in it"
     )
+
+
+def _told_of_damage(path: str) -> str:
+    return f"the delivery log `{path}` {_ADVICE['database disk image is malformed']}"
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Return whether an error may come from files that were changed."""
+    return str(error) in _DAMAGE
 
 
 def _resolved(path: str | os.PathLike[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import threading
 import time
 from typing import TYPE_CHECKING, Protocol
@@ -28,9 +29,11 @@ from hubhooks.errors import BusyError, ConfigError, PayloadError, StoreError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from hubhooks._app_code import AppCode
     from hubhooks.deliveries import Due, Log, Record
     from hubhooks.receiver import Work
     from hubhooks.routing import Occasion, Router
+    from hubhooks.sqlite import Leader
 
 __all__ = ["SLOTS", "Lock", "Session"]
 
@@ -51,6 +54,10 @@ _CHECKPOINT_SECONDS = 1.0
 # How long a run that the process died during waits for the others to end, and how long they wait
 # for it.
 _ALONE_SECONDS = 60.0
+# How long a process without the newest code starts no new runs, so that the other one can lead;
+# and how long it leaves the lead to that process.
+_HANDOVER_SECONDS = 60.0
+_RESIGN_SECONDS = 2.0
 # How long what may be written late waits for other things to be written with it.
 _LATE_SECONDS = 0.005
 
@@ -72,6 +79,10 @@ class Lock(Protocol):
         """Take it if nobody has it; whether it is held now."""
         ...
 
+    def keep(self) -> bool:
+        """Take it again, if it was taken away; whether it had to."""
+        ...
+
     def release(self) -> None:
         """Let another process take over."""
 
@@ -79,7 +90,14 @@ class Lock(Protocol):
 class Session:
     """All that runs between a start and a stop. What outlives the stop bothers no later one."""
 
-    def __init__(self, router: Router, log: Log, lock: Lock | None, slots: int) -> None:
+    def __init__(
+        self,
+        router: Router,
+        log: Log,
+        lock: Lock | None,
+        slots: int,
+        code: AppCode | None = None,
+    ) -> None:
         self.log = log
         self.loop: asyncio.AbstractEventLoop | None = None
         """The server's loop, where steps are taken; None where there is none."""
@@ -113,6 +131,17 @@ class Session:
         self._alone_until = 0.0
         self._waiting: dict[str, list[asyncio.Event]] = {}
         self._lock = threading.Lock()
+        self._code = code
+        self._version = "" if code is None or not log.is_durable else code.version()
+        # The process with newer code that should lead, until when no run starts so that it can,
+        # until when this process does not lead itself, and the processes that did not lead then.
+        self._successor: Leader | None = None
+        self._handover_until = 0.0
+        self._resigned_until = 0.0
+        self._declined: set[int] = set()
+        # Whether runs may wait for handlers that do not exist, and those that were logged.
+        self._may_be_unknown = True
+        self._logged_unknown: set[str] = set()
         # When to take the next step, by the monotonic clock.
         self._is_woken = False
         self._is_flush_planned = False
@@ -136,18 +165,56 @@ class Session:
             StoreError: it cannot be used just now.
         """
         self._reserve()
+        lock = self._lock_of_log
         try:
+            # Before the files are opened: only one process may move one of them aside.
+            if lock is not None:
+                lock.try_acquire()
             self.log.open()
             try:
+                self._register()
                 self._lead()
             except BaseException:
                 self.log.close()
                 raise
         except BaseException:
+            if lock is not None:
+                lock.release()
             self.retire()
             raise
+        if not self.is_leading:
+            self._log_leader()
         if self.log.is_durable:
             threading.Thread(target=self._keep_up, name="hubhooks upkeep", daemon=True).start()
+
+    def _register(self) -> None:
+        """Record what this process runs, for other processes and for the command line."""
+        loaded_at = 0.0 if self._code is None else self._code.loaded_at
+        self.log.register(self._version, loaded_at, self._router.handler_names)
+
+    def _log_leader(self) -> None:
+        """Log in one line that another process runs the handlers."""
+        try:
+            leader = self.log.leader()
+        except StoreError:
+            leader = None
+        if leader is None:
+            _log.warning("another process leads the delivery log `%s`", self.log.path)
+        elif leader.process.pid != os.getpid():
+            own = self._version
+            what = (
+                "process %d leads the delivery log `%s` since %s with code %s: this process, with "
+                "%s, accepts deliveries, and %s"
+            )
+            is_newer = leader.code != own
+            then = (
+                f"takes the lead with its newer code {own} once the other has no active run"
+                if is_newer
+                else "the other runs them"
+            )
+            since = "now" if leader.since is None else f"{leader.since:%Y-%m-%d %H:%M:%S} UTC"
+            code = f"code {own}" if is_newer else "the same code"
+            _log.warning(what, leader.process.pid, self.log.path, since, leader.code, code, then)
 
     def _reserve(self) -> None:
         """Keep two routers from one log: one of them would get what the other accepted."""
@@ -204,6 +271,8 @@ class Session:
     def give_back(self, runs: Sequence[HandlerCall]) -> None:
         """Forget what was claimed."""
         for run in runs:
+            # The batch may be in the file all the same: see `Database.batch`.
+            self.log.unclaim(run.delivery)
             self._free(run)
         self.is_behind = True
 
@@ -234,7 +303,16 @@ class Session:
 
     def _may_start(self) -> bool:
         # What a log on disk has queued can wait for the next start.
-        return self.is_leading and not (self._is_draining and self.log.is_durable)
+        return (
+            self.is_leading
+            and not (self._is_draining and self.log.is_durable)
+            and not self._is_handing_over
+        )
+
+    @property
+    def _is_handing_over(self) -> bool:
+        """Whether no run starts, so that the process with newer code can lead."""
+        return self._successor is not None and time.monotonic() < self._handover_until
 
     def _free(self, run: HandlerCall) -> None:
         with self._lock:
@@ -314,14 +392,10 @@ class Session:
     def _look(self, now: float) -> None:
         if self.log.is_durable and now >= self._look_at:
             self._look_at = now + _LOOK_SECONDS
-            if not self.is_leading:
-                self._lead()
-            elif self.log.changed():
-                self.is_behind = True
-                if not self.log.is_led:
-                    self._lead_anew()
+            self._look_at_others(now)
         if now >= self._look_at_all or now >= self._due_at:
             self._look_at_all = now + _LOOK_AT_ALL_SECONDS
+            self._may_be_unknown = True
             # Where there is no room for it now, whatever makes some wakes.
             self._due_at = math.inf
             self.is_behind = True
@@ -340,9 +414,71 @@ class Session:
         if self.is_behind and self._may_start():
             self._start_what_is_ready()
 
+    def _look_at_others(self, now: float) -> None:
+        """Look at what other processes did to the log on disk, and lead if none of them does."""
+        is_changed = self.log.changed()
+        if not self.is_leading:
+            if now >= self._resigned_until:
+                self._lead()
+            return
+        if self._lock_of_log is not None and self._lock_of_log.keep():
+            self.log.note_lock()
+        if is_changed:
+            self.is_behind = self._may_be_unknown = True
+            if not self.log.is_led:
+                self._lead_anew()
+        if is_changed or self._successor is not None:
+            self._hand_over_if_idle(now)
+
+    def _hand_over_if_idle(self, now: float) -> None:
+        """Let a process with newer code lead as soon as nothing runs here."""
+        other = self.log.successor()
+        if other is None or other.key in self._declined or not self.is_leading:
+            if self._successor is not None:
+                self._successor = None
+                self.is_behind = True
+            return
+        if self._successor is None or self._successor.key != other.key:
+            self._successor = other
+            self._handover_until = now + _HANDOVER_SECONDS
+            what = "process %d has newer code: it takes the lead of the delivery log `%s` once %s"
+            _log.warning(what, other.process.pid, self.log.path, "no handler runs here")
+        elif now >= self._handover_until + _HANDOVER_SECONDS:
+            # Some handlers take long, and what waits cannot wait for all of them.
+            self._handover_until = now + _HANDOVER_SECONDS
+        if not self._running:
+            self._resign(other, now)
+
+    def _resign(self, other: Leader, now: float) -> None:
+        self.log.resign(is_end=False)
+        self.log.flush()
+        if self._lock_of_log is not None:
+            self._lock_of_log.release()
+        self._successor = None
+        # If it does not take the lead, it is not asked again.
+        self._declined.add(other.key)
+        self._resigned_until = now + _RESIGN_SECONDS
+
+    def _log_unknown_handlers(self) -> None:
+        """Log once for each handler that runs wait for and that does not exist here."""
+        self._may_be_unknown = False
+        known = self._router.handler_names
+        for name, count in self.log.waiting_handlers().items():
+            if name not in known and name not in self._logged_unknown:
+                self._logged_unknown.add(name)
+                what = (
+                    "%d runs wait for the handler `%s`, which this app does not have: run them "
+                    "with another handler, `hubhooks deliveries replay --only %s --as NEW`, or end "
+                    "them, `hubhooks deliveries fail --handler %s`"
+                )
+                _log.warning(what, count, name, name, name)
+
     def _start_what_is_ready(self) -> None:
         # First, so that it stays if another thread sets it meanwhile.
         self.is_behind = False
+        if self._may_be_unknown:
+            self._register()
+            self._log_unknown_handlers()
         if self._alone is not None or (self._may_be_interrupted and self._start_interrupted()):
             self.is_behind = True
         else:
@@ -359,7 +495,7 @@ class Session:
             self._is_others_turn = False
             self._start_others()
         busy = self._busy()
-        found = self.log.due(1, busy, interrupted=True)
+        found = self.log.due(1, busy, among=self._router.handler_names, interrupted=True)
         running = tuple(self._running)
         if not found:
             self._silence_until = None
@@ -397,7 +533,7 @@ class Session:
                 if len(self._running) >= self._slots:
                     return
                 continue
-            found = self.log.due(free, self._busy())
+            found = self.log.due(free, self._busy(), among=self._router.handler_names)
             claimed, is_room_left = self._claim_found(found)
             for run in claimed:
                 self._read_and_start(run)
@@ -451,6 +587,7 @@ class Session:
         if lock is not None and not lock.try_acquire():
             return
         try:
+            self._register()
             interrupted = self.log.recover()
         except BaseException as error:
             # Whoever holds the lock without leading keeps all others from it, and itself too.
@@ -460,6 +597,7 @@ class Session:
                 return
             raise
         self._may_be_interrupted = self.log.is_durable
+        self._may_be_unknown = True
         ready = self.log.due(1) or self.log.due(1, interrupted=True)
         self.is_behind = bool(ready) or self.log.next_due() is not None
         for delivery_id, name, is_failed in interrupted:
@@ -645,6 +783,7 @@ class Session:
 
     async def _close_log(self) -> None:
         give_up = time.monotonic() + CLEAN_UP_SECONDS
+        self.log.resign(is_end=True)
         while time.monotonic() < give_up:
             try:
                 self.log.flush()

@@ -6,7 +6,7 @@ import functools
 import os
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
@@ -14,12 +14,13 @@ from hubhooks.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Container, Iterable, Sequence
     from contextlib import AbstractContextManager
     from datetime import datetime
     from typing import TypeAlias
 
     from hubhooks._core import HubEvent
+    from hubhooks.sqlite import Leader
 
     Aside: TypeAlias = Literal["unhandled", "ignored", "unreadable"]
     Ending: TypeAlias = Literal["done", "failed", "ignored"]
@@ -36,9 +37,9 @@ if TYPE_CHECKING:
     Interrupted: TypeAlias = tuple[str, str, bool]
 
 __all__ = [
-    "BUSY_PAUSE", "BUSY_SECONDS", "STARTED", "Delivery", "Ignore", "Log", "MemoryLog", "Record",
-    "Retry", "Run", "Stats", "Verdict", "judge", "log_fields", "most_urgent", "queue_runs",
-    "spoken",
+    "BUSY_PAUSE", "BUSY_SECONDS", "STARTED", "Attempt", "Delivery", "Ignore", "Log", "MemoryLog",
+    "Record", "Retry", "Run", "Stats", "Verdict", "judge", "log_fields", "most_urgent",
+    "queue_runs", "spoken",
 ]  # fmt: skip
 
 # How long who may wait tries again while another process writes, or this one tidies up, and how
@@ -119,12 +120,26 @@ def _seconds_of(given: object) -> float | None:
         return float("nan")
 
 
+class Attempt(NamedTuple):
+    """One start of a handler."""
+
+    number: int
+    """Which one it is, from 1."""
+    started_at: datetime
+    process: int | None = None
+    """The key of its process in the store."""
+    pid: int | None = None
+    """The number of that process, as far as the store still knows it."""
+    code: str | None = None
+    """The version of the code that it ran."""
+
+
 class Run:
     """What became of a delivery in one handler."""
 
     __slots__ = (
-        "attempts", "due_at", "error", "failures", "finished_at", "handler", "interruptions",
-        "started_at", "state", "traceback",
+        "attempts", "due_at", "error", "failures", "finished_at", "handler", "history",
+        "interruptions", "started_at", "state", "traceback",
     )  # fmt: skip
 
     def __init__(self, handler: str, *, attempts: int = 0) -> None:
@@ -141,6 +156,8 @@ class Run:
         self.finished_at: datetime | None = None
         self.error = ""
         self.traceback = ""
+        self.history: list[Attempt] = []
+        """Its attempts, where a single delivery was asked for and the store is on disk."""
 
     def __repr__(self) -> str:
         return f"Run({self.handler!r}, state={self.state!r}, attempts={self.attempts})"
@@ -394,14 +411,51 @@ class Log(Protocol):
         """
         ...
 
+    def register(self, code: str, loaded_at: float, handlers: Iterable[str]) -> None:
+        """Record, late, what this process runs; again, if that changed.
+
+        Args:
+            code: the version of the app's code.
+            loaded_at: when the code was executed, in seconds since 1970.
+            handlers: the names of the handlers.
+        """
+
+    def resign(self, *, is_end: bool) -> None:
+        """Record, late, that this process does not lead any more.
+
+        Args:
+            is_end: whether it does not use the store any more either.
+        """
+
+    def leader(self) -> Leader | None:
+        """Look up the process that leads the store, in any thread; None if none does."""
+        ...
+
+    def successor(self) -> Leader | None:
+        """Look up a living process with newer code than this one, which should lead."""
+        ...
+
+    def note_lock(self) -> None:
+        """Record, late, that this process locked another file to lead the store."""
+
+    def waiting_handlers(self) -> dict[str, int]:
+        """Count the runs that wait to start, by handler."""
+        ...
+
     def due(
-        self, limit: int, without: Sequence[str] = (), *, interrupted: bool = False
+        self,
+        limit: int,
+        without: Sequence[str] = (),
+        *,
+        among: Container[str] | None = None,
+        interrupted: bool = False,
     ) -> builtins.list[Due]:
         """List runs that can start, the oldest first.
 
         Args:
             limit: how many at most.
             without: the handlers that are busy.
+            among: the handlers that there are; None for any.
             interrupted: those during which the process died before, and not the others.
         """
         ...
@@ -421,6 +475,9 @@ class Log(Protocol):
             None if it must not: it is not queued or waiting, or another process took over.
         """
         ...
+
+    def unclaim(self, delivery: Delivery) -> None:
+        """Record, late, that a handler did not start; nothing if `claim` was undone."""
 
     def overdue(self, delivery: Delivery) -> None:
         """Record, late, that a handler is out of time, and cannot be ended."""
@@ -635,8 +692,33 @@ class MemoryLog:
         """Nothing runs from before the process."""
         return []
 
+    def register(self, code: str, loaded_at: float, handlers: Iterable[str]) -> None:
+        """Do nothing, as there is no other process."""
+
+    def resign(self, *, is_end: bool) -> None:
+        """Do nothing, as there is no other process."""
+
+    def leader(self) -> None:
+        """Nobody leads a store that has one process."""
+
+    def successor(self) -> None:
+        """No other process can lead."""
+
+    def note_lock(self) -> None:
+        """Do nothing, as there is no lock."""
+
+    def waiting_handlers(self) -> dict[str, int]:
+        """Count the runs that wait to start, by handler."""
+        with self._lock:
+            return dict(Counter(name for _, name in (*self._waiting, *self._queued)))
+
     def due(
-        self, limit: int, without: Sequence[str] = (), *, interrupted: bool = False
+        self,
+        limit: int,
+        without: Sequence[str] = (),
+        *,
+        among: Container[str] | None = None,
+        interrupted: bool = False,
     ) -> builtins.list[Due]:
         """List runs that can start, those that waited first; none was ever interrupted."""
         if interrupted:
@@ -648,7 +730,7 @@ class MemoryLog:
             for delivery_id, handler in (*waited, *self._queued) if waited else self._queued:
                 if len(found) >= limit:
                     break
-                if handler not in without:
+                if handler not in without and (among is None or handler in among):
                     found.append((delivery_id, handler))
         return found
 
@@ -686,6 +768,10 @@ class MemoryLog:
                 handler,
                 run.failures,
             )
+
+    def unclaim(self, delivery: Delivery) -> None:
+        """Record that a handler did not start."""
+        self.finished(delivery, "failed", retry_after=0)
 
     def overdue(self, delivery: Delivery) -> None:
         """Record that a handler is out of time, and cannot be ended."""
@@ -847,9 +933,13 @@ class MemoryLog:
 
 def queue_runs(record: Record, handlers: Sequence[str]) -> None:
     """Queue handlers, counting on; what others did before stays on record."""
-    before = {run.handler: run.attempts for run in record.runs}
-    others = [run for run in record.runs if run.handler not in handlers]
-    record.runs = others + [Run(name, attempts=before.get(name, 0)) for name in handlers]
+    before = {run.handler: run for run in record.runs}
+    record.runs = [run for run in record.runs if run.handler not in handlers]
+    for name in handlers:
+        run = Run(name)
+        if name in before:
+            run.attempts, run.history = before[name].attempts, before[name].history
+        record.runs.append(run)
 
 
 def _size(record: Record) -> int:

@@ -16,7 +16,7 @@ from hubhooks._core import SCOPES, CommentEvent, Filter, matching, narrow, neare
 from hubhooks.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping
     from typing import Generic, Literal, TypeAlias, TypedDict, TypeVar
 
     from typing_extensions import Never, Unpack
@@ -443,6 +443,11 @@ class Router:
     def handler(self, name: str) -> Handler | None:
         """Find a handler by the name that stored work knows it by."""
         return self._handlers.get(name)
+
+    @property
+    def handler_names(self) -> KeysView[str]:
+        """The names of all handlers, in the order they were registered; it follows changes."""
+        return self._handlers.keys()
 
     def hooks_on(self, occasion: Occasion) -> tuple[Hook, ...]:
         """List the hooks to call on an occasion, in the order they were registered."""

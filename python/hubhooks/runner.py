@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import TypeAlias
 
+    from hubhooks._app_code import AppCode
     from hubhooks._calls import HandlerCall
     from hubhooks._session import Lock
     from hubhooks.deliveries import Log, Record
@@ -48,6 +49,7 @@ class Runner:
         loop: where async handlers run: on the `server`'s loop, or on the runner's `own`, where one
             that blocks delays no answer; None for the server's, unless somebody prefers the other.
         lock: which of several processes with the same log runs it; None if there is but one.
+        code: the code that this process runs.
 
     Raises:
         ConfigError: there is no such loop.
@@ -62,6 +64,7 @@ class Runner:
         inline: bool = False,
         loop: Where | None = None,
         lock: Lock | None = None,
+        code: AppCode | None = None,
     ) -> None:
         check_loop(loop)
         self.log = log
@@ -69,6 +72,7 @@ class Runner:
         self._slots = slots
         self._is_inline = inline
         self._lock_of_log = lock
+        self._code = code
         self._is_loop_chosen = loop is not None
         self._where: Where = loop or "server"
         self._session: Session | None = None
@@ -153,7 +157,7 @@ class Runner:
             session.is_behind = True
             session.step()
             asyncio.run(session.unfinished.wait_for_none(None))
-            if not (self.log.due(1) or self.log.due(1, interrupted=True)):
+            if not self.log.due(1, among=self._router.handler_names):
                 pause = self.log.next_due()
                 if pause is None:
                     return
@@ -194,7 +198,9 @@ class Runner:
             with self._lock:
                 session = self._session
                 if session is None:
-                    session = Session(self._router, self.log, self._lock_of_log, self._slots)
+                    session = Session(
+                        self._router, self.log, self._lock_of_log, self._slots, self._code
+                    )
                     session.is_inline = self._is_inline
                     session.is_on_server = self._where == "server"
                     session.open()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import time
@@ -12,8 +13,12 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hubhooks._database import Database, RunnerLock
+from hubhooks._process import Process, current_process, is_alive
 from hubhooks.deliveries import (
+    BUSY_PAUSE,
+    BUSY_SECONDS,
     STARTED,
+    Attempt,
     Delivery,
     Record,
     Run,
@@ -24,21 +29,32 @@ from hubhooks.deliveries import (
     queue_runs,
     spoken,
 )
-from hubhooks.errors import StoreError
+from hubhooks.errors import BusyError, ConfigError, StoreError
 
 if TYPE_CHECKING:
     import builtins
     import sqlite3
-    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import (
+        Callable,
+        Container,
+        Generator,
+        Iterable,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
     from contextlib import AbstractContextManager
     from typing import TypeAlias
 
+    from hubhooks._app_code import AppIdentity
     from hubhooks._database import Durability
     from hubhooks.deliveries import Aside, Due, Ending, Interrupted, Reason, Replays
 
     Execute: TypeAlias = Callable[[str, Sequence[object]], sqlite3.Cursor]
 
-__all__ = ["Prunable", "RunnerLock", "SqliteLog"]
+__all__ = ["Leader", "Prunable", "RunnerLock", "SqliteLog"]
+
+_logger = logging.getLogger("hubhooks")
 
 _DAY = 24 * 60 * 60
 _IDS_OUTLIVE_BODIES = 7 * _DAY
@@ -101,6 +117,23 @@ _STEPS = (
         "CREATE TABLE log (generation INTEGER NOT NULL, body_bytes INTEGER NOT NULL)",
         "INSERT INTO log VALUES (0, 0)",
     ),
+    (
+        # Processes that opened the store. `code` is the version of the app's modules, and
+        # `loaded_at` when they were executed. Without an end, a process may be dead.
+        """CREATE TABLE processes (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, pid INTEGER NOT NULL, host TEXT NOT NULL,
+            start_time TEXT NOT NULL, code TEXT NOT NULL, loaded_at REAL NOT NULL,
+            handlers TEXT NOT NULL, led_at REAL, ended_at REAL)""",
+        """CREATE TABLE attempts (
+            seq INTEGER NOT NULL, handler TEXT NOT NULL, attempt INTEGER NOT NULL,
+            started_at REAL NOT NULL, process INTEGER,
+            PRIMARY KEY (seq, handler, attempt)) WITHOUT ROWID""",
+        # The app that the store belongs to, once it was opened by one; the process that leads it,
+        # and which file that process locked.
+        "ALTER TABLE log ADD COLUMN app TEXT",
+        "ALTER TABLE log ADD COLUMN leader INTEGER",
+        "ALTER TABLE log ADD COLUMN leader_lock TEXT NOT NULL DEFAULT ''",
+    ),
 )
 
 
@@ -111,6 +144,18 @@ class Prunable(NamedTuple):
     body_bytes: int
     deliveries: int
     """How many are forgotten altogether, their ids too."""
+
+
+class Leader(NamedTuple):
+    """A process that leads a store, or wants to."""
+
+    process: Process
+    code: str
+    """The version of its code."""
+    since: datetime | None
+    """When it took the lead; None if it did not."""
+    key: int
+    """Its row in the store."""
 
 
 class _Arrival:
@@ -145,6 +190,8 @@ class SqliteLog:
             alone takes so much, no more is accepted.
         max_interruptions: how often a run is tried again during which the process died.
         allow_network: use the file even on a network file system.
+        app: the app that uses the file, which belongs to one app; None to read it only.
+        lock: the leader lock of the file.
     """
 
     def __init__(  # noqa: PLR0913 - options, each with a default
@@ -157,12 +204,28 @@ class SqliteLog:
         max_bytes: int = 1024**3,
         max_interruptions: int = 3,
         allow_network: bool = False,
+        app: AppIdentity | None = None,
+        lock: RunnerLock | None = None,
     ) -> None:
         self._replays: Replays = replays
         self._keep_seconds = keep_days * _DAY
         self._max_bytes = max_bytes
         self._max_interruptions = max_interruptions
-        self._db = Database(path, _STEPS, durability=durability, allow_network=allow_network)
+        self._db = Database(
+            path,
+            _STEPS,
+            durability=durability,
+            allow_network=allow_network,
+            lock=lock,
+            progress=_PROGRESS,
+        )
+        self._app = app
+        self._lock = lock
+        # What `register` was given, and the row of it.
+        self._registration: tuple[str, float, str] | None = None
+        self._process: int | None = None
+        # How often the file was opened when it was last compared with what this object knows.
+        self._opened = 0
         # Which file this process leads, and since which change of the runner; None if it does not.
         self._led: tuple[object, int] | None = None
         self._seen: tuple[int, int] | None = None
@@ -197,11 +260,72 @@ class SqliteLog:
             StoreError: the file cannot be used just now.
         """
         self._db.open()
+        try:
+            self._opened = self._db.opened
+            self._patiently(self._claim_for_app)
+        except BaseException:
+            self._db.close()
+            raise
 
     def close(self) -> None:
         """Write what is late, and close the file."""
         self._led = None
+        self._process = self._registration = None
         self._db.close()
+
+    def _claim_for_app(self) -> None:
+        """Write down which app the store belongs to.
+
+        Raises:
+            ConfigError: it belongs to another one.
+        """
+        if self._app is None or self._is_of_app():
+            return
+        with self.batch():
+            if not self._is_of_app():
+                known = self._known_app()
+                name = self._app.name_for(self.path)
+                if known is not None:
+                    self._check_adoption(self._app, known, name)
+                self._db.execute("UPDATE log SET app = ?", (name,))
+
+    def _known_app(self) -> str | None:
+        (known,) = self._db.execute("SELECT app FROM log").fetchone()
+        return None if known is None else str(known)
+
+    def _is_of_app(self) -> bool:
+        return self._app is None or self._known_app() == self._app.name_for(self.path)
+
+    def _check_adoption(self, app: AppIdentity, known: str, name: str) -> None:
+        """Raise `ConfigError` if the app must not take the store over from another one."""
+        is_in_use = self._lock is not None and not self._lock.is_held and self._lock.is_taken()
+        if not is_in_use and app.is_moved(self.path, known):
+            _logger.warning(
+                "the app of the delivery log `%s` moved from `%s` to `%s`", self.path, known, name
+            )
+        elif is_in_use or not app.may_adopt:
+            first = f"stop `{known}`, then " if is_in_use else ""
+            msg = (
+                f"the delivery log `{self.path}` belongs to the app `{known}`, and this is "
+                f"`{name}`: their handlers would be given each other's deliveries. Give this app a "
+                'file of its own, `Webhooks(deliveries="other.db")` or HUBHOOKS_DELIVERIES; or, if '
+                f"it is the same app under another name, {first}start it once with "
+                "HUBHOOKS_ADOPT_STORE=1"
+            )
+            raise ConfigError(msg)
+
+    def _patiently(self, write: Callable[[], None]) -> None:
+        """Try again while another process writes."""
+        give_up = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                write()
+            except BusyError:  # noqa: PERF203 - it loops only where it failed
+                if time.monotonic() > give_up:
+                    raise
+                time.sleep(BUSY_PAUSE)
+            else:
+                return
 
     def batch(self) -> AbstractContextManager[None]:
         """Make one transaction of what is done inside: all of it is in the file, or nothing.
@@ -218,6 +342,7 @@ class SqliteLog:
     def _new_batch(self) -> Generator[None]:
         with self._db.batch():
             try:
+                self._follow_file()
                 row = self._db.execute("SELECT generation, body_bytes FROM log").fetchone()
                 self._newest_generation, self._body_bytes = row
                 yield
@@ -236,6 +361,37 @@ class SqliteLog:
         """
         self._db.flush()
 
+    def _follow_file(self) -> None:
+        """Note that another file is open than before.
+
+        Raises:
+            StoreError: it belongs to another app.
+        """
+        if self._opened == self._db.opened:
+            return
+        if self._db.is_copy:
+            if self._led is not None:
+                self._led = (self._db.file, self._led[1])
+        elif not self._is_new_file_of_app():
+            msg = (
+                f"the delivery log `{self.path}` was replaced by the one of another app, "
+                f"`{self._known_app()}`: put the right file there"
+            )
+            raise StoreError(msg)
+        elif self._registration is not None:
+            self._process = None
+            self._db.later(self._insert_process)
+        self._opened = self._db.opened
+
+    def _is_new_file_of_app(self) -> bool:
+        """Return whether a file that came to the path meanwhile may be used."""
+        if self._app is None or self._is_of_app():
+            return True
+        known = self._known_app()
+        if known is None:
+            self._db.later(partial(self._db.execute, _SET_APP, (self._app.name_for(self.path),)))
+        return known is None
+
     @property
     def is_led(self) -> bool:
         """Whether what `recover` began still holds: no other process took over since."""
@@ -245,6 +401,7 @@ class SqliteLog:
     def changed(self) -> bool:
         """Whether somebody else wrote since the last call, or replaced the file."""
         self._db.follow()
+        self._follow_file()
         before = self._seen
         # The number is of the connection: another file may have the same one.
         self._seen = (self._db.opened, *self._db.execute("PRAGMA data_version").fetchone())
@@ -352,8 +509,8 @@ class SqliteLog:
             else:
                 (seq,) = self._db.execute(_SEQ, (known.id,)).fetchone()
                 self._body_bytes -= _drop_body(self._db.execute, seq, known.size)
-                self._db.execute("DELETE FROM runs WHERE seq = ?", (seq,))
-                self._db.execute("DELETE FROM deliveries WHERE seq = ?", (seq,))
+                for table in ("runs", "attempts", "deliveries"):
+                    self._db.execute(f"DELETE FROM {table} WHERE seq = ?", (seq,))  # noqa: S608 - see above
         queue_runs(record, handlers)
         self._body_bytes += record.size
         self._new[record.id] = record
@@ -374,6 +531,9 @@ class SqliteLog:
                 run.error, run.traceback,
             )  # fmt: skip
             self._db.execute(_INSERT_RUN, values)
+            for attempt in run.history:
+                started = (seq, run.handler, attempt.number, _seconds(attempt.started_at))
+                self._db.execute(_INSERT_ATTEMPT, (*started, attempt.process))
 
     def _make_room(self, size: int) -> None:
         """Drop old bodies for a new one, where `prune`, which leaves room, did not come in time."""
@@ -399,11 +559,19 @@ class SqliteLog:
 
         Returns:
             what ran in the last one when that died.
+
+        Raises:
+            BusyError: another process leads, and only lost its lock file.
         """
         now = _now()
         found: list[Interrupted] = []
         with self.batch():
-            self._db.execute("UPDATE log SET generation = generation + 1")
+            self._check_no_other_leads()
+            if self._process is None:
+                self._insert_process()
+            lock = "" if self._lock is None else self._lock.file
+            self._db.execute(_LEAD, (self._process, lock))
+            self._db.execute("UPDATE processes SET led_at = ? WHERE id = ?", (now, self._process))
             for delivery_id, handler, attempt, count in self._db.execute(_INTERRUPTED).fetchall():
                 is_failed = count > self._max_interruptions
                 state = "failed" if is_failed else "waiting"
@@ -412,16 +580,97 @@ class SqliteLog:
                 found.append((delivery_id, handler, is_failed))
             generation = self._newest_generation + 1
         self._led = (self._db.file, generation)
+        self._db.note_files()
         return found
 
+    def register(self, code: str, loaded_at: float, handlers: Iterable[str]) -> None:
+        """Record, late, what this process runs; again, if that changed.
+
+        Args:
+            code: the version of the app's code.
+            loaded_at: when the code was executed, in seconds since 1970.
+            handlers: the names of the handlers.
+        """
+        made = (code, loaded_at, json.dumps(sorted(handlers)))
+        if made != self._registration:
+            self._registration = made
+            self._db.later(self._insert_process)
+
+    def _insert_process(self) -> None:
+        if self._registration is None:
+            self._registration = ("", 0.0, "[]")
+        code, loaded_at, handlers = self._registration
+        if self._process is None:
+            values = (*current_process(), code, loaded_at, handlers)
+            self._process = self._db.execute(_INSERT_PROCESS, values).lastrowid
+        else:
+            changes = (code, loaded_at, handlers, self._process)
+            self._db.execute(_UPDATE_PROCESS, changes)
+
+    def resign(self, *, is_end: bool) -> None:
+        """Record, late, that this process does not lead any more.
+
+        Args:
+            is_end: whether it does not use the store any more either.
+        """
+        if self._process is not None:
+            self._db.later(partial(self._db.execute, _RESIGN, (self._process,)))
+            if is_end:
+                self._db.later(partial(self._db.execute, _END_PROCESS, (_now(), self._process)))
+        self._db.note_end()
+
+    def leader(self) -> Leader | None:
+        """Look up the process that leads the store, in any thread; None if none does."""
+        with self._db.elsewhere() as connection:
+            row = connection.execute(_LEADER).fetchone()
+        return None if row is None else _read_leader(row)
+
+    def successor(self) -> Leader | None:
+        """Look up a living process with newer code than this one, which should lead."""
+        if self._registration is None:
+            return None
+        code, loaded_at, _ = self._registration
+        for row in self._db.execute(_NEWER, (code, loaded_at)).fetchall():
+            other = _read_leader(row)
+            # Of a process on another machine we cannot tell.
+            if is_alive(other.process) is not False:
+                return other
+        return None
+
+    def _check_no_other_leads(self) -> None:
+        row = self._db.execute(_LEADER).fetchone()
+        if row is None or self._lock is None:
+            return
+        other = _read_leader(row)
+        # The lock is free as it was given back, or as another file was locked.
+        is_same_lock = row[-1] == self._lock.file
+        if not is_same_lock and other.process.pid != os.getpid() and is_alive(other.process):
+            msg = f"process {other.process.pid} leads the delivery log `{self.path}`"
+            raise BusyError(msg)
+
+    def note_lock(self) -> None:
+        """Record, late, that this process locked another file to lead the store."""
+        if self._lock is not None:
+            self._db.later(partial(self._db.execute, _SET_LOCK, (self._lock.file, self._process)))
+
+    def waiting_handlers(self) -> dict[str, int]:
+        """Count the runs that wait to start, by handler."""
+        return dict(self._db.execute(_COUNT_WAITING).fetchall())
+
     def due(
-        self, limit: int, without: Sequence[str] = (), *, interrupted: bool = False
+        self,
+        limit: int,
+        without: Sequence[str] = (),
+        *,
+        among: Container[str] | None = None,
+        interrupted: bool = False,
     ) -> builtins.list[Due]:
         """List runs that can start, the oldest first.
 
         Args:
             limit: how many at most.
             without: the handlers that are busy.
+            among: the handlers that there are; None for any.
             interrupted: those during which the process died before, and not the others.
         """
         now = _now()
@@ -430,7 +679,7 @@ class SqliteLog:
         # What was interrupted waits, and is never queued.
         for state in ("waiting",) if interrupted else ("queued", "waiting"):
             for (handler,) in self._db.execute(_HANDLERS, (state, state)).fetchall():
-                if handler not in without:
+                if handler not in without and (among is None or handler in among):
                     values = (state, handler, interrupted, *times, limit)
                     found += self._db.execute(_DUE, values)
         return [(delivery_id, handler) for _, _, delivery_id, handler in sorted(found)[:limit]]
@@ -461,16 +710,23 @@ class SqliteLog:
                     return None
                 run.state, run.started_at = "running", _when(now)
                 run.attempts += 1
+                run.history.append(Attempt(run.attempts, run.started_at, self._process))
                 return Delivery(delivery_id, run.attempts, new.is_replay, new.received_at, handler)
             row = self._db.execute(_STARTABLE, (handler, delivery_id)).fetchone()
             if row is None:
                 return None
             seq, attempt, is_replay, received_at, failures = row
             self._db.execute(_START, (attempt, now, seq, handler))
+            self._db.execute(_INSERT_ATTEMPT, (seq, handler, attempt, now, self._process))
             self._db.execute(_SET_STATE, ("running", False, seq))
         return Delivery(
             delivery_id, attempt, bool(is_replay), _when(received_at), handler, failures
         )
+
+    def unclaim(self, delivery: Delivery) -> None:
+        """Record, late, that a handler did not start; nothing if `claim` was undone."""
+        start = (delivery.id, delivery.handler, delivery.attempt)
+        self._db.later(partial(self._end, *start, "waiting", _now()))
 
     def answered(self, delivery_id: str, *, delivered: bool) -> None:
         """Record whether the answer is known to have reached the Hub."""
@@ -668,6 +924,7 @@ class SqliteLog:
             while count := self._prune_rows(connection, old - _IDS_OUTLIVE_BODIES):
                 dropped += count
             connection.execute("DELETE FROM refusals WHERE minute * 60 < ?", (old,))
+            connection.execute(_DROP_PROCESSES, (old - _IDS_OUTLIVE_BODIES,))
         return dropped
 
     def _prune_bodies(self, connection: sqlite3.Connection, old: float) -> int:
@@ -699,6 +956,37 @@ _INSERT_DELIVERY = """
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _INSERT_RUN = "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_PROGRESS = """
+    SELECT generation + (SELECT ifnull(max(seq), 0) FROM sqlite_sequence WHERE name = 'deliveries')
+    FROM log
+"""
+# A store that another program changed may have the row already.
+_INSERT_ATTEMPT = "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?)"
+_INSERT_PROCESS = """
+    INSERT INTO processes (pid, host, start_time, code, loaded_at, handlers)
+    VALUES (?, ?, ?, ?, ?, ?)
+"""
+_UPDATE_PROCESS = "UPDATE processes SET code = ?, loaded_at = ?, handlers = ? WHERE id = ?"
+_END_PROCESS = "UPDATE processes SET ended_at = ? WHERE id = ?"
+_SET_APP = "UPDATE log SET app = ?"
+_SET_LOCK = "UPDATE log SET leader_lock = ? WHERE leader = ?"
+_LEAD = "UPDATE log SET generation = generation + 1, leader = ?, leader_lock = ?"
+_RESIGN = "UPDATE log SET leader = NULL WHERE leader = ?"
+_LEADER = """
+    SELECT id, pid, host, start_time, code, led_at, leader_lock
+    FROM log JOIN processes ON processes.id = log.leader
+"""
+_NEWER = """
+    SELECT id, pid, host, start_time, code, led_at FROM processes
+    WHERE ended_at IS NULL AND code <> ? AND loaded_at > ? ORDER BY loaded_at DESC
+"""
+_LIVING = """
+    SELECT pid, host, start_time, handlers FROM processes WHERE ended_at IS NULL
+"""
+_COUNT_WAITING = """
+    SELECT handler, count(*) FROM runs
+    WHERE finished_at IS NULL AND state IN ('queued', 'waiting') GROUP BY handler
+"""
 _COUNT_DUPLICATE = "UPDATE deliveries SET duplicates = duplicates + 1 WHERE id = ?"
 _COUNT_REFUSALS = """
     INSERT INTO refusals VALUES (?, ?, ?)
@@ -761,6 +1049,11 @@ _READ_RUNS = """
     SELECT handler, state, attempts, failures, interruptions, due_at, started_at, finished_at,
         error, traceback FROM runs WHERE seq = ? ORDER BY position
 """
+_READ_ATTEMPTS = """
+    SELECT handler, attempt, attempts.started_at, process, pid, code
+    FROM attempts LEFT JOIN processes ON processes.id = process
+    WHERE seq = ? ORDER BY handler, attempt
+"""
 _BODY = "SELECT body FROM bodies JOIN deliveries USING (seq) WHERE id = ?"
 _HAS_BODY = "SELECT 1 FROM bodies JOIN deliveries USING (seq) WHERE id = ?"
 _COUNT_STATES = "SELECT state, count(*) FROM deliveries GROUP BY state"
@@ -791,6 +1084,7 @@ _AGED_ROWS = "SELECT seq, size FROM finished WHERE received_at < ? LIMIT ?"
 _DROP_BODY = """
     DELETE FROM bodies WHERE seq = ? AND EXISTS (SELECT 1 FROM finished WHERE seq = ?)
 """
+_DROP_PROCESSES = "DELETE FROM processes WHERE ended_at < ?"
 _DROP_ROW = """
     DELETE FROM deliveries WHERE seq = ? AND EXISTS (SELECT 1 FROM finished WHERE seq = ?)
 """
@@ -838,8 +1132,22 @@ def _read_run(row: Sequence[Any]) -> Run:
 
 
 def _find(execute: Execute, delivery_id: str) -> Record | None:
+    """Look up a delivery with the attempts of its runs, without its body."""
     found = _read(execute, "WHERE id = ?", (delivery_id,))
-    return found[0] if found else None
+    if not found:
+        return None
+    runs = {run.handler: run for run in found[0].runs}
+    (seq,) = execute(_SEQ, (delivery_id,)).fetchone()
+    for handler, number, started_at, *process in execute(_READ_ATTEMPTS, (seq,)):
+        if handler in runs:
+            runs[handler].history.append(Attempt(number, _when(started_at), *process))
+    return found[0]
+
+
+def _read_leader(row: Sequence[Any]) -> Leader:
+    key, pid, host, start_time, code, led_at = row[:6]
+    since = None if led_at is None else _when(led_at)
+    return Leader(Process(pid, host, start_time), code, since, key)
 
 
 def _body(execute: Execute, delivery_id: str) -> bytes | None:
@@ -861,6 +1169,7 @@ def _drop(connection: sqlite3.Connection, chosen: Sequence[tuple[int, int]], *, 
     for seq, _ in chosen if rows else ():
         if execute(_DROP_ROW, (seq, seq)).rowcount:
             execute("DELETE FROM runs WHERE seq = ?", (seq,))
+            execute("DELETE FROM attempts WHERE seq = ?", (seq,))
     execute("COMMIT")
     return len(chosen)
 

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from hubhooks._app_code import AppIdentity, find_app_code
 from hubhooks._core import Verifier
 from hubhooks.asgi import Door
 from hubhooks.deliveries import MemoryLog
@@ -36,6 +37,8 @@ __all__ = ["Webhooks"]
 
 _VARIABLE = "WEBHOOK_SECRET"
 _LOG_VARIABLE = "HUBHOOKS_DELIVERIES"
+_APP_NAME_VARIABLE = "HUBHOOKS_APP_NAME"
+_ADOPT_VARIABLE = "HUBHOOKS_ADOPT_STORE"
 _LOG = "hubhooks.db"
 _IN_MEMORY = ":memory:"
 
@@ -73,6 +76,11 @@ class Webhooks(Router):
         durability: what an acknowledged delivery survives: the death of the `process`, or with
             `full` also a loss of power, which costs a wait for the disk.
         allow_network: use a log on a network file system, though it may lose deliveries there.
+        app_name: the name of the app, which the delivery log belongs to: another app cannot use it.
+            By default that of the environment variable HUBHOOKS_APP_NAME, else the file that
+            creates the `Webhooks`, as seen from the folder of the log.
+        adopt_store: take over a log that belongs to another app, if no process uses it; also with
+            HUBHOOKS_ADOPT_STORE=1 in the environment.
         acknowledge: when the Hub is answered: as soon as a delivery is `stored`, or when its
             handlers `finished`, so that the Hub retries when one failed. After 20 s it is answered
             all the same.
@@ -93,11 +101,14 @@ class Webhooks(Router):
         deliveries: str | os.PathLike[str] | None = None,
         durability: Durability = "process",
         allow_network: bool = False,
+        app_name: str | None = None,
+        adopt_store: bool = False,
         acknowledge: Acknowledge = "stored",
     ) -> None:
         _check_choice("durability", durability, "process", "full")
         _check_choice("acknowledge", acknowledge, "stored", "finished")
         _check_choice("replays", replays, "run", "skip")
+        _check_app_name(app_name)
         check_size(max_body_size)
         check_loop(loop)
         super().__init__(ignore_authors=ignore_authors)
@@ -115,6 +126,9 @@ class Webhooks(Router):
         self._durability: Durability = durability
         self._allow_network = allow_network
         self._acknowledge: Acknowledge = acknowledge
+        self._app_name = app_name
+        self._may_adopt = adopt_store
+        self._code = find_app_code(self)
 
     @property
     def deliveries(self) -> Log:
@@ -134,14 +148,25 @@ class Webhooks(Router):
         else:
             from hubhooks.sqlite import RunnerLock, SqliteLog  # noqa: PLC0415 - see above
 
+            lock = RunnerLock(path)
             log = SqliteLog(
                 path,
                 replays=self.settings.replays,
                 durability=self._durability,
                 allow_network=self._allow_network,
+                app=self._app(),
+                lock=lock,
             )
-            lock = RunnerLock(path)
-        return Runner(self, log, loop=self._loop, lock=lock)
+        return Runner(self, log, loop=self._loop, lock=lock, code=self._code)
+
+    def _app(self) -> AppIdentity:
+        name = self._app_name or os.environ.get(_APP_NAME_VARIABLE) or None
+        _check_app_name(name)
+        adopt = os.environ.get(_ADOPT_VARIABLE, "")
+        if adopt not in ("", "0", "1"):
+            msg = f"{_ADOPT_VARIABLE} is 1 to take over the log of another app, or not set"
+            raise ConfigError(msg)
+        return AppIdentity(self._code, name, self._may_adopt or adopt == "1")
 
     @cached_property
     def _door(self) -> Door:
@@ -302,4 +327,10 @@ def _needed(extra: str) -> Generator[None]:
 def _check_choice(name: str, given: object, first: str, second: str) -> None:
     if given not in (first, second):
         msg = f'`{name}={given!r}` is none that there is; write "{first}" or "{second}"'
+        raise ConfigError(msg)
+
+
+def _check_app_name(name: object) -> None:
+    if name is not None and not (isinstance(name, str) and name and name.isprintable()):
+        msg = f"`app_name={name!r}` is no name; write a string that can be printed"
         raise ConfigError(msg)

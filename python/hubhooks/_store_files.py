@@ -1,0 +1,267 @@
+"""The files of a store: which ones belong together, and which were changed under the app.
+
+SQLite trusts that its three files stay as they are. A `-wal` file is applied to whatever database
+lies beside it, and a `-shm` file that becomes shorter ends the process with SIGBUS. So the files
+are compared before and after each write batch, and the leader writes down which ones it uses.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hubhooks._process import Process, current_process, is_alive
+from hubhooks.errors import StoreError
+
+__all__ = [
+    "LeaderFile",
+    "StoreFiles",
+    "has_wal_header",
+    "is_sound",
+    "is_wal_header",
+    "move_aside",
+    "replace_file",
+]
+
+# The first four bytes of a `-wal` file, in either byte order of its checksums.
+_WAL_MAGIC = frozenset({b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83"})
+_MODE = 0o600
+
+
+class StoreFiles(NamedTuple):
+    """What is at the path of a store at one moment; all zero for a file that is missing."""
+
+    device: int
+    db: int
+    """The inode of the database."""
+    db_size: int
+    db_time: int
+    """When the database was written last, in nanoseconds: by a checkpoint, mostly."""
+    wal: int
+    wal_size: int
+    shm: int
+    shm_size: int
+
+    @classmethod
+    def at(cls, path: str) -> StoreFiles:
+        """Look at the files at a path, without opening them.
+
+        To open and close one would drop the locks that SQLite holds on it for this process
+        (https://www.sqlite.org/howtocorrupt.html).
+        """
+        db, wal, shm = _stat(path), _stat(f"{path}-wal"), _stat(f"{path}-shm")
+        return cls(
+            0 if db is None else db.st_dev,
+            *(0, 0, 0) if db is None else (db.st_ino, db.st_size, db.st_mtime_ns),
+            *(0, 0) if wal is None else (wal.st_ino, wal.st_size),
+            *(0, 0) if shm is None else (shm.st_ino, shm.st_size),
+        )
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """The device and inode of the database."""
+        return self.device, self.db
+
+    def are_same_files(self, now: StoreFiles) -> bool:
+        """Return whether no file was replaced or removed since."""
+        return (
+            self.db == now.db
+            and self.wal == now.wal
+            and self.shm == now.shm
+            and self.device == now.device
+        )
+
+    def are_same(self, now: StoreFiles) -> bool:
+        """Return whether no file was replaced, removed or made shorter since.
+
+        SQLite itself shortens the `-wal` file only, and the database only after a VACUUM.
+        """
+        return (
+            self.db_size <= now.db_size
+            and self.shm_size <= now.shm_size
+            and self.are_same_files(now)
+        )
+
+    def is_wal_foreign(self, now: StoreFiles) -> bool:
+        """Return whether the `-wal` file there now was written for another database."""
+        is_another = now.identity != self.identity or (now.db_size == 0 < self.db_size)
+        return is_another and now.wal == self.wal != 0 and now.wal_size > 0
+
+
+def _stat(path: str) -> os.stat_result | None:
+    # Several times for each write batch: `Path` would take several times as long.
+    try:
+        return os.stat(path)  # noqa: PTH116 - see above
+    except OSError:
+        return None
+
+
+class LeaderFile(NamedTuple):
+    """What the leader of a store wrote down: who it is, and which files it uses."""
+
+    process: Process
+    since: float
+    files: StoreFiles
+    is_closed: bool
+    """Whether it stopped leading by itself."""
+
+    @staticmethod
+    def path_of(store: str) -> str:
+        """Return the path of the file beside a store."""
+        return f"{store}.leader"
+
+    @classmethod
+    def read(cls, store: str) -> LeaderFile | None:
+        """Read the file beside a store; None if there is none, or none that can be read."""
+        try:
+            made: Any = json.loads(Path(cls.path_of(store)).read_bytes())
+            files = StoreFiles(**{name: int(made["files"][name]) for name in StoreFiles._fields})
+            process = Process(int(made["pid"]), str(made["host"]), str(made["start_time"]))
+            return cls(process, float(made["since"]), files, bool(made["is_closed"]))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+
+    def write(self, store: str) -> None:
+        """Write the file as a whole. It only explains what happened, so a failure is ignored."""
+        made = {
+            **self.process._asdict(),
+            "since": self.since,
+            "is_closed": self.is_closed,
+            "files": self.files._asdict(),
+        }
+        path = self.path_of(store)
+        new = f"{path}-new"
+        with suppress(OSError):
+            # Readable for its owner only, like the store.
+            with suppress(FileNotFoundError):
+                os.unlink(new)  # noqa: PTH108 - as below
+            descriptor = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _MODE)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(json.dumps(made).encode())
+            os.replace(new, path)  # noqa: PTH105 - these are paths as SQLite has them
+
+    @classmethod
+    def of_this_process(cls, store: str, files: StoreFiles) -> LeaderFile:
+        """Describe this process, which leads a store with these files."""
+        process = current_process()
+        known = cls.read(store)
+        is_known = known is not None and known.process == process and not known.is_closed
+        since = known.since if known is not None and is_known else time.time()
+        return cls(process, since, files, is_closed=False)
+
+    def is_of_living_process(self) -> bool:
+        """Return whether another process that is alive leads the store."""
+        return (
+            not self.is_closed
+            and self.process.pid != os.getpid()
+            and is_alive(self.process) is True
+        )
+
+    def explain_end(self, now: StoreFiles) -> str:
+        """Say what is known of a leader that ended without closing the store; empty if it did."""
+        if self.is_closed or self.process.pid == os.getpid() or is_alive(self.process):
+            return ""
+        since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.since))
+        changes = self._changes(now)
+        why = ", and ".join(changes) if changes else "by SIGKILL or for lack of memory, perhaps"
+        return (
+            f"process {self.process.pid}, which led the delivery log since {since}, ended without "
+            f"closing it: {why}"
+        )
+
+    def _changes(self, now: StoreFiles) -> list[str]:
+        """Say what happened to the files that explains a crash.
+
+        SQLite shortens the `-wal` file itself, and removes it and the `-shm` file when the last
+        process closes the store.
+        """
+        files = self.files
+        changes = []
+        if now.identity != files.identity:
+            changes.append("the file was replaced" if now.db else "the file was removed")
+        elif now.db_size < files.db_size:
+            changes.append(f"the file was shortened from {files.db_size} to {now.db_size} bytes")
+        if now.wal and now.wal != files.wal:
+            changes.append("its `-wal` file was replaced")
+        if now.shm and now.shm != files.shm:
+            changes.append("its `-shm` file was replaced")
+        elif now.shm and now.shm_size < files.shm_size:
+            changes.append(
+                f"its `-shm` file was shortened from {files.shm_size} to {now.shm_size} bytes, "
+                "which ends a process with SIGBUS"
+            )
+        return changes
+
+
+def is_wal_header(first: bytes) -> bool:
+    """Return whether a file that begins with these four bytes is a `-wal` file."""
+    return first in _WAL_MAGIC
+
+
+def has_wal_header(path: str) -> bool:
+    """Return whether the `-wal` file beside a database begins as one does."""
+    try:
+        # SQLite holds no lock on this file that closing it here could drop.
+        with Path(f"{path}-wal").open("rb", buffering=0) as file:
+            return is_wal_header(file.read(4))
+    except OSError:
+        return False
+
+
+def is_sound(connection: sqlite3.Connection) -> bool:
+    """Return whether SQLite finds no damage."""
+    try:
+        return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+    except sqlite3.DatabaseError:
+        return False
+
+
+def move_aside(path: str, *suffixes: str) -> list[str]:
+    """Rename files of a store, so that SQLite does not use them any more.
+
+    Returns:
+        their new names.
+    """
+    moved = []
+    for suffix in suffixes:
+        number = 1
+        while _stat(new := f"{path}{suffix}.aside-{number}") is not None:
+            number += 1
+        try:
+            os.rename(f"{path}{suffix}", new)  # noqa: PTH104 - these are paths as SQLite has them
+        except FileNotFoundError:
+            continue
+        moved.append(new)
+    return moved
+
+
+def replace_file(path: str, source: sqlite3.Connection) -> None:
+    """Put a copy of a database, page by page, in its place.
+
+    A connection whose database no longer lies at its path neither writes its `-wal` file back nor
+    removes it when it is closed. So every process, whatever it has open, leaves the copy alone.
+
+    Args:
+        path: the database.
+        source: what is copied. It must stay open until the copy is in place.
+
+    Raises:
+        StoreError: the copy is damaged.
+        sqlite3.Error: the database cannot be copied.
+        OSError: the copy cannot be put in its place.
+    """
+    new = f"{path}-new"
+    with suppress(FileNotFoundError):
+        os.unlink(new)  # noqa: PTH108 - these are paths as SQLite has them
+    os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR, _MODE))
+    with closing(sqlite3.connect(new, isolation_level=None)) as copy:
+        source.backup(copy)
+        if not is_sound(copy):
+            msg = f"the delivery log `{path}` is damaged"
+            raise StoreError(msg)
+    os.replace(new, path)  # noqa: PTH105 - as above

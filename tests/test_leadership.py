@@ -1,0 +1,258 @@
+"""Which of several processes runs the handlers: the one with the newest code."""
+
+from __future__ import annotations
+
+import re
+import sys
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+from servers import UVICORN, Server, started, wait_until
+
+from hubhooks import _process
+from hubhooks._app_code import AppCode
+from hubhooks._process import Process, current_process, is_alive
+from hubhooks._samples import compact, sample_json
+from hubhooks.errors import BusyError
+from hubhooks.sqlite import RunnerLock, SqliteLog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+BODY = compact(sample_json("repo.content.update"))
+ON_DISK: dict[str, str | None] = {"HUBHOOKS_DELIVERIES": None}
+APP = """
+import os, time
+from hubhooks import Webhooks
+
+app = Webhooks()
+
+@app.on("repo.content")
+def handle(event, delivery):
+    with open("ran", "a") as file:
+        file.write(f"{delivery.id} VERSION {os.getpid()}\\n")
+    while os.path.exists(f"hold-{delivery.id}"):
+        time.sleep(0.01)
+"""
+
+
+def app(version: int) -> str:
+    return APP.replace("VERSION", str(version))
+
+
+def ran(folder: Path) -> dict[str, list[str]]:
+    """Give the version and process of each run, by delivery."""
+    path = folder / "ran"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {line.split()[0]: line.split()[1:] for line in lines}
+
+
+def deliver(server: Server, *delivery_ids: str) -> None:
+    for delivery_id in delivery_ids:
+        answer = server.post("/", BODY, headers={"Webhook-Id": delivery_id})
+        assert answer.status_code == 202, answer.text
+
+
+def wait_until_ran(server: Server, *delivery_ids: str) -> None:
+    server.wait_until(lambda: set(delivery_ids) <= set(ran(server.folder)), "does not run them")
+
+
+def wait_until_leads(server: Server) -> None:
+    store = SqliteLog(server.folder / "hubhooks.db")
+
+    def leads() -> bool:
+        try:
+            leader = store.leader()
+        except BusyError:
+            return False
+        return leader is not None and leader.process.pid == server.pid
+
+    server.wait_until(leads, "does not take the lead")
+
+
+def test_process_with_newer_code_takes_the_lead(tmp_path: Path) -> None:
+    with started(tmp_path, script=app(1), environ=ON_DISK) as old:
+        deliver(old, "before")
+        wait_until_ran(old, "before")
+        with started(tmp_path, script=app(2), environ=ON_DISK) as new:
+            wait_until_leads(new)
+            deliver(old, "to-old")
+            deliver(new, "to-new")
+            wait_until_ran(new, "to-old", "to-new")
+            said = new.output()
+        pattern = (
+            rf"process {old.pid} leads the delivery log `.*hubhooks\.db` since [-\d]+ [:\d]+ UTC "
+            r"with code (\w{8}): .* takes the lead with its newer code (\w{8}) once"
+        )
+        found = re.search(pattern, said)
+        assert found is not None, said
+        assert found[1] != found[2]
+        assert said.count("leads the delivery log") == 1
+        # The old one leads again once no other process does.
+        wait_until_leads(old)
+    runs = ran(tmp_path)
+    assert runs["before"] == ["1", str(old.pid)]
+    assert runs["to-old"] == runs["to-new"] == ["2", str(new.pid)]
+    show = SqliteLog(tmp_path / "hubhooks.db").get("to-old")
+    assert show is not None
+    (attempt,) = show.runs[0].history
+    assert (attempt.number, attempt.pid, attempt.code) == (1, new.pid, found[2])
+
+
+def test_newer_code_waits_for_the_runs_of_the_older(tmp_path: Path) -> None:
+    hold = tmp_path / "hold-long"
+    hold.touch()
+    with started(tmp_path, script=app(1), environ=ON_DISK) as old:
+        deliver(old, "long")
+        wait_until_ran(old, "long")
+        with started(tmp_path, script=app(2), environ=ON_DISK) as new:
+            old.wait_for("has newer code")
+            for number in range(10):
+                deliver(new if number % 2 else old, f"d{number}")
+            # The run is not started anew elsewhere, and what comes meanwhile waits.
+            assert set(ran(tmp_path)) == {"long"}
+            hold.unlink()
+            wait_until_ran(new, *(f"d{number}" for number in range(10)))
+    runs = ran(tmp_path)
+    assert runs.pop("long") == ["1", str(old.pid)]
+    assert set(map(tuple, runs.values())) == {("2", str(new.pid))}
+    record = SqliteLog(tmp_path / "hubhooks.db").get("long")
+    assert record is not None
+    assert (record.state, record.runs[0].attempts) == ("done", 1)
+
+
+def test_processes_of_one_version_leave_the_lead_where_it_is(tmp_path: Path) -> None:
+    with started(tmp_path, script=app(1), environ=ON_DISK) as first:
+        with started(tmp_path, *UVICORN, environ=ON_DISK) as second:
+            deliver(second, "d1")
+            deliver(first, "d2")
+            wait_until_ran(second, "d1", "d2")
+            assert f"process {first.pid} leads" in second.output()
+            assert "with the same code" in second.output()
+            first.terminate()
+            wait_until_leads(second)
+            deliver(second, "d3")
+            wait_until_ran(second, "d3")
+        assert "newer code" not in first.output()
+    runs = ran(tmp_path)
+    assert runs["d1"] == runs["d2"] == ["1", str(first.pid)]
+    assert runs["d3"] == ["1", str(second.pid)]
+
+
+def test_older_code_runs_again_what_waits_if_the_newer_one_does_not_lead(tmp_path: Path) -> None:
+    with started(tmp_path, script=app(1), environ=ON_DISK) as old:
+        deliver(old, "d1")
+        wait_until_ran(old, "d1")
+        # A process that is alive and never takes the lead, as this one is.
+        store = SqliteLog(tmp_path / "hubhooks.db", lock=RunnerLock(tmp_path / "hubhooks.db"))
+        store.open()
+        store.register("other", 1e11, [])
+        store.flush()
+        old.wait_for("has newer code")
+        deliver(old, "d2")
+        wait_until_ran(old, "d2")
+        store.close()
+
+
+# ---- what processes are known by ----------------------------------------------------------------
+
+
+def test_code_is_told_apart_by_what_the_modules_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app_file, helper = tmp_path / "app.py", tmp_path / "helper.py"
+    installed = tmp_path / "venv" / "site-packages" / "x.py"
+    installed.parent.mkdir(parents=True)
+    for file in (app_file, helper, installed):
+        file.write_text("1")
+        monkeypatch.setitem(sys.modules, f"_test_{file.stem}", SimpleNamespace(__file__=str(file)))  # type: ignore[arg-type]
+    code = AppCode(str(app_file), 1e11)
+    first = code.version()
+    assert re.fullmatch("[0-9a-f]{8}", first)
+    assert AppCode(str(app_file), 2e11).version() == first
+    installed.write_text("2")
+    assert code.version() == first
+    helper.write_text("2")
+    assert code.version() != first
+    # Edited after it was loaded: the file does not say what this process runs.
+    assert AppCode(str(app_file), 1.0).version() != AppCode(str(app_file), 2.0).version()
+
+
+def test_living_process_is_known_by_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = current_process()
+    assert is_alive(own)
+    assert is_alive(own._replace(host="elsewhere")) is None
+    if own.start_time:
+        assert is_alive(own._replace(start_time="1")) is False
+    # Where no start time is known, any process of that number counts.
+    monkeypatch.setattr(_process, "_read_stat", lambda _: [])
+    assert is_alive(own._replace(start_time=""))
+    assert is_alive(Process(2**22 + 1, own.host, "")) is False
+
+
+@pytest.fixture
+def leaders(tmp_path: Path) -> Iterator[tuple[SqliteLog, RunnerLock]]:
+    path = tmp_path / "x.db"
+    lock = RunnerLock(path)
+    assert lock.try_acquire()
+    store = SqliteLog(path, lock=lock)
+    store.open()
+    store.recover()
+    yield store, lock
+    store.close()
+    lock.release()
+
+
+def test_lock_file_that_is_removed_is_locked_again(
+    tmp_path: Path, leaders: tuple[SqliteLog, RunnerLock]
+) -> None:
+    _, lock = leaders
+    file = tmp_path / "x.db.runner"
+    for change in (file.unlink, lambda: file.rename(tmp_path / "away")):
+        change()
+        assert lock.keep()
+        assert not RunnerLock(tmp_path / "x.db").try_acquire()
+    assert not lock.keep()
+
+
+THREE = """
+import os, time
+from hubhooks import Webhooks
+
+app = Webhooks()
+
+@app.on("repo.content")
+def handle(event, delivery):
+    with open("ran", "a") as file:
+        file.write(f"{delivery.id} {delivery.attempt} {os.getpid()}\\n")
+    while os.path.exists("hold"):
+        time.sleep(0.01)
+"""
+
+
+def test_no_run_starts_twice_when_the_lock_file_is_removed(tmp_path: Path) -> None:
+    hold = tmp_path / "hold"
+    hold.touch()
+    names = [f"d{number}" for number in range(12)]
+    with (
+        started(tmp_path, script=THREE, environ=ON_DISK) as one,
+        started(tmp_path, *UVICORN, environ=ON_DISK) as two,
+        started(tmp_path, *UVICORN, environ=ON_DISK) as three,
+    ):
+        servers = (one, two, three)
+        for number, name in enumerate(names):
+            deliver(servers[number % 3], name)
+        wait_until_ran(one, *names)
+        for _ in range(3):
+            (tmp_path / "hubhooks.db.runner").unlink()
+            wait_until((tmp_path / "hubhooks.db.runner").exists, "nobody locks it again")
+        # Each process looked for the lock meanwhile, and took what was stored last.
+        deliver(two, "last")
+        wait_until_ran(one, "last")
+        hold.unlink()
+        store = SqliteLog(tmp_path / "hubhooks.db")
+        one.wait_until(lambda: store.stats().states == {"done": 13}, "does not end them")
+    lines = (tmp_path / "ran").read_text().splitlines()
+    assert sorted(line.split()[0] for line in lines) == sorted([*names, "last"])

@@ -1,0 +1,137 @@
+"""Stores that an older hubhooks wrote: `store-1.db` is one of its first version."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from servers import PATIENCE, ROOT
+
+from hubhooks import sqlite
+from hubhooks._record_json import record_json
+from hubhooks.sqlite import RunnerLock, SqliteLog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FIXTURES = Path(__file__).parent / "fixtures"
+# What each file has to contain afterwards. The files themselves are never made anew.
+EXPECTED: dict[str, Any] = json.loads((FIXTURES / "store-1.json").read_text("utf-8"))
+KEEP_DAYS = 100_000
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "hubhooks.db"
+    shutil.copyfile(FIXTURES / "store-1.db", path)
+    yield path
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def check_content(store: SqliteLog) -> None:
+    found = {record.id: store.get(record.id) for record in store.list(limit=100)}
+    for delivery_id, expected in EXPECTED["deliveries"].items():
+        record = found.pop(delivery_id)
+        assert record is not None
+        made = json.loads(json.dumps(record_json(record, is_whole=True)))
+        assert {key: made[key] for key in expected} == expected, delivery_id
+    assert not found
+    stats = store.stats()
+    assert stats.states == EXPECTED["states"]
+    assert stats.refusals == EXPECTED["refusals"]
+    assert stats.body_bytes == EXPECTED["body_bytes"]
+
+
+def open_store(path: Path) -> SqliteLog:
+    store = SqliteLog(path, keep_days=KEEP_DAYS)
+    store.open()
+    return store
+
+
+def test_store_of_version_1_keeps_every_delivery(path: Path) -> None:
+    store = open_store(path)
+    check_content(store)
+    store.close()
+    with closing(sqlite3.connect(path)) as connection:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+    assert version == len(sqlite._STEPS)  # noqa: SLF001 - the newest version
+
+
+def test_store_of_version_1_goes_on(path: Path) -> None:
+    lock = RunnerLock(path)
+    assert lock.try_acquire()
+    store = SqliteLog(path, keep_days=KEEP_DAYS, lock=lock)
+    store.open()
+    interrupted = {(delivery_id, handler) for delivery_id, handler, _ in store.recover()}
+    assert interrupted == {("running", "review"), ("overdue", "reply")}
+    # What was queued starts, and what was acknowledged is still known as such.
+    run = store.claim("queued", "audit")
+    assert run is not None
+    store.finished(run, "done")
+    store.flush()
+    assert store.accept("done", b"{}", ["retrain"]).status == "accepted"
+    assert store.accept("duplicate", b"{}", ["retrain"]).status == "duplicate"
+    assert store.accept("failed", b"{}", ["retrain"]).handlers == ("retrain",)
+    record = store.get("queued")
+    assert record is not None
+    assert [len(run.history) for run in record.runs] == [0, 1]
+    store.close()
+    lock.release()
+
+
+MIGRATES = """
+import sys
+from hubhooks import sqlite
+
+# The step stops at this statement.
+*steps, last = sqlite._STEPS
+at = int(sys.argv[2])
+wait = "SELECT pause()"
+sqlite._STEPS = (*steps, (*last[:at], wait, *last[at:]))
+connect = sqlite.Database._connect.__globals__["sqlite3"].connect
+
+def connect_with_pause(*arguments, **options):
+    connection = connect(*arguments, **options)
+
+    def pause():
+        print("paused", flush=True)
+        sys.stdin.read()
+
+    connection.create_function("pause", 0, pause)
+    return connection
+
+sqlite.Database._connect.__globals__["sqlite3"].connect = connect_with_pause
+store = sqlite.SqliteLog(sys.argv[1])
+store.open()
+"""
+
+
+@pytest.mark.parametrize("at", range(len(sqlite._STEPS[-1]) + 1))  # noqa: SLF001 - each statement
+def test_migration_that_is_killed_is_taken_up_again(path: Path, at: int) -> None:
+    environ = {"PYTHONPATH": str(ROOT / "python")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", MIGRATES, str(path), str(at)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environ,
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout.readline() == b"paused\n"
+    process.kill()
+    process.wait(PATIENCE)
+    process.stdin.close()
+    process.stdout.close()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(sqlite._STEPS) - 1,)  # noqa: SLF001 - undone
+    store = open_store(path)
+    check_content(store)
+    store.close()

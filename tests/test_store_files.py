@@ -1,0 +1,323 @@
+"""Files of a store that are replaced, removed or shortened while an app uses them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import threading
+from contextlib import ExitStack, closing, suppress
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+from servers import SECRET, UVICORN, Server, started, wait_until
+
+from hubhooks._samples import compact, sample_json
+from hubhooks.errors import BusyError, StoreError
+from hubhooks.sqlite import RunnerLock, SqliteLog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+BODY = compact(sample_json("repo.content.update"))
+ON_DISK: dict[str, str | None] = {"HUBHOOKS_DELIVERIES": None}
+APP = """
+from hubhooks import Webhooks
+
+app = Webhooks()
+
+@app.on("repo.content")
+def handle(event, delivery): ...
+"""
+ALL = ("", "-wal", "-shm")
+
+
+def file_of(folder: Path, suffix: str = "") -> Path:
+    return folder / f"hubhooks.db{suffix}"
+
+
+def empty(path: Path) -> None:
+    """Do what a shell does for `: > path`."""
+    os.truncate(path, 0)
+
+
+def put_older_copy(folder: Path) -> None:
+    shutil.copyfile(folder / "older.db", folder / "copy.db")
+    (folder / "copy.db").rename(file_of(folder))
+
+
+def overwrite_with_older_copy(folder: Path) -> None:
+    shutil.copyfile(folder / "older.db", file_of(folder))
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "older copy moved over it": put_older_copy,
+    "older copy written over it": overwrite_with_older_copy,
+    "database emptied": lambda folder: empty(file_of(folder)),
+    "-wal emptied": lambda folder: empty(file_of(folder, "-wal")),
+    "database removed": lambda folder: file_of(folder).unlink(),
+    "-wal removed": lambda folder: file_of(folder, "-wal").unlink(),
+    "-shm removed": lambda folder: file_of(folder, "-shm").unlink(),
+    "all removed": lambda folder: [
+        file_of(folder, suffix).unlink(missing_ok=True) for suffix in ALL
+    ],
+    "-wal moved away": lambda folder: file_of(folder, "-wal").rename(folder / "away"),
+}
+
+# What lies in the files is still open, so that nothing is lost at all.
+KEEPS_ALL = {"-wal removed", "-shm removed", "-wal moved away"}
+
+
+class Senders:
+    """Deliver to some servers until told to stop, and note what was acknowledged."""
+
+    def __init__(self, servers: Sequence[Server], count: int = 4, first: int = 0) -> None:
+        self.acknowledged: list[str] = []
+        self._number = first
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [
+            threading.Thread(target=self._send, args=(servers[number % len(servers)],))
+            for number in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _send(self, server: Server) -> None:
+        with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as client:
+            while not self._stop.is_set():
+                with self._lock:
+                    self._number += 1
+                    name = f"d{self._number}"
+                headers = {"X-Webhook-Secret": SECRET, "Webhook-Id": name}
+                with suppress(httpx.TransportError):
+                    answer = client.post("/", content=BODY, headers=headers)
+                    if answer.is_success:
+                        self.acknowledged.append(name)
+
+    def wait_for_more(self, server: Server, count: int) -> int:
+        """Wait until so many more were acknowledged; give the number of the last one."""
+        before = len(self.acknowledged)
+        server.wait_until(lambda: len(self.acknowledged) >= before + count, "acknowledges no more")
+        return self._number
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+
+
+def prepare(folder: Path) -> None:
+    """Make a store with many deliveries, and an older copy of it."""
+    (folder / "app.py").write_text(APP, "utf-8")
+    with started(folder, *UVICORN, environ=ON_DISK) as server:
+        senders = Senders([server])
+        senders.wait_for_more(server, 300)
+        senders.stop()
+    shutil.copyfile(file_of(folder), folder / "older.db")
+
+
+def check_whole(server: Server, names: set[str]) -> None:
+    """Check that the store is sound, and that all of these deliveries are done."""
+    store = SqliteLog(file_of(server.folder))
+
+    def done() -> set[str]:
+        try:
+            return {record.id for record in store.list(state="done", limit=1_000_000)}
+        except BusyError:
+            return set()
+
+    server.wait_until(lambda: names <= done(), "lost some of them")
+    with closing(sqlite3.connect(file_of(server.folder))) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("change", CHANGES)
+def test_nothing_acknowledged_after_a_change_is_lost(
+    tmp_path: Path, change: str, processes: int
+) -> None:
+    prepare(tmp_path)
+    with ExitStack() as stack:
+        servers = [
+            stack.enter_context(started(tmp_path, *UVICORN, environ=ON_DISK))
+            for _ in range(processes)
+        ]
+        senders = Senders(servers, first=1000)
+        stack.callback(senders.stop)
+        senders.wait_for_more(servers[0], 400)
+        CHANGES[change](tmp_path)
+        # What was sent before may have been acknowledged before.
+        last = senders.wait_for_more(servers[0], 1)
+        senders.wait_for_more(servers[0], 200)
+        senders.stop()
+        names = set(senders.acknowledged)
+        if change not in KEEPS_ALL:
+            names = {name for name in names if int(name[1:]) > last + 4}
+        assert len(names) > 100
+        check_whole(servers[0], names)
+        assert not any(server.is_over for server in servers)
+
+
+def test_emptied_shm_file_costs_no_delivery(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    acknowledged: set[str] = set()
+    died = ""
+    # While SQLite reads the file, to empty it ends the process, which nothing can catch.
+    for round_ in range(30):
+        with started(tmp_path, *UVICORN, environ=ON_DISK) as server:
+            if died:
+                server.wait_for(died)
+            senders = Senders([server], first=10_000 * (round_ + 1))
+            senders.wait_for_more(server, 50)
+            empty(file_of(tmp_path, "-shm"))
+            enough = len(senders.acknowledged) + 50
+            wait_until(
+                lambda s=senders, enough=enough, server=server: (
+                    server.is_over or len(s.acknowledged) > enough
+                )
+            )
+            senders.stop()
+            acknowledged.update(senders.acknowledged)
+            check = server.is_over
+            if not check:
+                check_whole(server, acknowledged)
+        if died:
+            break
+        died = f"process {server.pid}, which led the delivery log since" if check else ""
+    with started(tmp_path, *UVICORN, environ=ON_DISK) as server:
+        check_whole(server, acknowledged)
+
+
+def test_file_replaced_while_no_app_runs_gets_no_foreign_wal(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    with started(tmp_path, *UVICORN, environ=ON_DISK) as server:
+        senders = Senders([server], first=1000)
+        senders.wait_for_more(server, 400)
+        server.kill()
+        senders.stop()
+    put_older_copy(tmp_path)
+    store = SqliteLog(file_of(tmp_path))
+    with pytest.raises(BusyError, match="was removed or replaced"):
+        store.list()
+    with started(tmp_path, *UVICORN, environ=ON_DISK) as server:
+        said = server.wait_for("moved a file of the delivery log aside")
+        assert "hubhooks.db-wal.aside-1" in said
+        assert "ended without closing it: the file was replaced" in said
+        server.post("/", BODY, headers={"Webhook-Id": "d9999"})
+        check_whole(server, {"d1", "d9999"})
+        assert store.get("d1200") is None
+
+
+def test_older_copy_is_noticed_where_it_is_written_over_the_database(
+    tmp_path: Path, store: SqliteLog
+) -> None:
+    def fill(names: str) -> None:
+        for number in range(100):
+            store.accept(f"{names}{number}", b"x" * 1000, ["a"])
+        with closing(sqlite3.connect(file_of(tmp_path))) as other:
+            other.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        assert store.get("unknown") is None
+        store.changed()
+
+    fill("first")
+    shutil.copyfile(file_of(tmp_path), tmp_path / "older.db")
+    fill("second")
+    overwrite_with_older_copy(tmp_path)
+    with file_of(tmp_path).open("ab") as file:
+        file.truncate(10_000_000)  # nor is it shorter than before
+    fill("third")
+    found = {record.id[:5] for record in store.list(limit=1000)}
+    assert found == {"first", "third"}
+    with closing(sqlite3.connect(file_of(tmp_path))) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_killed_process_is_named_at_the_next_start(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP, "utf-8")
+    with started(tmp_path, *UVICORN, environ=ON_DISK) as server:
+        server.kill()
+    with started(tmp_path, *UVICORN, environ=ON_DISK) as after:
+        said = after.output()
+        assert f"process {server.pid}, which led the delivery log since" in said
+        assert "ended without closing it: by SIGKILL or for lack of memory, perhaps" in said
+    with started(tmp_path, *UVICORN, environ=ON_DISK) as last:
+        assert "ended without" not in last.output()
+
+
+# ---- without a server ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteLog]:
+    lock = RunnerLock(file_of(tmp_path))
+    assert lock.try_acquire()
+    store = SqliteLog(file_of(tmp_path), lock=lock)
+    store.open()
+    store.recover()
+    yield store
+    store.close()
+    lock.release()
+
+
+def test_run_goes_on_when_the_wal_file_is_removed(tmp_path: Path, store: SqliteLog) -> None:
+    with store.batch():
+        store.accept("d1", b"{}", ["a"])
+        run = store.claim("d1", "a")
+    assert run is not None
+    file_of(tmp_path, "-wal").unlink()
+    assert store.changed()
+    assert store.is_led
+    store.finished(run, "done")
+    store.flush()
+    found = store.get("d1")
+    assert found is not None
+    assert (found.state, found.runs[0].attempts) == ("done", 1)
+
+
+def test_shorter_database_that_is_sound_is_kept(tmp_path: Path, store: SqliteLog) -> None:
+    for number in range(200):
+        store.accept(f"d{number}", b"x" * 4000, ["a"])
+    with closing(sqlite3.connect(file_of(tmp_path), isolation_level=None)) as other:
+        other.execute("DELETE FROM bodies")
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    before = file_of(tmp_path).stat()
+    assert store.accept("between", b"{}", ["a"]).status == "accepted"
+    with closing(sqlite3.connect(file_of(tmp_path), isolation_level=None)) as other:
+        other.execute("VACUUM")
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    after = file_of(tmp_path).stat()
+    assert after.st_size < before.st_size
+    assert store.accept("after", b"{}", ["a"]).status == "accepted"
+    assert after.st_ino == file_of(tmp_path).stat().st_ino
+    assert len(store.list(limit=1000)) == 202
+
+
+def test_damaged_file_takes_no_deliveries(tmp_path: Path, store: SqliteLog) -> None:
+    for number in range(50):
+        store.accept(f"d{number}", b"x" * 2000, ["a"])
+    with closing(sqlite3.connect(file_of(tmp_path))) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    damaged = tmp_path / "damaged.db"
+    damaged.write_bytes(file_of(tmp_path).read_bytes()[:8192] + b"\x07" * 40_000)
+    damaged.rename(file_of(tmp_path))
+    for _ in range(3):
+        with pytest.raises(StoreError, match=r"is damaged|no SQLite file"):
+            store.accept("after", b"{}", ["a"])
+
+
+def test_only_the_leader_moves_files_aside(tmp_path: Path, store: SqliteLog) -> None:
+    other = SqliteLog(file_of(tmp_path), lock=RunnerLock(file_of(tmp_path)))
+    other.open()
+    store.accept("before", b"{}", ["a"])
+    (tmp_path / "empty.db").touch()
+    (tmp_path / "empty.db").rename(file_of(tmp_path))
+    with pytest.raises(BusyError, match="was removed or replaced"):
+        other.accept("d1", b"{}", ["a"])
+    assert store.accept("d2", b"{}", ["a"]).status == "accepted"
+    assert other.accept("d1", b"{}", ["a"]).status == "accepted"
+    assert {record.id for record in store.list()} == {"d1", "d2"}
+    assert file_of(tmp_path, "-wal.aside-1").exists()
+    other.close()

@@ -1,0 +1,247 @@
+"""A store belongs to one app: the forms of one app share it, and another app is refused."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+from servers import UVICORN, Server, started
+
+from hubhooks import Webhooks
+from hubhooks._app_code import AppCode, AppIdentity, find_app_code
+from hubhooks._samples import compact, sample_json
+from hubhooks.errors import ConfigError, StoreError
+from hubhooks.sqlite import RunnerLock, SqliteLog
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BODY = compact(sample_json("repo.content.update"))
+ON_DISK: dict[str, str | None] = {"HUBHOOKS_DELIVERIES": None}
+PORT = ("--port", "{port}")
+APP = """
+from fastapi import FastAPI
+from hubhooks import Webhooks
+
+hooks = Webhooks()
+
+@hooks.on("repo.content")
+def {handler}(event): ...
+
+app = FastAPI()
+app.include_router(hooks.router("/"))
+
+if __name__ == "__main__":
+    import sys, uvicorn
+    uvicorn.run(app, port=int(sys.argv[1]))
+"""
+
+
+def write_app(folder: Path, name: str = "app", handler: str = "own") -> None:
+    (folder / f"{name}.py").write_text(APP.replace("{handler}", handler), "utf-8")
+
+
+def deliver(server: Server, delivery_id: str) -> None:
+    answer = server.post("/", BODY, headers={"Webhook-Id": delivery_id})
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["handlers"] == ["own"]
+
+
+def store_of(folder: Path) -> SqliteLog:
+    return SqliteLog(folder / "hubhooks.db")
+
+
+def wait_until_done(server: Server, *delivery_ids: str) -> None:
+    store = store_of(server.folder)
+    for delivery_id in delivery_ids:
+        server.wait_until(
+            lambda name=delivery_id: getattr(store.get(name), "state", "") == "done",
+            f"does not run {delivery_id}",
+        )
+
+
+def test_second_app_in_one_folder_is_refused(tmp_path: Path) -> None:
+    write_app(tmp_path)
+    write_app(tmp_path, "app2", "other")
+    with started(tmp_path, "-m", "uvicorn", "app:hooks", *PORT, environ=ON_DISK) as first:
+        command = ("-m", "uvicorn", "app2:hooks", *PORT)
+        with started(tmp_path, *command, prints="startup failed", environ=ON_DISK) as second:
+            assert second.wait() != 0
+            said = second.output()
+        assert f"the delivery log `{tmp_path / 'hubhooks.db'}` belongs to the app `app.py`" in said
+        assert "this is `app2.py`" in said
+        assert 'Webhooks(deliveries="other.db")' in said
+        assert "stop `app.py`, then start it once with HUBHOOKS_ADOPT_STORE=1" in said
+        deliver(first, "d1")
+        wait_until_done(first, "d1")
+
+
+FORMS = {
+    "python app.py": ("app.py", "{port}"),
+    "uvicorn app:hooks": ("-m", "uvicorn", "app:hooks", *PORT),
+    "uvicorn app:app": ("-m", "uvicorn", "app:app", *PORT),
+    "uvicorn --reload": ("-m", "uvicorn", "app:app", "--reload", *PORT),
+    "uvicorn --workers": ("-m", "uvicorn", "app:app", "--workers", "2", *PORT),
+    "gunicorn": (
+        "-m", "gunicorn", "app:app", "-k", "uvicorn_worker.UvicornWorker", "-w", "2",
+        "-b", "127.0.0.1:{port}",
+    ),
+    "gunicorn --preload": (
+        "-m", "gunicorn", "app:app", "-k", "uvicorn_worker.UvicornWorker", "-w", "2", "--preload",
+        "-b", "127.0.0.1:{port}",
+    ),
+}  # fmt: skip
+
+
+def test_all_forms_of_one_app_share_its_store(tmp_path: Path) -> None:
+    pytest.importorskip("gunicorn")
+    write_app(tmp_path)
+    for number, command in enumerate(FORMS.values()):
+        with started(tmp_path, *command, environ=ON_DISK) as server:
+            deliver(server, f"d{number}")
+            wait_until_done(server, f"d{number}")
+
+
+def test_project_that_was_copied_with_its_store_is_the_same_app(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    write_app(old)
+    for folder in (old, new):
+        if folder is new:
+            shutil.copytree(old, new)
+        with started(folder, *UVICORN, environ=ON_DISK) as server:
+            deliver(server, folder.name)
+            wait_until_done(server, folder.name)
+    assert {record.id for record in store_of(new).list()} == {"old", "new"}
+
+
+def test_project_that_moved_away_from_its_store_is_the_same_app(tmp_path: Path) -> None:
+    disk = {"HUBHOOKS_DELIVERIES": str(tmp_path / "hubhooks.db")}
+    for name in ("release-1", "release-2"):
+        folder = tmp_path / name
+        folder.mkdir()
+        write_app(folder)
+        with started(folder, *UVICORN, environ=disk) as server:
+            deliver(server, name)
+            if name == "release-2":
+                server.wait_for("moved from `release-1/app.py` to `release-2/app.py`")
+        shutil.rmtree(folder)
+    assert {record.id for record in store_of(tmp_path).list()} == {"release-1", "release-2"}
+
+
+def test_two_projects_with_one_store_are_two_apps(tmp_path: Path) -> None:
+    disk = {"HUBHOOKS_DELIVERIES": str(tmp_path / "hubhooks.db")}
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        folder.mkdir()
+        write_app(folder)
+    with started(one, *UVICORN, environ=disk):
+        pass
+    with started(two, *UVICORN, prints="startup failed", environ=disk) as server:
+        server.wait_for("belongs to the app `one/app.py`, and this is `two/app.py`")
+    same_name = {**disk, "HUBHOOKS_APP_NAME": "one/app.py"}
+    with started(two, *UVICORN, environ=same_name) as server:
+        deliver(server, "d1")
+
+
+# ---- the store ----------------------------------------------------------------------------------
+
+
+def identity(name: str | None, file: str | None = None, *, adopt: bool = False) -> AppIdentity:
+    return AppIdentity(AppCode(file, 0.0), name, adopt)
+
+
+def open_as(path: Path, app: AppIdentity, lock: RunnerLock | None = None) -> None:
+    store = SqliteLog(path, app=app, lock=lock)
+    store.open()
+    store.close()
+
+
+def test_store_of_another_app_is_adopted_if_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "x.db"
+    open_as(path, identity("first"))
+    with pytest.raises(ConfigError, match=r"belongs to the app `first`, and this is `second`"):
+        open_as(path, identity("second"))
+    open_as(path, identity("second", adopt=True))
+    open_as(path, identity("second"))
+    with pytest.raises(ConfigError, match="belongs to the app `second`"):
+        open_as(path, identity("first"))
+
+
+def test_store_in_use_is_not_adopted(tmp_path: Path) -> None:
+    path = tmp_path / "x.db"
+    open_as(path, identity("first"))
+    lock = RunnerLock(path)
+    assert lock.try_acquire()
+    try:
+        with pytest.raises(ConfigError, match="stop `first`, then start it once"):
+            open_as(path, identity("second", adopt=True), RunnerLock(path))
+    finally:
+        lock.release()
+    open_as(path, identity("second", adopt=True), RunnerLock(path))
+
+
+def test_store_without_app_is_claimed_by_the_first_one(tmp_path: Path) -> None:
+    path = tmp_path / "x.db"
+    store = SqliteLog(path)
+    store.open()
+    store.close()
+    open_as(path, identity("first"))
+    with pytest.raises(ConfigError):
+        open_as(path, identity("second"))
+
+
+def test_store_replaced_by_that_of_another_app_takes_no_deliveries(tmp_path: Path) -> None:
+    path, other = tmp_path / "x.db", tmp_path / "other.db"
+    open_as(other, identity("other"))
+    store = SqliteLog(path, app=identity("own"))
+    store.open()
+    other.rename(path)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="replaced by the one of another app, `other`"):
+            store.accept("d1", b"{}", ["a"])
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM deliveries").fetchone() == (0,)
+    store.close()
+
+
+def test_file_that_creates_the_object_gives_the_name(tmp_path: Path) -> None:
+    class Own(Webhooks):
+        def __init__(self) -> None:
+            super().__init__("moon")
+            self.more = 1
+
+    script = tmp_path / "script.py"
+    scope = {"__file__": str(script), "Webhooks": Webhooks, "Own": Own}
+    exec("made = [Webhooks('moon'), Own()]", scope)  # as Gradio reloads a script
+    made = scope["made"]
+    assert isinstance(made, list)
+    codes = [hooks._code for hooks in made]  # noqa: SLF001 - it shows in the store's name only
+    assert [code.file for code in codes] == [str(script)] * 2
+    assert codes[0].name_beside(str(tmp_path / "x.db")) == "script.py"
+    assert codes[0].name_beside(str(tmp_path / "data" / "x.db")) == "../script.py"
+
+
+def test_interactive_code_has_a_name_of_its_own(tmp_path: Path) -> None:
+    scope = {"find": find_app_code}
+    exec("code = find(object())", scope)  # as a notebook does
+    code = scope["code"]
+    assert isinstance(code, AppCode)
+    assert code.name_beside(str(tmp_path / "x.db")) == "(interactive)"
+    assert code.version() != AppCode(None, 1.0).version()
+
+
+@pytest.mark.parametrize("name", ["", 3, "a\nb"])
+def test_name_that_cannot_be_printed_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="is no name"):
+        Webhooks("moon", app_name=name)
+
+
+def test_variable_for_adoption_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HUBHOOKS_ADOPT_STORE", "perhaps")
+    hooks = Webhooks("moon", deliveries=tmp_path / "x.db")
+    with pytest.raises(ConfigError, match="HUBHOOKS_ADOPT_STORE is 1"):
+        _ = hooks.deliveries
