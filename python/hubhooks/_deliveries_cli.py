@@ -154,7 +154,7 @@ def _list(  # noqa: PLR0913, one parameter per option
             scope=_utf_8(scope, "--scope"),
             repo=_utf_8(repo, "--repo"),
             since=None if since is None else _moment(since),
-            before=before and _id(log, before),
+            before=None if before is None else _id(log, before),
             limit=limit + 1,
         )
     page, is_more = records[:limit], len(records) > limit
@@ -212,6 +212,9 @@ def _replay(  # noqa: PLR0913, one parameter per option
         moment = None if since is None else _moment(since)
         for name in only or ():
             _utf_8(name, "--only")
+            if not name:
+                msg = "--only must be the name of a handler, and is empty"
+                raise ConfigError(msg)
         replays = _replays(log, deliveries or [], only or [], moment, is_failed=failed)
         _skip_without_body(log, replays)
         is_ended = True
@@ -378,6 +381,10 @@ def _log(file: str, **options: Any) -> SqliteLog:  # noqa: ANN401, those of the 
 
 def _id(log: SqliteLog, prefix: str) -> str:
     """Find the one id that begins so."""
+    if not prefix:
+        # Every id begins so. A script whose variable is not set means none of them.
+        msg = "an id is empty; see `hubhooks deliveries list`"
+        raise ConfigError(msg)
     prefix = prefix.encode("utf-8", "replace").decode()
     found = log.ids(prefix)
     if prefix in found or len(found) == 1:
