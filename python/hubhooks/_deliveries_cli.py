@@ -23,6 +23,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from hubhooks._database import require_file
 from hubhooks._record_json import iso, record_json, run_json
 from hubhooks._terminal import (
     WIDE,
@@ -269,13 +270,14 @@ def _export(
 def _stats(*, as_json: _AsJson = False, file: _File = _DEFAULT_FILE) -> None:
     """Show the log in figures: states, sizes, what was refused."""
     with _errors():
-        stats = _log(file).stats()
+        log = _log(file)
+        stats = log.stats()
         is_running = RunnerLock(file).is_taken()
-        size = Path(file).stat().st_size
+        size = Path(log.path).stat().st_size
     if as_json:
         _print_json(
             {
-                "file": str(Path(file).resolve()),
+                "file": log.path,
                 "file_bytes": size,
                 "body_bytes": stats.body_bytes,
                 "is_app_running": is_running,
@@ -287,7 +289,7 @@ def _stats(*, as_json: _AsJson = False, file: _File = _DEFAULT_FILE) -> None:
         return
     console = terminal()
     facts = {
-        "file": f"{Path(file).resolve()}, {filesize.decimal(size)}",
+        "file": f"{log.path}, {filesize.decimal(size)}",
         "bodies": filesize.decimal(stats.body_bytes),
         "app": "runs" if is_running else "does not run",
     }
@@ -359,11 +361,11 @@ def _log(file: str, **options: Any) -> SqliteLog:  # noqa: ANN401, those of the 
     if file == ":memory:":
         msg = "the app keeps its deliveries in memory (:memory:), where only it can read them"
         raise ConfigError(msg)
+    # It is for the app to refuse a network file system.
+    log = SqliteLog(file, allow_network=True, **options)
     try:
-        if Path(file).is_dir():
-            msg = f"the delivery log `{file}` is a folder: give the path of a file"
-            raise ConfigError(msg)
-        is_there = Path(file).stat().st_size > 0
+        require_file(log.path)
+        is_there = Path(log.path).stat().st_size > 0
     except FileNotFoundError:
         is_there = False
     except OSError as error:
@@ -371,12 +373,11 @@ def _log(file: str, **options: Any) -> SqliteLog:  # noqa: ANN401, those of the 
         raise ConfigError(msg) from error
     if not is_there:
         msg = (
-            f"there is no delivery log `{Path(file).resolve()}`; the app makes it when it starts: "
+            f"there is no delivery log `{log.path}`; the app makes it when it starts: "
             "run this where the app runs, give --file, or set HUBHOOKS_DELIVERIES"
         )
         raise ConfigError(msg)
-    # It is for the app to refuse a network file system.
-    return SqliteLog(file, allow_network=True, **options)
+    return log
 
 
 def _id(log: SqliteLog, prefix: str) -> str:

@@ -36,6 +36,7 @@ __all__ = ["Webhooks"]
 
 _VARIABLE = "WEBHOOK_SECRET"
 _LOG_VARIABLE = "HUBHOOKS_DELIVERIES"
+_NETWORK_VARIABLE = "HUBHOOKS_ALLOW_NETWORK"
 _LOG = "hubhooks.db"
 _IN_MEMORY = ":memory:"
 
@@ -72,7 +73,8 @@ class Webhooks(Router):
             directory. `:memory:` keeps nothing beyond the process.
         durability: what an acknowledged delivery survives: the death of the `process`, or with
             `full` also a loss of power, which costs a wait for the disk.
-        allow_network: use a log on a network file system, though it may lose deliveries there.
+        allow_network: use a log on a network file system, though it may lose deliveries there; by
+            default where the environment variable HUBHOOKS_ALLOW_NETWORK is 1, true or yes.
         acknowledge: when the Hub is answered: as soon as a delivery is `stored`, or when its
             handlers `finished`, so that the Hub retries when one failed. After 20 s it is answered
             all the same.
@@ -92,7 +94,7 @@ class Webhooks(Router):
         loop: Where | None = None,
         deliveries: str | os.PathLike[str] | None = None,
         durability: Durability = "process",
-        allow_network: bool = False,
+        allow_network: bool | None = None,
         acknowledge: Acknowledge = "stored",
     ) -> None:
         _check_choice("durability", durability, "process", "full")
@@ -134,11 +136,14 @@ class Webhooks(Router):
         else:
             from hubhooks.sqlite import RunnerLock, SqliteLog  # noqa: PLC0415 - see above
 
+            allow_network = self._allow_network
+            if allow_network is None:
+                allow_network = _read_flag(_NETWORK_VARIABLE)
             log = SqliteLog(
                 path,
                 replays=self.settings.replays,
                 durability=self._durability,
-                allow_network=self._allow_network,
+                allow_network=allow_network,
             )
             lock = RunnerLock(path)
         return Runner(self, log, loop=self._loop, lock=lock)
@@ -297,6 +302,21 @@ def _needed(extra: str) -> Generator[None]:
     except ModuleNotFoundError as error:
         msg = f'`{error.name}` is not installed: try `pip install "hubhooks[{extra}]"`'
         raise ModuleNotFoundError(msg, name=error.name, path=error.path) from error
+
+
+def _read_flag(variable: str) -> bool:
+    """Return whether an environment variable is true; one that is not set is false.
+
+    Raises:
+        ConfigError: it is neither true nor false.
+    """
+    given = os.environ.get(variable, "").strip()
+    if given.lower() in {"1", "true", "yes", "on"}:
+        return True
+    if given.lower() in {"", "0", "false", "no", "off"}:
+        return False
+    msg = f"{variable} is {given!r}, which is neither true nor false; write 1 or 0"
+    raise ConfigError(msg)
 
 
 def _check_choice(name: str, given: object, first: str, second: str) -> None:
