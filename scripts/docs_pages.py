@@ -158,16 +158,17 @@ def commands_page() -> str:
 def commands(group: Typer, name: str) -> Iterator[str]:
     """Describe a group, and all in it."""
     if group.registered_callback is not None and group.registered_callback.callback is not None:
-        yield command(group.registered_callback.callback, name, "COMMAND")
+        info = group.registered_callback
+        yield command(info.callback, name, info.help, "COMMAND")
     for info in group.registered_commands:
         if info.callback is not None:
-            yield command(info.callback, f"{name} {info.name}")
+            yield command(info.callback, f"{name} {info.name}", info.help)
     for inner in group.registered_groups:
         if inner.typer_instance is not None:
             yield from commands(inner.typer_instance, f"{name} {inner.name}")
 
 
-def command(function: Callable[..., Any], name: str, then: str = "") -> str:
+def command(function: Callable[..., Any], name: str, text: str | None, then: str = "") -> str:
     """Describe one command."""
     words, arguments, options = [name], [], []
     for parameter in inspect.signature(function, eval_str=True).parameters.values():
@@ -194,8 +195,7 @@ def command(function: Callable[..., Any], name: str, then: str = "") -> str:
         for heading, rows in (("argument", arguments), ("option", options))
         if rows
     )
-    text = inspect.getdoc(function) or ""
-    return f"\n## {name}\n\n```text\n{usage}\n```\n\n{text}\n{tables}"
+    return f"\n## {name}\n\n```text\n{usage}\n```\n\n{(text or '').strip()}\n{tables}"
 
 
 def flag_of(name: str, info: OptionInfo) -> str:

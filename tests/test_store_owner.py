@@ -243,5 +243,5 @@ def test_name_that_cannot_be_printed_is_refused(name: str) -> None:
 def test_variable_for_adoption_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HUBHOOKS_ADOPT_STORE", "perhaps")
     hooks = Webhooks("moon", deliveries=tmp_path / "x.db")
-    with pytest.raises(ConfigError, match="HUBHOOKS_ADOPT_STORE is 1"):
+    with pytest.raises(ConfigError, match="HUBHOOKS_ADOPT_STORE"):
         _ = hooks.deliveries

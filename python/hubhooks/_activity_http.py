@@ -185,7 +185,7 @@ def _handlers_in(body: bytes) -> tuple[str, ...]:
     except (ValueError, RecursionError):
         raise _Refusal(400, f"the body is no JSON; it is empty, or {right}") from None
     names = said.get("handlers") if isinstance(said, dict) else None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise _Refusal(400, f"the body is not as expected: it is empty, or {right}")
     return tuple(names)
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Durability: TypeAlias = Literal["process", "full"]
 
-__all__ = ["Database", "RunnerLock"]
+__all__ = ["Database", "RunnerLock", "require_file"]
 
 _log = logging.getLogger("hubhooks")
 
@@ -57,7 +57,21 @@ _WHAT_IT_IS = """
 """
 
 _MOUNTS = Path("/proc/self/mountinfo")
-_NETWORK = re.compile(r"fuse|nfs|cifs|smb|9p$|ceph|glusterfs|afs$|lustre|beegfs|gpfs|davfs")
+# Before the separator: ids, device, root, mount point, options. There may be more.
+_MOUNT_FIELDS = 6
+# A space in a mount point is written `\040`.
+_ESCAPED = re.compile(rb"\\([0-3][0-7]{2})")
+_NETWORK = re.compile(
+    r"fuse|nfs|cifs|smb|9p$|ceph|glusterfs|afs$|lustre|beegfs|gpfs|davfs|coda$|ncpfs|orangefs|"
+    r"pvfs2|panfs|wekafs|vboxsf|vmhgfs|prl_fs"
+)
+# `fuse` says that a program makes the file system, and what follows is often its name. These use a
+# local disk or folder. Any other one may be remote, as buckets are (`fuse`, `fuse.s3fs`).
+_LOCAL_FUSE = re.compile(
+    r"fuseblk|fuse\.(fuse-overlayfs|(unionfs|mergerfs|mhddfs|bindfs|gocryptfs|encfs|cryfs|"
+    r"securefs|ntfs|ntfs-3g|lowntfs-3g|exfat|fuse2fs|fuse-?ext2|ext[234]|lklfuse|apfs|zfs|lxcfs)"
+    r"(-fuse)?$)"
+)
 
 # What SQLite says, and what it means to the owner of the app.
 _ADVICE = {
@@ -768,7 +782,22 @@ def _is_damage(error: sqlite3.DatabaseError) -> bool:
 
 def _resolved(path: str | os.PathLike[str]) -> str:
     # Also where the working directory changes, or a link leads to a file that is yet to be made.
-    return str(Path(path).resolve())
+    given = Path(path)
+    if "\0" in str(given):
+        msg = f"the delivery log {str(given)!r} has a zero byte in its path: give another path"
+        raise ConfigError(msg)
+    try:
+        return str(given.resolve())
+    except FileNotFoundError as error:
+        msg = (
+            f"the delivery log `{path}` has a path relative to the working directory, which was "
+            "removed: start in a folder that exists, or give an absolute path"
+        )
+        raise ConfigError(msg) from error
+    # The latter where links lead to each other, before Python 3.13.
+    except (OSError, RuntimeError) as error:
+        msg = f"the path of the delivery log `{path}` cannot be used: {error}"
+        raise ConfigError(msg) from error
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
@@ -793,32 +822,54 @@ def _create(path: str) -> None:
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except FileExistsError:
-        if Path(path).is_dir():
-            msg = f"the delivery log `{path}` is a folder: give the path of a file"
-            raise ConfigError(msg) from None
+        require_file(path)
     except OSError as error:
         why = (error.strerror or "").lower()
         msg = f"the delivery log `{path}` cannot be created ({why}): give a path that can be"
         raise ConfigError(msg) from error
 
 
+def require_file(path: str) -> None:
+    """Raise `ConfigError` if something else than a file is at a path."""
+    there = Path(path)
+    if there.is_dir():
+        msg = f"the delivery log `{path}` is a folder: give the path of a file"
+        raise ConfigError(msg)
+    # SQLite would read from a pipe or a device, or make files beside it.
+    if there.exists() and not there.is_file():
+        msg = f"the delivery log `{path}` is no regular file: give the path of one"
+        raise ConfigError(msg)
+
+
 def _refuse_network(path: str) -> None:
     """Raise `ConfigError` for a file system on which SQLite's locks cannot be relied on."""
+    # The files beside it are in the folder, also where another file system has the file itself.
+    for place in (Path(path), Path(path).parent):
+        kind = _file_system_at(place)
+        if _NETWORK.match(kind) and not _LOCAL_FUSE.match(kind):
+            msg = (
+                f"the delivery log `{path}` is on a network file system ({kind}), where it would "
+                "lose deliveries: give a path on a local disk, or `allow_network=True` or the "
+                "variable HUBHOOKS_ALLOW_NETWORK=1 to use it all the same"
+            )
+            raise ConfigError(msg)
+
+
+def _file_system_at(place: Path) -> str:
+    """Return the kind of file system that a place is on; empty if the mounts do not tell."""
     try:
-        mounts = _MOUNTS.read_text("utf-8", "surrogateescape").splitlines()
+        mounts = _MOUNTS.read_bytes()
     except OSError:
-        return
-    folder = Path(path).parent
+        return ""
     deepest, kind = 0, ""
-    for mount in mounts:
-        where, _, what = mount.partition(" - ")
-        # A space in the path is written `\040`.
-        point = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), where.split()[4])
-        if len(point) >= deepest and folder.is_relative_to(point):
-            deepest, kind = len(point), what.split()[0]
-    if _NETWORK.match(kind):
-        msg = (
-            f"the delivery log `{path}` is on a network file system ({kind}), where it would lose "
-            "deliveries: give a path on a local disk, or `allow_network=True`"
-        )
-        raise ConfigError(msg)
+    for mount in mounts.split(b"\n"):
+        where, _, what = mount.partition(b" - ")
+        fields = where.split(b" ")
+        # A line of an unknown form tells nothing.
+        if len(fields) < _MOUNT_FIELDS or not what:
+            continue
+        point = os.fsdecode(_ESCAPED.sub(lambda match: bytes([int(match[1], 8)]), fields[4]))
+        # Of two mounts at the same point, the later one hides the earlier one.
+        if len(point) >= deepest and place.is_relative_to(point):
+            deepest, kind = len(point), os.fsdecode(what.split(b" ")[0])
+    return kind

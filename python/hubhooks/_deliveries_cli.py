@@ -23,12 +23,14 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from hubhooks._database import require_file
 from hubhooks._record_json import iso, record_json, run_json
 from hubhooks._terminal import (
     WIDE,
     complain,
     new_table,
     one_line,
+    print_line,
     terminal,
     usage_errors,
     visible,
@@ -106,26 +108,46 @@ _AsJsonLines = Annotated[
 ]
 _WHEN_HELP = 'as in "2h" (s, m, h, d or w), or a date and time, as in 2026-07-31T14:00.'
 _DEFAULT_FILE = "hubhooks.db"
+# Not docstrings, which `python -OO` drops.
+_REPLAY_HELP = """Queue handlers again, and follow the app that runs them until all have ended.
+
+Exits with 0 when all did well, or are queued and no app runs; with 1 when a handler failed,
+a delivery could not be replayed, or the app went away; with 2 when nothing was queued because
+an option is wrong.
+"""
+_PRUNE_HELP = """\
+Drop the bodies of finished deliveries now that are older; the app drops old ones by itself.
+
+Their ids are kept for a week more, so that what the Hub sends again is recognised. The file
+keeps its size, and fills what is free in it first.
+"""
 
 
 def make_group() -> typer.Typer:
     """Put the commands together."""
     group = typer.Typer(no_args_is_help=True)
-    group.callback()(_deliveries)
-    group.command("list")(_list)
-    group.command("show")(_show)
-    group.command("replay")(_replay)
-    group.command("export")(_export)
-    group.command("stats")(_stats)
-    group.command("prune")(_prune)
+    group.callback(
+        help="Read and replay what an app keeps of its deliveries, whether it runs or not."
+    )(_deliveries)
+    group.command("list", help="List deliveries, the newest first.")(_list)
+    group.command(
+        "show", help="Show all that is known of a delivery: its handlers, headers and body."
+    )(_show)
+    group.command("replay", help=_REPLAY_HELP)(_replay)
+    group.command(
+        "export",
+        help="Write the body of a delivery to a file, for `hubhooks send --file` and for tests.",
+    )(_export)
+    group.command("stats", help="Show the log in figures: states, sizes, what was refused.")(_stats)
+    group.command("prune", help=_PRUNE_HELP)(_prune)
     return group
 
 
-# ---- the commands; what the user reads is their docstrings and help texts --------------------
+# ---- the commands ------------------------------------------------------------------------------
 
 
 def _deliveries() -> None:
-    """Read and replay what an app keeps of its deliveries, whether it runs or not."""
+    """Take no options before the command."""
 
 
 def _list(  # noqa: PLR0913, one parameter per option
@@ -145,7 +167,6 @@ def _list(  # noqa: PLR0913, one parameter per option
     as_json: _AsJsonLines = False,
     file: _File = _DEFAULT_FILE,
 ) -> None:
-    """List deliveries, the newest first."""
     with _errors():
         log = _log(file)
         # One more than asked for tells whether there are more.
@@ -154,7 +175,7 @@ def _list(  # noqa: PLR0913, one parameter per option
             scope=_utf_8(scope, "--scope"),
             repo=_utf_8(repo, "--repo"),
             since=None if since is None else _moment(since),
-            before=before and _id(log, before),
+            before=None if before is None else _id(log, before),
             limit=limit + 1,
         )
     page, is_more = records[:limit], len(records) > limit
@@ -168,7 +189,6 @@ def _list(  # noqa: PLR0913, one parameter per option
 
 
 def _show(*, delivery: _Id, as_json: _AsJson = False, file: _File = _DEFAULT_FILE) -> None:
-    """Show all that is known of a delivery: its handlers, headers and body."""
     with _errors():
         record = _record(_log(file), delivery)
     if as_json:
@@ -201,17 +221,14 @@ def _replay(  # noqa: PLR0913, one parameter per option
     as_json: _AsJsonLines = False,
     file: _File = _DEFAULT_FILE,
 ) -> None:
-    """Queue handlers again, and follow the app that runs them until all have ended.
-
-    Exits with 0 when all did well, or are queued and no app runs; with 1 when a handler failed,
-    a delivery could not be replayed, or the app went away; with 2 when nothing was queued because
-    an option is wrong.
-    """
     with _errors():
         log = _log(file)
         moment = None if since is None else _moment(since)
         for name in only or ():
             _utf_8(name, "--only")
+            if not name:
+                msg = "--only must be the name of a handler, and is empty"
+                raise ConfigError(msg)
         replays = _replays(log, deliveries or [], only or [], moment, is_failed=failed)
         _skip_without_body(log, replays)
         is_ended = True
@@ -239,7 +256,6 @@ def _export(
     ] = None,
     file: _File = _DEFAULT_FILE,
 ) -> None:
-    """Write the body of a delivery to a file, for `hubhooks send --file` and for tests."""
     with _errors():
         record = _record(_log(file), delivery)
         if record.body is None:
@@ -260,19 +276,19 @@ def _export(
         except OSError as error:
             msg = f"cannot write `{path}`: {error.strerror}"
             raise ConfigError(msg) from error
-    typer.echo(path)
+    print_line(str(path))
 
 
 def _stats(*, as_json: _AsJson = False, file: _File = _DEFAULT_FILE) -> None:
-    """Show the log in figures: states, sizes, what was refused."""
     with _errors():
-        stats = _log(file).stats()
+        log = _log(file)
+        stats = log.stats()
         is_running = RunnerLock(file).is_taken()
-        size = Path(file).stat().st_size
+        size = Path(log.path).stat().st_size
     if as_json:
         _print_json(
             {
-                "file": str(Path(file).resolve()),
+                "file": log.path,
                 "file_bytes": size,
                 "body_bytes": stats.body_bytes,
                 "is_app_running": is_running,
@@ -284,7 +300,7 @@ def _stats(*, as_json: _AsJson = False, file: _File = _DEFAULT_FILE) -> None:
         return
     console = terminal()
     facts = {
-        "file": f"{Path(file).resolve()}, {filesize.decimal(size)}",
+        "file": f"{log.path}, {filesize.decimal(size)}",
         "bodies": filesize.decimal(stats.body_bytes),
         "app": "runs" if is_running else "does not run",
     }
@@ -310,11 +326,6 @@ def _prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is.")] = False,
     file: _File = _DEFAULT_FILE,
 ) -> None:
-    """Drop the bodies of finished deliveries now that are older; the app drops old ones by itself.
-
-    Their ids are kept for a week more, so that what the Hub sends again is recognised. The file
-    keeps its size, and fills what is free in it first.
-    """
     with _errors():
         moment = _moment(older_than)
         days = (datetime.now(timezone.utc) - moment) / timedelta(days=1)
@@ -324,7 +335,7 @@ def _prune(
         if not dry_run:
             _patiently(log.prune)
     verb = "would drop" if dry_run else "dropped"
-    typer.echo(
+    print_line(
         f"{verb} {_count(old.bodies, 'body', 'bodies')} ({filesize.decimal(old.body_bytes)}) and "
         f"{_count(old.deliveries, 'record')} of what came before {_local(moment)}"
     )
@@ -356,11 +367,11 @@ def _log(file: str, **options: Any) -> SqliteLog:  # noqa: ANN401, those of the 
     if file == ":memory:":
         msg = "the app keeps its deliveries in memory (:memory:), where only it can read them"
         raise ConfigError(msg)
+    # It is for the app to refuse a network file system.
+    log = SqliteLog(file, allow_network=True, **options)
     try:
-        if Path(file).is_dir():
-            msg = f"the delivery log `{file}` is a folder: give the path of a file"
-            raise ConfigError(msg)
-        is_there = Path(file).stat().st_size > 0
+        require_file(log.path)
+        is_there = Path(log.path).stat().st_size > 0
     except FileNotFoundError:
         is_there = False
     except OSError as error:
@@ -368,16 +379,19 @@ def _log(file: str, **options: Any) -> SqliteLog:  # noqa: ANN401, those of the 
         raise ConfigError(msg) from error
     if not is_there:
         msg = (
-            f"there is no delivery log `{Path(file).resolve()}`; the app makes it when it starts: "
+            f"there is no delivery log `{log.path}`; the app makes it when it starts: "
             "run this where the app runs, give --file, or set HUBHOOKS_DELIVERIES"
         )
         raise ConfigError(msg)
-    # It is for the app to refuse a network file system.
-    return SqliteLog(file, allow_network=True, **options)
+    return log
 
 
 def _id(log: SqliteLog, prefix: str) -> str:
     """Find the one id that begins so."""
+    if not prefix:
+        # Every id begins so. A script whose variable is not set means none of them.
+        msg = "an id is empty; see `hubhooks deliveries list`"
+        raise ConfigError(msg)
     prefix = prefix.encode("utf-8", "replace").decode()
     found = log.ids(prefix)
     if prefix in found or len(found) == 1:
@@ -585,7 +599,7 @@ def _note(text: str) -> None:
 
 
 def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value))
+    print_line(json.dumps(value))
 
 
 def _print_list(records: Sequence[Record]) -> None:

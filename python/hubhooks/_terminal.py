@@ -5,20 +5,26 @@ The libraries it needs come with the extra `cli`, so it imports them where it us
 
 from __future__ import annotations
 
+import io
 import json
+import select
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO, cast
 
 from hubhooks.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from _typeshed import ReadableBuffer
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["WIDE", "complain", "new_table", "one_line", "terminal", "usage_errors", "visible"]
+__all__ = [
+    "WIDE", "complain", "guarded_output", "new_table", "one_line", "print_escaped", "print_line",
+    "terminal", "usage_errors", "visible",
+]  # fmt: skip
 
 WIDE = 120
 """From this width on a table has all its columns."""
@@ -33,6 +39,96 @@ _WHOLE = frozenset({"age", "name", "received", "sample", "state"})
 def complain(message: str, hint: str = "") -> None:
     """Tell what went wrong, and what to do about it."""
     sys.stderr.write(f"hubhooks: {message}\n" + (f"hint: {hint}\n" if hint else ""))
+
+
+def print_line(text: str) -> None:
+    """Print a line of data."""
+    # Not `typer.echo`, which writes UTF-8 where the encoding of the output is ASCII.
+    sys.stdout.write(f"{text}\n")
+
+
+def print_escaped(text: str) -> None:
+    """Print text in a process of the user, with escapes for characters that the encoding lacks."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)  # noqa: T201 - it is for the user to read
+
+
+class _GuardedStream(io.RawIOBase):
+    """Write to a stream, and after the first error to nowhere.
+
+    So a command goes on to its end and its own exit code, such as when `head` has read enough.
+
+    Args:
+        raw: the stream; None where the process has none.
+    """
+
+    def __init__(self, raw: io.RawIOBase | None) -> None:
+        self._raw = raw
+        self._is_broken = raw is None
+        self.failure = ""
+        """Why the output is incomplete; empty if it is whole, or if nobody reads it any more."""
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return self._raw is not None and self._raw.isatty()
+
+    def fileno(self) -> int:
+        return super().fileno() if self._raw is None else self._raw.fileno()
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        if self._raw is not None and not self._is_broken:
+            try:
+                while (written := self._raw.write(data)) is None:
+                    # Another program that has the same output open made it non-blocking.
+                    select.select([], [self._raw], [])
+            except OSError as error:
+                self._is_broken = True
+                if not isinstance(error, BrokenPipeError):
+                    self.failure = error.strerror or str(error)
+            else:
+                return written
+        return memoryview(data).nbytes
+
+
+@contextmanager
+def guarded_output() -> Iterator[None]:
+    """Print to standard output and standard error without errors while the block runs.
+
+    Characters that the encoding lacks are printed as escapes. Where the output cannot be written,
+    such as on a full disk, the process exits with 1. A closed pipe is no error.
+    """
+    streams = sys.stdout, sys.stderr
+    sys.stdout, guard = _guarded(sys.stdout)
+    sys.stderr, _ = _guarded(sys.stderr)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        if guard.failure:
+            complain(f"cannot write to standard output: {guard.failure}")
+        sys.stderr.flush()
+        sys.stdout, sys.stderr = streams
+        if guard.failure:
+            raise SystemExit(1)
+
+
+def _guarded(stream: TextIO | None) -> tuple[TextIO, _GuardedStream]:
+    buffer = getattr(stream, "buffer", None)
+    # Unbuffered output has no raw stream below the binary one.
+    guard = _GuardedStream(cast("io.RawIOBase | None", getattr(buffer, "raw", buffer)))
+    if stream is not None and buffer is None:
+        # A text in memory, say of a test: it takes everything.
+        return stream, guard
+    text = io.TextIOWrapper(
+        io.BufferedWriter(guard),
+        encoding=getattr(stream, "encoding", "utf-8"),
+        errors="backslashreplace",
+        line_buffering=getattr(stream, "line_buffering", False),
+        write_through=getattr(stream, "write_through", False),
+    )
+    return text, guard
 
 
 @contextmanager

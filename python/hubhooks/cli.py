@@ -30,7 +30,16 @@ from hubhooks._samples import (
     scope_and_action,
     with_overrides,
 )
-from hubhooks._terminal import WIDE, complain, new_table, one_line, terminal, usage_errors
+from hubhooks._terminal import (
+    WIDE,
+    complain,
+    guarded_output,
+    new_table,
+    one_line,
+    print_line,
+    terminal,
+    usage_errors,
+)
 from hubhooks.errors import ConfigError
 
 _extra_is_installed = True
@@ -70,6 +79,13 @@ _STATUS_HINTS = {
     405: _ELSEWHERE,
 }
 
+# Not docstrings, which `python -OO` drops.
+_SEND_HELP = """Send deliveries as the Hub does, and show what the app answers.
+
+Exits with 0 when every answer was 2xx, with 1 when one was not, with 2 when nothing was sent
+because an option is wrong.
+"""
+
 _SET_HELP = (
     "Change a field, as in repo.name=me/x or updatedRefs.0.newSha=null; the value is read as JSON "
     "where it is valid JSON. May be given several times."
@@ -81,7 +97,8 @@ def main() -> None:
     if not _extra_is_installed:
         complain('the command line needs the "cli" extra', 'pip install "hubhooks[cli]"')
         raise SystemExit(2)
-    make_app()(prog_name="hubhooks")
+    with guarded_output():
+        make_app()(prog_name="hubhooks")
 
 
 def make_app() -> typer.Typer:
@@ -95,14 +112,16 @@ def make_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode="markdown",
     )
-    app.callback()(_hubhooks)
-    app.command("send")(_send)
-    app.command("samples")(_samples)
+    app.callback(
+        help="Try out an app that reacts to webhooks of the Hugging Face Hub, and look after it."
+    )(_hubhooks)
+    app.command("send", help=_SEND_HELP)(_send)
+    app.command("samples", help="List the sample deliveries, or print one as JSON.")(_samples)
     app.add_typer(make_group(), name="deliveries")
     return app
 
 
-# ---- the commands; what the user reads is their docstrings and help texts --------------------
+# ---- the commands ----------------------------------------------------------------------------
 
 
 class SecretPlace(str, Enum):
@@ -114,7 +133,7 @@ class SecretPlace(str, Enum):
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001, typer passes it by position
     if wanted:
-        typer.echo(f"hubhooks {__version__}")
+        print_line(f"hubhooks {__version__}")
         raise typer.Exit
 
 
@@ -127,7 +146,7 @@ def _hubhooks(
         ),
     ] = False,
 ) -> None:
-    """Try out an app that reacts to webhooks of the Hugging Face Hub, and look after it."""
+    """Take the options before the command."""
 
 
 def _send(  # noqa: PLR0913, one parameter per option
@@ -176,11 +195,6 @@ def _send(  # noqa: PLR0913, one parameter per option
         bool, typer.Option("--json", help="Print one JSON object per delivery and line.")
     ] = False,
 ) -> None:
-    """Send deliveries as the Hub does, and show what the app answers.
-
-    Exits with 0 when every answer was 2xx, with 1 when one was not, with 2 when nothing was sent
-    because an option is wrong.
-    """
     with usage_errors():
         target = _target(url, secret, secret_in)
         overrides = _overrides(assignments or [])
@@ -204,12 +218,11 @@ def _samples(
     name: Annotated[str | None, typer.Argument(help="Print this sample's JSON.")] = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help=_SET_HELP)] = None,
 ) -> None:
-    """List the sample deliveries, or print one as JSON."""
     with usage_errors():
         overrides = _overrides(assignments or [])
         if name is not None:
             payload = with_overrides(sample_json(name), overrides)
-            typer.echo(json.dumps(payload, indent=2))
+            print_line(json.dumps(payload, indent=2))
             return
         if overrides:
             msg = "--set changes one sample: name it"
@@ -302,6 +315,9 @@ def _sample_body(name: str, overrides: Mapping[str, Any]) -> bytes:
 def _file_body(file: str, overrides: Mapping[str, Any]) -> tuple[str, bytes]:
     is_stdin = file == "-"
     name = "(stdin)" if is_stdin else Path(file).name
+    if is_stdin and sys.stdin is None:
+        msg = "cannot read standard input, which is closed"
+        raise ConfigError(msg)
     try:
         body = sys.stdin.buffer.read() if is_stdin else Path(file).read_bytes()
     except OSError as error:
@@ -491,7 +507,7 @@ def _print_json_lines(answers: Sequence[_Answer]) -> None:
             "answer": answer.said,
             "error": answer.error or None,
         }
-        typer.echo(json.dumps(line))
+        print_line(json.dumps(line))
 
 
 def _print_answers(answers: Sequence[_Answer], *, is_summary: bool) -> None:

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUSY_PAUSE", "BUSY_SECONDS", "STARTED", "Attempt", "Delivery", "Ignore", "Log", "MemoryLog",
-    "Record", "Retry", "Run", "Stats", "Verdict", "judge", "log_fields", "most_urgent",
+    "Record", "Retry", "Run", "Stats", "Verdict", "handler_names", "judge", "log_fields",
+    "most_urgent",
     "queue_runs", "spoken",
 ]  # fmt: skip
 
@@ -392,11 +393,15 @@ class Log(Protocol):
 
         Args:
             delivery_id: the delivery.
-            handlers: their names, also of some that did not hear it; none for those that did.
+            handlers: their names, also of some that did not hear it; none for those that did. A
+                name given twice counts once.
 
         Returns:
             the names of those queued. None is if the delivery is unknown or unfinished, if its
             body was dropped, or if no handler heard it and none is named.
+
+        Raises:
+            ConfigError: one of the names cannot be the name of a handler.
         """
         ...
 
@@ -650,8 +655,9 @@ class MemoryLog:
             )
             if known is not None:
                 record.is_replay = known.is_delivered
-            self._add(record, known, handlers)
-        return Verdict(aside or "accepted", delivery_id, tuple(handlers))
+            names = tuple(dict.fromkeys(handlers))
+            self._add(record, known, names)
+        return Verdict(aside or "accepted", delivery_id, names)
 
     def answered(self, delivery_id: str, *, delivered: bool) -> None:
         """Record whether the answer is known to have reached the Hub."""
@@ -662,11 +668,12 @@ class MemoryLog:
 
     def replay(self, delivery_id: str, handlers: Sequence[str] = ()) -> tuple[str, ...]:
         """Queue handlers of a finished delivery again; give the names of those queued."""
+        chosen = handler_names(handlers)
         with self._lock:
             known = self._records.get(delivery_id)
             if known is None or known.body is None or known.is_open:
                 return ()
-            names = tuple(handlers) or tuple(run.handler for run in known.runs)
+            names = chosen or tuple(run.handler for run in known.runs)
             if names:
                 record = Record(
                     delivery_id,
@@ -931,10 +938,26 @@ class MemoryLog:
                 record.body = None
 
 
+def handler_names(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Return each name once, in order; a single string is one name.
+
+    Raises:
+        ConfigError: one of them cannot be the name of a handler.
+    """
+    names = (given,) if isinstance(given, str) else tuple(given)
+    for name in names:
+        # Not every user has a type checker.
+        if not (isinstance(name, str) and name and name.isprintable()):  # pyright: ignore[reportUnnecessaryIsInstance]
+            msg = f"`{name!r}` is no name of a handler; write a string that can be printed"
+            raise ConfigError(msg)
+    return tuple(dict.fromkeys(names))
+
+
 def queue_runs(record: Record, handlers: Sequence[str]) -> None:
-    """Queue handlers, counting on; what others did before stays on record."""
+    """Queue handlers, each named once, counting on; what others did before stays on record."""
     before = {run.handler: run for run in record.runs}
-    record.runs = [run for run in record.runs if run.handler not in handlers]
+    chosen = frozenset(handlers)
+    record.runs = [run for run in record.runs if run.handler not in chosen]
     for name in handlers:
         run = Run(name)
         if name in before:

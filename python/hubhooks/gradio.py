@@ -18,6 +18,7 @@ from gradio.cli.commands.reload import reload_thread
 from gradio.routes import App
 from starlette.routing import Route
 
+from hubhooks._terminal import print_escaped
 from hubhooks.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def launch(
         # Not before: with server-side rendering `demo.launch` sets handlers of its own.
         _drain_on(signal.SIGTERM, served, _SIGTERM_SECONDS)
         if not options.get("quiet"):
-            print(*_announcement(hooks, demo), sep="\n", flush=True)  # noqa: T201 - as Gradio does
+            print_escaped("\n".join(_announcement(hooks, demo)))
 
     def block_thread() -> None:
         announce()

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from hubhooks._calls import running_loop
+from hubhooks._terminal import print_escaped
 from hubhooks.deliveries import MemoryLog
 from hubhooks.errors import ConfigError
 from hubhooks.receiver import Receiver
@@ -85,4 +86,4 @@ def _handle(router: Router, delivery_id: str | None, body: bytes) -> Record:
 
 def _say(line: str) -> None:
     # A Job's output is its log, and nobody configured `logging` there.
-    print(f"hubhooks: {line}", flush=True)  # noqa: T201 - see above
+    print_escaped(f"hubhooks: {line}")

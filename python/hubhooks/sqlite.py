@@ -24,6 +24,7 @@ from hubhooks.deliveries import (
     Run,
     Stats,
     Verdict,
+    handler_names,
     judge,
     most_urgent,
     queue_runs,
@@ -450,26 +451,32 @@ class SqliteLog:
             )
             record.headers = _without_secrets(headers)
             record.is_replay = known is not None and known.is_delivered
-            self._keep(record, known, handlers)
-        return Verdict(aside or "accepted", delivery_id, tuple(handlers))
+            names = tuple(dict.fromkeys(handlers))
+            self._keep(record, known, names)
+        return Verdict(aside or "accepted", delivery_id, names)
 
     def replay(self, delivery_id: str, handlers: Sequence[str] = ()) -> tuple[str, ...]:
         """Queue handlers of a finished delivery again.
 
         Args:
             delivery_id: the delivery.
-            handlers: their names, also of some that did not hear it; none for those that did.
+            handlers: their names, also of some that did not hear it; none for those that did. A
+                name given twice counts once.
 
         Returns:
             the names of those queued. None is if the delivery is unknown or unfinished, if its
             body was dropped, or if no handler heard it and none is named.
+
+        Raises:
+            ConfigError: one of the names cannot be the name of a handler.
         """
+        chosen = handler_names(handlers)
         with self.batch():
             known = self._find(delivery_id)
             body = self.body(delivery_id)
             if known is None or body is None or known.is_open:
                 return ()
-            names = tuple(handlers) or tuple(run.handler for run in known.runs)
+            names = chosen or tuple(run.handler for run in known.runs)
             if names:
                 record = Record(
                     delivery_id,

@@ -39,6 +39,7 @@ _VARIABLE = "WEBHOOK_SECRET"
 _LOG_VARIABLE = "HUBHOOKS_DELIVERIES"
 _APP_NAME_VARIABLE = "HUBHOOKS_APP_NAME"
 _ADOPT_VARIABLE = "HUBHOOKS_ADOPT_STORE"
+_NETWORK_VARIABLE = "HUBHOOKS_ALLOW_NETWORK"
 _LOG = "hubhooks.db"
 _IN_MEMORY = ":memory:"
 
@@ -75,12 +76,13 @@ class Webhooks(Router):
             directory. `:memory:` keeps nothing beyond the process.
         durability: what an acknowledged delivery survives: the death of the `process`, or with
             `full` also a loss of power, which costs a wait for the disk.
-        allow_network: use a log on a network file system, though it may lose deliveries there.
+        allow_network: use a log on a network file system, though it may lose deliveries there; by
+            default where the environment variable HUBHOOKS_ALLOW_NETWORK is 1, true or yes.
         app_name: the name of the app, which the delivery log belongs to: another app cannot use it.
             By default that of the environment variable HUBHOOKS_APP_NAME, else the file that
             creates the `Webhooks`, as seen from the folder of the log.
-        adopt_store: take over a log that belongs to another app, if no process uses it; also with
-            HUBHOOKS_ADOPT_STORE=1 in the environment.
+        adopt_store: take over a log that belongs to another app, if no process uses it. None for
+            what the environment variable HUBHOOKS_ADOPT_STORE says, as HUBHOOKS_ALLOW_NETWORK does.
         acknowledge: when the Hub is answered: as soon as a delivery is `stored`, or when its
             handlers `finished`, so that the Hub retries when one failed. After 20 s it is answered
             all the same.
@@ -100,9 +102,9 @@ class Webhooks(Router):
         loop: Where | None = None,
         deliveries: str | os.PathLike[str] | None = None,
         durability: Durability = "process",
-        allow_network: bool = False,
+        allow_network: bool | None = None,
         app_name: str | None = None,
-        adopt_store: bool = False,
+        adopt_store: bool | None = None,
         acknowledge: Acknowledge = "stored",
     ) -> None:
         _check_choice("durability", durability, "process", "full")
@@ -149,11 +151,14 @@ class Webhooks(Router):
             from hubhooks.sqlite import RunnerLock, SqliteLog  # noqa: PLC0415 - see above
 
             lock = RunnerLock(path)
+            allow_network = self._allow_network
+            if allow_network is None:
+                allow_network = _read_flag(_NETWORK_VARIABLE)
             log = SqliteLog(
                 path,
                 replays=self.settings.replays,
                 durability=self._durability,
-                allow_network=self._allow_network,
+                allow_network=allow_network,
                 app=self._app(),
                 lock=lock,
             )
@@ -162,11 +167,10 @@ class Webhooks(Router):
     def _app(self) -> AppIdentity:
         name = self._app_name or os.environ.get(_APP_NAME_VARIABLE) or None
         _check_app_name(name)
-        adopt = os.environ.get(_ADOPT_VARIABLE, "")
-        if adopt not in ("", "0", "1"):
-            msg = f"{_ADOPT_VARIABLE} is 1 to take over the log of another app, or not set"
-            raise ConfigError(msg)
-        return AppIdentity(self._code, name, self._may_adopt or adopt == "1")
+        may_adopt = self._may_adopt
+        if may_adopt is None:
+            may_adopt = _read_flag(_ADOPT_VARIABLE)
+        return AppIdentity(self._code, name, may_adopt)
 
     @cached_property
     def _door(self) -> Door:
@@ -322,6 +326,21 @@ def _needed(extra: str) -> Generator[None]:
     except ModuleNotFoundError as error:
         msg = f'`{error.name}` is not installed: try `pip install "hubhooks[{extra}]"`'
         raise ModuleNotFoundError(msg, name=error.name, path=error.path) from error
+
+
+def _read_flag(variable: str) -> bool:
+    """Return whether an environment variable is true; one that is not set is false.
+
+    Raises:
+        ConfigError: it is neither true nor false.
+    """
+    given = os.environ.get(variable, "").strip()
+    if given.lower() in {"1", "true", "yes", "on"}:
+        return True
+    if given.lower() in {"", "0", "false", "no", "off"}:
+        return False
+    msg = f"{variable} is {given!r}, which is neither true nor false; write 1 or 0"
+    raise ConfigError(msg)
 
 
 def _check_choice(name: str, given: object, first: str, second: str) -> None:

@@ -1,0 +1,501 @@
+"""What the commands print where the output is of another encoding, full, or closed."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from servers import PATIENCE, started
+from test_cli import ENVIRONMENT
+
+from hubhooks import cli
+from hubhooks._samples import sample_json
+from hubhooks.sqlite import SqliteLog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Of Western Europe, of China, and of neither.
+TEXT = "é 漢 🌊"
+ESCAPED = {
+    "ascii": "\\xe9 \\u6f22 \\U0001f30a",
+    "cp1252": "é \\u6f22 \\U0001f30a",
+    "cp936": "é 漢 \\U0001f30a",
+    "utf-8": TEXT,
+}
+# How locales without UTF-8 print, but for those of Windows.
+LEGACY = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+needs_posix = pytest.mark.skipif(
+    os.name != "posix", reason="pipes and descriptors as POSIX has them"
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Make a log with three deliveries of such a text, each named by its state."""
+    folder = tmp_path / TEXT
+    folder.mkdir()
+    log = SqliteLog(folder / "hubhooks.db")
+    log.open()
+    log.recover()
+    payload = sample_json("discussion.comment.create")
+    payload["comment"]["content"] = TEXT
+    for name, ending in (("done", "done"), ("failed", "failed"), ("unhandled", None)):
+        log.accept(
+            name,
+            json.dumps(payload, ensure_ascii=False).encode(),
+            [TEXT] if ending else [],
+            None if ending else "unhandled",
+            f"`{TEXT}` does not hear it",
+            scope="discussion.comment",
+            action="create",
+            repo=f"me/{TEXT}",
+            headers=[(b"user-agent", b"caf\xe9")],
+        )
+        if ending and (run := log.claim(name, TEXT)):
+            log.finished(run, ending, TEXT, f"Traceback\n  {TEXT}\n")  # type: ignore[arg-type]
+    log.refused(0, "secret wrong", 3)
+    log.close()
+    return folder / "hubhooks.db"
+
+
+def hubhooks(
+    *words: str | Path, options: tuple[str, ...] = (), environ: dict[str, str] | None = None,
+    **streams: Any,
+) -> subprocess.CompletedProcess[bytes]:  # fmt: skip
+    """Run the command in a process of its own, with its streams as given."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
+    done = subprocess.run(
+        [sys.executable, *options, "-m", "hubhooks.cli", *words],
+        check=False,
+        stdin=subprocess.DEVNULL,
+        timeout=PATIENCE,
+        env={**ENVIRONMENT, **(environ or {})},
+        **streams,
+    )
+    assert b"Traceback (most" not in (done.stderr or b""), done.stderr.decode()
+    assert b"Exception ignored" not in (done.stderr or b""), done.stderr.decode()
+    return done
+
+
+def deliveries(path: Path, *words: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    command, *more = words
+    return hubhooks("deliveries", command, "--file", path, *more, **options)
+
+
+# The code that each exits with, and whether it prints the text.
+COMMANDS = [
+    (("list",), 0, True),
+    (("list", "--json"), 0, False),
+    (("show", "failed"), 0, True),
+    (("show", "done"), 0, True),
+    (("show", "unhandled"), 0, True),
+    (("show", "failed", "--json"), 0, False),
+    (("stats",), 0, True),
+    (("stats", "--json"), 0, False),
+    (("replay", "--failed", "--dry-run"), 0, True),
+    (("replay", "done", "--json"), 0, False),
+    (("replay", "done"), 0, True),
+    (("prune", "--older-than", "1d"), 0, False),
+]
+# Another code, or another place.
+FAILING = [
+    (("replay", "unhandled"), 1),
+    (("show", "unknown"), 2),
+    (("list", "--state", "unknown"), 2),
+    (("list", "--scope", TEXT + "\x1b"), 2),
+]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "words", "code", "is_text_shown"),
+    [
+        *(("ascii", *command) for command in COMMANDS),
+        *((encoding, *command) for encoding in ESCAPED for command in COMMANDS[:3]),
+    ],
+)
+def test_character_that_the_encoding_lacks_is_escaped(
+    path: Path, encoding: str, words: tuple[str, ...], code: int, *, is_text_shown: bool
+) -> None:
+    done = deliveries(path, *words, environ={"PYTHONIOENCODING": encoding})
+    assert done.returncode == code, done.stderr
+    shown = done.stdout.decode(encoding)
+    if is_text_shown:
+        assert ESCAPED[encoding] in shown
+    if "--json" in words:
+        assert done.stdout.isascii()
+        for line in done.stdout.splitlines():
+            json.loads(line)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp936"])
+@pytest.mark.parametrize(("words", "code"), FAILING)
+def test_error_in_another_encoding_keeps_its_exit_code(
+    path: Path, words: tuple[str, ...], code: int, encoding: str
+) -> None:
+    done = deliveries(path, *words, environ={"PYTHONIOENCODING": encoding})
+    assert (done.returncode, done.stdout) == (code, b"")
+    assert done.stderr.decode(encoding)
+
+
+def test_json_is_the_same_in_every_encoding(path: Path) -> None:
+    printed = {
+        deliveries(path, "list", "--json", environ={"PYTHONIOENCODING": encoding}).stdout
+        for encoding in ESCAPED
+    }
+    assert len(printed) == 1
+
+
+@needs_posix
+@pytest.mark.parametrize("words", [("list",), ("show", "failed")])
+def test_locale_without_utf_8(path: Path, words: tuple[str, ...]) -> None:
+    done = deliveries(path, *words, environ=LEGACY)
+    assert done.returncode == 0
+    assert ESCAPED["ascii"].encode() in done.stdout
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_name_of_an_exported_file_is_escaped(path: Path, encoding: str) -> None:
+    output = path.parent / "body.json"
+    done = deliveries(
+        path, "export", "done", "--output", str(output), environ={"PYTHONIOENCODING": encoding}
+    )
+    assert done.returncode == 0
+    assert ESCAPED[encoding] in done.stdout.decode(encoding)
+    assert json.loads(output.read_bytes())["comment"]["content"] == TEXT
+
+
+def test_exported_body_stays_utf_8(path: Path) -> None:
+    done = deliveries(
+        path, "export", "done", "--output", "-", environ={"PYTHONIOENCODING": "ascii"}
+    )
+    assert json.loads(done.stdout)["comment"]["content"] == TEXT
+
+
+# ---- a disk that is full, and a pipe that is closed --------------------------------------------
+
+PRINTING = [
+    ("list",), ("list", "--json"), ("show", "failed"), ("stats",),
+    ("replay", "--failed", "--dry-run"), ("export", "done", "--output", "-"),
+]  # fmt: skip
+WITHOUT_A_LOG = [
+    ("--help",), ("--version",), ("samples",), ("samples", "repo.create"), ("send", "--help"),
+    ("deliveries", "--help"), ("deliveries", "list", "--help"),
+]  # fmt: skip
+FULL = b"hubhooks: cannot write to standard output: No space left on device"
+
+
+@needs_full
+@pytest.mark.parametrize(
+    ("words", "options"), [*((words, ()) for words in PRINTING), (("list",), ("-u",))]
+)
+def test_full_disk_is_one_line_and_exit_code_1(
+    path: Path, words: tuple[str, ...], options: tuple[str, ...]
+) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = deliveries(path, *words, stdout=full, options=options)
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(b"a dry run")]
+    assert lines == [FULL]
+
+
+@needs_full
+@pytest.mark.parametrize("words", WITHOUT_A_LOG)
+def test_full_disk_without_a_log_is_one_line_and_exit_code_1(words: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = hubhooks(*words, stdout=full)
+    assert (done.returncode, done.stderr.splitlines()) == (1, [FULL])
+
+
+@needs_full
+def test_replay_to_a_full_disk_is_queued(path: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = deliveries(path, "replay", "done", stdout=full)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == FULL
+    record = SqliteLog(path).get("done")
+    assert record is not None
+    assert record.state == "queued"
+
+
+@needs_full
+@pytest.mark.parametrize(("words", "code"), FAILING)
+def test_full_disk_of_the_errors_keeps_the_exit_code(
+    path: Path, words: tuple[str, ...], code: int
+) -> None:
+    with Path("/dev/full").open("wb") as full:
+        assert deliveries(path, *words, stderr=full).returncode == code
+        # What is wrong is told in the exit code, also where nothing can be printed.
+        assert deliveries(path, *words, stdout=full, stderr=full).returncode == code
+
+
+@contextmanager
+def closed_pipe() -> Iterator[int]:
+    """Give the end of a pipe that nobody reads any more."""
+    outer, inner = os.pipe()
+    os.close(outer)
+    try:
+        yield inner
+    finally:
+        os.close(inner)
+
+
+@needs_posix
+@pytest.mark.parametrize(
+    ("words", "options"), [*((words, ()) for words in PRINTING), (("list",), ("-u",))]
+)
+def test_closed_pipe_is_no_error(
+    path: Path, words: tuple[str, ...], options: tuple[str, ...]
+) -> None:
+    with closed_pipe() as pipe:
+        done = deliveries(path, *words, stdout=pipe, options=options)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(b"a dry run")]
+    assert (done.returncode, lines) == (0, [])
+
+
+@needs_posix
+@pytest.mark.parametrize("words", WITHOUT_A_LOG)
+def test_closed_pipe_without_a_log_is_no_error(words: tuple[str, ...]) -> None:
+    with closed_pipe() as pipe:
+        done = hubhooks(*words, stdout=pipe)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@needs_posix
+@pytest.mark.parametrize(("words", "code"), FAILING)
+def test_closed_pipe_keeps_the_exit_code(path: Path, words: tuple[str, ...], code: int) -> None:
+    with closed_pipe() as pipe:
+        assert deliveries(path, *words, stdout=pipe).returncode == code
+        assert deliveries(path, *words, stdout=pipe, stderr=pipe).returncode == code
+
+
+@needs_posix
+def test_head_ends_a_long_list(tmp_path: Path) -> None:
+    """The list is longer than a pipe holds, so it is cut off in the middle of a write."""
+    log = SqliteLog(tmp_path / "hubhooks.db")
+    log.open()
+    with log.batch():
+        for number in range(2_000):
+            log.accept(f"delivery-{number}", b"{}", ["a"], scope="repo" * 20)
+    log.close()
+    words = ("deliveries", "list", "--limit", "2000", "--json", "--file", tmp_path / "hubhooks.db")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hubhooks.cli", *words],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert json.loads(process.stdout.readline())["id"] == "delivery-1999"
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(PATIENCE) == 0
+    process.stderr.close()
+
+
+@needs_posix
+@pytest.mark.parametrize("words", [("list",), ("show", "failed", "--json")])
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+def test_closed_streams_are_no_error(
+    path: Path, words: tuple[str, ...], closed: tuple[int, ...]
+) -> None:
+    code = (
+        f"import os, sys; [os.close(n) for n in {closed}]; os.execv(sys.executable, sys.argv[1:])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, sys.executable, "-m", "hubhooks.cli", "deliveries", words[0],
+         "--file", path, *words[1:]],
+        check=False, capture_output=True, timeout=PATIENCE, env=ENVIRONMENT,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert b"Traceback (most" not in done.stderr
+    record = SqliteLog(path).get("done")
+    assert record is not None
+
+
+@needs_posix
+def test_closed_standard_input_is_told() -> None:
+    code = "import os, sys; os.close(0); os.execv(sys.executable, sys.argv[1:])"
+    words = ("send", "http://127.0.0.1:1/", "--file", "-")
+    done = subprocess.run(
+        [sys.executable, "-c", code, sys.executable, "-m", "hubhooks.cli", *words],
+        check=False, capture_output=True, timeout=PATIENCE, env=ENVIRONMENT,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"cannot read standard input, which is closed" in done.stderr
+
+
+@needs_posix
+def test_output_that_does_not_block_is_waited_for(path: Path) -> None:
+    """A program that shares the output, such as Node, may make it non-blocking."""
+    log = SqliteLog(path)
+    log.open()
+    with log.batch():
+        for number in range(2_000):
+            log.accept(f"delivery-{number}", b"{}", ["a"], scope="repo" * 20)
+    log.close()
+    outer, inner = os.pipe()
+    os.set_blocking(inner, False)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hubhooks.cli", "deliveries", "list", "--limit", "2000", "--json",
+         "--file", path],
+        stdout=inner, stderr=subprocess.PIPE, env=ENVIRONMENT,
+    )  # fmt: skip
+    os.close(inner)
+    with os.fdopen(outer, "rb") as pipe:
+        lines = pipe.read().splitlines()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    assert process.wait(PATIENCE) == 0
+    process.stderr.close()
+    assert len(lines) == 2_000
+
+
+def test_main_prints_to_a_text_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", text)
+    monkeypatch.setattr(sys, "argv", ["hubhooks", "--version"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 0
+    assert text.getvalue().startswith("hubhooks ")
+    assert sys.stdout is text
+
+
+# ---- send --------------------------------------------------------------------------------------
+
+APP = f"""
+from hubhooks import Webhooks
+
+hooks = Webhooks()
+
+
+@hooks.on("repo", name="{TEXT}")
+def handle(event):
+    pass
+"""
+
+
+def test_send_prints_answers_in_every_encoding_and_to_any_output(tmp_path: Path) -> None:
+    serving = ("-m", "uvicorn", "app:hooks", "--port", "{port}")
+    with started(tmp_path, *serving, script=APP) as server:
+        words = ("send", server.url, "--sample", "repo.create")
+        secret = {"WEBHOOK_SECRET": "moon"}
+        for encoding in ("ascii", "cp1252", "cp936"):
+            done = hubhooks(*words, environ={**secret, "PYTHONIOENCODING": encoding})
+            assert (done.returncode, done.stderr) == (0, b"")
+            assert f"accepted: {ESCAPED[encoding]}" in done.stdout.decode(encoding)
+        for more in ((), ("--json",)):
+            with closed_pipe() as pipe:
+                done = hubhooks(*words, *more, environ=secret, stdout=pipe)
+                assert (done.returncode, done.stderr) == (0, b"")
+                # 1 is still the code of an answer that is not 2xx.
+                done = hubhooks(*words, *more, environ={"WEBHOOK_SECRET": "sun"}, stdout=pipe)
+                assert done.returncode == 1
+                assert done.stderr.startswith(b"hint: ")
+
+
+@needs_full
+def test_send_to_a_full_disk_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    serving = ("-m", "uvicorn", "app:hooks", "--port", "{port}")
+    with (
+        started(tmp_path, *serving, script=APP) as server,
+        Path("/dev/full").open("wb") as full,
+    ):
+        words = ("send", server.url, "--sample", "repo.create")
+        done = hubhooks(*words, environ={"WEBHOOK_SECRET": "moon"}, stdout=full)
+    assert (done.returncode, done.stderr.splitlines()) == (1, [FULL])
+
+
+# ---- python -OO --------------------------------------------------------------------------------
+
+HELPED = [
+    ((), "Try out an app"),
+    (("send",), "Send deliveries as the Hub does"),
+    (("samples",), "List the sample deliveries"),
+    (("deliveries",), "Read and replay what an app keeps"),
+    (("deliveries", "list"), "List deliveries, the newest first"),
+    (("deliveries", "show"), "Show all that is known"),
+    (("deliveries", "replay"), "Queue handlers again"),
+    (("deliveries", "export"), "Write the body of a delivery"),
+    (("deliveries", "stats"), "Show the log in figures"),
+    (("deliveries", "prune"), "Drop the bodies of finished deliveries"),
+]
+
+
+@pytest.mark.parametrize(("words", "text"), HELPED)
+def test_help_is_the_same_without_docstrings(words: tuple[str, ...], text: str) -> None:
+    whole = hubhooks(*words, "--help")
+    assert text in whole.stdout.decode()
+    assert hubhooks(*words, "--help", options=("-OO",)).stdout == whole.stdout
+
+
+# ---- what an app prints ------------------------------------------------------------------------
+
+JOB = f"""
+from hubhooks import Webhooks
+
+hooks = Webhooks()
+
+
+@hooks.on("repo", name="{TEXT}")
+def handle(event):
+    if event.repo.private:
+        raise ValueError("{TEXT} \\udcff")
+
+
+hooks.run_job()
+"""
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+@pytest.mark.parametrize(("private", "code"), [(False, 0), (True, 1)])
+def test_job_prints_the_outcome_in_every_encoding(
+    tmp_path: Path, encoding: str, code: int, *, private: bool
+) -> None:
+    (tmp_path / "train.py").write_text(JOB, "utf-8")
+    payload = sample_json("repo.create")
+    payload["repo"]["private"] = private
+    environ = {"PYTHONIOENCODING": encoding, "WEBHOOK_PAYLOAD": json.dumps(payload)}
+    done = subprocess.run(
+        [sys.executable, tmp_path / "train.py"],
+        check=False, capture_output=True, timeout=PATIENCE, env={**ENVIRONMENT, **environ},
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    lines = [line for line in done.stdout.decode(encoding).splitlines() if "hubhooks: " in line]
+    state = f"failed: ValueError: {ESCAPED[encoding]} \\udcff" if private else "done"
+    assert lines == [f"hubhooks: `{ESCAPED[encoding]}` is {state}"]
+
+
+GRADIO = """
+import gradio as gr
+from hubhooks import Webhooks
+
+hooks = Webhooks()
+with gr.Blocks() as demo:
+    gr.Markdown("x")
+hooks.launch(demo)
+"""
+
+
+def test_gradio_app_starts_in_a_folder_that_the_encoding_lacks(tmp_path: Path) -> None:
+    pytest.importorskip("gradio")
+    folder = tmp_path / TEXT
+    folder.mkdir()
+    environ = {
+        "PYTHONIOENCODING": "ascii", "HUBHOOKS_DELIVERIES": None,
+        "GRADIO_SERVER_PORT": "{port}", "GRADIO_ANALYTICS_ENABLED": "False",
+    }  # fmt: skip
+    with started(folder, "app.py", script=GRADIO, environ=environ) as server:
+        said = server.wait_for("Deliveries are kept in ")
+        server.wait_for("hubhooks.db")
+        assert ESCAPED["ascii"] in said
+        assert "Traceback" not in server.output()
