@@ -19,11 +19,12 @@ __all__ = ["check_ran", "is_async", "layers", "settle", "signature_of", "wraps_a
 _AWAITABLE = inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE
 _GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 # How `inspect` and `asyncio` mark a function that returns a coroutine without being an `async def`.
-# Not `asyncio.iscoroutinefunction`, which Python 3.14 warns of.
-_MARKS = (
-    ("_is_coroutine_mark", getattr(inspect, "_is_coroutine_mark", None)),
-    ("_is_coroutine", getattr(asyncio.coroutines, "_is_coroutine", None)),
-)
+# Not asked by `inspect.iscoroutinefunction`, which takes a `MagicMock(spec=function)` for one, nor
+# by `asyncio.iscoroutinefunction`, which Python 3.14 warns of.
+_MARKS = {"_is_coroutine": getattr(asyncio.coroutines, "_is_coroutine", None)}
+if sys.version_info >= (3, 12):
+    # The name of its mark is private, and not the same in all versions.
+    _MARKS |= vars(inspect.markcoroutinefunction(lambda: None))
 # What a function decorated with `contextmanager` or `asynccontextmanager` returns.
 _CONTEXT_MANAGERS: Any = getattr(contextlib, "_GeneratorContextManagerBase", ())
 # Of a proxy that has every attribute, layers would never end.
@@ -152,7 +153,7 @@ def _is_open_generator(value: object) -> bool:
 
 def _is_coroutine_function(function: Callable[..., object]) -> bool:
     is_marked = any(
-        mark is not None and getattr(function, name, None) is mark for name, mark in _MARKS
+        mark is not None and getattr(function, name, None) is mark for name, mark in _MARKS.items()
     )
     return is_marked or bool(_flags(function) & _AWAITABLE)
 
