@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Event = Callable[..., HubEvent]
     Body = Callable[..., bytes]
 
-bodies: list[object] = []
+bodies: list[Any] = []
 """The arguments of each body that ran."""
 
 
@@ -430,6 +430,31 @@ def test_wrapped_async_function_runs_on_a_real_server(
         wait_until(lambda: bodies)
 
 
+def test_decorator_that_adds_an_argument_is_given_what_it_names(event: Event) -> None:
+    """The wrapped function takes a second argument that is no delivery."""
+
+    async def stores(event: HubEvent, client: str) -> None:
+        bodies.append((event, client))
+
+    @functools.wraps(stores)
+    def wrapper(event: HubEvent) -> Awaitable[None]:
+        return stores(event, "client")
+
+    @functools.wraps(stores)
+    def with_delivery(event: HubEvent, delivery: Delivery) -> Awaitable[None]:
+        return stores(event, delivery.id)
+
+    class Method:
+        @functools.wraps(stores)
+        def method(self, event: HubEvent) -> Awaitable[None]:
+            return stores(event, "self")
+
+    assert handle(wrapper, event("repo.create")).error == ""
+    assert handle(Method().method, event("repo.create")).error == ""
+    assert handle(with_delivery, event("repo.create")).error == ""
+    assert [client for _, client in bodies] == ["client", "self", "d1"]
+
+
 # ---- a body that never ran -----------------------------------------------------------------------
 
 NEVER_RUN = {
@@ -621,13 +646,15 @@ def test_annotations_are_not_evaluated_on_python_3_14(monkeypatch: pytest.Monkey
     reference = object()
     read: list[object] = []
 
-    def signature(function: Any, *, annotation_format: object = None) -> inspect.Signature:
+    def signature(
+        function: Any, *, follow_wrapped: bool = True, annotation_format: object = None
+    ) -> inspect.Signature:
         if annotation_format is not reference:
             name = "Missing"
             msg = f"name '{name}' is not defined"
             raise NameError(msg)
         read.append(function)
-        return real(function)
+        return real(function, follow_wrapped=follow_wrapped)
 
     library = SimpleNamespace(Format=SimpleNamespace(FORWARDREF=reference))
     monkeypatch.setattr(inspect, "signature", signature)

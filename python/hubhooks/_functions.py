@@ -88,6 +88,11 @@ def signature_of(function: Callable[..., object]) -> inspect.Signature:
     spec = getattr(function, "_spec_signature", None) if inspect.isroutine(function) else None
     if isinstance(spec, inspect.Signature):
         return spec
+    if isinstance(function, FunctionType | MethodType) and hasattr(function, "__wrapped__"):
+        # A decorator that names its parameters takes those; one with `*args` hands them on.
+        own = _read(function, follow_wrapped=False)
+        if all(parameter.kind != parameter.VAR_POSITIONAL for parameter in own.parameters.values()):
+            return own
     try:
         return _read(function)
     except TypeError:
@@ -98,15 +103,17 @@ def signature_of(function: Callable[..., object]) -> inspect.Signature:
         return _read(call)
 
 
-def _read(function: Callable[..., object]) -> inspect.Signature:
+def _read(
+    function: Callable[..., object],
+    **options: Any,  # noqa: ANN401 - those of `inspect.signature`
+) -> inspect.Signature:
     if sys.version_info >= (3, 14):
         # By default it evaluates the annotations, and fails on names that a module imports only
         # for type checkers.
         import annotationlib  # noqa: PLC0415 - there is none before
 
-        reference = annotationlib.Format.FORWARDREF
-        return inspect.signature(function, annotation_format=reference)
-    return inspect.signature(function)
+        options["annotation_format"] = annotationlib.Format.FORWARDREF
+    return inspect.signature(function, **options)
 
 
 async def settle(value: object) -> object:
