@@ -30,7 +30,7 @@ from hubhooks._samples import compact, sample_json, sample_names
 from hubhooks.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 pytest_plugins = ["pytester"]
 
@@ -643,15 +643,26 @@ def test_ignoring_is_no_failure(client: testing.Client) -> None:
     assert isinstance(run.error, Ignore)
 
 
-def test_a_coroutine_that_nobody_awaits_is_a_failure() -> None:
+def test_value_of_a_returned_coroutine_is_its_result() -> None:
     hooks = Router()
 
-    async def late() -> None: ...
+    async def answer() -> str:
+        return "hello!"
 
-    hooks.add(lambda _: late(), name="sync")
+    async def fail() -> None:
+        raise LookupError
+
+    def generate() -> Iterator[str]:
+        yield "hello!"
+
+    hooks.add(lambda _: answer(), name="answers")
+    hooks.add(lambda _: fail(), name="fails")
+    hooks.add(lambda _: generate(), name="yields")
     result = testing.Client(hooks, raise_errors=False).send("repo.create")
-    assert (result["sync"].state, result["sync"].value) == ("failed", None)
-    assert "write it as `async def`" in str(result["sync"].error)
+    assert (result["answers"].state, result["answers"].value) == ("done", "hello!")
+    assert (result["fails"].state, type(result["fails"].error)) == ("failed", LookupError)
+    assert (result["yields"].state, result["yields"].value) == ("failed", None)
+    assert "its body never ran" in str(result["yields"].error)
 
 
 @pytest.mark.parametrize("is_async", [False, True])

@@ -33,6 +33,7 @@ from hubhooks._core import (
     Webhook,
     __version__,
 )
+from hubhooks._encoders import register_encoders as _register_encoders
 from hubhooks.deliveries import Delivery, Ignore, Retry
 from hubhooks.routing import Router
 from hubhooks.webhooks import Webhooks
@@ -65,3 +66,5 @@ __all__ = [
     "__version__",
     "errors",
 ]
+
+_register_encoders()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import math
 import sys
@@ -14,10 +15,11 @@ from contextlib import suppress
 from traceback import format_exception, format_exception_only
 from typing import TYPE_CHECKING, Any
 
+from hubhooks._functions import check_ran, settle
 from hubhooks.deliveries import Ignore, Retry, log_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from hubhooks._core import HubEvent
     from hubhooks._session import Session
@@ -55,6 +57,9 @@ class Call(ABC):
     is_out_of_time = False
     task: asyncio.Task[None] | None = None
     """The task of what is async, as long as it lives."""
+    rest: Awaitable[object] | None = None
+    """What a sync function returned and is still to be awaited, such as the coroutine of an async
+    function behind a sync decorator."""
 
     def __init__(
         self,
@@ -91,18 +96,28 @@ class Call(ABC):
         """Take note that it never began."""
 
     def run(self) -> None:
+        """Call what is sync. Where that gives an awaitable, `rest` is left for `run_async`."""
         self.is_begun = True
         arguments = self.begin()
         try:
             result = self.function(*arguments)
             if result is not None:
-                _refuse_coroutine(result)
+                if inspect.isawaitable(result):
+                    self.rest = result
+                    self.is_async, self.is_begun = True, False
+                    return
+                check_ran(result)
         except BaseException as error:
             self.failed(error)
             if is_interrupt(error):
                 raise
         else:
             self.done()
+
+    def drop_rest(self) -> None:
+        """Close a coroutine that nobody will await, or Python warns of it."""
+        if inspect.iscoroutine(self.rest):
+            self.rest.close()
 
     async def run_async(self) -> None:
         self.is_begun = True
@@ -111,7 +126,11 @@ class Call(ABC):
         if self.timeout is not None and task is not None:
             timer = task.get_loop().call_later(self.timeout, self._end, task)
         try:
-            await self.function(*arguments)
+            result = self.function(*arguments) if self.rest is None else self.rest
+            if inspect.isawaitable(result):
+                result = await result
+            if result is not None:
+                await settle(result)
         except BaseException as error:
             if isinstance(error, GeneratorExit) and not _is_current(task):
                 # Its loop was closed under it, and it is collected as garbage in the middle of
@@ -206,6 +225,7 @@ class HandlerCall(Call):
             self._tell("failure", error)
 
     def drop(self) -> None:
+        self.drop_rest()
         if self._session.log.is_durable:
             self.leave()
         else:
@@ -273,7 +293,9 @@ class HandlerCall(Call):
             return min(after, _LONGEST_AFTER)
         if callable(policy.backoff):
             try:
-                return _pause_of(policy.backoff(failures))
+                given = policy.backoff(failures)
+                check_ran(given)
+                return _pause_of(given)
             # The function is the user's code, and whatever it raises, the run has to end.
             except BaseException as failure:
                 _log.exception("`backoff` of handler `%s` failed; it waits a minute", self.name)
@@ -315,6 +337,7 @@ class Telling(Call):
         _log.error(self._complaint, exc_info=error)
 
     def drop(self) -> None:
+        self.drop_rest()
         _log.error("%s: %s", self._complaint, TOO_LATE)
 
 
@@ -590,13 +613,6 @@ def _pause_of(given: float) -> float:
         msg = f"it gave {seconds}: write seconds, such as 60"
         raise ValueError(msg)
     return min(max(seconds, 0.0), _LONGEST_PAUSE)
-
-
-def _refuse_coroutine(result: object) -> None:
-    if asyncio.iscoroutine(result):
-        result.close()
-        msg = "the function gave back a coroutine: write it as `async def`"
-        raise TypeError(msg)
 
 
 def _nothing(*_: object) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic_core import core_schema as schema
 
 from hubhooks._core import HubEvent
+from hubhooks._encoders import register_encoders
 
 if TYPE_CHECKING:
     from typing import Any
@@ -41,6 +42,7 @@ _JSON_SCHEMA = {
 
 def core_schema(cls: type[HubEvent]) -> CoreSchema:
     """Describe to pydantic how a field of this class is read, written and documented."""
+    register_encoders()
 
     def read(value: object) -> HubEvent:
         if isinstance(value, cls):

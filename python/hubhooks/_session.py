@@ -795,8 +795,17 @@ class Session:
     def _run(self, call: Call) -> None:
         try:
             call.run()
+            if call.rest is not None:
+                self._start_rest(call)
         finally:
             self.unfinished.remove()
+
+    def _start_rest(self, call: Call) -> None:
+        """Await what a sync function returned where async functions run."""
+        if self.is_cancelling:
+            call.drop()
+        else:
+            self.start(call)
 
     def _start_task(self, call: Call, loop: asyncio.AbstractEventLoop) -> None:
         task = call.task = loop.create_task(call.run_async())

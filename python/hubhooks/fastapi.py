@@ -7,7 +7,8 @@ import logging
 import os
 import warnings
 from contextlib import aclosing, asynccontextmanager
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypedDict, get_args
+from weakref import WeakSet
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
@@ -18,6 +19,7 @@ from starlette.routing import Mount
 from typing_extensions import TypeVar
 
 from hubhooks._core import HubEvent, Verifier
+from hubhooks._encoders import register_encoders
 from hubhooks.deliveries import MemoryLog
 from hubhooks.errors import ConfigError, PayloadError
 from hubhooks.receiver import MAX_BODY_SIZE, Receiver, check_size
@@ -25,7 +27,7 @@ from hubhooks.routing import Router
 from hubhooks.webhooks import Webhooks
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 
     from starlette.types import Receive, Scope, Send
 
@@ -42,6 +44,8 @@ __all__ = [
 ]
 
 _log = logging.getLogger("hubhooks")
+
+register_encoders()
 
 E = TypeVar("E", bound=HubEvent, default=HubEvent)
 
@@ -137,6 +141,8 @@ def make_router(
     async def lifespan(app: object) -> AsyncGenerator[None]:
         async with hooks.lifespan(app):
             _warn_of_mount(app, receive_hub_webhook, path)
+            for fault in _new_query_events(app):
+                warnings.warn(fault, stacklevel=1)
             yield
 
     router = APIRouter(lifespan=lifespan, **options)
@@ -198,6 +204,46 @@ def _has(route: object, endpoint: object) -> bool:
     return any(_has(inner, endpoint) for inner in included)
 
 
+# Apps whose routes were looked at, so that each fault is reported once.
+_examined: WeakSet[Any] = WeakSet()
+
+
+def _new_query_events(app: object) -> list[str]:
+    """Report the parameters that were meant as the body and are read from the query."""
+    if app is None or app in _examined:
+        return []
+    _examined.add(app)
+    return [
+        f"the parameter `{parameter}` of the endpoint `{endpoint}` is read from the query: FastAPI "
+        "does so with every class that is no pydantic model. For a delivery of the Hub, annotate "
+        "it with `hubhooks.fastapi.VerifiedEvent`; for another body, with "
+        "`Annotated[HubEvent, Body()]`"
+        for endpoint, parameter in _query_events(getattr(app, "routes", ()))
+    ]
+
+
+def _query_events(routes: Iterable[object]) -> Iterator[tuple[str, str]]:
+    """List the endpoint and the name of each query parameter that takes an event."""
+    for route in routes:
+        # A router that FastAPI included as it is, or an app that is mounted.
+        inner = getattr(route, "original_router", None) or route
+        yield from _query_events(getattr(inner, "routes", None) or ())
+        dependants = [getattr(route, "dependant", None)]
+        for dependant in dependants:
+            dependants += getattr(dependant, "dependencies", ())
+            for field in getattr(dependant, "query_params", ()):
+                if _is_event(getattr(field.field_info, "annotation", None)):
+                    call = getattr(dependant, "call", None)
+                    yield getattr(call, "__qualname__", repr(call)), field.name
+
+
+def _is_event(annotation: object) -> bool:
+    """Whether an annotation is a class of events, or a union with one."""
+    if isinstance(annotation, type) and issubclass(annotation, HubEvent):
+        return True
+    return any(_is_event(argument) for argument in get_args(annotation))
+
+
 def verified_event(
     event_class: type[E] | None = None,
     *,
@@ -241,6 +287,8 @@ def verified_event(
         _: Annotated[str | None, Depends(_SCHEME)] = None,
     ) -> HubEvent:
         scope = request.scope
+        for fault in _new_query_events(scope.get("app")):
+            _log.warning("%s", fault)
         refusal = receiver.refuse(scope["method"], scope["headers"], _take_query(scope))
         if refusal is not None:
             raise _refused(receiver, refusal, request)

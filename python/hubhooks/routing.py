@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import logging
 import math
@@ -13,6 +12,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from hubhooks._core import SCOPES, CommentEvent, Filter, matching, narrow, nearest_scope
+from hubhooks._functions import check_ran, is_async, layers, signature_of, wraps_async, yields
 from hubhooks.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -110,7 +110,13 @@ class Alternative(NamedTuple):
 
     def lets_through(self, event: HubEvent) -> bool:
         """Judge what the filter cannot, once the filter matched."""
-        return not self.hides(event) and (self.when is None or bool(self.when(event)))
+        if self.hides(event):
+            return False
+        if self.when is None:
+            return True
+        says = self.when(event)
+        check_ran(says)
+        return bool(says)
 
     def objection(self, event: HubEvent) -> str:
         """Say why the event does not come through; empty when it does."""
@@ -144,8 +150,10 @@ class Origin:
 
     @classmethod
     def of(cls, function: Callable[..., object]) -> Origin:
-        plain: Any = inspect.unwrap(_plain(function))
+        *_, plain = layers(function, through_decorators=True)
         code = getattr(plain, "__code__", None)
+        if not isinstance(getattr(code, "co_filename", None), str):  # as of a mock
+            code = None
         home = getattr(plain, "__globals__", None)
         execution: object = code
         frame = inspect.currentframe()
@@ -154,7 +162,8 @@ class Origin:
                 execution = frame.f_code
             frame = frame.f_back
         place = f"{code.co_filename}:{code.co_firstlineno}" if code else "compiled code"
-        return cls(getattr(plain, "__module__", None) or "", place, execution)
+        module = getattr(plain, "__module__", None)
+        return cls(module if isinstance(module, str) else "", place, execution)
 
     def is_executed_again_by(self, newer: Origin) -> bool:
         return self.module == newer.module and self.execution is not newer.execution
@@ -210,7 +219,7 @@ class Handler:
         self.name = name
         self.function = function
         self.alternatives = alternatives
-        self.is_async = _is_async(function)
+        self.is_async = is_async(function)
         self.takes_delivery = _takes_delivery(function, name)
         self.origin = Origin.of(function)
         self.options = options
@@ -240,7 +249,7 @@ class Hook:
     def __init__(self, name: str, function: Callable[..., Any], origin: Origin) -> None:
         self.name = name
         self.function = function
-        self.is_async = _is_async(function)
+        self.is_async = is_async(function)
         self.origin = origin
 
 
@@ -515,15 +524,18 @@ class Router:
         if name is not None and not (isinstance(name, str) and name and name.isprintable()):
             msg = f"`name={name!r}` is no name of a handler; write a string that can be printed"
             raise ConfigError(msg)
-        name = name or getattr(function, "__qualname__", None)
+        name = name or _own_name(function)
         if not callable(function):
             msg = f"a handler must be a function, not {type(function).__name__}"
             raise ConfigError(msg)
         if name is None:
             msg = f"a {type(function).__name__} has no name of its own: give it one with `name=`"
             raise ConfigError(msg)
-        if when is not None and (not callable(when) or _is_async(when)):
-            msg = f"`when` of handler `{name}` must be a plain function of the event, not async"
+        if when is not None and not _is_plain(when):
+            msg = (
+                f"`when` of handler `{name}` must be a plain function of the event, not async and "
+                "without `yield`"
+            )
             raise ConfigError(msg)
         for scope in scopes:
             if isinstance(scope, str):
@@ -556,7 +568,7 @@ class Router:
             msg = f"an `on_{occasion}` hook must be a function, not {type(function).__name__}"
             raise ConfigError(msg)
         # Nothing refers to a hook by its name, so those without one need none.
-        name = getattr(function, "__qualname__", type(function).__qualname__)
+        name = _own_name(function) or type(function).__qualname__
         _check_hook(function, occasion, name)
         self._register_hook(occasion, Hook(name, function, Origin.of(function)))
 
@@ -585,7 +597,7 @@ def _wrong_option(name: str, value: Any) -> str:  # noqa: ANN401 - whatever was 
         return "" if is_time and isinstance(value, int) else right
     if name == "backoff":
         right = "seconds, or a plain function that gives them"
-        return "" if is_time or (callable(value) and not _is_async(value)) else right
+        return "" if is_time or _is_plain(value) else right
     is_none = value is None
     if name == "timeout":
         return "" if is_none or (is_time and value > 0) else "how many seconds, more than 0"
@@ -638,17 +650,15 @@ def _author_id(event: HubEvent) -> str | None:
     return None if author is None else author.id
 
 
-def _plain(function: Callable[..., object]) -> Callable[..., object]:
-    """Find the function whose body runs behind partials, a method or an object's `__call__`."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    if not inspect.isroutine(function):
-        function = type(function).__call__
-    return getattr(function, "__func__", function)
+def _own_name(function: object) -> str | None:
+    name = getattr(function, "__qualname__", None)
+    # A mock may have a mock there.
+    return name if isinstance(name, str) else None
 
 
-def _is_async(function: Callable[..., object]) -> bool:
-    return inspect.iscoroutinefunction(_plain(function))
+def _is_plain(function: object) -> bool:
+    """Whether it is a function whose result is there when it returns."""
+    return callable(function) and not wraps_async(function) and not yields(function)
 
 
 def _is_same(function: Callable[..., object], other: Callable[..., object]) -> bool:
@@ -680,13 +690,12 @@ def _check_hook(function: Callable[..., object], occasion: Occasion, name: str) 
 
 
 def _signature(function: Callable[..., object], what: str, right: str) -> inspect.Signature:
-    plain = _plain(function)
-    if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
+    if yields(function):
         msg = f"{what} would never run, as it yields; {right} without `yield`"
         raise ConfigError(msg)
     try:
-        return inspect.signature(function)
-    except (TypeError, ValueError):
+        return signature_of(function)
+    except Exception:  # noqa: BLE001 - annotations and `__signature__` are the user's code
         msg = f"the parameters of {what} cannot be read; {right}"
         raise ConfigError(msg) from None
 

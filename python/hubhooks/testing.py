@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import functools
+import inspect
 import itertools
 import json
 import re
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
 from hubhooks._builders import bucket, comment, config, content, discussion, repo
 from hubhooks._calls import running_loop
 from hubhooks._core import HubEvent, Verifier
+from hubhooks._functions import check_ran, settle
 from hubhooks._samples import compact, sample_json, sample_names, wire_path, with_overrides
 from hubhooks.asgi import Door
 from hubhooks.deliveries import MemoryLog
@@ -37,7 +39,7 @@ from hubhooks.runner import Runner
 from hubhooks.webhooks import Webhooks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
     from typing import TypeAlias, TypedDict, TypeVar
 
     from typing_extensions import Unpack
@@ -563,7 +565,6 @@ class _Watched(Router):
             known.function,
             functools.partial(self.values.__setitem__, name),
             functools.partial(self.errors.__setitem__, name),
-            is_async=known.is_async,
         )
         noted = copy(known)
         noted.function = function
@@ -575,7 +576,7 @@ class _Watched(Router):
     def _noted_hook(self, hook: Hook) -> Hook:
         fail = self.hook_errors.append
         noted = copy(hook)
-        noted.function = _noted(hook.function, lambda _: None, fail, is_async=hook.is_async)
+        noted.function = _noted(hook.function, lambda _: None, fail)
         return noted
 
 
@@ -583,30 +584,29 @@ def _noted(
     function: Callable[..., Any],
     returned: Callable[[Any], None],
     raised: Callable[[BaseException], None],
-    *,
-    is_async: bool,
 ) -> Callable[..., Any]:
-    @functools.wraps(function)
     def call(*arguments: object) -> object:
         try:
             value = function(*arguments)
+            if inspect.isawaitable(value):
+                return rest(value)
+            check_ran(value)
         except BaseException as error:
             raised(error)
             raise
         returned(value)
         return value
 
-    @functools.wraps(function)
-    async def call_async(*arguments: object) -> object:
+    async def rest(awaitable: Awaitable[object]) -> object:
         try:
-            value = await function(*arguments)
+            value = await settle(await awaitable)
         except BaseException as error:
             raised(error)
             raise
         returned(value)
         return value
 
-    return call_async if is_async else call
+    return call
 
 
 def _changed(

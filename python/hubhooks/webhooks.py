@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from hubhooks._app_code import AppIdentity, find_app_code
 from hubhooks._core import Verifier
+from hubhooks._encoders import register_encoders
 from hubhooks.asgi import Door
 from hubhooks.deliveries import MemoryLog
 from hubhooks.errors import ConfigError
@@ -114,6 +115,8 @@ class Webhooks(Router):
         check_size(max_body_size)
         check_loop(loop)
         super().__init__(ignore_authors=ignore_authors)
+        # FastAPI may have been imported after this package.
+        register_encoders()
         secrets = (secret,) if isinstance(secret, str | bytes) else secret
         self._verifier = None if secrets is None else Verifier(*secrets)
         # With a secret in the code there is always one.
