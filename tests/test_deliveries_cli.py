@@ -797,6 +797,8 @@ def test_a_log_in_figures(filled: Path) -> None:
     assert stats == {
         "file": str(filled.resolve()),
         "is_app_running": False,
+        "leader": None,
+        "unknown_handlers": {},
         "states": {"done": 1, "failed": 2, "queued": 1, "unhandled": 1, "unreadable": 1},
         "refusals": {"secret wrong": 3},
     }

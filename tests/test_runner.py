@@ -161,13 +161,15 @@ def test_the_handler_is_looked_up_by_name_when_it_runs(bench: Bench) -> None:
     assert seen == ["new"]
 
 
-def test_a_handler_that_is_gone_fails_by_name(
+def test_run_of_an_unknown_handler_stays_queued(
     bench: Bench, logged: Callable[[], list[str]]
 ) -> None:
     bench.submit("d1", "gone")
+    bench.runner.wake()
     (run,) = bench.record().runs
-    assert (run.state, run.error) == ("failed", "no handler gone")
-    assert logged() == ["handler `gone` did not run on delivery `d1`: no handler gone"]
+    assert (run.state, run.attempts) == ("queued", 0)
+    (line,) = logged()
+    assert line.startswith("1 runs wait for the handler `gone`, which this app does not have: ")
 
 
 # ---- failing ----------------------------------------------------------------------------------
@@ -532,27 +534,6 @@ def test_the_hooks_for_the_unhandled_are_told_of_work_without_handlers(bench: Be
 
     asyncio.run(serve())
     assert sorted(told, key=str) == sorted([(bench.event, False), (bench.event, True)], key=str)
-
-
-def test_a_handler_that_is_gone_is_a_failure_but_no_error_of_its_own(bench: Bench) -> None:
-    told: list[tuple[Delivery, BaseException]] = []
-
-    @bench.router.on_failure
-    async def reports(event: HubEvent, delivery: Delivery, error: BaseException) -> None:
-        told.append((delivery, error))
-
-    bench.router.on_error(lambda *_: pytest.fail("nothing was called"))
-
-    async def serve() -> None:
-        bench.submit("d1", "gone")
-        await bench.runner.stop(PATIENCE)
-
-    asyncio.run(serve())
-    ((delivery, error),) = told
-    assert (delivery.id, delivery.handler, delivery.attempt) == ("d1", "gone", 1)
-    assert delivery.received_at == bench.record().received_at
-    assert isinstance(error, LookupError)
-    assert str(error) == "no handler gone"
 
 
 def test_stopping_waits_for_hooks_and_cancels_those_that_stay(

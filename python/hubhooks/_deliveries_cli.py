@@ -39,9 +39,13 @@ from hubhooks.errors import BusyError, ConfigError, StoreError
 from hubhooks.sqlite import RunnerLock, SqliteLog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from typing import TypeVar
 
     from hubhooks.deliveries import Record, Run
+    from hubhooks.sqlite import Leader
+
+    T = TypeVar("T")
 
 __all__ = ["State", "make_group"]
 
@@ -69,6 +73,8 @@ _PAUSE_SECONDS = 0.02
 # An app that restarts is away for a moment.
 _GONE_SECONDS = 5.0
 _CTRL_C = 130
+_WAITING = frozenset({"queued", "waiting"})
+_ENDED = "ended by `hubhooks deliveries fail`"
 
 _STYLES = {
     "done": "green",
@@ -115,6 +121,11 @@ Exits with 0 when all did well, or are queued and no app runs; with 1 when a han
 a delivery could not be replayed, or the app went away; with 2 when nothing was queued because
 an option is wrong.
 """
+_FAIL_HELP = """\
+End the runs of a handler that wait to start, as failed: of one that the app has no more.
+
+They can be replayed like all that failed.
+"""
 _PRUNE_HELP = """\
 Drop the bodies of finished deliveries now that are older; the app drops old ones by itself.
 
@@ -138,6 +149,7 @@ def make_group() -> typer.Typer:
         "export",
         help="Write the body of a delivery to a file, for `hubhooks send --file` and for tests.",
     )(_export)
+    group.command("fail", help=_FAIL_HELP)(_fail)
     group.command("stats", help="Show the log in figures: states, sizes, what was refused.")(_stats)
     group.command("prune", help=_PRUNE_HELP)(_prune)
     return group
@@ -178,6 +190,7 @@ def _list(  # noqa: PLR0913, one parameter per option
             before=None if before is None else _id(log, before),
             limit=limit + 1,
         )
+        unknown = _unknown_handlers(log, is_led=RunnerLock(file).is_taken())
     page, is_more = records[:limit], len(records) > limit
     if as_json:
         for record in page:
@@ -185,6 +198,7 @@ def _list(  # noqa: PLR0913, one parameter per option
         return
     if page:
         _print_list(page)
+    _note_unknown(unknown)
     _note(f"older ones: --before {page[-1].id}" if is_more else "" if page else "no deliveries")
 
 
@@ -217,25 +231,38 @@ def _replay(  # noqa: PLR0913, one parameter per option
     since: Annotated[
         str | None, typer.Option(help=f"Instead of ids, all that came since: {_WHEN_HELP}")
     ] = None,
+    replacement: Annotated[
+        str | None,
+        typer.Option(
+            "--as",
+            metavar="HANDLER",
+            help="Run this handler in place of those of --only, or of those that no running app "
+            "has; without ids, of all deliveries that wait for these.",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
     as_json: _AsJsonLines = False,
     file: _File = _DEFAULT_FILE,
 ) -> None:
     with _errors():
         log = _log(file)
+        lock = RunnerLock(file)
         moment = None if since is None else _moment(since)
         for name in only or ():
-            _utf_8(name, "--only")
-            if not name:
-                msg = "--only must be the name of a handler, and is empty"
-                raise ConfigError(msg)
-        replays = _replays(log, deliveries or [], only or [], moment, is_failed=failed)
+            _check_handler(name, "--only")
+        live = log.live_handlers(is_led=lock.is_taken())
+        if replacement is None:
+            replays = _replays(log, deliveries or [], only or [], moment, is_failed=failed)
+            _skip_unknown(replays, live)
+        else:
+            _check_handler(replacement, "--as")
+            replays = _replays_as(log, deliveries or [], only or [], moment, replacement, live)
         _skip_without_body(log, replays)
         is_ended = True
         if not dry_run:
             try:
                 _queue(log, replays)
-                is_ended = _follow(log, RunnerLock(file), replays)
+                is_ended = _follow(log, lock, replays)
             except KeyboardInterrupt:
                 _note("no longer followed: the app runs what is queued")
                 raise typer.Exit(_CTRL_C) from None
@@ -279,12 +306,30 @@ def _export(
     print_line(str(path))
 
 
+def _fail(
+    *,
+    handler: Annotated[str, typer.Option(metavar="HANDLER", help="The name of the handler.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is.")] = False,
+    file: _File = _DEFAULT_FILE,
+) -> None:
+    with _errors():
+        _check_handler(handler, "--handler")
+        log = _log(file)
+        count = log.waiting_handlers().get(handler, 0)
+        if not dry_run:
+            count = _fail_waiting(log, handler)
+    verb = "would end" if dry_run else "ended"
+    print_line(f"{verb} {_count(count, 'run')} of `{one_line(handler)}` as failed")
+
+
 def _stats(*, as_json: _AsJson = False, file: _File = _DEFAULT_FILE) -> None:
     with _errors():
         log = _log(file)
         stats = log.stats()
         is_running = RunnerLock(file).is_taken()
         size = Path(log.path).stat().st_size
+        leader = log.leader() if is_running else None
+        unknown = _unknown_handlers(log, is_led=is_running)
     if as_json:
         _print_json(
             {
@@ -292,6 +337,8 @@ def _stats(*, as_json: _AsJson = False, file: _File = _DEFAULT_FILE) -> None:
                 "file_bytes": size,
                 "body_bytes": stats.body_bytes,
                 "is_app_running": is_running,
+                "leader": leader and {"pid": leader.process.pid, "code": leader.code},
+                "unknown_handlers": unknown,
                 "unfinished_since": iso(stats.unfinished_since),
                 "states": stats.states,
                 "refusals": stats.refusals,
@@ -303,6 +350,7 @@ def _stats(*, as_json: _AsJson = False, file: _File = _DEFAULT_FILE) -> None:
         "file": f"{log.path}, {filesize.decimal(size)}",
         "bodies": filesize.decimal(stats.body_bytes),
         "app": "runs" if is_running else "does not run",
+        "leader": leader and _leader_text(leader),
     }
     if stats.unfinished_since:
         facts["unfinished"] = f"since {_local(stats.unfinished_since)}"
@@ -318,6 +366,7 @@ def _stats(*, as_json: _AsJson = False, file: _File = _DEFAULT_FILE) -> None:
         for reason, count in sorted(stats.refusals.items()):
             refused.add_row(Text(reason), str(count))
         console.print(refused)
+    _note_unknown(unknown)
 
 
 def _prune(
@@ -352,6 +401,30 @@ def _errors() -> Iterator[None]:
     except StoreError as error:
         complain(str(error))
         raise typer.Exit(1) from error
+
+
+def _check_handler(name: str, option: str) -> None:
+    _utf_8(name, option)
+    if not name:
+        msg = f"{option} must be the name of a handler, and is empty"
+        raise ConfigError(msg)
+
+
+def _unknown_handlers(log: SqliteLog, *, is_led: bool) -> dict[str, int]:
+    """Count the runs that wait for handlers which no running app has."""
+    live = log.live_handlers(is_led=is_led)
+    if live is None:
+        return {}
+    return {name: count for name, count in log.waiting_handlers().items() if name not in live}
+
+
+def _note_unknown(unknown: Mapping[str, int]) -> None:
+    for name, count in unknown.items():
+        _note(
+            f"{_count(count, 'run')} wait for `{name}`, which no running app has: `hubhooks "
+            f"deliveries replay --only {name} --as NEW`, or `hubhooks deliveries fail --handler "
+            f"{name}`"
+        )
 
 
 def _utf_8(text: str | None, option: str) -> str | None:
@@ -435,6 +508,8 @@ class _Replay:
     handlers: tuple[str, ...] = ()
     skipped: str = ""
     """Why none do."""
+    replaces: tuple[str, ...] = ()
+    """The handlers in whose place it runs, for `--as`."""
     runs: list[Run] = field(default_factory=list)
     """What became of them, as far as it is known."""
 
@@ -501,6 +576,67 @@ def _replay_of(record: Record, only: Sequence[str], *, is_failed: bool) -> _Repl
     return _Replay(record, tuple(names))
 
 
+def _replays_as(  # noqa: PLR0913, PLR0917 - as for `_replays`, and what replaces what
+    log: SqliteLog,
+    prefixes: Sequence[str],
+    only: Sequence[str],
+    since: datetime | None,
+    new: str,
+    live: set[str] | None,
+) -> list[_Replay]:
+    """Choose deliveries in which another handler is to run in place of some."""
+    if live is not None and new not in live:
+        raise ConfigError(_no_such_handler(new, live))
+    names = list(only) or list(_unknown(log, live))
+    if not names:
+        msg = "--as replaces handlers: name them with --only"
+        raise ConfigError(msg)
+    if prefixes:
+        ids = list(dict.fromkeys(_id(log, prefix) for prefix in prefixes))
+        records: Iterable[Record] = log.records(ids)
+    else:
+        records = reversed(list(log.every(since=since)))
+    chosen = []
+    for record in records:
+        old = [run.handler for run in record.runs if run.handler in names and run.handler != new]
+        # Without ids, those that wait: what ended is replayed by name.
+        is_waiting = any(run.handler in old and run.state in _WAITING for run in record.runs)
+        if old and (is_waiting or prefixes or since):
+            chosen.append(_Replay(record, (new,), replaces=tuple(old)))
+        elif prefixes:
+            chosen.append(_Replay(record, skipped="it has no run of these handlers"))
+    return chosen
+
+
+def _unknown(log: SqliteLog, live: set[str] | None) -> Iterable[str]:
+    return () if live is None else [name for name in log.waiting_handlers() if name not in live]
+
+
+def _no_such_handler(name: str, live: set[str]) -> str:
+    return f"no running app has the handler `{name}`; there are {', '.join(sorted(live)) or 'none'}"
+
+
+def _skip_unknown(replays: Sequence[_Replay], live: set[str] | None) -> None:
+    """Skip what no running app can run: it would wait for ever."""
+    for replay in replays:
+        missing = [name for name in replay.handlers if live is not None and name not in live]
+        if missing and live is not None:
+            replay.skip(f"{_no_such_handler(missing[0], live)}: use --as")
+
+
+def _fail_waiting(log: SqliteLog, handler: str) -> int:
+    """End runs in short transactions with pauses, as the app has to write meanwhile."""
+    total = 0
+    log.open()
+    try:
+        while count := _patiently(lambda: log.fail_waiting(handler, _ENDED, _CHUNK)):
+            total += count
+            time.sleep(_PAUSE_SECONDS)
+    finally:
+        log.close()
+    return total
+
+
 def _skip_without_body(log: SqliteLog, replays: Sequence[_Replay]) -> None:
     kept = log.with_bodies(replay.record.id for replay in replays)
     for replay in replays:
@@ -528,23 +664,27 @@ def _queue(log: SqliteLog, replays: Sequence[_Replay]) -> None:
 
 def _queue_together(log: SqliteLog, chunk: Sequence[_Replay]) -> None:
     with log.batch():
-        refused = [one for one in chunk if not log.replay(one.record.id, one.handlers)]
+        refused = [one for one in chunk if not _queue_one(log, one)]
     for replay in refused:
         replay.skip("it changed meanwhile")
 
 
-def _patiently(write: Callable[[], object]) -> None:
+def _queue_one(log: SqliteLog, replay: _Replay) -> bool:
+    if replay.replaces:
+        return log.replay_as(replay.record.id, replay.replaces, *replay.handlers)
+    return bool(log.replay(replay.record.id, replay.handlers))
+
+
+def _patiently(write: Callable[[], T]) -> T:
     """Try again while another process writes."""
     give_up = time.monotonic() + _BUSY_SECONDS
     while True:
         try:
-            write()
+            return write()
         except BusyError:  # noqa: PERF203, it loops only where it failed
             if time.monotonic() > give_up:
                 raise
             time.sleep(_POLL_SECONDS)
-        else:
-            return
 
 
 def _follow(log: SqliteLog, lock: RunnerLock, replays: Sequence[_Replay]) -> bool:
@@ -638,6 +778,8 @@ def _print_record(record: Record) -> None:
     console.print(_facts(facts))
     if record.runs:
         console.print(_runs_table(record.runs))
+    if any(run.history for run in record.runs):
+        console.print(_attempts_table(record.runs))
     for run in record.runs:
         if run.error or run.traceback:
             console.print(Text(f"{run.handler}: ", style="bold") + Text(visible(run.error)))
@@ -677,6 +819,24 @@ def _runs_table(runs: Sequence[Run]) -> Table:
             "; ".join(notes),
         )
     return table
+
+
+def _attempts_table(runs: Sequence[Run]) -> Table:
+    table = new_table("attempt", "started", "process", "code")
+    for run in runs:
+        for attempt in run.history[-_MANY:]:
+            table.add_row(
+                Text(f"{run.handler} {attempt.number}"),
+                _local(attempt.started_at),
+                "" if attempt.pid is None else str(attempt.pid),
+                attempt.code or "",
+            )
+    return table
+
+
+def _leader_text(leader: Leader) -> str:
+    since = "" if leader.since is None else f", since {_local(leader.since)}"
+    return f"process {leader.process.pid}{since}, code {leader.code}"
 
 
 def _print_replays(replays: Sequence[_Replay], *, is_dry_run: bool) -> None:

@@ -72,8 +72,20 @@ def run_json(run: Run, *, is_whole: bool = False) -> dict[str, Any]:
         "started_at": iso(run.started_at),
         "finished_at": iso(run.finished_at),
         "error": run.error,
-        **({"traceback": run.traceback} if is_whole else {}),
+        **({"traceback": run.traceback, "history": _history_json(run)} if is_whole else {}),
     }
+
+
+def _history_json(run: Run) -> list[dict[str, Any]]:
+    return [
+        {
+            "attempt": attempt.number,
+            "started_at": iso(attempt.started_at),
+            "pid": attempt.pid,
+            "code": attempt.code,
+        }
+        for attempt in run.history
+    ]
 
 
 def iso(when: datetime | None) -> str | None:

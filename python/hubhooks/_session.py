@@ -277,10 +277,15 @@ class Session:
         self.is_behind = True
 
     def _claim(self, delivery_id: str, name: str) -> HandlerCall | None:
+        handler = self._router.handler(name)
+        if handler is None:
+            # It stays as it is, until a process has the handler or somebody ends it.
+            self._may_be_unknown = self.is_behind = True
+            return None
         delivery = self.log.claim(delivery_id, name)
         if delivery is None:
             return None
-        run = HandlerCall(self, self._router.handler(name), delivery)
+        run = HandlerCall(self, handler, delivery)
         with self._lock:
             self._running[run] = None
             if run.is_counted:

@@ -423,8 +423,6 @@ class Router:
     def on_failure(self, function: OnError, /) -> OnError:
         """Call the decorated function when a handler failed for good.
 
-        Also when a handler is gone that stored work was meant for; the error is a `LookupError`.
-
         Args:
             function: takes `(event, delivery, error)`, and may be async. Its own failures are
                 only logged.

@@ -81,6 +81,9 @@ _REDACTED = "(redacted)"
 # By a part of the name, as proxies add credentials of their own. Some copy the URL into a header.
 _SECRET = re.compile(b"auth|cookie|key|secret|token", re.IGNORECASE)
 
+# The handlers of a process that did not say which it has.
+_UNKNOWN_HANDLERS = "null"
+
 _WITHIN = nullcontext()
 
 _STEPS = (
@@ -494,6 +497,61 @@ class SqliteLog:
                 self._keep(record, known, names)
         return names
 
+    def replay_as(self, delivery_id: str, handlers: Sequence[str], new: str) -> bool:
+        """Queue another handler in place of some, which are not running.
+
+        Args:
+            delivery_id: the delivery.
+            handlers: the names of those that it replaces. They are recorded as ignored.
+            new: the name of the other one, which may have run already.
+
+        Returns:
+            whether it is queued: not if the delivery is unknown, if its body was dropped, or if
+            there is none to replace.
+        """
+        with self.batch():
+            known = self._find(delivery_id)
+            has_body = self._db.execute(_HAS_BODY, (delivery_id,)).fetchone() is not None
+            if known is None or not has_body:
+                return False
+            runs = {run.handler: run for run in known.runs if run.state not in STARTED}
+            replaced = [runs[name] for name in handlers if name in runs and name != new]
+            is_running = new not in runs and any(run.handler == new for run in known.runs)
+            if not replaced or is_running:
+                return False
+            (seq,) = self._db.execute(_SEQ, (delivery_id,)).fetchone()
+            for run in replaced:
+                error = f"replayed as `{new}`{run.error and ': '}{run.error}"
+                values = ("ignored", None, _now(), error, run.traceback, 0, 0, seq, run.handler)
+                self._db.execute(_END, values)
+                run.state = "ignored"
+            if new in runs:
+                self._db.execute(_QUEUE_AGAIN, (seq, new))
+                runs[new].state = "queued"
+            else:
+                self._db.execute(_QUEUE_NEW, (seq, new, len(known.runs)))
+            states = [*(run.state for run in known.runs), "queued"]
+            self._db.execute(_SET_STATE, (most_urgent(states), False, seq))
+            self._db.execute(_HANDLED, (seq,))
+        return True
+
+    def fail_waiting(self, handler: str, error: str, limit: int) -> int:
+        """End runs of a handler that wait to start; give how many these were.
+
+        Args:
+            handler: its name.
+            error: what is recorded.
+            limit: how many at most.
+        """
+        with self.batch():
+            found = self._db.execute(_WAITING_OF, (handler, limit)).fetchall()
+            for (seq,) in found:
+                values = ("failed", None, _now(), error, "", 0, 0, seq, handler)
+                self._db.execute(_END, values)
+                states = [row[0] for row in self._db.execute(_RUN_STATES, (seq,))]
+                self._db.execute(_SET_STATE, (most_urgent(states), False, seq))
+        return len(found)
+
     def refused(self, minute: int, reason: str, count: int) -> None:
         """Add to how often requests were refused in a minute, counted from 1970."""
         with self.batch():
@@ -605,7 +663,7 @@ class SqliteLog:
 
     def _insert_process(self) -> None:
         if self._registration is None:
-            self._registration = ("", 0.0, "[]")
+            self._registration = ("", 0.0, _UNKNOWN_HANDLERS)
         code, loaded_at, handlers = self._registration
         if self._process is None:
             values = (*current_process(), code, loaded_at, handlers)
@@ -649,9 +707,12 @@ class SqliteLog:
         if row is None or self._lock is None:
             return
         other = _read_leader(row)
-        # The lock is free as it was given back, or as another file was locked.
-        is_same_lock = row[-1] == self._lock.file
-        if not is_same_lock and other.process.pid != os.getpid() and is_alive(other.process):
+        # The lock is free as it was given back, or as the file that is locked is another one.
+        if (
+            row[-1] not in ("", self._lock.file)
+            and other.process.pid != os.getpid()
+            and is_alive(other.process)
+        ):
             msg = f"process {other.process.pid} leads the delivery log `{self.path}`"
             raise BusyError(msg)
 
@@ -661,8 +722,27 @@ class SqliteLog:
             self._db.later(partial(self._db.execute, _SET_LOCK, (self._lock.file, self._process)))
 
     def waiting_handlers(self) -> dict[str, int]:
-        """Count the runs that wait to start, by handler."""
-        return dict(self._db.execute(_COUNT_WAITING).fetchall())
+        """Count the runs that wait to start, by handler, in any thread."""
+        with self._db.elsewhere() as connection:
+            return dict(connection.execute(_COUNT_WAITING).fetchall())
+
+    def live_handlers(self, *, is_led: bool) -> set[str] | None:
+        """List the handlers of the processes that use the store; None if that is not known.
+
+        Args:
+            is_led: whether a process leads the store.
+        """
+        with self._db.elsewhere() as connection:
+            rows = connection.execute(_LIVING).fetchall()
+        # Of a process on another machine, only the lock tells that there is one.
+        found = [
+            handlers
+            for *process, handlers in rows
+            if is_alive(Process(*process)) or (is_led and is_alive(Process(*process)) is None)
+        ]
+        if not found or _UNKNOWN_HANDLERS in found:
+            return None
+        return {name for handlers in found for name in json.loads(handlers)}
 
     def due(
         self,
@@ -990,6 +1070,22 @@ _NEWER = """
 _LIVING = """
     SELECT pid, host, start_time, handlers FROM processes WHERE ended_at IS NULL
 """
+_QUEUE_AGAIN = """
+    UPDATE runs SET state = 'queued', due_at = NULL, finished_at = NULL
+    WHERE seq = ? AND handler = ?
+"""
+_QUEUE_NEW = """
+    INSERT INTO runs (seq, handler, position, state, attempts, failures, interruptions, error,
+        traceback)
+    VALUES (?, ?, ?, 'queued', 0, 0, 0, '', '')
+"""
+# What was not handled before is so now.
+_HANDLED = "UPDATE deliveries SET aside = NULL WHERE seq = ?"
+_WAITING_OF = """
+    SELECT seq FROM runs
+    WHERE finished_at IS NULL AND state IN ('queued', 'waiting') AND handler = ? LIMIT ?
+"""
+_RUN_STATES = "SELECT state FROM runs WHERE seq = ?"
 _COUNT_WAITING = """
     SELECT handler, count(*) FROM runs
     WHERE finished_at IS NULL AND state IN ('queued', 'waiting') GROUP BY handler

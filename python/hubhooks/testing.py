@@ -39,7 +39,15 @@ from hubhooks.runner import Runner
 from hubhooks.webhooks import Webhooks
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+    from collections.abc import (
+        Awaitable,
+        Callable,
+        Container,
+        Coroutine,
+        KeysView,
+        Mapping,
+        Sequence,
+    )
     from typing import TypeAlias, TypedDict, TypeVar
 
     from typing_extensions import Unpack
@@ -541,9 +549,14 @@ class _Part:
         return getattr(self._log, name)
 
     def due(
-        self, limit: int, without: Sequence[str] = (), *, interrupted: bool = False
+        self,
+        limit: int,
+        without: Sequence[str] = (),
+        *,
+        among: Container[str] | None = None,
+        interrupted: bool = False,
     ) -> list[Due]:
-        everything = self._log.due(sys.maxsize, without, interrupted=interrupted)
+        everything = self._log.due(sys.maxsize, without, among=among, interrupted=interrupted)
         return [due for due in everything if due[0] == self._delivery_id][:limit]
 
 
@@ -569,6 +582,10 @@ class _Watched(Router):
         noted = copy(known)
         noted.function = function
         return noted
+
+    @property
+    def handler_names(self) -> KeysView[str]:
+        return self._router.handler_names
 
     def hooks_on(self, occasion: Occasion) -> tuple[Hook, ...]:
         return tuple(self._noted_hook(hook) for hook in self._router.hooks_on(occasion))

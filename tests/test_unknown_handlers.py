@@ -1,0 +1,175 @@
+"""Runs that wait for a handler which no process has: they stay, are shown, and can be moved."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from servers import PATIENCE, ROOT, Server, started
+
+from hubhooks._samples import compact, sample_json
+from hubhooks.deliveries import MemoryLog
+from hubhooks.sqlite import SqliteLog
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BODY = compact(sample_json("repo.content.update"))
+COUNT = 50
+ON_DISK: dict[str, str | None] = {"HUBHOOKS_DELIVERIES": None}
+APP = """
+import os, time
+from hubhooks import Webhooks
+
+app = Webhooks()
+
+@app.on("repo.content", concurrency=1)
+def NAME(event, delivery):
+    with open("ran", "a") as file:
+        file.write(f"{delivery.id} {delivery.handler}\\n")
+    while os.path.exists("hold"):
+        time.sleep(0.01)
+"""
+
+
+def ran(folder: Path) -> list[str]:
+    path = folder / "ran"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def run_command(folder: Path, *arguments: str) -> tuple[int, str]:
+    """Run `hubhooks deliveries` as a user does; give the exit code and what it printed."""
+    environ = {**os.environ, "PYTHONPATH": str(ROOT / "python"), "COLUMNS": "80"}
+    environ["HUBHOOKS_DELIVERIES"] = str(folder / "hubhooks.db")
+    code = "from hubhooks.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "deliveries", *arguments],
+        cwd=folder,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def stats(folder: Path) -> dict[str, Any]:
+    code, text = run_command(folder, "stats", "--json")
+    assert code == 0, text
+    made: dict[str, Any] = json.loads(text)
+    return made
+
+
+@pytest.fixture
+def renamed(tmp_path: Path) -> Any:
+    """Run an app whose handler was renamed while many deliveries waited for it."""
+    hold = tmp_path / "hold"
+    hold.touch()
+    store = SqliteLog(tmp_path / "hubhooks.db")
+    with started(tmp_path, script=APP.replace("NAME", "old"), environ=ON_DISK) as server:
+        for number in range(COUNT + 1):
+            answer = server.post("/", BODY, headers={"Webhook-Id": f"d{number}"})
+            assert answer.status_code == 202
+        server.wait_until(lambda: ran(tmp_path) == ["d0 old"], "does not run the first")
+        hold.unlink()
+        hold.touch()
+        server.kill()
+    hold.unlink()
+    # The first one is not among those that wait: the process died during it.
+    store.open()
+    store.recover()
+    (run,) = store.get("d0").runs  # type: ignore[union-attr]  # it is there
+    assert run.state == "waiting"
+    store.resign(is_end=True)
+    store.close()
+    with started(tmp_path, script=APP.replace("NAME", "new"), environ=ON_DISK) as server:
+        server.wait_for("runs wait for the handler `old`, which this app does not have")
+        yield server
+
+
+def wait_until_states_are(server: Server, **expected: int) -> None:
+    store = SqliteLog(server.folder / "hubhooks.db")
+    server.wait_until(lambda: store.stats().states == expected, "does not end them")
+
+
+def test_runs_of_an_unknown_handler_stay_and_are_shown(renamed: Server) -> None:
+    folder = renamed.folder
+    # What comes meanwhile runs beside them.
+    assert renamed.post("/", BODY, headers={"Webhook-Id": "later"}).json()["handlers"] == ["new"]
+    wait_until_states_are(renamed, queued=COUNT, waiting=1, done=1)
+    made = stats(folder)
+    assert made["unknown_handlers"] == {"old": COUNT + 1}
+    assert made["leader"]["pid"] == renamed.pid
+    note = f"{COUNT + 1} runs wait for `old`, which no running app has"
+    for command in ("list", "stats"):
+        code, text = run_command(folder, command)
+        assert (code, note in text) == (0, True), text
+    assert renamed.output().count("runs wait for the handler `old`") == 1
+    assert ran(folder)[1:] == ["later new"]
+
+
+def test_replay_as_runs_them_under_another_name(renamed: Server) -> None:
+    folder = renamed.folder
+    code, text = run_command(folder, "replay", "--as", "unknown")
+    assert (code, "no running app has the handler `unknown`; there are new" in text) == (2, True)
+    code, text = run_command(folder, "replay", "--as", "new")
+    assert code == 0, text
+    wait_until_states_are(renamed, done=COUNT + 1)
+    assert sorted(ran(folder)[1:]) == sorted(f"d{number} new" for number in range(COUNT + 1))
+    record = SqliteLog(folder / "hubhooks.db").get("d7")
+    assert record is not None
+    assert [(run.handler, run.state, run.error) for run in record.runs] == [
+        ("old", "ignored", "replayed as `new`"),
+        ("new", "done", ""),
+    ]
+    assert stats(folder)["unknown_handlers"] == {}
+
+
+def test_fail_ends_them(renamed: Server) -> None:
+    folder = renamed.folder
+    code, text = run_command(folder, "fail", "--handler", "old", "--dry-run")
+    assert (code, text) == (0, f"would end {COUNT + 1} runs of `old` as failed\n")
+    code, text = run_command(folder, "fail", "--handler", "old")
+    assert (code, text) == (0, f"ended {COUNT + 1} runs of `old` as failed\n")
+    wait_until_states_are(renamed, failed=COUNT + 1)
+    code, text = run_command(folder, "replay", "--failed")
+    assert "use --as" in text
+    code, text = run_command(folder, "replay", "d3", "--only", "old", "--as", "new")
+    assert code == 0, text
+    wait_until_states_are(renamed, failed=COUNT, done=1)
+
+
+def test_handler_that_comes_back_runs_them(renamed: Server) -> None:
+    folder = renamed.folder
+    renamed.stop()
+    with started(folder, script=APP.replace("NAME", "old"), environ=ON_DISK) as server:
+        wait_until_states_are(server, done=COUNT + 1)
+
+
+def test_runs_in_memory_wait_for_an_unknown_handler_too() -> None:
+    store = MemoryLog()
+    store.accept("d1", b"{}", ["gone", "there"])
+    assert store.due(9, among={"there"}) == [("d1", "there")]
+    assert store.waiting_handlers() == {"gone": 1, "there": 1}
+
+
+def test_replay_as_without_an_app_takes_any_name(tmp_path: Path) -> None:
+    path = tmp_path / "hubhooks.db"
+    store = SqliteLog(path)
+    store.open()
+    store.accept("d1", BODY, ["old"])
+    store.close()
+    # Nobody says which handlers there are, so the name is taken as it is.
+    code, text = run_command(tmp_path, "replay", "--only", "old", "--as", "new")
+    assert code == 0, text
+    record = store.get("d1")
+    assert record is not None
+    assert [(run.handler, run.state) for run in record.runs] == [
+        ("old", "ignored"),
+        ("new", "queued"),
+    ]
