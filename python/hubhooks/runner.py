@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 import time
 from typing import TYPE_CHECKING, Literal
 
 from hubhooks._calls import running_loop
 from hubhooks._session import SLOTS, Session
-from hubhooks.errors import ConfigError
+from hubhooks.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,15 +107,21 @@ class Runner:
         return (self._session or self._begun()).claim(work) if work.handlers else []
 
     def begin(self, work: Work, runs: Sequence[HandlerCall]) -> None:
-        """Run what `claim` gave; of work without handlers, the hooks for the unhandled."""
+        """Run what `claim` gave; of work without handlers, the hooks for the unhandled.
+
+        Each runs in a copy of the context that this is called in.
+        """
         here = running_loop()
         session = self._begun(here)
         # The server's loop is the one that runs here.
         loop = here if self._where == "server" else None
+        # That of the request.
+        context = contextvars.copy_context()
         if not work.handlers:
-            session.tell("unhandled", work.delivery_id, loop, work.event)
+            session.tell("unhandled", work.delivery_id, loop, work.event, context=context)
         for run in runs:
             run.loop = loop
+            run.context = context.copy()
             session.start_run(run, here)
         session.wake_if_needed()
 
@@ -169,7 +176,7 @@ class Runner:
             drain: how many seconds to wait; None for as long as it takes.
         """
         session = self._session
-        if session is None:
+        if session is None or session.is_of_parent:
             return
         home = session.loop
         if home is None or home is asyncio.get_running_loop() or not home.is_running():
@@ -199,6 +206,12 @@ class Runner:
                     session.is_on_server = self._where == "server"
                     session.open()
                     self._session = session
+        if session.is_of_parent:
+            msg = (
+                "this process was forked from the one that serves, after it began to: only that "
+                "one runs handlers. Start serving after the fork"
+            )
+            raise StoreError(msg)
         here = here or running_loop()
         if here is not None and here is not session.loop:
             session.bind(here)
