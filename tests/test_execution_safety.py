@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import functools
+import gc
 import logging
 import sqlite3
 import threading
+import weakref
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -470,3 +474,252 @@ def test_text_of_an_object_is_exact_and_never_raises() -> None:
     assert type(text_of(OddText("odd"))) is str
     assert text_of(Object()) == "<Object without a readable text>"
     assert text_of(PayloadError("no", 1, 2, "a")) == "no"
+
+
+# ---- tasks that stay behind ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("store", ["memory", "disk"])
+def test_a_waiting_request_takes_no_task_beside_its_own(
+    tmp_path: Path, serve: Any, post: Any, monkeypatch: pytest.MonkeyPatch, store: str
+) -> None:
+    monkeypatch.setattr(_session, "_LOOK_SECONDS", 0.001)
+    path = ":memory:" if store == "memory" else tmp_path / "hubhooks.db"
+    hooks = Webhooks("moon", deliveries=path, acknowledge="finished")
+    release = threading.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
+    looks: list[int] = []
+    get = type(hooks.deliveries).get
+
+    def count(log: Any, delivery_id: str) -> Any:
+        looks.append(1)
+        return get(log, delivery_id)
+
+    monkeypatch.setattr(type(hooks.deliveries), "get", count)
+    hooks.add(lambda event: release.wait(PATIENCE) and None, name="waits")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        loops.append(asyncio.get_running_loop())
+        await hooks(scope, receive, send)
+
+    statuses: list[int] = []
+    with serve(app) as port:
+        client = threading.Thread(target=lambda: statuses.append(post(port, BODY)[0]))
+        client.start()
+        # A store on disk is asked again and again, one in memory once.
+        wait_until(lambda: len(looks) > (0 if store == "memory" else 50), "nobody waits")
+        assert len(asyncio.all_tasks(loops[0])) < 10
+        release.set()
+        client.join(PATIENCE)
+    assert statuses == [200]
+
+
+def test_a_request_that_is_cancelled_while_it_waits_leaves_nothing(
+    hooks: Webhooks, event: Callable[..., HubEvent]
+) -> None:
+    release = threading.Event()
+    hooks.add(lambda event: release.wait(PATIENCE) and None, name="waits")
+
+    async def serve() -> None:
+        async with hooks.lifespan(None):
+            runner = hooks._runner  # noqa: SLF001 - there is no other way to wait for one
+            log = runner.log
+            log.accept("d1", BODY, ["waits"])
+            waiting = asyncio.ensure_future(runner.wait_for("d1", PATIENCE))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            assert await asyncio.gather(waiting, return_exceptions=True)
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+            release.set()
+
+    asyncio.run(serve())
+
+
+# ---- context variables --------------------------------------------------------------------------
+
+seen_by: contextvars.ContextVar[str] = contextvars.ContextVar("seen_by", default="nobody")
+
+
+class Contexts:
+    """An app that sets a context variable per request, and what user code finds in it."""
+
+    def __init__(self, hooks: Webhooks) -> None:
+        self.hooks = hooks
+        self.found: list[tuple[str, str]] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            seen_by.set(dict(scope["headers"])[b"webhook-id"].decode())
+        await self.hooks(scope, receive, send)
+
+    def note(self, what: str) -> None:
+        self.found.append((what, seen_by.get()))
+
+    def of(self, what: str) -> list[str]:
+        return sorted(value for name, value in self.found if name == what)
+
+
+@pytest.fixture(params=["server", "own"])
+def contexts(request: Any, hooks: Webhooks, tmp_path: Path) -> Contexts:
+    hooks._loop = request.param  # noqa: SLF001 - as `Webhooks(loop=...)` does
+    return Contexts(hooks)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_run_has_a_copy_of_the_context_of_its_request(
+    contexts: Contexts, serve: Any, post: Any, is_async: bool
+) -> None:
+    # One slot, so that all sync runs have the same thread.
+    contexts.hooks._runner._slots = 1  # noqa: SLF001 - there is no option
+
+    def hears(event: HubEvent) -> None:
+        contexts.note("run")
+        seen_by.set("the run")
+
+    async def hears_async(event: HubEvent) -> None:
+        contexts.note("run")
+        seen_by.set("the run")
+        await asyncio.sleep(0)
+        assert seen_by.get() == "the run"
+
+    contexts.hooks.add(hears_async if is_async else hears, name="hears")
+    ids = ["d1", "d2", "d3"]
+    with serve(contexts) as port:
+        for delivery_id in ids:
+            post(port, BODY, delivery_id)
+            assert ended(contexts.hooks, delivery_id).state == "done"
+    assert contexts.of("run") == ids
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_hooks_have_a_copy_of_the_context_of_their_run(
+    contexts: Contexts, serve: Any, post: Any, is_async: bool
+) -> None:
+    def fails(event: HubEvent) -> None:
+        seen_by.set(f"run of {seen_by.get()}")
+        raise ValueError
+
+    async def fails_async(event: HubEvent) -> None:
+        fails(event)
+
+    def tell(what: str, *_: object) -> None:
+        contexts.note(what)
+        seen_by.set(what)
+
+    async def tell_async(what: str, *_: object) -> None:
+        tell(what)
+
+    told = tell_async if is_async else tell
+    hooks = contexts.hooks
+    hooks.add(fails_async if is_async else fails, "repo.content", name="fails")
+    hooks.on_error(functools.partial(told, "error"))
+    hooks.on_failure(functools.partial(told, "failure"))
+    hooks.on_unhandled(functools.partial(told, "unhandled"))
+    with serve(contexts) as port:
+        for delivery_id in ("d1", "d2"):
+            post(port, BODY, delivery_id)
+        post(port, compact(sample_json("repo.create")), "d3")
+        wait_until(lambda: len(contexts.found) == 5, "hooks are not told")
+    assert contexts.of("error") == contexts.of("failure") == ["run of d1", "run of d2"]
+    assert contexts.of("unhandled") == ["d3"]
+
+
+def test_only_retries_have_a_fresh_context(contexts: Contexts, serve: Any, post: Any) -> None:
+    hooks = contexts.hooks
+    release = threading.Event()
+
+    @hooks.on(name="queued", concurrency=1)
+    def queued(event: HubEvent, delivery: Delivery) -> None:
+        contexts.note("queued")
+        assert release.wait(PATIENCE)
+
+    @hooks.on(name="retried", retries=1, backoff=0)
+    async def retried(event: HubEvent, delivery: Delivery) -> None:
+        contexts.note(f"retried {delivery.attempt}")
+        if delivery.attempt == 1:
+            seen_by.set("the first attempt")
+            raise Retry
+
+    with serve(contexts) as port:
+        for delivery_id in ("d1", "d2", "d3"):
+            post(port, BODY, delivery_id)
+        release.set()
+        for delivery_id in ("d1", "d2", "d3"):
+            wait_until(lambda one=delivery_id: not _is_open(hooks, one), "it stays open")
+    assert contexts.of("queued") == ["d1", "d2", "d3"]
+    assert contexts.of("retried 1") == ["d1", "d2", "d3"]
+    assert contexts.of("retried 2") == ["nobody"] * 3
+
+
+def test_when_and_backoff_see_the_context_of_their_own_request(
+    contexts: Contexts, serve: Any, post: Any
+) -> None:
+    hooks = contexts.hooks
+
+    def when(event: HubEvent) -> bool:
+        contexts.note("when")
+        seen_by.set(f"when of {seen_by.get()}")
+        return True
+
+    def backoff(failures: int) -> float:
+        contexts.note("backoff")
+        return 3000
+
+    def fails(event: HubEvent) -> None:
+        raise ValueError
+
+    hooks.add(fails, name="fails", when=when, retries=1, backoff=backoff)
+    ids = [f"d{number}" for number in range(8)]
+    with serve(contexts) as port:
+        clients = [threading.Thread(target=post, args=(port, BODY, one)) for one in ids]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join(PATIENCE)
+        wait_until(lambda: len(contexts.of("backoff")) == len(ids), "it does not fail")
+    assert contexts.of("when") == ids
+    assert contexts.of("backoff") == ids
+
+
+def test_runs_of_an_earlier_process_have_a_fresh_context(
+    tmp_path: Path, serve: Any, post: Any
+) -> None:
+    path = tmp_path / "hubhooks.db"
+    log = SqliteLog(path)
+    log.open()
+    log.accept("d1", BODY, ["hears"])
+    log.close()
+    contexts = Contexts(Webhooks("moon", deliveries=path))
+    contexts.hooks.add(lambda event: contexts.note("run"), name="hears")
+    seen_by.set("the test")
+    with serve(contexts):
+        assert ended(contexts.hooks).state == "done"
+    assert contexts.of("run") == ["nobody"]
+
+
+def test_a_context_is_let_go_once_its_delivery_ended(
+    hooks: Webhooks, serve: Any, post: Any
+) -> None:
+    class Value: ...
+
+    kept: contextvars.ContextVar[Value] = contextvars.ContextVar("kept")
+    values: list[weakref.ref[Value]] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            value = Value()
+            values.append(weakref.ref(value))
+            kept.set(value)
+        await hooks(scope, receive, send)
+
+    hooks.add(lambda event: None, name="hears")
+
+    def is_let_go() -> bool:
+        gc.collect()
+        return values[0]() is None
+
+    with serve(app) as port:
+        for delivery_id in ("d1", "d2"):
+            post(port, BODY, delivery_id)
+            assert ended(hooks, delivery_id).state == "done"
+        wait_until(is_let_go, "something keeps the context of the first request")

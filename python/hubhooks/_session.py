@@ -55,6 +55,8 @@ _CHECKPOINT_SECONDS = 1.0
 _ALONE_SECONDS = 60.0
 # How long what may be written late waits for other things to be written with it.
 _LATE_SECONDS = 0.005
+# A context may hold all of a request.
+_MOST_CONTEXTS = 1000
 
 
 # The sessions that have a log on disk open, by its path.
@@ -116,6 +118,8 @@ class Session:
         self._alone: HandlerCall | None = None
         self._alone_until = 0.0
         self._waiting: dict[str, list[asyncio.Event]] = {}
+        # Of the requests of this process whose runs have not started yet; retries have none.
+        self._contexts: dict[tuple[str, str], contextvars.Context] = {}
         self._lock = threading.Lock()
         # When to take the next step, by the monotonic clock.
         self._is_woken = False
@@ -202,8 +206,18 @@ class Session:
 
     # ---- what is to run ------------------------------------------------------------------------
 
-    def claim(self, work: Work) -> list[HandlerCall]:
-        """Reserve what can run at once of a delivery."""
+    def claim(self, work: Work, context: contextvars.Context) -> list[HandlerCall]:
+        """Reserve what can run at once of a delivery.
+
+        Args:
+            work: the delivery.
+            context: that of its request, also for what runs later.
+        """
+        if self.is_leading:
+            for name in work.handlers:
+                self._contexts[work.delivery_id, name] = context
+            while len(self._contexts) > _MOST_CONTEXTS:
+                del self._contexts[next(iter(self._contexts))]
         if self.is_behind or self._alone is not None or not self._may_start():
             self.is_behind = True
             return []
@@ -234,6 +248,9 @@ class Session:
         if delivery is None:
             return None
         run = HandlerCall(self, self._router.handler(name), delivery)
+        context = self._contexts.pop((delivery_id, name), None)
+        if context is not None:
+            run.context = context.copy()
         with self._lock:
             self._running[run] = None
             if run.is_counted:

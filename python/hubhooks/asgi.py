@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import math
 import time
 from typing import TYPE_CHECKING, Any, Literal
@@ -255,8 +256,7 @@ class Door:
         try:
             with self._runner.log.batch():
                 for request in requests:
-                    # Each in the context of its own request, as `when=` is the user's code.
-                    what = request.context.run(self._judge, request.headers, request.body)
+                    what = self._judge(request.headers, request.body, request.context)
                     taken.append(what)
         except BaseException as error:
             self._fail_group(group, requests, taken, error)
@@ -299,9 +299,18 @@ class Door:
         if answer.work is not None:
             self._runner.begin(answer.work, runs)
 
-    def _judge(self, headers: Headers, body: bytes, *, is_complete: bool = True) -> Taken:
-        answer = self._receiver.receive(headers, body, complete=is_complete)
-        return answer, [] if answer.work is None else self._runner.claim(answer.work)
+    def _judge(
+        self,
+        headers: Headers,
+        body: bytes,
+        context: contextvars.Context,
+        *,
+        is_complete: bool = True,
+    ) -> Taken:
+        # `when=` is the user's code: it has a copy of the request's context, as each run has.
+        receive = functools.partial(self._receiver.receive, headers, body, complete=is_complete)
+        answer = context.copy().run(receive)
+        return answer, [] if answer.work is None else self._runner.claim(answer.work, context)
 
     def _store_refusals_soon(self) -> None:
         if self._refusals_timer is None and self._runner.is_started:
@@ -342,7 +351,8 @@ class Door:
         if is_complete and body and self._runner.log.is_durable:
             return await self._take(headers, body)
         try:
-            return self._judge(headers, body, is_complete=is_complete)
+            context = contextvars.copy_context()
+            return self._judge(headers, body, context, is_complete=is_complete)
         # As in a batch, so that the Hub sends it again.
         except BaseException as error:
             if is_interrupt(error):

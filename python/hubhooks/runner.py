@@ -99,29 +99,27 @@ class Runner:
         """
         self._begun()
 
-    def claim(self, work: Work) -> list[HandlerCall]:
+    def claim(self, work: Work, context: contextvars.Context | None = None) -> list[HandlerCall]:
         """Reserve what can run at once of a delivery that was accepted; in the same batch.
 
-        What is not reserved runs later. What is must be given to `begin` or `give_back`.
+        What is not reserved runs later. What is must be given to `begin` or `give_back`. Each runs
+        in a copy of the request's context, by default that which this is called in.
         """
-        return (self._session or self._begun()).claim(work) if work.handlers else []
+        if not work.handlers:
+            return []
+        return self._begun().claim(work, context or contextvars.copy_context())
 
     def begin(self, work: Work, runs: Sequence[HandlerCall]) -> None:
-        """Run what `claim` gave; of work without handlers, the hooks for the unhandled.
-
-        Each runs in a copy of the context that this is called in.
-        """
+        """Run what `claim` gave; of work without handlers, the hooks for the unhandled."""
         here = running_loop()
         session = self._begun(here)
         # The server's loop is the one that runs here.
         loop = here if self._where == "server" else None
-        # That of the request.
-        context = contextvars.copy_context()
         if not work.handlers:
+            context = contextvars.copy_context()
             session.tell("unhandled", work.delivery_id, loop, work.event, context=context)
         for run in runs:
             run.loop = loop
-            run.context = context.copy()
             session.start_run(run, here)
         session.wake_if_needed()
 
