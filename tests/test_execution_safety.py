@@ -7,14 +7,17 @@ import contextvars
 import functools
 import gc
 import logging
+import os
+import socket
 import sqlite3
 import threading
 import weakref
 from contextlib import closing, contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from servers import PATIENCE, wait_until
+from servers import PATIENCE, started, wait_until
 
 from hubhooks import HubEvent, Ignore, Retry, Webhooks, _session
 from hubhooks._logging import SafeLogger, text_of
@@ -24,7 +27,7 @@ from hubhooks.errors import PayloadError, StoreError
 from hubhooks.receiver import Work
 from hubhooks.routing import Router
 from hubhooks.runner import Runner
-from hubhooks.sqlite import SqliteLog
+from hubhooks.sqlite import RunnerLock, SqliteLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -723,3 +726,304 @@ def test_a_context_is_let_go_once_its_delivery_ended(
             post(port, BODY, delivery_id)
             assert ended(hooks, delivery_id).state == "done"
         wait_until(is_let_go, "something keeps the context of the first request")
+
+
+# ---- children that a handler forks --------------------------------------------------------------
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+
+FORKS = """
+import asyncio, os, sys, time, warnings
+from hubhooks import Webhooks
+
+warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
+app = Webhooks(loop=os.environ["LOOP"])
+
+def note(text):
+    with open("ran", "a") as file:
+        file.write(text + "\\n")
+
+def fork():
+    child = os.fork()
+    if child:
+        _, status = os.waitpid(child, 0)
+        note(f"child ended with {os.waitstatus_to_exitcode(status)}")
+    return not child
+
+def goes_on():
+    if fork():
+        note("in the child")
+        HOW
+
+@app.on("repo.content", name="sync")
+def sync(event):
+    goes_on()
+
+@app.on("repo.config", name="async")
+async def coroutine(event):
+    goes_on()
+
+@app.on("repo", name="fails")
+def fails(event):
+    raise ValueError
+
+@app.on_failure
+def tell(event, delivery, error):
+    goes_on()
+"""
+
+
+@needs_fork
+@pytest.mark.parametrize(("how", "code"), [("return", 0), ("raise ValueError", 1), ("exit(3)", 3)])
+@pytest.mark.parametrize("loop", ["server", "own"])
+@pytest.mark.parametrize("kind", ["repo.content.update", "repo.config.update", "repo.create"])
+def test_what_returns_in_a_forked_child_ends_there_and_once(
+    tmp_path: Path, how: str, code: int, loop: str, kind: str
+) -> None:
+    log = SqliteLog(tmp_path / "hubhooks.db")
+    script = FORKS.replace("HOW", how)
+    with started(tmp_path, script=script, environ={**ON_DISK, "LOOP": loop}) as server:
+        for number in range(2):
+            body = compact(sample_json(kind))
+            headers = {"Webhook-Id": f"d{number}"}
+            assert server.post("/", body, headers=headers).status_code == 202
+            server.wait_until(
+                lambda number=number: len(lines(tmp_path / "ran")) == 2 * number + 2, "is stuck"
+            )
+        state = "failed" if kind == "repo.create" else "done"
+        server.wait_until(lambda: log.stats().states == {state: 2}, "does not record the runs")
+    assert lines(tmp_path / "ran") == ["in the child", f"child ended with {code}"] * 2
+    assert [run.attempts for record in log.list() for run in record.runs] == [1, 1]
+
+
+OUTLIVES = """
+import os, time, warnings
+from hubhooks import Webhooks
+
+warnings.simplefilter("ignore", DeprecationWarning)
+app = Webhooks()
+
+@app.on(name="forks")
+def forks(event):
+    child = os.fork()
+    if not child:
+        with open("child", "w") as file:
+            file.write(str(os.getpid()))
+        while True:
+            time.sleep(0.05)
+"""
+
+
+@needs_fork
+@pytest.mark.parametrize("store", [":memory:", None])
+def test_a_forked_child_that_outlives_the_server_keeps_neither_port_nor_connections(
+    tmp_path: Path, store: str | None
+) -> None:
+    environ = {"HUBHOOKS_DELIVERIES": store}
+    with started(tmp_path, script=OUTLIVES, environ=environ) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
+            head = b"POST / HTTP/1.1\r\nHost: x\r\nX-Webhook-Secret: moon\r\nContent-Length: %d\r\n"
+            client.sendall(head % len(BODY) + b"\r\n" + BODY)
+            assert client.recv(100).startswith(b"HTTP/1.1 202")
+            server.wait_until((tmp_path / "child").exists, "does not fork")
+            server.terminate()
+            server.wait()
+            while client.recv(10_000):
+                pass
+        server.wait_until_it_is_deaf()
+        # The child is alive all the same.
+        wait_until((tmp_path / "child").read_text)
+        os.kill(int((tmp_path / "child").read_text()), 0)
+
+
+BESIDE_THREADS = """
+import asyncio, atexit, os, subprocess, sys, threading, time, warnings
+import uvicorn
+from hubhooks import Webhooks
+
+warnings.simplefilter("ignore", DeprecationWarning)
+hooks = Webhooks()
+
+@hooks.on(name="works")
+def works(event): ...
+
+class Server(uvicorn.Server):
+    async def startup(self, sockets=None):
+        await super().startup(sockets)
+        is_up.set()
+
+is_up = threading.Event()
+# uvloop itself crashes where a child drops its loop.
+server = Server(uvicorn.Config(hooks, port=int(sys.argv[1]), loop="asyncio", log_level="critical"))
+thread = threading.Thread(target=server.run, daemon=True)
+thread.start()
+assert is_up.wait(30)
+
+def fork(what):
+    child = os.fork()
+    if not child:
+        what()
+        sys.exit()  # ends like a script: with `atexit`, and all objects are dropped
+    assert os.waitpid(child, 0)[1] == 0
+
+def uses_everything():
+    from hubhooks.errors import StoreError
+    for use in (lambda: hooks.deliveries.list(), lambda: hooks.deliveries.replay("d1"),
+                lambda: asyncio.run(serve())):
+        try:
+            use()
+        except StoreError as error:
+            print(error, flush=True)
+    hooks._runner.wake()
+    asyncio.run(hooks._door.stop())
+    asyncio.run(hooks._door.drain(60))
+    hooks.deliveries.close()
+    hooks._runner._lock_of_log.release()
+
+async def serve():
+    async with hooks.lifespan(None):
+        print("it serves in the child", flush=True)
+
+fork(lambda: None)
+fork(uses_everything)
+own = Webhooks(deliveries=":memory:")
+
+def serves_its_own():
+    async def serve():
+        async with own.lifespan(None):
+            print("its own works", flush=True)
+    asyncio.run(serve())
+
+fork(serves_its_own)
+print("all children ended", flush=True)
+thread.join()
+"""
+
+
+@needs_fork
+def test_a_forked_child_leaves_the_store_and_the_lock_to_its_parent(tmp_path: Path) -> None:
+    log = SqliteLog(tmp_path / "hubhooks.db")
+    command = ("app.py", "{port}")
+    with started(
+        tmp_path, *command, script=BESIDE_THREADS, prints="all children ended", environ=ON_DISK
+    ) as server:
+        said = server.output()
+        assert said.count("was open when this process was forked") == 2
+        assert "this process was forked from the one that serves" in said
+        assert "its own works" in said
+        assert "in the child" not in said
+        assert RunnerLock(tmp_path / "hubhooks.db").is_taken()
+        for number in range(3):
+            headers = {"Webhook-Id": f"d{number}"}
+            assert server.post("/", BODY, headers=headers).status_code == 202
+        server.wait_until(lambda: log.stats().states == {"done": 3}, "does not run them")
+        assert "removed or replaced" not in server.output()
+
+
+POOL = """
+import multiprocessing, os, signal, time, warnings
+
+import gradio as gr
+from hubhooks import Webhooks
+
+warnings.simplefilter("ignore", DeprecationWarning)
+hooks = Webhooks()
+
+def double(number):
+    return 2 * number
+
+def goes_on():
+    while True:
+        time.sleep(0.01)
+
+@hooks.on(name="pools")
+def pools(event):
+    fork = multiprocessing.get_context("fork")
+    # With a handler in Python, `Pool` may miss the signal by itself.
+    for _ in range(0 if IS_WRAPPED else 5):
+        began = time.monotonic()
+        with fork.Pool(2) as pool:
+            assert pool.map(double, [1, 2]) == [2, 4]
+        pool.join()
+        print("pool took", time.monotonic() - began, flush=True)
+    for _ in range(20):
+        child = fork.Process(target=goes_on)
+        child.start()
+        child.terminate()
+        child.join()
+        assert child.exitcode == -signal.SIGTERM
+    print("all children were terminated", flush=True)
+
+with gr.Blocks() as demo:
+    pass
+LAUNCH
+"""
+
+LAUNCH = "hooks.launch(demo)"
+WRAPPED = """
+hooks.launch(demo, prevent_thread_lock=True)
+ours = signal.getsignal(signal.SIGTERM)
+signal.signal(signal.SIGTERM, lambda number, frame: ours(number, frame))
+demo.block_thread()
+"""
+
+
+@needs_fork
+@pytest.mark.skipif(find_spec("gradio") is None, reason="gradio is not installed")
+@pytest.mark.parametrize("launch", [LAUNCH, WRAPPED])
+def test_forked_children_of_a_gradio_app_end_at_once(tmp_path: Path, launch: str) -> None:
+    environ: dict[str, str | None] = {
+        **ON_DISK,
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_SERVER_PORT": "{port}",
+        "GRADIO_SSR_MODE": "False",
+        "HF_HUB_OFFLINE": "1",
+        "SPACE_HOST": None,
+        "SYSTEM": None,
+    }
+    is_wrapped = launch == WRAPPED
+    script = POOL.replace("LAUNCH", launch).replace("IS_WRAPPED", str(is_wrapped))
+    with started(
+        tmp_path, "app.py", script=script, prints="Deliveries are kept", environ=environ
+    ) as server:
+        assert server.post("/gradio_api/webhooks", BODY).status_code == 202
+        said = server.wait_for("all children were terminated")
+    took = [float(line.split()[-1]) for line in said.splitlines() if line.startswith("pool took")]
+    assert len(took) == (0 if is_wrapped else 5)
+    # 0.03 s on an idle machine; it took 11 s.
+    assert min(took, default=0) < 5 * 0.03
+
+
+PRELOADED = """
+import os
+from hubhooks import Webhooks
+
+app = Webhooks()
+print("imported by", os.getpid(), flush=True)
+
+@app.on(name="works")
+def works(event, delivery):
+    with open("ran", "a") as file:
+        file.write(f"{delivery.id} {os.getpid()}\\n")
+"""
+
+
+@needs_fork
+@pytest.mark.skipif(
+    find_spec("gunicorn") is None or find_spec("uvicorn_worker") is None,
+    reason="gunicorn is not installed",
+)
+def test_workers_forked_from_a_process_that_imported_the_app_serve_it(tmp_path: Path) -> None:
+    log = SqliteLog(tmp_path / "hubhooks.db")
+    command = "-m gunicorn --preload -w 2 -k uvicorn_worker.UvicornWorker -b 127.0.0.1:{port}"
+    with started(
+        tmp_path, *command.split(), "app:app", script=PRELOADED, environ=ON_DISK
+    ) as server:
+        assert f"imported by {server.pid}" in server.output()
+        for number in range(20):
+            headers = {"Webhook-Id": f"d{number}"}
+            assert server.post("/", BODY, headers=headers).status_code == 202
+        server.wait_until(lambda: log.stats().states == {"done": 20}, "does not run them")
+        ran = [line.split() for line in lines(tmp_path / "ran")]
+        assert len(ran) == 20
+        assert {int(pid) for _, pid in ran}.isdisjoint({server.pid})

@@ -8,9 +8,11 @@ of them: it runs nothing, writes nothing, and neither closes nor unlocks the par
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import stat
 import sys
+import threading
 from contextlib import suppress
 from traceback import print_exception
 from typing import TYPE_CHECKING, NoReturn, Protocol
@@ -19,7 +21,10 @@ from weakref import WeakSet
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["SwitchedOffInChildren", "end_forked_child", "register", "release_in_children"]
+__all__ = [
+    "SwitchedOffInChildren", "delay_in_children", "end_forked_child", "register",
+    "release_in_children",
+]  # fmt: skip
 
 # Where the process's open files are listed, on Linux and on macOS.
 _OPEN_FILES = ("/proc/self/fd", "/dev/fd")
@@ -38,6 +43,8 @@ class SwitchedOffInChildren(Protocol):
 _registered: WeakSet[SwitchedOffInChildren] = WeakSet()
 # The local addresses that this process accepts requests at: a host and a port, or a path.
 _addresses: set[tuple[object, ...]] = set()
+_delayed: set[int] = set()
+_before_fork = threading.local()
 
 
 def register(resource: SwitchedOffInChildren) -> None:
@@ -53,6 +60,14 @@ def release_in_children(server: Sequence[object] | None) -> None:
     """
     if server is not None and len(_addresses) < _MOST_ADDRESSES:
         _addresses.add(tuple(server))
+
+
+def delay_in_children(number: int) -> None:
+    """Deliver a signal to a forked child only once its handlers are switched off.
+
+    CPython drops a signal that has a Python handler and comes while a child begins.
+    """
+    _delayed.add(number)
 
 
 def end_forked_child(process: int, error: BaseException | None = None) -> None:
@@ -92,7 +107,26 @@ def _exit_code(error: BaseException | None) -> object:
     return 1
 
 
-def _after_fork() -> None:
+def _before() -> None:
+    if _delayed:
+        _before_fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _delayed)
+
+
+def _after_in_parent() -> None:
+    mask = vars(_before_fork).pop("mask", None)
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _after_in_child() -> None:
+    try:
+        _switch_off()
+    finally:
+        _delayed.clear()
+        _after_in_parent()
+
+
+def _switch_off() -> None:
     for resource in tuple(_registered):
         with suppress(Exception):
             resource.switch_off()
@@ -133,4 +167,6 @@ def _is_servers(number: int) -> bool:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child
+    )

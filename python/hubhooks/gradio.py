@@ -18,7 +18,7 @@ from gradio.cli.commands.reload import reload_thread
 from gradio.routes import App
 from starlette.routing import Route
 
-from hubhooks._fork import register, release_in_children
+from hubhooks._fork import delay_in_children, register, release_in_children
 from hubhooks.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -321,6 +321,7 @@ def _drain_on(number: signal.Signals, served: _Served, seconds: float) -> None:
     before = signal.getsignal(number)
     if before is not None and before != signal.SIG_IGN:
         signal.signal(number, _Drain(served, seconds, before))
+        delay_in_children(number)
 
 
 @contextmanager
