@@ -1027,3 +1027,37 @@ def test_workers_forked_from_a_process_that_imported_the_app_serve_it(tmp_path: 
         ran = [line.split() for line in lines(tmp_path / "ran")]
         assert len(ran) == 20
         assert {int(pid) for _, pid in ran}.isdisjoint({server.pid})
+
+
+def test_runs_wait_where_the_system_has_no_more_threads(
+    hooks: Webhooks, serve: Any, post: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+    start = threading.Thread.start
+    begun: list[str] = []
+    is_full = True
+
+    def limited(thread: threading.Thread) -> None:
+        if thread.name in ("hubhooks", "hubhooks watchdog") and begun and is_full:
+            msg = "can't start new thread"
+            raise RuntimeError(msg)
+        start(thread)
+
+    def waits(event: HubEvent, delivery: Delivery) -> None:
+        begun.append(delivery.id)
+        assert release.wait(PATIENCE)
+
+    async def works(event: HubEvent) -> None: ...
+
+    hooks.add(waits, name="waits")
+    hooks.add(works, name="works")
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    with serve(hooks) as port:
+        post(port, BODY, "d1")
+        wait_until(lambda: begun, "it does not begin")
+        for delivery_id in ("d2", "d3"):
+            assert post(port, BODY, delivery_id)[0] == 202
+        release.set()
+        for delivery_id in ("d1", "d2", "d3"):
+            wait_until(lambda one=delivery_id: not _is_open(hooks, one), "it stays open")
+            assert ended(hooks, delivery_id).state == "done"

@@ -514,7 +514,12 @@ class Threads:
             self._idle.pop().release()
         elif self._running < self._limit:
             sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_SECONDS))
-            threading.Thread(target=self._work, name="hubhooks", daemon=True).start()
+            try:
+                threading.Thread(target=self._work, name="hubhooks", daemon=True).start()
+            except RuntimeError as error:
+                # The next thread that is free, or the next call, takes what waits.
+                _log.error("a handler waits for a thread: %s", error)
+                return
             self._running += 1
         else:
             return
@@ -574,8 +579,11 @@ class Watchdog:
         if not self._is_needed.is_set():
             self._is_needed.set()
             if not self._is_started:
-                self._is_started = True
-                threading.Thread(target=self._run, name="hubhooks watchdog", daemon=True).start()
+                # Without a thread to spare, calls run unwatched.
+                with suppress(RuntimeError):
+                    name = "hubhooks watchdog"
+                    threading.Thread(target=self._run, name=name, daemon=True).start()
+                    self._is_started = True
 
     def close(self) -> None:
         """Let the thread end."""
