@@ -165,7 +165,7 @@ def test_run_of_an_unknown_handler_stays_queued(
     bench: Bench, logged: Callable[[], list[str]]
 ) -> None:
     bench.submit("d1", "gone")
-    bench.runner.wake()
+    asyncio.run(bench.runner.stop(PATIENCE))
     (run,) = bench.record().runs
     assert (run.state, run.attempts) == ("queued", 0)
     (line,) = logged()

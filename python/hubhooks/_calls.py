@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
-import logging
 import math
+import os
 import sys
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
 from contextlib import suppress
-from traceback import format_exception, format_exception_only
 from typing import TYPE_CHECKING, Any
 
+from hubhooks._fork import end_forked_child
 from hubhooks._functions import check_ran, settle
+from hubhooks._logging import get_logger, is_interrupt, summary_of, text_of, traceback_of
 from hubhooks.deliveries import Ignore, Retry, log_fields
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ __all__ = [
     "Watchdog", "cancel", "running_loop",
 ]  # fmt: skip
 
-_log = logging.getLogger("hubhooks")
+_log = get_logger()
 
 # What is cancelled may clean up, but cannot keep the server from stopping.
 CLEAN_UP_SECONDS = 1.0
@@ -78,6 +80,8 @@ class Call(ABC):
         """Where what is async runs; None for the session's own loop."""
         self.timeout = timeout
         """After how many seconds what is async is cancelled."""
+        self.context = contextvars.Context()
+        """What the function and all that follows its end runs in."""
 
     @abstractmethod
     def begin(self) -> tuple[object, ...]:
@@ -96,22 +100,32 @@ class Call(ABC):
         """Take note that it never began."""
 
     def run(self) -> None:
-        """Call what is sync. Where that gives an awaitable, `rest` is left for `run_async`."""
+        """Call a sync function in this thread.
+
+        Where that returns an awaitable, `rest` is left for `create_task`.
+        """
+        self.context.run(self._run)
+
+    def _run(self) -> None:
         self.is_begun = True
+        process = os.getpid()
         arguments = self.begin()
         try:
             result = self.function(*arguments)
             if result is not None:
                 if inspect.isawaitable(result):
+                    end_forked_child(process)
                     self.rest = result
                     self.is_async, self.is_begun = True, False
                     return
                 check_ran(result)
         except BaseException as error:
+            end_forked_child(process, error)
             self.failed(error)
             if is_interrupt(error):
                 raise
         else:
+            end_forked_child(process)
             self.done()
 
     def drop_rest(self) -> None:
@@ -119,8 +133,15 @@ class Call(ABC):
         if inspect.iscoroutine(self.rest):
             self.rest.close()
 
-    async def run_async(self) -> None:
+    def create_task(self, loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
+        """Begin a call of an async function in the thread of its loop."""
+        # The task runs in a copy. Python 3.10 has no `create_task(..., context=)`.
+        self.task = self.context.run(loop.create_task, self._run_async())
+        return self.task
+
+    async def _run_async(self) -> None:
         self.is_begun = True
+        process = os.getpid()
         arguments = self.begin()
         timer, task = None, self.task
         if self.timeout is not None and task is not None:
@@ -132,11 +153,16 @@ class Call(ABC):
             if result is not None:
                 await settle(result)
         except BaseException as error:
-            if isinstance(error, GeneratorExit) and not _is_current(task):
+            # Not `isinstance`: it reads `__class__`, which an exception of the user may define.
+            kind = type(error)
+            if issubclass(kind, GeneratorExit) and not _is_current(task):
                 # Its loop was closed under it, and it is collected as garbage in the middle of
                 # anything: no place to take a lock or to write a log.
                 raise
-            is_cancelled = isinstance(error, asyncio.CancelledError)
+            end_forked_child(process, error)
+            # With what the function set.
+            self.context = contextvars.copy_context()
+            is_cancelled = issubclass(kind, asyncio.CancelledError)
             if is_cancelled and self.is_out_of_time:
                 self.failed(self._timed_out().with_traceback(error.__traceback__))
                 return
@@ -145,6 +171,7 @@ class Call(ABC):
             if is_cancelled or is_interrupt(error):
                 raise
         else:
+            end_forked_child(process)
             self.done()
         finally:
             if timer is not None:
@@ -169,19 +196,17 @@ class HandlerCall(Call):
     deadline: float | None = None
     """When it should have ended, also when it is cancelled before; by the monotonic clock."""
 
-    def __init__(self, session: Session, handler: Handler | None, delivery: Delivery) -> None:
-        policy = None if handler is None else handler.policy
+    def __init__(self, session: Session, handler: Handler, delivery: Delivery) -> None:
         super().__init__(
-            _nothing if handler is None else handler.function,
+            handler.function,
             f"handler `{delivery.handler}`",
-            is_async=handler is not None and handler.is_async,
+            is_async=handler.is_async,
             loop=None,
-            timeout=None if policy is None else policy.timeout,
+            timeout=handler.policy.timeout,
         )
         self.delivery = delivery
         self.name = delivery.handler
-        self.is_gone = handler is None
-        self.is_counted = policy is not None and policy.concurrency is not None
+        self.is_counted = handler.policy.concurrency is not None
         self._session = session
         self._handler = handler
         self._is_left = False
@@ -191,38 +216,52 @@ class HandlerCall(Call):
             grace = _HEED_SECONDS if self.is_async else 0
             self.deadline = time.monotonic() + self.timeout + grace
             self._session.wake()
-        takes_delivery = self._handler is not None and self._handler.takes_delivery
-        return (self.event, self.delivery) if takes_delivery else (self.event,)
+        return (self.event, self.delivery) if self._handler.takes_delivery else (self.event,)
 
     def done(self) -> None:
         self._finish("done")
 
     def failed(self, error: BaseException) -> None:
-        if isinstance(error, Ignore):
-            self._finish("ignored", str(error))
+        kind = type(error)
+        reason = summary = trace = ""
+        if issubclass(kind, Ignore):
+            try:
+                reason = text_of(error)
+            finally:
+                self._finish("ignored", reason)
             return
-        name, delivery_id = self.name, self.delivery.id
-        is_stopped = isinstance(error, asyncio.CancelledError) and self._session.is_cancelling
+        is_stopped = issubclass(kind, asyncio.CancelledError) and self._session.is_cancelling
         if is_stopped and self._session.log.is_durable:
             self.leave()
             return
-        pause = None if is_stopped else self._pause(error)
+        pause = None if is_stopped or not self._has_tries_left() else _USUAL_PAUSE
+        # The record comes before the log, hooks and even Ctrl-C.
+        try:
+            summary, trace = summary_of(error), traceback_of(error)
+            if pause is not None:
+                pause = self._pause(error)
+        finally:
+            self._finish("failed", summary, trace, retry_after=pause)
+        try:
+            self._log_failure(error, pause)
+        finally:
+            self._tell("error", error)
+            if pause is None:
+                self._tell("failure", error)
+
+    def _log_failure(self, error: BaseException, pause: float | None) -> None:
+        name, delivery_id = self.name, self.delivery.id
         if pause is None:
             what = "handler `%s` failed on delivery `%s`"
             _log.error(what, name, delivery_id, exc_info=error, extra=self._log_fields())
-        elif isinstance(error, Retry):
+        elif issubclass(type(error), Retry):
             what = "handler `%s` asks for another try on delivery `%s` in %.3g s: %s"
-            _log.info(what, name, delivery_id, pause, error, extra=self._log_fields())
+            reason = text_of(error)
+            _log.info(what, name, delivery_id, pause, reason, extra=self._log_fields())
         else:
             what = "handler `%s` failed on delivery `%s`; it is tried again in %.3g s"
             fields = self._log_fields()
             _log.error(what, name, delivery_id, pause, exc_info=error, extra=fields)
-        summary = format_exception_only(error)[0].strip()
-        trace = "".join(format_exception(error))
-        self._finish("failed", summary, trace, retry_after=pause)
-        self._tell("error", error)
-        if pause is None:
-            self._tell("failure", error)
 
     def drop(self) -> None:
         self.drop_rest()
@@ -233,12 +272,14 @@ class HandlerCall(Call):
 
     def lose(self, error: BaseException) -> None:
         """Record that the handler failed without having been called."""
-        name, delivery_id = self.name, self.delivery.id
+        name, delivery_id, why = self.name, self.delivery.id, text_of(error)
+        self._finish("failed", why)
         what = "handler `%s` did not run on delivery `%s`: %s"
-        _log.error(what, name, delivery_id, error, extra=self._log_fields())
-        self._finish("failed", str(error))
-        if hasattr(self, "event"):
-            self._tell("failure", error)
+        try:
+            _log.error(what, name, delivery_id, why, extra=self._log_fields())
+        finally:
+            if hasattr(self, "event"):
+                self._tell("failure", error)
 
     def leave(self, why: str = TOO_LATE, retry_after: float = 0) -> None:
         """Let it run again, mostly after the next start, and take no notice of what it does now."""
@@ -256,10 +297,10 @@ class HandlerCall(Call):
                 "%s on delivery `%s` takes more than %g s and does not end when it is cancelled; "
                 "nothing can end it but itself"
             )
-        fields = self._log_fields()
-        _log.warning(what, self.what, self.delivery.id, self.timeout, extra=fields)
         self._session.log.overdue(self.delivery)
         self._session.wake()
+        fields = self._log_fields()
+        _log.warning(what, self.what, self.delivery.id, self.timeout, extra=fields)
 
     def _log_fields(self) -> dict[str, object]:
         fields = log_fields(self.delivery.id, getattr(self, "event", None))
@@ -281,16 +322,16 @@ class HandlerCall(Call):
                 self._session.is_behind = True
             self._session.ended(self)
 
-    def _pause(self, error: BaseException) -> float | None:
-        """Give how many seconds to wait before the next try; None if there is none."""
-        policy = None if self._handler is None else self._handler.policy
+    def _has_tries_left(self) -> bool:
+        return self.delivery.failures < self._handler.policy.retries
+
+    def _pause(self, error: BaseException) -> float:
+        """Return how many seconds to wait before the next try."""
+        policy = self._handler.policy
         failures = self.delivery.failures + 1
-        if policy is None or failures > policy.retries:
-            return None
-        # One of the user's own may not have called what it inherits.
-        after: float | None = getattr(error, "after", None) if isinstance(error, Retry) else None
+        after = self._after(error) if issubclass(type(error), Retry) else None
         if after is not None:
-            return min(after, _LONGEST_AFTER)
+            return after
         if callable(policy.backoff):
             try:
                 given = policy.backoff(failures)
@@ -298,9 +339,9 @@ class HandlerCall(Call):
                 return _pause_of(given)
             # The function is the user's code, and whatever it raises, the run has to end.
             except BaseException as failure:
-                _log.exception("`backoff` of handler `%s` failed; it waits a minute", self.name)
                 if is_interrupt(failure):
                     raise
+                _log.exception("`backoff` of handler `%s` failed; it waits a minute", self.name)
                 return _USUAL_PAUSE
         import random  # noqa: PLC0415 - slow to import, and not everybody has retries
 
@@ -308,23 +349,39 @@ class HandlerCall(Call):
         jitter = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - nothing to guess
         return min(policy.backoff * 2.0 ** min(failures - 1, 30), _LONGEST_PAUSE) * jitter
 
+    def _after(self, error: BaseException) -> float | None:
+        """Return the seconds that a `Retry` asks for; None if it asks for none."""
+        # A subclass of the user's may not have called what it inherits, or have its own `after`.
+        try:
+            after = getattr(error, "after", None)
+            return None if after is None else _limited(float(after), _LONGEST_AFTER)
+        except BaseException as failure:
+            if is_interrupt(failure):
+                raise
+            what = "`after` of what handler `%s` raised failed; its `backoff` decides"
+            _log.exception(what, self.name)
+            return None
+
     def _tell(self, occasion: Occasion, error: BaseException) -> None:
         event, delivery = self.event, self.delivery
-        self._session.tell(occasion, delivery.id, self.loop, event, delivery, error)
+        arguments = (event, delivery, error)
+        self._session.tell(occasion, delivery.id, self.loop, *arguments, context=self.context)
 
 
 class Telling(Call):
     """One call of a hook. What it raises is logged, and nobody is told."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - what is called, and with what
         self,
         hook: Hook,
         what: str,
         delivery_id: str,
         loop: asyncio.AbstractEventLoop | None,
         arguments: tuple[object, ...],
+        context: contextvars.Context,
     ) -> None:
         super().__init__(hook.function, what, is_async=hook.is_async, loop=loop)
+        self.context = context
         self._complaint = f"{what} failed on delivery `{delivery_id}`"
         self._arguments = arguments
 
@@ -479,7 +536,12 @@ class Threads:
             self._idle.pop().release()
         elif self._running < self._limit:
             sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_SECONDS))
-            threading.Thread(target=self._work, name="hubhooks", daemon=True).start()
+            try:
+                threading.Thread(target=self._work, name="hubhooks", daemon=True).start()
+            except RuntimeError as error:
+                # The next thread that is free, or the next call, takes what waits.
+                _log.error("a handler waits for a thread: %s", error)
+                return
             self._running += 1
         else:
             return
@@ -539,8 +601,11 @@ class Watchdog:
         if not self._is_needed.is_set():
             self._is_needed.set()
             if not self._is_started:
-                self._is_started = True
-                threading.Thread(target=self._run, name="hubhooks watchdog", daemon=True).start()
+                # Without a thread to spare, calls run unwatched.
+                with suppress(RuntimeError):
+                    name = "hubhooks watchdog"
+                    threading.Thread(target=self._run, name=name, daemon=True).start()
+                    self._is_started = True
 
     def close(self) -> None:
         """Let the thread end."""
@@ -597,23 +662,12 @@ def cancel(task: asyncio.Task[None]) -> bool:
     return True
 
 
-def is_interrupt(error: BaseException) -> bool:
-    """Whether it is a real Ctrl-C, which Python raises in the main thread only.
-
-    That one belongs to the server. All else stays with the handler, also the `SystemExit` of one
-    that calls `exit()`: it means itself.
-    """
-    in_main = threading.current_thread() is threading.main_thread()
-    return in_main and isinstance(error, KeyboardInterrupt)
-
-
 def _pause_of(given: float) -> float:
-    seconds = float(given)
+    return _limited(float(given), _LONGEST_PAUSE)
+
+
+def _limited(seconds: float, longest: float) -> float:
     if not math.isfinite(seconds):
         msg = f"it gave {seconds}: write seconds, such as 60"
         raise ValueError(msg)
-    return min(max(seconds, 0.0), _LONGEST_PAUSE)
-
-
-def _nothing(*_: object) -> None:
-    """Stand for a handler that is gone."""
+    return min(max(seconds, 0.0), longest)

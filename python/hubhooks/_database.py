@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import atexit
 import os
 import re
 import sqlite3
@@ -12,6 +12,8 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from hubhooks import _fork
+from hubhooks._logging import get_logger
 from hubhooks._process import current_process
 from hubhooks._store_files import (
     LeaderFile,
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Database", "RunnerLock", "require_file"]
 
-_log = logging.getLogger("hubhooks")
+_log = get_logger()
 
 # Written into the file, so that another program's is not taken for ours. Never to be changed.
 _APPLICATION_ID = 0x48754832
@@ -89,6 +91,12 @@ _DAMAGE = frozenset(
     {"disk I/O error", "database disk image is malformed", "file is not a database"}
 )
 _OWNERS_MISTAKES = ("file is", "attempt to", "unable to")
+
+# In a forked child: the parent's files, and its connections to them. SQLite keeps its locks per
+# process and does not know that this is another one, so the child neither uses nor closes them:
+# https://sqlite.org/howtocorrupt.html#_carrying_an_open_database_connection_across_a_fork_
+_of_parent: set[str] = set()
+_never_closed: list[sqlite3.Connection] = []
 
 
 class Database:
@@ -172,6 +180,7 @@ class Database:
         self._is_open = True
 
     def _open(self) -> None:
+        _refuse_after_fork(self.path)
         give_up = time.monotonic() + _OPEN_SECONDS
         while self._connection is None:
             try:
@@ -195,6 +204,18 @@ class Database:
         self._is_suspect = self._is_wal_lost = self._is_unchecked = False
         self.opened += 1
         self.note_files()
+        _fork.register(self)
+
+    def switch_off(self) -> None:
+        """In a forked child, leave the file to the parent."""
+        self._lock = threading.RLock()
+        self._writer = None
+        self._late.clear()
+        self._is_open = False
+        if self._connection is not None:
+            _leave_to_parent(self.path, self._connection)
+            self._connection = None
+        self._close_connection()
 
     def _settle_files(self) -> None:
         """Leave SQLite no `-wal` file that was written for another database.
@@ -435,6 +456,7 @@ class Database:
             StoreError: it failed, or one before it in the same batch did.
         """
         if self._connection is None:
+            _refuse_after_fork(self.path)
             msg = f"the delivery log `{self.path}` is not open"
             raise StoreError(msg)
         if self._failure is not None:
@@ -528,6 +550,7 @@ class Database:
 
         With `ro` all that is read is of one moment.
         """
+        _refuse_after_fork(self.path)
         uri = f"{Path(self.path).absolute().as_uri()}?mode={mode}"
         self._refuse_foreign_files()
         with self._lock:
@@ -709,6 +732,7 @@ class RunnerLock:
         connection = self._connect()
         if connection is not None:
             self._connection, self._file = connection, self._file_now()
+            _fork.register(self)
         return connection is not None
 
     def keep(self) -> bool:
@@ -739,6 +763,7 @@ class RunnerLock:
 
     def _connect(self) -> sqlite3.Connection | None:
         """Lock the file at the path; None if another process holds the lock."""
+        _refuse_after_fork(self._path)
         _create(self._path)
         connection = None
         try:
@@ -756,11 +781,42 @@ class RunnerLock:
             raise _at_opening(self._path, error) from error
         return connection
 
+    def switch_off(self) -> None:
+        """In a forked child, leave the lock to the parent."""
+        if self._connection is not None:
+            _leave_to_parent(self._path, self._connection)
+            self._connection = None
+
     def release(self) -> None:
         """Let another process take over."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _leave_to_parent(path: str, connection: sqlite3.Connection) -> None:
+    if not _never_closed:
+        atexit.register(_keep_until_the_end)
+    _of_parent.add(path)
+    _never_closed.append(connection)
+
+
+def _keep_until_the_end() -> None:
+    """Keep the parent's connections from being closed when the interpreter drops all objects."""
+    import ctypes  # noqa: PLC0415 - only in a forked child that ends like a script
+
+    for connection in _never_closed:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+def _refuse_after_fork(path: str) -> None:
+    if path in _of_parent:
+        msg = (
+            f"the delivery log `{path}` was open when this process was forked from the one that "
+            "serves: only that one can use it. Start serving after the fork, or give this process "
+            "a file of its own"
+        )
+        raise StoreError(msg)
 
 
 def _told_of_loss(path: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextvars
 import math
 import os
 import threading
@@ -23,6 +23,8 @@ from hubhooks._calls import (
     running_loop,
 )
 from hubhooks._core import HubEvent
+from hubhooks._fork import register
+from hubhooks._logging import get_logger, text_of
 from hubhooks.deliveries import Delivery
 from hubhooks.errors import BusyError, ConfigError, PayloadError, StoreError
 
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SLOTS", "Lock", "Session"]
 
-_log = logging.getLogger("hubhooks")
+_log = get_logger()
 
 # How many handlers run at once, where nobody says.
 SLOTS = 32
@@ -60,6 +62,8 @@ _HANDOVER_SECONDS = 60.0
 _RESIGN_SECONDS = 2.0
 # How long what may be written late waits for other things to be written with it.
 _LATE_SECONDS = 0.005
+# A context may hold all of a request.
+_MOST_CONTEXTS = 1000
 
 
 # The sessions that have a log on disk open, by its path.
@@ -108,6 +112,8 @@ class Session:
         self.is_behind = True
         """Whether something in the log may be ready that is not claimed yet."""
         self.is_cancelling = False
+        self.is_of_parent = False
+        """Whether this process was forked from the one where it runs."""
         self.unfinished = Count()
         self._router = router
         self._lock_of_log = lock
@@ -130,6 +136,8 @@ class Session:
         self._alone: HandlerCall | None = None
         self._alone_until = 0.0
         self._waiting: dict[str, list[asyncio.Event]] = {}
+        # Of the requests of this process whose runs have not started yet; retries have none.
+        self._contexts: dict[tuple[str, str], contextvars.Context] = {}
         self._lock = threading.Lock()
         self._code = code
         self._version = "" if code is None or not log.is_durable else code.version()
@@ -182,6 +190,7 @@ class Session:
                 lock.release()
             self.retire()
             raise
+        register(self)
         if not self.is_leading:
             self._log_leader()
         if self.log.is_durable:
@@ -238,6 +247,21 @@ class Session:
             if _reserved.get(self.log.path) is self:
                 del _reserved[self.log.path]
 
+    def switch_off(self) -> None:
+        """In a forked child, leave everything to the parent."""
+        global _reserving  # noqa: PLW0603 - the parent's may be locked for ever
+        _reserving = threading.Lock()
+        self.retire()
+        self.is_of_parent = self._is_closed = self._is_draining = True
+        self.loop = None
+        self._lock = threading.Lock()
+        self.unfinished = Count()
+        self._threads = Threads(self._run, self._slots)
+        self._threads.close()
+        self._running = {}
+        self._tasks = {}
+        self._watchdog = self._own_loop = self._timer = None
+
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take steps on a loop, unless they are taken on one that lives."""
         if self.loop is None or self.loop.is_closed():
@@ -247,8 +271,18 @@ class Session:
 
     # ---- what is to run ------------------------------------------------------------------------
 
-    def claim(self, work: Work) -> list[HandlerCall]:
-        """Reserve what can run at once of a delivery."""
+    def claim(self, work: Work, context: contextvars.Context) -> list[HandlerCall]:
+        """Reserve what can run at once of a delivery.
+
+        Args:
+            work: the delivery.
+            context: that of its request, also for what runs later.
+        """
+        if self.is_leading:
+            for name in work.handlers:
+                self._contexts[work.delivery_id, name] = context
+            while len(self._contexts) > _MOST_CONTEXTS:
+                del self._contexts[next(iter(self._contexts))]
         if self.is_behind or self._alone is not None or not self._may_start():
             self.is_behind = True
             return []
@@ -286,6 +320,9 @@ class Session:
         if delivery is None:
             return None
         run = HandlerCall(self, handler, delivery)
+        context = self._contexts.pop((delivery_id, name), None)
+        if context is not None:
+            run.context = context.copy()
         with self._lock:
             self._running[run] = None
             if run.is_counted:
@@ -355,17 +392,17 @@ class Session:
     def _plan_flush(self) -> None:
         # Where more deliveries come, what is late is written with the next of them.
         if self.loop is not None:
-            self.loop.call_later(_LATE_SECONDS, self.step)
+            self.loop.call_later(_LATE_SECONDS, self.step, context=contextvars.Context())
 
     def _call_soon(self, function: Callable[[], None]) -> bool:
         loop = self.loop
         try:
             if loop is None:
                 return False
-            if running_loop() is loop:
-                loop.call_soon(function)
-            else:
-                loop.call_soon_threadsafe(function)
+            # Not in the context of a request or a run, which each next step would keep.
+            is_here = running_loop() is loop
+            call = loop.call_soon if is_here else loop.call_soon_threadsafe
+            contextvars.Context().run(call, function)
         except RuntimeError:  # closed
             return False
         return True
@@ -384,7 +421,8 @@ class Session:
             # What was ready still is.
             self.is_behind = True
             self._put_off(now, error)
-        self._set_timer()
+        finally:
+            self._set_timer()
 
     def _put_off(self, now: float, error: Exception) -> None:
         """Leave the log alone for a moment, as it could not be written."""
@@ -570,10 +608,10 @@ class Session:
         except PayloadError as error:
             run.lose(error)
         except StoreError as error:
-            _log.error("handler `%s` waits: %s", run.name, error)
             run.leave(str(error), _BROKEN_SECONDS)
+            _log.error("handler `%s` waits: %s", run.name, error)
         else:
-            self.start_run(run)
+            self.start(run)
 
     def _lead_anew(self) -> None:
         """Begin anew where another process took over, or the file was replaced.
@@ -607,7 +645,12 @@ class Session:
         self.is_behind = bool(ready) or self.log.next_due() is not None
         for delivery_id, name, is_failed in interrupted:
             if is_failed:
-                self._bury(delivery_id, name)
+                try:
+                    self._bury(delivery_id, name)
+                except StoreError as failure:
+                    # The others are still to be told of.
+                    what = "hooks are not told of handler `%s` on delivery `%s`: %s"
+                    _log.error(what, name, delivery_id, failure)
             else:
                 what = "the process died during handler `%s` on delivery `%s`; it runs again, alone"
                 _log.warning(what, name, delivery_id)
@@ -626,7 +669,8 @@ class Session:
             event = HubEvent.from_json(body)
         except PayloadError:
             return
-        self.tell("failure", delivery_id, None, event, delivery, error)
+        context = contextvars.Context()
+        self.tell("failure", delivery_id, None, event, delivery, error, context=context)
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -637,7 +681,8 @@ class Session:
             at = min(at, self._look_at)
         at = max(at, self._not_before)
         if self.loop is not None and at < math.inf:
-            self._timer = self.loop.call_later(max(at - time.monotonic(), 0.001), self.step)
+            seconds = max(at - time.monotonic(), 0.001)
+            self._timer = self.loop.call_later(seconds, self.step, context=contextvars.Context())
 
     def _keep_up(self) -> None:
         """Do on a thread what waits for the disk."""
@@ -648,10 +693,11 @@ class Session:
                 if self.is_leading and time.monotonic() >= prune_at:
                     prune_at = time.monotonic() + _PRUNE_SECONDS
                     self.log.prune()
-            except (ConfigError, StoreError) as error:  # noqa: PERF203 - it is hardly ever raised
+            # Whatever fails, the thread goes on: without it the file would grow for ever.
+            except Exception as error:  # noqa: PERF203, BLE001 - hardly ever raised; see above
                 # Somebody else who writes is no reason to speak, and to try again is.
                 if not isinstance(error, BusyError):
-                    _log.warning("the delivery log is not tidied up: %s", error)
+                    _log.warning("the delivery log is not tidied up: %s", text_of(error))
                     self._upkeep_is_over.wait(_PRUNE_SECONDS)
 
     # ---- running -------------------------------------------------------------------------------
@@ -676,22 +722,16 @@ class Session:
                 loop = call.loop or self._begun_own_loop()
                 loop.call_soon_threadsafe(self._start_task, call, loop)
             except RuntimeError:
-                call.drop()
-                self.unfinished.remove()
-
-    def start_run(self, run: HandlerCall, here: asyncio.AbstractEventLoop | None = None) -> None:
-        """Begin a run, if its handler is still there; as `start` does."""
-        if run.is_gone:
-            run.lose(LookupError(f"no handler {run.name}"))
-        else:
-            self.start(run, here)
+                try:
+                    call.drop()
+                finally:
+                    self.unfinished.remove()
 
     def ended(self, run: HandlerCall) -> None:
         """Take note that a run is over, from any thread."""
         self._free(run)
-        for ended in self._waiting.get(run.delivery.id, ()):
-            if self.loop is not None:
-                self.loop.call_soon_threadsafe(ended.set)
+        for ended in tuple(self._waiting.get(run.delivery.id, ())):
+            self._call_soon(ended.set)
         self.wake_if_needed()
 
     def tell(
@@ -700,11 +740,12 @@ class Session:
         delivery_id: str,
         loop: asyncio.AbstractEventLoop | None,
         *arguments: object,
+        context: contextvars.Context,
     ) -> None:
-        """Call the hooks for an occasion."""
+        """Call the hooks for an occasion, each in a copy of a context."""
         for hook in self._router.hooks_on(occasion):
             what = f"`on_{occasion}` hook `{hook.name}`"
-            self.start(Telling(hook, what, delivery_id, loop, arguments))
+            self.start(Telling(hook, what, delivery_id, loop, arguments, context.copy()))
 
     async def wait_for(self, delivery_id: str, seconds: float) -> Record | None:
         """Wait until the handlers of a delivery ended."""
@@ -723,7 +764,12 @@ class Session:
                 # Another process that runs it does not tell.
                 if self.log.is_durable:
                     left = min(left, _LOOK_SECONDS)
-                await asyncio.wait([asyncio.ensure_future(ended.wait())], timeout=left)
+                # Not `asyncio.wait_for`, which takes a task.
+                timer = asyncio.get_running_loop().call_later(left, ended.set)
+                try:
+                    await ended.wait()
+                finally:
+                    timer.cancel()
         finally:
             self._waiting[delivery_id].remove(ended)
             if not self._waiting[delivery_id]:
@@ -813,7 +859,7 @@ class Session:
             self.start(call)
 
     def _start_task(self, call: Call, loop: asyncio.AbstractEventLoop) -> None:
-        task = call.task = loop.create_task(call.run_async())
+        task = call.create_task(loop)
         # The loop itself keeps only weak references to its tasks.
         self._tasks[task] = call
         task.add_done_callback(self._end_task)
@@ -825,12 +871,14 @@ class Session:
     def _end_task(self, task: asyncio.Task[None]) -> None:
         call = self._tasks.pop(task)
         call.task = None
-        if task.cancelled():
-            if not call.is_begun:
-                call.drop()
-        elif (error := task.exception()) is not None:
-            _log.error("a handler's task failed outside the handler", exc_info=error)
-        self.unfinished.remove()
+        try:
+            if task.cancelled():
+                if not call.is_begun:
+                    call.drop()
+            elif (error := task.exception()) is not None:
+                _log.error("a handler's task failed outside the handler", exc_info=error)
+        finally:
+            self.unfinished.remove()
 
     def _begun_own_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import logging
 import os
 import secrets
 import threading
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
 from hubhooks._core import Verifier
+from hubhooks._logging import get_logger
 from hubhooks._record_json import body_of, event_of, showable
 from hubhooks.deliveries import BUSY_PAUSE, BUSY_SECONDS
 from hubhooks.errors import BusyError, ConfigError, SecretMismatchError
@@ -39,7 +39,7 @@ __all__ = [
     "Row", "Tickets", "is_cross_site", "is_space_owner",
 ]  # fmt: skip
 
-_log = logging.getLogger("hubhooks")
+_log = get_logger()
 
 # The one that asks for attention first comes first.
 STATES: tuple[State, ...] = (

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextvars
+import functools
 import math
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
 from hubhooks._calls import running_loop
+from hubhooks._fork import release_in_children
+from hubhooks._logging import get_logger, is_interrupt, text_of
 from hubhooks.deliveries import BUSY_PAUSE, BUSY_SECONDS
 from hubhooks.errors import BusyError, ConfigError, StoreError
 
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Door"]
 
-_log = logging.getLogger("hubhooks")
+_log = get_logger()
 
 # An answer that took longer is not known to have found the Hub still listening, and the Hub may
 # have sent the delivery again. It documents no limit; 30 s is what it is said to wait.
@@ -160,6 +163,7 @@ class Door:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         came = time.monotonic()
+        release_in_children(scope.get("server"))
         headers = scope["headers"]
         query = scope["query_string"]
         if query:
@@ -193,10 +197,12 @@ class Door:
             delivered = is_sent and is_in_time and not is_gone and answer.status < _NOT_SUCCESS
         finally:
             self._receiver.answered(delivery_id, delivered=delivered)
-            self._receiver.tell(answer)
-            if work is not None:
-                self._runner.begin(work, runs)
-            self._runner.flush_soon()
+            try:
+                self._receiver.tell(answer)
+            finally:
+                if work is not None:
+                    self._runner.begin(work, runs)
+                self._runner.flush_soon()
 
     def _is_prompt(self) -> bool:
         """Whether nothing has kept the loop from requests lately, so that nobody gave up waiting.
@@ -227,8 +233,9 @@ class Door:
         group = self._group
         if group is None or group.loop is not loop:
             self._group = group = _Group(loop)
-            loop.call_soon(self._take_group, group)
-        came = _Came(headers, body, loop.create_future(), time.monotonic() + BUSY_SECONDS)
+            loop.call_soon(self._take_group, group, context=contextvars.Context())
+        give_up = time.monotonic() + BUSY_SECONDS
+        came = _Came(headers, body, loop.create_future(), give_up, contextvars.copy_context())
         group.requests.append(came)
         try:
             return await came.taken
@@ -249,29 +256,39 @@ class Door:
         try:
             with self._runner.log.batch():
                 for request in requests:
-                    taken.append(self._judge(request.headers, request.body))  # noqa: PERF401 - what was judged is to be known when a later one fails
-        except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for an answer
-            # With nothing to give back the runner may have stopped, and would begin anew.
-            if claimed := [run for _, runs in taken for run in runs]:
-                self._runner.give_back(claimed)
+                    what = self._judge(request.headers, request.body, request.context)
+                    taken.append(what)
+        except BaseException as error:
+            self._fail_group(group, requests, taken, error)
             _tell_mistake(error)
-            now = time.monotonic() if isinstance(error, BusyError) else math.inf
-            group.requests[:] = [came for came in requests if now < came.give_up]
-            if group.requests:
-                group.loop.call_later(BUSY_PAUSE, self._take_group, group)
-            else:
-                self._end_group(group)
-            for came in requests:
-                if now >= came.give_up and not came.taken.cancelled():
-                    came.taken.set_result((self._receiver.refusal("not stored", str(error)), []))
+            if is_interrupt(error):
+                raise
         else:
             self._end_group(group)
             for came, what in zip(requests, taken, strict=True):
                 if came.taken.cancelled():
                     # By itself: if it fails, the others have their answers all the same.
-                    group.loop.call_soon(self._begin_without_answer, what)
+                    group.loop.call_soon(self._begin_without_answer, what, context=came.context)
                 else:
                     came.taken.set_result(what)
+
+    def _fail_group(
+        self, group: _Group, requests: list[_Came], taken: list[Taken], error: BaseException
+    ) -> None:
+        """Answer all requests of a batch that failed, or try again if another process writes."""
+        now = time.monotonic() if isinstance(error, BusyError) else math.inf
+        group.requests[:] = [came for came in requests if now < came.give_up]
+        if group.requests:
+            context = contextvars.Context()
+            group.loop.call_later(BUSY_PAUSE, self._take_group, group, context=context)
+        else:
+            self._end_group(group)
+        for came in requests:
+            if now >= came.give_up and not came.taken.cancelled():
+                came.taken.set_result((self._not_stored(error), []))
+        # With nothing to give back the runner may have stopped, and would begin anew.
+        if claimed := [run for _, runs in taken for run in runs]:
+            self._runner.give_back(claimed)
 
     def _end_group(self, group: _Group) -> None:
         if self._group is group:
@@ -282,15 +299,27 @@ class Door:
         if answer.work is not None:
             self._runner.begin(answer.work, runs)
 
-    def _judge(self, headers: Headers, body: bytes, *, is_complete: bool = True) -> Taken:
-        answer = self._receiver.receive(headers, body, complete=is_complete)
-        return answer, [] if answer.work is None else self._runner.claim(answer.work)
+    def _judge(
+        self,
+        headers: Headers,
+        body: bytes,
+        context: contextvars.Context,
+        *,
+        is_complete: bool = True,
+    ) -> Taken:
+        # `when=` is the user's code: it has a copy of the request's context, as each run has.
+        receive = functools.partial(self._receiver.receive, headers, body, complete=is_complete)
+        answer = context.copy().run(receive)
+        return answer, [] if answer.work is None else self._runner.claim(answer.work, context)
 
     def _store_refusals_soon(self) -> None:
         if self._refusals_timer is None and self._runner.is_started:
             loop = running_loop()
             if loop is not None:
-                self._refusals_timer = loop.call_later(_REFUSALS_SECONDS, self._store_refusals)
+                context = contextvars.Context()
+                self._refusals_timer = loop.call_later(
+                    _REFUSALS_SECONDS, self._store_refusals, context=context
+                )
 
     def _store_refusals(self) -> None:
         if self._refusals_timer is not None:
@@ -322,24 +351,38 @@ class Door:
         if is_complete and body and self._runner.log.is_durable:
             return await self._take(headers, body)
         try:
-            return self._judge(headers, body, is_complete=is_complete)
-        except Exception as error:  # noqa: BLE001 - as in a batch, so that the Hub sends it again
+            context = contextvars.copy_context()
+            return self._judge(headers, body, context, is_complete=is_complete)
+        # As in a batch, so that the Hub sends it again.
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
             _tell_mistake(error)
-            return self._receiver.refusal("not stored", str(error)), []
+            return self._not_stored(error), []
+
+    def _not_stored(self, error: BaseException) -> Answer:
+        return self._receiver.refusal("not stored", text_of(error))
 
 
 class _Came:
     """A delivery that is yet to be judged."""
 
-    __slots__ = ("body", "give_up", "headers", "taken")
+    __slots__ = ("body", "context", "give_up", "headers", "taken")
 
     def __init__(
-        self, headers: Headers, body: bytes, taken: asyncio.Future[Taken], give_up: float
+        self,
+        headers: Headers,
+        body: bytes,
+        taken: asyncio.Future[Taken],
+        give_up: float,
+        context: contextvars.Context,
     ) -> None:
         self.headers = headers
         self.body = body
         self.taken = taken
         self.give_up = give_up
+        self.context = context
+        """That of the request."""
 
 
 class _Group:
@@ -369,8 +412,12 @@ class _Pulse:
         if not self._is_beating:
             self._is_beating = True
             self._beat_at = self._is_regular_since = now
-            self.loop.call_later(_BEAT_SECONDS, self._beat)
+            self._plan_beat()
         return not self._is_late(now) and now - self._is_regular_since > _WATCHED_SECONDS
+
+    def _plan_beat(self) -> None:
+        # Not in the context of the request, which would be kept.
+        self.loop.call_later(_BEAT_SECONDS, self._beat, context=contextvars.Context())
 
     def _is_late(self, now: float) -> bool:
         return now - self._beat_at > _BEAT_SECONDS + _LATE_SECONDS
@@ -382,10 +429,10 @@ class _Pulse:
         self._beat_at = now
         self._is_beating = now < self._watch_until
         if self._is_beating:
-            self.loop.call_later(_BEAT_SECONDS, self._beat)
+            self._plan_beat()
 
 
-def _tell_mistake(error: Exception) -> None:
+def _tell_mistake(error: BaseException) -> None:
     """Log an error of ours with its traceback; what a log says of itself the refusal tells."""
     if not isinstance(error, StoreError):
         _log.error("deliveries cannot be stored", exc_info=error)

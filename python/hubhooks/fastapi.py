@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import warnings
 from contextlib import aclosing, asynccontextmanager
@@ -20,6 +19,7 @@ from typing_extensions import TypeVar
 
 from hubhooks._core import HubEvent, Verifier
 from hubhooks._encoders import register_encoders
+from hubhooks._logging import get_logger
 from hubhooks.deliveries import MemoryLog
 from hubhooks.errors import ConfigError, PayloadError
 from hubhooks.receiver import MAX_BODY_SIZE, Receiver, check_size
@@ -43,7 +43,7 @@ __all__ = [
     "verified_options",
 ]
 
-_log = logging.getLogger("hubhooks")
+_log = get_logger()
 
 register_encoders()
 

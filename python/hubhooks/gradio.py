@@ -18,6 +18,7 @@ from gradio.cli.commands.reload import reload_thread
 from gradio.routes import App
 from starlette.routing import Route
 
+from hubhooks._fork import delay_in_children, register, release_in_children
 from hubhooks._terminal import print_escaped
 from hubhooks.errors import ConfigError
 
@@ -81,6 +82,7 @@ def launch(
         if is_announced:
             return
         is_announced = True
+        release_in_children((demo.server_name, demo.server_port))
         # Not before: with server-side rendering `demo.launch` sets handlers of its own.
         _drain_on(signal.SIGTERM, served, _SIGTERM_SECONDS)
         if not options.get("quiet"):
@@ -273,8 +275,14 @@ class _Drain:
         self._seconds = seconds
         self._before = before
         self._is_draining = False
+        self._process = os.getpid()
+        register(self)
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            # In a forked child, where a handler of somebody else's wraps this one.
+            self._do_as_before(signum, frame)
+            return
         # Another signal, during the first, ends what that waits for, and what the server would.
         is_first = not self._is_draining
         seconds = self._seconds if is_first else 0
@@ -287,6 +295,16 @@ class _Drain:
         drain.join(seconds + 1)
         if is_first:
             self._is_draining = False
+        self._do_as_before(signum, frame)
+
+    def switch_off(self) -> None:
+        """In a forked child, let the signal do what it did before."""
+        before = self._before
+        for number in signal.valid_signals():
+            if signal.getsignal(number) is self:
+                signal.signal(number, before)
+
+    def _do_as_before(self, signum: int, frame: FrameType | None) -> None:
         if callable(self._before):
             self._before(signum, frame)
         else:
@@ -304,6 +322,7 @@ def _drain_on(number: signal.Signals, served: _Served, seconds: float) -> None:
     before = signal.getsignal(number)
     if before is not None and before != signal.SIG_IGN:
         signal.signal(number, _Drain(served, seconds, before))
+        delay_in_children(number)
 
 
 @contextmanager

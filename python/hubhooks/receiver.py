@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Literal
 
 from hubhooks._core import HubEvent
+from hubhooks._logging import get_logger
 from hubhooks.deliveries import log_fields
 from hubhooks.errors import ConfigError, PayloadError, StoreError
 
@@ -31,7 +32,7 @@ __all__ = ["ANSWERS", "ENDINGS", "MAX_BODY_SIZE", "Answer", "Receiver", "Work", 
 MAX_BODY_SIZE = 32 * 1024 * 1024
 """The longest body that is read, in bytes, where nobody says."""
 
-_log = logging.getLogger("hubhooks")
+_log = get_logger()
 
 
 class Work:
@@ -246,7 +247,7 @@ class Receiver:
 
     def tell(self, answer: Answer) -> None:
         """Log what became of a delivery, in a line of its own."""
-        if _log.isEnabledFor(logging.INFO):
+        if _log.is_enabled_for(logging.INFO):
             handlers = answer.work.handlers if answer.work else ()
             fields = log_fields(answer.delivery_id, answer.event)
             _log.info(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import math
 import re
 import threading
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from hubhooks._core import SCOPES, CommentEvent, Filter, matching, narrow, nearest_scope
 from hubhooks._functions import check_ran, is_async, layers, signature_of, wraps_async, yields
+from hubhooks._logging import get_logger
 from hubhooks.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Alternative", "Handler", "Hook", "Router"]
 
-_log = logging.getLogger("hubhooks")
+_log = get_logger()
 
 # How the core's explanations begin where a filter does not match.
 _DOES_NOT_HEAR = "does not hear it: "

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 import time
 from typing import TYPE_CHECKING, Literal
 
 from hubhooks._calls import running_loop
 from hubhooks._session import SLOTS, Session
-from hubhooks.errors import ConfigError
+from hubhooks.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,12 +103,15 @@ class Runner:
         """
         self._begun()
 
-    def claim(self, work: Work) -> list[HandlerCall]:
+    def claim(self, work: Work, context: contextvars.Context | None = None) -> list[HandlerCall]:
         """Reserve what can run at once of a delivery that was accepted; in the same batch.
 
-        What is not reserved runs later. What is must be given to `begin` or `give_back`.
+        What is not reserved runs later. What is must be given to `begin` or `give_back`. Each runs
+        in a copy of the request's context, by default that which this is called in.
         """
-        return (self._session or self._begun()).claim(work) if work.handlers else []
+        if not work.handlers:
+            return []
+        return self._begun().claim(work, context or contextvars.copy_context())
 
     def begin(self, work: Work, runs: Sequence[HandlerCall]) -> None:
         """Run what `claim` gave; of work without handlers, the hooks for the unhandled."""
@@ -116,10 +120,11 @@ class Runner:
         # The server's loop is the one that runs here.
         loop = here if self._where == "server" else None
         if not work.handlers:
-            session.tell("unhandled", work.delivery_id, loop, work.event)
+            context = contextvars.copy_context()
+            session.tell("unhandled", work.delivery_id, loop, work.event, context=context)
         for run in runs:
             run.loop = loop
-            session.start_run(run, here)
+            session.start(run, here)
         session.wake_if_needed()
 
     def give_back(self, runs: Sequence[HandlerCall]) -> None:
@@ -173,7 +178,7 @@ class Runner:
             drain: how many seconds to wait; None for as long as it takes.
         """
         session = self._session
-        if session is None:
+        if session is None or session.is_of_parent:
             return
         home = session.loop
         if home is None or home is asyncio.get_running_loop() or not home.is_running():
@@ -205,6 +210,12 @@ class Runner:
                     session.is_on_server = self._where == "server"
                     session.open()
                     self._session = session
+        if session.is_of_parent:
+            msg = (
+                "this process was forked from the one that serves, after it began to: only that "
+                "one runs handlers. Start serving after the fork"
+            )
+            raise StoreError(msg)
         here = here or running_loop()
         if here is not None and here is not session.loop:
             session.bind(here)

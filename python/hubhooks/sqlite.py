@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import time
@@ -13,6 +12,7 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hubhooks._database import Database, RunnerLock
+from hubhooks._logging import get_logger
 from hubhooks._process import Process, current_process, is_alive
 from hubhooks.deliveries import (
     BUSY_PAUSE,
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Leader", "Prunable", "RunnerLock", "SqliteLog"]
 
-_logger = logging.getLogger("hubhooks")
+_log = get_logger()
 
 _DAY = 24 * 60 * 60
 _IDS_OUTLIVE_BODIES = 7 * _DAY
@@ -304,7 +304,7 @@ class SqliteLog:
         """Raise `ConfigError` if the app must not take the store over from another one."""
         is_in_use = self._lock is not None and not self._lock.is_held and self._lock.is_taken()
         if not is_in_use and app.is_moved(self.path, known):
-            _logger.warning(
+            _log.warning(
                 "the app of the delivery log `%s` moved from `%s` to `%s`", self.path, known, name
             )
         elif is_in_use or not app.may_adopt:
