@@ -8,6 +8,7 @@ session; and they do without the queue, which hands results to whoever does that
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 from datetime import datetime, timezone
@@ -102,7 +103,7 @@ repository is public. Details and Replay are for the owner of the app.
 """
 _REFUSALS = {
     "wrong": "That is not the token.",
-    "locked": "Too many wrong tokens were tried. Wait a minute.",
+    "busy": "That is not the token, and too many wrong ones come at once.",
     "off": f"There is no token to know: {TOKEN_VARIABLE} is not set.",
 }
 
@@ -302,21 +303,23 @@ class _Tab:
             self._parts.outcome: _block(f"<small>{_text(said)}</small>"),
         }
 
-    def unlock(self, request: gr.Request, *held: object) -> _Changes:
+    async def unlock(self, request: gr.Request, *held: object) -> _Changes:
         was, parts = _Held.of(held), self._parts
         token = held[-1] if isinstance(held[-1], str) else ""
         # Emptied here too, as Gradio remembers what a page sent, to be shared by a link.
         emptied: _Changes = {parts.token: "", parts.refusal: ""}
         session = request.session_hash
         if not token or not session:
-            return {**emptied, **self._view(request, was)}
-        judgement = self._activity.gate.judge(token)
+            return {**emptied, **await asyncio.to_thread(self._view, request, was)}
+        judgement = await self._activity.gate.judge_slowly(token)
         if judgement == "right":
             ticket = self._activity.tickets.issue(session)
             now = was._replace(ticket=ticket, seen=())
-            return {**emptied, parts.ticket: ticket, **self._view(request, now)}
+            view = await asyncio.to_thread(self._view, request, now)
+            return {**emptied, parts.ticket: ticket, **view}
         refusal = _block(f"<small>{_text(_REFUSALS[judgement])}</small>")
-        return {**emptied, **self._view(request, was), parts.refusal: refusal}
+        view = await asyncio.to_thread(self._view, request, was)
+        return {**emptied, **view, parts.refusal: refusal}
 
     def lock(self, request: gr.Request, *held: object) -> _Changes:
         was = _Held.of(held)

@@ -1,0 +1,179 @@
+"""Who may see a payload, replay a delivery, or find a secret."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from servers import PATIENCE, started
+
+from hubhooks._core import Verifier
+from hubhooks._samples import compact, sample_json
+from hubhooks.activity import Gate, is_cross_site
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from servers import Server
+
+TOKEN = "a long word of the admin"
+BODY = compact(sample_json("repo.content.update"))
+APP = """
+from hubhooks import Webhooks
+
+app = Webhooks()
+"""
+
+# ---- pages of another origin -------------------------------------------------------------------
+
+HOST = "ada.lan:7860"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        # A page can set these headers, so they prove nothing.
+        {"origin": "http://ada.lan:8000", "host": HOST, "x-forwarded-host": "ada.lan:8000"},
+        {"origin": "http://eve.lan", "host": HOST, "forwarded": "host=eve.lan"},
+        {"origin": "http://eve.lan", "host": HOST, "x-original-host": "eve.lan"},
+        # Another port, a sibling domain, another scheme's default port.
+        {"origin": "http://ada.lan:8000", "host": HOST},
+        {"origin": "http://ada.lan", "host": HOST},
+        {"origin": "http://eve.ada.lan:7860", "host": HOST},
+        {"origin": "http://ada.lan:443", "host": "ada.lan"},
+        {"origin": "https://ada.lan:80", "host": "ada.lan"},
+        # Not an origin.
+        {"origin": "null", "host": "null"},
+        {"origin": "ada.lan:7860", "host": HOST},
+        {"origin": "http://", "host": ""},
+        {"origin": "http://ada.lan:7860", "host": ""},
+        {"origin": "http://ada.lan:7860"},
+        {"origin": "http://eve@ada.lan:7860", "host": HOST},
+        {"origin": "http://ada.lan:7860/", "host": HOST},
+        {"origin": "file://ada.lan:7860", "host": HOST},
+        {"origin": "http://[ada", "host": HOST},
+        # A GET has no Origin.
+        {"referer": "http://ada.lan:8000/page", "host": HOST},
+        {"referer": "http://ada.lan", "host": HOST},
+        # Sec-Fetch-Site decides alone.
+        {"sec-fetch-site": "same-site", "origin": "http://ada.lan:7860", "host": HOST},
+        {"sec-fetch-site": "cross-site", "host": HOST},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"sec-fetch-site": "Same-Origin"},
+    ],
+)
+def test_a_page_of_another_origin_is_not_trusted(headers: dict[str, str]) -> None:
+    assert is_cross_site(headers)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"host": HOST},
+        {"origin": "http://ada.lan:7860", "host": HOST},
+        {"origin": "http://ADA.lan:7860", "host": "ada.LAN:7860"},
+        {"origin": "http://ada.lan", "host": "ada.lan:80"},
+        {"origin": "https://ada.lan", "host": "ada.lan:443"},
+        {"origin": "https://ada.hf.space", "host": "ada.hf.space"},
+        {"origin": "http://[::1]:7860", "host": "[::1]:7860"},
+        {"referer": "http://ada.lan:7860/?page=1", "host": HOST},
+        {"referer": "http://ada.lan:7860", "host": HOST},
+        # A proxy rewrote the Host. A Space has https, so browsers send Sec-Fetch-Site.
+        {"sec-fetch-site": "same-origin", "origin": "https://ada.hf.space", "host": "10.0.0.1"},
+        {"sec-fetch-site": "none", "host": "10.0.0.1"},
+    ],
+)
+def test_a_page_of_the_same_origin_and_a_program_are_trusted(headers: dict[str, str]) -> None:
+    assert not is_cross_site(headers)
+
+
+@pytest.mark.parametrize("name", ["origin", "host", "sec-fetch-site", "referer"])
+def test_a_repeated_header_is_not_trusted(name: str) -> None:
+    from starlette.datastructures import Headers  # noqa: PLC0415 - it comes with an extra
+
+    same = {
+        "origin": "http://ada.lan:7860", "host": HOST, "referer": "http://ada.lan:7860/",
+        "sec-fetch-site": "same-origin",
+    }  # fmt: skip
+    right = [(key.encode(), value.encode()) for key, value in same.items()]
+    assert not is_cross_site(Headers(raw=right))
+    assert is_cross_site(Headers(raw=[*right, (name.encode(), b"http://eve.lan")]))
+
+
+# ---- wrong admin tokens ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[Server]:
+    with started(tmp_path, script=APP, environ={"HUBHOOKS_ADMIN_TOKEN": TOKEN}) as server:
+        yield server
+
+
+def list_deliveries(server: Server, token: str) -> httpx.Response:
+    return server.request("/deliveries", headers={"Authorization": f"Bearer {token}"})
+
+
+def test_wrong_tokens_never_lock_the_right_one_out(guarded: Server) -> None:
+    for _ in range(7):
+        assert list_deliveries(guarded, "wrong").status_code == 403
+        assert list_deliveries(guarded, TOKEN).status_code == 200
+    assert guarded.output().count("refused an admin token") == 1
+
+
+def test_a_flood_of_wrong_tokens_is_answered_429_and_blocks_nobody(guarded: Server) -> None:
+    async def ask(client: httpx.AsyncClient, token: str) -> int:
+        headers = {"Authorization": f"Bearer {token}"}
+        return (await client.get("/deliveries", headers=headers)).status_code
+
+    async def flood() -> tuple[list[int], Counter[int]]:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(
+            base_url=guarded.url, timeout=PATIENCE, trust_env=False, limits=limits
+        ) as client:
+            wrong = [asyncio.ensure_future(ask(client, "wrong")) for _ in range(100)]
+            right = [await ask(client, TOKEN) for _ in range(20)]
+            delivered = await client.post("/", content=BODY, headers={"X-Webhook-Secret": "moon"})
+            right.append(delivered.status_code)
+            return right, Counter(await asyncio.gather(*wrong))
+
+    right, wrong = asyncio.run(flood())
+    assert right == [200] * 21
+    assert set(wrong) == {403, 429}
+    assert list_deliveries(guarded, TOKEN).status_code == 200
+
+
+def test_wrong_tokens_wait_without_piling_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HUBHOOKS_ADMIN_TOKEN", TOKEN)
+    waits: list[float] = []
+
+    async def attempt() -> tuple[list[str], Counter[str]]:
+        go_on = asyncio.Event()
+
+        async def sleep(seconds: float) -> None:
+            waits.append(seconds)
+            await go_on.wait()
+
+        gate = Gate(lambda: Verifier("moon"), sleep=sleep)
+        first = [await gate.judge_slowly("wrong") for _ in range(5)]
+        assert waits == []
+        late = [asyncio.ensure_future(gate.judge_slowly("wrong")) for _ in range(1000)]
+        right: Any = [await gate.judge_slowly(TOKEN) for _ in range(3)]
+        assert right == ["right"] * 3
+        await asyncio.sleep(0)
+        late[0].cancel()  # that frees its place
+        await asyncio.gather(late[0], return_exceptions=True)
+        late[0] = asyncio.ensure_future(gate.judge_slowly("wrong"))
+        await asyncio.sleep(0)
+        go_on.set()
+        return list(first), Counter(await asyncio.gather(*late))
+
+    first, late = asyncio.run(attempt())
+    assert first == ["wrong"] * 5
+    assert late == {"wrong": 20, "busy": 980}
+    assert len(waits) == 21
+    assert set(waits) == {1.0}
