@@ -21,6 +21,7 @@ from gradio import oauth
 from gradio.context import Context
 from gradio.utils import get_space
 
+from hubhooks._gradio_private import guard_deep_links, keep_private
 from hubhooks.activity import (
     STATES,
     TOKEN_VARIABLE,
@@ -146,6 +147,7 @@ def show(activity: Activity) -> None:
         msg = "`hooks.activity()` shows itself in a Gradio app: call it inside `with gr.Blocks():`"
         raise ConfigError(msg)
     parts = _lay_out(has_token=activity.gate.is_on)
+    keep_private(parts)
     tab = _Tab(activity, parts)
     held: list[Any] = [parts.state, parts.number, parts.chosen, parts.ticket, parts.seen]
     outputs: list[Any] = list(parts)
@@ -352,6 +354,7 @@ class _Tab:
 
     def _view(self, request: gr.Request, held: _Held) -> _Changes:
         """Give what is to be shown and is not yet: most times, when a timer asks, nothing."""
+        guard_deep_links(request)
         trusted = self._trusts(request, held.ticket)
         try:
             overview = self._activity.overview(trusted=trusted)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from test_activity_tab import LAUNCH, PRIVATE_NAME, TOKEN, App, running
-from test_gradio import ssr
+from servers import UVICORN, started
+from test_activity_tab import APP, LAUNCH, PRIVATE, PRIVATE_NAME, TOKEN, App, running
+from test_gradio import OFFLINE, ssr
+
+from hubhooks._samples import compact, sample_json
 
 pytest.importorskip("gradio")
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 AUTH = "options = {'auth': ('ada', 'tide')}\n" + LAUNCH
@@ -61,3 +66,104 @@ def test_wrong_tokens_in_the_tab_never_lock_the_right_one_out(tmp_path: Path) ->
         assert PRIVATE_NAME in app.call("look", session="mine", ticket=ticket).text
         assert app.server.output().count("admin token") == 2
         assert TOKEN not in app.server.output()
+
+
+# ---- files of the store ------------------------------------------------------------------------
+
+ON_DISK: dict[str, str | None] = {"HUBHOOKS_DELIVERIES": None}
+MOUNTED = """
+from fastapi import FastAPI
+
+outer = FastAPI()
+outer.include_router(hooks.router("/gradio_api/webhooks"))
+app = gr.mount_gradio_app(outer, demo, path="/", ssr_mode=False, **options)
+"""
+ALLOWED = "options = {'allowed_paths': ['.', '/tmp']}\n"
+LAUNCHES = {
+    "launch": ALLOWED + LAUNCH,
+    "launch, own blocked paths": ALLOWED + "options['blocked_paths'] = ['secret']\n" + LAUNCH,
+    "launch, static paths": "gr.set_static_paths(['.'])\n" + LAUNCH,
+    "launch, static workers": ALLOWED + "options['num_workers'] = 2\n" + LAUNCH,
+    "app_kwargs": ALLOWED + "demo.launch(app_kwargs=hooks.app_kwargs(), **options)\n",
+    "mount": ALLOWED + MOUNTED,
+}
+# Also a file that is put beside the store while the app runs.
+FILES = ("", "-wal", "-shm", "-journal", ".runner", ".leader", "-wal.moved-2026", ".d/hubhooks")
+
+
+@contextmanager
+def serving(folder: Path, way: str, script: str, **environ: str | None) -> Iterator[App]:
+    """Run the app in one of several ways, with a private delivery."""
+    is_mounted = way == "mount"
+    variables = {**OFFLINE, "HUBHOOKS_ADMIN_TOKEN": TOKEN, **environ}
+    command = UVICORN if is_mounted else ("app.py",)
+    prints = None if is_mounted else "Running on local URL"
+    with started(folder, *command, script=APP + script, prints=prints, environ=variables) as server:
+        app = App(server)
+        with app.client:
+            answer = server.post("/gradio_api/webhooks", compact(sample_json(PRIVATE)))
+            assert answer.status_code == 202, answer.text
+            app.wait_until_all_ended()
+            yield app
+
+
+@pytest.mark.parametrize("way", LAUNCHES)
+def test_no_file_of_the_store_is_served(tmp_path: Path, way: str) -> None:
+    folder = tmp_path / "an app"
+    folder.mkdir()
+    for name in ("Secret", "plain.txt"):
+        (folder / name).write_text("plain", "utf-8")
+    (folder / "other.db").symlink_to("hubhooks.db")
+    environ = {"GRADIO_BLOCKED_PATHS": "secret"} if way == "app_kwargs" else {}
+    with serving(folder, way, LAUNCHES[way], **ON_DISK, **environ) as app:
+        files = [f"hubhooks.db{suffix}" for suffix in FILES]
+        for name in files:
+            path = folder / name
+            path.parent.mkdir(exist_ok=True)
+            if not path.exists():
+                path.write_text(PRIVATE_NAME, "utf-8")
+        names = [*files, "other.db", *(str(folder / name) for name in files)]
+        names += [f"{folder}/./hubhooks.db", f"{folder}/../{folder.name}/hubhooks.db-wal"]
+        for name in names:
+            for route in ("file=", "file/"):
+                answer = app.client.get(f"/gradio_api/{route}{name}", follow_redirects=True)
+                assert answer.status_code in {403, 404}, (route, name)
+                assert PRIVATE_NAME not in answer.text
+        plain = app.client.get("/gradio_api/file=plain.txt", follow_redirects=True)
+        assert plain.text == "plain"
+        if "blocked" in way or way == "app_kwargs":
+            assert app.client.get("/gradio_api/file=Secret").status_code == 403
+
+
+# ---- deep links --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["launch", "app_kwargs", "mount"])
+def test_a_deep_link_shares_nothing_private(tmp_path: Path, way: str) -> None:
+    cache = tmp_path / "gradio"
+    script = "options = {}\n" + LAUNCHES[way].removeprefix(ALLOWED)
+    with serving(tmp_path, way, script, GRADIO_TEMP_DIR=str(cache)) as app:
+        private_id = app.deliveries()[-1]["id"]
+        ticket = app.unlock("mine")
+        assert PRIVATE_NAME in app.call("choose", session="mine", ticket=ticket, event_data={
+            "index": [0, 0], "value": "", "row_value": [""] * 5 + [private_id],
+        }).text  # fmt: skip
+        call = app.call("look", session="mine", ticket=ticket, chosen=private_id)
+        assert PRIVATE_NAME in call.text
+        for names in ("mine", "other&session_hash=mine", "mine&session_hash=other"):
+            link = app.client.get(f"/gradio_api/deep_link?session_hash={names}")
+            assert link.status_code == 200
+            shared = app.client.get("/config", params={"deep_link": link.json()}).text
+            for private in (PRIVATE_NAME, private_id, ticket, TOKEN):
+                assert private not in shared
+        # The rest of the page is still shared.
+        link = app.client.get("/gradio_api/deep_link?session_hash=mine").json()
+        shared = app.client.get("/config", params={"deep_link": link}).json()
+        assert shared["deep_link_state"] == "valid"
+        assert len(shared["components"]) == len(app.read_config()["components"])
+        for file in cache.rglob("*"):
+            if file.is_file():
+                written = file.read_bytes()
+                for private in (PRIVATE_NAME, private_id, ticket, TOKEN):
+                    assert private.encode() not in written
+        assert app.client.get("/gradio_api/deep_link?session_hash=unknown").json() == ""
