@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -177,3 +178,113 @@ def test_wrong_tokens_wait_without_piling_up(monkeypatch: pytest.MonkeyPatch) ->
     assert late == {"wrong": 20, "busy": 980}
     assert len(waits) == 21
     assert set(waits) == {1.0}
+
+
+# ---- a secret in the query ---------------------------------------------------------------------
+
+PATHS = """
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from hubhooks import Webhooks
+
+hooks = Webhooks()
+fastapi = FastAPI()
+fastapi.include_router(hooks.router("/webhooks/hub"))
+
+
+@fastapi.get("/webhooks/hub/mine")
+def mine(page: str):
+    return page
+
+
+@fastapi.get("/webhooks/hub/slash/")
+def slash():
+    return "slash"
+
+
+prefixed = FastAPI()
+prefixed.include_router(hooks.router(""), prefix="/webhooks/hub")
+mount = Starlette(routes=[Mount("/webhooks", hooks)], lifespan=hooks.lifespan)
+"""
+METHODS = ("GET", "HEAD", "POST", "PUT", "OPTIONS", "PROPFIND")
+BELOW = (
+    "/webhooks/hub", "/webhooks/hub/", "/webhooks/hub/typo", "/webhooks/hub/a/b/",
+    "/webhooks/hub//",
+    "/webhooks/hub/deliveries", "/webhooks/hub/deliveries/", "/webhooks/hub/deliveries/d1",
+    "/webhooks/hub/deliveries/d1/replay", "/webhooks/hub/deliveries/d1/replay/x",
+)  # fmt: skip
+LOGGING_SERVERS = {
+    "uvicorn, h11": ("uvicorn", "--port", "{port}", "--http", "h11", "--ws", "wsproto"),
+    "uvicorn, httptools": ("uvicorn", "--port", "{port}", "--http", "httptools"),
+    "hypercorn": ("hypercorn", "--access-logfile", "-", "--bind", "127.0.0.1:{port}"),
+    "granian": ("granian", "--interface", "asgi", "--access-log", "--port", "{port}"),
+    "gunicorn, uvicorn": (
+        "gunicorn", "-k", "uvicorn_worker.UvicornWorker", "--access-logfile", "-", "--bind",
+        "127.0.0.1:{port}",
+    ),
+    # It logs the query in `%(r)s` and `%(q)s`, whatever the app does.
+    "gunicorn, asgi": (
+        "gunicorn", "-k", "asgi", "--access-logfile", "-", "--access-logformat",
+        '%(h)s "%(m)s %(U)s %(H)s" %(s)s', "--bind", "127.0.0.1:{port}",
+    ),
+}  # fmt: skip
+
+
+def ask_for_websocket(server: Server, path: str) -> bytes:
+    """Ask for a websocket, and give the response's first line."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
+        connection.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nConnection: Upgrade\r\n"
+            "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+        )
+        return connection.recv(1000).partition(b"\r\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "app", "token"),
+    [
+        *((name, "fastapi", None) for name in LOGGING_SERVERS),
+        ("uvicorn, h11", "fastapi", TOKEN),
+        *(("uvicorn, h11", app, None) for app in ("prefixed", "mount", "hooks")),
+    ],
+)
+def test_no_access_log_has_a_query_of_ours(
+    tmp_path: Path, name: str, app: str, token: str | None
+) -> None:
+    package, *options = LOGGING_SERVERS[name]
+    pytest.importorskip(package)
+    if name == "gunicorn, uvicorn":
+        pytest.importorskip("uvicorn_worker")
+    elif name == "gunicorn, asgi":
+        pytest.importorskip("gunicorn.asgi")
+    command = ("-m", package, *options, f"app:{app}")
+    environ = {"HUBHOOKS_ADMIN_TOKEN": token}
+    with started(tmp_path, *command, script=PATHS, environ=environ) as server:
+        for path in BELOW:
+            for method in METHODS:
+                server.request(f"{path}?SECRET=s3cret-moon", method)
+                server.request(f"{path}?%73ecret=s3cret-moon", method)
+            assert ask_for_websocket(server, f"{path}?secret=s3cret-moon")
+        assert server.post("/webhooks/hub?secret=moon", BODY, secret=None).status_code == 200
+        said = server.wait_for('"POST /webhooks/hub/a/b/')
+        assert "s3cret-moon" not in said
+        assert "?secret=" not in said
+
+
+def test_routes_of_the_app_below_the_router_keep_their_query(tmp_path: Path) -> None:
+    pytest.importorskip("fastapi")
+    command = ("-m", "uvicorn", "app:fastapi", "--port", "{port}")
+    with started(tmp_path, *command, script=PATHS) as server:
+        assert server.request("/webhooks/hub/mine?page=2").json() == "2"
+        assert server.request("/webhooks/hub/slash").status_code == 307
+        assert server.request("/webhooks/hub/slash/?page=2").json() == "slash"
+        assert server.request("/webhooks/hub/typo?page=2").json() == {"detail": "Not Found"}
+        assert server.request("/webhooks/hubs?page=2").status_code == 404
+        for query in ("", "?page=2"):
+            refused = server.request(f"/webhooks/hub{query}", "PROPFIND")
+            assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
+        assert server.request("/openapi.json").json()["paths"].keys() == {
+            "/webhooks/hub", "/webhooks/hub/mine", "/webhooks/hub/slash/",
+        }  # fmt: skip

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from gradio.blocks import Blocks
 from gradio.cli.commands.reload import reload_thread
 from gradio.routes import App
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
 from hubhooks._gradio_private import block_store, gradio_apps
 from hubhooks.errors import ConfigError
@@ -231,7 +231,8 @@ def _combine(served: _Served, own: Mapping[str, Any]) -> dict[str, Any]:
 
 def _routes(path: str, served: _Served) -> Iterable[BaseRoute]:
     # Not a Mount: it redirects its bare path, and takes `?secret=` along.
-    return Route(path, served), Route(path + "/{rest:path}", served)
+    paths = (path, path + "/{rest:path}")
+    return [kind(at, served) for at in paths for kind in (Route, WebSocketRoute)]
 
 
 def _nest(own: Lifespan | None, served: _Served) -> Lifespan:
