@@ -288,3 +288,68 @@ def test_routes_of_the_app_below_the_router_keep_their_query(tmp_path: Path) -> 
         assert server.request("/openapi.json").json()["paths"].keys() == {
             "/webhooks/hub", "/webhooks/hub/mine", "/webhooks/hub/slash/",
         }  # fmt: skip
+
+
+# ---- stored headers ----------------------------------------------------------------------------
+
+CREDENTIALS = [
+    "Authorization", "Proxy-Authorization", "Cookie", "X-Webhook-Secret-Old", "X-Api-Key",
+    "CF-Access-Jwt-Assertion", "X-Goog-Iap-Jwt-Assertion", "X-Amzn-Oidc-Data",
+    "X-Amzn-Oidc-Identity", "X-Forwarded-Client-Cert", "Ssl-Client-Cert", "X-SSL-Client-Cert",
+    "X-Session-Id", "X-Ms-Client-Principal", "X-Csrf", "X-Jwt", "X-Remote-User", "X-Password",
+    "X-Original-Url", "X-Rewrite-Url", "X-Envoy-Original-Path", "X-Forwarded-Uri", "Referer",
+    "X-Hub-Signature-256", "Baggage", "Tracestate", "Pragma", "Link",
+]  # fmt: skip
+# What httpx adds.
+TRANSPORT = {"host", "accept", "accept-encoding", "connection", "content-length"}
+COPIED_URLS = [
+    "/hook?secret=s3cret-moon", "/hook?SECRET=s3cret-moon", "/hook?%73ecret=s3cret-moon",
+    "/hook%3Fsecret%3Ds3cret-moon", "/hook%253Fsecret%253Ds3cret-moon", "SECRET=s3cret-moon",
+]  # fmt: skip
+
+
+def test_no_credential_of_a_proxy_is_stored(tmp_path: Path) -> None:
+    environ = {"HUBHOOKS_DELIVERIES": None, "HUBHOOKS_ADMIN_TOKEN": TOKEN}
+    kept = {
+        "User-Agent": "hub/1.0", "Content-Type": "application/json", "Webhook-Id": "d1",
+        "X-Forwarded-For": "10.0.0.1, 10.0.0.2", "X-Request-Id": "abc-1",
+        "Traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+    }  # fmt: skip
+    headers = [*kept.items(), *((name, "s3cret-moon") for name in CREDENTIALS)]
+    headers += [
+        (name, url) for name in ("X-Original-Url", "Via", "X-Forwarded-Host") for url in COPIED_URLS
+    ]
+    with started(tmp_path, script=APP, environ=environ) as server:
+        assert server.post("/", BODY, headers=headers).status_code == 200
+        files = b"".join(file.read_bytes() for file in tmp_path.glob("hubhooks.db*"))
+        assert b"x-original-url" in files
+        assert b"s3cret-moon" not in files
+        admin = {"Authorization": f"Bearer {TOKEN}"}
+        shown = server.request("/deliveries/d1", headers=admin).json()["headers"]
+        assert [value for _, value in shown if "moon" in value] == []
+        assert {name: value for name, value in shown if value != "(redacted)"} == {
+            **{name.lower(): value for name, value in kept.items()},
+            **{name: value for name, value in shown if name in TRANSPORT},
+        }
+
+
+# ---- delivery ids ------------------------------------------------------------------------------
+
+
+def test_a_delivery_id_cannot_control_a_terminal(tmp_path: Path) -> None:
+    controls = "".join(map(chr, range(0x80, 0xA0))) + "\xad"
+    delivery_id = f"d\xe9{controls}31m"
+    script = "import logging; logging.basicConfig(level=logging.INFO)" + APP
+    environ = {"HUBHOOKS_ADMIN_TOKEN": TOKEN, "PYTHONIOENCODING": "utf-8"}
+    with started(tmp_path, script=script, environ=environ) as server:
+        headers = [(b"webhook-id", delivery_id.encode("latin-1")), (b"x-webhook-secret", b"moon")]
+        with httpx.Client(base_url=server.url, trust_env=False, timeout=PATIENCE) as client:
+            for body, status in ((BODY, 200), (b"no JSON", 202)):
+                assert client.post("/", content=body, headers=headers).status_code == status
+        said = server.wait_for("answered 202")
+        assert "d\xe9\\x80" in said
+        assert not any(sign in said for sign in controls)
+        admin = {"Authorization": f"Bearer {TOKEN}"}
+        (shown,) = server.request("/deliveries", headers=admin).json()["deliveries"]
+        assert shown["id"].isprintable()
+        assert server.request(f"/deliveries/{shown['id']}", headers=admin).status_code == 200

@@ -22,6 +22,7 @@ from gradio.context import Context
 from gradio.utils import get_space
 
 from hubhooks._gradio_private import guard_deep_links, keep_private
+from hubhooks._terminal import visible
 from hubhooks.activity import (
     STATES,
     TOKEN_VARIABLE,
@@ -392,7 +393,12 @@ class _Tab:
         widths = _WIDTHS if trusted else _STRANGERS_WIDTHS
         columns = len(widths)
         rows = [
-            (_when(row.received_at), _state_html(row.state), *row[2:])[:columns]
+            (
+                _when(row.received_at),
+                _state_html(row.state),
+                *map(visible, (row.event, row.repo, row.handlers)),
+                row.id,
+            )[:columns]
             for row in page.rows
         ]
         return {
@@ -452,7 +458,7 @@ def _can_log_in() -> bool:
 
 def _text(text: str) -> str:
     """Make text safe inside HTML, and inside the templates that Gradio makes of HTML."""
-    safe = escape(text)
+    safe = escape(visible(text))
     for mark in "{}$`":
         safe = safe.replace(mark, f"&#{ord(mark)};")
     return safe
