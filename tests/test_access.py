@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from servers import PATIENCE, started
+from servers import PATIENCE, ask_for_websocket, started
 
 from hubhooks._core import Verifier
 from hubhooks._samples import compact, sample_json
@@ -229,17 +228,6 @@ LOGGING_SERVERS = {
         '%(h)s "%(m)s %(U)s %(H)s" %(s)s', "--bind", "127.0.0.1:{port}",
     ),
 }  # fmt: skip
-
-
-def ask_for_websocket(server: Server, path: str) -> bytes:
-    """Ask for a websocket, and give the response's first line."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
-        connection.sendall(
-            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nConnection: Upgrade\r\n"
-            "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
-        )
-        return connection.recv(1000).partition(b"\r\n")[0]
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from servers import UVICORN, started
-from test_activity_tab import APP, LAUNCH, PRIVATE, PRIVATE_NAME, TOKEN, App, running
+from servers import UVICORN, ask_for_websocket, started
+from test_activity_tab import APP, LAUNCH, PRIVATE, PRIVATE_NAME, PUBLIC, TOKEN, App, running
 from test_gradio import OFFLINE, ssr
 
-from hubhooks._samples import compact, sample_json
+from hubhooks._samples import compact, sample_json, with_overrides
 
 pytest.importorskip("gradio")
 
@@ -172,3 +173,52 @@ def test_a_deep_link_shares_nothing_private(tmp_path: Path, way: str) -> None:
                 for private in (PRIVATE_NAME, private_id, ticket, TOKEN):
                     assert private.encode() not in written
         assert app.client.get("/gradio_api/deep_link?session_hash=unknown").json() == ""
+
+
+# ---- unprintable text --------------------------------------------------------------------------
+
+
+def test_the_tab_shows_no_unprintable_text(tmp_path: Path) -> None:
+    marks = "\u202e\x9b\u200b"
+    sample = with_overrides(
+        sample_json(PUBLIC), {"repo.name": f"ada/{marks}exe", "event.action": marks}
+    )
+    with running(tmp_path) as app:
+        answer = app.server.post("/gradio_api/webhooks", compact(sample))
+        assert answer.status_code == 202
+        delivery_id = answer.json()["delivery"]
+        ticket = app.unlock("mine")
+        for session, held in (("other", ""), ("mine", ticket)):
+            view = app.parts(app.call("look", session=session, ticket=held, chosen=delivery_id))
+            for part in ("table", "facts"):
+                shown = json.dumps(view[part], ensure_ascii=False)
+                assert not any(mark in shown for mark in marks)
+        assert "\\u202e" in view["table"]["value"]["data"][0][3]
+
+
+LOGS = """
+from starlette.middleware import Middleware
+
+
+class Logs:
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        await self.app(scope, receive, send)
+        if scope["type"] == "websocket":
+            print(scope["query_string"].decode(), scope["path"], flush=True)
+
+
+logs = {"middleware": [Middleware(Logs)]}
+"""
+
+
+def test_a_websocket_at_our_path_is_refused(tmp_path: Path) -> None:
+    script = LAUNCH.replace("hooks.launch(demo", "hooks.launch(demo, app_kwargs=logs")
+    with running(tmp_path, LOGS + script) as app:
+        for path in ("/gradio_api/webhooks", "/gradio_api/webhooks/x", "/webhooks", "/webhooks/x"):
+            said = ask_for_websocket(app.server, f"{path}?secret=s3cret-moon")
+            assert b"403" in said
+        printed = app.server.wait_for("/webhooks/x\n")
+        assert "s3cret-moon" not in printed
