@@ -136,6 +136,17 @@ def wait_until(is_so: Callable[[], object], failure: str = "it never became so")
         time.sleep(0.005)
 
 
+def ask_for_websocket(server: Server, path: str) -> bytes:
+    """Ask for a websocket, and give the response's first line."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
+        connection.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nConnection: Upgrade\r\n"
+            "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+        )
+        return connection.recv(1000).partition(b"\r\n")[0]
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -201,21 +201,15 @@ def test_no_token_breaks_the_gate(token: str) -> None:
     assert gate(Clock()).judge(token) == "wrong"
 
 
-def test_after_five_wrong_tokens_a_minute_nobody_gets_in(
-    logged: Callable[[], list[str]],
-) -> None:
+def test_wrong_tokens_never_lock_the_right_one_out(logged: Callable[[], list[str]]) -> None:
     clock = Clock()
     door = gate(clock)
-    assert [door.judge("wrong") for _ in range(5)] == ["wrong"] * 5
-    assert [door.judge(TOKEN) for _ in range(1000)] == ["locked"] * 1000
-    assert sum(door.wrong.values()) == 1005
+    assert [door.judge("wrong") for _ in range(1000)] == ["wrong"] * 1000
+    assert [door.judge(TOKEN) for _ in range(10)] == ["right"] * 10
+    assert sum(door.wrong.values()) == 1000
     # Logged, but nobody can fill the log.
     assert len(logged()) == 2
     assert TOKEN not in str(logged())
-    clock.now += 60
-    assert door.judge(TOKEN) == "right"
-    # The right one is no attempt.
-    assert [door.judge(TOKEN) for _ in range(10)] == ["right"] * 10
     clock.now += 3600
     door.judge("wrong")
     assert len(door.wrong) == 1
@@ -308,7 +302,7 @@ def test_the_owner_of_the_space_is_known_by_a_signed_login(
         ({"origin": "null", "host": "ada.hf.space"}, True),
         (
             {"origin": "https://a.hf.space", "host": "10.0.0.1", "x-forwarded-host": "a.hf.space"},
-            False,
+            True,
         ),
     ],
 )
@@ -469,8 +463,8 @@ def test_without_the_token_nothing_is_told(
     reply = asked(served, path, method, token=None, query=f"token={TOKEN}")
     assert reply.status == 401
     assert asked(served, path, method, token="wrong").status == 403
-    reply = asked(served, path, method)
-    assert (reply.status, reply.headers[b"retry-after"]) == (429, b"60")
+    # Five wrong ones lock nobody out.
+    assert asked(served, path, method).status != 403
 
 
 @pytest.mark.parametrize(("path", "method"), PATHS)

@@ -67,7 +67,7 @@ async def serve(
         if not activity().gate.is_on:
             scope["query_string"] = query
             return False
-        _let_in(activity(), scope)
+        await _let_in(activity(), scope)
         if target.is_replay:
             said = await _replay(activity(), target, await _read(receive))
         elif target.delivery_id is None:
@@ -98,7 +98,7 @@ def _target_of(scope: Scope) -> _Target | None:
     return None
 
 
-def _let_in(activity: Activity, scope: Scope) -> None:
+async def _let_in(activity: Activity, scope: Scope) -> None:
     values = [value for name, value in scope["headers"] if name == b"authorization"]
     kind, _, token = (values[0] if len(values) == 1 else b"").partition(b" ")
     if kind.lower() != b"bearer" or not token:
@@ -106,9 +106,12 @@ def _let_in(activity: Activity, scope: Scope) -> None:
             401, "the header `Authorization: Bearer <admin token>` is missing",
             **{"www-authenticate": "Bearer"},
         )  # fmt: skip
-    judgement = activity.gate.judge(token.decode("latin-1"))
-    if judgement == "locked":
-        raise _Refusal(429, "too many admin tokens were wrong", **{"retry-after": "60"})
+    judgement = await activity.gate.judge_slowly(token.decode("latin-1"))
+    if judgement == "busy":
+        raise _Refusal(
+            429, "the admin token is wrong, and too many wrong ones come at once",
+            **{"retry-after": "1"},
+        )  # fmt: skip
     if judgement != "right":
         raise _Refusal(403, "the admin token is wrong")
 

@@ -8,6 +8,7 @@ session; and they do without the queue, which hands results to whoever does that
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 from datetime import datetime, timezone
@@ -20,6 +21,8 @@ from gradio import oauth
 from gradio.context import Context
 from gradio.utils import get_space
 
+from hubhooks._gradio_private import guard_deep_links, keep_private
+from hubhooks._terminal import visible
 from hubhooks.activity import (
     STATES,
     TOKEN_VARIABLE,
@@ -102,7 +105,7 @@ repository is public. Details and Replay are for the owner of the app.
 """
 _REFUSALS = {
     "wrong": "That is not the token.",
-    "locked": "Too many wrong tokens were tried. Wait a minute.",
+    "busy": "That is not the token, and too many wrong ones come at once.",
     "off": f"There is no token to know: {TOKEN_VARIABLE} is not set.",
 }
 
@@ -145,6 +148,7 @@ def show(activity: Activity) -> None:
         msg = "`hooks.activity()` shows itself in a Gradio app: call it inside `with gr.Blocks():`"
         raise ConfigError(msg)
     parts = _lay_out(has_token=activity.gate.is_on)
+    keep_private(parts)
     tab = _Tab(activity, parts)
     held: list[Any] = [parts.state, parts.number, parts.chosen, parts.ticket, parts.seen]
     outputs: list[Any] = list(parts)
@@ -302,21 +306,23 @@ class _Tab:
             self._parts.outcome: _block(f"<small>{_text(said)}</small>"),
         }
 
-    def unlock(self, request: gr.Request, *held: object) -> _Changes:
+    async def unlock(self, request: gr.Request, *held: object) -> _Changes:
         was, parts = _Held.of(held), self._parts
         token = held[-1] if isinstance(held[-1], str) else ""
         # Emptied here too, as Gradio remembers what a page sent, to be shared by a link.
         emptied: _Changes = {parts.token: "", parts.refusal: ""}
         session = request.session_hash
         if not token or not session:
-            return {**emptied, **self._view(request, was)}
-        judgement = self._activity.gate.judge(token)
+            return {**emptied, **await asyncio.to_thread(self._view, request, was)}
+        judgement = await self._activity.gate.judge_slowly(token)
         if judgement == "right":
             ticket = self._activity.tickets.issue(session)
             now = was._replace(ticket=ticket, seen=())
-            return {**emptied, parts.ticket: ticket, **self._view(request, now)}
+            view = await asyncio.to_thread(self._view, request, now)
+            return {**emptied, parts.ticket: ticket, **view}
         refusal = _block(f"<small>{_text(_REFUSALS[judgement])}</small>")
-        return {**emptied, **self._view(request, was), parts.refusal: refusal}
+        view = await asyncio.to_thread(self._view, request, was)
+        return {**emptied, **view, parts.refusal: refusal}
 
     def lock(self, request: gr.Request, *held: object) -> _Changes:
         was = _Held.of(held)
@@ -349,6 +355,7 @@ class _Tab:
 
     def _view(self, request: gr.Request, held: _Held) -> _Changes:
         """Give what is to be shown and is not yet: most times, when a timer asks, nothing."""
+        guard_deep_links(request)
         trusted = self._trusts(request, held.ticket)
         try:
             overview = self._activity.overview(trusted=trusted)
@@ -386,7 +393,12 @@ class _Tab:
         widths = _WIDTHS if trusted else _STRANGERS_WIDTHS
         columns = len(widths)
         rows = [
-            (_when(row.received_at), _state_html(row.state), *row[2:])[:columns]
+            (
+                _when(row.received_at),
+                _state_html(row.state),
+                *map(visible, (row.event, row.repo, row.handlers)),
+                row.id,
+            )[:columns]
             for row in page.rows
         ]
         return {
@@ -446,7 +458,7 @@ def _can_log_in() -> bool:
 
 def _text(text: str) -> str:
     """Make text safe inside HTML, and inside the templates that Gradio makes of HTML."""
-    safe = escape(text)
+    safe = escape(visible(text))
     for mark in "{}$`":
         safe = safe.replace(mark, f"&#{ord(mark)};")
     return safe

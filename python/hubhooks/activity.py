@@ -15,7 +15,6 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
-from urllib.parse import urlsplit
 
 from hubhooks._core import Verifier
 from hubhooks._logging import get_logger
@@ -24,7 +23,7 @@ from hubhooks.deliveries import BUSY_PAUSE, BUSY_SECONDS
 from hubhooks.errors import BusyError, ConfigError, SecretMismatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from datetime import datetime
     from typing import TypeAlias
 
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from hubhooks.deliveries import Log, Record, State
     from hubhooks.routing import Router
 
-    Judgement: TypeAlias = Literal["right", "wrong", "locked", "off"]
+    Judgement: TypeAlias = Literal["right", "wrong", "busy", "off"]
 
 __all__ = [
     "STATES", "TOKEN_VARIABLE", "Activity", "Details", "Gate", "Overview", "Page", "Replayed",
@@ -50,10 +49,18 @@ STATES: tuple[State, ...] = (
 TOKEN_VARIABLE = "HUBHOOKS_ADMIN_TOKEN"  # noqa: S105 - its name, not itself
 _SHORTEST_TOKEN = 16
 _LONGEST_TOKEN = 1024
+# Wrong tokens in a minute before each further one is answered late, by how many seconds, and how
+# many answers may wait at a time.
 _WRONG_PER_MINUTE = 5
+_WRONG_SECONDS = 1.0
+_MOST_WAITING = 20
 
 _TICKET_SECONDS = 8 * 60 * 60
 _MOST_TICKETS = 1000
+
+# Headers about the page that made a request. Only the browser sets them.
+_ORIGIN_HEADERS = ("sec-fetch-site", "origin", "referer", "host")
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 _ROWS = 12
 _LAST_PAGE = 99
@@ -71,23 +78,28 @@ T = TypeVar("T")
 
 
 class Gate:
-    """Judges the admin token, and for a minute nobody's once too many were wrong.
+    """Judges the admin token. Wrong tokens are slowed down; the right one never waits.
 
     Args:
         webhook_secret: gives what judges the webhook's secret, which is not to be the same.
         clock: gives seconds.
+        sleep: waits for so many seconds.
     """
 
     def __init__(
         self,
         webhook_secret: Callable[[], Verifier | None],
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self.wrong: Counter[int] = Counter()
-        """How many were wrong in each of the last minutes, those not even judged included."""
+        """How many were wrong in each of the last minutes."""
         self._webhook_secret = webhook_secret
         self._clock = clock
+        self._sleep = sleep
+        self._waiting = 0
         self._verifier: Verifier | None = None
+        # Several event loops may ask at once.
         self._lock = threading.Lock()
 
     @property
@@ -102,28 +114,58 @@ class Gate:
         return self._verifier is not None
 
     def judge(self, token: str) -> Judgement:
-        """Judge what somebody claims to be the token.
+        """Compare a token with the right one, and count a wrong one.
 
         Raises:
             ConfigError: HUBHOOKS_ADMIN_TOKEN cannot be used.
         """
-        if not self.is_on:
-            return "off"
-        minute = int(self._clock() // 60)
-        # One after the other, so that many at once are not more.
+        return self._judge(token)[0]
+
+    async def judge_slowly(self, token: str) -> Judgement:
+        """Judge a token, and wait before a wrong one is answered if many were wrong lately.
+
+        Returns:
+            `busy` for a wrong one, at once, if too many answers wait already.
+
+        Raises:
+            ConfigError: HUBHOOKS_ADMIN_TOKEN cannot be used.
+        """
+        judgement, is_late = self._judge(token)
+        if not is_late:
+            return judgement
         with self._lock:
+            if self._waiting >= _MOST_WAITING:
+                return "busy"
+            self._waiting += 1
+        try:
+            await self._sleep(_WRONG_SECONDS)
+        finally:
+            with self._lock:
+                self._waiting -= 1
+        return judgement
+
+    def _judge(self, token: str) -> tuple[Judgement, bool]:
+        """Judge a token, and whether the answer is to wait."""
+        if not self.is_on:
+            return "off", False
+        if self._is_right(token):
+            return "right", False
+        minute = int(self._clock() // 60)
+        with self._lock:
+            self.wrong[minute] += 1
             count = self.wrong[minute]
-            is_locked = count >= _WRONG_PER_MINUTE
-            if not is_locked and self._is_right(token):
-                return "right"
-            self.wrong[minute] = count + 1
             for old in [old for old in self.wrong if old <= minute - 60]:
                 del self.wrong[old]
-        if count == 0:
+        # One line each a minute, so that nobody can fill the log.
+        if count == 1:
             _log.warning("refused an admin token: it is wrong")
-        elif count == _WRONG_PER_MINUTE:
-            _log.warning("refused all admin tokens for a minute: too many were wrong")
-        return "locked" if is_locked else "wrong"
+        elif count == _WRONG_PER_MINUTE + 1:
+            _log.warning(
+                "more than %d admin tokens were wrong in a minute: further wrong ones are answered "
+                "late",
+                _WRONG_PER_MINUTE,
+            )
+        return "wrong", count > _WRONG_PER_MINUTE
 
     def _is_right(self, token: str) -> bool:
         if self._verifier is None or len(token) > _LONGEST_TOKEN:
@@ -223,20 +265,36 @@ def is_space_owner(
 
 
 def is_cross_site(headers: Mapping[str, str]) -> bool:
-    """Whether a page of another site made the request, which a browser sends its cookies with.
+    """Whether a page of another origin made the request, with the user's cookies.
 
-    Gradio's cookies are sent from any site, and where it does not run on localhost it lets any
-    site read the answers.
+    Browsers send Gradio's cookies from other ports and sibling domains too, and its CORS headers
+    let such a page read the response. A page can set `X-Forwarded-Host`, so only headers that the
+    browser sets count. Browsers send `Sec-Fetch-Site` to https and localhost only.
 
     Args:
-        headers: those of the request, in lower case.
+        headers: those of the request; a repeated one is an item of its own.
     """
-    if site := headers.get("sec-fetch-site"):
+    values: dict[str, str] = {}
+    for name, value in headers.items():
+        # No browser repeats these.
+        if (key := name.lower()) in _ORIGIN_HEADERS and values.setdefault(key, value) != value:
+            return True
+    site, origin, referer, host = (values.get(name, "") for name in _ORIGIN_HEADERS)
+    if site:
         return site not in {"same-origin", "none"}
-    if origin := headers.get("origin"):
-        host = headers.get("x-forwarded-host") or headers.get("host")
-        return urlsplit(origin).netloc != host
-    return False
+    if origin:
+        return not _is_origin_of(origin, host)
+    # Programs send neither header; a cross-origin POST of a browser has `Origin`.
+    return bool(referer) and not _is_origin_of("/".join(referer.split("/", 3)[:3]), host)
+
+
+def _is_origin_of(origin: str, host: str) -> bool:
+    """Whether an origin is that of a `Host` header; the default port may be left out in both."""
+    scheme, _, authority = origin.lower().partition("://")
+    port = _DEFAULT_PORTS.get(scheme)
+    if port is None or not host:
+        return False
+    return authority.removesuffix(port) == host.lower().removesuffix(port)
 
 
 # ---- what is seen ------------------------------------------------------------------------------

@@ -11,10 +11,12 @@ from weakref import WeakSet
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader
 from pydantic import BaseModel, TypeAdapter
 from starlette.requests import ClientDisconnect
-from starlette.routing import Mount
+from starlette.routing import Match, Mount
+from starlette.websockets import WebSocketClose
 from typing_extensions import TypeVar
 
 from hubhooks._core import HubEvent, Verifier
@@ -104,6 +106,29 @@ class _Received(Response):
             await self.background()
 
 
+class _Leftover(APIRoute):
+    """Takes the query out of a request at our path, or below, that no other route takes.
+
+    FastAPI answers such a request with 404 or 405, and servers log its query with a secret in it.
+    A partial match comes after all full ones, so routes of the app below our path stay.
+    """
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if not scope["query_string"]:
+            return Match.NONE, {}
+        # Routes of FastAPI match no websocket.
+        as_http = {"method": "GET", **scope, "type": "http"}
+        match, child_scope = super().matches(as_http)
+        return (match if match is Match.NONE else Match.PARTIAL), child_scope
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["query_string"] = b""
+        if scope["type"] == "websocket":
+            await WebSocketClose()(scope, receive, send)
+        else:
+            await super().handle(scope, receive, send)
+
+
 def make_router(
     hooks: Webhooks,
     path: str = "/webhooks/hub",
@@ -132,6 +157,7 @@ def make_router(
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if not await hooks.answer_about_deliveries(scope, receive, send):
+            scope["query_string"] = b""
             await JSONResponse({"detail": "Not Found"}, 404)(scope, receive, send)
 
     async def about_deliveries() -> _Received:
@@ -150,6 +176,14 @@ def make_router(
     # A path that FastAPI does not know it redirects to the one with or without a slash, and a
     # secret in the query would be shown in `Location`. So both are there, for each method.
     for at in dict.fromkeys((path if path == "/" else exact, f"{exact}/")):
+        # First: of several partial matches FastAPI takes the first.
+        router.add_api_route(
+            at,
+            receive_hub_webhook,
+            methods=["POST"],
+            include_in_schema=False,
+            route_class_override=_Leftover,
+        )
         router.add_api_route(
             at,
             receive_hub_webhook,
@@ -170,13 +204,31 @@ def make_router(
         router.add_api_route(
             at, receive_hub_webhook, methods=_OTHER_METHODS, include_in_schema=False
         )
-    # At "/" they would be any app's `/deliveries`.
-    is_root = path == "/" and not options.get("prefix")
-    for below in () if is_root else ("deliveries", "deliveries/{rest:path}"):
-        router.add_api_route(
-            f"{exact}/{below}", about_deliveries, methods=["GET", "POST"], include_in_schema=False
-        )
+    # At "/" they would be any app's paths, such as `/deliveries`.
+    if path != "/" or options.get("prefix"):
+        _add_below(router, exact, about_deliveries)
     return router
+
+
+def _add_below(
+    router: APIRouter, path: str, about_deliveries: Callable[[], Awaitable[_Received]]
+) -> None:
+    # First, for the same reason.
+    router.add_api_route(
+        f"{path}/{{rest:path}}",
+        _not_found,
+        methods=["POST", *_OTHER_METHODS],
+        include_in_schema=False,
+        route_class_override=_Leftover,
+    )
+    for below in ("deliveries", "deliveries/{rest:path}"):
+        router.add_api_route(
+            f"{path}/{below}", about_deliveries, methods=["GET", "POST"], include_in_schema=False
+        )
+
+
+async def _not_found() -> None:
+    raise HTTPException(404)
 
 
 def _warn_of_mount(app: object, endpoint: object, path: str) -> None:

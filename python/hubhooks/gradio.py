@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from gradio.blocks import Blocks
 from gradio.cli.commands.reload import reload_thread
 from gradio.routes import App
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
 from hubhooks._fork import delay_in_children, register, release_in_children
+from hubhooks._gradio_private import block_store, gradio_apps
 from hubhooks._terminal import print_escaped
 from hubhooks.errors import ConfigError
 
@@ -128,16 +129,19 @@ def webhook_url(demo: Blocks) -> str:
     return f"{origin.rstrip('/')}{root_path and '/' + root_path.lstrip('/')}{_PATH}"
 
 
-def warn_of_ssr(app: object) -> None:
-    """Warn of Gradio apps mounted in another one that started a Node server nobody asks.
+def prepare_mounted(app: object, log: Log) -> None:
+    """Keep Gradio apps mounted in another one from serving the store's files.
+
+    It also warns of those that started a Node server, which nobody asks.
 
     Args:
         app: the FastAPI or Starlette app, once everything is mounted.
+        log: the store.
     """
-    for route in getattr(app, "routes", ()):
-        mounted = getattr(route, "app", None)
-        if isinstance(mounted, App):
-            _warn_of_node(mounted, route.path)
+    for found, path in gradio_apps(app):
+        block_store(found, log)
+        if found is not app:
+            _warn_of_node(found, path)
 
 
 def _warn_of_node(app: App, path: str) -> None:
@@ -159,6 +163,7 @@ class _Served:
 
     def __init__(self, hooks: Webhooks) -> None:
         self.hooks = hooks
+        self._app: App | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @classmethod
@@ -183,6 +188,8 @@ class _Served:
     @asynccontextmanager
     async def lifespan(self, app: object) -> AsyncGenerator[None]:
         if isinstance(app, App):
+            self._app = app
+            block_store(app, self.hooks.deliveries)
             path = getattr(app.blocks, "custom_mount_path", None)
             if path is not None:  # launched, Node is before it, as it should be
                 _warn_of_node(app, path.rstrip("/"))
@@ -197,6 +204,8 @@ class _Served:
 
     def _replace(self, hooks: Webhooks) -> None:
         old, self.hooks = self.hooks, hooks
+        if self._app is not None:
+            block_store(self._app, hooks.deliveries)
         if self._loop is not None:
             asyncio.run_coroutine_threadsafe(_hand_over(old, hooks), self._loop)
 
@@ -225,7 +234,8 @@ def _combine(served: _Served, own: Mapping[str, Any]) -> dict[str, Any]:
 
 def _routes(path: str, served: _Served) -> Iterable[BaseRoute]:
     # Not a Mount: it redirects its bare path, and takes `?secret=` along.
-    return Route(path, served), Route(path + "/{rest:path}", served)
+    paths = (path, path + "/{rest:path}")
+    return [kind(at, served) for at in paths for kind in (Route, WebSocketRoute)]
 
 
 def _nest(own: Lifespan | None, served: _Served) -> Lifespan:

@@ -386,8 +386,16 @@ def _delivery_id(headers: Headers) -> str | None:
     # The Hub sends one per delivery, not per attempt: https://huggingface.co/docs/hub/webhooks.
     for name, value in headers:
         if name == b"webhook-id" and value:
-            return value.decode("latin-1")
+            text = value.decode("latin-1")
+            return text if text.isprintable() else _printable(text)
     return None
+
+
+def _printable(text: str) -> str:
+    """Escape what controls a terminal: an id is shown in logs and tables."""
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
+    )
 
 
 def _constant_for(

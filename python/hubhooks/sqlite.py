@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hubhooks._database import Database, RunnerLock
 from hubhooks._logging import get_logger
 from hubhooks._process import Process, current_process, is_alive
+from hubhooks._stored_headers import storable
 from hubhooks.deliveries import (
     BUSY_PAUSE,
     BUSY_SECONDS,
@@ -77,9 +77,6 @@ _LONGEST_TEXT = 64 * 1024
 _LAST_SIGN = chr(0x10FFFF)
 # What a datetime can tell in every time zone: until the end of the year 9999, but for two days.
 _LAST_SECOND = 253402128000.0
-_REDACTED = "(redacted)"
-# By a part of the name, as proxies add credentials of their own. Some copy the URL into a header.
-_SECRET = re.compile(b"auth|cookie|key|secret|token", re.IGNORECASE)
 
 # The handlers of a process that did not say which it has.
 _UNKNOWN_HANDLERS = "null"
@@ -452,7 +449,7 @@ class SqliteLog:
                 action=action,
                 repo=repo,
             )
-            record.headers = _without_secrets(headers)
+            record.headers = storable(headers)
             record.is_replay = known is not None and known.is_delivered
             names = tuple(dict.fromkeys(handlers))
             self._keep(record, known, names)
@@ -1275,21 +1272,6 @@ def _drop(connection: sqlite3.Connection, chosen: Sequence[tuple[int, int]], *, 
             execute("DELETE FROM attempts WHERE seq = ?", (seq,))
     execute("COMMIT")
     return len(chosen)
-
-
-def _without_secrets(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
-    return [
-        (
-            name.decode("latin-1"),
-            _REDACTED if _is_secret(name) or b"secret=" in value else value.decode("latin-1"),
-        )
-        for name, value in headers
-    ]
-
-
-@lru_cache(maxsize=256)
-def _is_secret(name: bytes) -> bool:
-    return _SECRET.search(name) is not None
 
 
 def _clean(text: str) -> str:

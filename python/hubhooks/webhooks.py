@@ -207,7 +207,7 @@ class Webhooks(Router):
         """Serve while the app does: the `lifespan` of a Starlette, FastAPI or Gradio app.
 
         Args:
-            app: the app that is served; it is only asked about Gradio apps mounted in it.
+            app: the app that is served. Gradio apps mounted in it will not serve the store's files.
 
         Raises:
             ConfigError: there is no secret, and unsigned requests are not allowed; or the log
@@ -218,7 +218,7 @@ class Webhooks(Router):
         if "gradio" in sys.modules:
             from hubhooks import gradio  # noqa: PLC0415 - only who uses it needs it
 
-            gradio.warn_of_ssr(app)
+            gradio.prepare_mounted(app, self.deliveries)
         try:
             yield
         finally:

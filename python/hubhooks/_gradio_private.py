@@ -1,0 +1,187 @@
+"""Keeps private data from Gradio's own endpoints."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from copy import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+from weakref import WeakSet
+
+from gradio.routes import App
+from gradio.state_holder import SessionState
+from starlette.responses import JSONResponse
+from starlette.routing import BaseRoute, Match, Mount, Route
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import gradio as gr
+    from gradio.blocks import Block, Blocks
+    from starlette.datastructures import URLPath
+    from starlette.requests import Request
+    from starlette.types import Receive, Scope, Send
+
+    from hubhooks.deliveries import Log
+
+__all__ = ["block_store", "gradio_apps", "guard_deep_links", "keep_private"]
+
+_SUFFIXES = ("", "-wal", "-shm", "-journal", ".runner", ".leader")
+_FILE_PATHS = ("/gradio_api/file={name:path}", "/gradio_api/file/{name:path}")
+_DEEP_LINK = "/gradio_api/deep_link"
+
+_private: WeakSet[Block] = WeakSet()
+_guarded: WeakSet[App] = WeakSet()
+
+
+def gradio_apps(app: object) -> Iterator[tuple[App, str]]:
+    """Give the Gradio apps in an app, each with the path where it is mounted."""
+    pending: list[tuple[object, str]] = [(app, "")]
+    seen: set[int] = set()
+    while pending:
+        one, path = pending.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, App) and one.blocks is not None:
+            yield one, path
+        pending += [
+            (route.app, path + route.path)
+            for route in getattr(one, "routes", ())
+            if isinstance(route, Mount)
+        ]
+
+
+# ---- files of the store ------------------------------------------------------------------------
+
+
+def block_store(app: App, log: Log) -> None:
+    """Make Gradio serve no file of a store, also where `allowed_paths` includes its folder.
+
+    `blocked_paths` also holds for what functions return, and in Gradio's static workers. Gradio
+    puts paths in lower case before it follows links, so the routes catch links that it misses.
+    """
+    blocks = app.blocks
+    if blocks is None or not log.is_durable:
+        return
+    paths = blocks.blocked_paths
+    stores = paths.stores if isinstance(paths, _BlockedPaths) else ()
+    if log.path not in stores:
+        blocks.blocked_paths = _BlockedPaths(paths, (*stores, log.path))
+        app.router.routes[:0] = [_StoreFileRoute(path, log.path) for path in _FILE_PATHS]
+
+
+class _BlockedPaths(list[str]):
+    """Gradio's `blocked_paths` and all files whose name begins with that of a store.
+
+    Files may be added to a store later, so each iteration looks for them.
+    """
+
+    def __init__(self, paths: Iterable[str], stores: tuple[str, ...]) -> None:
+        files = (store + suffix for store in stores for suffix in _SUFFIXES)
+        super().__init__(dict.fromkeys((*paths, *files)))
+        self.stores = stores
+
+    def __iter__(self) -> Iterator[str]:
+        yield from super().__iter__()
+        for store in map(Path, self.stores):
+            try:
+                names = [path.name for path in store.parent.iterdir()]
+            except OSError:
+                continue
+            yield from (str(store.parent / name) for name in names if name.startswith(store.name))
+
+
+class _StoreFileRoute(Route):
+    """Refuses to serve a file of a store, whichever link leads to it."""
+
+    def __init__(self, path: str, store: str) -> None:
+        super().__init__(path, _refuse_file, methods=["GET"])
+        self._store = store.lower()
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, child_scope = super().matches(scope)
+        if match is Match.NONE:
+            return match, child_scope
+        try:
+            file = os.path.realpath(child_scope["path_params"]["name"])
+        except ValueError:  # a NUL in it
+            return Match.NONE, {}
+        is_of_store = file.lower().startswith(self._store)
+        return (match, child_scope) if is_of_store else (Match.NONE, {})
+
+
+def _refuse_file(_: Request) -> JSONResponse:
+    return JSONResponse({"detail": "File not allowed."}, 403)
+
+
+# ---- deep links --------------------------------------------------------------------------------
+
+
+def keep_private(components: Iterable[Block]) -> None:
+    """Keep what these components show out of deep links, once `guard_deep_links` was called."""
+    _private.update(components)
+
+
+def guard_deep_links(request: gr.Request) -> None:
+    """Put a route before Gradio's own one for deep links, in the app that serves a request.
+
+    A deep link is a file with all that the page of a session shows. Gradio makes one for any
+    caller that names the session.
+    """
+    app = request.request.scope.get("app") if request.request is not None else None
+    if not isinstance(app, App) or app in _guarded:
+        return
+    _guarded.add(app)
+    for route in app.router.routes:
+        if isinstance(route, Route) and route.path == _DEEP_LINK:
+            app.router.routes.insert(0, _DeepLinkRoute(app, route))
+            break
+
+
+class _DeepLinkRoute(BaseRoute):
+    """Gradio's own route, called for a copy of the session without private values."""
+
+    def __init__(self, app: App, own: Route) -> None:
+        self._app = app
+        self._own = own
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        return self._own.matches(scope)
+
+    def url_path_for(
+        self,
+        name: str,
+        /,
+        **path_params: Any,  # noqa: ANN401 - Starlette's signature
+    ) -> URLPath:
+        return self._own.url_path_for(name, **path_params)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        holder = self._app.state_holder
+        names = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])
+        session = holder.session_data.get(names[-1])
+        key = secrets.token_urlsafe()
+        if session is not None:
+            holder.session_data[key] = _without_private_values(self._app.get_blocks(), session)
+        try:
+            scope["query_string"] = f"session_hash={key}".encode()
+            await self._own.handle(scope, receive, send)
+        finally:
+            holder.session_data.pop(key, None)
+            holder.time_last_used.pop(key, None)
+
+
+def _without_private_values(blocks: Blocks, session: SessionState) -> SessionState:
+    """Copy a session, with the private components as they are at first."""
+    copied = copy(session)
+    initial = SessionState(blocks).config_values
+    copied.config_values = {
+        key: initial[key] if blocks.blocks[key] in _private else values
+        for key, values in [*session.config_values.items()]
+        # Gradio also keeps values under ids that it made for updated components. No page has them.
+        if key in initial
+    }
+    return copied

@@ -1,0 +1,42 @@
+"""Which headers of a delivery are stored."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["storable"]
+
+_REDACTED = "(redacted)"
+
+# Proxies add credentials under names of their own, so only these values are stored: none of them
+# is a credential, and they help to find out who sent a request, over which proxy.
+_STORED = frozenset(
+    (
+        b"accept accept-charset accept-encoding accept-language cache-control connection "
+        b"content-encoding content-language content-length content-type date expect forwarded host "
+        b"keep-alive max-forwards te trailer transfer-encoding upgrade user-agent via webhook-id "
+        b"cf-connecting-ip cf-ipcountry cf-ray true-client-ip "
+        b"x-amzn-trace-id x-b3-parentspanid x-b3-sampled x-b3-spanid x-b3-traceid "
+        b"x-cloud-trace-context x-correlation-id x-request-id x-request-start traceparent "
+        b"x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto x-real-ip"
+    ).split()
+)
+# What may be a URL with a query in a header that should have none, encoded once or more often.
+_MAY_HAVE_QUERY = re.compile(rb"[?%]|secret", re.IGNORECASE)
+
+
+def storable(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
+    """Give the headers of a request with all values redacted that may be secret."""
+    return [
+        (
+            name.decode("latin-1"),
+            value.decode("latin-1")
+            if name.lower() in _STORED and _MAY_HAVE_QUERY.search(value) is None
+            else _REDACTED,
+        )
+        for name, value in headers
+    ]

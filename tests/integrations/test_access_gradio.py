@@ -1,0 +1,224 @@
+"""Who may see a payload, replay a delivery, or read the store's files, in Gradio apps."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from servers import UVICORN, ask_for_websocket, started
+from test_activity_tab import APP, LAUNCH, PRIVATE, PRIVATE_NAME, PUBLIC, TOKEN, App, running
+from test_gradio import OFFLINE, ssr
+
+from hubhooks._samples import compact, sample_json, with_overrides
+
+pytest.importorskip("gradio")
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+AUTH = "options = {'auth': ('ada', 'tide')}\n" + LAUNCH
+
+
+def log_in(app: App) -> None:
+    answer = app.client.post("/login", data={"username": "ada", "password": "tide"})
+    assert answer.status_code == 200
+
+
+# ---- pages of another origin -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rendered", ["by Python", "by Node"])
+def test_a_page_of_another_port_reads_and_replays_nothing(tmp_path: Path, rendered: str) -> None:
+    environ = ssr() if rendered == "by Node" else {}
+    with running(tmp_path, AUTH, **environ) as app:
+        app.wait_until_all_ended()
+        log_in(app)
+        host = f"127.0.0.1:{app.server.port}"
+        private_id = app.deliveries()[-1]["id"]
+        for origin in ("http://127.0.0.1:8000", "http://eve.127.0.0.1:8000", "null"):
+            for more in ({}, {"X-Forwarded-Host": origin.removeprefix("http://")}):
+                headers = {"Origin": origin, **more}
+                look = app.call("look", chosen=private_id, headers=headers)
+                assert look.status_code == 200
+                assert PRIVATE_NAME not in look.text
+                replay = app.call("replay", "sync", chosen=private_id, headers=headers)
+                assert "Queued" not in replay.text
+        # The app's own page, with and without what newer browsers add.
+        for headers in ({"Origin": f"http://{host}"}, {"Sec-Fetch-Site": "same-origin"}, {}):
+            assert PRIVATE_NAME in app.call("look", headers=headers).text
+
+
+# ---- wrong admin tokens ------------------------------------------------------------------------
+
+
+def test_wrong_tokens_in_the_tab_never_lock_the_right_one_out(tmp_path: Path) -> None:
+    with running(tmp_path) as app:
+        app.wait_until_all_ended()
+        for _ in range(7):
+            parts = app.parts(app.call("unlock", "wrong"))
+            assert "not the token" in parts["refusal"]
+            assert parts["token"] == ""
+            assert PRIVATE_NAME not in str(parts)
+        ticket = app.unlock("mine")
+        assert ticket
+        assert PRIVATE_NAME in app.call("look", session="mine", ticket=ticket).text
+        assert app.server.output().count("admin token") == 2
+        assert TOKEN not in app.server.output()
+
+
+# ---- files of the store ------------------------------------------------------------------------
+
+ON_DISK: dict[str, str | None] = {"HUBHOOKS_DELIVERIES": None}
+MOUNTED = """
+from fastapi import FastAPI
+
+outer = FastAPI()
+outer.include_router(hooks.router("/gradio_api/webhooks"))
+app = gr.mount_gradio_app(outer, demo, path="/", ssr_mode=False, **options)
+"""
+ALLOWED = "options = {'allowed_paths': ['.', '/tmp']}\n"
+LAUNCHES = {
+    "launch": ALLOWED + LAUNCH,
+    "launch, own blocked paths": ALLOWED + "options['blocked_paths'] = ['secret']\n" + LAUNCH,
+    "launch, static paths": "gr.set_static_paths(['.'])\n" + LAUNCH,
+    "launch, static workers": ALLOWED + "options['num_workers'] = 2\n" + LAUNCH,
+    "app_kwargs": ALLOWED + "demo.launch(app_kwargs=hooks.app_kwargs(), **options)\n",
+    "mount": ALLOWED + MOUNTED,
+}
+# Also a file that is put beside the store while the app runs.
+FILES = ("", "-wal", "-shm", "-journal", ".runner", ".leader", "-wal.moved-2026", ".d/hubhooks")
+
+
+@contextmanager
+def serving(folder: Path, way: str, script: str, **environ: str | None) -> Iterator[App]:
+    """Run the app in one of several ways, with a private delivery."""
+    is_mounted = way == "mount"
+    variables = {**OFFLINE, "HUBHOOKS_ADMIN_TOKEN": TOKEN, **environ}
+    command = UVICORN if is_mounted else ("app.py",)
+    prints = None if is_mounted else "Running on local URL"
+    with started(folder, *command, script=APP + script, prints=prints, environ=variables) as server:
+        app = App(server)
+        with app.client:
+            answer = server.post("/gradio_api/webhooks", compact(sample_json(PRIVATE)))
+            assert answer.status_code == 202, answer.text
+            app.wait_until_all_ended()
+            yield app
+
+
+@pytest.mark.parametrize("way", LAUNCHES)
+def test_no_file_of_the_store_is_served(tmp_path: Path, way: str) -> None:
+    folder = tmp_path / "an app"
+    folder.mkdir()
+    for name in ("Secret", "plain.txt"):
+        (folder / name).write_text("plain", "utf-8")
+    (folder / "other.db").symlink_to("hubhooks.db")
+    environ = {"GRADIO_BLOCKED_PATHS": "secret"} if way == "app_kwargs" else {}
+    with serving(folder, way, LAUNCHES[way], **ON_DISK, **environ) as app:
+        files = [f"hubhooks.db{suffix}" for suffix in FILES]
+        for name in files:
+            path = folder / name
+            path.parent.mkdir(exist_ok=True)
+            if not path.exists():
+                path.write_text(PRIVATE_NAME, "utf-8")
+        names = [*files, "other.db", *(str(folder / name) for name in files)]
+        names += [f"{folder}/./hubhooks.db", f"{folder}/../{folder.name}/hubhooks.db-wal"]
+        if "workers" not in way:
+            # Gradio's own check follows no link below a folder with a capital letter.
+            (folder / "Releases").mkdir()
+            (folder / "Releases" / "current").symlink_to(folder)
+            names += [f"Releases/current/{name}" for name in files]
+        for name in names:
+            for route in ("file=", "file/"):
+                answer = app.client.get(f"/gradio_api/{route}{name}", follow_redirects=True)
+                assert answer.status_code in {403, 404}, (route, name)
+                assert PRIVATE_NAME not in answer.text
+        plain = app.client.get("/gradio_api/file=plain.txt", follow_redirects=True)
+        assert plain.text == "plain"
+        if "blocked" in way or way == "app_kwargs":
+            assert app.client.get("/gradio_api/file=Secret").status_code == 403
+
+
+# ---- deep links --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["launch", "app_kwargs", "mount"])
+def test_a_deep_link_shares_nothing_private(tmp_path: Path, way: str) -> None:
+    cache = tmp_path / "gradio"
+    script = "options = {}\n" + LAUNCHES[way].removeprefix(ALLOWED)
+    with serving(tmp_path, way, script, GRADIO_TEMP_DIR=str(cache)) as app:
+        private_id = app.deliveries()[-1]["id"]
+        ticket = app.unlock("mine")
+        assert PRIVATE_NAME in app.call("choose", session="mine", ticket=ticket, event_data={
+            "index": [0, 0], "value": "", "row_value": [""] * 5 + [private_id],
+        }).text  # fmt: skip
+        call = app.call("look", session="mine", ticket=ticket, chosen=private_id)
+        assert PRIVATE_NAME in call.text
+        for names in ("mine", "other&session_hash=mine", "mine&session_hash=other"):
+            link = app.client.get(f"/gradio_api/deep_link?session_hash={names}")
+            assert link.status_code == 200
+            shared = app.client.get("/config", params={"deep_link": link.json()}).text
+            for private in (PRIVATE_NAME, private_id, ticket, TOKEN):
+                assert private not in shared
+        # The rest of the page is still shared.
+        link = app.client.get("/gradio_api/deep_link?session_hash=mine").json()
+        shared = app.client.get("/config", params={"deep_link": link}).json()
+        assert shared["deep_link_state"] == "valid"
+        assert len(shared["components"]) == len(app.read_config()["components"])
+        for file in cache.rglob("*"):
+            if file.is_file():
+                written = file.read_bytes()
+                for private in (PRIVATE_NAME, private_id, ticket, TOKEN):
+                    assert private.encode() not in written
+        assert app.client.get("/gradio_api/deep_link?session_hash=unknown").json() == ""
+
+
+# ---- unprintable text --------------------------------------------------------------------------
+
+
+def test_the_tab_shows_no_unprintable_text(tmp_path: Path) -> None:
+    marks = "\u202e\x9b\u200b"
+    sample = with_overrides(
+        sample_json(PUBLIC), {"repo.name": f"ada/{marks}exe", "event.action": marks}
+    )
+    with running(tmp_path) as app:
+        answer = app.server.post("/gradio_api/webhooks", compact(sample))
+        assert answer.status_code == 202
+        delivery_id = answer.json()["delivery"]
+        ticket = app.unlock("mine")
+        for session, held in (("other", ""), ("mine", ticket)):
+            view = app.parts(app.call("look", session=session, ticket=held, chosen=delivery_id))
+            for part in ("table", "facts"):
+                shown = json.dumps(view[part], ensure_ascii=False)
+                assert not any(mark in shown for mark in marks)
+        assert "\\u202e" in view["table"]["value"]["data"][0][3]
+
+
+LOGS = """
+from starlette.middleware import Middleware
+
+
+class Logs:
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        await self.app(scope, receive, send)
+        if scope["type"] == "websocket":
+            print(scope["query_string"].decode(), scope["path"], flush=True)
+
+
+logs = {"middleware": [Middleware(Logs)]}
+"""
+
+
+def test_a_websocket_at_our_path_is_refused(tmp_path: Path) -> None:
+    script = LAUNCH.replace("hooks.launch(demo", "hooks.launch(demo, app_kwargs=logs")
+    with running(tmp_path, LOGS + script) as app:
+        for path in ("/gradio_api/webhooks", "/gradio_api/webhooks/x", "/webhooks", "/webhooks/x"):
+            said = ask_for_websocket(app.server, f"{path}?secret=s3cret-moon")
+            assert b"403" in said
+        printed = app.server.wait_for("/webhooks/x\n")
+        assert "s3cret-moon" not in printed
