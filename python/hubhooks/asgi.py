@@ -8,6 +8,7 @@ import math
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
+from hubhooks._body import BodyError, read_body
 from hubhooks._calls import running_loop
 from hubhooks.deliveries import BUSY_PAUSE, BUSY_SECONDS
 from hubhooks.errors import BusyError, ConfigError, StoreError
@@ -282,8 +283,8 @@ class Door:
         if answer.work is not None:
             self._runner.begin(answer.work, runs)
 
-    def _judge(self, headers: Headers, body: bytes, *, is_complete: bool = True) -> Taken:
-        answer = self._receiver.receive(headers, body, complete=is_complete)
+    def _judge(self, headers: Headers, body: bytes) -> Taken:
+        answer = self._receiver.receive(headers, body)
         return answer, [] if answer.work is None else self._runner.claim(answer.work)
 
     def _store_refusals_soon(self) -> None:
@@ -305,24 +306,14 @@ class Door:
 
     async def _read(self, headers: Headers, receive: Receive) -> Taken:
         """Read the body as far as it is allowed to go, and judge it."""
-        chunks: list[bytes] = []
-        room = self._receiver.max_body_size
-        is_complete = False
-        while not is_complete:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                break
-            chunk = message.get("body", b"")
-            room -= len(chunk)
-            if room < 0:
-                return self._receiver.refusal("too large"), []
-            chunks.append(chunk)
-            is_complete = not message.get("more_body", False)
-        body = b"".join(chunks)
-        if is_complete and body and self._runner.log.is_durable:
+        try:
+            body = await read_body(receive, self._receiver.max_body_size, headers)
+        except BodyError as error:
+            return self._receiver.refusal(error.case, error.detail), []
+        if body and self._runner.log.is_durable:
             return await self._take(headers, body)
         try:
-            return self._judge(headers, body, is_complete=is_complete)
+            return self._judge(headers, body)
         except Exception as error:  # noqa: BLE001 - as in a batch, so that the Hub sends it again
             _tell_mistake(error)
             return self._receiver.refusal("not stored", str(error)), []

@@ -11,6 +11,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Literal
 
+from hubhooks._body import ALREADY_READ, KEEP_A_COPY, STALLED, UNDECODED, is_part
 from hubhooks._core import HubEvent
 from hubhooks.deliveries import log_fields
 from hubhooks.errors import ConfigError, PayloadError, StoreError
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
     # As ASGI has them: names in lower case.
     Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
 
-__all__ = ["ANSWERS", "ENDINGS", "MAX_BODY_SIZE", "Answer", "Receiver", "Work", "check_size"]
+__all__ = [
+    "ANSWERS", "ENDINGS", "MAX_BODY_SIZE", "UNREAD_BODIES", "Answer", "Receiver", "Work",
+    "check_size", "words_of",
+]  # fmt: skip
 
 MAX_BODY_SIZE = 32 * 1024 * 1024
 """The longest body that is read, in bytes, where nobody says."""
@@ -108,6 +112,13 @@ ANSWERS: Mapping[str, Words] = {
     "duplicate": Words(200, "duplicate", "this delivery was handled already"),
 }
 
+# Responses to a request whose body cannot be read, for a reason in the app: the Hub sends it again.
+UNREAD_BODIES: Mapping[str, Words] = {
+    ALREADY_READ: Words(503, "refused", "the body was read before it came to hubhooks"),
+    STALLED: Words(503, "refused", "the body does not come"),
+    UNDECODED: Words(503, "refused", "the app could not decode the body"),
+}
+
 # What is answered instead where the answer waits for the handlers.
 ENDINGS: Mapping[str, Words] = {
     "done": Words(200, "done"),
@@ -146,9 +157,14 @@ def _acceptance(handlers: tuple[str, ...]) -> tuple[bytes, bytes]:
     return before, after
 
 
+def words_of(case: str) -> Words:
+    """Look up a case in the tables above."""
+    return ANSWERS.get(case) or UNREAD_BODIES.get(case) or ENDINGS[case]
+
+
 @functools.cache
 def _constant(case: str) -> Answer:
-    words = ANSWERS.get(case) or ENDINGS[case]
+    words = words_of(case)
     body = _body_of(words)
     allow = [(b"allow", b"POST")] if words.http == 405 else []  # noqa: PLR2004 - HTTP's number
     return Answer(words.http, body, _headers_of(body) + allow)
@@ -287,7 +303,7 @@ class Receiver:
         answer = _constant(case)
         if self._told.get(case) != minute:
             self._told[case] = minute
-            reason = f"{ANSWERS[case].reason}{detail and ': '}{detail}"
+            reason = f"{words_of(case).reason}{detail and ': '}{detail}"
             _log.warning("refused a request with %d: %s", answer.status, reason)
             for old in [old for old in self.refusals if old[0] <= minute - _MINUTES_KEPT]:
                 del self.refusals[old]
@@ -326,6 +342,8 @@ class Receiver:
         try:
             event = HubEvent.from_json(body)
         except PayloadError as error:
+            if is_part(headers, body):
+                return self.refusal(ALREADY_READ, KEEP_A_COPY)
             why = str(error)
             verdict = self._log.accept(delivery_id, body, (), "unreadable", why, headers=headers)
             return self._unreadable(verdict, error)
