@@ -12,6 +12,7 @@ from hubhooks._body import BodyError, read_body
 from hubhooks._calls import running_loop
 from hubhooks.deliveries import BUSY_PAUSE, BUSY_SECONDS
 from hubhooks.errors import BusyError, ConfigError, StoreError
+from hubhooks.receiver import Prepared
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
@@ -222,17 +223,17 @@ class Door:
             return self._receiver.refusal("not stored", str(error))
         return None
 
-    async def _take(self, headers: Headers, body: bytes) -> Taken:
-        """Judge a body with others that came at the same time."""
+    async def _take(self, prepared: Prepared) -> Taken:
+        """Store a delivery with others that came at the same time."""
         loop = asyncio.get_running_loop()
         group = self._group
         if group is None or group.loop is not loop:
             self._group = group = _Group(loop)
             loop.call_soon(self._take_group, group)
-        came = _Came(headers, body, loop.create_future(), time.monotonic() + BUSY_SECONDS)
+        came = _Came(prepared, loop.create_future(), time.monotonic() + BUSY_SECONDS)
         group.requests.append(came)
         try:
-            return await came.taken
+            return self._refuse_unstored(await came.taken)
         except asyncio.CancelledError:
             # It is kept all the same, and so it runs: from here, or once the group is kept.
             if not came.taken.cancelled():
@@ -246,16 +247,17 @@ class Door:
         holds up the loop for a moment, so there is one for all.
         """
         requests = [*group.requests]
-        taken: list[Taken] = []
+        taken: list[Taken | Exception] = []
         try:
+            # No code of the user runs inside, and nothing is logged: both may block, or raise.
             with self._runner.log.batch():
                 for request in requests:
-                    taken.append(self._judge(request.headers, request.body))  # noqa: PERF401 - what was judged is to be known when a later one fails
+                    taken.append(self._store(request.prepared))  # noqa: PERF401 - what was stored is to be known when a later one fails
         except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for an answer
             # With nothing to give back the runner may have stopped, and would begin anew.
-            if claimed := [run for _, runs in taken for run in runs]:
+            stored = [one for one in taken if not isinstance(one, Exception)]
+            if claimed := [run for _, runs in stored for run in runs]:
                 self._runner.give_back(claimed)
-            _tell_mistake(error)
             now = time.monotonic() if isinstance(error, BusyError) else math.inf
             group.requests[:] = [came for came in requests if now < came.give_up]
             if group.requests:
@@ -264,7 +266,8 @@ class Door:
                 self._end_group(group)
             for came in requests:
                 if now >= came.give_up and not came.taken.cancelled():
-                    came.taken.set_result((self._receiver.refusal("not stored", str(error)), []))
+                    came.taken.set_result(error)
+            _tell_mistake(error)
         else:
             self._end_group(group)
             for came, what in zip(requests, taken, strict=True):
@@ -278,14 +281,27 @@ class Door:
         if self._group is group:
             self._group = None
 
-    def _begin_without_answer(self, taken: Taken) -> None:
-        answer, runs = taken
+    def _begin_without_answer(self, taken: Taken | Exception) -> None:
+        answer, runs = self._refuse_unstored(taken)
+        self._receiver.log_unreadable(answer)
         if answer.work is not None:
             self._runner.begin(answer.work, runs)
 
-    def _judge(self, headers: Headers, body: bytes) -> Taken:
-        answer = self._receiver.receive(headers, body)
+    def _store(self, prepared: Prepared) -> Taken | Exception:
+        """Store a delivery, and claim what can run of it at once; the error if it cannot be kept.
+
+        What else fails, fails for the whole batch.
+        """
+        try:
+            answer = self._receiver.store(prepared)
+        except StoreError as error:
+            return error
         return answer, [] if answer.work is None else self._runner.claim(answer.work)
+
+    def _refuse_unstored(self, taken: Taken | Exception) -> Taken:
+        if isinstance(taken, Exception):
+            return self._receiver.refusal("not stored", str(taken)), []
+        return taken
 
     def _store_refusals_soon(self) -> None:
         if self._refusals_timer is None and self._runner.is_started:
@@ -310,31 +326,33 @@ class Door:
             body = await read_body(receive, self._receiver.max_body_size, headers)
         except BodyError as error:
             return self._receiver.refusal(error.case, error.detail), []
-        if body and self._runner.log.is_durable:
-            return await self._take(headers, body)
         try:
-            return self._judge(headers, body)
+            prepared = self._receiver.prepare(headers, body)
+            if not isinstance(prepared, Prepared):
+                return prepared, []
+            if not self._runner.log.is_durable:
+                return self._refuse_unstored(self._store(prepared))
         except Exception as error:  # noqa: BLE001 - as in a batch, so that the Hub sends it again
             _tell_mistake(error)
             return self._receiver.refusal("not stored", str(error)), []
+        return await self._take(prepared)
 
 
 class _Came:
-    """A delivery that is yet to be judged."""
+    """A delivery that is yet to be stored."""
 
-    __slots__ = ("body", "give_up", "headers", "taken")
+    __slots__ = ("give_up", "prepared", "taken")
 
     def __init__(
-        self, headers: Headers, body: bytes, taken: asyncio.Future[Taken], give_up: float
+        self, prepared: Prepared, taken: asyncio.Future[Taken | Exception], give_up: float
     ) -> None:
-        self.headers = headers
-        self.body = body
+        self.prepared = prepared
         self.taken = taken
         self.give_up = give_up
 
 
 class _Group:
-    """Deliveries whose bodies were complete in the same turn of a loop."""
+    """Deliveries that were ready to be stored in the same turn of a loop."""
 
     __slots__ = ("loop", "requests")
 
