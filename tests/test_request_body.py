@@ -503,3 +503,108 @@ def test_a_body_that_came_while_the_loop_was_blocked_is_read(
             writer.close()
 
     assert asyncio.run(main()) == b"came"
+
+
+# ---- `http.disconnect` of middleware ------------------------------------------------------------
+
+
+class BuffersTheBody:
+    """ASGI middleware that reads the whole body and then says that nothing more comes."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        body, more = b"", scope["type"] == "http"
+        if not more:
+            await self.app(scope, receive, send)
+            return
+        while more:
+            message = await receive()
+            body, more = body + message["body"], message["more_body"]
+        parts = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def replay() -> Any:
+            return parts.pop() if parts else {"type": "http.disconnect"}
+
+        await self.app(scope, replay, send)
+
+
+class BuffersInAQueue(BuffersTheBody):
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        queue: asyncio.Queue[Any] = asyncio.Queue()
+
+        async def fill(_: Any, receive: Any, __: Any) -> None:
+            queue.put_nowait(await receive())
+            queue.put_nowait(await receive())
+
+        if scope["type"] == "http":
+            await BuffersTheBody(fill)(scope, receive, send)
+            receive = queue.get
+        await self.app(scope, receive, send)
+
+
+class ReplacesReceive(BaseHTTPMiddleware):
+    """A known workaround: each call of `receive` gives the whole body again."""
+
+    async def dispatch(self, request: Request, call_next: Any) -> Any:
+        body = await request.body()
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        request._receive = receive  # noqa: SLF001 - the workaround
+        return await call_next(request)
+
+
+class BuffersInARoute(APIRoute):
+    def get_route_handler(self) -> Callable[[Request], Any]:
+        handle = super().get_route_handler()
+
+        async def handle_buffered(request: Request) -> Any:
+            parts = [{"type": "http.request", "body": await request.body(), "more_body": False}]
+
+            async def replay() -> Any:
+                return parts.pop() if parts else {"type": "http.disconnect"}
+
+            return await handle(Request(request.scope, replay))
+
+        return handle_buffered
+
+
+@pytest.mark.parametrize("middleware", [BuffersTheBody, BuffersInAQueue, ReplacesReceive])
+@pytest.mark.parametrize("is_fastapi", [False, True])
+@pytest.mark.parametrize("acknowledge", ["stored", "finished"])
+def test_replay_behind_middleware_that_disconnects_runs_again(
+    serve: Any, middleware: Any, is_fastapi: bool, acknowledge: Any
+) -> None:
+    hooks = Webhooks("moon", acknowledge=acknowledge)
+    hooks.add(lambda event: None, name="hears")
+    app: Any = hooks
+    if is_fastapi:
+        app = FastAPI()
+        app.include_router(hooks.router())
+    assert_replayed(hooks, serve, middleware(app))
+
+
+def test_replay_behind_a_route_class_that_disconnects_runs_again(
+    hooks: Webhooks, serve: Any
+) -> None:
+    app = FastAPI()
+    app.include_router(hooks.router(route_class=BuffersInARoute))
+    assert_replayed(hooks, serve, app)
+
+
+def assert_replayed(hooks: Webhooks, serve: Any, app: Any) -> None:
+    with serve(app) as port:
+        for count in (1, 2):
+            assert deliver(port)[1]["status"] in {"accepted", "done"}
+            wait_until(lambda: is_acknowledged(hooks))
+            record = hooks.deliveries.get("d1")
+            assert record is not None
+            assert record.runs[0].attempts == count
+
+
+def is_acknowledged(hooks: Webhooks) -> bool:
+    record = hooks.deliveries.get("d1")
+    return record is not None and record.is_delivered and record.state == "done"

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     # An answer, and what it promises to run at once.
     Taken: TypeAlias = tuple[Answer, list[HandlerCall]]
 
-__all__ = ["Door"]
+__all__ = ["Door", "is_of_server"]
 
 _log = logging.getLogger("hubhooks")
 
@@ -41,6 +41,8 @@ _DELIVERED_SECONDS = 10
 # A connection that broke while the loop was held up is reported some turns after the request that
 # came over it: one to read the end of the stream, one to tell the server's protocol.
 _TURNS_TO_NOTICE = 3
+# Their `receive` is a method of an object of theirs.
+_SERVERS = frozenset({"granian", "gunicorn", "uvicorn"})
 # How often a loop is seen to turn, how late that is when it was held up, and for how long after
 # that, or after the last request, it is watched. The Hub waits for longer than it may be late.
 _BEAT_SECONDS = 0.2
@@ -188,7 +190,8 @@ class Door:
                 answer = self._receiver.outcome(record, answer)
             # Whoever waits for the handlers may give up meanwhile.
             has_more_to_do = self._waits or answer.is_open or answer.work is not None
-            is_gone = has_more_to_do and not self._is_prompt() and await _is_gone(receive)
+            is_to_look = has_more_to_do and not self._is_prompt() and is_of_server(receive)
+            is_gone = is_to_look and await _is_gone(receive)
             is_sent = await _send(answer, send)
             patience = _FINISHED_SECONDS + 1 if self._waits else _DELIVERED_SECONDS
             is_in_time = time.monotonic() - came < patience
@@ -412,6 +415,32 @@ async def _send(answer: Answer, send: Send, *, closing: bool = False) -> bool:
     except OSError:
         return False
     return True
+
+
+def is_of_server(receive: Receive) -> bool:
+    """Whether a `receive` is the server's own, so that its `http.disconnect` is a lost connection.
+
+    Middleware that read the body may give `http.disconnect` where nothing more is to be read.
+    """
+    receive = getattr(receive, "asgi_receive", receive)
+    owner = getattr(receive, "__self__", None)
+    if isinstance(owner, asyncio.Queue):
+        return _is_queue_of_hypercorn(receive)
+    return type(owner).__module__.partition(".")[0] in _SERVERS
+
+
+def _is_queue_of_hypercorn(receive: Receive) -> bool:
+    """Whether a `receive` is the one that hypercorn called the app with.
+
+    It is the `get` of a queue, as that of some middleware is.
+    """
+    task = asyncio.current_task()
+    frame = getattr(task.get_coro(), "cr_frame", None) if task is not None else None
+    return (
+        frame is not None
+        and frame.f_globals.get("__name__", "").startswith("hypercorn.")
+        and frame.f_locals.get("receive") == receive
+    )
 
 
 async def _is_gone(receive: Receive) -> bool:

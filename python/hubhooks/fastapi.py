@@ -114,6 +114,11 @@ class RequestReceive:
         """Receive one message."""
         return await self._request.receive()
 
+    @property
+    def asgi_receive(self) -> Receive:
+        """What the request receives with: the server's own, unless middleware wraps it."""
+        return self._request.receive
+
     async def read_body(self, limit: int) -> bytes:
         """Read the body to its end, or take it from the request.
 

@@ -24,6 +24,7 @@ from fastapi import Body, Depends, FastAPI, Request
 from fastapi.routing import APIRoute
 
 from hubhooks import Webhooks
+from hubhooks.asgi import is_of_server
 from hubhooks.fastapi import VerifiedEvent
 
 if "SENTRY" in os.environ:
@@ -63,10 +64,19 @@ async def own(event: VerifiedEvent) -> str:
     return event.scope
 
 
+@app.get("/receive")
+async def of_server_in_fastapi(request: Request) -> list[bool]:
+    async def wrapped():
+        return await request.receive()
+
+    return [is_of_server(request.receive), is_of_server(wrapped), request["state"]["of_server"]]
+
+
 async def takes_the_body(scope, receive, send):
     more = scope["type"] == "http" and scope["path"] == "/taken"
     while more:
         more = (await receive()).get("more_body", False)
+    scope["state"]["of_server"] = is_of_server(receive)
     await app(scope, receive, send)
 
 
@@ -124,3 +134,7 @@ def test_a_body_that_nobody_kept_is_503(server: Server, path: str) -> None:
     answer = server.post(path, PUSH, headers=JSON)
     assert (answer.status_code, answer.json()["status"]) == (503, "refused")
     assert "refused a request with 503: the body" in server.output()
+
+
+def test_receive_of_the_server_is_known(server: Server) -> None:
+    assert server.request("/receive").json() == [True, False, True]
