@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, unquote
 from hubhooks._body import BodyError, read_body
 from hubhooks._record_json import record_json
 from hubhooks.activity import STATES
+from hubhooks.asgi import check_event_loop
 from hubhooks.errors import ConfigError, StoreError
 from hubhooks.receiver import words_of
 
@@ -71,6 +72,7 @@ async def serve(
             scope["query_string"] = query
             return False
         _let_in(activity(), scope)
+        check_event_loop()
         if target.is_replay:
             said = await _replay(activity(), target, await _read(receive, scope["headers"]))
         elif target.delivery_id is None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     # An answer, and what it promises to run at once.
     Taken: TypeAlias = tuple[Answer, list[HandlerCall]]
 
-__all__ = ["Door", "is_of_server"]
+__all__ = ["Door", "check_event_loop", "is_of_server"]
 
 _log = logging.getLogger("hubhooks")
 
@@ -41,6 +41,10 @@ _DELIVERED_SECONDS = 10
 # A connection that broke while the loop was held up is reported some turns after the request that
 # came over it: one to read the end of the stream, one to tell the server's protocol.
 _TURNS_TO_NOTICE = 3
+_ASYNCIO_NEEDED = (
+    "hubhooks runs on asyncio, and this server runs another event loop, such as trio: start it "
+    "without `-k trio`, as in `hypercorn app:app`"
+)
 # Their `receive` is a method of an object of theirs.
 _SERVERS = frozenset({"granian", "gunicorn", "uvicorn"})
 # How often a loop is seen to turn, how late that is when it was held up, and for how long after
@@ -153,6 +157,7 @@ class Door:
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
+            check_event_loop()
             self.start()
         except (ConfigError, StoreError) as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
@@ -218,9 +223,10 @@ class Door:
 
     def _open(self) -> Answer | None:
         """Start the runner where nothing announced the start; a refusal if it cannot."""
-        if self._runner.is_started:
+        if self._runner.is_started and running_loop() is not None:
             return None
         try:
+            check_event_loop()
             self._runner.start()
         except (ConfigError, StoreError) as error:
             return self._receiver.refusal("not stored", str(error))
@@ -395,6 +401,12 @@ class _Pulse:
         self._is_beating = now < self._watch_until
         if self._is_beating:
             self.loop.call_later(_BEAT_SECONDS, self._beat)
+
+
+def check_event_loop() -> None:
+    """Raise `ConfigError` where another event loop than asyncio's runs."""
+    if running_loop() is None:
+        raise ConfigError(_ASYNCIO_NEEDED)
 
 
 def _tell_mistake(error: Exception) -> None:

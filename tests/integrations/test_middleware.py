@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import inspect
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from servers import Server, started
 from test_servers import SERVERS, serving
 
+from hubhooks import Webhooks
 from hubhooks._samples import compact, sample_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 PUSH = compact(sample_json("repo.content.update"))
 JSON = {"Content-Type": "application/json"}
@@ -138,3 +141,86 @@ def test_a_body_that_nobody_kept_is_503(server: Server, path: str) -> None:
 
 def test_receive_of_the_server_is_known(server: Server) -> None:
     assert server.request("/receive").json() == [True, False, True]
+
+
+# ---- servers without asyncio, or without ASGI ---------------------------------------------------
+
+EACH_WAY = """
+from fastapi import FastAPI
+
+from hubhooks import HubEvent, Webhooks
+from hubhooks.fastapi import VerifiedEvent
+
+hooks = Webhooks()
+app = FastAPI()
+app.include_router(hooks.router())
+no_lifespan = FastAPI()
+
+
+async def without_lifespan(scope, receive, send):
+    if scope["type"] == "lifespan":
+        raise NotImplementedError
+    await (no_lifespan if scope["path"] == "/own" else hooks)(scope, receive, send)
+
+
+@no_lifespan.post("/own")
+async def own(event: VerifiedEvent) -> str:
+    return event.scope
+"""
+TRIO = ("-m", "hypercorn", "-k", "trio", "--bind", "127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("app", ["hooks", "app"])
+def test_trio_is_refused_at_startup(tmp_path: Path, app: str) -> None:
+    pytest.importorskip("trio")
+    with started(
+        tmp_path, *TRIO, f"app:{app}", script=EACH_WAY, prints="hubhooks runs on asyncio"
+    ) as server:
+        server.wait()
+    assert "hypercorn app:app" in server.output()
+
+
+def test_trio_without_a_startup_is_503(tmp_path: Path) -> None:
+    pytest.importorskip("trio")
+    environ = {"HUBHOOKS_ADMIN_TOKEN": "sesame" * 6}
+    with started(
+        tmp_path, *TRIO, "app:without_lifespan", script=EACH_WAY, environ={**environ}
+    ) as server:
+        for _ in range(2):
+            answer = server.post("/", PUSH)
+            assert (answer.status_code, answer.json()["status"]) == (503, "refused")
+        assert server.post("/", PUSH, secret="wrong").status_code == 403
+        token = {"Authorization": f"Bearer {'sesame' * 6}"}
+        assert server.request("/deliveries", headers=token).status_code == 503
+        assert server.request("/").status_code == 405
+        # The dependency needs no asyncio.
+        assert server.post("/own", PUSH).json() == "repo.content"
+        assert "hubhooks runs on asyncio" in server.output()
+        assert "Traceback" not in server.output().replace("NotImplementedError", "")
+
+
+@pytest.mark.parametrize("worker", ["sync", "gthread"])
+def test_gunicorn_without_asgi_says_what_is_needed(tmp_path: Path, worker: str) -> None:
+    pytest.importorskip("gunicorn")
+    command = ("-m", "gunicorn", "-k", worker, "-b", "127.0.0.1:{port}", "app:hooks")
+    with started(tmp_path, *command, script=EACH_WAY) as server:
+        assert server.post("/", PUSH).status_code == 500
+        server.wait_for("`Webhooks` is an ASGI app")
+        assert "gunicorn -k uvicorn_worker.UvicornWorker app:hooks" in server.output()
+
+
+def test_gunicorn_with_the_named_worker_serves(tmp_path: Path) -> None:
+    pytest.importorskip("uvicorn_worker")
+    worker = ("-k", "uvicorn_worker.UvicornWorker")
+    command = ("-m", "gunicorn", *worker, "-b", "127.0.0.1:{port}", "app:hooks")
+    with started(tmp_path, *command, script=EACH_WAY) as server:
+        assert server.post("/", PUSH).json()["status"] == "unhandled"
+
+
+def test_a_wsgi_call_says_what_is_needed() -> None:
+    hooks: Any = Webhooks("moon")
+    with pytest.raises(TypeError, match="is an ASGI app"):
+        hooks({"REQUEST_METHOD": "POST"}, lambda *_: None)
+    with pytest.raises(TypeError, match="is an ASGI app"):
+        hooks({"type": "http"})
+    assert inspect.iscoroutinefunction(hooks.__call__)
