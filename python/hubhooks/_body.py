@@ -36,7 +36,7 @@ TOO_LARGE = "too large"
 UNDECODED = "undecoded"
 
 KEEP_A_COPY = (
-    "middleware, a dependency or a monitoring tool took it and kept no copy: use "
+    "middleware, a dependency or a monitoring tool kept no copy of it: use "
     "`await request.body()` there, which keeps it, or pass on what was read"
 )
 """What to do about a body that was read before."""
