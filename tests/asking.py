@@ -7,6 +7,18 @@ import json
 from typing import Any, NamedTuple
 
 
+class Connection:
+    """What the `receive` of a server belongs to."""
+
+    __module__ = "uvicorn.protocols.http.test"
+
+    def __init__(self, receive: Any) -> None:
+        self._receive = receive
+
+    async def receive(self) -> Any:
+        return await self._receive()
+
+
 class Reply(NamedTuple):
     """What an app answered."""
 
@@ -52,6 +64,6 @@ async def ask(
 
     pairs = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
     request = {"type": "http", "method": "POST", "query_string": b"", "headers": pairs, **scope}
-    await app(request, receive, send)
+    await app(request, Connection(receive).receive, send)
     start, end = sent
     return Reply(start["status"], dict(start["headers"]), json.loads(end["body"]))

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from asking import ask
+from asking import Connection, ask
 from servers import PATIENCE
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -457,7 +457,7 @@ def test_a_connection_that_breaks_does_not_lose_the_delivery(
     async def serve() -> None:
         headers = [(b"x-webhook-secret", b"moon"), (b"webhook-id", b"d1")]
         scope = {"type": "http", "method": "POST", "query_string": b"", "headers": headers}
-        await handled.door(scope, receive, send)
+        await handled.door(scope, Connection(receive).receive, send)
         await handled.door.stop()
 
     asyncio.run(serve())
@@ -487,7 +487,7 @@ def test_nobody_listens_to_the_client_any_more_once_it_is_answered(
 
     headers = [(b"x-webhook-secret", b"moon")]
     scope = {"type": "http", "method": "POST", "query_string": b"", "headers": headers}
-    asyncio.run(handled.door(scope, receive, send))
+    asyncio.run(handled.door(scope, Connection(receive).receive, send))
     assert order[:2] == ["body", "no longer listening"]
 
 

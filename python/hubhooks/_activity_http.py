@@ -12,15 +12,19 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
+from hubhooks._body import BodyError, read_body
 from hubhooks._record_json import record_json
 from hubhooks.activity import STATES
+from hubhooks.asgi import check_event_loop
 from hubhooks.errors import ConfigError, StoreError
+from hubhooks.receiver import words_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hubhooks.activity import Activity
     from hubhooks.asgi import Receive, Scope, Send
+    from hubhooks.receiver import Headers
 
 __all__ = ["serve"]
 
@@ -68,8 +72,9 @@ async def serve(
             scope["query_string"] = query
             return False
         await _let_in(activity(), scope)
+        check_event_loop()
         if target.is_replay:
-            said = await _replay(activity(), target, await _read(receive))
+            said = await _replay(activity(), target, await _read(receive, scope["headers"]))
         elif target.delivery_id is None:
             said = await asyncio.to_thread(_list, activity(), query)
         else:
@@ -193,17 +198,12 @@ def _handlers_in(body: bytes) -> tuple[str, ...]:
     return tuple(names)
 
 
-async def _read(receive: Receive) -> bytes:
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _Refusal(400, "the body is cut off")
-        body += message.get("body", b"")
-        if len(body) > _LONGEST_BODY:
-            raise _Refusal(413, "the body is too large")
-        if not message.get("more_body", False):
-            return bytes(body)
+async def _read(receive: Receive, headers: Headers) -> bytes:
+    try:
+        return await read_body(receive, _LONGEST_BODY, headers)
+    except BodyError as error:
+        words = words_of(error.case)
+        raise _Refusal(words.http, f"{words.reason}{error.detail and ': '}{error.detail}") from None
 
 
 async def _send(send: Send, status: int, said: object, more: dict[str, str]) -> None:

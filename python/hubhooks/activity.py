@@ -433,8 +433,9 @@ class Activity:
         heard = [run.handler for run in record.runs]
         explanations: tuple[str, ...] = ()
         if event is not None:
-            explanations = tuple(self._router.explain(event))
-            heard += [handler.name for handler in self._router.match(event)]
+            match = self._router.find_match(event)
+            explanations = tuple(match.explain(event))
+            heard += [handler.name for handler in match.handlers]
         names = tuple(dict.fromkeys(heard))
         return Details(
             record,

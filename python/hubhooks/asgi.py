@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import functools
 import math
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
+from hubhooks._body import BodyError, read_body
 from hubhooks._calls import running_loop
 from hubhooks._fork import release_in_children
 from hubhooks._logging import get_logger, is_interrupt, text_of
 from hubhooks.deliveries import BUSY_PAUSE, BUSY_SECONDS
 from hubhooks.errors import BusyError, ConfigError, StoreError
+from hubhooks.receiver import Prepared
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     # An answer, and what it promises to run at once.
     Taken: TypeAlias = tuple[Answer, list[HandlerCall]]
 
-__all__ = ["Door"]
+__all__ = ["Door", "check_event_loop", "is_of_server"]
 
 _log = get_logger()
 
@@ -42,6 +43,12 @@ _DELIVERED_SECONDS = 10
 # A connection that broke while the loop was held up is reported some turns after the request that
 # came over it: one to read the end of the stream, one to tell the server's protocol.
 _TURNS_TO_NOTICE = 3
+_ASYNCIO_NEEDED = (
+    "hubhooks runs on asyncio, and this server runs another event loop, such as trio: start it "
+    "without `-k trio`, as in `hypercorn app:app`"
+)
+# Their `receive` is a method of an object of theirs.
+_SERVERS = frozenset({"granian", "gunicorn", "uvicorn"})
 # How often a loop is seen to turn, how late that is when it was held up, and for how long after
 # that, or after the last request, it is watched. The Hub waits for longer than it may be late.
 _BEAT_SECONDS = 0.2
@@ -152,6 +159,7 @@ class Door:
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
+            check_event_loop()
             self.start()
         except (ConfigError, StoreError) as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
@@ -190,7 +198,8 @@ class Door:
                 answer = self._receiver.outcome(record, answer)
             # Whoever waits for the handlers may give up meanwhile.
             has_more_to_do = self._waits or answer.is_open or answer.work is not None
-            is_gone = has_more_to_do and not self._is_prompt() and await _is_gone(receive)
+            is_to_look = has_more_to_do and not self._is_prompt() and is_of_server(receive)
+            is_gone = is_to_look and await _is_gone(receive)
             is_sent = await _send(answer, send)
             patience = _FINISHED_SECONDS + 1 if self._waits else _DELIVERED_SECONDS
             is_in_time = time.monotonic() - came < patience
@@ -219,26 +228,27 @@ class Door:
 
     def _open(self) -> Answer | None:
         """Start the runner where nothing announced the start; a refusal if it cannot."""
-        if self._runner.is_started:
+        if self._runner.is_started and running_loop() is not None:
             return None
         try:
+            check_event_loop()
             self._runner.start()
         except (ConfigError, StoreError) as error:
             return self._receiver.refusal("not stored", str(error))
         return None
 
-    async def _take(self, headers: Headers, body: bytes) -> Taken:
-        """Judge a body with others that came at the same time."""
+    async def _take(self, prepared: Prepared) -> Taken:
+        """Store a delivery with others that came at the same time."""
         loop = asyncio.get_running_loop()
         group = self._group
         if group is None or group.loop is not loop:
             self._group = group = _Group(loop)
             loop.call_soon(self._take_group, group, context=contextvars.Context())
         give_up = time.monotonic() + BUSY_SECONDS
-        came = _Came(headers, body, loop.create_future(), give_up, contextvars.copy_context())
+        came = _Came(prepared, loop.create_future(), give_up, contextvars.copy_context())
         group.requests.append(came)
         try:
-            return await came.taken
+            return self._refuse_unstored(await came.taken)
         except asyncio.CancelledError:
             # It is kept all the same, and so it runs: from here, or once the group is kept.
             if not came.taken.cancelled():
@@ -252,12 +262,12 @@ class Door:
         holds up the loop for a moment, so there is one for all.
         """
         requests = [*group.requests]
-        taken: list[Taken] = []
+        taken: list[Taken | BaseException] = []
         try:
+            # No code of the user runs inside, and nothing is logged: both may block, or raise.
             with self._runner.log.batch():
                 for request in requests:
-                    what = self._judge(request.headers, request.body, request.context)
-                    taken.append(what)
+                    taken.append(self._store(request.prepared, request.context))  # noqa: PERF401 - what was stored is to be known when a later one fails
         except BaseException as error:
             self._fail_group(group, requests, taken, error)
             _tell_mistake(error)
@@ -273,7 +283,11 @@ class Door:
                     came.taken.set_result(what)
 
     def _fail_group(
-        self, group: _Group, requests: list[_Came], taken: list[Taken], error: BaseException
+        self,
+        group: _Group,
+        requests: list[_Came],
+        taken: list[Taken | BaseException],
+        error: BaseException,
     ) -> None:
         """Answer all requests of a batch that failed, or try again if another process writes."""
         now = time.monotonic() if isinstance(error, BusyError) else math.inf
@@ -285,32 +299,37 @@ class Door:
             self._end_group(group)
         for came in requests:
             if now >= came.give_up and not came.taken.cancelled():
-                came.taken.set_result((self._not_stored(error), []))
+                came.taken.set_result(error)
         # With nothing to give back the runner may have stopped, and would begin anew.
-        if claimed := [run for _, runs in taken for run in runs]:
+        stored = [one for one in taken if not isinstance(one, BaseException)]
+        if claimed := [run for _, runs in stored for run in runs]:
             self._runner.give_back(claimed)
 
     def _end_group(self, group: _Group) -> None:
         if self._group is group:
             self._group = None
 
-    def _begin_without_answer(self, taken: Taken) -> None:
-        answer, runs = taken
+    def _begin_without_answer(self, taken: Taken | BaseException) -> None:
+        answer, runs = self._refuse_unstored(taken)
+        self._receiver.log_unreadable(answer)
         if answer.work is not None:
             self._runner.begin(answer.work, runs)
 
-    def _judge(
-        self,
-        headers: Headers,
-        body: bytes,
-        context: contextvars.Context,
-        *,
-        is_complete: bool = True,
-    ) -> Taken:
-        # `when=` is the user's code: it has a copy of the request's context, as each run has.
-        receive = functools.partial(self._receiver.receive, headers, body, complete=is_complete)
-        answer = context.copy().run(receive)
+    def _store(self, prepared: Prepared, context: contextvars.Context) -> Taken | Exception:
+        """Store a delivery, and claim what can run of it at once; the error if it cannot be kept.
+
+        What else fails, fails for the whole batch.
+        """
+        try:
+            answer = self._receiver.store(prepared)
+        except StoreError as error:
+            return error
         return answer, [] if answer.work is None else self._runner.claim(answer.work, context)
+
+    def _refuse_unstored(self, taken: Taken | BaseException) -> Taken:
+        if isinstance(taken, BaseException):
+            return self._receiver.refusal("not stored", text_of(taken)), []
+        return taken
 
     def _store_refusals_soon(self) -> None:
         if self._refusals_timer is None and self._runner.is_started:
@@ -334,51 +353,40 @@ class Door:
 
     async def _read(self, headers: Headers, receive: Receive) -> Taken:
         """Read the body as far as it is allowed to go, and judge it."""
-        chunks: list[bytes] = []
-        room = self._receiver.max_body_size
-        is_complete = False
-        while not is_complete:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                break
-            chunk = message.get("body", b"")
-            room -= len(chunk)
-            if room < 0:
-                return self._receiver.refusal("too large"), []
-            chunks.append(chunk)
-            is_complete = not message.get("more_body", False)
-        body = b"".join(chunks)
-        if is_complete and body and self._runner.log.is_durable:
-            return await self._take(headers, body)
         try:
-            context = contextvars.copy_context()
-            return self._judge(headers, body, context, is_complete=is_complete)
+            body = await read_body(receive, self._receiver.max_body_size, headers)
+        except BodyError as error:
+            return self._receiver.refusal(error.case, error.detail), []
+        context = contextvars.copy_context()
+        try:
+            # `when=` is the user's code: it has a copy of the request's context, as each run has.
+            prepared = context.copy().run(self._receiver.prepare, headers, body)
+            if not isinstance(prepared, Prepared):
+                return prepared, []
+            if not self._runner.log.is_durable:
+                return self._refuse_unstored(self._store(prepared, context))
         # As in a batch, so that the Hub sends it again.
         except BaseException as error:
             if is_interrupt(error):
                 raise
             _tell_mistake(error)
-            return self._not_stored(error), []
-
-    def _not_stored(self, error: BaseException) -> Answer:
-        return self._receiver.refusal("not stored", text_of(error))
+            return self._refuse_unstored(error)
+        return await self._take(prepared)
 
 
 class _Came:
-    """A delivery that is yet to be judged."""
+    """A delivery that is yet to be stored."""
 
-    __slots__ = ("body", "context", "give_up", "headers", "taken")
+    __slots__ = ("context", "give_up", "prepared", "taken")
 
     def __init__(
         self,
-        headers: Headers,
-        body: bytes,
-        taken: asyncio.Future[Taken],
+        prepared: Prepared,
+        taken: asyncio.Future[Taken | BaseException],
         give_up: float,
         context: contextvars.Context,
     ) -> None:
-        self.headers = headers
-        self.body = body
+        self.prepared = prepared
         self.taken = taken
         self.give_up = give_up
         self.context = context
@@ -386,7 +394,7 @@ class _Came:
 
 
 class _Group:
-    """Deliveries whose bodies were complete in the same turn of a loop."""
+    """Deliveries that were ready to be stored in the same turn of a loop."""
 
     __slots__ = ("loop", "requests")
 
@@ -432,6 +440,12 @@ class _Pulse:
             self._plan_beat()
 
 
+def check_event_loop() -> None:
+    """Raise `ConfigError` where another event loop than asyncio's runs."""
+    if running_loop() is None:
+        raise ConfigError(_ASYNCIO_NEEDED)
+
+
 def _tell_mistake(error: BaseException) -> None:
     """Log an error of ours with its traceback; what a log says of itself the refusal tells."""
     if not isinstance(error, StoreError):
@@ -450,6 +464,32 @@ async def _send(answer: Answer, send: Send, *, closing: bool = False) -> bool:
     except OSError:
         return False
     return True
+
+
+def is_of_server(receive: Receive) -> bool:
+    """Whether a `receive` is the server's own, so that its `http.disconnect` is a lost connection.
+
+    Middleware that read the body may give `http.disconnect` where nothing more is to be read.
+    """
+    receive = getattr(receive, "asgi_receive", receive)
+    owner = getattr(receive, "__self__", None)
+    if isinstance(owner, asyncio.Queue):
+        return _is_queue_of_hypercorn(receive)
+    return type(owner).__module__.partition(".")[0] in _SERVERS
+
+
+def _is_queue_of_hypercorn(receive: Receive) -> bool:
+    """Whether a `receive` is the one that hypercorn called the app with.
+
+    It is the `get` of a queue, as that of some middleware is.
+    """
+    task = asyncio.current_task()
+    frame = getattr(task.get_coro(), "cr_frame", None) if task is not None else None
+    return (
+        frame is not None
+        and frame.f_globals.get("__name__", "").startswith("hypercorn.")
+        and frame.f_locals.get("receive") == receive
+    )
 
 
 async def _is_gone(receive: Receive) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypedDict, get_args
 from weakref import WeakSet
 
@@ -14,11 +14,24 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader
 from pydantic import BaseModel, TypeAdapter
+from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Mount
 from starlette.websockets import WebSocketClose
 from typing_extensions import TypeVar
 
+from hubhooks._body import (
+    ALREADY_READ,
+    CUT_OFF,
+    KEEP_A_COPY,
+    TOO_LARGE,
+    UNDECODED,
+    BodyError,
+    BoundedReceive,
+    is_part,
+    read_body,
+    read_parts,
+)
 from hubhooks._core import HubEvent, Verifier
 from hubhooks._encoders import register_encoders
 from hubhooks._logging import get_logger
@@ -31,7 +44,7 @@ from hubhooks.webhooks import Webhooks
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
 
     from hubhooks.receiver import Answer
 
@@ -93,15 +106,83 @@ class RouteOptions(TypedDict):
     openapi_extra: dict[str, Any]
 
 
+class RequestReceive:
+    """Receives the body of a request that may hold it already.
+
+    Dependencies, a `route_class` or a monitoring tool may have read it, and a request class of
+    the app may decode it.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    async def __call__(self) -> Message:
+        """Receive one message."""
+        return await self._request.receive()
+
+    @property
+    def asgi_receive(self) -> Receive:
+        """What the request receives with: the server's own, unless middleware wraps it."""
+        return self._request.receive
+
+    async def read_body(self, limit: int) -> bytes:
+        """Read the body to its end, or take it from the request.
+
+        Raises:
+            BodyError: the body is too large, was cut off or read before, or does not come.
+        """
+        request = self._request
+        if _decodes_body(request):
+            body = await self._decode_body(limit)
+        elif hasattr(request, "_body"):
+            body = await request.body()
+        elif request._stream_consumed:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - Starlette says it nowhere else
+            raise BodyError(ALREADY_READ, KEEP_A_COPY)
+        else:
+            body = await read_parts(request.receive, limit)
+            # Later readers, such as another dependency, find it there.
+            request._body = body  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - there Starlette keeps it
+        if len(body) > limit:
+            raise BodyError(TOO_LARGE)
+        return body
+
+    async def _decode_body(self, limit: int) -> bytes:
+        request = self._request
+        receive = request.receive
+        request._receive = BoundedReceive(receive, limit)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - `body()` has no bounds
+        try:
+            return await request.body()
+        except (BodyError, StarletteHTTPException):
+            raise
+        except ClientDisconnect:
+            raise BodyError(CUT_OFF) from None
+        except Exception as error:  # noqa: BLE001 - code of the app
+            if isinstance(error, RuntimeError) and request._stream_consumed:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - see above
+                raise BodyError(ALREADY_READ, KEEP_A_COPY) from None
+            # Its text may quote the body.
+            detail = f"`{type(request).__name__}.body` raised {type(error).__name__}"
+            raise BodyError(UNDECODED, detail) from None
+        finally:
+            request._receive = receive  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - as it was
+
+
+def _decodes_body(request: Request) -> bool:
+    kind = type(request)
+    return kind.body is not Request.body or kind.stream is not Request.stream
+
+
 class _Received(Response):
     """What FastAPI takes for a response: reads the body itself, and answers."""
 
-    def __init__(self, answer: Callable[[Scope, Receive, Send], Awaitable[object]]) -> None:
+    def __init__(
+        self, request: Request, answer: Callable[[Scope, Receive, Send], Awaitable[object]]
+    ) -> None:
         super().__init__()
+        self._request = request
         self._answer = answer
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._answer(scope, receive, send)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the request has it
+        await self._answer(scope, RequestReceive(self._request), send)
         if self.background is not None:  # what a dependency of the app asked for
             await self.background()
 
@@ -152,16 +233,16 @@ def make_router(
 
     # No body parameter: FastAPI would read the body before the secret is judged. And async, or it
     # would wait for a thread.
-    async def receive_hub_webhook() -> _Received:
-        return _Received(hooks)
+    async def receive_hub_webhook(request: Request) -> _Received:
+        return _Received(request, hooks)
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if not await hooks.answer_about_deliveries(scope, receive, send):
             scope["query_string"] = b""
             await JSONResponse({"detail": "Not Found"}, 404)(scope, receive, send)
 
-    async def about_deliveries() -> _Received:
-        return _Received(answer)
+    async def about_deliveries(request: Request) -> _Received:
+        return _Received(request, answer)
 
     @asynccontextmanager
     async def lifespan(app: object) -> AsyncGenerator[None]:
@@ -348,6 +429,9 @@ def verified_event(
         try:
             event = HubEvent.from_json(body)
         except PayloadError as error:
+            if is_part(scope["headers"], body):
+                answer = receiver.refusal(ALREADY_READ, KEEP_A_COPY)
+                raise _refused(receiver, answer, request) from None
             _log.error("a delivery cannot be read: %s", error)
             raise _answered(202, "unreadable", str(error)) from None
         if not isinstance(event, wanted):
@@ -422,20 +506,15 @@ def _take_query(scope: Scope) -> bytes:
 
 
 async def _read(receiver: Receiver, request: Request) -> bytes:
-    body = bytearray()
     try:
-        async with aclosing(request.stream()) as chunks:
-            async for chunk in chunks:
-                body += chunk
-                if len(body) > receiver.max_body_size:
-                    raise _refused(receiver, receiver.refusal("too large"), request)
-    except ClientDisconnect:
-        raise _refused(receiver, receiver.refusal("cut off"), request) from None
+        headers = request.scope["headers"]
+        body = await read_body(RequestReceive(request), receiver.max_body_size, headers)
+    except BodyError as error:
+        refusal = receiver.refusal(error.case, error.detail)
+        raise _refused(receiver, refusal, request) from None
     if not body:
         raise _refused(receiver, receiver.refusal("empty"), request)
-    # Whoever asks the request for its body after us, such as another dependency, finds it there.
-    request._body = whole = bytes(body)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - there Starlette keeps it
-    return whole
+    return body
 
 
 def _refused(receiver: Receiver, answer: Answer, request: Request) -> HTTPException:

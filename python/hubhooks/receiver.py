@@ -11,6 +11,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Literal
 
+from hubhooks._body import ALREADY_READ, CUT_OFF, KEEP_A_COPY, STALLED, UNDECODED, is_part
 from hubhooks._core import HubEvent
 from hubhooks._logging import get_logger
 from hubhooks.deliveries import log_fields
@@ -22,12 +23,16 @@ if TYPE_CHECKING:
 
     from hubhooks._core import Verifier
     from hubhooks.deliveries import Aside, Log, Reason, Record, Status, Verdict
-    from hubhooks.routing import Router
+    from hubhooks.routing import Match, Router
 
     # As ASGI has them: names in lower case.
     Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
 
-__all__ = ["ANSWERS", "ENDINGS", "MAX_BODY_SIZE", "Answer", "Receiver", "Work", "check_size"]
+__all__ = [
+    "ANSWERS", "ENDINGS", "MAX_BODY_SIZE", "UNREAD_BODIES", "Answer", "Prepared", "Receiver",
+    "Work",
+ "check_size", "words_of",
+]  # fmt: skip
 
 MAX_BODY_SIZE = 32 * 1024 * 1024
 """The longest body that is read, in bytes, where nobody says."""
@@ -49,7 +54,16 @@ class Work:
 class Answer:
     """What the Hub is answered, and what that promises."""
 
-    __slots__ = ("body", "delivery_id", "event", "headers", "is_open", "status", "work")
+    __slots__ = (
+        "body",
+        "complaint",
+        "delivery_id",
+        "event",
+        "headers",
+        "is_open",
+        "status",
+        "work",
+    )
 
     def __init__(  # noqa: PLR0913 - what is promised is not the same for any two
         self,
@@ -72,6 +86,32 @@ class Answer:
         """Whether handlers of the delivery have yet to end."""
         self.event = event
         """What the delivery says, if it can be read."""
+        self.complaint = ""
+        """Why the body cannot be read, for the log."""
+
+
+class Prepared:
+    """A delivery that is ready to be stored: its event, and the handlers that hear it."""
+
+    __slots__ = ("aside", "body", "delivery_id", "event", "handlers", "headers", "reason")
+
+    def __init__(
+        self,
+        delivery_id: str | None,
+        headers: Headers,
+        body: bytes,
+        event: HubEvent | None = None,
+    ) -> None:
+        self.delivery_id = delivery_id
+        self.headers = headers
+        self.body = body
+        self.event = event
+        """None if the body cannot be read."""
+        self.handlers: tuple[str, ...] = ()
+        self.aside: Aside | None = None
+        """Why no handler hears it."""
+        self.reason: Reason = ""
+        """What explains `aside`."""
 
 
 class Words:
@@ -107,6 +147,13 @@ ANSWERS: Mapping[str, Words] = {
     "ignored": Words(200, "ignored", "its author is one of those to ignore"),
     "in_progress": Words(200, "in_progress", "this delivery is being handled already"),
     "duplicate": Words(200, "duplicate", "this delivery was handled already"),
+}
+
+# Responses to a request whose body cannot be read, for a reason in the app: the Hub sends it again.
+UNREAD_BODIES: Mapping[str, Words] = {
+    ALREADY_READ: Words(503, "refused", "the body was read before it came to hubhooks"),
+    STALLED: Words(503, "refused", "the body does not come"),
+    UNDECODED: Words(503, "refused", "the app could not decode the body"),
 }
 
 # What is answered instead where the answer waits for the handlers.
@@ -147,9 +194,14 @@ def _acceptance(handlers: tuple[str, ...]) -> tuple[bytes, bytes]:
     return before, after
 
 
+def words_of(case: str) -> Words:
+    """Look up a case in the tables above."""
+    return ANSWERS.get(case) or UNREAD_BODIES.get(case) or ENDINGS[case]
+
+
 @functools.cache
 def _constant(case: str) -> Answer:
-    words = ANSWERS.get(case) or ENDINGS[case]
+    words = words_of(case)
     body = _body_of(words)
     allow = [(b"allow", b"POST")] if words.http == 405 else []  # noqa: PLR2004 - HTTP's number
     return Answer(words.http, body, _headers_of(body) + allow)
@@ -221,13 +273,84 @@ class Receiver:
             complete: whether it came to its end.
         """
         if not complete:
-            return self.refusal("cut off")
-        if not body:
-            return self.refusal("empty")
+            return self.refusal(CUT_OFF)
+        prepared = self.prepare(headers, body)
+        if isinstance(prepared, Answer):
+            return prepared
         try:
-            return self._judge(_delivery_id(headers), body, headers)
+            answer = self.store(prepared)
         except StoreError as error:
             return self.refusal("not stored", str(error))
+        self.log_unreadable(answer)
+        return answer
+
+    def prepare(self, headers: Headers, body: bytes) -> Prepared | Answer:
+        """Do all that needs no store: parse the body, match the event, explain it; or refuse.
+
+        The user's code runs here, such as `when=`, so it holds no lock of the store.
+
+        Args:
+            headers: those that `refuse` let in.
+            body: the whole body.
+        """
+        if not body:
+            return self.refusal("empty")
+        delivery_id = _delivery_id(headers)
+        try:
+            event = HubEvent.from_json(body)
+        except PayloadError as error:
+            if is_part(headers, body):
+                return self.refusal(ALREADY_READ, KEEP_A_COPY)
+            prepared = Prepared(delivery_id, headers, body)
+            prepared.aside, prepared.reason = "unreadable", str(error)
+            return prepared
+        prepared = Prepared(delivery_id, headers, body, event)
+        match = self._router.find_match(event)
+        prepared.handlers = tuple(handler.name for handler in match.handlers)
+        if match.ignored:
+            prepared.aside, prepared.reason = "ignored", match.ignored
+        elif not prepared.handlers:
+            prepared.aside = "unhandled"
+            # A log in memory asks late or never, and would hold the event that long.
+            prepared.reason = (
+                _explain(match, event)
+                if self._log.is_durable
+                else functools.partial(_explain, match, body)
+            )
+        return prepared
+
+    def store(self, prepared: Prepared) -> Answer:
+        """Store a delivery, and decide what is answered. It calls no code of the user.
+
+        Raises:
+            StoreError: it cannot be stored.
+        """
+        event = prepared.event
+        repo = None if event is None else event.repo
+        verdict = self._log.accept(
+            prepared.delivery_id,
+            prepared.body,
+            prepared.handlers,
+            prepared.aside,
+            prepared.reason,
+            scope="" if event is None else event.scope,
+            action="" if event is None else event.action,
+            repo=None if repo is None else repo.name,
+            headers=prepared.headers,
+        )
+        if event is None:
+            return _unreadable(verdict, prepared)
+        if verdict.status == "accepted":
+            before, after = _acceptance(verdict.handlers)
+            said = before + _json(verdict.id) + after
+            work = Work(verdict.id, verdict.handlers, event)
+            status = ANSWERS["accepted"].http
+            return Answer(
+                status, said, _headers_of(said), verdict.id, work, is_open=True, event=event
+            )
+        if verdict.status == "unhandled" and self._router.hears_unhandled:
+            return _constant_for(verdict, event, Work(verdict.id, (), event))
+        return _constant_for(verdict, event)
 
     def outcome(self, record: Record | None, answer: Answer) -> Answer:
         """Give the answer once the handlers ended: `answer` if they did not."""
@@ -247,6 +370,7 @@ class Receiver:
 
     def tell(self, answer: Answer) -> None:
         """Log what became of a delivery, in a line of its own."""
+        self.log_unreadable(answer)
         if _log.is_enabled_for(logging.INFO):
             handlers = answer.work.handlers if answer.work else ()
             fields = log_fields(answer.delivery_id, answer.event)
@@ -258,6 +382,13 @@ class Receiver:
                 f", to be handled by {', '.join(handlers)}" if handlers else "",
                 extra={**fields, "status": answer.status, "handlers": list(handlers)},
             )
+
+    def log_unreadable(self, answer: Answer) -> None:
+        """Log that a body cannot be read."""
+        if answer.complaint:
+            fields = log_fields(answer.delivery_id, None)
+            what = "delivery `%s` cannot be read: %s"
+            _log.error(what, answer.delivery_id, answer.complaint, extra=fields)
 
     def answered(self, delivery_id: str, *, delivered: bool) -> None:
         """Record whether an answer is known to have reached the Hub."""
@@ -288,7 +419,7 @@ class Receiver:
         answer = _constant(case)
         if self._told.get(case) != minute:
             self._told[case] = minute
-            reason = f"{ANSWERS[case].reason}{detail and ': '}{detail}"
+            reason = f"{words_of(case).reason}{detail and ': '}{detail}"
             _log.warning("refused a request with %d: %s", answer.status, reason)
             for old in [old for old in self.refusals if old[0] <= minute - _MINUTES_KEPT]:
                 del self.refusals[old]
@@ -321,58 +452,6 @@ class Receiver:
             return "length"
         too_large = len(declared) > _MOST_DIGITS or int(declared) > self.max_body_size
         return "too large" if too_large else None
-
-    def _judge(self, delivery_id: str | None, body: bytes, headers: Headers) -> Answer:
-        router = self._router
-        try:
-            event = HubEvent.from_json(body)
-        except PayloadError as error:
-            why = str(error)
-            verdict = self._log.accept(delivery_id, body, (), "unreadable", why, headers=headers)
-            return self._unreadable(verdict, error)
-        names: list[str] = []
-        aside: Aside | None = None
-        reason: Reason = ""
-        if heard := router.match(event):
-            names = [handler.name for handler in heard]
-        elif ignored := router.why_ignored(event):
-            aside, reason = "ignored", ignored
-        else:
-            # A log in memory asks late or never, and would hold the event that long.
-            source = event if self._log.is_durable else body
-            aside, reason = "unhandled", functools.partial(_explain, router, source)
-        repo = event.repo
-        verdict = self._log.accept(
-            delivery_id,
-            body,
-            names,
-            aside,
-            reason,
-            scope=event.scope,
-            action=event.action,
-            repo=None if repo is None else repo.name,
-            headers=headers,
-        )
-        if verdict.status == "accepted":
-            before, after = _acceptance(verdict.handlers)
-            said = before + _json(verdict.id) + after
-            work = Work(verdict.id, verdict.handlers, event)
-            status = ANSWERS["accepted"].http
-            return Answer(
-                status, said, _headers_of(said), verdict.id, work, is_open=True, event=event
-            )
-        if verdict.status == "unhandled" and router.hears_unhandled:
-            return _constant_for(verdict, event, Work(verdict.id, (), event))
-        return _constant_for(verdict, event)
-
-    def _unreadable(self, verdict: Verdict, error: PayloadError) -> Answer:
-        if verdict.status != "unreadable":
-            return _constant_for(verdict)
-        fields = log_fields(verdict.id, None)
-        _log.error("delivery `%s` cannot be read: %s", verdict.id, error, extra=fields)
-        words = ANSWERS["unreadable"]
-        said = _body_of(words, delivery=verdict.id, reason=str(error))
-        return Answer(words.http, said, _headers_of(said), verdict.id)
 
 
 def check_size(size: object) -> None:
@@ -409,6 +488,16 @@ def _constant_for(
     )
 
 
-def _explain(router: Router, source: HubEvent | bytes) -> str:
+def _unreadable(verdict: Verdict, prepared: Prepared) -> Answer:
+    if verdict.status != "unreadable":
+        return _constant_for(verdict)
+    words = ANSWERS["unreadable"]
+    said = _body_of(words, delivery=verdict.id, reason=prepared.reason)
+    answer = Answer(words.http, said, _headers_of(said), verdict.id)
+    answer.complaint = str(prepared.reason)
+    return answer
+
+
+def _explain(match: Match, source: HubEvent | bytes) -> str:
     event = HubEvent.from_json(source) if isinstance(source, bytes) else source
-    return "\n".join(router.explain(event))
+    return "\n".join(match.explain(event))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import re
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from hubhooks._core import SCOPES, CommentEvent, Filter, matching, narrow, nearest_scope
 from hubhooks._functions import check_ran, is_async, layers, signature_of, wraps_async, yields
-from hubhooks._logging import get_logger
+from hubhooks._logging import get_logger, is_interrupt
 from hubhooks.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ if TYPE_CHECKING:
     OnUnhandled = TypeVar("OnUnhandled", bound=Callable[[HubEvent], object])
     OnError = TypeVar("OnError", bound=Callable[[HubEvent, Delivery, BaseException], object])
 
-__all__ = ["Alternative", "Handler", "Hook", "Router"]
+__all__ = ["Alternative", "Handler", "Hook", "Match", "Router"]
 
 _log = get_logger()
 
@@ -108,26 +109,53 @@ class Alternative(NamedTuple):
         """Whether the event is kept back because its comment is hidden."""
         return self.visible_only and event.comment is not None and event.comment.hidden
 
-    def lets_through(self, event: HubEvent) -> bool:
-        """Judge what the filter cannot, once the filter matched."""
-        if self.hides(event):
-            return False
-        if self.when is None:
-            return True
-        says = self.when(event)
-        check_ran(says)
-        return bool(says)
-
-    def objection(self, event: HubEvent) -> str:
+    def objection(self, event: HubEvent, handler: str, whens: Whens) -> str:
         """Say why the event does not come through; empty when it does."""
         if not self.filter.matches(event):
             return self.filter.explain(event).removeprefix(_DOES_NOT_HEAR)
+        return self.objection_beside_filter(event, handler, whens)
+
+    def objection_beside_filter(self, event: HubEvent, handler: str, whens: Whens) -> str:
+        """Say why the event does not come through, once the filter matched."""
         if self.hides(event):
             return "the comment is hidden"
+        return "" if self.when is None else whens.objection(self.when, event, handler)
+
+
+class Whens:
+    """The results of `when` functions for one event: each is called once per handler.
+
+    Args:
+        is_logged: whether a `when` that raises is logged.
+    """
+
+    __slots__ = ("_is_logged", "_objections")
+
+    def __init__(self, *, is_logged: bool) -> None:
+        self._is_logged = is_logged
+        self._objections: dict[tuple[str, int], str] = {}
+
+    def objection(self, when: Callable[[Any], object], event: HubEvent, handler: str) -> str:
+        """Say why a `when` does not let the event through; empty when it does."""
+        key = (handler, id(when))
+        known = self._objections.get(key)
+        if known is None:
+            self._objections[key] = known = self._call(when, event, handler)
+        return known
+
+    def _call(self, when: Callable[[Any], object], event: HubEvent, handler: str) -> str:
         try:
-            return "" if self.lets_through(event) else "its `when` says no"
-        except Exception as error:  # noqa: BLE001 - the predicate is the user's code
+            says = when(event)
+            check_ran(says)
+            is_let_through = bool(says)
+        except BaseException as error:
+            # The predicate is the user's code, so it may raise `SystemExit` too.
+            if is_interrupt(error):
+                raise
+            if self._is_logged:
+                _log.exception("`when` of handler `%s` failed; it misses an event", handler)
             return f"its `when` raises {type(error).__name__}"
+        return "" if is_let_through else "its `when` says no"
 
 
 class Origin:
@@ -228,11 +256,17 @@ class Handler:
     def __repr__(self) -> str:
         return f"<Handler `{self.name}`: {self.function!r}>"
 
-    def explain(self, event: HubEvent) -> str:
-        """Say in a sentence whether the handler hears the event, and if not, why."""
+    def explain(self, event: HubEvent, whens: Whens | None = None) -> str:
+        """Say in a sentence whether the handler hears the event, and if not, why.
+
+        Args:
+            event: the event.
+            whens: the results of `when` functions that were called already.
+        """
+        whens = whens or Whens(is_logged=False)
         objections: list[str] = []
         for alternative in self.alternatives:
-            objection = alternative.objection(event)
+            objection = alternative.objection(event, self.name, whens)
             if not objection:
                 return f"`{self.name}` {alternative.filter.explain(event)}"
             if objection not in objections:
@@ -256,11 +290,38 @@ class Hook:
 class _Table:
     """All filters in one list, so that Rust judges them in one call."""
 
-    __slots__ = ("filters", "ways")
+    __slots__ = ("filters", "handlers", "ways")
 
     def __init__(self, handlers: Iterable[Handler]) -> None:
-        self.ways = [(handler, way) for handler in handlers for way in handler.alternatives]
+        self.handlers = tuple(handlers)
+        self.ways = [(handler, way) for handler in self.handlers for way in handler.alternatives]
         self.filters = [way.filter for _, way in self.ways]
+
+
+class Match:
+    """The handlers that hear an event, and why the others do not.
+
+    Its explanation calls no `when` again, also where it is asked for later. It does not keep the
+    event.
+    """
+
+    __slots__ = ("_explain", "handlers", "ignored")
+
+    def __init__(
+        self,
+        handlers: list[Handler],
+        ignored: str,
+        explain: Callable[[HubEvent], Iterator[str]],
+    ) -> None:
+        self.handlers = handlers
+        """In the order they were registered."""
+        self.ignored = ignored
+        """Why no handler was even asked; empty when they were."""
+        self._explain = explain
+
+    def explain(self, event: HubEvent) -> list[str]:
+        """Say for each handler why it hears the event that was matched, or why not."""
+        return list(self._explain(event))
 
 
 class Router:
@@ -467,24 +528,26 @@ class Router:
 
     def match(self, event: HubEvent) -> list[Handler]:
         """List the handlers that hear an event, in the order they were registered."""
-        if self._ignore_authors and self.why_ignored(event):
-            return []
+        return self.find_match(event).handlers
+
+    def find_match(self, event: HubEvent) -> Match:
+        """Find the handlers that hear an event; each `when` is called at most once for each."""
+        whens = Whens(is_logged=True)
         table = self._table or self._build()
         heard: list[Handler] = []
-        for index in matching(event, table.filters):
+        ignored = self.why_ignored(event)
+        for index in () if ignored else matching(event, table.filters):
             handler, alternative = table.ways[index]
             if heard and heard[-1] is handler:
                 continue
-            try:
-                if alternative.lets_through(event):
-                    heard.append(handler)
-            except Exception:  # noqa: BLE001 - the predicate is the user's code
-                _log.exception("`when` of handler `%s` failed; it misses an event", handler.name)
-        return heard
+            if not alternative.objection_beside_filter(event, handler.name, whens):
+                heard.append(handler)
+        return Match(heard, ignored, functools.partial(self._explanations, table, whens))
 
     def explain(self, event: HubEvent) -> list[str]:
         """Say for each handler why it hears an event, or why not."""
-        return list(self._explanations(event))
+        table = self._table or self._build()
+        return list(self._explanations(table, Whens(is_logged=False), event))
 
     def why_ignored(self, event: HubEvent) -> str:
         """Say why no handler is even asked; empty when they are."""
@@ -495,16 +558,16 @@ class Router:
             return ""
         return f"its author `{author}` is one of `ignore_authors`"
 
-    def _explanations(self, event: HubEvent) -> Iterator[str]:
+    def _explanations(self, table: _Table, whens: Whens, event: HubEvent) -> Iterator[str]:
         if ignored := self.why_ignored(event):
             yield f"no handler hears it: {ignored}"
             return
         if self._ignore_authors and _author_id(event) is None:
             yield "`ignore_authors` has no say: the event does not tell who acted"
-        if not self._handlers:
+        if not table.handlers:
             yield "no handler is registered"
-        for handler in tuple(self._handlers.values()):
-            yield handler.explain(event)
+        for handler in table.handlers:
+            yield handler.explain(event, whens)
 
     def _add(
         self,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from hubhooks._app_code import AppIdentity, find_app_code
 from hubhooks._core import Verifier
 from hubhooks._encoders import register_encoders
-from hubhooks.asgi import Door
+from hubhooks.asgi import Door, check_event_loop
 from hubhooks.deliveries import MemoryLog
 from hubhooks.errors import ConfigError
 from hubhooks.receiver import MAX_BODY_SIZE, Receiver, check_size
@@ -19,7 +19,7 @@ from hubhooks.routing import Router
 from hubhooks.runner import Runner, check_loop
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Coroutine, Generator, Mapping, Sequence
     from typing import Any, NoReturn
 
     from fastapi import APIRouter
@@ -43,6 +43,11 @@ _ADOPT_VARIABLE = "HUBHOOKS_ADOPT_STORE"
 _NETWORK_VARIABLE = "HUBHOOKS_ALLOW_NETWORK"
 _LOG = "hubhooks.db"
 _IN_MEMORY = ":memory:"
+_NOT_ASGI = (
+    "`Webhooks` is an ASGI app, and this server does not call it as one: serve it with `uvicorn "
+    "app:hooks`, or with `gunicorn -k uvicorn_worker.UvicornWorker app:hooks` after `pip install "
+    "uvicorn-worker`"
+)
 
 
 class Settings:
@@ -134,6 +139,10 @@ class Webhooks(Router):
         self._app_name = app_name
         self._may_adopt = adopt_store
         self._code = find_app_code(self)
+        # Servers tell ASGI from WSGI by `hooks.__call__`, which must be a coroutine function. A
+        # call uses the method of the class, which can raise before anything is awaited.
+        if type(self).__call__ is Webhooks.__call__:
+            self.__dict__["__call__"] = self._serve
 
     @property
     def deliveries(self) -> Log:
@@ -214,6 +223,7 @@ class Webhooks(Router):
                 cannot be used.
             StoreError: the log cannot be used just now.
         """
+        check_event_loop()
         self._door.start()
         if "gradio" in sys.modules:
             from hubhooks import gradio  # noqa: PLC0415 - only who uses it needs it
@@ -224,8 +234,19 @@ class Webhooks(Router):
         finally:
             await self._door.stop()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI connection."""
+    def __call__(
+        self, scope: Scope, receive: Receive | None = None, send: Send | None = None
+    ) -> Coroutine[Any, Any, None]:
+        """Serve one ASGI connection.
+
+        Raises:
+            TypeError: a server without ASGI calls it.
+        """
+        if receive is None or send is None:
+            raise TypeError(_NOT_ASGI)
+        return self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._door(scope, receive, send)
 
     def router(

@@ -1,0 +1,202 @@
+"""When `when=` is called: once per handler and delivery, and outside of the store's lock."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from conftest import serve
+from servers import PATIENCE
+
+from hubhooks import HubEvent, Webhooks
+from hubhooks._samples import compact, sample_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+PUSH = compact(sample_json("repo.content.update"))
+
+
+@pytest.fixture(params=["memory", "disk"])
+def hooks(request: pytest.FixtureRequest, tmp_path: Path) -> Webhooks:
+    is_on_disk = request.param == "disk"
+    return Webhooks("moon", deliveries=tmp_path / "hubhooks.db" if is_on_disk else ":memory:")
+
+
+@pytest.mark.parametrize("is_matched", [False, True])
+def test_when_is_called_once_per_handler_and_delivery(
+    hooks: Webhooks, post: Any, is_matched: bool
+) -> None:
+    asked: list[str] = []
+
+    def make(name: str) -> Callable[[HubEvent], bool]:
+        return lambda _: asked.append(name) is None and is_matched
+
+    hooks.add(lambda event: None, when=make("one"), name="one")
+    hooks.add(lambda event: None, "repo.content", when=make("two"), name="two")
+    hooks.add(lambda event: None, "discussion", when=make("never"), name="never")
+    with serve(hooks) as port:
+        assert post(port, PUSH)[1]["status"] == ("accepted" if is_matched else "unhandled")
+        record = hooks.deliveries.get("d1")
+        assert record is not None
+        if not is_matched:
+            assert "`one` does not hear it: its `when` says no" in record.reason
+    assert asked == ["one", "two"]
+
+
+def test_when_of_two_decorators_is_called_once(hooks: Webhooks, post: Any) -> None:
+    asked: list[HubEvent] = []
+
+    def refuses(event: HubEvent) -> None:
+        asked.append(event)
+
+    @hooks.on("repo.content", when=refuses)
+    @hooks.on("repo.*", when=refuses)
+    def handle(event: HubEvent) -> None: ...
+
+    with serve(hooks) as port:
+        post(port, PUSH)
+        record = hooks.deliveries.get("d1")
+        assert record is not None
+        assert record.reason.count("says no") == 1
+    assert len(asked) == 1
+
+
+def test_when_of_a_repeated_delivery_is_called_once_for_each(hooks: Webhooks, post: Any) -> None:
+    asked: list[HubEvent] = []
+    hooks.add(lambda event: None, when=asked.append, name="one")
+    with serve(hooks) as port:
+        for count in (1, 2):
+            post(port, PUSH)
+            assert len(asked) == count
+
+
+def test_when_that_blocks_holds_no_lock(tmp_path: Path, post: Any) -> None:
+    path = tmp_path / "hubhooks.db"
+    hooks = Webhooks("moon", deliveries=path)
+    is_called, release = threading.Event(), threading.Event()
+
+    def blocks(_: HubEvent) -> bool:
+        is_called.set()
+        return not release.wait(PATIENCE)
+
+    hooks.add(lambda event: None, when=blocks, name="one")
+    answers: list[Any] = []
+    with serve(hooks) as port:
+        sender = threading.Thread(target=lambda: answers.append(post(port, PUSH)))
+        sender.start()
+        try:
+            assert is_called.wait(PATIENCE)
+            with sqlite3.connect(path, timeout=0) as other:
+                other.execute("BEGIN IMMEDIATE")
+                other.rollback()
+            other.close()
+        finally:
+            release.set()
+            sender.join(PATIENCE)
+    assert answers[0][1]["status"] == "unhandled"
+
+
+def test_no_log_line_is_written_inside_a_transaction(
+    tmp_path: Path, post: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "hubhooks.db"
+    hooks = Webhooks("moon", deliveries=path)
+    lines: list[str] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: Any) -> None:
+            other = sqlite3.connect(path, timeout=0)
+            try:
+                other.execute("BEGIN IMMEDIATE")
+                other.rollback()
+            finally:
+                other.close()
+            lines.append(record.getMessage())
+
+        def handleError(self, record: Any) -> None:  # noqa: N802 - the name of `logging`
+            lines.append("locked")
+
+    def raises(_: HubEvent) -> bool:
+        raise ValueError
+
+    hooks.add(lambda event: None, when=raises, name="one")
+    handler = Handler()
+    with serve(hooks) as port:
+        logger = logging.getLogger("hubhooks")
+        logger.addHandler(handler)
+        try:
+            post(port, PUSH)
+            post(port, b"{", "d2")
+            monkeypatch.setattr(hooks.deliveries, "_max_bytes", 0)
+            assert post(port, PUSH, "d3")[0] == 503
+        finally:
+            logger.removeHandler(handler)
+    assert [line.split(" ")[0] for line in lines] == ["`when`", "delivery", "`when`", "refused"]
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError, SystemExit, GeneratorExit, asyncio.CancelledError, KeyboardInterrupt]
+)
+def test_when_that_raises_is_answered_and_recorded(
+    hooks: Webhooks, post: Any, error: type[BaseException]
+) -> None:
+    asked: list[HubEvent] = []
+
+    def raises(event: HubEvent) -> bool:
+        asked.append(event)
+        raise error
+
+    hooks.add(lambda event: None, when=raises, name="raises")
+    hooks.add(lambda event: None, "discussion", name="other")
+    with serve(hooks) as port:
+        status, said = post(port, PUSH)
+        assert (status, said["status"]) == (200, "unhandled")
+        record = hooks.deliveries.get("d1")
+        assert record is not None
+        assert f"`raises` does not hear it: its `when` raises {error.__name__}" in record.reason
+    assert len(asked) == 1
+
+
+def test_a_batch_that_is_tried_again_calls_no_when_again(tmp_path: Path, post: Any) -> None:
+    path = tmp_path / "hubhooks.db"
+    hooks = Webhooks("moon", deliveries=path)
+    asked: list[HubEvent] = []
+    is_called = threading.Event()
+
+    def refuses(event: HubEvent) -> None:
+        asked.append(event)
+        is_called.set()
+
+    hooks.add(lambda event: None, when=refuses, name="one")
+    answers: list[Any] = []
+    tries = threading.Event()
+    with serve(hooks) as port:
+        door = hooks._door  # noqa: SLF001 - nothing else shows a batch that is tried again
+        take, count = door._take_group, [0]  # noqa: SLF001 - see above
+
+        def counted(group: Any) -> None:
+            take(group)
+            count[0] += 1
+            if count[0] == 3:
+                tries.set()
+
+        door._take_group = counted  # noqa: SLF001 - see above
+        other = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        sender = threading.Thread(target=lambda: answers.append(post(port, PUSH)))
+        sender.start()
+        try:
+            assert is_called.wait(PATIENCE)
+            assert tries.wait(PATIENCE)
+        finally:
+            other.rollback()
+            other.close()
+            sender.join(PATIENCE)
+    assert answers[0][1]["status"] == "unhandled"
+    assert len(asked) == 1
