@@ -18,6 +18,14 @@ pub(super) fn quoted(py: Python<'_>, text: &str) -> PyResult<String> {
     Ok(PyString::new(py, text).repr()?.to_string())
 }
 
+/// A method of a class that is written in Python, as it calls Python code of others.
+///
+/// While such code runs, no Rust function may wait for it: at exit the interpreter ends a daemon
+/// thread there, and the process aborts where that meets Rust.
+pub(super) fn reentrant<'py>(py: Python<'py>, method: &str) -> PyResult<Bound<'py, PyAny>> {
+    py.import("hubhooks._reentrant")?.getattr(method)
+}
+
 /// A problem with a body that has no place in it.
 pub(super) fn problem(what: impl Into<String>) -> PyErr {
     Error::nowhere(what).into()
