@@ -183,3 +183,50 @@ pub(crate) fn one_line(text: &str) -> String {
         line
     })
 }
+
+/// The most characters of a value that a message or a `repr` quotes.
+pub(crate) const LONGEST_QUOTE: usize = 120;
+
+/// A value of a body as messages quote it: on one line, and cut if it is long, with its length.
+pub(crate) fn excerpt(text: &str) -> String {
+    match line_start(text, LONGEST_QUOTE) {
+        (line, false) => line,
+        (line, true) => format!("{line}... ({} bytes)", text.len()),
+    }
+}
+
+/// The start of a text as [`one_line`] gives it, and whether there is more of the text.
+pub(crate) fn line_start(text: &str, longest: usize) -> (String, bool) {
+    // An escaped character takes up to ten, so the line is cut once more.
+    let end = text.char_indices().nth(longest).map(|(end, _)| end);
+    let mut line = one_line(&text[..end.unwrap_or(text.len())]);
+    let cut = line.char_indices().nth(longest).map(|(cut, _)| cut);
+    line.truncate(cut.unwrap_or(line.len()));
+    (line, end.is_some() || cut.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn excerpt_keeps_what_is_short() {
+        for text in ["", "main", "a\"b'c\\d", &"é".repeat(LONGEST_QUOTE)] {
+            assert_eq!(excerpt(text), text);
+        }
+        assert_eq!(excerpt("a\nb"), "a\\nb");
+    }
+
+    #[test]
+    fn excerpt_of_a_long_text_is_short_and_tells_its_length() {
+        for c in ["a", "é", "😀", "\n", "\u{1b}", "\u{e0001}"] {
+            let text = c.repeat(100_000);
+            let shown = excerpt(&text);
+            assert!(
+                shown.ends_with(&format!("... ({} bytes)", text.len())),
+                "{shown}"
+            );
+            assert!(shown.chars().count() <= LONGEST_QUOTE + 20, "{shown}");
+        }
+    }
+}

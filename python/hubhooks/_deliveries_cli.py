@@ -23,7 +23,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from hubhooks._record_json import iso, record_json, run_json
+from hubhooks._record_json import LONGEST_BODY, iso, record_json, run_json, too_long
 from hubhooks._terminal import (
     WIDE,
     complain,
@@ -47,6 +47,8 @@ _MANY = 20
 """More runs than this are counted, not listed."""
 
 _LONGEST_PLAN = 100
+# In characters, as file systems take 255 bytes. The end has the id.
+_LONGEST_NAME = 200
 """So many of what would run again are listed."""
 
 _PAGE = 500
@@ -635,6 +637,9 @@ def _print_record(record: Record) -> None:
     if record.body is None:
         _print_indented(console, "dropped to make room")
         return
+    if record.size > LONGEST_BODY:
+        _print_indented(console, too_long(record))
+        return
     text = _pretty(record.body)
     # Not folded, so that it can be copied.
     if text is None:
@@ -781,4 +786,5 @@ def _as_text(body: bytes) -> str:
 
 def _file_name(record: Record) -> str:
     parts = filter(None, (record.scope, record.action, record.id[:_SHORTEST_ID]))
-    return f"{_UNSAFE_IN_NAME.sub('_', '.'.join(parts))}.json"
+    name = _UNSAFE_IN_NAME.sub("_", ".".join(parts))
+    return f"{name[-_LONGEST_NAME:]}.json"

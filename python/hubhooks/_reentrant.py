@@ -1,8 +1,8 @@
 """Methods of the compiled classes that call Python code of others, such as a mapping's `items`.
 
-At exit the interpreter ends a daemon thread where it next runs Python code. While compiled code waits
-for that Python code, the thread cannot end, and the process aborts. So these methods are written in
-Python, and pass plain objects to the compiled code.
+At exit the interpreter ends a daemon thread where it next runs Python code. While compiled code
+waits for that Python code, the thread cannot end, and the process aborts. So these methods are
+written in Python, and pass plain objects to the compiled code.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LONGEST_QUOTE = 200
 
 
 @classmethod  # type: ignore[misc]  # it becomes one of `HubEvent`
-def from_dict(cls: type[HubEvent], payload: Mapping[str, Any], /) -> HubEvent:  # noqa: D417 - no caller passes `cls`
+def from_dict(cls: type[HubEvent], payload: Mapping[str, Any], /) -> HubEvent:
     """Read a delivery from a body that is parsed already.
 
     Raises:

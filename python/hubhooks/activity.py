@@ -63,6 +63,7 @@ _MOST_RECENT = 256
 _MOST_JUDGED = 4096
 
 _LONGEST_SHOWN = 256 * 1024
+_LONGEST_URL = 2048
 
 T = TypeVar("T")
 
@@ -488,7 +489,9 @@ def _event_name(record: Record) -> str:
 
 def _hub_url(event: HubEvent | None) -> str:
     url = event.repo.url if event is not None and event.repo is not None else None
-    return url.web if url is not None and url.web.startswith("https://huggingface.co/") else ""
+    web = "" if url is None else url.web
+    is_of_hub = web.startswith("https://huggingface.co/") and len(web) <= _LONGEST_URL
+    return web if is_of_hub else ""
 
 
 def _objection(record: Record, names: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Literal
 
 from hubhooks._core import HubEvent
-from hubhooks.deliveries import log_fields
+from hubhooks.deliveries import log_fields, shortened
 from hubhooks.errors import ConfigError, PayloadError, StoreError
 
 if TYPE_CHECKING:
@@ -118,6 +118,10 @@ _CASE_OF_SECRET = {None: None, "missing": "secret missing", "mismatch": "secret 
 _MINUTES_KEPT = 60
 # No server can hold a body whose length needs more digits; reading more of them is only work.
 _MOST_DIGITS = 18
+# The longest explanation of an unhandled event that is kept, and the longest id of a delivery, in
+# characters. The Hub's own ids are shorter.
+_LONGEST_REASON = 16 * 1024
+_LONGEST_ID = 256
 
 
 def _headers_of(body: bytes) -> list[tuple[bytes, bytes]]:
@@ -385,8 +389,18 @@ def _delivery_id(headers: Headers) -> str | None:
     # The Hub sends one per delivery, not per attempt: https://huggingface.co/docs/hub/webhooks.
     for name, value in headers:
         if name == b"webhook-id" and value:
-            return value.decode("latin-1")
+            return _short_id(value.decode("latin-1"))
     return None
+
+
+def _short_id(delivery_id: str) -> str:
+    """Cut an id that is too long; two that differ stay different."""
+    if len(delivery_id) <= _LONGEST_ID:
+        return delivery_id
+    import hashlib  # noqa: PLC0415 - the Hub's ids need none
+
+    digest = hashlib.sha256(delivery_id.encode()).hexdigest()
+    return f"{delivery_id[: _LONGEST_ID - len(digest) - 3]}...{digest}"
 
 
 def _constant_for(
@@ -402,4 +416,11 @@ def _constant_for(
 
 def _explain(router: Router, source: HubEvent | bytes) -> str:
     event = HubEvent.from_json(source) if isinstance(source, bytes) else source
-    return "\n".join(router.explain(event))
+    lines = router.explain(event)
+    length = 0
+    for at, line in enumerate(lines):
+        length += len(line) + 1
+        if length > _LONGEST_REASON:
+            rest = f"... and {len(lines) - at} more handlers"
+            return "\n".join([*lines[:at], shortened(line, 1024), rest])
+    return "\n".join(lines)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hubhooks._database import Database, RunnerLock
 from hubhooks.deliveries import (
+    LONGEST_ERROR,
+    LONGEST_TRACEBACK,
     STARTED,
     Delivery,
     Record,
@@ -22,6 +24,7 @@ from hubhooks.deliveries import (
     judge,
     most_urgent,
     queue_runs,
+    shortened,
     spoken,
 )
 from hubhooks.errors import StoreError
@@ -56,7 +59,6 @@ _CLOCK_SLACK = 60.0
 _DIED = "the process died during this handler"
 # So many deliveries are sorted in no time.
 _FEW = 1000
-_LONGEST_TEXT = 64 * 1024
 _LAST_SIGN = chr(0x10FFFF)
 # What a datetime can tell in every time zone: until the end of the year 9999, but for two days.
 _LAST_SECOND = 253402128000.0
@@ -517,7 +519,7 @@ class SqliteLog:
         start = (delivery.id, delivery.handler, delivery.attempt)
         state, due_at = (ending, None) if retry_after is None else ("waiting", _now() + retry_after)
         failures = 0 if retry_after is None else 1
-        how = (_clean(error), _clean(traceback), failures)
+        how = (_clean(shortened(error, LONGEST_ERROR)), _clean(traceback), failures)
         arrived = self._take_arrival(delivery.id)
         self._db.later(partial(self._end, *start, state, due_at, *how, arrived=arrived))
 
@@ -882,7 +884,7 @@ def _is_secret(name: bytes) -> bool:
 
 def _clean(text: str) -> str:
     """Cut a text of somebody else's to what is kept: its end, where a traceback has the error."""
-    return text[-_LONGEST_TEXT:].encode("utf-8", "backslashreplace").decode()
+    return text[-LONGEST_TRACEBACK:].encode("utf-8", "backslashreplace").decode()
 
 
 def _now() -> float:

@@ -15,7 +15,7 @@ use super::files::UpdatedFiles;
 use super::parts::{Comment, Discussion, MovedTo, Repo, UpdatedRef, Webhook};
 use super::shared::Shared;
 use crate::event::{Class, DOCUMENTED_KEYS};
-use crate::text::one_line;
+use crate::text::excerpt;
 
 /// One delivery of the Hub, read and checked; the base of all event classes.
 ///
@@ -316,15 +316,14 @@ impl HubEvent {
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
         let event = slf.get().shared.event();
         let repo = event.repo.as_ref();
-        let repo =
-            repo.map(|repo| format!(" of {} {}", one_line(repo.r#type), one_line(repo.name)));
+        let repo = repo.map(|repo| format!(" of {} {}", excerpt(repo.r#type), excerpt(repo.name)));
         let discussion = event.discussion.as_ref();
         let discussion = discussion.map(|discussion| format!(" #{}", discussion.num));
         Ok(format!(
             "<{} {} {}{}{}>",
             slf.get_type().name()?,
-            one_line(event.scope),
-            one_line(event.action),
+            excerpt(event.scope),
+            excerpt(event.action),
             repo.unwrap_or_default(),
             discussion.unwrap_or_default(),
         ))
