@@ -47,8 +47,8 @@ _MANY = 20
 """More runs than this are counted, not listed."""
 
 _LONGEST_PLAN = 100
-# In characters, as file systems take 255 bytes. The end has the id.
-_LONGEST_NAME = 200
+# In characters of up to four bytes, as file systems take 255 bytes. The end has the id.
+_LONGEST_NAME = 60
 """So many of what would run again are listed."""
 
 _PAGE = 500

@@ -137,10 +137,11 @@ class Gate:
 
 
 def _verifier_of(token: str, webhook_secret: Verifier | None) -> Verifier:
-    if not token.isascii() or len(token) < _SHORTEST_TOKEN:
+    is_printable = token.isascii() and token.isprintable()
+    if not is_printable or not _SHORTEST_TOKEN <= len(token) <= _LONGEST_TOKEN:
         msg = (
-            f"{TOKEN_VARIABLE} must be {_SHORTEST_TOKEN} or more ASCII characters that nobody can "
-            "guess, such as what `openssl rand -hex 32` prints"
+            f"{TOKEN_VARIABLE} must be {_SHORTEST_TOKEN} to {_LONGEST_TOKEN} printable ASCII "
+            "characters that nobody can guess, such as what `openssl rand -hex 32` prints"
         )
         raise ConfigError(msg)
     if webhook_secret is not None:
