@@ -371,6 +371,44 @@ def test_others_are_answered_while_longest_body_is_handled(case, server):
     assert len(server.request("/deliveries", headers=admin).content) < 1_000_000
 
 
+def test_others_are_answered_while_30_handlers_get_longest_body_again(tmp_path):
+    app = """
+from hubhooks import Webhooks
+
+hooks = Webhooks(deliveries="hubhooks.db")
+for number in range(30):
+
+    @hooks.on(name=f"handler-{number}")
+    def handle(event):
+        pass
+"""
+    admin = {"Authorization": f"Bearer {TOKEN}"}
+    environ = {"HUBHOOKS_ADMIN_TOKEN": TOKEN}
+    command = ("-m", "uvicorn", "app:hooks", "--port", "{port}")
+    with started(tmp_path, *command, script=app, environ=environ) as server:
+
+        def details():
+            return server.request("/deliveries/d1", headers=admin).json()
+
+        def is_done(attempts):
+            return {(run["state"], run["attempts"]) for run in details()["runs"]} == {
+                ("done", attempts)
+            }
+
+        server.post("/", long_body("repo.name", LONG), headers={"Webhook-Id": "d1"})
+        server.wait_until(lambda: is_done(1), "runs all handlers")
+
+        def replay(attempt):
+            reply = server.request("/deliveries/d1/replay", "POST", headers=admin)
+            server.wait_until(lambda: is_done(attempt + 2), "runs all handlers again")
+            return reply
+
+        def check(reply):
+            assert reply.status_code == 202
+
+        assert min(waits_of_others(server, replay, check)) < OTHERS_WAIT
+
+
 def test_short_body_is_shown(server):
     content = compact(sample_json("repo.create"))
     server.post("/", content, headers={"Webhook-Id": "short"})
