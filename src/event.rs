@@ -150,6 +150,12 @@ impl<'a> Event<'a> {
         scope::narrow(self.scope, self.action)
     }
 
+    /// Whether the effective scope is another one than the event's own.
+    pub fn is_narrowed(&self) -> bool {
+        // It is shorter then. To compare two scopes as long as a body takes milliseconds.
+        self.effective().0.len() != self.scope.len()
+    }
+
     /// Whether the Hub documents this scope with this action.
     pub fn is_known(&self) -> bool {
         scope::is_known(self.scope, self.action)
@@ -499,14 +505,19 @@ pub struct Comment<'a> {
     pub url: Option<Url<'a>>,
 }
 
+/// How much of a comment is searched for mentions, in bytes. Each handler searches it again, so a
+/// longer one would stop the server for seconds.
+const LONGEST_SEARCHED: usize = 1 << 20;
+
 impl Comment<'_> {
     /// Whether the text mentions `@name`: a whole login, in any case, not part of a longer word or
-    /// of an address.
+    /// of an address. Of a text longer than 1 MiB only the start is searched.
     pub fn mentions(&self, name: &str) -> bool {
         let name = name.strip_prefix('@').unwrap_or(name);
         let content = self.content;
+        let searched = &content.as_bytes()[..content.len().min(LONGEST_SEARCHED)];
         !name.is_empty()
-            && memchr_iter(b'@', content.as_bytes()).any(|at| {
+            && memchr_iter(b'@', searched).any(|at| {
                 let before = content[..at].chars().next_back();
                 let rest = &content[at + 1..];
                 rest.get(..name.len())
@@ -833,12 +844,9 @@ fn problem(path: String, error: &serde_json::Error) -> Error {
 /// keys which could not be read.
 fn shortened(path: &str) -> String {
     const LONGEST: usize = 80;
-    let path = path.trim_end_matches(['?', '.']);
-    // An escaped character has up to ten of its own, so what is shown is cut once more.
-    let start = path.chars().take(LONGEST + 1).collect::<String>();
-    let shown = text::one_line(&start);
-    match shown.char_indices().nth(LONGEST) {
-        Some((end, _)) => shown[..end].to_owned() + "...",
-        None => shown,
+    let (mut shown, is_cut) = text::line_start(path.trim_end_matches(['?', '.']), LONGEST);
+    if is_cut {
+        shown += "...";
     }
+    shown
 }

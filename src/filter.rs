@@ -107,7 +107,8 @@ pub struct Criteria {
     /// A ref among those updated, as patterns; one that does not begin with `refs/` is a branch.
     pub r#ref: Option<Vec<String>>,
     /// The path of a file among those updated in a bucket, as patterns. Where the Hub left files
-    /// out of its list, this holds, as the file may be one of them.
+    /// out of its list, this holds, as the file may be one of them. So it does where the list is
+    /// longer than the Hub's longest, or all its paths are longer than 4 MiB.
     pub path: Option<Vec<String>>,
     /// Whether the discussion is a pull request; on content, whether an updated ref belongs to one.
     pub pull_request: Option<bool>,
@@ -465,9 +466,12 @@ impl Filter {
         if facts.event.updated_files_truncated {
             return Some(Remark::Truncated);
         }
-        let Some(paths) = facts.paths() else {
+        let Some(Paths { paths, is_whole }) = facts.paths() else {
             return Some(Remark::Absent("`updated_files`"));
         };
+        if !is_whole {
+            return Some(Remark::Truncated);
+        }
         let is_wanted = paths.iter().any(|path| Glob::any(&self.path, path));
         (!is_wanted).then_some(Remark::Files {
             count: paths.len(),
@@ -536,8 +540,22 @@ struct Facts<'e> {
     is_narrowed: bool,
     /// Whether the event has the parts that its scope promises.
     is_complete: bool,
-    paths: OnceCell<Vec<Cow<'e, str>>>,
+    paths: OnceCell<Paths<'e>>,
 }
+
+/// The paths of a bucket's files, as far as filters compare them.
+struct Paths<'e> {
+    paths: Vec<Cow<'e, str>>,
+    /// Whether no file of the list is left out.
+    is_whole: bool,
+}
+
+/// The most files that filters compare, which is the most that the Hub lists.
+const MOST_FILES: usize = 10_000;
+
+/// The most bytes of paths that filters compare: each handler compares them again, so that more would
+/// stop the server for seconds.
+const MOST_PATH_BYTES: usize = 4 << 20;
 
 impl<'e> Facts<'e> {
     fn new(event: &'e Event<'e>) -> Self {
@@ -548,19 +566,33 @@ impl<'e> Facts<'e> {
             class,
             scope,
             action,
-            is_narrowed: *scope != *event.scope,
+            is_narrowed: event.is_narrowed(),
             is_complete: Class::promised_by(scope).is_none_or(|promise| class.is_a(promise)),
             paths: OnceCell::new(),
         }
     }
 
     /// The paths of a bucket's files; there may be 10,000, so they are only read when asked for.
-    fn paths(&self) -> Option<&[Cow<'e, str>]> {
+    fn paths(&self) -> Option<&Paths<'e>> {
         let files = self.event.updated_files.as_ref()?;
-        Some(
-            self.paths
-                .get_or_init(|| files.iter().map(|(_, file)| file.path).collect()),
-        )
+        Some(self.paths.get_or_init(|| {
+            let mut bytes = 0;
+            let mut paths = Vec::new();
+            for (_, file) in files.iter() {
+                bytes += file.path.len();
+                if paths.len() == MOST_FILES || bytes > MOST_PATH_BYTES {
+                    return Paths {
+                        paths,
+                        is_whole: false,
+                    };
+                }
+                paths.push(file.path);
+            }
+            Paths {
+                paths,
+                is_whole: true,
+            }
+        }))
     }
 }
 

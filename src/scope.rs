@@ -38,15 +38,20 @@ pub fn narrow<'a>(scope: &'a str, action: &'a str) -> (&'a str, &'a str) {
     if is_documented(scope) {
         return (scope, action);
     }
-    match ancestors(scope).find(|ancestor| is_documented(ancestor)) {
+    // The longest one is the nearest. The scope itself may be as long as a body.
+    let ancestor = SCOPES
+        .iter()
+        .map(|(name, _)| *name)
+        .filter(|name| {
+            scope
+                .strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with('.'))
+        })
+        .max_by_key(|name| name.len());
+    match ancestor {
         Some(ancestor) => (ancestor, NARROWED_ACTION),
         None => (scope, action),
     }
-}
-
-/// The broader scopes of a dotted scope, nearest first: `a.b.c` gives `a.b`, then `a`.
-fn ancestors(scope: &str) -> impl Iterator<Item = &str> {
-    scope.rmatch_indices('.').map(|(at, _)| &scope[..at])
 }
 
 /// The documented scope that a misspelt one most likely means, if any is close.

@@ -1,9 +1,8 @@
 //! The secret a request carries: finding it and comparing it. The only file that names `subtle`.
 
-use std::borrow::Cow;
 use std::fmt;
 
-use percent_encoding::percent_decode;
+use percent_encoding::{PercentDecode, percent_decode};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
@@ -38,6 +37,12 @@ impl Verifier {
                     "webhook secret {number} is empty; expected the one entered in the webhook's settings on the Hub"
                 )));
             }
+            if let Some((place, kind)) = unusual(secret) {
+                return Err(Error::Config(format!(
+                    "webhook secret {number} has {kind} at character {place}, which the Hub cannot send \
+                     in a header; expected ASCII letters, digits and punctuation"
+                )));
+            }
             if !secret.is_ascii() {
                 return Err(Error::Config(format!(
                     "webhook secret {number} has characters outside ASCII, which no HTTP header carries; \
@@ -55,7 +60,8 @@ impl Verifier {
         Ok(Self { hashes })
     }
 
-    /// Judge the value that a request carries as its secret.
+    /// Judge the value that a request carries as its secret. White space around it is ignored: some
+    /// servers remove it from headers, and others do not.
     pub fn verify(&self, value: Option<&[u8]>) -> Result<(), Error> {
         let value = value.ok_or(Error::SecretMissing)?;
         decide(self.knows(value))
@@ -74,7 +80,7 @@ impl Verifier {
         let values = headers
             .into_iter()
             .filter(|(name, _)| name.eq_ignore_ascii_case(HEADER))
-            .map(|(_, value)| value);
+            .map(|(_, value)| value.trim_ascii());
         if let Some(value) = only(values)? {
             return self.verify(Some(value));
         }
@@ -86,7 +92,7 @@ impl Verifier {
 
     /// Compare a value with all secrets, without stopping at the one that is equal.
     fn knows(&self, value: &[u8]) -> Choice {
-        let hash = hash(value);
+        let hash = hash(value.trim_ascii());
         self.hashes
             .iter()
             .fold(Choice::from(0), |found, known| found | known.ct_eq(&hash))
@@ -100,6 +106,40 @@ impl fmt::Debug for Verifier {
             count => write!(f, "Verifier({count} secrets, redacted)"),
         }
     }
+}
+
+/// Whether a secret begins and ends with the same quotation mark, as one from an env file whose reader
+/// keeps the quotes. It may be meant so.
+#[cfg(feature = "python")]
+pub(crate) fn is_quoted(secret: &str) -> bool {
+    let secret = secret.trim();
+    secret.len() > 1
+        && ['"', '\'']
+            .iter()
+            .any(|quote| secret.starts_with(*quote) && secret.ends_with(*quote))
+}
+
+/// Find a control character or an invisible one, and give its place, from 1, and its kind. It came
+/// with a file or a copied text, so that to name it tells nothing of the secret.
+///
+/// HTTP forbids control characters in headers. It allows a tab, which the Hub's settings do not
+/// take; they take the delete character, which HTTP forbids.
+fn unusual(secret: &str) -> Option<(usize, &'static str)> {
+    secret.chars().enumerate().find_map(|(at, c)| {
+        let kind = match c {
+            '\n' => "a line feed",
+            '\r' => "a carriage return",
+            '\t' => "a tab",
+            '\0' => "a NUL",
+            '\x1b' => "an escape character",
+            '\x7f' => "a delete character",
+            '\u{feff}' => "a byte order mark",
+            '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{2064}' => "an invisible character",
+            _ if c.is_control() => "a control character",
+            _ => return None,
+        };
+        Some((at + 1, kind))
+    })
 }
 
 fn hash(value: &[u8]) -> Hash {
@@ -130,13 +170,13 @@ fn only<T: PartialEq>(mut values: impl Iterator<Item = T>) -> Result<Option<T>, 
 /// A decoded value of the query, in the two readings of `+`: URLs keep it, HTML forms write a space
 /// so. The owner of a webhook types the URL by hand and may have meant either.
 #[derive(PartialEq)]
-struct Parameter<'q> {
-    plain: Cow<'q, [u8]>,
+struct Parameter {
+    plain: Vec<u8>,
     spaced: Vec<u8>,
 }
 
 /// The values of all parameters of the query that are named `secret`.
-fn parameters(query: &[u8]) -> impl Iterator<Item = Parameter<'_>> {
+fn parameters(query: &[u8]) -> impl Iterator<Item = Parameter> {
     query
         .strip_prefix(b"?")
         .unwrap_or(query)
@@ -153,9 +193,13 @@ fn parameters(query: &[u8]) -> impl Iterator<Item = Parameter<'_>> {
                     .map(|byte| if *byte == b'+' { b' ' } else { *byte })
                     .collect();
                 Parameter {
-                    plain: percent_decode(value).into(),
-                    spaced: percent_decode(&with_spaces).collect(),
+                    plain: trimmed(percent_decode(value)),
+                    spaced: trimmed(percent_decode(&with_spaces)),
                 }
             })
         })
+}
+
+fn trimmed(value: PercentDecode<'_>) -> Vec<u8> {
+    value.collect::<Vec<_>>().trim_ascii().to_vec()
 }

@@ -122,7 +122,7 @@ impl InStrings<'_> {
 /// length, so that every place in the body stays where it is.
 fn replace_lone_surrogates(text: &str) -> Cow<'_, str> {
     let bytes = text.as_bytes();
-    let mut lone = Vec::new();
+    let mut repaired: Option<Vec<u8>> = None;
     let mut next = 0;
     for at in memchr_iter(b'\\', bytes) {
         if at < next {
@@ -130,36 +130,42 @@ fn replace_lone_surrogates(text: &str) -> Cow<'_, str> {
         }
         next = at + 2;
         match surrogate(bytes, at) {
-            Some(0xD800..=0xDBFF) if matches!(surrogate(bytes, at + 6), Some(0xDC00..=0xDFFF)) => {
+            Some(Half::High) if matches!(surrogate(bytes, at + 6), Some(Half::Low)) => {
                 next = at + 12;
             }
-            Some(_) => lone.push(at),
+            Some(_) => {
+                let repaired = repaired.get_or_insert_with(|| bytes.to_vec());
+                repaired[at..at + 6].copy_from_slice(b"\\uFFFD");
+            }
             None => {}
         }
     }
-    if lone.is_empty() {
-        return Cow::Borrowed(text);
+    // ASCII took the place of ASCII, so that it is text.
+    match repaired.and_then(|repaired| String::from_utf8(repaired).ok()) {
+        Some(repaired) => Cow::Owned(repaired),
+        None => Cow::Borrowed(text),
     }
-    let mut repaired = String::with_capacity(text.len());
-    let mut done = 0;
-    for at in lone {
-        repaired.push_str(&text[done..at]);
-        repaired.push_str("\\uFFFD");
-        done = at + 6;
-    }
-    repaired.push_str(&text[done..]);
-    Cow::Owned(repaired)
 }
 
-/// The surrogate that the escape at `at` writes, if it writes one.
-fn surrogate(bytes: &[u8], at: usize) -> Option<u16> {
-    let escape = bytes.get(at..at + 6)?;
-    let digits = escape.strip_prefix(b"\\u")?;
-    if !digits[0].eq_ignore_ascii_case(&b'd') || !digits.iter().all(u8::is_ascii_hexdigit) {
+/// A half of a pair of surrogates.
+enum Half {
+    High,
+    Low,
+}
+
+/// The half of a pair that the escape at `at` writes, if it writes one.
+fn surrogate(bytes: &[u8], at: usize) -> Option<Half> {
+    let Some(&[b'\\', b'u', b'd' | b'D', second, third, fourth]) = bytes.get(at..at + 6) else {
+        return None;
+    };
+    if !third.is_ascii_hexdigit() || !fourth.is_ascii_hexdigit() {
         return None;
     }
-    let code = u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-    (0xD800..=0xDFFF).contains(&code).then_some(code)
+    match second {
+        b'8' | b'9' | b'a' | b'b' | b'A' | b'B' => Some(Half::High),
+        b'c'..=b'f' | b'C'..=b'F' => Some(Half::Low),
+        _ => None,
+    }
 }
 
 /// Where a part of a text stands in it.
@@ -182,4 +188,51 @@ pub(crate) fn one_line(text: &str) -> String {
         }
         line
     })
+}
+
+/// The most characters of a value that a message or a `repr` quotes.
+pub(crate) const LONGEST_QUOTE: usize = 120;
+
+/// A value of a body as messages quote it: on one line, and cut if it is long, with its length.
+pub(crate) fn excerpt(text: &str) -> String {
+    match line_start(text, LONGEST_QUOTE) {
+        (line, false) => line,
+        (line, true) => format!("{line}... ({} bytes)", text.len()),
+    }
+}
+
+/// The start of a text as [`one_line`] gives it, and whether there is more of the text.
+pub(crate) fn line_start(text: &str, longest: usize) -> (String, bool) {
+    // An escaped character takes up to ten, so the line is cut once more.
+    let end = text.char_indices().nth(longest).map(|(end, _)| end);
+    let mut line = one_line(&text[..end.unwrap_or(text.len())]);
+    let cut = line.char_indices().nth(longest).map(|(cut, _)| cut);
+    line.truncate(cut.unwrap_or(line.len()));
+    (line, end.is_some() || cut.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn excerpt_keeps_what_is_short() {
+        for text in ["", "main", "a\"b'c\\d", &"é".repeat(LONGEST_QUOTE)] {
+            assert_eq!(excerpt(text), text);
+        }
+        assert_eq!(excerpt("a\nb"), "a\\nb");
+    }
+
+    #[test]
+    fn excerpt_of_a_long_text_is_short_and_tells_its_length() {
+        for c in ["a", "é", "😀", "\n", "\u{1b}", "\u{e0001}"] {
+            let text = c.repeat(100_000);
+            let shown = excerpt(&text);
+            assert!(
+                shown.ends_with(&format!("... ({} bytes)", text.len())),
+                "{shown}"
+            );
+            assert!(shown.chars().count() <= LONGEST_QUOTE + 20, "{shown}");
+        }
+    }
 }

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import itertools
+import socket
+import warnings
 
 import pytest
+from servers import PATIENCE
 from starlette.datastructures import Headers
 from tables import cases
 
 from hubhooks import Verifier, Webhooks
+from hubhooks.activity import Gate
 from hubhooks.errors import ConfigError, SecretMismatchError, SecretMissingError
 
 OUTCOMES = {"missing": SecretMissingError, "mismatch": SecretMismatchError}
@@ -107,3 +111,66 @@ def test_lone_surrogates_are_refused():
         Verifier("\ud800")
     with pytest.raises(SecretMismatchError):
         Verifier("tide").verify("\ud800")
+
+
+@pytest.mark.parametrize(
+    "secret", ["ti\nde", "tide\0", "\x1btide", "tide\x7f", "ti\tde", "\ufefftide"]
+)
+def test_app_with_unsendable_secret_does_not_start(secret, monkeypatch):
+    with pytest.raises(ConfigError, match=r"^webhook secret 1 has a") as caught:
+        Webhooks(secret)
+    assert "tide" not in str(caught.value)
+    if "\0" not in secret:
+        monkeypatch.setenv("WEBHOOK_SECRET", secret)
+        with pytest.raises(ConfigError, match=r"^webhook secret 1 has a"):
+            Webhooks().verifier  # noqa: B018 - it is read here
+
+
+@pytest.mark.parametrize("token", ["0123456789\nabcdef", "0123456789\x1babcdef", "0" * 1025])
+def test_unsendable_admin_token_is_refused(token, monkeypatch):
+    monkeypatch.setenv("HUBHOOKS_ADMIN_TOKEN", token)
+    with pytest.raises(
+        ConfigError, match=r"^HUBHOOKS_ADMIN_TOKEN must be 16 to 1024 printable"
+    ) as e:
+        Gate(lambda: None).is_on  # noqa: B018 - it is read here
+    assert token not in str(e.value)
+
+
+@pytest.mark.parametrize("secret", ['"tide"', "'tide'", ' "tide"\n'])
+def test_secret_in_quotation_marks_is_taken_with_warning(secret, monkeypatch):
+    monkeypatch.setenv("WEBHOOK_SECRET", secret)
+    for make in (lambda: Verifier("ebb", secret), lambda: Webhooks(secret).verifier):
+        with pytest.warns(
+            UserWarning, match="begins and ends with the same quotation mark"
+        ) as caught:
+            verifier = make()
+        assert verifier.judge([(b"x-webhook-secret", secret.strip().encode())]) is None
+        assert "tide" not in f"{caught[0].message} {caught[0].filename} {caught[0].line}"
+    with pytest.warns(UserWarning, match="quotation mark"):
+        Webhooks().verifier  # noqa: B018 - it is read here
+
+
+def test_warning_of_quotation_marks_is_shown_once():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            Verifier("'once'")
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("secret", ["'", '"tide', "'tide\"", "ti'd'e"])
+def test_secret_with_other_quotation_marks_is_taken(secret):
+    Verifier(secret).verify(secret)
+
+
+@pytest.mark.parametrize("http", ["httptools", "h11"])
+def test_server_ignores_blanks_around_secret(http, serve):
+    with serve(Webhooks("tide"), http=http) as port:
+        for value in (b"tide", b"tide ", b" \ttide \t ", b"tide\t"):
+            with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
+                connection.sendall(
+                    b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1\r\n"
+                    b"X-Webhook-Secret:" + value + b"\r\n\r\n{"
+                )
+                with connection.makefile("rb") as answer:
+                    assert answer.readline() == b"HTTP/1.1 202 Accepted\r\n"

@@ -24,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hubhooks._database import require_file
-from hubhooks._record_json import iso, record_json, run_json
+from hubhooks._record_json import LONGEST_BODY, iso, record_json, run_json, too_long
 from hubhooks._terminal import (
     WIDE,
     complain,
@@ -53,6 +53,8 @@ _MANY = 20
 """More runs than this are counted, not listed."""
 
 _LONGEST_PLAN = 100
+# In characters of up to four bytes, as file systems take 255 bytes. The end has the id.
+_LONGEST_NAME = 60
 """So many of what would run again are listed."""
 
 _PAGE = 500
@@ -791,6 +793,9 @@ def _print_record(record: Record) -> None:
     if record.body is None:
         _print_indented(console, "dropped to make room")
         return
+    if record.size > LONGEST_BODY:
+        _print_indented(console, too_long(record))
+        return
     text = _pretty(record.body)
     # Not folded, so that it can be copied.
     if text is None:
@@ -955,4 +960,5 @@ def _as_text(body: bytes) -> str:
 
 def _file_name(record: Record) -> str:
     parts = filter(None, (record.scope, record.action, record.id[:_SHORTEST_ID]))
-    return f"{_UNSAFE_IN_NAME.sub('_', '.'.join(parts))}.json"
+    name = _UNSAFE_IN_NAME.sub("_", ".".join(parts))
+    return f"{name[-_LONGEST_NAME:]}.json"

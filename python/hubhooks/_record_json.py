@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING, Any, cast
 
 from hubhooks._core import HubEvent
@@ -13,8 +14,12 @@ if TYPE_CHECKING:
 
     from hubhooks.deliveries import Record, Run
 
-__all__ = ["body_of", "event_of", "iso", "record_json", "run_json", "showable"]
+__all__ = [
+    "LONGEST_BODY", "body_of", "event_of", "iso", "record_json", "run_json", "showable", "too_long",
+]  # fmt: skip
 
+# To read and write a body as JSON takes a hundred times its size in memory, and stops all threads.
+LONGEST_BODY = 1024 * 1024
 _DEEPEST_SHOWN = 64
 _WRITTEN_IN = 64
 # JavaScript rounds whole numbers beyond.
@@ -26,7 +31,7 @@ def record_json(record: Record, *, is_whole: bool = False) -> dict[str, Any]:
 
     Args:
         record: the delivery.
-        is_whole: with its headers, its body and the tracebacks.
+        is_whole: with its headers, the tracebacks, and its body unless that is very long.
     """
     made: dict[str, Any] = {
         "id": record.id,
@@ -44,9 +49,23 @@ def record_json(record: Record, *, is_whole: bool = False) -> dict[str, Any]:
     }
     if is_whole:
         made["headers"] = record.headers
+        if record.size > LONGEST_BODY:
+            made["body"] = None
+            if record.body is not None:
+                made["body_omitted"] = too_long(record)
+            return made
         body = body_of(record)
         made["body"] = body if _can_be_written(body) else showable(body)
     return made
+
+
+def too_long(record: Record) -> str:
+    """Say why a body is not shown, and how to get it."""
+    return (
+        f"the body has {record.size} bytes, and one of more than {LONGEST_BODY} is not shown here; "
+        f"`hubhooks deliveries export {shlex.quote(record.id)}` writes it to a file, unless "
+        "deliveries are kept in memory"
+    )
 
 
 def _can_be_written(body: object) -> bool:

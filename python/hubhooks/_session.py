@@ -563,7 +563,7 @@ class Session:
             run.is_interrupted = True
             if is_silent:
                 self._alone, self._alone_until = run, now + _ALONE_SECONDS
-            self._read_and_start(run)
+            self._read_and_start(run, {})
         return is_silent and bool(claimed)
 
     def _start_others(self) -> None:
@@ -578,8 +578,9 @@ class Session:
                 continue
             found = self.log.due(free, self._busy(), among=self._router.handler_names)
             claimed, is_room_left = self._claim_found(found)
+            events: dict[str, HubEvent] = {}
             for run in claimed:
-                self._read_and_start(run)
+                self._read_and_start(run, events)
             is_everything = is_room_left and (len(found) < free or not claimed)
         seconds = self.log.next_due()
         self._due_at = math.inf if seconds is None else time.monotonic() + seconds
@@ -601,10 +602,14 @@ class Session:
                 raise
         return claimed, is_room_left
 
-    def _read_and_start(self, run: HandlerCall) -> None:
+    def _read_and_start(self, run: HandlerCall, events: dict[str, HubEvent]) -> None:
+        """Start a run; `events` has what was read already, so that handlers share a long body."""
         run.loop = self.loop if self.is_on_server else None
+        delivery_id = run.delivery.id
         try:
-            run.event = HubEvent.from_json(self.log.body(run.delivery.id) or b"")
+            if delivery_id not in events:
+                events[delivery_id] = HubEvent.from_json(self.log.body(delivery_id) or b"")
+            run.event = events[delivery_id]
         except PayloadError as error:
             run.lose(error)
         except StoreError as error:

@@ -70,6 +70,7 @@ _MOST_RECENT = 256
 _MOST_JUDGED = 4096
 
 _LONGEST_SHOWN = 256 * 1024
+_LONGEST_URL = 2048
 
 T = TypeVar("T")
 
@@ -178,10 +179,11 @@ class Gate:
 
 
 def _verifier_of(token: str, webhook_secret: Verifier | None) -> Verifier:
-    if not token.isascii() or len(token) < _SHORTEST_TOKEN:
+    is_printable = token.isascii() and token.isprintable()
+    if not is_printable or not _SHORTEST_TOKEN <= len(token) <= _LONGEST_TOKEN:
         msg = (
-            f"{TOKEN_VARIABLE} must be {_SHORTEST_TOKEN} or more ASCII characters that nobody can "
-            "guess, such as what `openssl rand -hex 32` prints"
+            f"{TOKEN_VARIABLE} must be {_SHORTEST_TOKEN} to {_LONGEST_TOKEN} printable ASCII "
+            "characters that nobody can guess, such as what `openssl rand -hex 32` prints"
         )
         raise ConfigError(msg)
     if webhook_secret is not None:
@@ -547,7 +549,9 @@ def _event_name(record: Record) -> str:
 
 def _hub_url(event: HubEvent | None) -> str:
     url = event.repo.url if event is not None and event.repo is not None else None
-    return url.web if url is not None and url.web.startswith("https://huggingface.co/") else ""
+    web = "" if url is None else url.web
+    is_of_hub = web.startswith("https://huggingface.co/") and len(web) <= _LONGEST_URL
+    return web if is_of_hub else ""
 
 
 def _objection(record: Record, names: Sequence[str]) -> str:

@@ -37,16 +37,27 @@ if TYPE_CHECKING:
     Interrupted: TypeAlias = tuple[str, str, bool]
 
 __all__ = [
-    "BUSY_PAUSE", "BUSY_SECONDS", "STARTED", "Attempt", "Delivery", "Ignore", "Log", "MemoryLog",
-    "Record", "Retry", "Run", "Stats", "Verdict", "handler_names", "judge", "log_fields",
-    "most_urgent",
-    "queue_runs", "spoken",
+    "BUSY_PAUSE", "BUSY_SECONDS", "LONGEST_ERROR", "LONGEST_TRACEBACK", "STARTED", "Attempt",
+    "Delivery", "Ignore", "Log", "MemoryLog", "Record", "Retry", "Run", "Stats", "Verdict",
+    "handler_names", "judge", "log_fields", "most_urgent", "queue_runs", "shortened", "spoken",
 ]  # fmt: skip
 
 # How long who may wait tries again while another process writes, or this one tidies up, and how
 # often.
 BUSY_SECONDS = 5.0
 BUSY_PAUSE = 0.02
+
+
+# The longest texts that are kept beside a body, in characters. The Hub's own scopes, actions and
+# names are shorter. A delivery can have one as long as its body, which is copied often.
+_LONGEST_NAME = 256
+LONGEST_ERROR = 4096
+LONGEST_TRACEBACK = 64 * 1024
+
+
+def shortened(text: str, longest: int = _LONGEST_NAME) -> str:
+    """Cut a text that is too long, and mark the cut with an ellipsis."""
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 # What `import hubhooks` needs is mostly written out: a generated data class would cost it a
@@ -73,9 +84,9 @@ def log_fields(delivery_id: str | None, event: HubEvent | None) -> dict[str, obj
     repo = None if event is None else event.repo
     return {
         "delivery_id": delivery_id,
-        "scope": None if event is None else event.scope,
-        "action": None if event is None else event.action,
-        "repo": None if repo is None else repo.name,
+        "scope": None if event is None else shortened(event.scope),
+        "action": None if event is None else shortened(event.action),
+        "repo": None if repo is None else shortened(repo.name),
     }
 
 
@@ -195,9 +206,10 @@ class Record:
         """The body as it came; None in a list, and once it had to make room for newer ones."""
         self.size = 0 if body is None else len(body)
         """The length of the body, also of one that is not here."""
-        self.scope = scope
-        self.action = action
-        self.repo = repo
+        self.scope = shortened(scope)
+        """That of the event, as the action and the repository's name: cut to 256 characters."""
+        self.action = shortened(action)
+        self.repo = None if repo is None else shortened(repo)
         self.headers: Sequence[tuple[str, str]] = ()
         """Those of the request, without what is secret in them; only a log on disk keeps them."""
         self.aside: Aside | None = aside
@@ -801,8 +813,9 @@ class MemoryLog:
             run = self._started(delivery)
             if run is None:
                 return
-            run.error = error
-            run.traceback = traceback
+            run.error = shortened(error, LONGEST_ERROR)
+            # The end of a traceback has the error.
+            run.traceback = traceback[-LONGEST_TRACEBACK:]
             if retry_after is not None:
                 from datetime import timedelta  # noqa: PLC0415 - see `__init__`
 

@@ -292,7 +292,7 @@ def make_router(
 
 
 def _add_below(
-    router: APIRouter, path: str, about_deliveries: Callable[[], Awaitable[_Received]]
+    router: APIRouter, path: str, about_deliveries: Callable[[Request], Awaitable[_Received]]
 ) -> None:
     # First, for the same reason.
     router.add_api_route(

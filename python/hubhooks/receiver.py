@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from hubhooks._body import ALREADY_READ, CUT_OFF, KEEP_A_COPY, STALLED, UNDECODED, is_part
 from hubhooks._core import HubEvent
 from hubhooks._logging import get_logger
-from hubhooks.deliveries import log_fields
+from hubhooks.deliveries import log_fields, shortened
 from hubhooks.errors import ConfigError, PayloadError, StoreError
 
 if TYPE_CHECKING:
@@ -166,6 +166,10 @@ _CASE_OF_SECRET = {None: None, "missing": "secret missing", "mismatch": "secret 
 _MINUTES_KEPT = 60
 # No server can hold a body whose length needs more digits; reading more of them is only work.
 _MOST_DIGITS = 18
+# The longest explanation of an unhandled event that is kept, and the longest id of a delivery, in
+# characters. The Hub's own ids are shorter.
+_LONGEST_REASON = 16 * 1024
+_LONGEST_ID = 256
 
 
 def _headers_of(body: bytes) -> list[tuple[bytes, bytes]]:
@@ -466,7 +470,7 @@ def _delivery_id(headers: Headers) -> str | None:
     for name, value in headers:
         if name == b"webhook-id" and value:
             text = value.decode("latin-1")
-            return text if text.isprintable() else _printable(text)
+            return _short_id(text if text.isprintable() else _printable(text))
     return None
 
 
@@ -475,6 +479,16 @@ def _printable(text: str) -> str:
     return "".join(
         sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
     )
+
+
+def _short_id(delivery_id: str) -> str:
+    """Cut an id that is too long; two that differ stay different."""
+    if len(delivery_id) <= _LONGEST_ID:
+        return delivery_id
+    import hashlib  # noqa: PLC0415 - the Hub's ids need none
+
+    digest = hashlib.sha256(delivery_id.encode()).hexdigest()
+    return f"{delivery_id[: _LONGEST_ID - len(digest) - 3]}...{digest}"
 
 
 def _constant_for(
@@ -500,4 +514,11 @@ def _unreadable(verdict: Verdict, prepared: Prepared) -> Answer:
 
 def _explain(match: Match, source: HubEvent | bytes) -> str:
     event = HubEvent.from_json(source) if isinstance(source, bytes) else source
-    return "\n".join(match.explain(event))
+    lines = match.explain(event)
+    length = 0
+    for at, line in enumerate(lines):
+        length += len(line) + 1
+        if length > _LONGEST_REASON:
+            rest = f"... and {len(lines) - at} more handlers"
+            return "\n".join([*lines[:at], shortened(line, 1024), rest])
+    return "\n".join(lines)

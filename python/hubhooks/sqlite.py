@@ -17,6 +17,8 @@ from hubhooks._stored_headers import storable
 from hubhooks.deliveries import (
     BUSY_PAUSE,
     BUSY_SECONDS,
+    LONGEST_ERROR,
+    LONGEST_TRACEBACK,
     STARTED,
     Attempt,
     Delivery,
@@ -28,6 +30,7 @@ from hubhooks.deliveries import (
     judge,
     most_urgent,
     queue_runs,
+    shortened,
     spoken,
 )
 from hubhooks.errors import BusyError, ConfigError, StoreError
@@ -73,7 +76,6 @@ _CLOCK_SLACK = 60.0
 _DIED = "the process died during this handler"
 # So many deliveries are sorted in no time.
 _FEW = 1000
-_LONGEST_TEXT = 64 * 1024
 _LAST_SIGN = chr(0x10FFFF)
 # What a datetime can tell in every time zone: until the end of the year 9999, but for two days.
 _LAST_SECOND = 253402128000.0
@@ -857,7 +859,7 @@ class SqliteLog:
         start = (delivery.id, delivery.handler, delivery.attempt)
         state, due_at = (ending, None) if retry_after is None else ("waiting", _now() + retry_after)
         failures = 0 if retry_after is None else 1
-        how = (_clean(error), _clean(traceback), failures)
+        how = (_clean(shortened(error, LONGEST_ERROR)), _clean(traceback), failures)
         arrived = self._take_arrival(delivery.id)
         self._db.later(partial(self._end, *start, state, due_at, *how, arrived=arrived))
 
@@ -1276,7 +1278,7 @@ def _drop(connection: sqlite3.Connection, chosen: Sequence[tuple[int, int]], *, 
 
 def _clean(text: str) -> str:
     """Cut a text of somebody else's to what is kept: its end, where a traceback has the error."""
-    return text[-_LONGEST_TEXT:].encode("utf-8", "backslashreplace").decode()
+    return text[-LONGEST_TRACEBACK:].encode("utf-8", "backslashreplace").decode()
 
 
 def _now() -> float:

@@ -1,5 +1,9 @@
 //! Patterns. The only file that names `fast_glob`.
 
+/// The longest text, in bytes, that is compared with a pattern which needs the glob engine: the longest
+/// path that Linux takes. A longer one matches no such pattern.
+const LONGEST_TEXT: usize = 4096;
+
 /// A pattern that was checked, with the length of what stands before its first special character.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Glob {
@@ -26,7 +30,7 @@ impl Glob {
             "" => rest.is_empty(),
             "*" => !rest.contains('/'),
             "**" => true,
-            _ => fast_glob::glob_match(&self.pattern, text),
+            _ => text.len() <= LONGEST_TEXT && fast_glob::glob_match(&self.pattern, text),
         })
     }
 

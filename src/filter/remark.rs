@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::Listened;
 use crate::event::{Class, Event, UpdatedRef};
+use crate::text::excerpt;
 
 /// What a criterion has to say about an event. Making one costs nothing; its text is made when shown.
 pub(super) enum Remark<'r> {
@@ -72,13 +73,16 @@ impl fmt::Display for Remark<'_> {
                 is_counted,
                 wanted,
             } => {
-                let (action, scope) = (event.action, event.scope);
-                match event.effective() {
-                    (counted_scope, counted) if *is_counted && counted_scope != scope => write!(
+                let action = excerpt(event.action);
+                if *is_counted && event.is_narrowed() {
+                    let (_, counted) = event.effective();
+                    let scope = excerpt(event.scope);
+                    write!(
                         f,
                         "the action is `{counted}` (as `{action}` on `{scope}` counts)"
-                    )?,
-                    _ => write!(f, "the action is `{action}`")?,
+                    )?;
+                } else {
+                    write!(f, "the action is `{action}`")?;
                 }
                 write!(f, ", not {}", quoted(*wanted, "or"))
             }
@@ -88,16 +92,21 @@ impl fmt::Display for Remark<'_> {
                 found,
                 wanted,
             } => {
+                let found = excerpt(found);
                 write!(f, "the {what} is `{found}`, not {}", quoted(*wanted, "or"))
             }
             Self::Fact(fact) => f.write_str(fact),
             Self::Owner { names, wanted } => {
-                let names = quoted(names.iter().flatten(), "with the id");
+                let names = quoted(
+                    names.iter().flatten().map(|name| excerpt(name)),
+                    "with the id",
+                );
                 write!(f, "the owner is {names}, not {}", quoted(*wanted, "or"))
             }
             Self::Refs { refs, wanted } => {
                 const SHOWN: usize = 3;
-                let shown = quoted(refs.iter().take(SHOWN).map(|updated| &updated.r#ref), "and");
+                let names = refs.iter().map(|updated| excerpt(updated.r#ref));
+                let shown = quoted(names.take(SHOWN), "and");
                 let (noun, verb) = if refs.len() == 1 {
                     ("ref", "is")
                 } else {
@@ -140,9 +149,9 @@ fn fmt_scope(f: &mut fmt::Formatter<'_>, event: &Event<'_>, wanted: &[Listened])
         .any(|listened| matches!(listened, Listened::Scope(_)));
     let class = event.class().name();
     if wants_scopes || lacks_parts {
-        write!(f, "the scope is `{scope}`")?;
-        if scope != event.scope {
-            write!(f, " (as `{}` counts)", event.scope)?;
+        write!(f, "the scope is `{}`", excerpt(scope))?;
+        if event.is_narrowed() {
+            write!(f, " (as `{}` counts)", excerpt(event.scope))?;
         }
     } else {
         write!(f, "the event is a `{class}`")?;

@@ -7,15 +7,32 @@ use pyo3::types::{PyBool, PyString};
 use serde_json::Value;
 
 use crate::error::Error;
+use crate::text::LONGEST_QUOTE;
 
 /// A JSON value as `dict`, `list`, `str`, ...
 pub(super) fn to_python<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'py, PyAny>> {
     Ok(pythonize::pythonize(py, value)?)
 }
 
-/// A string as Python writes it in a `repr`.
+/// A string as Python writes it in a `repr`; a long one is cut, with its length.
 pub(super) fn quoted(py: Python<'_>, text: &str) -> PyResult<String> {
-    Ok(PyString::new(py, text).repr()?.to_string())
+    let shown = |text: &str| Ok::<_, PyErr>(PyString::new(py, text).repr()?.to_string());
+    match text.char_indices().nth(LONGEST_QUOTE) {
+        None => shown(text),
+        Some((end, _)) => Ok(format!(
+            "{}... ({} bytes)",
+            shown(&text[..end])?,
+            text.len()
+        )),
+    }
+}
+
+/// A method of a class that is written in Python, as it calls Python code of others.
+///
+/// While such code runs, no Rust function may wait for it: at exit the interpreter ends a daemon
+/// thread there, and the process aborts where that meets Rust.
+pub(super) fn reentrant<'py>(py: Python<'py>, method: &str) -> PyResult<Bound<'py, PyAny>> {
+    py.import("hubhooks._reentrant")?.getattr(method)
 }
 
 /// A problem with a body that has no place in it.

@@ -1,8 +1,8 @@
 //! The core's errors as the Python exceptions of `hubhooks.errors`.
 
-use pyo3::PyErr;
+use pyo3::prelude::*;
 
-use crate::error::Error;
+use crate::error::{Error, Problem};
 
 mod python {
     use pyo3::import_exception;
@@ -20,12 +20,33 @@ impl From<Error> for PyErr {
             Error::Config(_) => python::ConfigError::new_err(message),
             Error::SecretMissing => python::SecretMissingError::new_err(message),
             Error::SecretMismatch => python::SecretMismatchError::new_err(message),
-            Error::Payload(problem) => {
-                let (line, column) = problem.place.unzip();
-                python::PayloadError::new_err((message, line, column, problem.path))
-            }
+            Error::Payload(problem) => Python::attach(|py| {
+                payload_error(py, message, problem).unwrap_or_else(|error| error)
+            }),
         }
     }
+}
+
+/// Import the exceptions, so that no error has to.
+pub(super) fn load(py: Python<'_>) {
+    let _ = (
+        py.get_type::<python::ConfigError>(),
+        py.get_type::<python::PayloadError>(),
+        py.get_type::<python::SecretMismatchError>(),
+        py.get_type::<python::SecretMissingError>(),
+    );
+}
+
+/// A `PayloadError`, made without its `__init__`: that is Python code, in which the interpreter ends
+/// a daemon thread at exit, and the process aborts where that meets Rust.
+fn payload_error(py: Python<'_>, message: String, problem: Problem) -> PyResult<PyErr> {
+    let class = py.get_type::<python::PayloadError>();
+    let error = class.call_method1("__new__", (&class, message))?;
+    let (line, column) = problem.place.unzip();
+    error.setattr("line", line)?;
+    error.setattr("column", column)?;
+    error.setattr("path", problem.path)?;
+    Ok(python::PayloadError::new_err(error.unbind()))
 }
 
 /// A `ConfigError` with this message.

@@ -3,20 +3,19 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::OnceLock;
 
-use pyo3::exceptions::{PyException, PyTypeError};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 use pyo3::{IntoPyObjectExt, PyClass, PyTypeInfo};
 use serde_json::Value;
 
-use super::convert::{compared, problem, to_python, word};
-use super::errors::config_error;
+use super::convert::{compared, problem, reentrant, to_python, word};
 use super::files::UpdatedFiles;
 use super::parts::{Comment, Discussion, MovedTo, Repo, UpdatedRef, Webhook};
 use super::shared::Shared;
 use crate::event::{Class, DOCUMENTED_KEYS};
-use crate::text::one_line;
+use crate::text::excerpt;
 
 /// One delivery of the Hub, read and checked; the base of all event classes.
 ///
@@ -153,74 +152,14 @@ impl HubEvent {
         instance_of(cls, Self::read(cls.py(), body_bytes(body)?)?)
     }
 
-    /// Read a delivery from a body that is parsed already.
-    ///
-    /// Raises:
-    ///     PayloadError: the mapping is no Hub event, or holds what JSON cannot.
-    #[classmethod]
-    #[pyo3(signature = (payload, /))]
-    fn from_dict<'py>(
-        cls: &Bound<'py, PyType>,
-        payload: &Bound<'py, PyAny>,
-    ) -> PyResult<Bound<'py, HubEvent>> {
-        let py = cls.py();
-        // Python's own writer guards against cycles and depth, and refuses NaN when told to.
-        let options = PyDict::new(py);
-        options.set_item("allow_nan", false)?;
-        options.set_item("ensure_ascii", true)?;
-        options.set_item("separators", (",", ":"))?;
-        let json = py
-            .get_type::<PyDict>()
-            .call1((payload,))
-            .and_then(|payload| {
-                py.import("json")?
-                    .call_method("dumps", (payload,), Some(&options))
-            })
-            .map_err(|error| {
-                if !error.is_instance_of::<PyException>(py) {
-                    // Ctrl-C is no word about the mapping.
-                    return error;
-                }
-                let problem = problem(format!(
-                    "expected a mapping that JSON can write: {}",
-                    error.value(py)
-                ));
-                problem.set_cause(py, Some(error));
-                problem
-            })?;
-        instance_of(cls, Self::read(py, body_bytes(&json)?)?)
+    #[classattr]
+    fn from_dict(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+        reentrant(py, "from_dict")
     }
 
-    /// Read the delivery that started a Hugging Face Job, from the variable `WEBHOOK_PAYLOAD`.
-    ///
-    /// Args:
-    ///     environ: the variables; those of the process by default.
-    ///
-    /// Raises:
-    ///     ConfigError: there is no such variable, as in a Job started by hand.
-    ///     PayloadError: its value is no Hub event.
-    ///
-    /// Source: https://huggingface.co/docs/hub/jobs-webhooks
-    #[classmethod]
-    #[pyo3(signature = (environ = None, /))]
-    fn from_env<'py>(
-        cls: &Bound<'py, PyType>,
-        environ: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, HubEvent>> {
-        let py = cls.py();
-        let variables = match environ {
-            Some(environ) => environ.clone(),
-            None => py.import("os")?.getattr("environ")?,
-        };
-        let payload = variables.call_method1("get", ("WEBHOOK_PAYLOAD",))?;
-        if !payload.is_truthy()? {
-            return Err(config_error(
-                "no `WEBHOOK_PAYLOAD` in the environment: the Hub sets it in a Job that a webhook \
-                 started, not in one started by hand. To try it, set it to what `hubhooks samples \
-                 NAME` prints",
-            ));
-        }
-        instance_of(cls, Self::read(py, body_bytes(&payload)?)?)
+    #[classattr]
+    fn from_env(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+        reentrant(py, "from_env")
     }
 
     /// Give the body as a dict, with every key the Hub sent under its own name. Made anew each time.
@@ -377,15 +316,14 @@ impl HubEvent {
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
         let event = slf.get().shared.event();
         let repo = event.repo.as_ref();
-        let repo =
-            repo.map(|repo| format!(" of {} {}", one_line(repo.r#type), one_line(repo.name)));
+        let repo = repo.map(|repo| format!(" of {} {}", excerpt(repo.r#type), excerpt(repo.name)));
         let discussion = event.discussion.as_ref();
         let discussion = discussion.map(|discussion| format!(" #{}", discussion.num));
         Ok(format!(
             "<{} {} {}{}{}>",
             slf.get_type().name()?,
-            one_line(event.scope),
-            one_line(event.action),
+            excerpt(event.scope),
+            excerpt(event.action),
             repo.unwrap_or_default(),
             discussion.unwrap_or_default(),
         ))

@@ -37,6 +37,7 @@ mod _core {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let py = module.py();
+        super::errors::load(py);
         let scopes = PyDict::new(py);
         for (scope, actions) in SCOPES {
             scopes.set_item(scope, PyTuple::new(py, actions)?)?;

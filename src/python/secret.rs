@@ -1,9 +1,11 @@
 //! The verifier for Python.
 
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyTypeError, PyUserWarning};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
 
+use super::convert::reentrant;
 use crate::error::Error;
 use crate::secret;
 
@@ -16,8 +18,10 @@ use crate::secret;
 /// Args:
 ///     secrets: the secrets, as entered in the webhook's settings on the Hub.
 ///
+/// A secret in quotation marks is taken as it is, with a warning: an env file may have kept them.
+///
 /// Raises:
-///     ConfigError: there is no secret, or one is empty or not ASCII.
+///     ConfigError: there is no secret, or one is empty, not ASCII or has control characters.
 ///
 /// Source: https://huggingface.co/docs/hub/webhooks#webhook-secret
 #[pyclass(frozen, module = "hubhooks")]
@@ -28,6 +32,7 @@ impl Verifier {
     #[new]
     #[pyo3(signature = (*secrets))]
     fn new(secrets: &Bound<'_, PyTuple>) -> PyResult<Self> {
+        let py = secrets.py();
         let secrets = secrets
             .iter()
             .map(|secret| match secret.cast_into::<PyString>() {
@@ -35,7 +40,11 @@ impl Verifier {
                 Err(other) => Err(expected("str", &other.into_inner())),
             })
             .collect::<PyResult<Vec<_>>>()?;
-        Ok(Self(secret::Verifier::new(secrets)?))
+        let verifier = secret::Verifier::new(&secrets)?;
+        if secrets.iter().any(|secret| secret::is_quoted(secret)) {
+            warn_of_quotes(py)?;
+        }
+        Ok(Self(verifier))
     }
 
     /// Check the secret that a request carries.
@@ -54,20 +63,19 @@ impl Verifier {
         }
     }
 
-    /// Find the secret in a request and check it.
-    ///
-    /// The header decides alone where there is one; else `?secret=` does. Two different values are
-    /// refused.
-    ///
-    /// Args:
-    ///     headers: a mapping, or pairs of name and value as ASGI gives them; str or bytes.
-    ///     query: the query of the URL, percent-encoded as it came.
-    ///
-    /// Raises:
-    ///     SecretMissingError: the request carries no secret.
-    ///     SecretMismatchError: the secret is none of ours, or there are two different ones.
-    #[pyo3(signature = (headers, query = None))]
-    fn verify_request(
+    #[classattr]
+    fn verify_request(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+        reentrant(py, "verify_request")
+    }
+
+    #[classattr]
+    fn judge(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+        reentrant(py, "judge")
+    }
+
+    /// What `verify_request` does, with the headers as a list of tuples or lists.
+    #[pyo3(signature = (headers, query))]
+    fn _verify_pairs(
         &self,
         headers: &Bound<'_, PyAny>,
         query: Option<&Bound<'_, PyAny>>,
@@ -75,17 +83,9 @@ impl Verifier {
         Ok(self.judged(headers, query)??)
     }
 
-    /// Tell what is wrong with the secret that a request carries, without raising: refusing must
-    /// cost less than sending.
-    ///
-    /// Args:
-    ///     headers: as for `verify_request`.
-    ///     query: as for `verify_request`.
-    ///
-    /// Returns:
-    ///     None if nothing is, else "missing" or "mismatch".
-    #[pyo3(signature = (headers, query = None))]
-    fn judge(
+    /// What `judge` does, with the headers as a list of tuples or lists.
+    #[pyo3(signature = (headers, query))]
+    fn _judge_pairs(
         &self,
         headers: &Bound<'_, PyAny>,
         query: Option<&Bound<'_, PyAny>>,
@@ -118,21 +118,31 @@ impl Verifier {
     }
 }
 
+/// Warn without the user's line, which Python would print with the warning: it may have the secret.
+fn warn_of_quotes(py: Python<'_>) -> PyResult<()> {
+    // Where Python notes that the warning was shown: some callers make a verifier for each request.
+    static REGISTRY: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
+    let registry = REGISTRY.get_or_init(py, || PyDict::new(py).unbind());
+    PyErr::warn_explicit(
+        py,
+        &py.get_type::<PyUserWarning>(),
+        c"a secret begins and ends with the same quotation mark, and is taken with both: \
+          if an env file kept them, write it there without",
+        c"hubhooks",
+        1,
+        Some(c"hubhooks"),
+        Some(registry.bind(py)),
+    )
+}
+
 /// The values of the headers that carry a secret.
 fn secret_headers(headers: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<u8>>> {
-    let pairs = if headers.is_instance_of::<PyList>() {
-        headers.clone()
-    } else {
-        headers
-            .call_method0("items")
-            .unwrap_or_else(|_| headers.clone())
-    };
-    let mut values = Vec::new();
-    let Ok(pairs) = pairs.try_iter() else {
+    let Ok(pairs) = headers.cast::<PyList>() else {
         return Err(expected("headers as a mapping or as pairs", headers));
     };
+    let mut values = Vec::new();
     for pair in pairs {
-        let (name, value) = name_and_value(&pair?)?;
+        let (name, value) = name_and_value(&pair)?;
         if with_bytes(&name, |name| Ok(name.eq_ignore_ascii_case(secret::HEADER)))? {
             values.push(with_bytes(&value, |value| Ok(value.to_vec()))?);
         }
@@ -140,25 +150,18 @@ fn secret_headers(headers: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<u8>>> {
     Ok(values)
 }
 
-/// A header: a tuple mostly, but ASGI allows any iterable of two items. A text of two characters is
-/// none: it is a header of which the other half is missing.
+/// A header: a tuple, or else a list.
 fn name_and_value<'py>(
     pair: &Bound<'py, PyAny>,
 ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
     if let Ok(pair) = pair.extract() {
         return Ok(pair);
     }
-    let is_text = pair.is_instance_of::<PyBytes>() || pair.is_instance_of::<PyString>();
-    let mut items = Vec::new();
-    if !is_text && let Ok(found) = pair.try_iter() {
-        // One more than wanted tells that there are too many.
-        for item in found.take(3) {
-            items.push(item?);
-        }
-    }
-    <[_; 2]>::try_from(items)
+    pair.cast::<PyList>()
+        .ok()
+        .and_then(|pair| <[_; 2]>::try_from(pair.iter().collect::<Vec<_>>()).ok())
         .map(Into::into)
-        .map_err(|_| expected("a pair of a header's name and its value", pair))
+        .ok_or_else(|| expected("a pair of a header's name and its value", pair))
 }
 
 /// Use a str or bytes as bytes.

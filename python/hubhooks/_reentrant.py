@@ -1,0 +1,141 @@
+"""Methods of the compiled classes that call Python code of others, such as a mapping's `items`.
+
+At exit the interpreter ends a daemon thread where it next runs Python code. While compiled code
+waits for that Python code, the thread cannot end, and the process aborts. So these methods are
+written in Python, and pass plain objects to the compiled code.
+"""
+
+# The class methods become those of `HubEvent`, and are in no class here.
+# mypy: disable-error-code="misc"
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any, Literal
+
+from hubhooks.errors import ConfigError, PayloadError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    # The type checkers see these as methods in `_core.pyi`.
+    from hubhooks._core import HubEvent, Verifier
+
+__all__ = ["from_dict", "from_env", "judge", "verify_request"]
+
+_LONGEST_QUOTE = 200
+_PLAIN = frozenset({tuple, list})
+
+
+@classmethod
+def from_dict(cls: type[HubEvent], payload: Mapping[str, Any], /) -> HubEvent:
+    """Read a delivery from a body that is parsed already.
+
+    Raises:
+        PayloadError: the mapping is no Hub event, or holds what JSON cannot.
+    """
+    import json  # noqa: PLC0415 - `import hubhooks` can do without
+
+    try:
+        # Python's own writer guards against cycles and depth, and refuses NaN when told to.
+        body = json.dumps(dict(payload), allow_nan=False, separators=(",", ":"))
+    except Exception as error:
+        msg = f"expected a mapping that JSON can write: {_text_of(error)}"
+        raise PayloadError(msg) from error
+    return cls.from_json(body)
+
+
+@classmethod
+def from_env(cls: type[HubEvent], environ: Mapping[str, str] | None = None, /) -> HubEvent:  # noqa: D417 - no caller passes `cls`
+    """Read the delivery that started a Hugging Face Job, from the variable `WEBHOOK_PAYLOAD`.
+
+    Args:
+        environ: the variables; those of the process by default.
+
+    Raises:
+        ConfigError: there is no such variable, as in a Job started by hand.
+        PayloadError: its value is no Hub event.
+
+    Source: https://huggingface.co/docs/hub/jobs-webhooks
+    """
+    import os  # noqa: PLC0415 - as above
+
+    payload = (os.environ if environ is None else environ).get("WEBHOOK_PAYLOAD")
+    if not payload:
+        msg = (
+            "no `WEBHOOK_PAYLOAD` in the environment: the Hub sets it in a Job that a webhook "
+            "started, not in one started by hand. To try it, set it to what `hubhooks samples "
+            "NAME` prints"
+        )
+        raise ConfigError(msg)
+    return cls.from_json(payload)
+
+
+def verify_request(  # noqa: D417 - no caller passes `self`
+    self: Verifier,
+    headers: Any,  # noqa: ANN401 - `_core.pyi` has the types
+    query: str | bytes | None = None,
+) -> None:
+    """Find the secret in a request and check it.
+
+    The header decides alone where there is one; else `?secret=` does. Two different values are
+    refused.
+
+    Args:
+        headers: a mapping, or pairs of name and value as ASGI gives them; str or bytes.
+        query: the query of the URL, percent-encoded as it came.
+
+    Raises:
+        SecretMissingError: the request carries no secret.
+        SecretMismatchError: the secret is none of ours, or there are two different ones.
+    """
+    self._verify_pairs(_pairs_of(headers), query)
+
+
+def judge(  # noqa: D417 - no caller passes `self`
+    self: Verifier,
+    headers: Any,  # noqa: ANN401 - `_core.pyi` has the types
+    query: str | bytes | None = None,
+) -> Literal["missing", "mismatch"] | None:
+    """Tell what is wrong with the secret of a request, without raising, which would cost more.
+
+    Args:
+        headers: as for `verify_request`.
+        query: as for `verify_request`.
+
+    Returns:
+        None if nothing is, else "missing" or "mismatch".
+    """
+    return self._judge_pairs(_pairs_of(headers), query)
+
+
+def _pairs_of(headers: Any) -> Any:  # noqa: ANN401 - the compiled code checks the types
+    """Give the headers as a list of pairs, each a tuple or a list."""
+    if isinstance(headers, list) and _PLAIN.issuperset(map(type, headers)):
+        return headers
+    if not isinstance(headers, list) and callable(items := getattr(headers, "items", None)):
+        headers = items()
+    try:
+        pairs = iter(headers)
+    except TypeError:
+        return headers
+    return [pair if isinstance(pair, tuple | list) else _pair_of(pair) for pair in pairs]
+
+
+def _pair_of(pair: Any) -> Any:  # noqa: ANN401 - the compiled code checks the types
+    # A text of two characters is no pair. A third item shows that there are too many.
+    if isinstance(pair, str | bytes):
+        return pair
+    try:
+        items = iter(pair)
+    except TypeError:
+        return pair
+    return tuple(itertools.islice(items, 3))
+
+
+def _text_of(error: Exception) -> str:
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - it may be of a class of the user's
+        return type(error).__name__
+    return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}..."
