@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.client
 import json
 import logging
 import signal
-import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import uvicorn
 from asking import ask
-from servers import PATIENCE
+from servers import PATIENCE, serve
 
 from hubhooks._core import HubEvent
 from hubhooks._samples import compact, sample_json, with_overrides
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
 
 def pytest_configure() -> None:
@@ -66,54 +62,6 @@ def event(body: Callable[..., bytes]) -> Callable[..., HubEvent]:
 @pytest.fixture(name="ask")
 def _ask() -> Callable[..., Any]:
     return ask
-
-
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.is_up = threading.Event()
-        self.leaked: list[str] = []
-
-    async def shutdown(self, sockets: list[Any] | None = None) -> None:
-        await super().shutdown(sockets)
-        self.leaked = await leaked_tasks()
-
-    async def startup(self, sockets: list[Any] | None = None) -> None:
-        await super().startup(sockets)
-        self.is_up.set()
-
-    @property
-    def port(self) -> int:
-        return int(self.servers[0].sockets[0].getsockname()[1])
-
-
-async def leaked_tasks() -> list[str]:
-    """Return the tasks of the running loop that neither its server nor the test began."""
-    # A cancelled task ends in the next turns of the loop.
-    for _ in range(10):
-        await asyncio.sleep(0)
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    return [repr(task) for task in tasks if not _is_of_server(task)]
-
-
-def _is_of_server(task: asyncio.Task[Any]) -> bool:
-    code = getattr(task.get_coro(), "cr_code", None)
-    return code is not None and "/uvicorn/" in code.co_filename.replace("\\", "/")
-
-
-@contextmanager
-def serve(app: Any, **options: Any) -> Generator[int]:
-    """Serve an app on a port of its own until the block ends, when no task of ours is left."""
-    server = _Server(uvicorn.Config(app, port=0, log_config=None, **options))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        assert server.is_up.wait(PATIENCE)
-        yield server.port
-    finally:
-        server.should_exit = True
-        thread.join(PATIENCE)
-    assert server.leaked == []
 
 
 @pytest.fixture(name="serve")

@@ -1,12 +1,14 @@
-"""Servers in processes of their own, started as a user starts them."""
+"""Servers: in processes of their own, started as a user starts them, and in this one."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+import uvicorn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
 ROOT = Path(__file__).parents[1]
 # The bound of every wait: no test passes or fails by time alone.
@@ -208,3 +211,51 @@ def started(
             yield server
         finally:
             server.end()
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_up = threading.Event()
+        self.leaked: list[str] = []
+
+    async def shutdown(self, sockets: list[Any] | None = None) -> None:
+        await super().shutdown(sockets)
+        self.leaked = await leaked_tasks()
+
+    async def startup(self, sockets: list[Any] | None = None) -> None:
+        await super().startup(sockets)
+        self.is_up.set()
+
+    @property
+    def port(self) -> int:
+        return int(self.servers[0].sockets[0].getsockname()[1])
+
+
+async def leaked_tasks() -> list[str]:
+    """Return the tasks of the running loop that neither its server nor the test began."""
+    # A cancelled task ends in the next turns of the loop.
+    for _ in range(10):
+        await asyncio.sleep(0)
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    return [repr(task) for task in tasks if not _is_of_server(task)]
+
+
+def _is_of_server(task: asyncio.Task[Any]) -> bool:
+    code = getattr(task.get_coro(), "cr_code", None)
+    return code is not None and "/uvicorn/" in code.co_filename.replace("\\", "/")
+
+
+@contextmanager
+def serve(app: Any, **options: Any) -> Generator[int]:
+    """Serve an app on a port of its own until the block ends, when no task of ours is left."""
+    server = _Server(uvicorn.Config(app, port=0, log_config=None, **options))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        assert server.is_up.wait(PATIENCE)
+        yield server.port
+    finally:
+        server.should_exit = True
+        thread.join(PATIENCE)
+    assert server.leaked == []

@@ -164,7 +164,7 @@ def test_only_the_trusted_are_told_what_was_refused(house: House) -> None:
     house.put(aside="unhandled")
     house.log.refused(int(time.time() // 60), "secret wrong", 3)
     assert house.activity.gate.judge("wrong") == "wrong"
-    assert house.activity.overview(trusted=False) == ({"unhandled": 1}, {})
+    assert house.activity.overview(trusted=False) == ({"unhandled": 1}, {}, {})
     refusals = house.activity.overview(trusted=True).refusals
     assert refusals["admin token wrong"] == 1
     assert refusals["secret wrong"] == 3

@@ -12,7 +12,9 @@ import pytest
 from servers import PATIENCE, ROOT, Server, started
 
 from hubhooks._samples import compact, sample_json
+from hubhooks.activity import Activity
 from hubhooks.deliveries import MemoryLog
+from hubhooks.routing import Router
 from hubhooks.sqlite import SqliteLog
 
 if TYPE_CHECKING:
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 
 BODY = compact(sample_json("repo.content.update"))
 COUNT = 50
-ON_DISK: dict[str, str | None] = {"HUBHOOKS_DELIVERIES": None}
+TOKEN = "a-long-admin-token"
+ON_DISK: dict[str, str | None] = {"HUBHOOKS_DELIVERIES": None, "HUBHOOKS_ADMIN_TOKEN": TOKEN}
 APP = """
 import os, time
 from hubhooks import Webhooks
@@ -109,6 +112,8 @@ def test_runs_of_an_unknown_handler_stay_and_are_shown(renamed: Server) -> None:
     for command in ("list", "stats"):
         code, text = run_command(folder, command)
         assert (code, note in text) == (0, True), text
+    answer = renamed.request("/deliveries", headers={"Authorization": f"Bearer {TOKEN}"})
+    assert answer.json()["unknown_handlers"] == {"old": COUNT + 1}
     assert renamed.output().count("runs wait for the handler `old`") == 1
     assert ran(folder)[1:] == ["later new"]
 
@@ -173,3 +178,14 @@ def test_replay_as_without_an_app_takes_any_name(tmp_path: Path) -> None:
         ("old", "ignored"),
         ("new", "queued"),
     ]
+
+
+def test_tab_shows_unknown_handlers_to_the_owner_only() -> None:
+    tab = pytest.importorskip("hubhooks._activity_tab")
+    store = MemoryLog()
+    store.accept("d1", b"{}", ["<gone>"])
+    activity = Activity(store, Router(), lambda: None, lambda: None)
+    shown = activity.overview(trusted=True)
+    assert shown.unknown_handlers == {"<gone>": 1}
+    assert "1 waiting for <b>&lt;gone&gt;</b>, which the app lacks" in tab._overview_html(shown)  # noqa: SLF001 - the HTML of the tab
+    assert activity.overview(trusted=False).unknown_handlers == {}

@@ -9,8 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import serve
-from servers import PATIENCE
+from servers import PATIENCE, serve
 
 from hubhooks import HubEvent, Webhooks
 from hubhooks._samples import compact, sample_json

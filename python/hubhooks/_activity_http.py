@@ -141,7 +141,8 @@ def _list(activity: Activity, query: bytes) -> dict[str, Any]:
     page = [record_json(record) for record in records[:limit]]
     # What to ask for next: the deliveries before the last of these.
     before = page[-1]["id"] if len(records) > limit else None
-    return {"deliveries": page, "before": before}
+    unknown = activity.unknown_handlers()
+    return {"deliveries": page, "before": before, "unknown_handlers": unknown}
 
 
 def _limit_of(text: str) -> int:

@@ -487,6 +487,8 @@ def _overview_html(overview: Overview) -> str:
         f"{count} &times; {_text(reason)}" for reason, count in overview.refusals.items()
     )
     more = f"<small>refused: {refused}</small>" if refused else ""
+    for name, count in overview.unknown_handlers.items():
+        more += f"<small>{count} waiting for <b>{_text(name)}</b>, which the app lacks</small>"
     return f'<div class="hubhooks-chips">{"".join(chips)}{more}</div>'
 
 

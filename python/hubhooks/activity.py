@@ -309,6 +309,8 @@ class Overview(NamedTuple):
     """How many are in each state; the one that asks for attention first comes first."""
     refusals: dict[str, int]
     """How often requests were refused, by reason; none for strangers."""
+    unknown_handlers: dict[str, int]
+    """How many runs wait for handlers that no running app has; none for strangers."""
 
 
 class Row(NamedTuple):
@@ -399,10 +401,22 @@ class Activity:
         states: dict[str, int] = {
             state: stats.states[state] for state in STATES if stats.states.get(state)
         }
+        if not trusted:
+            return Overview(states, {}, {})
         refusals = {reason: count for reason, count in stats.refusals.items() if count}
         if wrong := sum(self.gate.wrong.values()):
             refusals["admin token wrong"] = wrong
-        return Overview(states, refusals if trusted else {})
+        return Overview(states, refusals, self.unknown_handlers())
+
+    def unknown_handlers(self) -> dict[str, int]:
+        """Count the runs that wait for handlers which no running app has.
+
+        Raises:
+            StoreError: the log cannot be read just now.
+        """
+        return self._recently(
+            "unknown handlers", lambda: self._log.unknown_handlers(self._router.handler_names)
+        )
 
     def page(self, state: str | None = None, number: int = 0, *, trusted: bool) -> Page:
         """List deliveries.

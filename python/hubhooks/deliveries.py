@@ -456,7 +456,15 @@ class Log(Protocol):
         """Record, late, that this process locked another file to lead the store."""
 
     def waiting_handlers(self) -> dict[str, int]:
-        """Count the runs that wait to start, by handler."""
+        """Count the runs that wait to start, by handler, in any thread."""
+        ...
+
+    def unknown_handlers(self, known: Container[str]) -> dict[str, int]:
+        """Count the runs that wait for handlers which no process has, in any thread.
+
+        Args:
+            known: the handlers of this process.
+        """
         ...
 
     def due(
@@ -730,6 +738,10 @@ class MemoryLog:
         """Count the runs that wait to start, by handler."""
         with self._lock:
             return dict(Counter(name for _, name in (*self._waiting, *self._queued)))
+
+    def unknown_handlers(self, known: Container[str]) -> dict[str, int]:
+        """Count the runs that wait for handlers which this process does not have."""
+        return {n: count for n, count in self.waiting_handlers().items() if n not in known}
 
     def due(
         self,

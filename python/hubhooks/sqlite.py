@@ -725,6 +725,18 @@ class SqliteLog:
         with self._db.elsewhere() as connection:
             return dict(connection.execute(_COUNT_WAITING).fetchall())
 
+    def unknown_handlers(self, known: Container[str]) -> dict[str, int]:
+        """Count the runs that wait for handlers which no process has, in any thread.
+
+        Args:
+            known: the handlers of this process.
+        """
+        waiting = self.waiting_handlers()
+        if all(name in known for name in waiting):
+            return {}
+        live = self.live_handlers(is_led=True) or ()
+        return {n: count for n, count in waiting.items() if n not in known and n not in live}
+
     def live_handlers(self, *, is_led: bool) -> set[str] | None:
         """List the handlers of the processes that use the store; None if that is not known.
 
