@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AppCode", "AppIdentity", "find_app_code"]
 
-# An app in a folder with more modules than this is told apart by these.
+# Of an app with more modules, the first ones are compared.
 _MAX_FILES = 2000
 _VERSION_LENGTH = 8
 _INSTALLED = frozenset({"site-packages", "dist-packages"})

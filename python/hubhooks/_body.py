@@ -65,7 +65,7 @@ class BoundedReceive:
     """Receives the parts of a body, with bounds on its length and on the wait for each part.
 
     Args:
-        receive: gives the parts, as ASGI has it.
+        receive: the ASGI callable that gives the parts.
         limit: the longest body that is read, in bytes.
     """
 
@@ -117,7 +117,7 @@ async def read_body(receive: Receive, limit: int, headers: Headers) -> bytes:
     """Read the body of a request.
 
     Args:
-        receive: gives the parts, as ASGI has it. An adapter whose `receive` has a method
+        receive: the ASGI callable that gives the parts. An adapter whose `receive` has a method
             `read_body(limit)` reads the body by itself.
         limit: the longest body that is read, in bytes.
         headers: those of the request.

@@ -539,7 +539,7 @@ class Threads:
             try:
                 threading.Thread(target=self._work, name="hubhooks", daemon=True).start()
             except RuntimeError as error:
-                # The next thread that is free, or the next call, takes what waits.
+                # The next free thread, or the next call, takes it.
                 _log.error("a handler waits for a thread: %s", error)
                 return
             self._running += 1

@@ -276,7 +276,7 @@ class Session:
 
         Args:
             work: the delivery.
-            context: that of its request, also for what runs later.
+            context: the context of its request, also for runs that start later.
         """
         if self.is_leading:
             for name in work.handlers:
@@ -487,7 +487,7 @@ class Session:
             what = "process %d has newer code: it takes the lead of the delivery log `%s` once %s"
             _log.warning(what, other.process.pid, self.log.path, "no handler runs here")
         elif now >= self._handover_until + _HANDOVER_SECONDS:
-            # Some handlers take long, and what waits cannot wait for all of them.
+            # A handler may take hours, and the queued runs cannot wait that long.
             self._handover_until = now + _HANDOVER_SECONDS
         if not self._running:
             self._resign(other, now)

@@ -310,7 +310,7 @@ class Overview(NamedTuple):
     refusals: dict[str, int]
     """How often requests were refused, by reason; none for strangers."""
     unknown_handlers: dict[str, int]
-    """How many runs wait for handlers that no running app has; none for strangers."""
+    """How many runs wait for handlers that no running app has; empty for anonymous visitors."""
 
 
 class Row(NamedTuple):

@@ -91,7 +91,7 @@ class Answer:
 
 
 class Prepared:
-    """A delivery that is ready to be stored: its event, and the handlers that hear it."""
+    """A delivery that is ready to be stored: its event, and the matching handlers."""
 
     __slots__ = ("aside", "body", "delivery_id", "event", "handlers", "headers", "reason")
 
@@ -109,7 +109,7 @@ class Prepared:
         """None if the body cannot be read."""
         self.handlers: tuple[str, ...] = ()
         self.aside: Aside | None = None
-        """Why no handler hears it."""
+        """Why no handler runs."""
         self.reason: Reason = ""
         """What explains `aside`."""
 

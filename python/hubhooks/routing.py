@@ -299,7 +299,7 @@ class _Table:
 
 
 class Match:
-    """The handlers that hear an event, and why the others do not.
+    """The handlers that match an event, and why the others do not.
 
     Its explanation calls no `when` again, also where it is asked for later. It does not keep the
     event.
@@ -531,7 +531,7 @@ class Router:
         return self.find_match(event).handlers
 
     def find_match(self, event: HubEvent) -> Match:
-        """Find the handlers that hear an event; each `when` is called at most once for each."""
+        """Find the handlers that match an event; each calls its `when` at most once."""
         whens = Whens(is_logged=True)
         table = self._table or self._build()
         heard: list[Handler] = []
