@@ -25,6 +25,7 @@ from servers import PATIENCE, ROOT, SECRET, started
 
 from hubhooks import Webhooks
 from hubhooks._samples import compact, sample_json
+from hubhooks.sqlite import SqliteLog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -612,3 +613,46 @@ def test_the_start_says_whether_accepted_work_survives_a_restart(
         monkeypatch.setenv("SPACE_ID", "ada-labs/hub-watcher")
     hooks = Webhooks("moon", deliveries=path)
     assert told in room._what_survives(hooks.deliveries)  # noqa: SLF001 - printed at launch
+
+
+TUTORIAL = """
+import os
+import gradio as gr
+from hubhooks import Webhooks
+
+hooks = Webhooks()
+
+@hooks.on("repo.content")
+def handle(event, delivery):
+    with open("ran", "a") as file:
+        file.write(f"{delivery.id} VERSION {os.getpid()}\\n")
+
+with gr.Blocks() as demo:
+    hooks.activity()
+hooks.launch(demo)
+"""
+
+
+def test_edited_app_runs_the_deliveries_beside_the_one_that_was_left_running(
+    tmp_path: Path,
+) -> None:
+    environ = {**OFFLINE, "HUBHOOKS_DELIVERIES": None}
+    body = compact(sample_json("repo.content.update"))
+    ran = tmp_path / "ran"
+
+    def copy(version: int) -> Any:
+        script = TUTORIAL.replace("VERSION", str(version))
+        return started(tmp_path, "app.py", script=script, prints=READY, environ=environ)
+
+    with copy(1) as old, copy(2) as new:
+        new.wait_for(f"process {old.pid} leads the delivery log")
+        store = SqliteLog(tmp_path / "hubhooks.db")
+        new.wait_until(
+            lambda: getattr(store.leader(), "process", old).pid == new.pid, "does not take the lead"
+        )
+        for number in range(4):
+            answer = new.post("/webhooks", body, headers={"Webhook-Id": f"d{number}"})
+            assert answer.status_code == 202
+        new.wait_until(lambda: "d3" in ran.read_text(), "does not run them")
+    runs = [line for line in ran.read_text().splitlines() if line.startswith("d")]
+    assert [line.split()[1:] for line in runs] == [["2", str(new.pid)]] * 4
