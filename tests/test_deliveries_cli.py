@@ -385,6 +385,8 @@ def test_runs_that_wait_say_until_when_and_why(path: Path) -> None:
     with opened(path) as log:
         accept(log, "d1", "retrain")
         log.claim("d1", "retrain")
+        log.close()
+        log.open()
         log.recover()
     shown = re.sub(" +", " ", invoke(path, "show", "d1").stdout)
     assert re.search(

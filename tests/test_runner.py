@@ -169,7 +169,7 @@ def test_run_of_an_unknown_handler_stays_queued(
     (run,) = bench.record().runs
     assert (run.state, run.attempts) == ("queued", 0)
     (line,) = logged()
-    assert line.startswith("1 runs wait for the handler `gone`, which this app does not have: ")
+    assert line.startswith("1 runs wait for the handler `gone`, which this process does not have: ")
 
 
 # ---- failing ----------------------------------------------------------------------------------

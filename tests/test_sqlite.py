@@ -11,10 +11,11 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import time
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 from servers import PATIENCE
@@ -26,9 +27,28 @@ from hubhooks.errors import BusyError, ConfigError, StoreError
 from hubhooks.sqlite import RunnerLock, SqliteLog
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
 DAY = 24 * 60 * 60
+T = TypeVar("T")
+
+
+def patiently(write: Callable[[], T]) -> T:
+    """Try again while the store waits for another program."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return write()
+        except BusyError:  # noqa: PERF203 - it loops only where it failed
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def crashed(log: SqliteLog) -> list[tuple[str, str, bool]]:
+    """Lead anew as after the death of the process, and give what it was running."""
+    log.close()
+    log.open()
+    return log.recover()
 
 
 @contextmanager
@@ -219,7 +239,7 @@ def test_a_handler_during_which_the_process_is_killed_is_tried_three_times_more(
                 assert said(process) == f"{attempt > 1} {attempt}"
                 process.send_signal(signal.SIGKILL)
                 assert process.wait(PATIENCE) == -signal.SIGKILL
-            assert log.recover() == [("d1", "a", attempt == 4)]
+            assert crashed(log) == [("d1", "a", attempt == 4)]
             assert log.due(8) == log.due(8, interrupted=True) == []
             waits.append(log.next_due())
             clock[0] += waits[-1] or 0
@@ -233,7 +253,7 @@ def test_what_failed_for_being_interrupted_can_be_replayed(path: Path) -> None:
     with opened(path, max_interruptions=0) as log:
         log.accept("d1", b"{}", ["a"])
         start(log, "d1")
-        assert log.recover() == [("d1", "a", True)]
+        assert crashed(log) == [("d1", "a", True)]
         assert log.accept("d1", b"{}", ["a"]).handlers == ("a",)
         assert log.due(8) == [("d1", "a")]
 
@@ -316,7 +336,7 @@ def test_what_was_interrupted_is_listed_apart(log: SqliteLog, clock: list[float]
     start(log, "d0")
     start(log, "d1")
     start(log, "d1", "b")
-    log.recover()
+    crashed(log)
     others = [("d0", "b"), ("d2", "b"), ("d2", "a"), ("d3", "b"), ("d3", "a")]
     assert log.due(8, interrupted=True) == []
     clock[0] += 10
@@ -347,7 +367,7 @@ def test_a_handler_out_of_time_when_the_process_died_was_interrupted(log: Sqlite
     log.accept("d1", b"{}", ["a"])
     log.overdue(start(log, "d1"))
     log.flush()
-    assert log.recover() == [("d1", "a", False)]
+    assert crashed(log) == [("d1", "a", False)]
 
 
 def test_answers_and_ends_wait_for_the_next_batch(log: SqliteLog) -> None:
@@ -938,7 +958,7 @@ def test_nothing_is_lost_when_this_process_reads_the_files_and_another_one_ends(
     # The same file, so it still runs what is in it.
     assert log.is_led
     assert log.claim("elsewhere", "a") is not None
-    assert caplog.text.count("was removed or replaced while it was in use") == 1
+    assert caplog.text.count("was removed or replaced while the app used it") == 1
 
 
 def test_a_file_that_is_removed_is_made_anew_and_has_to_be_led_anew(
@@ -947,7 +967,7 @@ def test_a_file_that_is_removed_is_made_anew_and_has_to_be_led_anew(
     log.accept("before", b"{}", ["a"])
     for file in path.parent.glob(f"{path.name}*"):
         file.unlink()
-    assert log.changed()
+    assert patiently(log.changed)
     assert not log.is_led
     log.accept("after", b"{}", ["a"])
     assert log.claim("after", "a") is None
@@ -978,7 +998,7 @@ def test_a_file_is_not_opened_anew_beside_somebody_who_reads_the_old_one(
             file.unlink()
         with pytest.raises(BusyError, match="was removed or replaced"):
             log.accept("d1", b"{}", ["a"])
-    assert log.accept("d1", b"{}", ["a"]).status == "accepted"
+    assert patiently(lambda: log.accept("d1", b"{}", ["a"])).status == "accepted"
 
 
 def test_a_folder_that_is_gone_is_used_again_when_it_is_back(tmp_path: Path) -> None:
@@ -1387,7 +1407,7 @@ def test_the_log_in_figures(log: SqliteLog) -> None:
 @pytest.mark.parametrize(
     "name",
     ["_SEQ", "_COUNT_DUPLICATE", "_DELIVERED", "_SET_STATE", "_STARTABLE", "_START", "_STATES",
-     "_END", "_OVERDUE", "_INTERRUPTED", "_HANDLERS", "_DUE", "_NEXT_DUE", "_BODY",
+     "_END", "_OVERDUE", "_STARTED", "_HANDLERS", "_DUE", "_NEXT_DUE", "_BODY",
      "_OLDEST_UNFINISHED", "_DROP_BODY", "_DROP_ROW"],
 )  # fmt: skip
 def test_no_statement_of_every_day_reads_a_whole_table(log: SqliteLog, name: str) -> None:

@@ -138,6 +138,7 @@ def test_two_projects_with_one_store_are_two_apps(tmp_path: Path) -> None:
     for folder in (one, two):
         folder.mkdir()
         write_app(folder)
+    (two / "app.py").write_text((one / "app.py").read_text("utf-8") + "# of another bot\n", "utf-8")
     with started(one, *UVICORN, environ=disk):
         pass
     with started(two, *UVICORN, prints="startup failed", environ=disk) as server:

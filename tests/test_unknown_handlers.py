@@ -91,7 +91,7 @@ def renamed(tmp_path: Path) -> Any:
     store.resign(is_end=True)
     store.close()
     with started(tmp_path, script=APP.replace("NAME", "new"), environ=ON_DISK) as server:
-        server.wait_for("runs wait for the handler `old`, which this app does not have")
+        server.wait_for("runs wait for the handler `old`, which this process does not have")
         yield server
 
 

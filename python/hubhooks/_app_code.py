@@ -20,6 +20,8 @@ _MAX_FILES = 2000
 _VERSION_LENGTH = 8
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
 _NO_FILE = "(interactive)"
+# Where Python's own modules are.
+_LIBRARY = Path(os.__file__).parent
 
 
 class AppCode(NamedTuple):
@@ -29,6 +31,8 @@ class AppCode(NamedTuple):
     """Its real path; None in a notebook or a shell."""
     loaded_at: float
     """When the `Webhooks` was created, in seconds since 1970."""
+    order: float = 0.0
+    """The same by a clock that is never set, where there is one: newer code has a larger number."""
 
     def name_beside(self, store: str) -> str:
         """Return the file as seen from the folder of a store: the default name of the app.
@@ -82,11 +86,19 @@ class AppIdentity(NamedTuple):
         file = self.code.file
         if self.given_name or file is None or Path(known).name != Path(file).name:
             return False
-        return not (Path(store).parent / known).exists()
+        try:
+            # A copy of the project elsewhere is the same app; two projects with one name are not.
+            return (Path(store).parent / known).read_bytes() == Path(file).read_bytes()
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
 
 
 def find_app_code(creator: object) -> AppCode:
     """Find the file that creates an object: to be called in its `__init__`.
+
+    A function that makes it for several apps belongs to the module whose body calls it.
 
     Args:
         creator: the object. Its own `__init__` and those of its subclasses are passed over.
@@ -94,13 +106,38 @@ def find_app_code(creator: object) -> AppCode:
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - `inspect` is slow to import
     while frame is not None and _is_init_of(frame, creator):
         frame = frame.f_back
+    file = _file_of(frame)
+    while frame is not None and _is_of_user(frame):
+        if frame.f_code.co_name == "<module>":
+            file = _file_of(frame)
+            break
+        frame = frame.f_back
+    return AppCode(file, time.time(), _clock_of_machine())
+
+
+def _file_of(frame: FrameType | None) -> str | None:
     # A reloaded script is executed from a string, and its globals still name the file.
     file = None if frame is None else frame.f_globals.get("__file__")
     if not isinstance(file, str):
-        return AppCode(None, time.time())
+        return None
     # Also where only the compiled file is deployed.
-    source = file[:-1] if file.endswith(".pyc") else file
-    return AppCode(os.path.realpath(source), time.time())
+    return os.path.realpath(file[:-1] if file.endswith(".pyc") else file)
+
+
+def _is_of_user(frame: FrameType) -> bool:
+    """Return whether code is neither installed nor Python's own."""
+    file = frame.f_globals.get("__file__")
+    if file is None:
+        return frame.f_globals.get("__name__") == "__main__"  # a notebook, or a shell
+    parts = Path(str(file)).parts
+    return not (_INSTALLED.intersection(parts) or _LIBRARY in Path(str(file)).parents)
+
+
+def _clock_of_machine() -> float:
+    """Read a clock that all processes of the machine share, and that nobody sets."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.time()
 
 
 def _is_init_of(frame: FrameType, creator: object) -> bool:

@@ -122,6 +122,8 @@ class Call(ABC):
         except BaseException as error:
             end_forked_child(process, error)
             self.failed(error)
+            # The text of an exception, or `backoff=`, may fork too.
+            end_forked_child(process)
             if is_interrupt(error):
                 raise
         else:
@@ -167,6 +169,7 @@ class Call(ABC):
                 self.failed(self._timed_out().with_traceback(error.__traceback__))
                 return
             self.failed(error)
+            end_forked_child(process)
             # A cancelled task must end as one.
             if is_cancelled or is_interrupt(error):
                 raise

@@ -43,8 +43,10 @@ _APPLICATION_ID = 0x48754832
 _LOOP_BUSY_SECONDS = 0.005
 _BUSY_SECONDS = 0.1
 _OPEN_SECONDS = 5.0
-# A program that overwrites the file makes it empty first.
+# A program that overwrites the file makes it empty first, or renames it for a moment.
 _EMPTY_SECONDS = 1.0
+# A file that was not written for so long is whole.
+_SETTLED_SECONDS = 0.5
 # How much is written aside before it is worth a checkpoint, and before the file is made short.
 _CHECKPOINT_BYTES = 4 * 1024 * 1024
 _TRUNCATE_BYTES = 16 * 1024 * 1024
@@ -198,7 +200,7 @@ class Database:
                     raise _at_opening(self.path, error) from error
         self._files = StoreFiles.at(self.path)
         self._progress = 0
-        with suppress(sqlite3.Error):  # it may be new, and all of it in the `-wal` file
+        with suppress(sqlite3.Error):  # it may be new, with all of it in the `-wal` file
             self._progress = self._progress_in_file()
         self._open_wal()
         self._is_suspect = self._is_wal_lost = self._is_unchecked = False
@@ -234,11 +236,21 @@ class Database:
                 raise BusyError(_told_of_loss(self.path))
             return
         self._explanation = self._explanation or known.explain_end(now)
-        if known.files.is_wal_foreign(now):
+        files = known.files
+        # A process that closes the store writes to the database last of all.
+        is_written = now.db != files.db or (not known.is_closed and now.db_time != files.db_time)
+        if files.is_wal_foreign(now) or (now.wal_size and is_written and self._is_older(known)):
             with self._only_repairer():
                 self._move_aside("-wal", "-shm")
-        if known.files.identity != now.identity or known.files.db_size > now.db_size:
+        if is_written or files.db_size > now.db_size:
             self._is_unchecked = True
+
+    def _is_older(self, known: LeaderFile) -> bool:
+        """Return whether an older copy lies where the leader had its database."""
+        try:
+            return self._progress_in_file() < known.progress
+        except sqlite3.Error:
+            return False  # the check of its content tells
 
     def note_files(self) -> None:
         """Write down which files belong together, as the leader."""
@@ -247,7 +259,13 @@ class Database:
             if self._explanation:
                 _log.warning("%s", self._explanation)
                 self._explanation = ""
-            LeaderFile.of_this_process(self.path, self._files).write(self.path)
+            known = LeaderFile.of_this_process(self.path, self._files, self._progress)
+            known.write(self.path)
+
+    def keep_noted(self) -> None:
+        """Write down again which files belong together, if somebody removed that."""
+        if not Path(LeaderFile.path_of(self.path)).exists():
+            self.note_files()
 
     def note_end(self) -> None:
         """Write down that this process leads no more."""
@@ -369,17 +387,24 @@ class Database:
             return True
         if now.db_size == 0:
             self._wait_while_empty()
-        elif is_sound(self._connection):
+            return False
+        self._wait_until_written(now)
+        if is_sound(self._connection):
             # A VACUUM shortens it too.
             self._files, self._is_suspect = now, False
             return True
         return False
 
+    def _wait_until_written(self, now: StoreFiles) -> None:
+        if time.time() < now.db_time / 1e9 + _SETTLED_SECONDS:
+            msg = f"another program writes to the delivery log `{self.path}`"
+            raise BusyError(msg)
+
     def _wait_while_empty(self) -> None:
         now = time.monotonic()
         self._empty_since = self._empty_since or now
         if now < self._empty_since + _EMPTY_SECONDS:
-            msg = f"the delivery log `{self.path}` was emptied while it was in use"
+            msg = f"the delivery log `{self.path}` was emptied or removed while it was in use"
             raise BusyError(msg)
         self._empty_since = 0.0
 
@@ -394,6 +419,10 @@ class Database:
             raise BusyError(_told_of_loss(self.path))
         if now == self._damaged:
             raise StoreError(_told_of_damage(self.path))
+        if now.db == 0 and Path(self.path).parent.exists():
+            self._wait_while_empty()
+        elif self._is_wal_lost:
+            self._wait_until_written(now)
         with self._only_repairer():
             _log.error("%s", _told_of_loss(self.path))
             if is_another:
@@ -423,13 +452,14 @@ class Database:
         finally:
             if source is not self._connection:
                 source.close()
-        self.is_copy = True
+        # Without what lay in the `-wal` file it is an older store.
+        self.is_copy = source is self._connection
         if not is_new_wal:
             self._move_aside("-wal", "-shm")
 
     def _move_aside(self, *suffixes: str) -> None:
         for name in move_aside(self.path, *suffixes):
-            _log.error("moved a file of the delivery log aside that does not fit: `%s`", name)
+            _log.error("a file of the delivery log belongs to another one; renamed it `%s`", name)
 
     @contextmanager
     def _only_repairer(self) -> Generator[None]:
@@ -616,6 +646,7 @@ class Database:
                 if self._files.are_same(now):
                     self._progress = max(self._progress, self._progress_in_file())
                     self._files = now
+                    self.note_files()
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -821,9 +852,8 @@ def _refuse_after_fork(path: str) -> None:
 
 def _told_of_loss(path: str) -> str:
     return (
-        f"the delivery log `{path}`, or the `-wal` file beside it, was removed or replaced while "
-        "it was in use; from here on it is what is there now. Leave these files alone while the "
-        "app runs, and do not open them in it"
+        f"a file of the delivery log `{path}` was removed or replaced while the app used it. The "
+        "app goes on with the files that are there now. Leave them alone while it runs"
     )
 
 

@@ -252,7 +252,8 @@ def _replay(  # noqa: PLR0913, one parameter per option
         moment = None if since is None else _moment(since)
         for name in only or ():
             _check_handler(name, "--only")
-        live = log.live_handlers(is_led=lock.is_taken())
+        leader = log.leader() if lock.is_taken() else None
+        live = None if leader is None else leader.handlers
         if replacement is None:
             replays = _replays(log, deliveries or [], only or [], moment, is_failed=failed)
             _skip_unknown(replays, live)
@@ -413,11 +414,8 @@ def _check_handler(name: str, option: str) -> None:
 
 
 def _unknown_handlers(log: SqliteLog, *, is_led: bool) -> dict[str, int]:
-    """Count the runs that wait for handlers which no running app has."""
-    live = log.live_handlers(is_led=is_led)
-    if live is None:
-        return {}
-    return {name: count for name, count in log.waiting_handlers().items() if name not in live}
+    """Count the runs that wait for handlers which the running app does not have."""
+    return log.unknown_handlers() if is_led else {}
 
 
 def _note_unknown(unknown: Mapping[str, int]) -> None:
@@ -584,7 +582,7 @@ def _replays_as(  # noqa: PLR0913, PLR0917 - as for `_replays`, and what replace
     only: Sequence[str],
     since: datetime | None,
     new: str,
-    live: set[str] | None,
+    live: frozenset[str] | None,
 ) -> list[_Replay]:
     """Choose deliveries in which another handler is to run in place of some."""
     if live is not None and new not in live:
@@ -610,15 +608,15 @@ def _replays_as(  # noqa: PLR0913, PLR0917 - as for `_replays`, and what replace
     return chosen
 
 
-def _unknown(log: SqliteLog, live: set[str] | None) -> Iterable[str]:
+def _unknown(log: SqliteLog, live: frozenset[str] | None) -> Iterable[str]:
     return () if live is None else [name for name in log.waiting_handlers() if name not in live]
 
 
-def _no_such_handler(name: str, live: set[str]) -> str:
+def _no_such_handler(name: str, live: frozenset[str]) -> str:
     return f"no running app has the handler `{name}`; there are {', '.join(sorted(live)) or 'none'}"
 
 
-def _skip_unknown(replays: Sequence[_Replay], live: set[str] | None) -> None:
+def _skip_unknown(replays: Sequence[_Replay], live: frozenset[str] | None) -> None:
     """Skip what no running app can run: it would wait for ever."""
     for replay in replays:
         missing = [name for name in replay.handlers if live is not None and name not in live]

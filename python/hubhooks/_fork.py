@@ -127,19 +127,21 @@ def _after_in_child() -> None:
 
 
 def _switch_off() -> None:
+    is_serving = bool(_registered or _addresses)
     for resource in tuple(_registered):
         with suppress(Exception):
             resource.switch_off()
     _registered.clear()
-    with suppress(Exception):
-        _release_sockets()
+    if is_serving:
+        with suppress(Exception):
+            _release_sockets()
     _addresses.clear()
 
 
 def _release_sockets() -> None:
     """Close the inherited sockets of the server, listening and connected."""
     folder = next((path for path in _OPEN_FILES if os.path.isdir(path)), None)  # noqa: PTH112 - `pathlib` is slow to import
-    if folder is None or not _addresses:
+    if folder is None:
         return
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for name in os.listdir(folder):  # noqa: PTH208 - numbers, not paths
@@ -159,11 +161,22 @@ def _is_servers(number: int) -> bool:
     finally:
         shared.detach()
     if isinstance(name, tuple):
-        return any(
+        # Before the first request, the address of the server is not known.
+        return _is_listening(number) or any(
             port == name[1] and (host == name[0] or host in _ANY_HOST or name[0] in _ANY_HOST)
             for host, port in _addresses
         )
     return bool(name) and (os.fsdecode(name), None) in _addresses
+
+
+def _is_listening(number: int) -> bool:
+    if not hasattr(socket, "SO_ACCEPTCONN"):
+        return False
+    shared = socket.socket(fileno=number)
+    try:
+        return bool(shared.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    finally:
+        shared.detach()
 
 
 if hasattr(os, "register_at_fork"):

@@ -122,9 +122,8 @@ async def settle(value: object) -> object:
     Raises:
         TypeError: the body never ran.
     """
-    # An async wrapper may return the coroutine of what it wraps. Other awaitables stay: a task
-    # runs by itself.
-    while inspect.iscoroutine(value):
+    # An async function may return a coroutine, a task or another awaitable of the work it began.
+    while inspect.isawaitable(value):
         value = await value
     check_ran(value)
     return value

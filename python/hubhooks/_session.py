@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import math
-import os
 import threading
 import time
 from typing import TYPE_CHECKING, Protocol
@@ -25,6 +24,7 @@ from hubhooks._calls import (
 from hubhooks._core import HubEvent
 from hubhooks._fork import register
 from hubhooks._logging import get_logger, text_of
+from hubhooks._process import current_process
 from hubhooks.deliveries import Delivery
 from hubhooks.errors import BusyError, ConfigError, PayloadError, StoreError
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from hubhooks._app_code import AppCode
-    from hubhooks.deliveries import Due, Log, Record
+    from hubhooks.deliveries import Due, Interrupted, Log, Record
     from hubhooks.receiver import Work
     from hubhooks.routing import Occasion, Router
     from hubhooks.sqlite import Leader
@@ -56,10 +56,12 @@ _CHECKPOINT_SECONDS = 1.0
 # How long a run that the process died during waits for the others to end, and how long they wait
 # for it.
 _ALONE_SECONDS = 60.0
-# How long a process without the newest code starts no new runs, so that the other one can lead;
-# and how long it leaves the lead to that process.
-_HANDOVER_SECONDS = 60.0
+# How long a process without the newest code starts no new runs before the other one leads, and how
+# long it leaves the lead to that process.
+_HANDOVER_SECONDS = 30.0
 _RESIGN_SECONDS = 2.0
+# How often the leader looks for runs whose process died after it handed over the lead.
+_CRASHED_SECONDS = 5.0
 # How long what may be written late waits for other things to be written with it.
 _LATE_SECONDS = 0.005
 # A context may hold all of a request.
@@ -146,6 +148,7 @@ class Session:
         self._successor: Leader | None = None
         self._handover_until = 0.0
         self._resigned_until = 0.0
+        self._look_for_crashed_at = 0.0
         self._declined: set[int] = set()
         # Whether runs may wait for handlers that do not exist, and those that were logged.
         self._may_be_unknown = True
@@ -182,6 +185,9 @@ class Session:
             try:
                 self._register()
                 self._lead()
+                leader = None if self.is_leading else self._find_leader()
+                if leader is not None:
+                    self._check_handlers(leader)
             except BaseException:
                 self.log.close()
                 raise
@@ -191,39 +197,50 @@ class Session:
             self.retire()
             raise
         register(self)
-        if not self.is_leading:
-            self._log_leader()
+        if leader is not None:
+            self._log_leader(leader)
         if self.log.is_durable:
             threading.Thread(target=self._keep_up, name="hubhooks upkeep", daemon=True).start()
 
     def _register(self) -> None:
         """Record what this process runs, for other processes and for the command line."""
-        loaded_at = 0.0 if self._code is None else self._code.loaded_at
-        self.log.register(self._version, loaded_at, self._router.handler_names)
+        order = 0.0 if self._code is None else self._code.order
+        self.log.register(self._version, order, self._router.handler_names)
 
-    def _log_leader(self) -> None:
-        """Log in one line that another process runs the handlers."""
+    def _find_leader(self) -> Leader | None:
+        """Look up the process that leads; None if it is this one, or not known just now."""
         try:
             leader = self.log.leader()
         except StoreError:
-            leader = None
-        if leader is None:
-            _log.warning("another process leads the delivery log `%s`", self.log.path)
-        elif leader.process.pid != os.getpid():
-            own = self._version
-            what = (
-                "process %d leads the delivery log `%s` since %s with code %s: this process, with "
-                "%s, accepts deliveries, and %s"
+            return None
+        return None if leader is None or leader.process == current_process() else leader
+
+    def _check_handlers(self, leader: Leader) -> None:
+        """Raise `ConfigError` if the leader has the same code and cannot run our handlers."""
+        if leader.code != self._version or leader.handlers is None:
+            return
+        missing = [name for name in self._router.handler_names if name not in leader.handlers]
+        if missing:
+            msg = (
+                f"process {leader.process.pid} leads the delivery log `{self.log.path}` with the "
+                f"same code, and does not have the handler `{missing[0]}`, which would never run: "
+                "give each `Webhooks` of the app a file of its own, "
+                '`Webhooks(deliveries="other.db")`'
             )
-            is_newer = leader.code != own
+            raise ConfigError(msg)
+
+    def _log_leader(self, leader: Leader) -> None:
+        """Log in one line that another process runs the handlers."""
+        since = "now" if leader.since is None else f"{leader.since:%Y-%m-%d %H:%M:%S} UTC"
+        if leader.code == self._version:
+            then = "This process has the same code, and accepts deliveries only"
+        else:
             then = (
-                f"takes the lead with its newer code {own} once the other has no active run"
-                if is_newer
-                else "the other runs them"
+                f"This process has code {self._version}, and takes the lead with its newer code "
+                "once no handler runs there"
             )
-            since = "now" if leader.since is None else f"{leader.since:%Y-%m-%d %H:%M:%S} UTC"
-            code = f"code {own}" if is_newer else "the same code"
-            _log.warning(what, leader.process.pid, self.log.path, since, leader.code, code, then)
+        what = "process %d leads the delivery log `%s` since %s with code %s. %s"
+        _log.warning(what, leader.process.pid, self.log.path, since, leader.code, then)
 
     def _reserve(self) -> None:
         """Keep two routers from one log: one of them would get what the other accepted."""
@@ -354,7 +371,7 @@ class Session:
     @property
     def _is_handing_over(self) -> bool:
         """Whether no run starts, so that the process with newer code can lead."""
-        return self._successor is not None and time.monotonic() < self._handover_until
+        return self._successor is not None
 
     def _free(self, run: HandlerCall) -> None:
         with self._lock:
@@ -466,12 +483,16 @@ class Session:
             return
         if self._lock_of_log is not None and self._lock_of_log.keep():
             self.log.note_lock()
+        self.log.keep_noted()
         if is_changed:
             self.is_behind = self._may_be_unknown = True
             if not self.log.is_led:
                 self._lead_anew()
         if is_changed or self._successor is not None:
             self._hand_over_if_idle(now)
+        if self.is_leading and now >= self._look_for_crashed_at:
+            self._look_for_crashed_at = now + _CRASHED_SECONDS
+            self._tell_crashed(self.log.recover_crashed())
 
     def _hand_over_if_idle(self, now: float) -> None:
         """Let a process with newer code lead as soon as nothing runs here."""
@@ -486,10 +507,9 @@ class Session:
             self._handover_until = now + _HANDOVER_SECONDS
             what = "process %d has newer code: it takes the lead of the delivery log `%s` once %s"
             _log.warning(what, other.process.pid, self.log.path, "no handler runs here")
-        elif now >= self._handover_until + _HANDOVER_SECONDS:
-            # A handler may take hours, and the queued runs cannot wait that long.
-            self._handover_until = now + _HANDOVER_SECONDS
-        if not self._running:
+        # A handler may take hours, and the queued runs cannot wait that long. It goes on here.
+        is_idle = all(run.is_overdue for run in tuple(self._running))
+        if is_idle or now >= self._handover_until:
             self._resign(other, now)
 
     def _resign(self, other: Leader, now: float) -> None:
@@ -510,7 +530,7 @@ class Session:
             if name not in known and name not in self._logged_unknown:
                 self._logged_unknown.add(name)
                 what = (
-                    "%d runs wait for the handler `%s`, which this app does not have: run them "
+                    "%d runs wait for the handler `%s`, which this process does not have: run them "
                     "with another handler, `hubhooks deliveries replay --only %s --as NEW`, or end "
                     "them, `hubhooks deliveries fail --handler %s`"
                 )
@@ -624,7 +644,11 @@ class Session:
         Both should not be while the lock is held; but whoever removes its file, or opens and
         closes it in this process, takes it away.
         """
-        _log.warning("the delivery log is no longer ours to run; we take over again if nobody did")
+        _log.warning(
+            "this process does not lead the delivery log `%s` any more: another process took the "
+            "lead, or the file was replaced",
+            self.log.path,
+        )
         if self._lock_of_log is not None:
             self._lock_of_log.release()
         self._lead()
@@ -648,7 +672,12 @@ class Session:
         self._may_be_unknown = True
         ready = self.log.due(1) or self.log.due(1, interrupted=True)
         self.is_behind = bool(ready) or self.log.next_due() is not None
-        for delivery_id, name, is_failed in interrupted:
+        self._tell_crashed(interrupted)
+
+    def _tell_crashed(self, crashed: Sequence[Interrupted]) -> None:
+        """Log the runs whose process died, and run the hooks of those that are not tried again."""
+        for delivery_id, name, is_failed in crashed:
+            self._may_be_interrupted = self.is_behind = True
             if is_failed:
                 try:
                     self._bury(delivery_id, name)

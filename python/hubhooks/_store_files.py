@@ -88,9 +88,13 @@ class StoreFiles(NamedTuple):
         )
 
     def is_wal_foreign(self, now: StoreFiles) -> bool:
-        """Return whether the `-wal` file there now was written for another database."""
-        is_another = now.identity != self.identity or (now.db_size == 0 < self.db_size)
-        return is_another and now.wal == self.wal != 0 and now.wal_size > 0
+        """Return whether the `-wal` file there now was written for another database.
+
+        The number of a device may change with a mount, so it says nothing on its own.
+        """
+        is_another = now.device == self.device and now.db != self.db
+        is_emptied = now.db_size == 0 < self.db_size
+        return (is_another or is_emptied) and now.wal == self.wal != 0 and now.wal_size > 0
 
 
 def _stat(path: str) -> os.stat_result | None:
@@ -107,6 +111,8 @@ class LeaderFile(NamedTuple):
     process: Process
     since: float
     files: StoreFiles
+    progress: int
+    """How far the database alone had come, without its `-wal` file: a number that only grows."""
     is_closed: bool
     """Whether it stopped leading by itself."""
 
@@ -122,7 +128,8 @@ class LeaderFile(NamedTuple):
             made: Any = json.loads(Path(cls.path_of(store)).read_bytes())
             files = StoreFiles(**{name: int(made["files"][name]) for name in StoreFiles._fields})
             process = Process(int(made["pid"]), str(made["host"]), str(made["start_time"]))
-            return cls(process, float(made["since"]), files, bool(made["is_closed"]))
+            since, progress = float(made["since"]), int(made["progress"])
+            return cls(process, since, files, progress, bool(made["is_closed"]))
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
@@ -131,6 +138,7 @@ class LeaderFile(NamedTuple):
         made = {
             **self.process._asdict(),
             "since": self.since,
+            "progress": self.progress,
             "is_closed": self.is_closed,
             "files": self.files._asdict(),
         }
@@ -146,29 +154,29 @@ class LeaderFile(NamedTuple):
             os.replace(new, path)  # noqa: PTH105 - these are paths as SQLite has them
 
     @classmethod
-    def of_this_process(cls, store: str, files: StoreFiles) -> LeaderFile:
+    def of_this_process(cls, store: str, files: StoreFiles, progress: int) -> LeaderFile:
         """Describe this process, which leads a store with these files."""
         process = current_process()
         known = cls.read(store)
         is_known = known is not None and known.process == process and not known.is_closed
         since = known.since if known is not None and is_known else time.time()
-        return cls(process, since, files, is_closed=False)
+        return cls(process, since, files, progress, is_closed=False)
 
     def is_of_living_process(self) -> bool:
         """Return whether another process that is alive leads the store."""
         return (
             not self.is_closed
-            and self.process.pid != os.getpid()
+            and self.process != current_process()
             and is_alive(self.process) is True
         )
 
     def explain_end(self, now: StoreFiles) -> str:
         """Say what is known of a leader that ended without closing the store; empty if it did."""
-        if self.is_closed or self.process.pid == os.getpid() or is_alive(self.process):
+        if self.is_closed or self.process == current_process() or is_alive(self.process):
             return ""
         since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.since))
         changes = self._changes(now)
-        why = ", and ".join(changes) if changes else "by SIGKILL or for lack of memory, perhaps"
+        why = ", and ".join(changes) or "SIGKILL or a lack of memory may be the cause"
         return (
             f"process {self.process.pid}, which led the delivery log since {since}, ended without "
             f"closing it: {why}"
@@ -182,7 +190,7 @@ class LeaderFile(NamedTuple):
         """
         files = self.files
         changes = []
-        if now.identity != files.identity:
+        if now.db != files.db:
             changes.append("the file was replaced" if now.db else "the file was removed")
         elif now.db_size < files.db_size:
             changes.append(f"the file was shortened from {files.db_size} to {now.db_size} bytes")
@@ -214,11 +222,17 @@ def has_wal_header(path: str) -> bool:
 
 
 def is_sound(connection: sqlite3.Connection) -> bool:
-    """Return whether SQLite finds no damage."""
+    """Return whether SQLite finds no damage, in the indexes too."""
     try:
-        return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+        return bool(connection.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",))
     except sqlite3.DatabaseError:
         return False
+
+
+def _check_sound(connection: sqlite3.Connection, path: str) -> None:
+    if not is_sound(connection):
+        msg = f"the delivery log `{path}` is damaged"
+        raise StoreError(msg)
 
 
 def move_aside(path: str, *suffixes: str) -> list[str]:
@@ -259,9 +273,12 @@ def replace_file(path: str, source: sqlite3.Connection) -> None:
     with suppress(FileNotFoundError):
         os.unlink(new)  # noqa: PTH108 - these are paths as SQLite has them
     os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR, _MODE))
-    with closing(sqlite3.connect(new, isolation_level=None)) as copy:
-        source.backup(copy)
-        if not is_sound(copy):
-            msg = f"the delivery log `{path}` is damaged"
-            raise StoreError(msg)
-    os.replace(new, path)  # noqa: PTH105 - as above
+    try:
+        with closing(sqlite3.connect(new, isolation_level=None)) as copy:
+            source.backup(copy)
+            _check_sound(copy, path)
+        os.replace(new, path)  # noqa: PTH105 - as above
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(new)  # noqa: PTH108 - as above
+        raise

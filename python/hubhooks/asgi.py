@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import math
+import os
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
 from hubhooks._body import BodyError, read_body
 from hubhooks._calls import running_loop
-from hubhooks._fork import release_in_children
+from hubhooks._fork import end_forked_child, release_in_children
 from hubhooks._logging import get_logger, is_interrupt, text_of
 from hubhooks.deliveries import BUSY_PAUSE, BUSY_SECONDS
 from hubhooks.errors import BusyError, ConfigError, StoreError
@@ -360,7 +361,9 @@ class Door:
         context = contextvars.copy_context()
         try:
             # `when=` is the user's code: it has a copy of the request's context, as each run has.
+            process = os.getpid()
             prepared = context.copy().run(self._receiver.prepare, headers, body)
+            end_forked_child(process)
             if not isinstance(prepared, Prepared):
                 return prepared, []
             if not self._runner.log.is_durable:

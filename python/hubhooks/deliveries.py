@@ -433,7 +433,7 @@ class Log(Protocol):
 
         Args:
             code: the version of the app's code.
-            loaded_at: when the code was executed, in seconds since 1970.
+            loaded_at: when the code was executed: larger for newer code.
             handlers: the names of the handlers.
         """
 
@@ -452,6 +452,9 @@ class Log(Protocol):
         """Look up a living process with newer code than this one, which should lead."""
         ...
 
+    def keep_noted(self) -> None:
+        """Write down again what belongs to the store, if somebody removed that."""
+
     def note_lock(self) -> None:
         """Record, late, that this process locked another file to lead the store."""
 
@@ -460,10 +463,18 @@ class Log(Protocol):
         ...
 
     def unknown_handlers(self, known: Container[str]) -> dict[str, int]:
-        """Count the runs that wait for handlers which no process has, in any thread.
+        """Count the runs that wait for handlers which the leader does not have, in any thread.
 
         Args:
-            known: the handlers of this process.
+            known: the handlers of this process, in case that no process leads.
+        """
+        ...
+
+    def recover_crashed(self) -> builtins.list[Interrupted]:
+        """Let runs be tried again whose process died, as the leader; not in a batch.
+
+        Returns:
+            these runs.
         """
         ...
 
@@ -719,6 +730,10 @@ class MemoryLog:
         """Nothing runs from before the process."""
         return []
 
+    def recover_crashed(self) -> builtins.list[Interrupted]:
+        """No other process runs anything."""
+        return []
+
     def register(self, code: str, loaded_at: float, handlers: Iterable[str]) -> None:
         """Do nothing, as there is no other process."""
 
@@ -730,6 +745,9 @@ class MemoryLog:
 
     def successor(self) -> None:
         """No other process can lead."""
+
+    def keep_noted(self) -> None:
+        """Do nothing, as there are no files."""
 
     def note_lock(self) -> None:
         """Do nothing, as there is no lock."""

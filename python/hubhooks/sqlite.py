@@ -157,6 +157,8 @@ class Leader(NamedTuple):
     """The version of its code."""
     since: datetime | None
     """When it took the lead; None if it did not."""
+    handlers: frozenset[str] | None
+    """The names of its handlers; None if it did not say."""
     key: int
     """Its row in the store."""
 
@@ -494,6 +496,8 @@ class SqliteLog:
                 record.is_replay = True
                 record.is_delivered = known.is_delivered
                 self._keep(record, known, names)
+                # As if another process queued it: the next look at the store finds it.
+                self._seen = None
         return names
 
     def replay_as(self, delivery_id: str, handlers: Sequence[str], new: str) -> bool:
@@ -628,7 +632,6 @@ class SqliteLog:
             BusyError: another process leads, and only lost its lock file.
         """
         now = _now()
-        found: list[Interrupted] = []
         with self.batch():
             self._check_no_other_leads()
             if self._process is None:
@@ -636,23 +639,54 @@ class SqliteLog:
             lock = "" if self._lock is None else self._lock.file
             self._db.execute(_LEAD, (self._process, lock))
             self._db.execute("UPDATE processes SET led_at = ? WHERE id = ?", (now, self._process))
-            for delivery_id, handler, attempt, count in self._db.execute(_INTERRUPTED).fetchall():
+            self._end_dead_processes(now)
+            generation = self._newest_generation + 1
+        self._led = (self._db.file, generation)
+        self._db.note_files()
+        return self.recover_crashed()
+
+    def recover_crashed(self) -> builtins.list[Interrupted]:
+        """Let runs be tried again whose process died, as the leader.
+
+        Returns:
+            these runs.
+        """
+        found: list[Interrupted] = []
+        with self.batch():
+            now = _now()
+            for delivery_id, handler, attempt, count in self._crashed():
                 is_failed = count > self._max_interruptions
                 state = "failed" if is_failed else "waiting"
                 due_at = None if is_failed else now + _INTERRUPTED_SECONDS * 2 ** (count - 1)
                 self._end(delivery_id, handler, attempt, state, due_at, _DIED, interruptions=1)
                 found.append((delivery_id, handler, is_failed))
-            generation = self._newest_generation + 1
-        self._led = (self._db.file, generation)
-        self._db.note_files()
         return found
+
+    def _crashed(self) -> builtins.list[tuple[str, str, int, int]]:
+        """List the runs whose process does not live any more, with how often that happened."""
+        found = []
+        for *run, key, pid, host, start_time in self._db.execute(_STARTED).fetchall():
+            delivery_id, handler, attempt, count = run
+            process = None if pid is None else Process(pid, host, start_time)
+            # A run of this process from before its last stop is not its own any more.
+            is_own = key is not None and key == self._process
+            is_others = process not in (None, current_process()) and is_alive(process)
+            if not is_own and not is_others:
+                found.append((delivery_id, handler, attempt, count))
+        return found
+
+    def _end_dead_processes(self, now: float) -> None:
+        """Record the end of processes that were killed."""
+        for key, *process in self._db.execute(_UNENDED).fetchall():
+            if key != self._process and is_alive(Process(*process)) is False:
+                self._db.execute(_END_PROCESS, (now, key))
 
     def register(self, code: str, loaded_at: float, handlers: Iterable[str]) -> None:
         """Record, late, what this process runs; again, if that changed.
 
         Args:
             code: the version of the app's code.
-            loaded_at: when the code was executed, in seconds since 1970.
+            loaded_at: when the code was executed: larger for newer code.
             handlers: the names of the handlers.
         """
         made = (code, loaded_at, json.dumps(sorted(handlers)))
@@ -709,11 +743,15 @@ class SqliteLog:
         # The lock is free as it was given back, or as the file that is locked is another one.
         if (
             row[-1] not in ("", self._lock.file)
-            and other.process.pid != os.getpid()
+            and other.process != current_process()
             and is_alive(other.process)
         ):
             msg = f"process {other.process.pid} leads the delivery log `{self.path}`"
             raise BusyError(msg)
+
+    def keep_noted(self) -> None:
+        """Write down again which files belong together, if somebody removed that."""
+        self._db.keep_noted()
 
     def note_lock(self) -> None:
         """Record, late, that this process locked another file to lead the store."""
@@ -725,35 +763,20 @@ class SqliteLog:
         with self._db.elsewhere() as connection:
             return dict(connection.execute(_COUNT_WAITING).fetchall())
 
-    def unknown_handlers(self, known: Container[str]) -> dict[str, int]:
-        """Count the runs that wait for handlers which no process has, in any thread.
+    def unknown_handlers(self, known: Container[str] | None = None) -> dict[str, int]:
+        """Count the runs that wait for handlers which the leader does not have, in any thread.
 
         Args:
-            known: the handlers of this process.
+            known: the handlers of this process, in case that no process leads; None to count
+                nothing then.
         """
         waiting = self.waiting_handlers()
-        if all(name in known for name in waiting):
+        leader = self.leader() if waiting else None
+        if leader is not None and leader.handlers is not None:
+            known = leader.handlers
+        if known is None:
             return {}
-        live = self.live_handlers(is_led=True) or ()
-        return {n: count for n, count in waiting.items() if n not in known and n not in live}
-
-    def live_handlers(self, *, is_led: bool) -> set[str] | None:
-        """List the handlers of the processes that use the store; None if that is not known.
-
-        Args:
-            is_led: whether a process leads the store.
-        """
-        with self._db.elsewhere() as connection:
-            rows = connection.execute(_LIVING).fetchall()
-        # Of a process on another machine, only the lock tells that there is one.
-        found = [
-            handlers
-            for *process, handlers in rows
-            if is_alive(Process(*process)) or (is_led and is_alive(Process(*process)) is None)
-        ]
-        if not found or _UNKNOWN_HANDLERS in found:
-            return None
-        return {name for handlers in found for name in json.loads(handlers)}
+        return {name: count for name, count in waiting.items() if name not in known}
 
     def due(
         self,
@@ -1071,16 +1094,24 @@ _SET_LOCK = "UPDATE log SET leader_lock = ? WHERE leader = ?"
 _LEAD = "UPDATE log SET generation = generation + 1, leader = ?, leader_lock = ?"
 _RESIGN = "UPDATE log SET leader = NULL WHERE leader = ?"
 _LEADER = """
-    SELECT id, pid, host, start_time, code, led_at, leader_lock
+    SELECT id, pid, host, start_time, code, led_at, handlers, leader_lock
     FROM log JOIN processes ON processes.id = log.leader
 """
+# The process of a run is that of its last attempt; an older store does not have it.
+_STARTED = """
+    SELECT deliveries.id, runs.handler, runs.attempts, interruptions + 1, process, pid, host,
+        start_time
+    FROM runs JOIN deliveries USING (seq)
+        LEFT JOIN attempts ON attempts.seq = runs.seq AND attempts.handler = runs.handler
+            AND attempt = runs.attempts
+        LEFT JOIN processes ON processes.id = process
+    WHERE finished_at IS NULL AND runs.state IN ('running', 'overdue')
+"""
 _NEWER = """
-    SELECT id, pid, host, start_time, code, led_at FROM processes
+    SELECT id, pid, host, start_time, code, led_at, handlers FROM processes
     WHERE ended_at IS NULL AND code <> ? AND loaded_at > ? ORDER BY loaded_at DESC
 """
-_LIVING = """
-    SELECT pid, host, start_time, handlers FROM processes WHERE ended_at IS NULL
-"""
+_UNENDED = "SELECT id, pid, host, start_time FROM processes WHERE ended_at IS NULL"
 _QUEUE_AGAIN = """
     UPDATE runs SET state = 'queued', due_at = NULL, finished_at = NULL
     WHERE seq = ? AND handler = ?
@@ -1129,10 +1160,6 @@ _END = """
 """
 # What went wrong before stays on record until it ends.
 _OVERDUE = "UPDATE runs SET state = 'overdue' WHERE seq = ? AND handler = ?"
-_INTERRUPTED = """
-    SELECT id, handler, attempts, interruptions + 1 FROM runs JOIN deliveries USING (seq)
-    WHERE finished_at IS NULL AND runs.state IN ('running', 'overdue')
-"""
 
 # A start after now means that the clock was set back, and is not waited for.
 _HANDLERS = """
@@ -1259,9 +1286,11 @@ def _find(execute: Execute, delivery_id: str) -> Record | None:
 
 
 def _read_leader(row: Sequence[Any]) -> Leader:
-    key, pid, host, start_time, code, led_at = row[:6]
+    key, pid, host, start_time, code, led_at, handlers = row[:7]
     since = None if led_at is None else _when(led_at)
-    return Leader(Process(pid, host, start_time), code, since, key)
+    names = json.loads(handlers)
+    known = None if names is None else frozenset(names)
+    return Leader(Process(pid, host, start_time), code, since, known, key)
 
 
 def _body(execute: Execute, delivery_id: str) -> bytes | None:
