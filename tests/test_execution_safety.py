@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from servers import PATIENCE, started, wait_until
+from servers import PATIENCE, UVICORN, started, wait_until
 
 from hubhooks import HubEvent, Ignore, Retry, Webhooks, _session
 from hubhooks._logging import SafeLogger, text_of
@@ -1061,3 +1061,48 @@ def test_runs_wait_where_the_system_has_no_more_threads(
         for delivery_id in ("d1", "d2", "d3"):
             wait_until(lambda one=delivery_id: not _is_open(hooks, one), "it stays open")
             assert ended(hooks, delivery_id).state == "done"
+
+
+FORKS_LATE = """
+import os
+from hubhooks import Webhooks
+
+app = Webhooks()
+
+def fork():
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+
+class Evil(Exception):
+    def __str__(self):
+        fork()
+        return "evil"
+
+def backoff(failures):
+    fork()
+    return 0.01
+
+def when(event):
+    fork()
+    return True
+
+@app.on("repo.content", when=when, retries=1, backoff=backoff)
+def handle(event, delivery):
+    with open("ran", "a") as file:
+        file.write(f"{delivery.attempt} {os.getpid()}\\n")
+    raise Evil
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork there")
+def test_child_that_other_user_code_forks_ends_there(tmp_path: Path) -> None:
+    environ = {"HUBHOOKS_DELIVERIES": None}
+    command = (*UVICORN, "--loop", "asyncio")
+    with started(tmp_path, *command, script=FORKS_LATE, environ=environ) as server:
+        body = compact(sample_json("repo.content.update"))
+        assert server.post("/", body, headers={"Webhook-Id": "d1"}).status_code == 202
+        store = SqliteLog(tmp_path / "hubhooks.db")
+        server.wait_until(lambda: store.stats().states == {"failed": 1}, "does not end it")
+        lines = (tmp_path / "ran").read_text().splitlines()
+    assert lines == [f"1 {server.pid}", f"2 {server.pid}"]

@@ -697,3 +697,26 @@ def test_names_for_type_checkers_alone_are_no_fault() -> None:
     router = Router()
     router.add(namespace["handler"], "repo", when=namespace["handler"])
     assert router.handler("handler") is not None
+
+
+@pytest.mark.parametrize("kind", ["gather", "task", "awaitable"])
+def test_awaitable_that_an_async_handler_returns_is_awaited(kind: str) -> None:
+    hooks = Webhooks()
+
+    class Late:
+        def __await__(self) -> Any:
+            yield from asyncio.sleep(0).__await__()
+            raise LookupError(kind)
+
+    async def fail() -> None:
+        await Late()
+
+    @hooks.on("repo.content", name="handle")
+    async def handle(event: HubEvent) -> object:
+        if kind == "gather":
+            return asyncio.gather(fail(), asyncio.sleep(0))
+        return asyncio.ensure_future(fail()) if kind == "task" else Late()
+
+    client = testing.Client(hooks, raise_errors=False)
+    run = client.send("repo.content.update")["handle"]
+    assert (run.state, str(run.error)) == ("failed", kind)

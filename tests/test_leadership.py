@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
-from servers import UVICORN, Server, started, wait_until
+from servers import PATIENCE, UVICORN, Server, started, wait_until
 
-from hubhooks import _process
+from hubhooks import Webhooks, _process
 from hubhooks._app_code import AppCode
 from hubhooks._process import Process, current_process, is_alive
 from hubhooks._samples import compact, sample_json
@@ -256,3 +257,105 @@ def test_no_run_starts_twice_when_the_lock_file_is_removed(tmp_path: Path) -> No
         one.wait_until(lambda: store.stats().states == {"done": 13}, "does not end them")
     lines = (tmp_path / "ran").read_text().splitlines()
     assert sorted(line.split()[0] for line in lines) == sorted([*names, "last"])
+
+
+# ---- processes that cannot lead, or must not ----------------------------------------------------
+
+
+STUCK = """
+import os, time
+from hubhooks import Webhooks
+
+app = Webhooks()
+
+@app.on("repo.content", timeout=0.2)
+def handle(event, delivery):
+    with open("ran", "a") as file:
+        file.write(f"{delivery.id} VERSION {os.getpid()}\\n")
+    while delivery.id == "stuck" and not os.path.exists("end"):
+        time.sleep(0.01)
+"""
+
+
+def test_stuck_run_does_not_keep_the_newer_code_from_leading(tmp_path: Path) -> None:
+    store = SqliteLog(tmp_path / "hubhooks.db")
+    with started(tmp_path, script=STUCK.replace("VERSION", "1"), environ=ON_DISK) as old:
+        deliver(old, "stuck")
+        old.wait_until(lambda: store.stats().states == {"overdue": 1}, "is not overdue")
+        with started(tmp_path, script=STUCK.replace("VERSION", "2"), environ=ON_DISK) as new:
+            deliver(new, "d1")
+            wait_until_ran(new, "d1")
+            # It still runs in the other process, which records how it ends.
+            states = {"overdue": 1, "done": 1}
+            new.wait_until(lambda: store.stats().states == states, "does not record the run")
+            (tmp_path / "end").touch()
+            new.wait_until(lambda: store.stats().states == {"done": 2}, "does not record the end")
+    assert ran(tmp_path) == {"stuck": ["1", str(old.pid)], "d1": ["2", str(new.pid)]}
+
+
+def test_run_is_tried_again_when_its_process_dies_after_it_handed_over(tmp_path: Path) -> None:
+    store = SqliteLog(tmp_path / "hubhooks.db")
+    with started(tmp_path, script=STUCK.replace("VERSION", "1"), environ=ON_DISK) as old:
+        deliver(old, "stuck")
+        old.wait_until(lambda: store.stats().states == {"overdue": 1}, "is not overdue")
+        with started(tmp_path, script=STUCK.replace("VERSION", "2"), environ=ON_DISK) as new:
+            wait_until_leads(new)
+            old.kill()
+            new.wait_for("the process died during handler `handle` on delivery `stuck`")
+    record = store.get("stuck")
+    assert record is not None
+    assert record.runs[0].interruptions == 1
+
+
+TWO = """
+from hubhooks import Webhooks
+
+first, second = Webhooks(), Webhooks()
+
+@first.on("repo.content")
+def one(event): ...
+
+@second.on("repo.content")
+def two(event): ...
+"""
+
+
+def test_second_object_of_one_file_is_refused_by_name(tmp_path: Path) -> None:
+    command = ("-m", "uvicorn", "app:{}", "--port", "{port}")
+    first, second = (
+        tuple(word.replace("{}", name) for word in command) for name in ("first", "second")
+    )
+    with (
+        started(tmp_path, *first, script=TWO, environ=ON_DISK) as one,
+        started(tmp_path, *second, prints="startup failed", environ=ON_DISK) as two,
+    ):
+        said = two.wait_for("does not have the handler `two`, which would never run")
+        assert f"process {one.pid} leads the delivery log" in said
+        assert 'Webhooks(deliveries="other.db")' in said
+
+
+def test_clock_that_is_set_back_does_not_make_code_older() -> None:
+    codes = [Webhooks("moon")._code for _ in range(2)]  # noqa: SLF001 - what is compared
+    assert codes[0].order <= codes[1].order
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        assert abs(codes[0].order - time.clock_gettime(time.CLOCK_BOOTTIME)) < PATIENCE
+
+
+def test_dead_process_of_another_machine_knows_no_handlers(tmp_path: Path) -> None:
+    path = tmp_path / "x.db"
+    lock = RunnerLock(path)
+    store = SqliteLog(path, lock=lock)
+    store.open()
+    with store.batch():
+        store._db.execute(  # noqa: SLF001 - as a process elsewhere wrote it
+            "INSERT INTO processes (pid, host, start_time, code, loaded_at, handlers) "
+            "VALUES (1, 'elsewhere', '1', 'c', 0, '[\"old\"]')"
+        )
+        store.accept("d1", b"{}", ["old"])
+    assert store.unknown_handlers() == {}
+    assert lock.try_acquire()
+    store.register("c", 1.0, ["new"])
+    store.recover()
+    assert store.unknown_handlers() == {"old": 1}
+    store.close()
+    lock.release()

@@ -6,14 +6,16 @@ import os
 import shutil
 import sqlite3
 import threading
+import time
 from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-from servers import SECRET, UVICORN, Server, started, wait_until
+from servers import PATIENCE, SECRET, UVICORN, Server, started, wait_until
 
 from hubhooks._samples import compact, sample_json
+from hubhooks._store_files import LeaderFile, StoreFiles
 from hubhooks.errors import BusyError, StoreError
 from hubhooks.sqlite import RunnerLock, SqliteLog
 
@@ -321,3 +323,78 @@ def test_only_the_leader_moves_files_aside(tmp_path: Path, store: SqliteLog) -> 
     assert {record.id for record in store.list()} == {"d1", "d2"}
     assert file_of(tmp_path, "-wal.aside-1").exists()
     other.close()
+
+
+def test_backup_that_is_written_over_the_file_of_a_killed_app_gets_no_foreign_wal(
+    tmp_path: Path,
+) -> None:
+    prepare(tmp_path)
+    with started(tmp_path, *UVICORN, environ=ON_DISK) as server:
+        senders = Senders([server], first=1000)
+        senders.wait_for_more(server, 400)
+        with closing(sqlite3.connect(file_of(tmp_path))) as other:
+            other.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        senders.wait_for_more(server, 100)
+        server.kill()
+        senders.stop()
+    overwrite_with_older_copy(tmp_path)
+    with started(tmp_path, *UVICORN, environ=ON_DISK) as server:
+        server.wait_for("a file of the delivery log belongs to another one")
+        server.post("/", BODY, headers={"Webhook-Id": "d9999"})
+        check_whole(server, {"d1", "d9999"})
+
+
+def test_mount_on_another_device_keeps_the_wal() -> None:
+    before = StoreFiles(1, 10, 4096, 0, 11, 100, 12, 32768)
+    assert not before.is_wal_foreign(before._replace(device=2))
+    assert not before.is_wal_foreign(before._replace(device=2, db=20))
+    assert before.is_wal_foreign(before._replace(db=20))
+    assert before.is_wal_foreign(before._replace(db_size=0))
+    assert not before.is_wal_foreign(before._replace(db=20, wal=21))
+    assert not before.is_wal_foreign(before._replace(db=20, wal_size=0))
+
+
+def test_runs_of_an_older_store_are_recovered_when_the_wal_file_is_emptied(
+    tmp_path: Path, store: SqliteLog
+) -> None:
+    with store.batch():
+        store.accept("d1", b"{}", ["a"])
+        store.claim("d1", "a")
+    with closing(sqlite3.connect(file_of(tmp_path))) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    store.accept("d2", b"{}", ["a"])
+    empty(file_of(tmp_path, "-wal"))
+    deadline = time.monotonic() + PATIENCE
+    is_led = True
+    while is_led:
+        assert time.monotonic() < deadline
+        with suppress(StoreError):
+            store.accept(f"more{time.monotonic()}", b"{}", ["a"])
+            store.changed()
+            is_led = store.is_led
+    assert store.get("d2") is None
+    assert store.recover() == [("d1", "a", False)]
+
+
+def test_leader_file_that_is_removed_is_written_again(tmp_path: Path, store: SqliteLog) -> None:
+    leader = file_of(tmp_path, ".leader")
+    leader.unlink()
+    store.keep_noted()
+    assert leader.exists()
+    assert leader.stat().st_mode & 0o777 == 0o600
+
+
+def test_leader_is_known_by_more_than_its_number(tmp_path: Path) -> None:
+    path = str(file_of(tmp_path))
+    files = StoreFiles.at(path)
+    LeaderFile.of_this_process(path, files, 0).write(path)
+    own = LeaderFile.read(path)
+    assert own is not None
+    assert own.explain_end(files) == ""
+    # As the first process of the container before this one.
+    earlier = own._replace(process=own.process._replace(start_time="1"))
+    if own.process.start_time:
+        assert "ended without closing it" in earlier.explain_end(files)
+    for broken in ("", "[]", "{}", '{"pid": "x"}', "{" * 100_000):
+        (tmp_path / "hubhooks.db.leader").write_text(broken)
+        assert LeaderFile.read(path) is None

@@ -246,3 +246,27 @@ def test_variable_for_adoption_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_p
     hooks = Webhooks("moon", deliveries=tmp_path / "x.db")
     with pytest.raises(ConfigError, match="HUBHOOKS_ADOPT_STORE"):
         _ = hooks.deliveries
+
+
+def test_factory_belongs_to_the_module_that_calls_it(tmp_path: Path) -> None:
+    (tmp_path / "common.py").write_text(
+        "from hubhooks import Webhooks\n\n\ndef make():\n    return Webhooks('moon')\n"
+    )
+    for name in ("app", "app2"):
+        (tmp_path / f"{name}.py").write_text("from common import make\n\napp = make()\n")
+    with started(tmp_path, *UVICORN, environ=ON_DISK):
+        pass
+    command = ("-m", "uvicorn", "app2:app", *PORT)
+    with started(tmp_path, *command, prints="startup failed", environ=ON_DISK) as second:
+        second.wait_for("belongs to the app `app.py`, and this is `app2.py`")
+
+
+def test_copy_of_the_project_beside_the_first_is_the_same_app(tmp_path: Path) -> None:
+    disk = {"HUBHOOKS_DELIVERIES": str(tmp_path / "hubhooks.db")}
+    for name in ("release-1", "release-2"):
+        folder = tmp_path / name
+        folder.mkdir()
+        write_app(folder)
+        with started(folder, *UVICORN, environ=disk) as server:
+            deliver(server, name)
+    assert {record.id for record in store_of(tmp_path).list()} == {"release-1", "release-2"}

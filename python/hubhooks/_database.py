@@ -20,6 +20,7 @@ from hubhooks._store_files import (
     StoreFiles,
     has_wal_header,
     is_sound,
+    is_sound_with_wal,
     is_wal_header,
     move_aside,
     replace_file,
@@ -239,18 +240,25 @@ class Database:
         files = known.files
         # A process that closes the store writes to the database last of all.
         is_written = now.db != files.db or (not known.is_closed and now.db_time != files.db_time)
-        if files.is_wal_foreign(now) or (now.wal_size and is_written and self._is_older(known)):
+        if files.is_wal_foreign(now) or (is_written and not self._fits_wal(known, now)):
             with self._only_repairer():
                 self._move_aside("-wal", "-shm")
         if is_written or files.db_size > now.db_size:
             self._is_unchecked = True
 
-    def _is_older(self, known: LeaderFile) -> bool:
-        """Return whether an older copy lies where the leader had its database."""
+    def _fits_wal(self, known: LeaderFile, now: StoreFiles) -> bool:
+        """Return whether the `-wal` file may be applied to what lies where the leader's file was.
+
+        SQLite writes into the database when it closes it, so copies are tried.
+        """
+        if now.wal_size == 0:
+            return True
         try:
-            return self._progress_in_file() < known.progress
+            if self._progress_in_file() < known.progress:
+                return False
         except sqlite3.Error:
-            return False  # the check of its content tells
+            return True  # the check of its content tells
+        return is_sound_with_wal(self.path)
 
     def note_files(self) -> None:
         """Write down which files belong together, as the leader."""

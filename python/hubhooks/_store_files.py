@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import time
 from contextlib import closing, suppress
@@ -23,6 +24,7 @@ __all__ = [
     "StoreFiles",
     "has_wal_header",
     "is_sound",
+    "is_sound_with_wal",
     "is_wal_header",
     "move_aside",
     "replace_file",
@@ -227,6 +229,24 @@ def is_sound(connection: sqlite3.Connection) -> bool:
         return bool(connection.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",))
     except sqlite3.DatabaseError:
         return False
+
+
+def is_sound_with_wal(path: str) -> bool:
+    """Return whether a database and the `-wal` file beside it belong together, trying copies.
+
+    To be called while this process has no connection to it: see `StoreFiles.at`.
+    """
+    copy = f"{path}-copy"
+    try:
+        for suffix in ("", "-wal"):
+            shutil.copyfile(f"{path}{suffix}", f"{copy}{suffix}")
+            os.chmod(f"{copy}{suffix}", _MODE)  # noqa: PTH101 - as above
+        with closing(sqlite3.connect(copy)) as connection:
+            return is_sound(connection)
+    finally:
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                os.unlink(f"{copy}{suffix}")  # noqa: PTH108 - as above
 
 
 def _check_sound(connection: sqlite3.Connection, path: str) -> None:

@@ -315,7 +315,7 @@ class SqliteLog:
                 f"`{name}`: their handlers would be given each other's deliveries. Give this app a "
                 'file of its own, `Webhooks(deliveries="other.db")` or HUBHOOKS_DELIVERIES; or, if '
                 f"it is the same app under another name, {first}start it once with "
-                "HUBHOOKS_ADOPT_STORE=1"
+                "HUBHOOKS_ADOPT_STORE=1, or name it with HUBHOOKS_APP_NAME"
             )
             raise ConfigError(msg)
 
