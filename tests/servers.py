@@ -12,14 +12,18 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 import pytest
 import uvicorn
 
+from hubhooks.errors import BusyError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).parents[1]
 # The bound of every wait: no test passes or fails by time alone.
@@ -148,6 +152,17 @@ def ask_for_websocket(server: Server, path: str) -> bytes:
             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
         )
         return connection.recv(1000).partition(b"\r\n")[0]
+
+
+def patiently(write: Callable[[], T]) -> T:
+    """Try again while the store waits for another program."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return write()
+        except BusyError:  # noqa: PERF203 - it loops only where it failed
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 def free_port() -> int:

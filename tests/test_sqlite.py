@@ -11,14 +11,13 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-import time
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from servers import PATIENCE
+from servers import PATIENCE, patiently
 
 from hubhooks import _database, sqlite
 from hubhooks._database import Database
@@ -27,21 +26,9 @@ from hubhooks.errors import BusyError, ConfigError, StoreError
 from hubhooks.sqlite import RunnerLock, SqliteLog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
 
 DAY = 24 * 60 * 60
-T = TypeVar("T")
-
-
-def patiently(write: Callable[[], T]) -> T:
-    """Try again while the store waits for another program."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            return write()
-        except BusyError:  # noqa: PERF203 - it loops only where it failed
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
 
 
 def crashed(log: SqliteLog) -> list[tuple[str, str, bool]]:

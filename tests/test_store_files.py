@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-from servers import PATIENCE, SECRET, UVICORN, Server, started, wait_until
+from servers import PATIENCE, SECRET, UVICORN, Server, patiently, started, wait_until
 
 from hubhooks._samples import compact, sample_json
 from hubhooks._store_files import LeaderFile, StoreFiles
@@ -218,7 +218,7 @@ def test_older_copy_is_noticed_where_it_is_written_over_the_database(
 ) -> None:
     def fill(names: str) -> None:
         for number in range(100):
-            store.accept(f"{names}{number}", b"x" * 1000, ["a"])
+            patiently(lambda: store.accept(f"{names}{number}", b"x" * 1000, ["a"]))  # noqa: B023 - called at once
         with closing(sqlite3.connect(file_of(tmp_path))) as other:
             other.execute("PRAGMA wal_checkpoint(PASSIVE)")
         assert store.get("unknown") is None
@@ -286,13 +286,13 @@ def test_shorter_database_that_is_sound_is_kept(tmp_path: Path, store: SqliteLog
         other.execute("DELETE FROM bodies")
         other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     before = file_of(tmp_path).stat()
-    assert store.accept("between", b"{}", ["a"]).status == "accepted"
+    assert patiently(lambda: store.accept("between", b"{}", ["a"])).status == "accepted"
     with closing(sqlite3.connect(file_of(tmp_path), isolation_level=None)) as other:
         other.execute("VACUUM")
         other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     after = file_of(tmp_path).stat()
     assert after.st_size < before.st_size
-    assert store.accept("after", b"{}", ["a"]).status == "accepted"
+    assert patiently(lambda: store.accept("after", b"{}", ["a"])).status == "accepted"
     assert after.st_ino == file_of(tmp_path).stat().st_ino
     assert len(store.list(limit=1000)) == 202
 
@@ -332,8 +332,10 @@ def test_backup_that_is_written_over_the_file_of_a_killed_app_gets_no_foreign_wa
     with started(tmp_path, *UVICORN, environ=ON_DISK) as server:
         senders = Senders([server], first=1000)
         senders.wait_for_more(server, 400)
-        with closing(sqlite3.connect(file_of(tmp_path))) as other:
-            other.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        # From here on, the `-wal` file fits no older copy.
+        with closing(sqlite3.connect(file_of(tmp_path), isolation_level=None)) as other:
+            checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)"
+            server.wait_until(lambda: other.execute(checkpoint).fetchone()[0] == 0, "is read")
         senders.wait_for_more(server, 100)
         server.kill()
         senders.stop()
