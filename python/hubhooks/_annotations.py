@@ -33,15 +33,22 @@ _BY_NAME = {known.__name__: known for known in _CLASSES}
 _UNKNOWN = object()
 
 
-def event_annotation(function: Callable[..., object]) -> tuple[str, tuple[type, ...]] | None:
+def event_annotation(
+    function: Callable[..., object], signature: inspect.Signature | None = None
+) -> tuple[str, tuple[type, ...]] | None:
     """Read what the first parameter of a function is annotated with.
+
+    Args:
+        function: a handler, a hook or a `when`.
+        signature: its signature, where that was read already.
 
     Returns:
         the parameter's name and the classes, several for a union; None where there is no
         annotation, or one that is not understood.
     """
     try:
-        parameter = next(iter(signature_of(function).parameters.values()), None)
+        signature = signature or signature_of(function)
+        parameter = next(iter(signature.parameters.values()), None)
         if parameter is None or parameter.annotation is inspect.Parameter.empty:
             return None
         found = tuple(_classes_in(parameter.annotation, _Names(function)))

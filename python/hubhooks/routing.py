@@ -280,7 +280,7 @@ class Handler:
         self.function = function
         self.alternatives = alternatives
         self.is_async = is_async(function)
-        self.takes_delivery = _takes_delivery(function, name)
+        self.takes_delivery = _check_handler(function, name, alternatives)
         self.origin = Origin.of(function)
         self.options = options
         self.policy = Policy.of(options, name)
@@ -668,9 +668,6 @@ class Router:
             )
             raise ConfigError(msg)
         listens_to = _filter_with_warnings(scopes, filters)
-        _check_annotation(function, listens_to, f"handler `{name}`")
-        if when is not None:
-            _check_annotation(when, listens_to, f"the `when` of handler `{name}`")
         self._register(
             Handler(name, function, (Alternative(listens_to, when, visible_only),), options)
         )
@@ -810,8 +807,14 @@ def _is_same(function: Callable[..., object], other: Callable[..., object]) -> b
     return function is other or (isinstance(function, MethodType) and function == other)
 
 
-def _takes_delivery(function: Callable[..., object], name: str) -> bool:
-    """Check that the function can be called as a handler, and how."""
+def _check_handler(
+    function: Callable[..., object], name: str, alternatives: Iterable[Alternative]
+) -> bool:
+    """Check that the function can be called as a handler.
+
+    Returns:
+        whether it takes the delivery too.
+    """
     what = f"handler `{name}`"
     right = "write `def handler(event)` or `def handler(event, delivery)`"
     signature = _signature(function, what, right)
@@ -821,16 +824,25 @@ def _takes_delivery(function: Callable[..., object], name: str) -> bool:
         positional[1].default is inspect.Parameter.empty or positional[1].name == "delivery"
     )
     _check_call(signature, 1 + takes_delivery, what, right, "add")
+    for way in alternatives:
+        _check_annotation(function, way.filter, what, signature)
+        if way.when is not None:
+            _check_annotation(way.when, way.filter, f"the `when` of {what}")
     return takes_delivery
 
 
-def _check_annotation(function: Callable[..., object], listens_to: Filter, what: str) -> None:
+def _check_annotation(
+    function: Callable[..., object],
+    listens_to: Filter,
+    what: str,
+    signature: inspect.Signature | None = None,
+) -> None:
     """Check that what the event is annotated with can come.
 
     Raises:
         ConfigError: no event of one of the scopes is what the annotation says.
     """
-    found = event_annotation(function)
+    found = event_annotation(function, signature)
     if found is None:
         return
     parameter, annotated = found
@@ -866,7 +878,7 @@ def _check_hook(function: Callable[..., object], occasion: Occasion, name: str) 
     right = f"write `def hook({', '.join(parameters)})`"
     signature = _signature(function, what, right)
     _check_call(signature, len(parameters), what, right, f"on_{occasion}")
-    _check_annotation(function, Filter(), what)
+    _check_annotation(function, Filter(), what, signature)
 
 
 def _signature(function: Callable[..., object], what: str, right: str) -> inspect.Signature:
