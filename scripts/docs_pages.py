@@ -14,6 +14,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin
 
+from typer import Context
 from typer.models import ArgumentInfo, OptionInfo
 
 from hubhooks import HubEvent
@@ -172,6 +173,8 @@ def command(function: Callable[..., Any], name: str, text: str | None, then: str
     """Describe one command."""
     words, arguments, options = [name], [], []
     for parameter in inspect.signature(function, eval_str=True).parameters.values():
+        if parameter.annotation is Context:
+            continue  # typer gives it, not the user
         hint, info = get_args(parameter.annotation)
         what = f"{sentence(info.help or '')}{extras(hint, parameter.default, info)}"
         if isinstance(info, ArgumentInfo):

@@ -19,6 +19,9 @@ use remark::Remark;
 mod documented;
 mod glob;
 mod remark;
+mod values;
+
+pub use documented::{ACTIONS, REPO_TYPES, STATUSES};
 
 /// What is listened to: a scope, or a class of events.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -97,7 +100,7 @@ pub struct Criteria {
     pub scopes: Vec<Listened>,
     /// The action: `create`, `update`, ...
     pub action: Option<Vec<String>>,
-    /// The type of the repository: `model`, `dataset`, `space`, `bucket`.
+    /// The type of the repository: `model`, `dataset`, `space`, `bucket`, `kernel`.
     pub repo_type: Option<Vec<String>>,
     /// The repository's full name, as patterns: `me/*`. On a move, the old name.
     pub repo: Option<Vec<String>>,
@@ -297,6 +300,18 @@ impl Filter {
     /// What the filter was made from.
     pub fn criteria(&self) -> &Criteria {
         &self.criteria
+    }
+
+    /// Say which of the values no documented event has, and which value is meant most likely: one
+    /// sentence for each. The Hub may add values, so such a filter is still valid.
+    pub fn value_warnings(&self) -> Vec<String> {
+        self.criteria.value_warnings()
+    }
+
+    /// The classes of the documented events that can match, for each scope or class that is
+    /// listened to; None stands for all of them. Undocumented scopes are left out.
+    pub fn classes(&self) -> Vec<(Option<&Listened>, Vec<Class>)> {
+        self.criteria.classes()
     }
 
     /// Whether the handler hears an event.

@@ -65,7 +65,7 @@ fn words(value: &Value) -> Vec<String> {
 #[test]
 fn table() {
     let keys = [
-        "filter", "sample", "set", "drop", "matches", "explain", "error",
+        "filter", "sample", "set", "drop", "matches", "explain", "error", "warnings",
     ];
     common::each_row("filters", &keys, |row| {
         let filter = match Filter::new(criteria(row.object("filter"))) {
@@ -73,6 +73,9 @@ fn table() {
             Err(error) => return assert_eq!(Some(&*error.to_string()), row.get("error").as_str()),
         };
         assert!(!row.has("error"), "expected an error");
+        if row.has("warnings") {
+            return assert_eq!(filter.value_warnings(), row.strings("warnings"));
+        }
         let body = common::body(row);
         let strings = Strings::default();
         let event = Event::read(&body, &strings).expect("the body is an event");

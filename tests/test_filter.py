@@ -34,6 +34,11 @@ def test_filter_that_can_never_match_is_refused(row):
     assert str(caught.value) == row["error"]
 
 
+@cases("filters", "warnings")
+def test_filter_names_values_that_no_documented_event_has(row):
+    assert filter_of(row["filter"]).value_warnings() == row["warnings"]
+
+
 def test_matching_gives_places_in_order(event):
     filters = [Filter("repo"), Filter(), Filter("discussion"), Filter(DiscussionEvent)]
     assert matching(event("discussion.create"), filters) == [1, 2, 3]

@@ -685,7 +685,7 @@ def test_an_included_router_brings_its_handlers_after_ours(router: Router, event
     other = Router()
     other.add(takes_the_event, "repo", name="theirs")
     router.add(takes_the_event, "repo", name="ours")
-    router.include(other)
+    router.include_router(other)
     other.add(takes_the_event, "repo", name="too late")
     assert names(router, event("repo.create")) == ["ours", "theirs"]
     assert names(other, event("repo.create")) == ["theirs", "too late"]
@@ -696,7 +696,7 @@ def test_an_included_router_cannot_take_a_name(router: Router) -> None:
     other.add(takes_nothing_special, name="taken")
     router.add(takes_the_event, name="taken")
     with pytest.raises(ConfigError, match="two handlers are named `taken`"):
-        router.include(other)
+        router.include_router(other)
 
 
 def takes_nothing_special(event: HubEvent) -> None: ...
@@ -706,8 +706,8 @@ def test_a_router_that_is_included_twice_counts_once(router: Router) -> None:
     other = Router()
     other.add(takes_the_event, "repo")
     other.on_unhandled(takes_the_event)
-    router.include(other)
-    router.include(other)
+    router.include_router(other)
+    router.include_router(other)
     handler = router.handler("takes_the_event")
     assert handler is not None
     assert len(handler.alternatives) == 1
@@ -716,7 +716,7 @@ def test_a_router_that_is_included_twice_counts_once(router: Router) -> None:
 
 def test_authors_that_an_included_router_ignores_are_ignored(router: Router, event: Event) -> None:
     router.add(takes_the_event)
-    router.include(Router(ignore_authors=BOT))
+    router.include_router(Router(ignore_authors=BOT))
     assert router.match(event("discussion.comment.create", comment__author__id=BOT)) == []
     assert names(router, event("discussion.comment.create")) == ["takes_the_event"]
 
@@ -728,7 +728,7 @@ def test_an_included_router_brings_its_hooks_after_ours(router: Router) -> None:
     other = Router()
     other.on_error(theirs)
     router.on_error(ours)
-    router.include(other)
+    router.include_router(other)
     assert [hook.function for hook in router.hooks_on("error")] == [ours, theirs]
     assert router.hooks_on("failure") == ()
 

@@ -220,7 +220,7 @@ def test_a_built_event_has_the_shape_of_the_documented_one(event: HubEvent, name
 
 @pytest.mark.parametrize(
     ("kind", "prefix"),
-    [("model", ""), ("dataset", "datasets/"), ("space", "spaces/"), ("bucket", "buckets/")],
+    [("model", ""), ("dataset", "datasets/"), ("space", "spaces/"), ("kernel", "kernels/")],
 )
 def test_addresses_and_ids_follow_from_the_names(kind: Any, prefix: str) -> None:
     event = testing.comment("hello", repo="me/x", repo_type=kind, num=5)

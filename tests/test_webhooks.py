@@ -218,7 +218,7 @@ def test_other_routers_can_be_included(ask: Any, content: bytes) -> None:
     async def retrain(event: ContentEvent) -> None: ...
 
     hooks = Webhooks(allow_unsigned=True)
-    hooks.include(router)
+    hooks.include_router(router)
     assert status_of(hooks, ask, content) == 202
 
 

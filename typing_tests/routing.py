@@ -3,7 +3,7 @@
 Each ignored line must be wrong: both checkers report an ignore that nothing needs.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from typing_extensions import assert_type
 
@@ -12,9 +12,11 @@ from hubhooks._core import (
     ConfigEvent,
     ContentEvent,
     DiscussionEvent,
+    Filter,
     HubEvent,
     RepoEvent,
 )
+from hubhooks._values import Action, RepoType, Status
 from hubhooks.deliveries import Delivery
 from hubhooks.routing import Handler, Router
 from hubhooks.webhooks import Webhooks
@@ -77,6 +79,14 @@ async def hears_new_comments(event: CommentEvent, delivery: Delivery) -> str:
     return event.comment.content + delivery.id
 
 
+# Documented values are completed by editors, and any other string is allowed.
+@router.on("repo", repo_type=["kernel", "something new"], action="something new")
+def takes_new_values(event: RepoEvent) -> None: ...
+
+
+Filter("discussion", repo_type="model", action={"create"}, status=("open", "something new"))
+
+
 # ---- the decorated name keeps its own type ----------------------------------------------------
 
 
@@ -88,6 +98,11 @@ def numbers(event: CommentEvent) -> None:
     assert_type(takes_a_comment(event), int)
     assert_type(router.on("discussion.comment")(returns_its_number)(event), int)
     assert_type(router.on_comment()(returns_its_number)(event), int)
+
+
+def values(action: Action, repo_type: RepoType, status: Status) -> None:
+    assert_type(action, Literal["create", "delete", "update", "move"])
+    router.on("discussion", action=action, repo_type=[repo_type], status=(status, "new"))
 
 
 # ---- predicates see the class as well -----------------------------------------------------------
@@ -127,6 +142,10 @@ router.on(int)  # type: ignore[arg-type]
 router.on_comment(action="update")  # type: ignore[call-arg]
 router.on_comment(path="x")  # type: ignore[call-arg]
 router.add(3, "repo")  # type: ignore[arg-type]
+router.on("repo", action=7)  # type: ignore[call-overload]
+Filter(repo_type=7)  # type: ignore[arg-type]
+Router(deliveries="x.db")  # type: ignore[arg-type]
+Webhooks(db="x.db")  # type: ignore[arg-type]
 
 
 # ---- hooks --------------------------------------------------------------------------------------
@@ -166,7 +185,7 @@ class Bot:
 
 
 router.add(Bot().reply, "discussion.comment", mention="bot", name="reply")
-router.include(Router())
+router.include_router(Router())
 
 
 def reads(event: HubEvent, payload: dict[str, Any]) -> None:

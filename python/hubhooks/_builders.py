@@ -9,24 +9,27 @@ import hashlib
 import re
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from hubhooks._core import CommentEvent, ConfigEvent, ContentEvent, DiscussionEvent, RepoEvent
+from hubhooks._core import (
+    REPO_TYPES,
+    STATUSES,
+    CommentEvent,
+    ConfigEvent,
+    ContentEvent,
+    DiscussionEvent,
+    RepoEvent,
+)
 from hubhooks._samples import compact
 from hubhooks.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from typing import TypeAlias
 
-    RepoType: TypeAlias = Literal["model", "dataset", "space", "bucket"]
-    Status: TypeAlias = Literal["open", "closed", "merged", "draft"]
+    from hubhooks._values import RepoType, Status
 
 __all__ = ["bucket", "comment", "config", "content", "discussion", "repo"]
 
 _HUB = "https://huggingface.co"
 _REPO = "ada-labs/tide-forecast"
-# What an address begins with; those of models have nothing there.
-_PREFIXES = {"model": "", "dataset": "datasets/", "space": "spaces/", "bucket": "buckets/"}
-_STATUSES = ("open", "closed", "merged", "draft")
 _OF_PULL_REQUESTS = ("merged", "draft")
 _MAIN = "refs/heads/main"
 
@@ -270,13 +273,15 @@ def comment(  # noqa: PLR0913 - each is something a handler may listen to
 
 
 def _repo(name: str, kind: str, *, private: bool, has_head: bool = False) -> dict[str, Any]:
-    _check("repo_type", kind, tuple(_PREFIXES))
+    _check("repo_type", kind, REPO_TYPES)
+    # Addresses of models have no prefix.
+    prefix = "" if kind == "model" else f"{kind}s/"
     part: dict[str, Any] = {
         "type": kind,
         "name": name,
         "id": _hash(24, "repo", kind, name),
         "private": private,
-        "url": {"web": f"{_HUB}/{_PREFIXES[kind]}{name}", "api": f"{_HUB}/api/{kind}s/{name}"},
+        "url": {"web": f"{_HUB}/{prefix}{name}", "api": f"{_HUB}/api/{kind}s/{name}"},
     }
     if has_head and kind != "bucket":
         part["headSha"] = _hash(40, "head", kind, name)
@@ -296,7 +301,10 @@ def _discussion(  # noqa: PLR0913 - what a discussion has
     pull_request: bool | None,
     pinned: bool = False,
 ) -> dict[str, Any]:
-    _check("status", status, _STATUSES)
+    if repo["type"] == "bucket":
+        msg = "buckets have no discussions"
+        raise ConfigError(msg)
+    _check("status", status, STATUSES)
     if pull_request is None:
         pull_request = status in _OF_PULL_REQUESTS
     elif not pull_request and status in _OF_PULL_REQUESTS:

@@ -5,8 +5,13 @@ from typing import Any, Final, Literal, SupportsIndex, final, overload
 
 from typing_extensions import Self, disjoint_base
 
+from hubhooks._values import Action, RepoType, Status
+
 __all__ = [
+    "ACTIONS",
+    "REPO_TYPES",
     "SCOPES",
+    "STATUSES",
     "Changes",
     "Comment",
     "CommentEvent",
@@ -33,6 +38,9 @@ __all__ = [
     "nearest_scope",
 ]
 
+ACTIONS: Final[tuple[Action, ...]]
+REPO_TYPES: Final[tuple[RepoType, ...]]
+STATUSES: Final[tuple[Status, ...]]
 SCOPES: Final[dict[str, tuple[str, ...]]]
 __version__: Final[str]
 
@@ -318,20 +326,22 @@ class Filter:
     def __new__(
         cls,
         *scopes: str | type[HubEvent],
-        action: str | Iterable[str] | None = None,
-        repo_type: str | Iterable[str] | None = None,
+        action: Action | str | Iterable[Action | str] | None = None,
+        repo_type: RepoType | str | Iterable[RepoType | str] | None = None,
         repo: str | Iterable[str] | None = None,
         owner: str | Iterable[str] | None = None,
         ref: str | Iterable[str] | None = None,
         path: str | Iterable[str] | None = None,
         pull_request: bool | None = None,
-        status: str | Iterable[str] | None = None,
+        status: Status | str | Iterable[Status | str] | None = None,
         mention: str | Iterable[str] | None = None,
         author: str | Iterable[str] | None = None,
         private: bool | None = None,
     ) -> Self: ...
     def matches(self, event: HubEvent, /) -> bool: ...
     def explain(self, event: HubEvent, /) -> str: ...
+    def value_warnings(self) -> list[str]: ...
+    def event_classes(self) -> list[tuple[str, list[type[HubEvent]]]]: ...
     def __eq__(self, other: object, /) -> bool: ...
     def __ne__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...

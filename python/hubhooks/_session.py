@@ -252,8 +252,8 @@ class Session:
                 msg = (
                     f"the delivery log `{self.log.path}` is in use by another `Webhooks` of this "
                     "process, whose handlers would be given what this one accepts: give each a "
-                    'file of its own, `Webhooks(deliveries="other.db")`, or have one `include` '
-                    "the handlers of the other"
+                    'file of its own, `Webhooks(deliveries="other.db")`, or have one '
+                    "`include_router` the other"
                 )
                 raise ConfigError(msg)
             _reserved[self.log.path] = self

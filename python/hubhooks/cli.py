@@ -8,7 +8,9 @@ names them in functions and annotations only.
 from __future__ import annotations
 
 import asyncio
+import difflib
 import json
+import re
 import statistics
 import sys
 import time
@@ -66,6 +68,7 @@ _MANY = 20
 """More deliveries than this are worth a progress bar, and repeated ones a summary."""
 
 _LAST_PORT = 65535
+_has_scheme = re.compile("[A-Za-z][A-Za-z0-9+.-]*://").match
 
 _SHOWN_TEXT = 200
 """So many characters of an answer that is not ours are shown."""
@@ -115,7 +118,8 @@ def make_app() -> typer.Typer:
     app.callback(
         help="Try out an app that reacts to webhooks of the Hugging Face Hub, and look after it."
     )(_hubhooks)
-    app.command("send", help=_SEND_HELP)(_send)
+    # Arguments too many are taken, so that the error names the right option.
+    app.command("send", help=_SEND_HELP, context_settings={"allow_extra_args": True})(_send)
     app.command("samples", help="List the sample deliveries, or print one as JSON.")(_samples)
     app.add_typer(make_group(), name="deliveries")
     return app
@@ -151,8 +155,12 @@ def _hubhooks(
 
 def _send(  # noqa: PLR0913, one parameter per option
     *,
+    context: typer.Context,
     url: Annotated[
-        str, typer.Argument(help="Where to send, as in http://127.0.0.1:8000/webhooks/hub.")
+        str,
+        typer.Argument(
+            help="Where to send, as in http://127.0.0.1:8000/webhooks/hub; http:// may be left out."
+        ),
     ],
     sample: Annotated[
         list[str] | None,
@@ -196,6 +204,7 @@ def _send(  # noqa: PLR0913, one parameter per option
     ] = False,
 ) -> None:
     with usage_errors():
+        _check_arguments(url, context.args)
         target = _target(url, secret, secret_in)
         overrides = _overrides(assignments or [])
         names = sample_names() if all_samples else sample or []
@@ -231,6 +240,27 @@ def _samples(
 
 
 # ---- what to send, and where -----------------------------------------------------------------
+
+
+def _check_arguments(url: str, more: Sequence[str]) -> None:
+    """Check that the URL is the only argument, and name the option for what came beside it."""
+    names = sample_names()
+    samples = [argument for argument in more if argument in names]
+    if url in names:
+        msg = f"`{url}` is a sample, not a URL; write: hubhooks send URL --sample {url}"
+        raise ConfigError(msg)
+    if samples:
+        options = " ".join(f"--sample {name}" for name in samples)
+        msg = f"did you mean {options}? The URL is the only argument"
+        raise ConfigError(msg)
+    for argument in more:
+        if argument == "-" or Path(argument).is_file():
+            msg = f"did you mean --file {argument}? The URL is the only argument"
+            raise ConfigError(msg)
+        # Arguments are not repeated: one may be a URL that holds the secret.
+        (near,) = difflib.get_close_matches(argument, names, 1) or ("",)
+        msg = f"did you mean --sample {near or 'NAME'}? The URL is the only argument"
+        raise ConfigError(msg)
 
 
 @dataclass(frozen=True)
@@ -274,6 +304,9 @@ def _target(text: str, secret: str | None, place: SecretPlace) -> _Target:
 
 def _url(text: str) -> httpx.URL:
     # The messages do not repeat the URL: it may hold the secret.
+    text = text.strip()
+    if not _has_scheme(text) and not text.lower().startswith(("http:", "https:")):
+        text = f"http://{text}"
     try:
         url = httpx.URL(text)
         host = url.host

@@ -11,32 +11,49 @@ import warnings
 from types import MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
-from hubhooks._core import SCOPES, CommentEvent, Filter, matching, narrow, nearest_scope
+from hubhooks._annotations import event_annotation, takes_any_of
+from hubhooks._core import (
+    ACTIONS,
+    SCOPES,
+    CommentEvent,
+    DiscussionEvent,
+    Filter,
+    HubEvent,
+    matching,
+    narrow,
+    nearest_scope,
+)
 from hubhooks._functions import check_ran, is_async, layers, signature_of, wraps_async, yields
 from hubhooks._logging import get_logger, is_interrupt
+from hubhooks._suggestions import suggestion
 from hubhooks.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping
+    from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence
     from typing import Generic, Literal, TypeAlias, TypedDict, TypeVar
 
     from typing_extensions import Never, Unpack
 
-    from hubhooks._core import ConfigEvent, ContentEvent, DiscussionEvent, HubEvent, RepoEvent
+    from hubhooks._core import ConfigEvent, ContentEvent, RepoEvent
+    from hubhooks._values import Action, RepoType, Status
     from hubhooks.deliveries import Delivery
 
     E = TypeVar("E", bound=HubEvent)
     Handles: TypeAlias = Callable[[E], object] | Callable[[E, Delivery], object]
     Strings: TypeAlias = str | Iterable[str]
+    # Editors complete the documented values; any other string is allowed too.
+    Actions: TypeAlias = Action | str | Iterable[Action | str]
+    RepoTypes: TypeAlias = RepoType | str | Iterable[RepoType | str]
+    Statuses: TypeAlias = Status | str | Iterable[Status | str]
 
     class CommentCriteria(TypedDict, Generic[E], total=False):
         """What narrows `on_comment`; `ref` and `path` are missing as comments never carry them."""
 
-        repo_type: Strings
+        repo_type: RepoTypes
         repo: Strings
         owner: Strings
         pull_request: bool
-        status: Strings
+        status: Statuses
         mention: Strings
         author: Strings
         private: bool
@@ -50,7 +67,7 @@ if TYPE_CHECKING:
     class Criteria(CommentCriteria[E], total=False):
         """What narrows `on` and `add`."""
 
-        action: Strings
+        action: Actions
         ref: Strings
         path: Strings
 
@@ -82,19 +99,34 @@ _IDS = (
     "the Hub tells authors by ids of 24 hexadecimal digits: "
     '`huggingface_hub.whoami()["id"]` is your own'
 )
-_ACTIONS = frozenset(action for actions in SCOPES.values() for action in actions)
 _CRITERIA = (
     "action", "repo_type", "repo", "owner", "ref", "path", "pull_request", "status", "mention",
     "author", "private", "when", "name", "retries", "backoff", "timeout", "concurrency",
 )  # fmt: skip
-# What one may think they are called, where that does not look like it.
+# Names that do not look like the right one; those with a space are the hint itself.
 _CRITERIA_BY_OTHER_NAMES = {
+    "attempts": "retries",
     "branch": "ref",
+    "condition": "when",
+    "delay": "backoff",
+    "event": 'scopes come first, without a name: `@hooks.on("repo.content")`',
     "file": "path",
+    "is_pull_request": "pull_request",
+    "max_retries": "retries",
     "namespace": "owner",
+    "organization": "owner",
+    "pr": "pull_request",
+    "predicate": "when",
+    "repo_id": "repo",
     "repository": "repo",
+    "scope": 'scopes come first, without a name: `@hooks.on("repo.content")`',
     "tag": "ref",
+    "type": "repo_type",
+    "user": "author",
+    "workers": "concurrency",
 }
+# What FastAPI's `include_router` reads first of its argument, by version.
+_ATTRIBUTES_OF_FASTAPI_ROUTERS = ("_contains_router", "routes")
 _is_id = re.compile("[0-9a-f]{24}").fullmatch
 
 
@@ -248,7 +280,7 @@ class Handler:
         self.function = function
         self.alternatives = alternatives
         self.is_async = is_async(function)
-        self.takes_delivery = _takes_delivery(function, name)
+        self.takes_delivery = _check_handler(function, name, alternatives)
         self.origin = Origin.of(function)
         self.options = options
         self.policy = Policy.of(options, name)
@@ -324,18 +356,38 @@ class Match:
         return list(self._explain(event))
 
 
+class NotAnApiRouterError(ConfigError, AttributeError):
+    """A router of this package was given to FastAPI, which takes only its own routers.
+
+    An `AttributeError` too, as others may only ask whether there is such an attribute.
+    """
+
+
 class Router:
     """A list of handlers and what each of them listens to.
 
     Args:
         ignore_authors: ids of users whose comments and new discussions no handler hears, such as
             the bot's own: `huggingface_hub.whoami()["id"]`. Other events do not say who acted.
+        unknown: none; any other name is a mistake.
 
     Raises:
-        ConfigError: an id is empty, or no string.
+        ConfigError: an id is empty, or no string; or there is no such setting.
     """
 
-    def __init__(self, *, ignore_authors: Strings = ()) -> None:
+    _fastapi_hint = (
+        "FastAPI's `include_router` takes no `hubhooks.Router`: collect the handlers with "
+        "`hooks = Webhooks()` and `hooks.include_router(router)`, and write "
+        "`app.include_router(hooks.router())`"
+    )
+
+    def __init__(self, *, ignore_authors: Strings = (), **unknown: Never) -> None:
+        for name in unknown:
+            default = "a `Router` takes only `ignore_authors=`; other settings belong to `Webhooks`"
+            msg = f"`{name}=` is no setting of a `Router`; " + suggestion(
+                name, ("ignore_authors",), {}, default
+            )
+            raise ConfigError(msg)
         if ignore_authors is None:  # pyright: ignore[reportUnnecessaryComparison]
             _check_ignored(ignore_authors)
         self._ignore_authors = frozenset(_listed(ignore_authors))
@@ -345,6 +397,14 @@ class Router:
         self._hooks: dict[Occasion, tuple[Hook, ...]] = {}
         self._table: _Table | None = None
         self._lock = threading.Lock()
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> object:
+            """Name the right call where FastAPI is given this object as one of its routers."""
+            if name in _ATTRIBUTES_OF_FASTAPI_ROUTERS:
+                raise NotAnApiRouterError(self._fastapi_hint)
+            return object.__getattribute__(self, name)
 
     @overload
     def on(
@@ -494,13 +554,22 @@ class Router:
         self._add_hook("failure", function)
         return function
 
-    def include(self, other: Router) -> None:
+    def include_router(self, other: Router) -> None:
         """Take over what another router has now; what it gets later is not followed.
 
         Args:
             other: its handlers and hooks come after those that are here already. Authors that it
                 ignores are ignored by all handlers.
+
+        Raises:
+            ConfigError: it is no router of this package, or two handlers have one name.
         """
+        if not isinstance(other, Router):  # pyright: ignore[reportUnnecessaryIsInstance]
+            msg = (
+                "`include_router` takes a `hubhooks.Router` or `Webhooks`, not "
+                f"{type(other).__name__}"
+            )
+            raise ConfigError(msg)
         for handler in tuple(other._handlers.values()):
             self._register(handler)
         for occasion, hooks in tuple(other._hooks.items()):
@@ -598,14 +667,7 @@ class Router:
                 "without `yield`"
             )
             raise ConfigError(msg)
-        for scope in scopes:
-            if isinstance(scope, str):
-                _warn_if_misspelt(scope)
-        if filters.get("author") is not None:
-            filters["author"] = _listed(filters["author"])
-        listens_to = Filter(*scopes, **filters)
-        for user in filters.get("author") or ():
-            _warn_if_login(user, "author")
+        listens_to = _filter_with_warnings(scopes, filters)
         self._register(
             Handler(name, function, (Alternative(listens_to, when, visible_only),), options)
         )
@@ -647,6 +709,24 @@ class Router:
         with self._lock:
             self._table = _Table(self._handlers.values())
             return self._table
+
+
+def _filter_with_warnings(
+    scopes: tuple[str | type[HubEvent], ...], criteria: dict[str, Any]
+) -> Filter:
+    """Make a filter, and warn of values that the Hub does not document."""
+    for scope in scopes:
+        if isinstance(scope, str):
+            _warn_if_misspelt(scope)
+    authors = criteria.get("author")
+    if authors is not None:
+        criteria["author"] = authors = _listed(authors)
+    made = Filter(*scopes, **criteria)
+    for warning in made.value_warnings():
+        _warn(warning)
+    for user in authors or ():
+        _warn_if_login(user, "author")
+    return made
 
 
 def _wrong_option(name: str, value: Any) -> str:  # noqa: ANN401 - whatever was written there
@@ -727,8 +807,14 @@ def _is_same(function: Callable[..., object], other: Callable[..., object]) -> b
     return function is other or (isinstance(function, MethodType) and function == other)
 
 
-def _takes_delivery(function: Callable[..., object], name: str) -> bool:
-    """Check that the function can be called as a handler, and how."""
+def _check_handler(
+    function: Callable[..., object], name: str, alternatives: Iterable[Alternative]
+) -> bool:
+    """Check that the function can be called as a handler.
+
+    Returns:
+        whether it takes the delivery too.
+    """
     what = f"handler `{name}`"
     right = "write `def handler(event)` or `def handler(event, delivery)`"
     signature = _signature(function, what, right)
@@ -738,7 +824,51 @@ def _takes_delivery(function: Callable[..., object], name: str) -> bool:
         positional[1].default is inspect.Parameter.empty or positional[1].name == "delivery"
     )
     _check_call(signature, 1 + takes_delivery, what, right, "add")
+    for way in alternatives:
+        _check_annotation(function, way.filter, what, signature)
+        if way.when is not None:
+            _check_annotation(way.when, way.filter, f"the `when` of {what}")
     return takes_delivery
+
+
+def _check_annotation(
+    function: Callable[..., object],
+    listens_to: Filter,
+    what: str,
+    signature: inspect.Signature | None = None,
+) -> None:
+    """Check that what the event is annotated with can come.
+
+    Raises:
+        ConfigError: no event of one of the scopes is what the annotation says.
+    """
+    found = event_annotation(function, signature)
+    if found is None:
+        return
+    parameter, annotated = found
+    for listened, classes in listens_to.event_classes():
+        if not classes or takes_any_of(annotated, classes):
+            continue
+        names = " | ".join(one.__name__ for one in annotated)
+        gives = " or ".join(f"`{one.__name__}`" for one in classes)
+        right = _common_class(classes).__name__
+        if right == HubEvent.__name__:
+            gives = f"any `{right}`"
+        # A class gives only itself and its subclasses.
+        source = f"{listened} gives" if listened.startswith("`") else "it gets"
+        msg = (
+            f"{what} takes `{parameter}: {names}`, but {source} {gives}; write "
+            f"`{parameter}: {right}`"
+        )
+        raise ConfigError(msg)
+
+
+def _common_class(classes: Sequence[type[HubEvent]]) -> type[HubEvent]:
+    """Name the narrowest class that all of these are."""
+    for common in (*classes, DiscussionEvent):
+        if all(issubclass(one, common) for one in classes):
+            return common
+    return HubEvent
 
 
 def _check_hook(function: Callable[..., object], occasion: Occasion, name: str) -> None:
@@ -748,6 +878,7 @@ def _check_hook(function: Callable[..., object], occasion: Occasion, name: str) 
     right = f"write `def hook({', '.join(parameters)})`"
     signature = _signature(function, what, right)
     _check_call(signature, len(parameters), what, right, f"on_{occasion}")
+    _check_annotation(function, Filter(), what, signature)
 
 
 def _signature(function: Callable[..., object], what: str, right: str) -> inspect.Signature:
@@ -782,7 +913,7 @@ def _warn_if_misspelt(scope: str) -> None:
     stem = scope.removesuffix(".*")
     base = narrow(stem, "update")[0]
     parent, _, last = stem.rpartition(".")
-    if parent in SCOPES and last in _ACTIONS:
+    if parent in SCOPES and last in ACTIONS:
         hint = f'write the scope `{parent}` with `action="{last}"`'
     else:
         nearest = nearest_scope(stem.lower())
@@ -796,12 +927,8 @@ def _warn_if_misspelt(scope: str) -> None:
 def _check_criteria(names: Iterable[str]) -> None:
     for name in names:
         if name not in _CRITERIA:
-            others = _CRITERIA_BY_OTHER_NAMES
-            import difflib  # noqa: PLC0415 - for who made a mistake, and slow to import
-
-            (near,) = difflib.get_close_matches(name, (*_CRITERIA, *others), 1) or ("",)
-            near = others.get(near, near)
-            hint = f"did you mean `{near}=`?" if near else f"there are {', '.join(_CRITERIA)}"
+            default = f"there are {', '.join(_CRITERIA)}"
+            hint = suggestion(name, _CRITERIA, _CRITERIA_BY_OTHER_NAMES, default)
             msg = f"`{name}=` is no criterion; {hint}"
             raise ConfigError(msg)
 

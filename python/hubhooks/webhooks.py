@@ -11,20 +11,29 @@ from typing import TYPE_CHECKING
 from hubhooks._app_code import AppIdentity, find_app_code
 from hubhooks._core import Verifier
 from hubhooks._encoders import register_encoders
+from hubhooks._suggestions import suggestion
 from hubhooks.asgi import Door, check_event_loop
 from hubhooks.deliveries import MemoryLog
 from hubhooks.errors import ConfigError
 from hubhooks.receiver import MAX_BODY_SIZE, Receiver, check_size
-from hubhooks.routing import Router
+from hubhooks.routing import Policy, Router
 from hubhooks.runner import Runner, check_loop
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Coroutine, Generator, Mapping, Sequence
+    from collections.abc import (
+        AsyncGenerator,
+        Coroutine,
+        Generator,
+        Iterable,
+        Mapping,
+        Sequence,
+    )
     from typing import Any, NoReturn
 
     from fastapi import APIRouter
     from gradio.blocks import Blocks
     from gradio.routes import App
+    from typing_extensions import Never
 
     from hubhooks._database import Durability
     from hubhooks._session import Lock
@@ -48,6 +57,50 @@ _NOT_ASGI = (
     "app:hooks`, or with `gunicorn -k uvicorn_worker.UvicornWorker app:hooks` after `pip install "
     "uvicorn-worker`"
 )
+
+
+_SETTINGS = (
+    "secret", "allow_unsigned", "max_body_size", "replays", "ignore_authors", "loop", "deliveries",
+    "durability", "allow_network", "app_name", "adopt_store", "acknowledge",
+)  # fmt: skip
+_URL_HINT = (
+    "the path of the URL belongs to the FastAPI router: "
+    '`app.include_router(hooks.router("/webhooks/hub"))`'
+)
+_ADMIN_HINT = (
+    "the secret of the webhook is `secret=`, and the admin token is the environment variable "
+    "HUBHOOKS_ADMIN_TOKEN"
+)
+_HANDLER_HINT = 'it belongs to a handler: `@hooks.on("repo.content", {}=...)`'
+# Names that people write, with the right one; those with a space are the hint itself.
+_SETTINGS_BY_OTHER_NAMES = {
+    "admin_token": _ADMIN_HINT,
+    "app": "give the app the router instead: `app.include_router(hooks.router())`",
+    "bot": "ignore_authors",
+    "database": "deliveries",
+    "db": "deliveries",
+    "db_path": "deliveries",
+    "demo": "give the Gradio app to `hooks.launch(demo)`",
+    "endpoint": _URL_HINT,
+    "file": "deliveries",
+    "ignore": "ignore_authors",
+    "log": "deliveries",
+    "name": "app_name",
+    "path": f"the file of the deliveries is `deliveries=`, and {_URL_HINT}",
+    "prefix": _URL_HINT,
+    "sqlite": "deliveries",
+    "storage": "deliveries",
+    "store": "deliveries",
+    "token": _ADMIN_HINT,
+    "ui": "give the Gradio app to `hooks.launch(demo)`",
+    "url": _URL_HINT,
+    "webhook_secret": "secret",
+    "webhook_token": _ADMIN_HINT,
+    **{
+        name: _HANDLER_HINT.format(name)
+        for name in ("mention", "repo", "repo_type", *Policy.__slots__)
+    },
+}
 
 
 class Settings:
@@ -92,10 +145,16 @@ class Webhooks(Router):
         acknowledge: when the Hub is answered: as soon as a delivery is `stored`, or when its
             handlers `finished`, so that the Hub retries when one failed. After 20 s it is answered
             all the same.
+        unknown: none; any other name is a mistake.
 
     Raises:
-        ConfigError: a secret, an id, or one of the other settings cannot be.
+        ConfigError: a secret, an id, or one of the other settings cannot be; or there is no such
+            setting.
     """
+
+    _fastapi_hint = (
+        "FastAPI's `include_router` takes no `Webhooks`: write `app.include_router(hooks.router())`"
+    )
 
     def __init__(  # noqa: PLR0913 - one for each setting, and all but the secret are named
         self,
@@ -112,7 +171,9 @@ class Webhooks(Router):
         app_name: str | None = None,
         adopt_store: bool | None = None,
         acknowledge: Acknowledge = "stored",
+        **unknown: Never,
     ) -> None:
+        _check_settings(unknown)
         _check_choice("durability", durability, "process", "full")
         _check_choice("acknowledge", acknowledge, "stored", "finished")
         _check_choice("replays", replays, "run", "skip")
@@ -365,6 +426,14 @@ def _read_flag(variable: str) -> bool:
         return False
     msg = f"{variable} is {given!r}, which is neither true nor false; write 1 or 0"
     raise ConfigError(msg)
+
+
+def _check_settings(unknown: Iterable[str]) -> None:
+    for name in unknown:
+        default = f"there are {', '.join(_SETTINGS)}"
+        hint = suggestion(name, _SETTINGS, _SETTINGS_BY_OTHER_NAMES, default)
+        msg = f"`{name}=` is no setting of `Webhooks`; {hint}"
+        raise ConfigError(msg)
 
 
 def _check_choice(name: str, given: object, first: str, second: str) -> None:

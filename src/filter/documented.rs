@@ -1,7 +1,7 @@
 //! What the Hub documents about its events, and which criteria no documented event can satisfy.
 
 use super::remark::{listed, quoted};
-use super::{Criteria, Criterion};
+use super::{Criteria, Criterion, Listened};
 use crate::error::Error;
 use crate::event::Class;
 
@@ -15,9 +15,19 @@ pub(super) struct Documented {
     carries: &'static [Criterion],
 }
 
-const ACTIONS: &[&str] = &["create", "delete", "update", "move"];
-const REPO_TYPES: &[&str] = &["model", "dataset", "space", "bucket"];
+/// The actions that the Hub documents.
+pub const ACTIONS: &[&str] = &["create", "delete", "update", "move"];
+/// The types of repositories that a webhook can watch.
+pub const REPO_TYPES: &[&str] = &["model", "dataset", "space", "bucket", "kernel"];
+/// The statuses of discussions and pull requests that the Hub documents.
+pub const STATUSES: &[&str] = &["open", "closed", "merged", "draft"];
+
+/// The statuses that only pull requests have.
+const OF_PULL_REQUESTS: &[&str] = &["merged", "draft"];
+/// The types of [`REPO_TYPES`] whose events are documented. What an event of a kernel carries is not.
+const DESCRIBED: &[&str] = &["model", "dataset", "space", "bucket"];
 const WITH_REFS: &[&str] = &["model", "dataset", "space"];
+const WITH_DISCUSSIONS: &[&str] = WITH_REFS;
 const WITH_FILES: &[&str] = &["bucket"];
 
 /// What the Hub documents: <https://huggingface.co/docs/hub/webhooks>.
@@ -25,7 +35,7 @@ pub(super) const EVENTS: [Documented; 7] = [
     Documented {
         scope: "repo",
         actions: ACTIONS,
-        repo_types: REPO_TYPES,
+        repo_types: DESCRIBED,
         class: Class::Repo,
         carries: &[],
     },
@@ -46,14 +56,14 @@ pub(super) const EVENTS: [Documented; 7] = [
     Documented {
         scope: "repo.config",
         actions: &["update"],
-        repo_types: REPO_TYPES,
+        repo_types: DESCRIBED,
         class: Class::Config,
         carries: &[],
     },
     Documented {
         scope: "discussion",
         actions: &["create"],
-        repo_types: REPO_TYPES,
+        repo_types: WITH_DISCUSSIONS,
         class: Class::Comment,
         carries: &[
             Criterion::PullRequest,
@@ -65,14 +75,14 @@ pub(super) const EVENTS: [Documented; 7] = [
     Documented {
         scope: "discussion",
         actions: &["delete", "update"],
-        repo_types: REPO_TYPES,
+        repo_types: WITH_DISCUSSIONS,
         class: Class::Discussion,
         carries: &[Criterion::PullRequest, Criterion::Status],
     },
     Documented {
         scope: "discussion.comment",
         actions: &["create", "update"],
-        repo_types: REPO_TYPES,
+        repo_types: WITH_DISCUSSIONS,
         class: Class::Comment,
         carries: &[
             Criterion::PullRequest,
@@ -112,6 +122,7 @@ impl Criterion {
 impl Criteria {
     /// Check that a documented event can satisfy all criteria at once.
     pub(super) fn check_together(&self) -> Result<(), Error> {
+        self.check_status()?;
         let mut given = self.given();
         // What an undocumented scope carries, nobody knows yet.
         if self.can_be(&given) || self.scopes.iter().any(|listened| !listened.is_documented()) {
@@ -129,20 +140,82 @@ impl Criteria {
         given.reverse();
         let (first, others) = given.split_first().unwrap_or((&Criterion::Scope, &[]));
         let others = others.iter().map(|criterion| self.shown(*criterion));
-        let carriers: Vec<_> = given
+        let mut reasons: Vec<_> = given
             .iter()
             .filter_map(|criterion| criterion.carriers())
             .collect();
-        let why = if carriers.is_empty() {
+        if self.wants_discussions_of_buckets(&given) {
+            reasons.push("buckets have no discussions");
+        }
+        let why = if reasons.is_empty() {
             self.documented_actions()
         } else {
-            carriers.join(", and ")
+            reasons.join(", and ")
         };
         Err(Error::Config(format!(
             "{} with {} never matches: {why}",
             self.shown(*first),
             listed(others, "and")
         )))
+    }
+
+    /// Check that the status is not one of pull requests where those are excluded.
+    fn check_status(&self) -> Result<(), Error> {
+        let statuses = self.words(Criterion::Status).unwrap_or_default();
+        let is_excluded = |status: &String| OF_PULL_REQUESTS.contains(&&**status);
+        if self.pull_request == Some(false)
+            && !statuses.is_empty()
+            && statuses.iter().all(is_excluded)
+        {
+            return Err(Error::Config(format!(
+                "{} with {} never matches: only pull requests can be {}",
+                self.shown(Criterion::Status),
+                self.shown(Criterion::PullRequest),
+                quoted(OF_PULL_REQUESTS, "or")
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether only the type of the repository keeps a discussion from satisfying the criteria.
+    fn wants_discussions_of_buckets(&self, given: &[Criterion]) -> bool {
+        given.contains(&Criterion::RepoType)
+            && EVENTS.iter().any(|event| {
+                event.class.is_a(Class::Discussion)
+                    && given.iter().all(|criterion| {
+                        *criterion == Criterion::RepoType || self.allows(*criterion, event)
+                    })
+            })
+    }
+
+    /// The classes of the documented events that can satisfy the criteria, for each scope or class
+    /// that is listened to; None stands for all of them. What events of an undocumented scope are is
+    /// not known, so it is left out.
+    pub(super) fn classes(&self) -> Vec<(Option<&Listened>, Vec<Class>)> {
+        let given = self.given();
+        let classes_of = |listened: Option<&Listened>| {
+            let mut classes = Vec::new();
+            for event in &EVENTS {
+                let is_possible = given.iter().all(|criterion| match (criterion, listened) {
+                    (Criterion::Scope, Some(listened)) => {
+                        listened.covers(event.scope, event.class, true)
+                    }
+                    _ => self.allows(*criterion, event),
+                });
+                if is_possible && !classes.contains(&event.class) {
+                    classes.push(event.class);
+                }
+            }
+            classes
+        };
+        if self.scopes.is_empty() {
+            return vec![(None, classes_of(None))];
+        }
+        let is_documented = |listened: &&Listened| listened.is_documented();
+        let listened = self.scopes.iter().filter(is_documented);
+        listened
+            .map(|listened| (Some(listened), classes_of(Some(listened))))
+            .collect()
     }
 
     /// Say which actions the Hub documents for what is listened to.
@@ -182,7 +255,7 @@ impl Criteria {
                 .iter()
                 .any(|listened| listened.covers(event.scope, event.class, true)),
             Criterion::Action => allows_any(event.actions, ACTIONS),
-            Criterion::RepoType => allows_any(event.repo_types, REPO_TYPES),
+            Criterion::RepoType => allows_any(event.repo_types, DESCRIBED),
             _ => criterion.carriers().is_none() || event.carries.contains(&criterion),
         }
     }
@@ -225,6 +298,14 @@ mod tests {
             );
         }
         assert!(EVENTS.iter().all(|event| scope::is_documented(event.scope)));
+    }
+
+    #[test]
+    fn described_types_are_those_of_the_table() {
+        for name in REPO_TYPES {
+            let is_in_table = EVENTS.iter().any(|event| event.repo_types.contains(name));
+            assert_eq!(is_in_table, DESCRIBED.contains(name), "{name}");
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::scope;
 ///     scopes: scopes by name (`repo.content`), with all below them (`repo.*`), or event classes;
 ///         none are everything.
 ///     action: `create`, `update`, `delete` or `move`.
-///     repo_type: `model`, `dataset`, `space` or `bucket`.
+///     repo_type: `model`, `dataset`, `space`, `bucket` or `kernel`.
 ///     repo: patterns for the full name, `owner/name`; on a move, the old one.
 ///     owner: the namespace of the repository, or its owner's id.
 ///     ref: patterns for an updated ref; one that does not begin with `refs/` is a branch.
@@ -94,6 +94,30 @@ impl Filter {
     #[pyo3(signature = (event, /))]
     fn explain(&self, event: &Bound<'_, HubEvent>) -> String {
         self.0.explain(event.get().shared().event()).text
+    }
+
+    /// Say which of the values no documented event has, and which value is meant most likely: one
+    /// sentence for each. The Hub may add values, so such a filter is still valid.
+    fn value_warnings(&self) -> Vec<String> {
+        self.0.value_warnings()
+    }
+
+    /// List the classes of the documented events that can match, by the scope or class that is
+    /// listened to; without one by an empty string. Undocumented scopes are left out.
+    fn event_classes<'py>(&self, py: Python<'py>) -> Vec<(String, Vec<Bound<'py, PyType>>)> {
+        let known = classes(py);
+        let to_type = |class: &Class| known.iter().find(|(_, other)| other == class);
+        self.0
+            .classes()
+            .into_iter()
+            .map(|(listened, given)| {
+                let types = given.iter().filter_map(to_type);
+                (
+                    listened.map(ToString::to_string).unwrap_or_default(),
+                    types.map(|(class, _)| class.clone()).collect(),
+                )
+            })
+            .collect()
     }
 
     fn __repr__(&self) -> String {
@@ -211,6 +235,18 @@ fn python_name(listened: &Listened) -> String {
     }
 }
 
+/// The Python classes of events.
+fn classes(py: Python<'_>) -> [(Bound<'_, PyType>, Class); 6] {
+    [
+        (py.get_type::<HubEvent>(), Class::Other),
+        (py.get_type::<RepoEvent>(), Class::Repo),
+        (py.get_type::<ContentEvent>(), Class::Content),
+        (py.get_type::<ConfigEvent>(), Class::Config),
+        (py.get_type::<DiscussionEvent>(), Class::Discussion),
+        (py.get_type::<CommentEvent>(), Class::Comment),
+    ]
+}
+
 /// A scope or a class, as Python names them.
 fn listened(value: &Bound<'_, PyAny>) -> PyResult<Listened> {
     let py = value.py();
@@ -223,15 +259,7 @@ fn listened(value: &Bound<'_, PyAny>) -> PyResult<Listened> {
             value.get_type().name()?
         )));
     };
-    let classes = [
-        (py.get_type::<HubEvent>(), Class::Other),
-        (py.get_type::<RepoEvent>(), Class::Repo),
-        (py.get_type::<ContentEvent>(), Class::Content),
-        (py.get_type::<ConfigEvent>(), Class::Config),
-        (py.get_type::<DiscussionEvent>(), Class::Discussion),
-        (py.get_type::<CommentEvent>(), Class::Comment),
-    ];
-    match classes.iter().find(|(known, _)| known.is(class)) {
+    match classes(py).iter().find(|(known, _)| known.is(class)) {
         Some((_, class)) => Ok(Listened::Class(*class)),
         None => Err(config_error(&format!(
             "`{}` is no event class; expected `HubEvent` or one of its classes in `hubhooks`",

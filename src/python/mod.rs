@@ -32,6 +32,7 @@ mod _core {
     use pyo3::prelude::*;
     use pyo3::types::{PyDict, PyTuple};
 
+    use crate::filter::{ACTIONS, REPO_TYPES, STATUSES};
     use crate::scope::SCOPES;
 
     #[pymodule_init]
@@ -43,6 +44,9 @@ mod _core {
             scopes.set_item(scope, PyTuple::new(py, actions)?)?;
         }
         module.add("SCOPES", scopes)?;
+        module.add("ACTIONS", PyTuple::new(py, ACTIONS)?)?;
+        module.add("REPO_TYPES", PyTuple::new(py, REPO_TYPES)?)?;
+        module.add("STATUSES", PyTuple::new(py, STATUSES)?)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         py.import("collections.abc")?
             .getattr("Sequence")?

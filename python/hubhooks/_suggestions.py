@@ -1,0 +1,30 @@
+"""Hints for unknown names of arguments."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = ["suggestion"]
+
+
+def suggestion(
+    name: str, known: Iterable[str], other_names: Mapping[str, str], default: str
+) -> str:
+    """Say which argument is meant by an unknown name.
+
+    Args:
+        name: the unknown name.
+        known: the names of the arguments.
+        other_names: names that people write instead, with the right one, or with a whole hint.
+        default: the hint where no name is near.
+    """
+    import difflib  # noqa: PLC0415 - slow to import, and only a mistake needs it
+
+    (near,) = difflib.get_close_matches(name, (*known, *other_names), 1) or ("",)
+    right = other_names.get(name) or other_names.get(near, near)
+    if " " in right:
+        return right
+    return f"did you mean `{right}=`?" if right else default
