@@ -1,0 +1,151 @@
+"""A newcomer's first steps: an own machine, the demo, the documented commands."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from pythons import find_python
+from servers import PATIENCE, ROOT
+
+from hubhooks._samples import sample_names
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+# ---- other Pythons -----------------------------------------------------------------------------
+
+
+def put_command(path: Path, *lines: str) -> Path:
+    """Write an executable shell script."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(("#!/bin/sh", *lines, "")), "utf-8")
+    path.chmod(0o755)
+    return path
+
+
+def put_python(path: Path) -> Path:
+    return put_command(path, f'exec "{sys.executable}" "$@"')
+
+
+def put_shim_of_an_unselected_version(folder: Path) -> None:
+    name = f"python{VERSION}"
+    put_command(folder / name, f'echo "pyenv: {name}: command not found" >&2', "exit 127")
+
+
+def test_python_is_found_in_another_pyenv_root(tmp_path: Path) -> None:
+    put_python(tmp_path / "pyenv" / "versions" / f"{VERSION}.0" / "bin" / "python")
+    environ = {"HOME": str(tmp_path / "home"), "PYENV_ROOT": str(tmp_path / "pyenv"), "PATH": ""}
+    assert find_python(VERSION, environ) is not None
+
+
+def test_python_is_found_without_pyenv_root(tmp_path: Path) -> None:
+    put_python(tmp_path / ".pyenv" / "versions" / f"{VERSION}.0" / "bin" / "python")
+    assert find_python(VERSION, {"HOME": str(tmp_path), "PATH": ""}) is not None
+
+
+def test_shim_of_an_unselected_version_is_no_python(tmp_path: Path) -> None:
+    put_shim_of_an_unselected_version(tmp_path / "shims")
+    environ = {"HOME": str(tmp_path), "PATH": str(tmp_path / "shims")}
+    assert find_python(VERSION, environ) is None
+
+
+def test_python_behind_a_failing_shim_is_found(tmp_path: Path) -> None:
+    put_shim_of_an_unselected_version(tmp_path / "shims")
+    put_python(tmp_path / "bin" / f"python{VERSION}")
+    environ = {"HOME": str(tmp_path), "PATH": f"{tmp_path / 'shims'}:{tmp_path / 'bin'}"}
+    assert find_python(VERSION, environ) is not None
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["exit 0"],
+        ["echo 3.10"],
+        [f'exec "{sys.executable}" -c "raise ImportError"'],
+        ["printf '/python\\n2\\n7\\n18\\n'"],
+    ],
+)
+def test_python_that_does_not_report_the_version_is_skipped(
+    tmp_path: Path, lines: list[str]
+) -> None:
+    put_command(tmp_path / f"python{VERSION}", *lines)
+    assert find_python(VERSION, {"HOME": str(tmp_path), "PATH": str(tmp_path)}) is None
+
+
+def test_file_that_is_no_program_is_skipped(tmp_path: Path) -> None:
+    broken = tmp_path / "versions" / f"{VERSION}.0" / "bin" / "python"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("not a program", "utf-8")
+    environ = {"HOME": str(tmp_path), "PYENV_ROOT": str(tmp_path), "PATH": ""}
+    assert find_python(VERSION, environ) is None
+
+
+# ---- make run ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """Run the demo in an empty folder, and return its output and that folder."""
+    folder = tmp_path_factory.mktemp("demo")
+    environ = {**os.environ, "PYTHONPATH": str(ROOT / "python")}
+    environ.pop("HUBHOOKS_DELIVERIES", None)
+    run = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "demo.py")],
+        cwd=folder,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout, folder
+
+
+def test_demo_shows_what_ran_and_counts_the_rest(demo: tuple[str, Path]) -> None:
+    printed, _ = demo
+    rows = re.findall(r"^  (\S+) +202  ran (\w+)$", printed, re.MULTILINE)
+    assert len(rows) >= 10
+    assert f"{len(rows)} of the {len(sample_names())} samples are shown." in printed
+    assert f"The other {len(sample_names()) - len(rows)} match no handler" in printed
+    assert printed.count("unhandled") == 1
+    assert max(map(len, printed.splitlines())) <= 100
+
+
+def test_demo_says_what_it_starts_and_what_to_try_next(demo: tuple[str, Path]) -> None:
+    printed, _ = demo
+    assert printed.startswith("Starting examples/quickstart.py")
+    end = printed[printed.index("Try next:") :]
+    for word in ("WEBHOOK_SECRET", "uvicorn quickstart:hooks", "hubhooks send", "docs/tutorial.md"):
+        assert word in end
+
+
+def test_demo_leaves_no_store(demo: tuple[str, Path]) -> None:
+    _, folder = demo
+    assert list(folder.iterdir()) == []
+
+
+def recipes() -> list[list[str]]:
+    """Return the commands of each rule of the Makefile."""
+    rules = re.split(r"\n(?=\S)", (ROOT / "Makefile").read_text("utf-8"))
+    return [[line for line in rule.splitlines() if line.startswith("\t")] for rule in rules]
+
+
+def test_make_announces_each_quiet_step() -> None:
+    quiet = [
+        lines
+        for lines in recipes()
+        if any("--quiet" in line and "zizmor" not in line for line in lines)
+    ]
+    assert len(quiet) >= 5
+    for lines in quiet:
+        first = next(at for at, line in enumerate(lines) if "--quiet" in line)
+        assert any(line.startswith("\t@echo") for line in lines[:first]), lines
