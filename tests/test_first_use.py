@@ -149,3 +149,33 @@ def test_make_announces_each_quiet_step() -> None:
     for lines in quiet:
         first = next(at for at, line in enumerate(lines) if "--quiet" in line)
         assert any(line.startswith("\t@echo") for line in lines[:first]), lines
+
+
+# ---- the docs ----------------------------------------------------------------------------------
+
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text("utf-8")
+    for folder in ("", "docs", "examples")
+    for path in sorted((ROOT / folder).glob("*.md" if folder != "examples" else "*/*.md"))
+}
+
+
+def commands(start: str) -> list[tuple[str, str]]:
+    """Return the lines of code blocks that begin so, each with its page."""
+    lines = re.compile(rf"^ *({re.escape(start)}\b.*)$", re.MULTILINE)
+    return [(page, line) for page, text in PAGES.items() for line in lines.findall(text)]
+
+
+def test_job_scripts_are_run_by_url() -> None:
+    found = commands("hf jobs uv run")
+    assert {page for page, _ in found} >= {"docs/jobs.md", "examples/job/README.md"}
+    for page, line in found:
+        assert line.split()[4].startswith("https://"), f"{page}: {line}"
+
+
+def test_docs_say_which_spaces_the_hub_reaches_and_what_they_cost() -> None:
+    for page, text in PAGES.items():
+        assert not re.search(r"must be (a )?public(?! or protected)", text), page
+    for page in ("README.md", "docs/tutorial.md", "docs/gradio.md", "docs/deploying.md"):
+        assert "public or protected" in PAGES[page], page
+        assert "paid plan" in PAGES[page], page
