@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from pythons import find_python
-from servers import PATIENCE, ROOT
+from servers import PATIENCE, ROOT, SECRET
 
-from hubhooks._samples import sample_names
+from hubhooks import Webhooks
+from hubhooks._samples import compact, sample_json, sample_names
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -179,3 +182,52 @@ def test_docs_say_which_spaces_the_hub_reaches_and_what_they_cost() -> None:
     for page in ("README.md", "docs/tutorial.md", "docs/gradio.md", "docs/deploying.md"):
         assert "public or protected" in PAGES[page], page
         assert "paid plan" in PAGES[page], page
+
+
+# ---- the store's files -------------------------------------------------------------------------
+
+EXAMPLES = [ROOT / "examples", *sorted(path.parent for path in ROOT.glob("examples/*/README.md"))]
+BESIDE = ("-journal", "-wal.aside-1", "-new", ".leader-new")
+
+
+@pytest.fixture
+def store_folder(
+    tmp_path: Path, serve: Callable[..., Any], post: Callable[..., Any]
+) -> Iterator[Path]:
+    """Return a folder with the files of a store in use, and those that exist at times only."""
+    for suffix in BESIDE:
+        (tmp_path / f"hubhooks.db{suffix}").touch()
+    hooks = Webhooks(SECRET, deliveries=str(tmp_path / "hubhooks.db"))
+    hooks.add(lambda event: None, "repo.content", name="pushed")
+    with serve(hooks) as port:
+        assert post(port, compact(sample_json("repo.content.update")))[0] == 202
+        names = {path.name for path in tmp_path.iterdir()}
+        assert names > {"hubhooks.db", "hubhooks.db-wal", "hubhooks.db.runner"}
+        assert all(name.startswith("hubhooks.db") for name in names)
+        yield tmp_path
+
+
+def git(folder: Path, *words: str) -> str:
+    return subprocess.run(
+        ["git", *words], cwd=folder, check=True, capture_output=True, text=True
+    ).stdout
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_git_ignores_the_store_in_a_copied_example(store_folder: Path, example: Path) -> None:
+    shutil.copy(example / ".gitignore", store_folder)
+    git(store_folder, "init", "--quiet")
+    status = git(store_folder, "status", "--porcelain", "--untracked-files=all")
+    assert status.split() == ["??", ".gitignore"]
+
+
+def test_documented_pattern_keeps_the_store_out_of_upload_folder(store_folder: Path) -> None:
+    hub = pytest.importorskip("huggingface_hub.utils")
+    page = PAGES["docs/deploying.md"]
+    shown = re.search(r"upload_folder\(.*ignore_patterns=\[(.*?)\]\)", page)
+    assert shown is not None
+    (pattern,) = re.findall(r'"([^"]*)"', shown[1])
+    assert f'--exclude "{pattern}"' in page
+    names = [path.name for path in store_folder.iterdir()]
+    kept = hub.filter_repo_objects([*names, "app.py", "README.md"], ignore_patterns=[pattern])
+    assert list(kept) == ["app.py", "README.md"]
