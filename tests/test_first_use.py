@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import shutil
@@ -231,3 +232,40 @@ def test_documented_pattern_keeps_the_store_out_of_upload_folder(store_folder: P
     names = [path.name for path in store_folder.iterdir()]
     kept = hub.filter_repo_objects([*names, "app.py", "README.md"], ignore_patterns=[pattern])
     assert list(kept) == ["app.py", "README.md"]
+
+
+# ---- how to install it -------------------------------------------------------------------------
+
+
+def test_pages_that_install_from_pypi_say_what_to_do_until_it_is_there() -> None:
+    pages = {page for page, _ in commands("pip install")}
+    assert pages >= {"README.md", "docs/index.md", "docs/tutorial.md", "docs/fastapi.md"}
+    for page in pages - {"README.md", "docs/deploying.md"}:
+        assert "Until the first release" in PAGES[page], page
+        assert "README.md#install" in PAGES[page], page
+
+
+def test_first_command_of_the_readme_installs_from_a_clone() -> None:
+    first = re.search(r"^```sh\n(.*?)$", PAGES["README.md"], re.MULTILINE)
+    assert first is not None
+    assert first[1].startswith('pip install ".[')
+
+
+def test_documented_extras_exist() -> None:
+    text = "".join(PAGES.values())
+    named = {
+        extra
+        for listed in re.findall(r'(?:hubhooks|"\.|\.whl\)"?)\[([a-z,]+)\]', text)
+        for extra in listed.split(",")
+    }
+    assert {"cli", "fastapi", "gradio"} <= named
+    extras = importlib.metadata.metadata("hubhooks").get_all("Provides-Extra") or []
+    assert named <= set(extras)
+
+
+def test_uvicorn_is_installed_with_its_fast_parts() -> None:
+    for page, line in commands("pip install"):
+        assert not re.search(r"\buvicorn\b(?!\[standard\]|-worker)", line), f"{page}: {line}"
+    for path in ROOT.glob("examples/*/requirements.txt"):
+        lines = path.read_text("utf-8").split()
+        assert ("uvicorn[standard]" in lines) == (path.parent.name != "job"), path
