@@ -14,7 +14,7 @@ import pytest
 from pythons import find_python
 from servers import PATIENCE, ROOT, SECRET
 
-from hubhooks import Webhooks
+from hubhooks import Webhooks, _calls
 from hubhooks._samples import compact, sample_json, sample_names
 
 if TYPE_CHECKING:
@@ -269,3 +269,9 @@ def test_uvicorn_is_installed_with_its_fast_parts() -> None:
     for path in ROOT.glob("examples/*/requirements.txt"):
         lines = path.read_text("utf-8").split()
         assert ("uvicorn[standard]" in lines) == (path.parent.name != "job"), path
+
+
+def test_limits_name_the_switch_interval_and_plain_uvicorn() -> None:
+    text = " ".join(PAGES["docs/limits.md"].split())
+    assert f"`sys.setswitchinterval` to {_calls._SWITCH_SECONDS * 1000:g} ms" in text  # noqa: SLF001 - the value that is used
+    assert "uvicorn[standard]" in text
