@@ -11,6 +11,8 @@ help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
 $(BIN)/maturin: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12")'
+	@echo "Preparing $(VENV) ..."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --group build
@@ -18,6 +20,7 @@ $(BIN)/maturin: pyproject.toml
 
 # A core built for one Python version would shadow the one for all of them.
 $(VENV)/built: $(BIN)/maturin $(RUST_SOURCES)
+	@echo "Building the Rust core and installing the test packages: about a minute the first time ..."
 	rm -f python/hubhooks/_core.*.so python/hubhooks/_core.*.pyd
 	PIP_QUIET=1 VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --quiet --extras test
 	touch $@
@@ -33,6 +36,7 @@ test-rust:
 	cargo test --no-default-features
 
 $(VENV)/integrations: $(VENV)/built pyproject.toml
+	@echo "Installing the packages of the integration tests ..."
 	$(BIN)/python -m pip install --quiet --group integrations
 	touch $@
 
@@ -40,6 +44,7 @@ test-python: $(VENV)/integrations
 	$(BIN)/python -m pytest
 
 $(VENV)/linters: $(BIN)/maturin
+	@echo "Installing the linters ..."
 	$(BIN)/python -m pip install --quiet --group lint
 	touch $@
 
@@ -60,10 +65,12 @@ format: $(VENV)/linters ## Format the code
 	$(BIN)/ruff check --fix .
 
 $(VENV)/docs: $(VENV)/built pyproject.toml
+	@echo "Installing the tools of the docs site ..."
 	$(BIN)/python -m pip install --quiet --group docs
 	touch $@
 
 docs: $(VENV)/docs ## Build the site of the docs into site, every warning an error
+	@echo "Building the site into site ..."
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # On Linux zig links it, so that it runs wherever glibc is of 2014 or later.
@@ -72,10 +79,12 @@ PORTABLE := --zig --compatibility manylinux2014
 endif
 
 $(VENV)/wheel: $(BIN)/maturin
+	@echo "Installing the tools of the wheel ..."
 	$(BIN)/python -m pip install --quiet --group wheel
 	touch $@
 
 wheel: $(VENV)/wheel ## Build the wheel and the source distribution into dist
+	@echo "Building the wheel: about a minute ..."
 	rm -rf dist
 	PATH="$(CURDIR)/$(BIN):$$PATH" maturin build --release --quiet --out dist $(PORTABLE)
 	$(BIN)/maturin sdist --out dist
@@ -87,6 +96,7 @@ wheel-suite: wheel ## Run all tests against the wheel, installed elsewhere
 	$(PYTHON) scripts/wheel_check.py dist --suite
 
 $(VENV)/benches: $(VENV)/built
+	@echo "Installing the packages of the benchmarks ..."
 	$(BIN)/python -m pip install --quiet --group bench
 	touch $@
 

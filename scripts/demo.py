@@ -1,23 +1,24 @@
-"""Start the quickstart app, send it every sample as the Hub would, and show what came of it.
+"""Serve the quickstart app, send it every sample as the Hub would, and show what its handlers did.
 
 Run by `make run`; everything stays on this machine.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
 import subprocess
 import sys
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def address(log: IO[str]) -> str:
-    """Read from uvicorn's log where it serves, which is on a port of the system's choice."""
+    """Read the URL from uvicorn's log; the system chooses the port."""
     before = ""
     for line in log:
         if served := re.search(r"running on (http://\S+)", line):
@@ -28,7 +29,14 @@ def address(log: IO[str]) -> str:
 
 def main() -> int:
     """Run the demo; give the exit code of `hubhooks send`."""
-    environ = {**os.environ, "WEBHOOK_SECRET": secrets.token_hex(16), "PYTHONUNBUFFERED": "1"}
+    # In memory: no file is left in the working directory, and no earlier one is in the way.
+    environ = {
+        **os.environ,
+        "WEBHOOK_SECRET": secrets.token_hex(16),
+        "HUBHOOKS_DELIVERIES": ":memory:",
+        "PYTHONUNBUFFERED": "1",
+    }
+    print("Starting examples/quickstart.py with uvicorn ...", flush=True)
     serve = [sys.executable, "-m", "uvicorn", "quickstart:hooks", "--app-dir", str(EXAMPLES)]
     server = subprocess.Popen(
         [*serve, "--port", "0", "--no-access-log"],
@@ -42,15 +50,58 @@ def main() -> int:
         raise ValueError(msg)
     try:
         url = address(server.stderr)
-        print(f"$ hubhooks send {url} --all", flush=True)
-        send = [sys.executable, "-m", "hubhooks.cli", "send", url, "--all"]
-        code = subprocess.run(send, env=environ, check=False).returncode
+        print(f"$ hubhooks send {url} --all --json\n", flush=True)
+        send = [sys.executable, "-m", "hubhooks.cli", "send", url, "--all", "--json"]
+        sent = subprocess.run(send, env=environ, check=False, stdout=subprocess.PIPE, text=True)
     finally:
         server.terminate()
         printed, _ = server.communicate(timeout=30)
-    print("What the handlers of examples/quickstart.py printed:\n")
+    show_answers([json.loads(line) for line in sent.stdout.splitlines()])
+    print("\nWhat the handlers printed:\n")
     print(printed)
-    return code
+    show_next_steps()
+    return sent.returncode
+
+
+def show_answers(answers: list[dict[str, Any]]) -> None:
+    """Print the samples that started a handler, and count the others."""
+    unhandled = [answer for answer in answers if is_unhandled(answer)]
+    shown = [answer for answer in answers if not is_unhandled(answer)]
+    width = max((len(answer["sample"]) for answer in shown), default=0)
+    for answer in shown:
+        said = answer["answer"]
+        handlers = said.get("handlers", ()) if isinstance(said, dict) else ()
+        outcome = "ran " + ", ".join(handlers) if handlers else answer["error"] or said
+        print(f"  {answer['sample']:{width}}  {answer['status']}  {outcome}")
+    print(f"\n{len(shown)} of the {len(answers)} samples are shown.")
+    if unhandled:
+        print(
+            f"The other {len(unhandled)} match no handler of examples/quickstart.py. The app "
+            "answers\nthem `unhandled` with status 200: the Hub takes that as delivered."
+        )
+
+
+def is_unhandled(answer: dict[str, Any]) -> bool:
+    """Whether no handler matches; such an answer is a success."""
+    said = answer["answer"]
+    return isinstance(said, dict) and said.get("status") == "unhandled"
+
+
+def show_next_steps() -> None:
+    """Print commands that work in this folder."""
+    folder = os.path.relpath(Path(sys.executable).parent)
+    print(f"""\
+Try next:
+
+  export WEBHOOK_SECRET=moon
+  {folder}/uvicorn quickstart:hooks --app-dir examples
+
+and in a second terminal, with the same secret:
+
+  {folder}/hubhooks send http://127.0.0.1:8000 --sample repo.create
+  {folder}/hubhooks deliveries list
+
+Change a handler in examples/quickstart.py, or write a bot: docs/tutorial.md.""")
 
 
 if __name__ == "__main__":

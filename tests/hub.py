@@ -294,7 +294,10 @@ class Hub:
             delivery.said = {"error": repr(error)}
 
     def _run(self, webhook: dict[str, Any], payload: dict[str, Any]) -> None:
-        """Start a Job as the Hub does: the source again, with the delivery in its environment."""
+        """Start a Job as the Hub does: a copy of the source with the delivery in its environment.
+
+        The source's volumes and secrets are not copied.
+        """
         source: Job = webhook["job"]
         variables = {
             "WEBHOOK_ID": self.new_id(),
@@ -305,6 +308,7 @@ class Hub:
         }
         environment = {**source.spec["environment"], **variables}
         spec = {**source.spec, "environment": environment, "secrets": webhook["secrets"]}
+        spec.pop("volumes", None)
         self.jobs.append(Job(self.new_id(), source.owner, spec))
 
 

@@ -289,7 +289,8 @@ def test_a_terminal_sees_the_progress_of_many(receiver: Receiver) -> None:
     [
         (401, "hint: the app wants the webhook's secret"),
         (403, "hint: the app's secret is another one"),
-        (404, "/gradio_api/webhooks/"),
+        (404, "hint: the app has no webhook at /webhooks/hub"),
+        (405, "hint: the app has no webhook at /webhooks/hub"),
         (503, ""),
     ],
 )

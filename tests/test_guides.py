@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SECRET = "moon"
 DATASET = "ada-labs/tide-gauges"
 MODEL = "ada-labs/tide-forecast"
+JOB = ROOT / "examples" / "job"
 URL = re.compile(r"Webhook URL:\s+(\S+)")
 
 
@@ -305,7 +306,7 @@ def run_job(
     around = environ(hub, None, folder) | environment | secrets
     variables = {**os.environ, "PYTHONPATH": str(ROOT / "python"), **around}
     return subprocess.run(
-        [sys.executable, str(ROOT / "examples/job/job.py")],
+        [sys.executable, str(JOB / "job.py")],
         cwd=folder,
         env={name: value for name, value in variables.items() if value is not None},
         capture_output=True,
@@ -315,8 +316,12 @@ def run_job(
     )
 
 
+@pytest.mark.filterwarnings("ignore:.*run_uv_job.* is experimental:UserWarning")
 def test_a_job_handles_the_delivery_that_started_it(hub: Hub, grace: HfApi, tmp_path: Path) -> None:
-    source = grace.run_job(image="python:3.12", command=["python", "job.py"])
+    readme = (JOB / "README.md").read_text("utf-8")
+    command = re.search(r"^ *hf jobs uv run (\S+)$", readme, re.MULTILINE)
+    assert command is not None
+    source = grace.run_uv_job(command[1], namespace="grace")
     grace.create_webhook(
         job_id=source.id,
         watched=[{"type": "dataset", "name": DATASET}],
@@ -326,7 +331,10 @@ def test_a_job_handles_the_delivery_that_started_it(hub: Hub, grace: HfApi, tmp_
     )
     commit = push_data(grace, "1")
     repo = hub.repo(f"datasets/{DATASET}")
-    (_, job) = hub.jobs
+    (first, job) = hub.jobs
+    # A local script would be in a volume, which the Hub does not copy.
+    assert not first.spec.get("volumes")
+    assert job.spec["command"] == ["uv", "run", command[1]]
     # The Hub may start a Job again; a tag that is there is no error.
     for _ in range(2):
         ended = run_job(hub, tmp_path, job.spec["environment"], job.spec["secrets"])

@@ -22,6 +22,7 @@ from gradio.context import Context
 from gradio.utils import get_space
 
 from hubhooks._gradio_private import guard_deep_links, keep_private
+from hubhooks._logging import get_logger
 from hubhooks._terminal import visible
 from hubhooks.activity import (
     STATES,
@@ -30,6 +31,7 @@ from hubhooks.activity import (
     is_space_owner,
 )
 from hubhooks.errors import ConfigError, StoreError
+from hubhooks.gradio import NOT_LAUNCHED, is_about_to_start, warn_of_own_launch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,6 +44,8 @@ __all__ = ["show"]
 # What is to change on the page. Gradio reads the annotations of what it calls, so it is no name of
 # type checkers alone.
 _Changes: TypeAlias = dict[Any, Any]
+
+_log = get_logger()
 
 _SECONDS = 2
 _MOST_PAGES = 1000
@@ -69,7 +73,8 @@ _COLOURS = {
 }  # fmt: skip
 
 _STYLE = """<style>
-.hubhooks { font-size: var(--text-md); color: var(--body-text-color); line-height: 1.5; }
+.hubhooks { font-size: var(--text-md); color: var(--body-text-color); line-height: 1.5;
+  overflow-wrap: anywhere; }
 .hubhooks-chips { display: flex; flex-wrap: wrap; gap: 6px 18px; align-items: baseline; }
 .hubhooks-dot { display: inline-block; width: .6em; height: .6em; border-radius: 50%;
   margin-right: .45em; }
@@ -103,6 +108,10 @@ _LOCKED = """
 Here you see what a stranger sees: what became of deliveries, and which ones they were where their
 repository is public. Details and Replay are for the owner of the app.
 """
+_NOT_INCLUDED = (
+    "the webhooks of this app have not started: call `app.include_router(hooks.router())` in the "
+    "app that mounts this page; if it mounts `hooks` itself, they start with the first delivery"
+)
 _REFUSALS = {
     "wrong": "That is not the token.",
     "busy": "That is not the token, and too many wrong ones come at once.",
@@ -137,8 +146,12 @@ class _Parts(NamedTuple):
     seen: gr.Textbox
 
 
-def show(activity: Activity) -> None:
+def show(activity: Activity, was_started: Callable[[], bool]) -> None:
     """Show the activity: to be called inside `gr.Blocks()`.
+
+    Args:
+        activity: what to show.
+        was_started: whether the webhooks of this app were ever started in this process.
 
     Raises:
         ConfigError: there is no `gr.Blocks` around it, or the admin token cannot be used.
@@ -149,7 +162,8 @@ def show(activity: Activity) -> None:
         raise ConfigError(msg)
     parts = _lay_out(has_token=activity.gate.is_on)
     keep_private(parts)
-    tab = _Tab(activity, parts)
+    warn_of_own_launch(blocks)
+    tab = _Tab(activity, parts, was_started)
     held: list[Any] = [parts.state, parts.number, parts.chosen, parts.ticket, parts.seen]
     outputs: list[Any] = list(parts)
 
@@ -262,9 +276,11 @@ class _Held(NamedTuple):
 class _Tab:
     """What happens when somebody looks, or presses something."""
 
-    def __init__(self, activity: Activity, parts: _Parts) -> None:
+    def __init__(self, activity: Activity, parts: _Parts, was_started: Callable[[], bool]) -> None:
         self._activity = activity
         self._parts = parts
+        self._was_started = was_started
+        self._is_warned = False
 
     def look(self, request: gr.Request, *held: object) -> _Changes:
         return self._view(request, _Held.of(held))
@@ -356,6 +372,8 @@ class _Tab:
     def _view(self, request: gr.Request, held: _Held) -> _Changes:
         """Give what is to be shown and is not yet: most times, when a timer asks, nothing."""
         guard_deep_links(request)
+        if mistake := self._find_mistake(request):
+            return self._mistake_view(mistake, held)
         trusted = self._trusts(request, held.ticket)
         try:
             overview = self._activity.overview(trusted=trusted)
@@ -379,6 +397,24 @@ class _Tab:
             if digest != before:
                 changed.update(view)
         return changed
+
+    def _find_mistake(self, request: gr.Request) -> str:
+        """Say why the webhooks of this app were never started; empty if they were."""
+        if self._was_started() or is_about_to_start(self._activity.log):
+            return ""
+        app = request.request.scope.get("app") if request.request is not None else None
+        mount_path = getattr(getattr(app, "blocks", None), "custom_mount_path", None)
+        return NOT_LAUNCHED if mount_path is None else _NOT_INCLUDED
+
+    def _mistake_view(self, mistake: str, held: _Held) -> _Changes:
+        if not self._is_warned:
+            self._is_warned = True
+            _log.warning("%s", mistake)
+        now = _digest({self._parts.overview: mistake})
+        if held.seen == (now,):
+            return {self._parts.seen: gr.skip()}
+        text = _text(f"{mistake[0].upper()}{mistake[1:]}.")
+        return {self._parts.overview: _block(f"<b>{text}</b>"), self._parts.seen: now}
 
     def _access_view(self, *, is_ticket: bool, trusted: bool) -> _Changes:
         return {

@@ -73,13 +73,14 @@ _has_scheme = re.compile("[A-Za-z][A-Za-z0-9+.-]*://").match
 _SHOWN_TEXT = 200
 """So many characters of an answer that is not ours are shown."""
 
-_ELSEWHERE = "the webhook is at another path; in a Gradio app it is below /gradio_api/webhooks/"
+_GRADIO_PATH = "/gradio_api/webhooks"
+_ROUTER_PATH = "/webhooks/hub"
+_NO_ROUTE = (404, 405)
+_PROBE_SECONDS = 5.0
 
 _STATUS_HINTS = {
     401: "the app wants the webhook's secret: set WEBHOOK_SECRET or give --secret",
     403: "the app's secret is another one than the one sent",
-    404: _ELSEWHERE,
-    405: _ELSEWHERE,
 }
 
 # Not docstrings, which `python -OO` drops.
@@ -586,8 +587,51 @@ def _print_hints(target: _Target, answers: Sequence[_Answer]) -> None:
             "start the app first, and check the URL's host and port",
         )
     hints = {_STATUS_HINTS.get(answer.status) for answer in answers if answer.status is not None}
+    if any(answer.status in _NO_ROUTE for answer in answers):
+        hints.add(_route_hint(target))
     for hint in sorted(filter(None, hints)):
-        sys.stderr.write(f"hint: {hint}\n")
+        sys.stderr.write(f"hint: {one_line(hint)}\n")
+
+
+def _route_hint(target: _Target) -> str:
+    """Say where webhooks arrive in this kind of app, or that nothing receives them."""
+    path = target.url.path.rstrip("/") or "/"
+    # What a Gradio app is mounted at, when the path is one of its own.
+    base = path.partition("/gradio_api")[0].rstrip("/") if "/gradio_api" in path else ""
+    if _is_gradio(target.url, base):
+        if path == base + _GRADIO_PATH:
+            return (
+                "this Gradio app receives no webhooks: start it with `hooks.launch(demo)` instead "
+                "of `demo.launch()`; if a FastAPI app mounts it, `app.include_router("
+                f"hooks.router())` receives at {_ROUTER_PATH}"
+            )
+        place = f"{target.url.scheme}://{target.url.netloc.decode()}{base}{_GRADIO_PATH}"
+        return (
+            f"this is a Gradio app: started with `hooks.launch(demo)`, it receives at {place}; if "
+            f"a FastAPI app mounts it, `app.include_router(hooks.router())` does, at {_ROUTER_PATH}"
+        )
+    if path.endswith(_ROUTER_PATH):
+        return (
+            f"the app has no webhook at {path}: add `app.include_router(hooks.router())`, or give "
+            "the path and the prefix that the router has"
+        )
+    return (
+        f"the app has no webhook at {path}: give the path of `hooks.router(...)` with its prefix, "
+        f"by default {_ROUTER_PATH}"
+    )
+
+
+def _is_gradio(url: httpx.URL, base: str) -> bool:
+    """Ask the server for a page that only Gradio has; without the secret."""
+    probe = httpx.URL(
+        scheme=url.scheme, host=url.host, port=url.port, path=f"{base}/gradio_api/app_id"
+    )
+    try:
+        answer = httpx.get(probe, timeout=_PROBE_SECONDS, trust_env=False, follow_redirects=False)
+        said = answer.json()
+    except (httpx.HTTPError, ValueError, RecursionError):
+        return False
+    return isinstance(said, dict) and "app_id" in said
 
 
 def _status_cell(status: int | None) -> Text:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 import threading
@@ -43,6 +44,11 @@ __all__ = ["launch", "make_app_kwargs", "webhook_url"]
 _PATH = "/gradio_api/webhooks"
 _ALIAS = "/webhooks"
 _SETTINGS = "https://huggingface.co/settings/webhooks"
+
+NOT_LAUNCHED = (
+    "no delivery reaches this app, as its webhooks were not started: call `hooks.launch(demo)` "
+    "instead of `demo.launch()`, or pass `demo.launch(app_kwargs=hooks.app_kwargs())`"
+)
 
 _SIGTERM_SECONDS = 10.0
 _CTRL_C_SECONDS = 5.0
@@ -129,6 +135,32 @@ def webhook_url(demo: Blocks) -> str:
     return f"{origin.rstrip('/')}{root_path and '/' + root_path.lstrip('/')}{_PATH}"
 
 
+def warn_of_own_launch(demo: Blocks) -> None:
+    """Make `demo.launch` warn if it is called without the routes that receive webhooks.
+
+    Nothing else shows the mistake: the page works, and only deliveries are missing.
+    """
+
+    @functools.wraps(demo.launch)
+    def launch(
+        *args: Any,  # noqa: ANN401 - they are Gradio's
+        **options: Any,  # noqa: ANN401 - they are Gradio's
+    ) -> Any:  # noqa: ANN401 - as Gradio returns it
+        routes = (options.get("app_kwargs") or {}).get("routes") or ()
+        if not any(isinstance(getattr(route, "endpoint", None), _Served) for route in routes):
+            warnings.warn(NOT_LAUNCHED, stacklevel=2)
+        # Not the method of now: packages replace it when they are imported.
+        return type(demo).launch(demo, *args, **options)
+
+    vars(demo)["launch"] = launch
+
+
+def is_about_to_start(log: Log) -> bool:
+    """Whether an app that runs is starting the hooks of this log: a reloaded script's."""
+    served = _Served.latest
+    return served is not None and served.is_running and served.hooks.deliveries is log
+
+
 def prepare_mounted(app: object, log: Log) -> None:
     """Keep Gradio apps mounted in another one from serving the store's files.
 
@@ -181,6 +213,11 @@ class _Served:
         elif cls.latest.hooks is not hooks:
             cls.latest._replace(hooks)
         return cls.latest
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the app has started and not stopped."""
+        return self._loop is not None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.hooks(scope, receive, send)

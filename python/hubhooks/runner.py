@@ -78,6 +78,8 @@ class Runner:
         self._where: Where = loop or "server"
         self._session: Session | None = None
         self._lock = threading.Lock()
+        self.was_started = False
+        """Whether the log was ever opened to run what is in it."""
 
     def prefer_loop(self, loop: Where) -> None:
         """Let async handlers run there, unless the user chose."""
@@ -210,6 +212,7 @@ class Runner:
                     session.is_on_server = self._where == "server"
                     session.open()
                     self._session = session
+                    self.was_started = True
         if session.is_of_parent:
             msg = (
                 "this process was forked from the one that serves, after it began to: only that "

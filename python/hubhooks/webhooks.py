@@ -382,7 +382,7 @@ class Webhooks(Router):
         with _needed("gradio"):
             from hubhooks import _activity_tab  # noqa: PLC0415 - only who uses it needs it
 
-        _activity_tab.show(self._activity)
+        _activity_tab.show(self._activity, lambda: self._runner.was_started)
 
     async def answer_about_deliveries(self, scope: Scope, receive: Receive, send: Send) -> bool:
         """Answer a request about the deliveries, to who knows the admin token.

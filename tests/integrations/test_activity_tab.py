@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from pythons import find_chromium
 from servers import PATIENCE, SECRET, started
 from test_gradio import OFFLINE, READY, SPACE, ssr
 
@@ -392,9 +392,9 @@ def test_without_a_token_the_router_has_no_such_paths(start: Callable[..., Serve
 
 @pytest.mark.parametrize("rendered", ["in the browser", "by the server"])
 def test_a_browser_shows_it_and_replays(tmp_path: Path, rendered: str) -> None:
-    chromium = shutil.which("chromium")
+    chromium = find_chromium()
     if chromium is None:
-        pytest.skip("there is no chromium")
+        pytest.skip("there is no chromium that runs")
     playwright = pytest.importorskip("playwright.sync_api")
     patience = PATIENCE * 1000
     environ = ssr() if rendered == "by the server" else {}

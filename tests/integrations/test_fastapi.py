@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fastapi import FastAPI
 from openapi_spec_validator import validate
+from pythons import environment
 from servers import PATIENCE, ROOT, SECRET, UVICORN, Server, started
 
 from hubhooks import HubEvent, Webhooks, errors
@@ -167,20 +168,9 @@ def app(
 
 
 def interpreter(title: str) -> Path:
-    """Make an environment of another Python with FastAPI, once; the package needs no building."""
+    """Return another Python with FastAPI; the package itself needs no build."""
     version, requirement = VERSIONS[title]
-    pythons = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
-    if not pythons:
-        pytest.skip(f"there is no Python {version}")
-    folder = ROOT / ".venv" / f"integrations-{version}-{requirement}"
-    python, is_made = folder / "bin" / "python", folder / "made"
-    if not is_made.exists():
-        subprocess.run([pythons[-1], "-m", "venv", "--clear", folder], check=True)
-        install = [python, "-m", "pip", "install", "--quiet", requirement, "uvicorn"]
-        if subprocess.run(install, check=False).returncode:
-            pytest.skip(f"{requirement} cannot be installed")
-        is_made.touch()
-    return python
+    return environment(version, requirement, "uvicorn")
 
 
 def head_only(server: Server, path: str, **headers: str) -> tuple[int, dict[str, str], Any]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+from pythons import environment, find_chromium
 from servers import PATIENCE, ROOT, SECRET, started
 
 from hubhooks import Webhooks
@@ -521,27 +522,10 @@ def test_no_later_signal_waits_as_long_as_the_first(monkeypatch: pytest.MonkeyPa
         first.join(PATIENCE)
 
 
-def other_python(number: str) -> Path:
-    """Find an interpreter of another version with Gradio, in a virtual environment that is kept."""
-    versions = Path.home() / ".pyenv" / "versions"
-    found = next(versions.glob(f"{number}.*/bin/python"), None) or shutil.which(f"python{number}")
-    if found is None:
-        pytest.skip(f"there is no Python {number}")
-    folder = ROOT / ".venv" / f"integrations-{number}"
-    python = folder / "bin" / "python"
-    if not (folder / "complete").exists():
-        subprocess.run([found, "-m", "venv", "--clear", folder], check=True)
-        install = [python, "-m", "pip", "install", "--quiet", "gradio"]
-        if subprocess.run(install, check=False).returncode:
-            pytest.skip(f"gradio cannot be installed for Python {number}")
-        (folder / "complete").touch()
-    return python
-
-
 @pytest.mark.timeout(900)  # the first time Gradio is installed
 @pytest.mark.parametrize("number", ["3.10", "3.13"])
 def test_an_app_receives_on_other_versions_of_python(tmp_path: Path, number: str) -> None:
-    python = other_python(number)
+    python = environment(number, "gradio")
     with running(tmp_path, APP + BLOCKS + LAUNCH, python=python) as app:
         check(app)
         assert app.send("repo.config.update").status_code == 202
@@ -563,9 +547,9 @@ def test_the_quickstart_space_says_how_it_is_run() -> None:
 
 
 def test_the_quickstart_space_shows_public_repositories_only(tmp_path: Path) -> None:
-    chromium = shutil.which("chromium")
+    chromium = find_chromium()
     if chromium is None:
-        pytest.skip("there is no chromium")
+        pytest.skip("there is no chromium that runs")
     playwright = pytest.importorskip("playwright.sync_api")
     app_file = str(SPACE_FOLDER / "app.py")
     environ = {**OFFLINE, **SPACE}
