@@ -48,6 +48,8 @@ _EMPTY_SECONDS = 1.0
 # How much is written aside before it is worth a checkpoint, and before the file is made short.
 _CHECKPOINT_BYTES = 4 * 1024 * 1024
 _TRUNCATE_BYTES = 16 * 1024 * 1024
+# How many pages are copied before Ctrl-C is noticed.
+_BACKUP_PAGES = 1000
 
 # What SQLite calls each durability, where it writes a log ahead.
 _SYNCHRONOUS = {"process": "NORMAL", "full": "FULL"}
@@ -576,6 +578,32 @@ class Database:
         finally:
             with self._lock:
                 self._elsewhere -= 1
+
+    def backup(self, path: str, statements: Sequence[tuple[str, Sequence[object]]]) -> None:
+        """Copy the database as it is now, page by page, in any thread.
+
+        Writers do not wait for it. Until the copy is complete, its file is an empty database.
+
+        Args:
+            path: the file of the copy; it must exist and be empty.
+            statements: what is executed in the copy.
+
+        Raises:
+            StoreError: the database cannot be read, the copy cannot be written, or it is damaged.
+        """
+        with self.elsewhere() as connection:
+            # All pages are of this moment: without it each write would begin the copy anew.
+            connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+            try:
+                with closing(sqlite3.connect(path, isolation_level=None)) as copy:
+                    connection.backup(copy, pages=_BACKUP_PAGES)
+                    for sql, values in statements:
+                        copy.execute(sql, values)
+                    if not is_sound(copy):
+                        raise StoreError(_told_of_damage(self.path))
+            except sqlite3.Error as error:
+                msg = f"the copy `{path}` cannot be made: {error}"
+                raise StoreError(msg) from error
 
     def _refuse_foreign_files(self) -> None:
         """Raise `BusyError` if SQLite would mix files that do not belong together."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -79,6 +79,9 @@ _FEW = 1000
 _LAST_SIGN = chr(0x10FFFF)
 # What a datetime can tell in every time zone: until the end of the year 9999, but for two days.
 _LAST_SECOND = 253402128000.0
+
+# What the files of a store have after its name.
+_SUFFIXES = ("", "-wal", "-shm", "-journal", "-new", ".runner", ".leader", ".leader-new")
 
 # The handlers of a process that did not say which it has.
 _UNKNOWN_HANDLERS = "null"
@@ -180,8 +183,8 @@ class SqliteLog:
     or `flush`: lost with the process, they mean that something happens once more.
 
     Those write, like `due`, `next_due`, `body` and `changed` read, over one connection that the
-    server's loop uses. `get`, `list`, `stats`, `checkpoint` and `prune` open one for a moment, so
-    they may be called from any thread, and without `open`.
+    server's loop uses. `get`, `list`, `stats`, `backup`, `checkpoint` and `prune` open one for a
+    moment, so they may be called from any thread, and without `open`.
 
     Args:
         path: the file; made if it is not there, but not its folder.
@@ -999,6 +1002,46 @@ class SqliteLog:
             refusals = dict(connection.execute(_SUM_REFUSALS).fetchall())
         return Stats(states, body_bytes, None if oldest is None else _when(oldest), refusals)
 
+    def backup(self, path: str) -> None:
+        """Copy the store as it is now into a new file, which only its owner may read; any thread.
+
+        The app may run meanwhile. No process uses the copy, so no process leads it.
+
+        Args:
+            path: the new file.
+
+        Raises:
+            ConfigError: the file exists, or cannot be created.
+            StoreError: the store cannot be read just now, or the copy cannot be written.
+        """
+        # SQLite reads some names, such as `:memory:`, in a way of its own.
+        target = os.path.abspath(path)  # noqa: PTH100 - resolves no links, which are refused
+        self._create_copy(path, target)
+        try:
+            self._db.backup(target, ((_NO_LEADER, ()), (_END_PROCESSES, (_now(),))))
+        except BaseException:
+            for suffix in ("", "-journal", "-wal", "-shm"):
+                with suppress(OSError):
+                    os.unlink(f"{target}{suffix}")  # noqa: PTH108 - a path as SQLite has it
+            raise
+
+    def _create_copy(self, path: str, target: str) -> None:
+        """Create the empty file of a copy."""
+        mine = {f"{self.path}{suffix}" for suffix in _SUFFIXES}
+        try:
+            is_taken = os.path.realpath(target) in mine
+            if not is_taken:
+                os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        except FileExistsError:
+            is_taken = True
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            msg = f"cannot create `{path}`: {why}"
+            raise ConfigError(msg) from error
+        if is_taken:
+            msg = f"`{path}` exists already, or belongs to the log: give the path of a new file"
+            raise ConfigError(msg)
+
     # ---- upkeep --------------------------------------------------------------------------------
 
     def checkpoint(self) -> None:
@@ -1070,6 +1113,8 @@ _SET_APP = "UPDATE log SET app = ?"
 _SET_LOCK = "UPDATE log SET leader_lock = ? WHERE leader = ?"
 _LEAD = "UPDATE log SET generation = generation + 1, leader = ?, leader_lock = ?"
 _RESIGN = "UPDATE log SET leader = NULL WHERE leader = ?"
+_NO_LEADER = "UPDATE log SET leader = NULL, leader_lock = ''"
+_END_PROCESSES = "UPDATE processes SET ended_at = ? WHERE ended_at IS NULL"
 _LEADER = """
     SELECT id, pid, host, start_time, code, led_at, leader_lock
     FROM log JOIN processes ON processes.id = log.leader
