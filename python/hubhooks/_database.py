@@ -166,6 +166,8 @@ class Database:
         # The thread whose batch is open.
         self._writer: int | None = None
         self._failure: StoreError | None = None
+        self.has_failed = False
+        """Whether a write failed since this was reset, if not because another process wrote."""
         self._late: list[Callable[[], object]] = []
         self._late_written = 0
 
@@ -503,6 +505,9 @@ class Database:
                 self.execute("COMMIT")
                 self._check_written()
                 del self._late[: self._late_written]
+            except StoreError as error:
+                self.has_failed = self.has_failed or not isinstance(error, BusyError)
+                raise
             finally:
                 self._writer = None
                 self._failure = None
@@ -510,6 +515,10 @@ class Database:
                 if self._connection is not None and self._connection.in_transaction:
                     with suppress(sqlite3.Error):
                         self._connection.execute("ROLLBACK")
+
+    def write_header(self) -> None:
+        """Write one page as it is, in a batch. Only a real write shows that the disk takes one."""
+        self.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
 
     def _check_written(self) -> None:
         """Check that what was committed lies in the files at the path.

@@ -333,7 +333,9 @@ class Webhooks(Router):
         """
         from hubhooks import _activity_http  # noqa: PLC0415 - only who looks needs it
 
-        return await _activity_http.serve(lambda: self._activity, scope, receive, send)
+        return await _activity_http.serve(
+            lambda: self._activity, self._door.objection, scope, receive, send
+        )
 
     @cached_property
     def _activity(self) -> Activity:
