@@ -11,13 +11,14 @@ import sys
 import threading
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from servers import PATIENCE, Server, started, wait_until
 from test_cli import ENVIRONMENT
 
-from hubhooks import _operations, sqlite
+from hubhooks import _database, _operations, _space, sqlite
 from hubhooks._samples import compact, sample_json
 from hubhooks.activity import Activity
 from hubhooks.deliveries import MemoryLog
@@ -27,7 +28,6 @@ from hubhooks.sqlite import RunnerLock, SqliteLog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from hubhooks.deliveries import Log
 
@@ -574,3 +574,135 @@ def test_metrics_show_rejected_requests_and_runs_of_unknown_handlers(tmp_path: P
     assert found["hubhooks_rejected_requests", "secret wrong"] == 2
     assert found["hubhooks_waiting_runs", odd] == 1
     assert found["hubhooks_leader_alive", ""] == 0
+
+
+# ---- alerts --------------------------------------------------------------------------------------
+
+
+def test_list_for_cron_prints_only_what_failed(tmp_path: Path) -> None:
+    words = ("list", "--state", "failed", "--since", "1h", "--json")
+    with opened(tmp_path / "hubhooks.db") as store:
+        store.accept("d1", BODY, ("handle",))
+        quiet = command(tmp_path, *words)
+        assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+        delivery = store.claim("d1", "handle")
+        assert delivery is not None
+        store.finished(delivery, "failed")
+        store.flush()
+        assert json.loads(command(tmp_path, *words).stdout)["id"] == "d1"
+
+
+# ---- a Space -------------------------------------------------------------------------------------
+
+SPACE = {**ON_DISK, "SPACE_ID": "ada/tide"}
+LOST = "hubhooks.db, which is lost when the Space restarts or sleeps: for work"
+
+
+@pytest.mark.parametrize("script", [APP, FASTAPI], ids=["bare", "fastapi"])
+def test_start_in_a_space_says_that_the_store_is_lost(tmp_path: Path, script: str) -> None:
+    with started(tmp_path, script=script, environ=SPACE) as server:
+        said = server.wait_for(LOST)
+        assert said.count("deliveries are kept in") == 1
+        assert (
+            'set HUBHOOKS_DELIVERIES to a file on a disk that does, or acknowledge="finished"'
+            in said
+        )
+
+
+def test_first_delivery_in_a_space_says_that_the_store_is_lost(tmp_path: Path) -> None:
+    with started(tmp_path, script=MOUNTED, environ=SPACE) as server:
+        assert "deliveries are kept in" not in server.output()
+        deliver(server, "d1", path="/mounted/")
+        server.wait_for(LOST)
+
+
+def test_start_in_a_space_says_that_memory_is_lost(tmp_path: Path) -> None:
+    environ = {**SPACE, "HUBHOOKS_DELIVERIES": ":memory:"}
+    with started(tmp_path, script=APP, environ=environ) as server:
+        server.wait_for("deliveries are kept in memory: what is unfinished at a restart is lost")
+
+
+def test_start_elsewhere_says_nothing_of_a_space(tmp_path: Path) -> None:
+    with started(tmp_path, script=APP, environ={**ON_DISK, "SPACE_ID": None}) as server:
+        deliver(server, "d1")
+        assert "deliveries are kept in" not in server.output()
+
+
+BLOCKS = """
+import gradio as gr
+from hubhooks import Webhooks
+
+hooks = Webhooks()
+with gr.Blocks() as demo:
+    gr.Markdown("tide")
+"""
+
+
+@pytest.mark.parametrize(
+    "launch",
+    [
+        "hooks.launch(demo, server_port={port})",
+        "hooks.launch(demo, server_port={port}, quiet=True)",
+        "demo.launch(server_port={port}, app_kwargs=hooks.app_kwargs())",
+    ],
+)
+def test_launch_in_a_space_says_it_once(tmp_path: Path, launch: str) -> None:
+    pytest.importorskip("gradio")
+    call = launch.replace("{port}", 'int(os.environ["PORT"])')
+    script = f"import os{BLOCKS}{call}"
+    environ = {**SPACE, "PORT": "{port}", "GRADIO_ANALYTICS_ENABLED": "False"}
+    with started(tmp_path, "app.py", script=script, environ=environ) as server:
+        said = server.wait_for(LOST)
+        deliver_to = "/gradio_api/webhooks"
+        assert server.post(deliver_to, BODY).status_code == 200
+        said = server.output()
+        assert said.lower().count("deliveries are kept in") == 1
+
+
+@pytest.fixture
+def in_space(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Pretend to be in a Space whose disk would be at a folder, and give that."""
+    monkeypatch.setenv("SPACE_ID", "ada/tide")
+    monkeypatch.setattr(_space, "_DISK", f"{tmp_path}/")
+    return tmp_path
+
+
+def describe(path: Path | str) -> str:
+    return _space.describe_survival(SqliteLog(path))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Spaces run on Linux")
+def test_folder_of_a_space_without_a_disk_is_lost(
+    in_space: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = Path("/dev/shm")
+    if in_space.stat().st_dev != Path("/").stat().st_dev or not shared.is_dir():
+        pytest.skip("the folder is on a disk of its own")
+    said = describe(in_space / "hubhooks.db")
+    assert f"lost when the Space restarts or sleeps, as no disk is attached at {in_space}:" in said
+    # One of another device is a disk.
+    monkeypatch.setattr(_space, "_DISK", "/dev/shm/")
+    assert "taken up again" in describe("/dev/shm/hubhooks.db")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Spaces run on Linux")
+def test_bucket_of_a_space_survives_and_may_lose_deliveries(
+    in_space: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounts = in_space / "mountinfo"
+    bucket = in_space / "bucket"
+    mounts.write_text(f"22 1 0:21 / {bucket} rw,relatime shared:1 - fuse source rw\n")
+    monkeypatch.setattr(_database, "_MOUNTS", mounts)
+    said = describe(bucket / "hubhooks.db")
+    assert "on a network file system (fuse): they are there after a restart" in said
+
+
+def test_delivery_that_the_hub_replays_after_the_disk_was_lost_runs_again(tmp_path: Path) -> None:
+    with started(tmp_path, script=APP, environ=SPACE) as server:
+        deliver(server, "d1")
+    for path in tmp_path.glob("hubhooks.db*"):
+        path.unlink()
+    with started(tmp_path, script=APP, environ=SPACE) as server:
+        deliver(server, "d1")
+        store = SqliteLog(tmp_path / "hubhooks.db")
+        server.wait_until(lambda: is_ended(store, "d1"), "does not run it")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     Durability: TypeAlias = Literal["process", "full"]
 
-__all__ = ["Database", "RunnerLock", "require_file"]
+__all__ = ["Database", "RunnerLock", "find_network", "require_file"]
 
 _log = get_logger()
 
@@ -936,16 +936,23 @@ def require_file(path: str) -> None:
 
 def _refuse_network(path: str) -> None:
     """Raise `ConfigError` for a file system on which SQLite's locks cannot be relied on."""
+    if kind := find_network(path):
+        msg = (
+            f"the delivery log `{path}` is on a network file system ({kind}), where it would "
+            "lose deliveries: give a path on a local disk, or `allow_network=True` or the "
+            "variable HUBHOOKS_ALLOW_NETWORK=1 to use it all the same"
+        )
+        raise ConfigError(msg)
+
+
+def find_network(path: str) -> str:
+    """Return the kind of the network file system that a path is on; empty if it is on none."""
     # The files beside it are in the folder, also where another file system has the file itself.
     for place in (Path(path), Path(path).parent):
         kind = _file_system_at(place)
         if _NETWORK.match(kind) and not _LOCAL_FUSE.match(kind):
-            msg = (
-                f"the delivery log `{path}` is on a network file system ({kind}), where it would "
-                "lose deliveries: give a path on a local disk, or `allow_network=True` or the "
-                "variable HUBHOOKS_ALLOW_NETWORK=1 to use it all the same"
-            )
-            raise ConfigError(msg)
+            return kind
+    return ""
 
 
 def _file_system_at(place: Path) -> str:

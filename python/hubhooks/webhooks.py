@@ -174,7 +174,9 @@ class Webhooks(Router):
                 app=self._app(),
                 lock=lock,
             )
-        return Runner(self, log, loop=self._loop, lock=lock, code=self._code)
+        runner = Runner(self, log, loop=self._loop, lock=lock, code=self._code)
+        runner.logs_survival = True
+        return runner
 
     def _app(self) -> AppIdentity:
         name = self._app_name or os.environ.get(_APP_NAME_VARIABLE) or None
