@@ -655,6 +655,7 @@ def test_launch_in_a_space_says_it_once(tmp_path: Path, launch: str) -> None:
         said = server.wait_for(LOST)
         deliver_to = "/gradio_api/webhooks"
         assert server.post(deliver_to, BODY).status_code == 200
+        assert readiness(server, deliver_to)[0] == 200
         said = server.output()
         assert said.lower().count("deliveries are kept in") == 1
 

@@ -75,7 +75,8 @@ async def serve(
     if target is None:
         return False
     query, scope["query_string"] = scope["query_string"], b""
-    status, headers, said = 200, dict[str, str](), object()
+    said: object = None
+    status, headers = 200, dict[str, str]()
     try:
         if not activity().gate.is_on:
             scope["query_string"] = query
