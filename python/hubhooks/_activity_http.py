@@ -1,7 +1,7 @@
 """The activity as JSON, for who knows the admin token.
 
-It answers below any path that takes deliveries: GET `deliveries`, GET `deliveries/<id>` and POST
-`deliveries/<id>/replay`.
+It answers below any path that takes deliveries: GET `deliveries`, GET `deliveries/<id>`, POST
+`deliveries/<id>/replay`, GET `deliveries/-/ready` and GET `deliveries/-/metrics`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
+from hubhooks import _operations
 from hubhooks._body import BodyError, read_body
 from hubhooks._record_json import record_json
 from hubhooks.activity import STATES
@@ -20,7 +21,7 @@ from hubhooks.errors import ConfigError, StoreError
 from hubhooks.receiver import words_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from hubhooks.activity import Activity
     from hubhooks.asgi import Receive, Scope, Send
@@ -47,15 +48,22 @@ class _Target(NamedTuple):
 
     delivery_id: str | None
     is_replay: bool
+    operation: str = ""
+    """`ready` or `metrics`."""
 
 
 async def serve(
-    activity: Callable[[], Activity], scope: Scope, receive: Receive, send: Send
+    activity: Callable[[], Activity],
+    objection: Callable[[], Awaitable[str]],
+    scope: Scope,
+    receive: Receive,
+    send: Send,
 ) -> bool:
     """Answer a request if it is one for this API, and there is a token to ask for.
 
     Args:
         activity: gives what there is to tell.
+        objection: returns why a delivery would not be stored now; empty if it would.
         scope: that of the request.
         receive: gives its body.
         send: takes the answer.
@@ -67,23 +75,33 @@ async def serve(
     if target is None:
         return False
     query, scope["query_string"] = scope["query_string"], b""
+    said: object = None
+    status, headers = 200, dict[str, str]()
     try:
         if not activity().gate.is_on:
             scope["query_string"] = query
             return False
         await _let_in(activity(), scope)
         check_event_loop()
-        if target.is_replay:
-            said = await _replay(activity(), target, await _read(receive, scope["headers"]))
+        if target.operation:
+            health = await _operations.check(activity(), objection)
+            if target.operation == "metrics":
+                said = await asyncio.to_thread(_operations.metrics, activity(), health)
+            else:
+                status, said = 200 if health.is_ready else 503, _operations.readiness(health)
+        elif target.is_replay:
+            status, said = (
+                202,
+                await _replay(activity(), target, await _read(receive, scope["headers"])),
+            )
         elif target.delivery_id is None:
             said = await asyncio.to_thread(_list, activity(), query)
         else:
             said = await asyncio.to_thread(_show, activity(), target.delivery_id)
-        status, headers = 202 if target.is_replay else 200, {}
     except _Refusal as refusal:
         status, said, headers = refusal.status, {"reason": refusal.reason}, refusal.headers
     except (ConfigError, StoreError) as error:
-        status, said, headers = 503, {"reason": str(error)}, {}
+        status, said = 503, {"reason": str(error)}
     await _send(send, status, said, headers)
     return True
 
@@ -98,6 +116,9 @@ def _target_of(scope: Scope) -> _Target | None:
             return _Target(None, is_replay=False)
         case [*_, "deliveries", name] if method == "GET":
             return _Target(unquote(name), is_replay=False)
+        # No id looks like this: a slash in an id is sent as `%2F`.
+        case [*_, "deliveries", "-", ("ready" | "metrics") as operation] if method == "GET":
+            return _Target(None, is_replay=False, operation=operation)
         case [*_, "deliveries", name, "replay"] if method == "POST":
             return _Target(unquote(name), is_replay=True)
     return None
@@ -208,9 +229,12 @@ async def _read(receive: Receive, headers: Headers) -> bytes:
 
 
 async def _send(send: Send, status: int, said: object, more: dict[str, str]) -> None:
-    body = json.dumps(said).encode()
+    if isinstance(said, str):
+        kind, body = _operations.CONTENT_TYPE, said.encode("utf-8", "backslashreplace")
+    else:
+        kind, body = b"application/json", json.dumps(said).encode()
     headers = [
-        (b"content-type", b"application/json"),
+        (b"content-type", kind),
         (b"content-length", b"%d" % len(body)),
         (b"cache-control", b"no-store"),
         *((name.encode(), value.encode()) for name, value in more.items()),

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     Durability: TypeAlias = Literal["process", "full"]
 
-__all__ = ["Database", "RunnerLock", "require_file"]
+__all__ = ["Database", "RunnerLock", "find_network", "require_file"]
 
 _log = get_logger()
 
@@ -51,6 +51,8 @@ _SETTLED_SECONDS = 0.5
 # How much is written aside before it is worth a checkpoint, and before the file is made short.
 _CHECKPOINT_BYTES = 4 * 1024 * 1024
 _TRUNCATE_BYTES = 16 * 1024 * 1024
+# How many pages are copied before Ctrl-C is noticed.
+_BACKUP_PAGES = 1000
 
 # What SQLite calls each durability, where it writes a log ahead.
 _SYNCHRONOUS = {"process": "NORMAL", "full": "FULL"}
@@ -167,6 +169,8 @@ class Database:
         # The thread whose batch is open.
         self._writer: int | None = None
         self._failure: StoreError | None = None
+        self.has_failed = False
+        """Whether a write failed since this was reset, if not because another process wrote."""
         self._late: list[Callable[[], object]] = []
         self._late_written = 0
 
@@ -539,6 +543,9 @@ class Database:
                 self.execute("COMMIT")
                 self._check_written()
                 del self._late[: self._late_written]
+            except StoreError as error:
+                self.has_failed = self.has_failed or not isinstance(error, BusyError)
+                raise
             finally:
                 self._writer = None
                 self._failure = None
@@ -546,6 +553,10 @@ class Database:
                 if self._connection is not None and self._connection.in_transaction:
                     with suppress(sqlite3.Error):
                         self._connection.execute("ROLLBACK")
+
+    def write_header(self) -> None:
+        """Write one page as it is, in a batch. Only a real write shows that the disk takes one."""
+        self.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
 
     def _check_written(self) -> None:
         """Check that what was committed lies in the files at the path.
@@ -614,6 +625,32 @@ class Database:
         finally:
             with self._lock:
                 self._elsewhere -= 1
+
+    def backup(self, path: str, statements: Sequence[tuple[str, Sequence[object]]]) -> None:
+        """Copy the database as it is now, page by page, in any thread.
+
+        Writers do not wait for it. Until the copy is complete, its file is an empty database.
+
+        Args:
+            path: the file of the copy; it must exist and be empty.
+            statements: what is executed in the copy.
+
+        Raises:
+            StoreError: the database cannot be read, the copy cannot be written, or it is damaged.
+        """
+        with self.elsewhere() as connection:
+            # All pages are of this moment: without it each write would begin the copy anew.
+            connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+            try:
+                with closing(sqlite3.connect(path, isolation_level=None)) as copy:
+                    connection.backup(copy, pages=_BACKUP_PAGES)
+                    for sql, values in statements:
+                        copy.execute(sql, values)
+                    if not is_sound(copy):
+                        raise StoreError(_told_of_damage(self.path))
+            except sqlite3.Error as error:
+                msg = f"the copy `{path}` cannot be made: {error}"
+                raise StoreError(msg) from error
 
     def _refuse_foreign_files(self) -> None:
         """Raise `BusyError` if SQLite would mix files that do not belong together."""
@@ -937,16 +974,23 @@ def require_file(path: str) -> None:
 
 def _refuse_network(path: str) -> None:
     """Raise `ConfigError` for a file system on which SQLite's locks cannot be relied on."""
+    if kind := find_network(path):
+        msg = (
+            f"the delivery log `{path}` is on a network file system ({kind}), where it would "
+            "lose deliveries: give a path on a local disk, or `allow_network=True` or the "
+            "variable HUBHOOKS_ALLOW_NETWORK=1 to use it all the same"
+        )
+        raise ConfigError(msg)
+
+
+def find_network(path: str) -> str:
+    """Return the kind of the network file system that a path is on; empty if it is on none."""
     # The files beside it are in the folder, also where another file system has the file itself.
     for place in (Path(path), Path(path).parent):
         kind = _file_system_at(place)
         if _NETWORK.match(kind) and not _LOCAL_FUSE.match(kind):
-            msg = (
-                f"the delivery log `{path}` is on a network file system ({kind}), where it would "
-                "lose deliveries: give a path on a local disk, or `allow_network=True` or the "
-                "variable HUBHOOKS_ALLOW_NETWORK=1 to use it all the same"
-            )
-            raise ConfigError(msg)
+            return kind
+    return ""
 
 
 def _file_system_at(place: Path) -> str:

@@ -135,6 +135,12 @@ Their ids are kept for a week more, so that what the Hub sends again is recognis
 keeps its size, and fills what is free in it first.
 """
 
+_BACKUP_HELP = """\
+Copy the log as it is now into a new file, also while the app runs.
+
+The copy is one file, and only its owner may read it. The app can use it in place of the log.
+"""
+
 
 def make_group() -> typer.Typer:
     """Put the commands together."""
@@ -154,6 +160,7 @@ def make_group() -> typer.Typer:
     group.command("fail", help=_FAIL_HELP)(_fail)
     group.command("stats", help="Show the log in figures: states, sizes, what was refused.")(_stats)
     group.command("prune", help=_PRUNE_HELP)(_prune)
+    group.command("backup", help=_BACKUP_HELP)(_backup)
     return group
 
 
@@ -391,6 +398,17 @@ def _prune(
         f"{verb} {_count(old.bodies, 'body', 'bodies')} ({filesize.decimal(old.body_bytes)}) and "
         f"{_count(old.deliveries, 'record')} of what came before {_local(moment)}"
     )
+
+
+def _backup(
+    *,
+    target: Annotated[str, typer.Argument(metavar="FILE", help="The new file.")],
+    file: _File = _DEFAULT_FILE,
+) -> None:
+    with _errors():
+        log = _log(file)
+        _patiently(lambda: log.backup(target))
+    print_line(target)
 
 
 # ---- reading -----------------------------------------------------------------------------------

@@ -18,24 +18,25 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 from hubhooks._core import Verifier
 from hubhooks._logging import get_logger
+from hubhooks._process import current_process
 from hubhooks._record_json import body_of, event_of, showable
 from hubhooks.deliveries import BUSY_PAUSE, BUSY_SECONDS
 from hubhooks.errors import BusyError, ConfigError, SecretMismatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
     from datetime import datetime
     from typing import TypeAlias
 
     from hubhooks._core import HubEvent
-    from hubhooks.deliveries import Log, Record, State
+    from hubhooks.deliveries import Backlog, Log, Record, State, Stats
     from hubhooks.routing import Router
 
     Judgement: TypeAlias = Literal["right", "wrong", "busy", "off"]
 
 __all__ = [
-    "STATES", "TOKEN_VARIABLE", "Activity", "Details", "Gate", "Overview", "Page", "Replayed",
-    "Row", "Tickets", "is_cross_site", "is_space_owner",
+    "STATES", "TOKEN_VARIABLE", "Activity", "Details", "Gate", "LeaderState", "Overview", "Page",
+    "Replayed", "Row", "Tickets", "is_cross_site", "is_space_owner",
 ]  # fmt: skip
 
 _log = get_logger()
@@ -358,6 +359,18 @@ class Replayed(NamedTuple):
     """Why none does."""
 
 
+class LeaderState(NamedTuple):
+    """The process that runs the handlers."""
+
+    is_alive: bool
+    pid: int
+    since: datetime | None
+    """When it took the lead; None in memory, where no other process can."""
+    code: str | None
+    """The version of its code; None in memory."""
+    is_this_process: bool
+
+
 class Activity:
     """The deliveries, as they may be shown.
 
@@ -397,16 +410,64 @@ class Activity:
         Raises:
             StoreError: the log cannot be read just now.
         """
-        stats = self._recently("stats", self._log.stats)
+        stats = self.stats()
         states: dict[str, int] = {
             state: stats.states[state] for state in STATES if stats.states.get(state)
         }
         if not trusted:
             return Overview(states, {}, {})
-        refusals = {reason: count for reason, count in stats.refusals.items() if count}
+        return Overview(states, self.refusals(), self.unknown_handlers())
+
+    def stats(self) -> Stats:
+        """Give the log in figures.
+
+        Raises:
+            StoreError: the log cannot be read just now.
+        """
+        return self._recently("stats", self._log.stats)
+
+    def refusals(self) -> dict[str, int]:
+        """Count the refused requests, by reason.
+
+        Raises:
+            StoreError: the log cannot be read just now.
+        """
+        refusals = {reason: count for reason, count in self.stats().refusals.items() if count}
         if wrong := sum(self.gate.wrong.values()):
             refusals["admin token wrong"] = wrong
-        return Overview(states, refusals, self.unknown_handlers())
+        return refusals
+
+    @property
+    def handler_names(self) -> Collection[str]:
+        """The names of the handlers of this process."""
+        return self._router.handler_names
+
+    def backlog(self) -> Backlog:
+        """Describe the runs that wait to start.
+
+        Raises:
+            StoreError: the log cannot be read just now.
+        """
+        return self._recently("backlog", self._log.backlog)
+
+    def leader(self) -> LeaderState | None:
+        """Look up the process that runs the handlers; None if none does.
+
+        Raises:
+            StoreError: the log cannot be read just now.
+        """
+        return self._recently("leader", self._look_up_leader)
+
+    def _look_up_leader(self) -> LeaderState | None:
+        own = current_process()
+        if not self._log.is_durable:
+            return LeaderState(True, own.pid, None, None, True)  # noqa: FBT003 - a named tuple
+        leader = self._log.leader()
+        if leader is None:
+            return None
+        is_alive = self._log.is_leader_alive(leader)
+        is_own = leader.process == own
+        return LeaderState(is_alive, leader.process.pid, leader.since, leader.code, is_own)
 
     def unknown_handlers(self) -> dict[str, int]:
         """Count the runs that wait for handlers which no running app has.

@@ -123,6 +123,33 @@ class Door:
             self._runner.log.open()
             self._runner.log.close()
 
+    async def objection(self) -> str:
+        """Return why a delivery would not be stored now; empty if it would.
+
+        It starts the runner where nothing announces the start, as the first delivery would.
+        """
+        if self._receiver.is_stopping:
+            return "the app is shutting down"
+        try:
+            self._receiver.ready()
+            self._runner.start()
+            await self._check_writable()
+        except (ConfigError, StoreError) as error:
+            return str(error)
+        return ""
+
+    async def _check_writable(self) -> None:
+        give_up = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                self._runner.log.check_writable()
+            except BusyError:
+                if time.monotonic() >= give_up:
+                    raise
+            else:
+                return
+            await asyncio.sleep(BUSY_PAUSE)
+
     def start(self) -> None:
         """Let deliveries in.
 

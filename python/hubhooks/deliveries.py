@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUSY_PAUSE", "BUSY_SECONDS", "LONGEST_ERROR", "LONGEST_TRACEBACK", "STARTED", "Attempt",
-    "Delivery", "Ignore", "Log", "MemoryLog", "Record", "Retry", "Run", "Stats", "Verdict",
-    "handler_names", "judge", "log_fields", "most_urgent", "queue_runs", "shortened", "spoken",
+    "Backlog", "Delivery", "Ignore", "Log", "MemoryLog", "Record", "Retry", "Run", "Stats",
+    "Verdict", "handler_names", "judge", "log_fields", "most_urgent", "queue_runs", "shortened",
+    "spoken",
 ]  # fmt: skip
 
 # How long who may wait tries again while another process writes, or this one tidies up, and how
@@ -286,6 +287,15 @@ class Stats(NamedTuple):
     """How often requests were refused, by reason, as far back as the log goes."""
 
 
+class Backlog(NamedTuple):
+    """The runs that wait to start."""
+
+    runs: dict[str, int]
+    """How many there are of each handler, retries included."""
+    startable_since: datetime | None
+    """Since when the oldest of them could start; None if no run can start yet."""
+
+
 def judge(known: Record, replays: Replays) -> tuple[str, ...] | Literal["in_progress", "duplicate"]:
     """Decide about a delivery whose id came before.
 
@@ -478,6 +488,21 @@ class Log(Protocol):
         """
         ...
 
+    def backlog(self) -> Backlog:
+        """Describe the runs that wait to start, in any thread."""
+        ...
+
+    def is_leader_alive(self, leader: Leader) -> bool:
+        """Return whether the process that leads the store is alive, in any thread."""
+        ...
+
+    def check_writable(self) -> None:
+        """Check that a delivery could be stored now.
+
+        Raises:
+            StoreError: it could not.
+        """
+
     def due(
         self,
         limit: int,
@@ -615,9 +640,11 @@ class MemoryLog:
         self._finished: deque[Record] = deque()
         self._kept = 0
         self._held = 0
-        # The runs that can start, the oldest first; when those that wait can, by a clock that
-        # nobody sets.
-        self._queued: dict[tuple[str, str], None] = {}
+        # The size of the last body without room.
+        self._refused_size = 0
+        # The runs that can start, the oldest first, and since when; when those that wait can, by a
+        # clock that nobody sets.
+        self._queued: dict[tuple[str, str], datetime] = {}
         self._waiting: dict[tuple[str, str], float] = {}
         self._refusals: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -760,6 +787,30 @@ class MemoryLog:
     def unknown_handlers(self, known: Container[str]) -> dict[str, int]:
         """Count the runs that wait for handlers which this process does not have."""
         return {n: count for n, count in self.waiting_handlers().items() if n not in known}
+
+    def backlog(self) -> Backlog:
+        """Describe the runs that wait to start."""
+        with self._lock:
+            times = list(self._queued.values())
+            waits = (self._records[key].run_of(name).due_at for key, name in self._waiting)
+            times += [due_at for due_at in waits if due_at is not None]
+        since = min(times, default=None)
+        is_due = since is not None and since <= self._now()
+        return Backlog(self.waiting_handlers(), since if is_due else None)
+
+    def is_leader_alive(self, leader: Leader) -> bool:  # noqa: ARG002 - there is no other process
+        """Return true: this process leads."""
+        return True
+
+    def check_writable(self) -> None:
+        """Check that the last delivery without room would have room now.
+
+        Raises:
+            StoreError: it would not.
+        """
+        with self._lock:
+            self._check_room(self._refused_size)
+            self._refused_size = 0
 
     def due(
         self,
@@ -940,20 +991,24 @@ class MemoryLog:
         if handlers:
             queue_runs(record, handlers)
             for name in handlers:
-                self._queued[record.id, name] = None
+                self._queued[record.id, name] = self._now()
         else:
             self._finish(record)
 
     def _hold(self, record: Record) -> None:
         """Count a body among those of the unfinished."""
-        held = self._held + record.size
-        if held > self._hold_bytes:
+        self._check_room(record.size)
+        self._held += record.size
+
+    def _check_room(self, size: int) -> None:
+        if self._held + size > self._hold_bytes:
+            if size <= self._hold_bytes:
+                self._refused_size = size
             msg = (
                 f"the bodies of deliveries that wait for their handlers take {self._held} bytes, "
-                f"and {record.size} more would be over the limit of {self._hold_bytes}"
+                f"and {size} more would be over the limit of {self._hold_bytes}"
             )
             raise StoreError(msg)
-        self._held = held
 
     def _finish(self, record: Record) -> None:
         """Count a record among the finished ones, and drop older ones for it."""

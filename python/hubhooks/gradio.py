@@ -21,6 +21,7 @@ from starlette.routing import Route, WebSocketRoute
 
 from hubhooks._fork import delay_in_children, register, release_in_children
 from hubhooks._gradio_private import block_store, gradio_apps
+from hubhooks._space import describe_survival
 from hubhooks._terminal import print_escaped
 from hubhooks.errors import ConfigError
 
@@ -82,6 +83,8 @@ def launch(
     options["app_kwargs"] = _combine(served, options.get("app_kwargs") or {})
     if _is_reloading():
         return demo.launch(**options)
+    # The announcement says it.
+    hooks._runner.logs_survival = bool(options.get("quiet"))  # noqa: SLF001 - a room of the same house
     is_announced = False
 
     def announce() -> None:
@@ -297,21 +300,7 @@ def _announcement(hooks: Webhooks, demo: Blocks) -> list[str]:
         lines.append(f"  Enter it at {_SETTINGS} (everybody is let in, without a secret).")
     else:
         lines.append(f"  Enter it at {_SETTINGS}, with the secret that is set here.")
-    return [*lines, f"  {_what_survives(hooks.deliveries)}"]
-
-
-def _what_survives(log: Log) -> str:
-    """Say whether accepted work survives a restart."""
-    path = log.path
-    if not log.is_durable:
-        return "Deliveries are kept in memory: what is unfinished at a restart is lost."
-    if "SPACE_ID" in os.environ and not path.startswith("/data/"):
-        return (
-            f"Deliveries are kept in {path}, which is lost when the Space restarts: for work that "
-            "has to survive that, set HUBHOOKS_DELIVERIES to a file on a disk that does, or "
-            'acknowledge="finished".'
-        )
-    return f"Deliveries are kept in {path}: what is unfinished at a restart is taken up again."
+    return [*lines, f"  {describe_survival(hooks.deliveries)}"]
 
 
 class _Drain:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from hubhooks._calls import running_loop
 from hubhooks._session import SLOTS, Session
+from hubhooks._space import log_survival
 from hubhooks.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class Runner:
     ) -> None:
         check_loop(loop)
         self.log = log
+        self.logs_survival = False
+        """Whether a start in a Space logs whether the store survives its restart."""
         self._router = router
         self._slots = slots
         self._is_inline = inline
@@ -211,6 +214,8 @@ class Runner:
                     session.is_inline = self._is_inline
                     session.is_on_server = self._where == "server"
                     session.open()
+                    if self.logs_survival:
+                        log_survival(self.log)
                     self._session = session
                     self.was_started = True
         if session.is_of_parent:

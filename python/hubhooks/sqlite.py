@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +22,7 @@ from hubhooks.deliveries import (
     LONGEST_TRACEBACK,
     STARTED,
     Attempt,
+    Backlog,
     Delivery,
     Record,
     Run,
@@ -79,6 +81,9 @@ _FEW = 1000
 _LAST_SIGN = chr(0x10FFFF)
 # What a datetime can tell in every time zone: until the end of the year 9999, but for two days.
 _LAST_SECOND = 253402128000.0
+
+# What the files of a store have after its name.
+_SUFFIXES = ("", "-wal", "-shm", "-journal", "-new", ".runner", ".leader", ".leader-new")
 
 # The handlers of a process that did not say which it has.
 _UNKNOWN_HANDLERS = "null"
@@ -182,8 +187,8 @@ class SqliteLog:
     or `flush`: lost with the process, they mean that something happens once more.
 
     Those write, like `due`, `next_due`, `body` and `changed` read, over one connection that the
-    server's loop uses. `get`, `list`, `stats`, `checkpoint` and `prune` open one for a moment, so
-    they may be called from any thread, and without `open`.
+    server's loop uses. `get`, `list`, `stats`, `backup`, `checkpoint` and `prune` open one for a
+    moment, so they may be called from any thread, and without `open`.
 
     Args:
         path: the file; made if it is not there, but not its folder.
@@ -235,6 +240,8 @@ class SqliteLog:
         self._led: tuple[object, int] | None = None
         self._seen: tuple[int, int] | None = None
         self._full_until = 0.0
+        # The size of the last body without room.
+        self._refused_size = 0
         # The answers that arrived and are not written yet.
         self._arrivals: dict[str, _Arrival] = {}
         # During a batch: what is inserted at its end, and the row of `log` as it will be then.
@@ -529,10 +536,10 @@ class SqliteLog:
                 self._db.execute(_END, values)
                 run.state = "ignored"
             if new in runs:
-                self._db.execute(_QUEUE_AGAIN, (seq, new))
+                self._db.execute(_QUEUE_AGAIN, (_now(), seq, new))
                 runs[new].state = "queued"
             else:
-                self._db.execute(_QUEUE_NEW, (seq, new, len(known.runs)))
+                self._db.execute(_QUEUE_NEW, (seq, new, len(known.runs), _now()))
             states = [*(run.state for run in known.runs), "queued"]
             self._db.execute(_SET_STATE, (most_urgent(states), False, seq))
             self._db.execute(_HANDLED, (seq,))
@@ -592,10 +599,13 @@ class SqliteLog:
         seq = self._db.execute(_INSERT_DELIVERY, delivery).lastrowid
         self._db.execute("INSERT INTO bodies VALUES (?, ?)", (seq, record.body))
         for position, run in enumerate(record.runs):
+            # A replayed delivery came long ago, and its run waits since now.
+            is_queued_again = record.is_replay and run.state == "queued"
+            due_at = _now() if is_queued_again else _seconds(run.due_at)
             values = (
                 seq, run.handler, position, run.state, run.attempts, run.failures,
                 run.interruptions,
-                _seconds(run.due_at), _seconds(run.started_at), _seconds(run.finished_at),
+                due_at, _seconds(run.started_at), _seconds(run.finished_at),
                 run.error, run.traceback,
             )  # fmt: skip
             self._db.execute(_INSERT_RUN, values)
@@ -614,6 +624,8 @@ class SqliteLog:
                     if self._body_bytes + size <= self._max_bytes:
                         return
             self._full_until = time.monotonic() + _FULL_SECONDS
+        if size <= self._max_bytes:
+            self._refused_size = size
         msg = (
             f"the delivery log `{self._db.path}` has no room beside unfinished work: it has again "
             "when handlers finish"
@@ -717,6 +729,31 @@ class SqliteLog:
                 self._db.later(partial(self._db.execute, _END_PROCESS, (_now(), self._process)))
         self._db.note_end()
 
+    def check_writable(self) -> None:
+        """Check that a delivery could be stored now.
+
+        It takes the write lock and gives it back. It writes only if the last write failed: a full
+        disk shows at a write alone.
+
+        Raises:
+            BusyError: another process is writing.
+            StoreError: a delivery could not be stored.
+        """
+        must_write = self._db.has_failed
+        with self.batch():
+            self._make_room(self._refused_size)
+            if must_write:
+                self._db.write_header()
+        self._db.has_failed = False
+        self._refused_size = 0
+
+    def is_leader_alive(self, leader: Leader) -> bool:
+        """Return whether the process that leads the store is alive, in any thread."""
+        lock = self._lock
+        is_locked = lock is None or lock.is_held or lock.is_taken()
+        # Of a process on another machine, only the lock tells that there is one.
+        return is_locked and is_alive(leader.process) is not False
+
     def leader(self) -> Leader | None:
         """Look up the process that leads the store, in any thread; None if none does."""
         with self._db.elsewhere() as connection:
@@ -762,6 +799,14 @@ class SqliteLog:
         """Count the runs that wait to start, by handler, in any thread."""
         with self._db.elsewhere() as connection:
             return dict(connection.execute(_COUNT_WAITING).fetchall())
+
+    def backlog(self) -> Backlog:
+        """Describe the runs that wait to start, in any thread."""
+        with self._db.elsewhere() as connection:
+            rows = connection.execute(_BACKLOG).fetchall()
+        since = min((row[2] for row in rows), default=math.inf)
+        runs = {handler: count for handler, count, _ in rows}
+        return Backlog(runs, _when(since) if since <= _now() else None)
 
     def unknown_handlers(self, known: Container[str] | None = None) -> dict[str, int]:
         """Count the runs that wait for handlers which the leader does not have, in any thread.
@@ -1022,6 +1067,46 @@ class SqliteLog:
             refusals = dict(connection.execute(_SUM_REFUSALS).fetchall())
         return Stats(states, body_bytes, None if oldest is None else _when(oldest), refusals)
 
+    def backup(self, path: str) -> None:
+        """Copy the store as it is now into a new file, which only its owner may read; any thread.
+
+        The app may run meanwhile. No process uses the copy, so no process leads it.
+
+        Args:
+            path: the new file.
+
+        Raises:
+            ConfigError: the file exists, or cannot be created.
+            StoreError: the store cannot be read just now, or the copy cannot be written.
+        """
+        # SQLite reads some names, such as `:memory:`, in a way of its own.
+        target = os.path.abspath(path)  # noqa: PTH100 - resolves no links, which are refused
+        self._create_copy(path, target)
+        try:
+            self._db.backup(target, ((_NO_LEADER, ()), (_END_PROCESSES, (_now(),))))
+        except BaseException:
+            for suffix in ("", "-journal", "-wal", "-shm"):
+                with suppress(OSError):
+                    os.unlink(f"{target}{suffix}")  # noqa: PTH108 - a path as SQLite has it
+            raise
+
+    def _create_copy(self, path: str, target: str) -> None:
+        """Create the empty file of a copy."""
+        mine = {f"{self.path}{suffix}" for suffix in _SUFFIXES}
+        try:
+            is_taken = os.path.realpath(target) in mine
+            if not is_taken:
+                os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        except FileExistsError:
+            is_taken = True
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            msg = f"cannot create `{path}`: {why}"
+            raise ConfigError(msg) from error
+        if is_taken:
+            msg = f"`{path}` exists already, or belongs to the log: give the path of a new file"
+            raise ConfigError(msg)
+
     # ---- upkeep --------------------------------------------------------------------------------
 
     def checkpoint(self) -> None:
@@ -1093,6 +1178,8 @@ _SET_APP = "UPDATE log SET app = ?"
 _SET_LOCK = "UPDATE log SET leader_lock = ? WHERE leader = ?"
 _LEAD = "UPDATE log SET generation = generation + 1, leader = ?, leader_lock = ?"
 _RESIGN = "UPDATE log SET leader = NULL WHERE leader = ?"
+_NO_LEADER = "UPDATE log SET leader = NULL, leader_lock = ''"
+_END_PROCESSES = "UPDATE processes SET ended_at = ? WHERE ended_at IS NULL"
 _LEADER = """
     SELECT id, pid, host, start_time, code, led_at, handlers, leader_lock
     FROM log JOIN processes ON processes.id = log.leader
@@ -1113,13 +1200,13 @@ _NEWER = """
 """
 _UNENDED = "SELECT id, pid, host, start_time FROM processes WHERE ended_at IS NULL"
 _QUEUE_AGAIN = """
-    UPDATE runs SET state = 'queued', due_at = NULL, finished_at = NULL
+    UPDATE runs SET state = 'queued', due_at = ?, finished_at = NULL
     WHERE seq = ? AND handler = ?
 """
 _QUEUE_NEW = """
-    INSERT INTO runs (seq, handler, position, state, attempts, failures, interruptions, error,
-        traceback)
-    VALUES (?, ?, ?, 'queued', 0, 0, 0, '', '')
+    INSERT INTO runs (seq, handler, position, state, attempts, failures, interruptions, due_at,
+        error, traceback)
+    VALUES (?, ?, ?, 'queued', 0, 0, 0, ?, '', '')
 """
 # What was not handled before is so now.
 _HANDLED = "UPDATE deliveries SET aside = NULL WHERE seq = ?"
@@ -1131,6 +1218,11 @@ _RUN_STATES = "SELECT state FROM runs WHERE seq = ?"
 _COUNT_WAITING = """
     SELECT handler, count(*) FROM runs
     WHERE finished_at IS NULL AND state IN ('queued', 'waiting') GROUP BY handler
+"""
+# A queued run has a time since when it could start only if it was replayed.
+_BACKLOG = """
+    SELECT handler, count(*), min(ifnull(due_at, received_at)) FROM runs JOIN deliveries USING (seq)
+    WHERE finished_at IS NULL AND runs.state IN ('queued', 'waiting') GROUP BY handler
 """
 _COUNT_DUPLICATE = "UPDATE deliveries SET duplicates = duplicates + 1 WHERE id = ?"
 _COUNT_REFUSALS = """
@@ -1175,7 +1267,7 @@ _HANDLERS = """
 _DUE = """
     SELECT seq, position, id, handler FROM runs JOIN deliveries USING (seq)
     WHERE finished_at IS NULL AND runs.state = ? AND handler = ? AND (interruptions > 0) = ?
-        AND (due_at IS NULL OR due_at <= ? OR started_at > ?)
+        AND (due_at IS NULL OR due_at <= ? OR started_at > ? OR runs.state = 'queued')
     ORDER BY seq, position LIMIT ?
 """
 _NEXT_DUE = """
@@ -1268,6 +1360,8 @@ def _read_run(row: Sequence[Any]) -> Run:
     run.state, run.failures, run.interruptions = row[1], row[3], row[4]
     times = [None if seconds is None else _when(seconds) for seconds in row[5:8]]
     run.due_at, run.started_at, run.finished_at = times
+    if run.state == "queued":
+        run.due_at = None
     run.error, run.traceback = row[8:]
     return run
 

@@ -235,7 +235,9 @@ class Webhooks(Router):
                 app=self._app(),
                 lock=lock,
             )
-        return Runner(self, log, loop=self._loop, lock=lock, code=self._code)
+        runner = Runner(self, log, loop=self._loop, lock=lock, code=self._code)
+        runner.logs_survival = True
+        return runner
 
     def _app(self) -> AppIdentity:
         name = self._app_name or os.environ.get(_APP_NAME_VARIABLE) or None
@@ -394,7 +396,9 @@ class Webhooks(Router):
         """
         from hubhooks import _activity_http  # noqa: PLC0415 - only who looks needs it
 
-        return await _activity_http.serve(lambda: self._activity, scope, receive, send)
+        return await _activity_http.serve(
+            lambda: self._activity, self._door.objection, scope, receive, send
+        )
 
     @cached_property
     def _activity(self) -> Activity:

@@ -1,0 +1,73 @@
+"""Whether a store survives a restart, above all that of a Space."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from hubhooks._logging import get_logger
+
+if TYPE_CHECKING:
+    from hubhooks.deliveries import Log
+
+__all__ = ["describe_survival", "log_survival"]
+
+_log = get_logger()
+
+_SPACE_VARIABLE = "SPACE_ID"
+# Where the disk of a Space is that outlives it, if it has one.
+_DISK = "/data/"
+_ADVICE = (
+    "for work that has to survive that, set HUBHOOKS_DELIVERIES to a file on a disk that does, or "
+    'acknowledge="finished"'
+)
+
+
+def log_survival(log: Log) -> None:
+    """Log, in a Space, whether accepted work survives its restart."""
+    if _SPACE_VARIABLE in os.environ:
+        what = describe_survival(log)
+        (_log.info if _survives(log) else _log.warning)("%s", what[0].lower() + what[1:-1])
+
+
+def describe_survival(log: Log) -> str:
+    """Say whether accepted work survives a restart."""
+    path = log.path
+    if not log.is_durable:
+        return "Deliveries are kept in memory: what is unfinished at a restart is lost."
+    if _SPACE_VARIABLE in os.environ:
+        if kind := _network_kind(path):
+            return (
+                f"Deliveries are kept in {path}, on a network file system ({kind}): they are there "
+                "after a restart of the Space, but such a file system may lose some."
+            )
+        if not _survives(log):
+            why = "" if not path.startswith(_DISK) else f", as no disk is attached at {_DISK[:-1]}"
+            return (
+                f"Deliveries are kept in {path}, which is lost when the Space restarts or sleeps"
+                f"{why}: {_ADVICE}."
+            )
+    return f"Deliveries are kept in {path}: what is unfinished at a restart is taken up again."
+
+
+def _survives(log: Log) -> bool:
+    """Return whether the store of a Space outlives the Space, as far as it can be seen here."""
+    if not log.is_durable:
+        return False
+    if _network_kind(log.path):
+        return True
+    return log.path.startswith(_DISK) and not _is_on_root_disk(log.path)
+
+
+def _is_on_root_disk(path: str) -> bool:
+    """Return whether the folder of a path is part of the container itself."""
+    try:
+        return os.stat(os.path.dirname(path)).st_dev == os.stat("/").st_dev  # noqa: PTH116, PTH120 - importing pathlib is slow
+    except OSError:
+        return False
+
+
+def _network_kind(path: str) -> str:
+    from hubhooks._database import find_network  # noqa: PLC0415 - only for a store on disk
+
+    return find_network(path)
