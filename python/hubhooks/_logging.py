@@ -16,10 +16,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["SafeLogger", "get_logger", "is_interrupt", "summary_of", "text_of", "traceback_of"]
+__all__ = [
+    "SafeLogger", "get_logger", "is_interrupt", "show_log_by_default", "summary_of", "text_of",
+    "traceback_of",
+]  # fmt: skip
 
 # The frames of `SafeLogger` between the caller and `logging`.
 _STACK_LEVEL = 3
+# The loggers that servers print their own start and stop with.
+_SERVER_LOGGERS = ("gunicorn.error", "uvicorn.error", "hypercorn.error", "_granian")
 
 
 class SafeLogger:
@@ -31,6 +36,7 @@ class SafeLogger:
     def is_enabled_for(self, level: int) -> bool:
         """Return whether a record of this level is logged; False if that cannot be determined."""
         try:
+            _leave_log_to_user()
             return self._logger.isEnabledFor(level)
         except BaseException as error:
             if is_interrupt(error):
@@ -76,6 +82,7 @@ class SafeLogger:
         extra: Mapping[str, object] | None,
     ) -> None:
         try:
+            _leave_log_to_user()
             self._logger.log(
                 level, message, *values, exc_info=exc_info, extra=extra, stacklevel=_STACK_LEVEL
             )
@@ -91,6 +98,93 @@ def get_logger() -> SafeLogger:
 
 
 _logger = SafeLogger("hubhooks")
+
+
+# ---- the default output ------------------------------------------------------------------------
+
+
+class _Formatter(logging.Formatter):
+    """Format a record as uvicorn does, but without colours."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - a name of `logging`
+        return f"{record.levelname + ':':<9} {record.message}"
+
+
+_FORMATTER = _Formatter()
+# Hypercorn configures its log only after the app has started.
+_HYPERCORN_FORMATTER = logging.Formatter(
+    "%(asctime)s [%(process)d] [%(levelname)s] %(message)s", "[%Y-%m-%d %H:%M:%S %z]"
+)
+
+
+class _DefaultHandler(logging.Handler):
+    """Show records in the style of the server's own log, or else as uvicorn would.
+
+    Args:
+        is_server_quiet: whether the level of the server's log says nothing about this one.
+    """
+
+    def __init__(self, *, is_server_quiet: bool) -> None:
+        super().__init__()
+        self.has_set_level = False
+        """Whether the level of the logger is not the user's."""
+        self._is_server_quiet = is_server_quiet
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # Looked up anew each time, because of hypercorn.
+        for name in _SERVER_LOGGERS:
+            server = logging.getLogger(name)
+            if server.hasHandlers():
+                if self._is_server_quiet or server.isEnabledFor(record.levelno):
+                    server.callHandlers(record)
+                return
+        if sys.stderr is not None:
+            is_hypercorn = "hypercorn.config" in sys.modules
+            line = (_HYPERCORN_FORMATTER if is_hypercorn else _FORMATTER).format(record)
+            print(line, file=sys.stderr, flush=True)  # noqa: T201 - as a stream handler does
+
+
+_default: _DefaultHandler | None = None
+_defaulting = threading.Lock()
+
+
+def show_log_by_default(*, is_server_quiet: bool = False) -> None:
+    """Show the package's log from INFO on, unless the user configured logging.
+
+    A level that the user set, before or after, decides what is shown. As soon as the user adds a
+    handler to this logger or to the root logger, this one goes.
+
+    Args:
+        is_server_quiet: show INFO even if the server shows only warnings, as under Gradio.
+    """
+    global _default  # noqa: PLW0603 - there is one log in a process
+    with _defaulting:
+        logger, root = logging.getLogger("hubhooks"), logging.getLogger()
+        if _default is not None or logger.handlers or root.handlers or not logger.propagate:
+            return
+        handler = _DefaultHandler(is_server_quiet=is_server_quiet)
+        if logger.level == logging.NOTSET and root.level == logging.WARNING:
+            logger.setLevel(logging.INFO)
+            handler.has_set_level = True
+        logger.addHandler(handler)
+        _default = handler
+
+
+def _leave_log_to_user() -> None:
+    """Remove the default handler and its level once there is a handler of the user."""
+    global _default  # noqa: PLW0603 - there is one log in a process
+    handler = _default
+    if handler is None:
+        return
+    logger = logging.getLogger("hubhooks")
+    if logging.getLogger().handlers or logger.handlers != [handler]:
+        logger.removeHandler(handler)
+        if handler.has_set_level and logger.level == logging.INFO:
+            logger.setLevel(logging.NOTSET)
+        _default = None
+
+
+# ---- texts -------------------------------------------------------------------------------------
 
 
 def _report(error: BaseException, message: str, values: tuple[object, ...]) -> None:

@@ -191,8 +191,6 @@ class Session:
             self.retire()
             raise
         register(self)
-        if not self.is_leading:
-            self._log_leader()
         if self.log.is_durable:
             threading.Thread(target=self._keep_up, name="hubhooks upkeep", daemon=True).start()
 
@@ -201,29 +199,29 @@ class Session:
         loaded_at = 0.0 if self._code is None else self._code.loaded_at
         self.log.register(self._version, loaded_at, self._router.handler_names)
 
-    def _log_leader(self) -> None:
-        """Log in one line that another process runs the handlers."""
+    def describe_leader(self) -> str:
+        """Describe which process runs the handlers, and warn if that one has other code."""
+        if self.is_leading:
+            return "this process runs the handlers"
         try:
             leader = self.log.leader()
         except StoreError:
             leader = None
-        if leader is None:
-            _log.warning("another process leads the delivery log `%s`", self.log.path)
-        elif leader.process.pid != os.getpid():
-            own = self._version
-            what = (
-                "process %d leads the delivery log `%s` since %s with code %s: this process, with "
-                "%s, accepts deliveries, and %s"
-            )
-            is_newer = leader.code != own
-            then = (
-                f"takes the lead with its newer code {own} once the other has no active run"
-                if is_newer
-                else "the other runs them"
-            )
-            since = "now" if leader.since is None else f"{leader.since:%Y-%m-%d %H:%M:%S} UTC"
-            code = f"code {own}" if is_newer else "the same code"
-            _log.warning(what, leader.process.pid, self.log.path, since, leader.code, code, then)
+        if leader is None or leader.process.pid == os.getpid():
+            return "another process runs the handlers"
+        pid, own = leader.process.pid, self._version
+        leads = (
+            f"process {pid} leads the delivery log `{self.log.path}` since {_since(leader)} with "
+            f"code {leader.code}: this process, with"
+        )
+        if leader.code == own:
+            return f"{leads} the same code, accepts deliveries, and the other runs them"
+        then = "once the other has no active run"
+        _log.warning(
+            "%s code %s, accepts deliveries, and takes the lead with its newer code %s %s",
+            leads, own, own, then,
+        )  # fmt: skip
+        return f"process {pid} runs the handlers, with other code"
 
     def _reserve(self) -> None:
         """Keep two routers from one log: one of them would get what the other accepted."""
@@ -463,6 +461,8 @@ class Session:
         if not self.is_leading:
             if now >= self._resigned_until:
                 self._lead()
+                if self.is_leading:
+                    _log.info("this process runs the handlers now: no other one leads")
             return
         if self._lock_of_log is not None and self._lock_of_log.keep():
             self.log.note_lock()
@@ -892,3 +892,7 @@ class Session:
                 raise RuntimeError(msg)
             self._own_loop = self._own_loop or OwnLoop()
             return self._own_loop.loop
+
+
+def _since(leader: Leader) -> str:
+    return "now" if leader.since is None else f"{leader.since:%Y-%m-%d %H:%M:%S} UTC"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hubhooks._body import BodyError, read_body
 from hubhooks._calls import running_loop
 from hubhooks._fork import release_in_children
-from hubhooks._logging import get_logger, is_interrupt, text_of
+from hubhooks._logging import get_logger, is_interrupt, show_log_by_default, text_of
 from hubhooks.deliveries import BUSY_PAUSE, BUSY_SECONDS
 from hubhooks.errors import BusyError, ConfigError, StoreError
 from hubhooks.receiver import Prepared
@@ -132,7 +132,15 @@ class Door:
         """
         self._receiver.ready()
         self._receiver.is_stopping = False
+        self._start_runner()
+
+    def _start_runner(self) -> None:
+        """Start the runner, and log in one line what is served."""
+        if self._runner.is_started:
+            return
+        show_log_by_default()
         self._runner.start()
+        _log.info("hubhooks %s", self._runner.summary())
 
     def retire(self) -> None:
         """Let another door to the same log be opened, as this one is about to stop."""
@@ -232,7 +240,7 @@ class Door:
             return None
         try:
             check_event_loop()
-            self._runner.start()
+            self._start_runner()
         except (ConfigError, StoreError) as error:
             return self._receiver.refusal("not stored", str(error))
         return None

@@ -323,6 +323,10 @@ class Match:
         """Say for each handler why it hears the event that was matched, or why not."""
         return list(self._explain(event))
 
+    def explanations(self, event: HubEvent) -> Iterator[str]:
+        """Explain one handler after the other, each only when it is asked for."""
+        return self._explain(event)
+
 
 class Router:
     """A list of handlers and what each of them listens to.
