@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from hubhooks._fork import end_forked_child
 from hubhooks._functions import check_ran, settle
-from hubhooks._logging import get_logger, is_interrupt, summary_of, text_of, traceback_of
+from hubhooks._logging import (
+    get_logger,
+    is_interrupt,
+    summary_of,
+    text_of,
+    traceback_of,
+    without_own_frames,
+)
 from hubhooks.deliveries import Ignore, Retry, log_fields, shortened
 
 if TYPE_CHECKING:
@@ -275,7 +282,8 @@ class HandlerCall(Call):
         name, delivery_id = self.name, self.delivery.id
         if pause is None:
             what = "handler `%s` failed on delivery `%s`"
-            _log.error(what, name, delivery_id, exc_info=error, extra=self._log_fields())
+            shown = without_own_frames(error)
+            _log.error(what, name, delivery_id, exc_info=shown, extra=self._log_fields())
         elif issubclass(type(error), Retry):
             what = "handler `%s` asks for another try on delivery `%s` in %.3g s: %s"
             reason = text_of(error)
@@ -283,7 +291,8 @@ class HandlerCall(Call):
         else:
             what = "handler `%s` failed on delivery `%s`; it is tried again in %.3g s"
             fields = self._log_fields()
-            _log.error(what, name, delivery_id, pause, exc_info=error, extra=fields)
+            shown = without_own_frames(error)
+            _log.error(what, name, delivery_id, pause, exc_info=shown, extra=fields)
 
     def drop(self) -> None:
         self.drop_rest()
@@ -413,7 +422,7 @@ class Telling(Call):
     def done(self) -> None: ...
 
     def failed(self, error: BaseException) -> None:
-        _log.error(self._complaint, exc_info=error)
+        _log.error(self._complaint, exc_info=without_own_frames(error))
 
     def drop(self) -> None:
         self.drop_rest()
@@ -577,9 +586,9 @@ class Threads:
             is_sent = False
             try:
                 self._run(call)
-            except BaseException:  # noqa: BLE001 - see below
+            except BaseException as error:  # noqa: BLE001 - see below
                 # Whatever a handler raises, `SystemExit` too, the thread is there for the next.
-                _log.exception("a handler's thread failed outside the handler")
+                _log.error("a handler's thread failed outside the handler", exc_info=error)
             # Waiting for the next call, hold nothing of the last one.
             del call
 

@@ -7,6 +7,7 @@ one of them raises, the delivery, the run or the thread that logged goes on.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 from contextlib import suppress
@@ -15,12 +16,20 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from types import FrameType, TracebackType
+    from typing import TypeAlias
+
+    ExcInfo: TypeAlias = (
+        BaseException | tuple[type[BaseException], BaseException, TracebackType | None]
+    )
 
 __all__ = [
     "SafeLogger", "get_logger", "is_interrupt", "show_log_by_default", "summary_of", "text_of",
-    "traceback_of",
+    "traceback_of", "without_own_frames",
 ]  # fmt: skip
 
+# The folder of this package, as the frames of its functions name it.
+_FOLDER = os.path.dirname(__file__) + os.sep  # noqa: PTH120 - `pathlib` is slow to import
 # The frames of `SafeLogger` between the caller and `logging`.
 _STACK_LEVEL = 3
 # The loggers that servers print their own start and stop with.
@@ -53,7 +62,7 @@ class SafeLogger:
         self,
         message: str,
         *values: object,
-        exc_info: BaseException | None = None,
+        exc_info: ExcInfo | None = None,
         extra: Mapping[str, object] | None = None,
     ) -> None:
         """Log something that may need attention."""
@@ -63,22 +72,24 @@ class SafeLogger:
         self,
         message: str,
         *values: object,
-        exc_info: BaseException | None = None,
+        exc_info: ExcInfo | None = None,
         extra: Mapping[str, object] | None = None,
     ) -> None:
         """Log a failure."""
         self._log(logging.ERROR, message, values, exc_info, extra)
 
     def exception(self, message: str, *values: object) -> None:
-        """Log the exception that is being handled."""
-        self._log(logging.ERROR, message, values, sys.exc_info()[1], None)
+        """Log the exception of the user's code that is being handled."""
+        error = sys.exc_info()[1]
+        shown = None if error is None else without_own_frames(error)
+        self._log(logging.ERROR, message, values, shown, None)
 
     def _log(
         self,
         level: int,
         message: str,
         values: tuple[object, ...],
-        exc_info: BaseException | None,
+        exc_info: ExcInfo | None,
         extra: Mapping[str, object] | None,
     ) -> None:
         try:
@@ -229,13 +240,35 @@ def summary_of(error: BaseException) -> str:
 
 
 def traceback_of(error: BaseException) -> str:
-    """Return the traceback as text, or only its last line if it cannot be formatted."""
+    """Return the traceback as text, or only its last line if it cannot be formatted.
+
+    It begins in the user's code.
+    """
     try:
-        return "".join(format_exception(error))
+        return "".join(format_exception(*without_own_frames(error)))
     except BaseException as failure:
         if is_interrupt(failure):
             raise
         return summary_of(error)
+
+
+def without_own_frames(
+    error: BaseException,
+) -> tuple[type[BaseException], BaseException, TracebackType | None]:
+    """Return what `logging` takes as `exc_info`, without our frames that called the user's code.
+
+    If all frames are ours, none is left out.
+    """
+    # Not `error.__traceback__`: a class of the user may define it.
+    whole: TracebackType | None = BaseException.__dict__["__traceback__"].__get__(error)
+    shown = whole
+    while shown is not None and _is_own(shown.tb_frame):
+        shown = shown.tb_next
+    return type(error), error, shown or whole
+
+
+def _is_own(frame: FrameType) -> bool:
+    return frame.f_code.co_filename.startswith(_FOLDER)
 
 
 def _type_name(value: object) -> str:

@@ -547,7 +547,7 @@ def _explain_briefly(match: Match, event: HubEvent, count: int) -> list[str]:
         if length > _LONGEST_EXPLANATIONS:
             return [*lines, f"... and {count - len(lines)} more handlers"]
         lines.append(line)
-    return lines or ["this app has no handlers"]
+    return lines
 
 
 def _explain(match: Match, source: HubEvent | bytes) -> str:
