@@ -16,7 +16,7 @@ from servers import PATIENCE, ROOT, SECRET, started
 from hubhooks import Webhooks, testing
 from hubhooks._logging import traceback_of
 from hubhooks._samples import compact, sample_json
-from hubhooks.errors import ConfigError
+from hubhooks.errors import ConfigError, StoreError
 from hubhooks.sqlite import SqliteLog
 
 if TYPE_CHECKING:
@@ -356,6 +356,87 @@ def test_times_have_a_zone_and_can_be_given_back(zone: str, offset: str, used: P
     (since,) = re.findall(rf"(?m)^received +({pattern})", text)
     lines = at_terminal(used, "deliveries", "list", "--since", since, TZ=zone)
     assert any("2222" in line for line in lines)
+
+
+# ---- mistakes at the start -----------------------------------------------------------------------
+
+
+def test_reading_deliveries_before_the_first_start_says_so(tmp_path: Path) -> None:
+    for deliveries in (
+        Webhooks("moon", deliveries=tmp_path / "hubhooks.db").deliveries,
+        SqliteLog(tmp_path / "hubhooks.db"),
+    ):
+        for read in (deliveries.list, lambda log=deliveries: log.get("d1")):
+            with pytest.raises(StoreError, match="the app has not been started yet"):
+                read()
+    (tmp_path / "empty.db").touch()
+    with pytest.raises(StoreError, match="the app has not been started yet"):
+        SqliteLog(tmp_path / "empty.db").list()
+    assert not (tmp_path / "hubhooks.db").exists()
+    with pytest.raises(StoreError, match="check the path"):
+        SqliteLog(tmp_path / "no-folder" / "hubhooks.db").list()
+
+
+GRADIO_APP = """
+import gradio as gr
+from hubhooks import Webhooks
+
+hooks = Webhooks()
+with gr.Blocks() as demo:
+    hooks.activity()
+hooks.launch(demo, prevent_thread_lock=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "environ", "message"),
+    [
+        (GRADIO_APP, {}, "no webhook secret is configured"),
+        (GRADIO_APP, {"HUBHOOKS_ADMIN_TOKEN": "short"}, "HUBHOOKS_ADMIN_TOKEN must be"),
+        (GRADIO_APP, {"WEBHOOK_SECRET": ""}, "is empty"),
+        (
+            GRADIO_APP,
+            {"WEBHOOK_SECRET": "moon", "HUBHOOKS_DELIVERIES": "no/such/file.db"},
+            "cannot be created",
+        ),
+    ],
+)
+def test_a_mistake_at_launch_ends_in_a_short_traceback(
+    script: str, environ: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("gradio")
+    environ = {"GRADIO_ANALYTICS_ENABLED": "False", "HOME": str(tmp_path), **environ}
+    done = run_python(script, environ=environ, cwd=tmp_path, timeout=PATIENCE)
+    assert done.returncode == 1
+    assert message in done.stderr.splitlines()[-1]
+    assert done.stderr.count(str(ROOT / "python" / "hubhooks")) == 1
+    assert "During handling" not in done.stderr
+
+
+def test_a_mistake_at_the_start_of_a_server_has_few_of_our_frames(tmp_path: Path) -> None:
+    script = (
+        "from fastapi import FastAPI\nfrom hubhooks import Webhooks\n"
+        "app = FastAPI()\napp.include_router(Webhooks().router())\n"
+    )
+    message = "no webhook secret is configured"
+    environ = {"WEBHOOK_SECRET": None}
+    with started(tmp_path, script=script, prints="Exiting", environ=environ) as server:
+        said = server.output()
+    assert message in said
+    assert said.count(str(ROOT / "python" / "hubhooks")) <= 2
+
+
+def test_an_empty_admin_token_counts_as_none_with_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("gradio")
+    script = GRADIO_APP + "print(gr.Blocks.__name__); demo.close()\n"
+    for value in ("", " "):
+        environ = {
+            "GRADIO_ANALYTICS_ENABLED": "False", "HOME": str(tmp_path), "WEBHOOK_SECRET": "moon",
+            "HUBHOOKS_ADMIN_TOKEN": value,
+        }  # fmt: skip
+        done = run_python(script, environ=environ, cwd=tmp_path, timeout=PATIENCE)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("HUBHOOKS_ADMIN_TOKEN is set, but empty") == 1, done.stderr
 
 
 def run_python(code: str, **options: Any) -> subprocess.CompletedProcess[str]:

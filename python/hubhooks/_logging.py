@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import FrameType, TracebackType
-    from typing import TypeAlias
+    from typing import TypeAlias, TypeVar
 
+    E = TypeVar("E", bound=BaseException)
     ExcInfo: TypeAlias = (
         BaseException | tuple[type[BaseException], BaseException, TracebackType | None]
     )
 
 __all__ = [
-    "SafeLogger", "get_logger", "is_interrupt", "show_log_by_default", "summary_of", "text_of",
-    "traceback_of", "without_own_frames",
+    "SafeLogger", "get_logger", "is_interrupt", "shorten_traceback", "show_log_by_default",
+    "summary_of", "text_of", "traceback_of", "without_own_frames",
 ]  # fmt: skip
 
 # The folder of this package, as the frames of its functions name it.
@@ -265,6 +266,16 @@ def without_own_frames(
     while shown is not None and _is_own(shown.tb_frame):
         shown = shown.tb_next
     return type(error), error, shown or whole
+
+
+def shorten_traceback(error: E) -> E:
+    """Drop the traceback of an error if all its frames are ours: its message says everything."""
+    traceback = error.__traceback__
+    while traceback is not None:
+        if not _is_own(traceback.tb_frame):
+            return error
+        traceback = traceback.tb_next
+    return error.with_traceback(None)
 
 
 def _is_own(frame: FrameType) -> bool:
