@@ -161,6 +161,13 @@ def test_each_further_process_says_in_its_start_line_which_one_leads(tmp_path: P
         second.wait_for("this process runs the handlers now")
 
 
+def test_the_test_client_logs_deliveries_but_no_start(logged: Any) -> None:
+    hooks = Webhooks()
+    hooks.add(print, "repo.content", name="retrain")
+    testing.Client(hooks).send(testing.content(repo="me/tides"), id="d1")
+    assert [line.split()[0] for line in logged()] == ["delivery", "delivery"]
+
+
 def test_importing_the_package_configures_no_logging() -> None:
     code = "import logging, hubhooks; log = logging.getLogger('hubhooks'); print(log.handlers)"
     done = run_python(code)

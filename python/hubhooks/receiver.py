@@ -365,8 +365,10 @@ class Receiver:
                 status, said, _headers_of(said), verdict.id, work, is_open=True, event=event
             )
         if verdict.status == "unhandled":
-            work = Work(verdict.id, (), event) if self._router.hears_unhandled else None
-            return _unhandled(verdict, event, work, prepared.explanations)
+            answer = _unhandled(verdict, event, prepared.explanations)
+            if self._router.hears_unhandled:
+                answer.work = Work(verdict.id, (), event)
+            return answer
         return _constant_for(verdict, event)
 
     def outcome(self, record: Record | None, answer: Answer) -> Answer:
@@ -514,13 +516,11 @@ def _constant_for(verdict: Verdict, event: HubEvent | None = None) -> Answer:
     return answer
 
 
-def _unhandled(
-    verdict: Verdict, event: HubEvent, work: Work | None, explanations: Sequence[str]
-) -> Answer:
+def _unhandled(verdict: Verdict, event: HubEvent, explanations: Sequence[str]) -> Answer:
     """Answer a delivery that no handler matches, and say why."""
     words = ANSWERS["unhandled"]
     said = _body_of(words, explanations=explanations)
-    answer = Answer(words.http, said, _headers_of(said), verdict.id, work, event=event)
+    answer = Answer(words.http, said, _headers_of(said), verdict.id, event=event)
     why = "; ".join([words.reason, *explanations])
     answer.outcome = f", {words.status}: {shortened(why, _LONGEST_LOGGED)}"
     return answer

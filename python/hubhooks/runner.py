@@ -45,7 +45,7 @@ def _describe_handlers(router: Router) -> str:
     names = tuple(router.handler_names)
     if not names:
         return "no handlers, so every delivery will be unhandled"
-    described = []
+    described: list[str] = []
     for name in names[:_MOST_DESCRIBED]:
         handler = router.handler(name)
         ways = () if handler is None else handler.alternatives
