@@ -136,11 +136,12 @@ class Door:
 
     def _start_runner(self) -> None:
         """Start the runner, and log in one line what is served."""
-        if self._runner.is_started:
-            return
+        is_started = self._runner.is_started
         show_log_by_default()
+        # Also if it is started: in a forked child this raises.
         self._runner.start()
-        _log.info("hubhooks %s", self._runner.summary())
+        if not is_started:
+            _log.info("hubhooks %s", self._runner.summary())
 
     def retire(self) -> None:
         """Let another door to the same log be opened, as this one is about to stop."""
