@@ -222,13 +222,13 @@ def test_without_a_token_there_is_no_gate(monkeypatch: pytest.MonkeyPatch) -> No
     assert door.judge("") == door.judge("None") == "off"
 
 
-@pytest.mark.parametrize("token", ["", "   ", "short", "ä" * 20, "the webhook's own secret"])
+@pytest.mark.parametrize("token", ["short", "ä" * 20, "the webhook's own secret"])
 def test_a_token_that_is_no_good_is_refused(monkeypatch: pytest.MonkeyPatch, token: str) -> None:
     monkeypatch.setenv("HUBHOOKS_ADMIN_TOKEN", token)
     door = Gate(lambda: Verifier("the webhook's own secret"))
     with pytest.raises(ConfigError, match="HUBHOOKS_ADMIN_TOKEN") as raised:
         door.judge(token)
-    assert not token.strip() or token not in str(raised.value)
+    assert token not in str(raised.value)
 
 
 def test_a_ticket_is_good_in_its_session_for_a_while() -> None:

@@ -546,7 +546,7 @@ def test_a_delivery_is_a_line_of_the_log_with_fields_to_find_it_by(
 
     asyncio.run(send())
     names = ("delivery_id", "scope", "action", "repo", "status", "handlers")
-    lines = [r for r in caplog.records if r.levelname == "INFO" and hasattr(r, "delivery_id")]
+    lines = [r for r in caplog.records if r.levelname == "INFO" and hasattr(r, "status")]
     assert [tuple(getattr(line, name) for name in names) for line in lines] == [
         ("d1", "repo.content", "update", "ada-labs/tide-gauges", 202, ["hears"]),
         ("d1", "repo.content", "update", "ada-labs/tide-gauges", 200, []),

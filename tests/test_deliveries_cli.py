@@ -390,7 +390,7 @@ def test_runs_that_wait_say_until_when_and_why(path: Path) -> None:
         log.recover()
     shown = re.sub(" +", " ", invoke(path, "show", "d1").stdout)
     assert re.search(
-        r"waiting 1 .* again at [-\d]+ [:\d]+; the process died during it: 1 time", shown
+        r"waiting 1 .* again at [-\d]+ [-+:\d]+; the process died during it: 1 time", shown
     )
 
 

@@ -247,8 +247,9 @@ def test_what_a_refused_request_carries_is_never_logged(
 
 
 def test_constant_answers_are_made_once(receiver: Receiver, body: Callable[..., bytes]) -> None:
-    content = body("repo.create")
-    first, second = (receiver.receive(SECRET_HEADER, content) for _ in range(2))
+    content = body("repo.content.update")
+    headers = [*SECRET_HEADER, (b"webhook-id", b"d1")]
+    _, first, second = (receiver.receive(headers, content) for _ in range(3))
     assert first.body is second.body
     assert first.headers is second.headers
     assert receiver.refuse("GET", [], b"") is receiver.refuse("GET", [], b"")

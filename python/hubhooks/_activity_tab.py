@@ -548,7 +548,10 @@ def _details_html(details: Details) -> str:
     listed = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts.items() if value)
     runs = "".join(_run_html(run) for run in record.runs)
     lines = "".join(f"<div><small>{_text(line)}</small></div>" for line in details.explanations)
-    why = f'<details class="hubhooks-run"><summary>Why</summary>{lines}</details>' if lines else ""
+    # Why no handler ran is what a reader of an unhandled delivery looks for.
+    shown = " open" if record.state == "unhandled" else ""
+    why = f'<details class="hubhooks-run"{shown}><summary>Why</summary>{lines}</details>'
+    why = why if lines else ""
     title = _text(f"{record.scope} {record.action}".strip() or "unreadable")
     return f"<h4>{title}</h4><dl>{listed}</dl>{runs}{why}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import logging
 import math
 import os
 import sys
@@ -17,8 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 from hubhooks._fork import end_forked_child
 from hubhooks._functions import check_ran, settle
-from hubhooks._logging import get_logger, is_interrupt, summary_of, text_of, traceback_of
-from hubhooks.deliveries import Ignore, Retry, log_fields
+from hubhooks._logging import (
+    get_logger,
+    is_interrupt,
+    summary_of,
+    text_of,
+    traceback_of,
+    without_own_frames,
+)
+from hubhooks.deliveries import Ignore, Retry, log_fields, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -50,6 +58,8 @@ _LONGEST_AFTER = 365 * 24 * 3600.0
 # Where the user's code gives no time.
 _USUAL_PAUSE = 60.0
 _JITTER = 0.2
+# So many characters of a handler's reason are logged.
+_LONGEST_LOGGED = 200
 
 
 class Call(ABC):
@@ -213,16 +223,19 @@ class HandlerCall(Call):
         self._session = session
         self._handler = handler
         self._is_left = False
+        self._began_at = 0.0
 
     def begin(self) -> tuple[object, ...]:
+        self._began_at = time.monotonic()
         if self.timeout is not None:
             grace = _HEED_SECONDS if self.is_async else 0
-            self.deadline = time.monotonic() + self.timeout + grace
+            self.deadline = self._began_at + self.timeout + grace
             self._session.wake()
         return (self.event, self.delivery) if self._handler.takes_delivery else (self.event,)
 
     def done(self) -> None:
         self._finish("done")
+        self._log_end("done")
 
     def failed(self, error: BaseException) -> None:
         kind = type(error)
@@ -232,6 +245,7 @@ class HandlerCall(Call):
                 reason = text_of(error)
             finally:
                 self._finish("ignored", reason)
+            self._log_end("ignored", reason)
             return
         is_stopped = issubclass(kind, asyncio.CancelledError) and self._session.is_cancelling
         if is_stopped and self._session.log.is_durable:
@@ -252,11 +266,27 @@ class HandlerCall(Call):
             if pause is None:
                 self._tell("failure", error)
 
+    def _log_end(self, state: str, reason: str = "") -> None:
+        """Log in one line how the run ended; a failure has a line with its traceback."""
+        if self._is_left or not _log.is_enabled_for(logging.INFO):
+            return
+        seconds = time.monotonic() - self._began_at
+        _log.info(
+            "delivery `%s`: handler `%s` is %s after %s%s",
+            self.delivery.id,
+            self.name,
+            state,
+            f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s",
+            reason and f": {shortened(reason, _LONGEST_LOGGED)!r}",
+            extra={**self._log_fields(), "state": state},
+        )
+
     def _log_failure(self, error: BaseException, pause: float | None) -> None:
         name, delivery_id = self.name, self.delivery.id
         if pause is None:
             what = "handler `%s` failed on delivery `%s`"
-            _log.error(what, name, delivery_id, exc_info=error, extra=self._log_fields())
+            shown = without_own_frames(error)
+            _log.error(what, name, delivery_id, exc_info=shown, extra=self._log_fields())
         elif issubclass(type(error), Retry):
             what = "handler `%s` asks for another try on delivery `%s` in %.3g s: %s"
             reason = text_of(error)
@@ -264,7 +294,8 @@ class HandlerCall(Call):
         else:
             what = "handler `%s` failed on delivery `%s`; it is tried again in %.3g s"
             fields = self._log_fields()
-            _log.error(what, name, delivery_id, pause, exc_info=error, extra=fields)
+            shown = without_own_frames(error)
+            _log.error(what, name, delivery_id, pause, exc_info=shown, extra=fields)
 
     def drop(self) -> None:
         self.drop_rest()
@@ -394,7 +425,7 @@ class Telling(Call):
     def done(self) -> None: ...
 
     def failed(self, error: BaseException) -> None:
-        _log.error(self._complaint, exc_info=error)
+        _log.error(self._complaint, exc_info=without_own_frames(error))
 
     def drop(self) -> None:
         self.drop_rest()
@@ -558,9 +589,9 @@ class Threads:
             is_sent = False
             try:
                 self._run(call)
-            except BaseException:  # noqa: BLE001 - see below
+            except BaseException as error:  # noqa: BLE001 - see below
                 # Whatever a handler raises, `SystemExit` too, the thread is there for the next.
-                _log.exception("a handler's thread failed outside the handler")
+                _log.error("a handler's thread failed outside the handler", exc_info=error)
             # Waiting for the next call, hold nothing of the last one.
             del call
 

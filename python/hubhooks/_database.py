@@ -607,12 +607,12 @@ class Database:
         try:
             connection = sqlite3.connect(uri, timeout=_BUSY_SECONDS, isolation_level=None, uri=True)
             try:
-                if self._check(connection) < len(self._steps):
+                if (version := self._check(connection)) < len(self._steps):
                     msg = (
                         f"the delivery log `{self.path}` is of an older version: start the app "
                         "with this version of hubhooks first"
                     )
-                    raise StoreError(msg)
+                    raise StoreError(msg if version else _not_started(self.path))
                 connection.execute("PRAGMA wal_autocheckpoint = 0")
                 connection.execute("PRAGMA synchronous = NORMAL")
                 if mode == "ro":
@@ -621,6 +621,9 @@ class Database:
             finally:
                 connection.close()
         except sqlite3.Error as error:
+            path = Path(self.path)
+            if not self._is_open and path.parent.is_dir() and not path.exists():
+                raise StoreError(_not_started(self.path)) from None
             raise _told(self.path, error) from error
         finally:
             with self._lock:
@@ -939,6 +942,13 @@ def _is_busy(error: sqlite3.Error) -> bool:
 def _told(path: str, error: sqlite3.Error) -> StoreError:
     advice = _ADVICE.get(str(error), f"failed: {error}")
     return (BusyError if _is_busy(error) else StoreError)(f"the delivery log `{path}` {advice}")
+
+
+def _not_started(path: str) -> str:
+    return (
+        f"the delivery log `{path}` cannot be opened: the app has not been started yet, and makes "
+        "the file when it starts; or it keeps its deliveries at another path"
+    )
 
 
 def _at_opening(path: str, error: sqlite3.Error) -> ConfigError | StoreError:

@@ -31,6 +31,7 @@ from hubhooks._terminal import (
     new_table,
     one_line,
     print_line,
+    shown_id_length,
     terminal,
     usage_errors,
     visible,
@@ -762,21 +763,23 @@ def _print_json(value: object) -> None:
 
 def _print_list(records: Sequence[Record]) -> None:
     console = terminal()
-    is_wide = console.width >= WIDE
-    more = ("handlers",) if is_wide else ()
-    table = new_table("id", "received" if is_wide else "age", "state", "event", "repo", *more)
-    # People write the beginning of an id, scripts read all of it.
-    length = _unique_length([record.id for record in records]) if sys.stdout.isatty() else None
+    if console.width >= WIDE:
+        table = new_table("id", "received", "state", "event", "repo", "handlers")
+    else:
+        # A column of their own would be too narrow for the names of handlers.
+        table = new_table("id", "age", "state", "event, handlers", "repo")
+    length = shown_id_length([record.id for record in records])
     for record in records:
-        came = _local(record.received_at) if is_wide else _age(record.received_at)
-        table.add_row(
-            Text(one_line(record.id[:length])),
-            came,
-            _state_cell(record.state),
-            Text(_event(record)),
-            Text(one_line(record.repo or "")),
-            *([_handlers_cell(record.runs)] if is_wide else []),
-        )
+        delivery_id, state = Text(one_line(record.id[:length])), _state_cell(record.state)
+        event, repo = Text(_event(record)), Text(one_line(record.repo or ""))
+        handlers = _handlers_cell(record.runs)
+        if console.width >= WIDE:
+            received = _local(record.received_at)
+            table.add_row(delivery_id, received, state, event, repo, handlers)
+        else:
+            both = Text("\n").join([event, handlers]) if record.runs else event
+            age = _age(record.received_at)
+            table.add_row(delivery_id, age, state, both, repo)
     console.print(table)
 
 
@@ -878,10 +881,12 @@ def _print_replays(replays: Sequence[_Replay], *, is_dry_run: bool) -> None:
 
 def _plan_table(replays: Sequence[_Replay]) -> Table:
     table = new_table("id", "received", "event", "handlers")
-    for replay in [replay for replay in replays if replay.handlers][:_LONGEST_PLAN]:
+    planned = [replay for replay in replays if replay.handlers][:_LONGEST_PLAN]
+    length = shown_id_length([replay.record.id for replay in planned])
+    for replay in planned:
         record = replay.record
         table.add_row(
-            Text(one_line(record.id)),
+            Text(one_line(record.id[:length])),
             _local(record.received_at),
             Text(_event(record)),
             Text(", ".join(replay.handlers)),
@@ -898,8 +903,9 @@ def _endings_table(replays: Sequence[_Replay]) -> Table:
             table.add_row(_state_cell(state), Text(handler), str(count))
         return table
     table = new_table("state", "handler", "id", "error")
+    length = shown_id_length([delivery_id for delivery_id, _ in runs])
     for delivery_id, run in runs:
-        names = (Text(run.handler), Text(one_line(delivery_id)))
+        names = (Text(run.handler), Text(one_line(delivery_id[:length])))
         table.add_row(_state_cell(run.state), *names, Text(one_line(run.error)))
     return table
 
@@ -934,17 +940,9 @@ def _event(record: Record) -> str:
     return one_line(f"{record.scope} {record.action}")
 
 
-def _unique_length(ids: Sequence[str]) -> int:
-    """Tell how much of each id is enough to know it among these."""
-    different = set(ids)
-    length = _SHORTEST_ID
-    while len({one[:length] for one in different}) < len(different):
-        length += 1
-    return length
-
-
 def _local(when: datetime) -> str:
-    return when.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    """Write a time with its zone, so that `--since` reads the same time from it."""
+    return when.astimezone().isoformat(" ", "seconds")
 
 
 def _age(when: datetime) -> str:

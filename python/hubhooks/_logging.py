@@ -7,6 +7,7 @@ one of them raises, the delivery, the run or the thread that logged goes on.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 from contextlib import suppress
@@ -15,11 +16,25 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from types import FrameType, TracebackType
+    from typing import TypeAlias, TypeVar
 
-__all__ = ["SafeLogger", "get_logger", "is_interrupt", "summary_of", "text_of", "traceback_of"]
+    E = TypeVar("E", bound=BaseException)
+    ExcInfo: TypeAlias = (
+        BaseException | tuple[type[BaseException], BaseException, TracebackType | None]
+    )
 
+__all__ = [
+    "SafeLogger", "get_logger", "is_interrupt", "shorten_traceback", "show_log_by_default",
+    "summary_of", "text_of", "traceback_of", "without_own_frames",
+]  # fmt: skip
+
+# The folder of this package, as the frames of its functions name it.
+_FOLDER = os.path.dirname(__file__) + os.sep  # noqa: PTH120 - `pathlib` is slow to import
 # The frames of `SafeLogger` between the caller and `logging`.
 _STACK_LEVEL = 3
+# The loggers that servers print their own start and stop with.
+_SERVER_LOGGERS = ("gunicorn.error", "uvicorn.error", "hypercorn.error", "_granian")
 
 
 class SafeLogger:
@@ -31,6 +46,7 @@ class SafeLogger:
     def is_enabled_for(self, level: int) -> bool:
         """Return whether a record of this level is logged; False if that cannot be determined."""
         try:
+            _leave_log_to_user()
             return self._logger.isEnabledFor(level)
         except BaseException as error:
             if is_interrupt(error):
@@ -47,7 +63,7 @@ class SafeLogger:
         self,
         message: str,
         *values: object,
-        exc_info: BaseException | None = None,
+        exc_info: ExcInfo | None = None,
         extra: Mapping[str, object] | None = None,
     ) -> None:
         """Log something that may need attention."""
@@ -57,25 +73,28 @@ class SafeLogger:
         self,
         message: str,
         *values: object,
-        exc_info: BaseException | None = None,
+        exc_info: ExcInfo | None = None,
         extra: Mapping[str, object] | None = None,
     ) -> None:
         """Log a failure."""
         self._log(logging.ERROR, message, values, exc_info, extra)
 
     def exception(self, message: str, *values: object) -> None:
-        """Log the exception that is being handled."""
-        self._log(logging.ERROR, message, values, sys.exc_info()[1], None)
+        """Log the exception of the user's code that is being handled."""
+        error = sys.exc_info()[1]
+        shown = None if error is None else without_own_frames(error)
+        self._log(logging.ERROR, message, values, shown, None)
 
     def _log(
         self,
         level: int,
         message: str,
         values: tuple[object, ...],
-        exc_info: BaseException | None,
+        exc_info: ExcInfo | None,
         extra: Mapping[str, object] | None,
     ) -> None:
         try:
+            _leave_log_to_user()
             self._logger.log(
                 level, message, *values, exc_info=exc_info, extra=extra, stacklevel=_STACK_LEVEL
             )
@@ -91,6 +110,93 @@ def get_logger() -> SafeLogger:
 
 
 _logger = SafeLogger("hubhooks")
+
+
+# ---- the default output ------------------------------------------------------------------------
+
+
+class _Formatter(logging.Formatter):
+    """Format a record as uvicorn does, but without colours."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - a name of `logging`
+        return f"{record.levelname + ':':<9} {record.message}"
+
+
+_FORMATTER = _Formatter()
+# Hypercorn configures its log only after the app has started.
+_HYPERCORN_FORMATTER = logging.Formatter(
+    "%(asctime)s [%(process)d] [%(levelname)s] %(message)s", "[%Y-%m-%d %H:%M:%S %z]"
+)
+
+
+class _DefaultHandler(logging.Handler):
+    """Show records in the style of the server's own log, or else as uvicorn would.
+
+    Args:
+        is_server_quiet: whether the level of the server's log says nothing about this one.
+    """
+
+    def __init__(self, *, is_server_quiet: bool) -> None:
+        super().__init__()
+        self.has_set_level = False
+        """Whether the level of the logger is not the user's."""
+        self._is_server_quiet = is_server_quiet
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # Looked up anew each time, because of hypercorn.
+        for name in _SERVER_LOGGERS:
+            server = logging.getLogger(name)
+            if server.hasHandlers():
+                if self._is_server_quiet or server.isEnabledFor(record.levelno):
+                    server.callHandlers(record)
+                return
+        if sys.stderr is not None:
+            is_hypercorn = "hypercorn.config" in sys.modules
+            line = (_HYPERCORN_FORMATTER if is_hypercorn else _FORMATTER).format(record)
+            print(line, file=sys.stderr, flush=True)  # noqa: T201 - as a stream handler does
+
+
+_default: _DefaultHandler | None = None
+_defaulting = threading.Lock()
+
+
+def show_log_by_default(*, is_server_quiet: bool = False) -> None:
+    """Show the package's log from INFO on, unless the user configured logging.
+
+    A level that the user set, before or after, decides what is shown. As soon as the user adds a
+    handler to this logger or to the root logger, this one goes.
+
+    Args:
+        is_server_quiet: show INFO even if the server shows only warnings, as under Gradio.
+    """
+    global _default  # noqa: PLW0603 - there is one log in a process
+    with _defaulting:
+        logger, root = logging.getLogger("hubhooks"), logging.getLogger()
+        if _default is not None or logger.handlers or root.handlers or not logger.propagate:
+            return
+        handler = _DefaultHandler(is_server_quiet=is_server_quiet)
+        if logger.level == logging.NOTSET and root.level == logging.WARNING:
+            logger.setLevel(logging.INFO)
+            handler.has_set_level = True
+        logger.addHandler(handler)
+        _default = handler
+
+
+def _leave_log_to_user() -> None:
+    """Remove the default handler and its level once there is a handler of the user."""
+    global _default  # noqa: PLW0603 - there is one log in a process
+    handler = _default
+    if handler is None:
+        return
+    logger = logging.getLogger("hubhooks")
+    if logging.getLogger().handlers or logger.handlers != [handler]:
+        logger.removeHandler(handler)
+        if handler.has_set_level and logger.level == logging.INFO:
+            logger.setLevel(logging.NOTSET)
+        _default = None
+
+
+# ---- texts -------------------------------------------------------------------------------------
 
 
 def _report(error: BaseException, message: str, values: tuple[object, ...]) -> None:
@@ -135,13 +241,45 @@ def summary_of(error: BaseException) -> str:
 
 
 def traceback_of(error: BaseException) -> str:
-    """Return the traceback as text, or only its last line if it cannot be formatted."""
+    """Return the traceback as text, or only its last line if it cannot be formatted.
+
+    It begins in the user's code.
+    """
     try:
-        return "".join(format_exception(error))
+        return "".join(format_exception(*without_own_frames(error)))
     except BaseException as failure:
         if is_interrupt(failure):
             raise
         return summary_of(error)
+
+
+def without_own_frames(
+    error: BaseException,
+) -> tuple[type[BaseException], BaseException, TracebackType | None]:
+    """Return what `logging` takes as `exc_info`, without our frames that called the user's code.
+
+    If all frames are ours, none is left out.
+    """
+    # Not `error.__traceback__`: a class of the user may define it.
+    whole: TracebackType | None = BaseException.__dict__["__traceback__"].__get__(error)
+    shown = whole
+    while shown is not None and _is_own(shown.tb_frame):
+        shown = shown.tb_next
+    return type(error), error, shown or whole
+
+
+def shorten_traceback(error: E) -> E:
+    """Drop the traceback of an error if all its frames are ours: its message says everything."""
+    traceback = error.__traceback__
+    while traceback is not None:
+        if not _is_own(traceback.tb_frame):
+            return error
+        traceback = traceback.tb_next
+    return error.with_traceback(None)
+
+
+def _is_own(frame: FrameType) -> bool:
+    return frame.f_code.co_filename.startswith(_FOLDER)
 
 
 def _type_name(value: object) -> str:

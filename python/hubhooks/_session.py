@@ -197,8 +197,6 @@ class Session:
             self.retire()
             raise
         register(self)
-        if leader is not None:
-            self._log_leader(leader)
         if self.log.is_durable:
             threading.Thread(target=self._keep_up, name="hubhooks upkeep", daemon=True).start()
 
@@ -229,18 +227,23 @@ class Session:
             )
             raise ConfigError(msg)
 
-    def _log_leader(self, leader: Leader) -> None:
-        """Log in one line that another process runs the handlers."""
-        since = "now" if leader.since is None else f"{leader.since:%Y-%m-%d %H:%M:%S} UTC"
-        if leader.code == self._version:
-            then = "This process has the same code, and accepts deliveries only"
-        else:
-            then = (
-                f"This process has code {self._version}, and takes the lead with its newer code "
-                "once no handler runs there"
-            )
-        what = "process %d leads the delivery log `%s` since %s with code %s. %s"
-        _log.warning(what, leader.process.pid, self.log.path, since, leader.code, then)
+    def describe_leader(self) -> str:
+        """Describe which process runs the handlers, and warn if that one has other code."""
+        if self.is_leading:
+            return "this process runs the handlers"
+        leader = self._find_leader()
+        if leader is None:
+            return "another process runs the handlers"
+        pid, own = leader.process.pid, self._version
+        leads = (
+            f"process {pid} leads the delivery log `{self.log.path}` since {_since(leader)} with "
+            f"code {leader.code}"
+        )
+        if leader.code == own:
+            return f"{leads}. This process has the same code, and accepts deliveries only"
+        then = "and takes the lead with its newer code once no handler runs there"
+        _log.warning("%s. This process has code %s, %s", leads, own, then)
+        return f"process {pid} runs the handlers, with other code"
 
     def _reserve(self) -> None:
         """Keep two routers from one log: one of them would get what the other accepted."""
@@ -480,6 +483,8 @@ class Session:
         if not self.is_leading:
             if now >= self._resigned_until:
                 self._lead()
+                if self.is_leading:
+                    _log.info("this process runs the handlers now: no other one leads")
             return
         if self._lock_of_log is not None and self._lock_of_log.keep():
             self.log.note_lock()
@@ -921,3 +926,7 @@ class Session:
                 raise RuntimeError(msg)
             self._own_loop = self._own_loop or OwnLoop()
             return self._own_loop.loop
+
+
+def _since(leader: Leader) -> str:
+    return "now" if leader.since is None else f"{leader.since:%Y-%m-%d %H:%M:%S} UTC"

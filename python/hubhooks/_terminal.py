@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TextIO, cast
 from hubhooks.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from _typeshed import ReadableBuffer
     from rich.console import Console
@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "WIDE", "complain", "guarded_output", "new_table", "one_line", "print_escaped", "print_line",
-    "terminal", "usage_errors", "visible",
+    "shown_id_length", "terminal", "usage_errors", "visible",
 ]  # fmt: skip
 
 WIDE = 120
 """From this width on a table has all its columns."""
 
 _UNFOLDED = 1000
+_SHORTEST_ID = 8
 # Of a long id the beginning tells enough.
 _CUT = frozenset({"id"})
 # These stay whole: they are copied, or read at a glance.
@@ -154,7 +155,7 @@ def new_table(*columns: str) -> Table:
     from rich import box  # noqa: PLC0415 - see above
     from rich.table import Table  # noqa: PLC0415 - see above
 
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
         made.add_column(
             column,
@@ -162,6 +163,20 @@ def new_table(*columns: str) -> Table:
             no_wrap=column in _WHOLE,
         )
     return made
+
+
+def shown_id_length(ids: Sequence[str]) -> int | None:
+    """Return how many characters of each id to show: all in a pipe, else as many as differ.
+
+    People write the beginning of an id, and scripts read all of it.
+    """
+    if not sys.stdout.isatty():
+        return None
+    different = set(ids)
+    length = _SHORTEST_ID
+    while len({one[:length] for one in different}) < len(different):
+        length += 1
+    return length
 
 
 def one_line(text: str) -> str:

@@ -101,6 +101,7 @@ class Gate:
         self._sleep = sleep
         self._waiting = 0
         self._verifier: Verifier | None = None
+        self._has_warned = False
         # Several event loops may ask at once.
         self._lock = threading.Lock()
 
@@ -112,7 +113,12 @@ class Gate:
             ConfigError: HUBHOOKS_ADMIN_TOKEN cannot be used.
         """
         if self._verifier is None and (token := os.environ.get(TOKEN_VARIABLE)) is not None:
-            self._verifier = _verifier_of(token.strip(), self._webhook_secret())
+            if token.strip():
+                self._verifier = _verifier_of(token.strip(), self._webhook_secret())
+            elif not self._has_warned:
+                self._has_warned = True
+                what = "%s is set, but empty, so no token opens payloads and Replay"
+                _log.warning(what, TOKEN_VARIABLE)
         return self._verifier is not None
 
     def judge(self, token: str) -> Judgement:

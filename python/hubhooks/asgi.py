@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hubhooks._body import BodyError, read_body
 from hubhooks._calls import running_loop
 from hubhooks._fork import end_forked_child, release_in_children
-from hubhooks._logging import get_logger, is_interrupt, text_of
+from hubhooks._logging import get_logger, is_interrupt, show_log_by_default, text_of
 from hubhooks.deliveries import BUSY_PAUSE, BUSY_SECONDS
 from hubhooks.errors import BusyError, ConfigError, StoreError
 from hubhooks.receiver import Prepared
@@ -160,7 +160,16 @@ class Door:
         """
         self._receiver.ready()
         self._receiver.is_stopping = False
+        self._start_runner()
+
+    def _start_runner(self) -> None:
+        """Start the runner, and log in one line what is served."""
+        is_started = self._runner.is_started
+        show_log_by_default()
+        # Also if it is started: in a forked child this raises.
         self._runner.start()
+        if not is_started:
+            _log.info("hubhooks %s", self._runner.summary())
 
     def retire(self) -> None:
         """Let another door to the same log be opened, as this one is about to stop."""
@@ -260,7 +269,7 @@ class Door:
             return None
         try:
             check_event_loop()
-            self._runner.start()
+            self._start_runner()
         except (ConfigError, StoreError) as error:
             return self._receiver.refusal("not stored", str(error))
         return None

@@ -39,6 +39,7 @@ from hubhooks._terminal import (
     new_table,
     one_line,
     print_line,
+    shown_id_length,
     terminal,
     usage_errors,
 )
@@ -69,6 +70,9 @@ _MANY = 20
 
 _LAST_PORT = 65535
 _has_scheme = re.compile("[A-Za-z][A-Za-z0-9+.-]*://").match
+
+_MOST_EXPLAINED = 3
+_NARROW_SAMPLE = 25
 
 _SHOWN_TEXT = 200
 """So many characters of an answer that is not ours are shown."""
@@ -546,19 +550,45 @@ def _print_json_lines(answers: Sequence[_Answer]) -> None:
 
 def _print_answers(answers: Sequence[_Answer], *, is_summary: bool) -> None:
     received = [answer for answer in answers if not answer.is_unreachable]
-    if received:
-        terminal().print(_summary_table(received) if is_summary else _answer_table(received))
+    if not received:
+        return
+    console = terminal()
+    is_wide = console.width >= WIDE
+    console.print(
+        _summary_table(received) if is_summary else _answer_table(received, is_wide=is_wide)
+    )
+    _print_explanations(received)
 
 
-def _answer_table(answers: Sequence[_Answer]) -> Table:
+def _print_explanations(answers: Sequence[_Answer]) -> None:
+    """Explain below the table why deliveries are unhandled, once for each explanation."""
+    samples: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for answer in answers:
+        if lines := _explanations(answer.said):
+            samples[lines].append(answer.delivery.sample)
+    for lines, (first, *others) in list(samples.items())[:_MOST_EXPLAINED]:
+        more = f" and {len(others)} more are" if others else " is"
+        sys.stderr.write(f"{one_line(first)}{more} unhandled:\n")
+        for line in lines:
+            sys.stderr.write(f"  {one_line(line)}\n")
+    if len(samples) > _MOST_EXPLAINED:
+        sys.stderr.write("of the other unhandled ones `hubhooks deliveries show ID` says why\n")
+
+
+def _answer_table(answers: Sequence[_Answer], *, is_wide: bool) -> Table:
     table = new_table("status", "ms", "sample", "answer", "id")
+    if not is_wide:
+        # The names of samples are long, and the answer is what people look for.
+        sample = table.columns[2]
+        sample.no_wrap, sample.max_width = False, _NARROW_SAMPLE
+    length = shown_id_length([answer.delivery.id for answer in answers])
     for answer in answers:
         table.add_row(
             _status_cell(answer.status),
             f"{answer.milliseconds:.1f}",
             Text(answer.delivery.sample),
             Text(answer.shown),
-            Text(answer.delivery.id),
+            Text(answer.delivery.id[:length]),
         )
     return table
 
@@ -638,6 +668,12 @@ def _status_cell(status: int | None) -> Text:
     if status is None:
         return Text("none", style="red")
     return Text(str(status), style="green" if httpx.codes.is_success(status) else "red")
+
+
+def _explanations(said: Any) -> tuple[str, ...]:  # noqa: ANN401
+    """Read why no handler matched, from a response of hubhooks' own receiver."""
+    given = said.get("explanations") if isinstance(said, dict) else None
+    return tuple(map(str, given)) if isinstance(given, list) else ()
 
 
 def _in_words(said: Any) -> str:  # noqa: ANN401

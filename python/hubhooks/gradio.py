@@ -21,6 +21,7 @@ from starlette.routing import Route, WebSocketRoute
 
 from hubhooks._fork import delay_in_children, register, release_in_children
 from hubhooks._gradio_private import block_store, gradio_apps
+from hubhooks._logging import show_log_by_default
 from hubhooks._space import describe_survival
 from hubhooks._terminal import print_escaped
 from hubhooks.errors import ConfigError
@@ -235,6 +236,8 @@ class _Served:
                 _warn_of_node(app, path.rstrip("/"))
         # Gradio may begin anew on another loop, and may never come to the end.
         self._loop = asyncio.get_running_loop()
+        # Gradio has its server show warnings only.
+        show_log_by_default(is_server_quiet=True)
         _door(self.hooks).start()
         try:
             yield

@@ -18,7 +18,7 @@ from hubhooks.deliveries import log_fields, shortened
 from hubhooks.errors import ConfigError, PayloadError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import TypeAlias
 
     from hubhooks._core import Verifier
@@ -61,6 +61,7 @@ class Answer:
         "event",
         "headers",
         "is_open",
+        "outcome",
         "status",
         "work",
     )
@@ -88,12 +89,16 @@ class Answer:
         """What the delivery says, if it can be read."""
         self.complaint = ""
         """Why the body cannot be read, for the log."""
+        self.outcome = ""
+        """Why no handler runs, for the log."""
 
 
 class Prepared:
     """A delivery that is ready to be stored: its event, and the matching handlers."""
 
-    __slots__ = ("aside", "body", "delivery_id", "event", "handlers", "headers", "reason")
+    __slots__ = (
+        "aside", "body", "delivery_id", "event", "explanations", "handlers", "headers", "reason",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -112,6 +117,8 @@ class Prepared:
         """Why no handler runs."""
         self.reason: Reason = ""
         """What explains `aside`."""
+        self.explanations: list[str] = []
+        """For the response: why the handlers do not match."""
 
 
 class Words:
@@ -170,6 +177,10 @@ _MOST_DIGITS = 18
 # characters. The Hub's own ids are shorter.
 _LONGEST_REASON = 16 * 1024
 _LONGEST_ID = 256
+# The same for the response, where each line and all of them together are short, and for the log.
+_LONGEST_LINE = 300
+_LONGEST_EXPLANATIONS = 1000
+_LONGEST_LOGGED = 400
 
 
 def _headers_of(body: bytes) -> list[tuple[bytes, bytes]]:
@@ -315,6 +326,7 @@ class Receiver:
             prepared.aside, prepared.reason = "ignored", match.ignored
         elif not prepared.handlers:
             prepared.aside = "unhandled"
+            prepared.explanations = _explain_briefly(match, event, len(self._router.handler_names))
             # A log in memory asks late or never, and would hold the event that long.
             prepared.reason = (
                 _explain(match, event)
@@ -352,8 +364,11 @@ class Receiver:
             return Answer(
                 status, said, _headers_of(said), verdict.id, work, is_open=True, event=event
             )
-        if verdict.status == "unhandled" and self._router.hears_unhandled:
-            return _constant_for(verdict, event, Work(verdict.id, (), event))
+        if verdict.status == "unhandled":
+            answer = _unhandled(verdict, event, prepared.explanations)
+            if self._router.hears_unhandled:
+                answer.work = Work(verdict.id, (), event)
+            return answer
         return _constant_for(verdict, event)
 
     def outcome(self, record: Record | None, answer: Answer) -> Answer:
@@ -383,7 +398,7 @@ class Receiver:
                 answer.delivery_id,
                 answer.event or "unreadable",
                 answer.status,
-                f", to be handled by {', '.join(handlers)}" if handlers else "",
+                f", to be handled by {', '.join(handlers)}" if handlers else answer.outcome,
                 extra={**fields, "status": answer.status, "handlers": list(handlers)},
             )
 
@@ -491,15 +506,24 @@ def _short_id(delivery_id: str) -> str:
     return f"{delivery_id[: _LONGEST_ID - len(digest) - 3]}...{digest}"
 
 
-def _constant_for(
-    verdict: Verdict, event: HubEvent | None = None, work: Work | None = None
-) -> Answer:
+def _constant_for(verdict: Verdict, event: HubEvent | None = None) -> Answer:
     """Answer a delivery that no handler runs: only its id differs from others' of its kind."""
     said = _constant(verdict.status)
     is_open = verdict.status == "in_progress"
-    return Answer(
-        said.status, said.body, said.headers, verdict.id, work, is_open=is_open, event=event
-    )
+    answer = Answer(said.status, said.body, said.headers, verdict.id, is_open=is_open, event=event)
+    words = words_of(verdict.status)
+    answer.outcome = f", {words.status}: {words.reason}"
+    return answer
+
+
+def _unhandled(verdict: Verdict, event: HubEvent, explanations: Sequence[str]) -> Answer:
+    """Answer a delivery that no handler matches, and say why."""
+    words = ANSWERS["unhandled"]
+    said = _body_of(words, explanations=explanations)
+    answer = Answer(words.http, said, _headers_of(said), verdict.id, event=event)
+    why = "; ".join([words.reason, *explanations])
+    answer.outcome = f", {words.status}: {shortened(why, _LONGEST_LOGGED)}"
+    return answer
 
 
 def _unreadable(verdict: Verdict, prepared: Prepared) -> Answer:
@@ -510,6 +534,20 @@ def _unreadable(verdict: Verdict, prepared: Prepared) -> Answer:
     answer = Answer(words.http, said, _headers_of(said), verdict.id)
     answer.complaint = str(prepared.reason)
     return answer
+
+
+def _explain_briefly(match: Match, event: HubEvent, count: int) -> list[str]:
+    """Explain the first handlers, as far as it fits into a response."""
+    lines: list[str] = []
+    length = 0
+    for full in match.explanations(event):
+        line = shortened(full, _LONGEST_LINE)
+        # Escapes count too.
+        length += len(_json(line))
+        if length > _LONGEST_EXPLANATIONS:
+            return [*lines, f"... and {count - len(lines)} more handlers"]
+        lines.append(line)
+    return lines
 
 
 def _explain(match: Match, source: HubEvent | bytes) -> str:

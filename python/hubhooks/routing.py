@@ -355,6 +355,10 @@ class Match:
         """Say for each handler why it hears the event that was matched, or why not."""
         return list(self._explain(event))
 
+    def explanations(self, event: HubEvent) -> Iterator[str]:
+        """Explain one handler after the other, each only when it is asked for."""
+        return self._explain(event)
+
 
 class NotAnApiRouterError(ConfigError, AttributeError):
     """A router of this package was given to FastAPI, which takes only its own routers.

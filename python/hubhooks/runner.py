@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from hubhooks._calls import running_loop
 from hubhooks._session import SLOTS, Session
 from hubhooks._space import log_survival
+from hubhooks.deliveries import shortened
 from hubhooks.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
@@ -28,12 +29,36 @@ if TYPE_CHECKING:
 
 __all__ = ["Runner", "check_loop"]
 
+# How many handlers are named when serving starts, and how long the description of each may be.
+_MOST_DESCRIBED = 20
+_LONGEST_DESCRIPTION = 200
+
 
 def check_loop(loop: object) -> None:
     """Raise `ConfigError` if there is no such loop."""
     if loop not in ("server", "own", None):
         msg = f'`loop={loop!r}` is no loop that handlers run on; write "server" or "own"'
         raise ConfigError(msg)
+
+
+def _describe_handlers(router: Router) -> str:
+    """Name the handlers and their filters, on one line."""
+    names = tuple(router.handler_names)
+    if not names:
+        return "no handlers, so every delivery will be unhandled"
+    described: list[str] = []
+    for name in names[:_MOST_DESCRIBED]:
+        handler = router.handler(name)
+        ways = () if handler is None else handler.alternatives
+        texts = [
+            repr(way.filter).removeprefix("Filter") + " and `when=`" * (way.when is not None)
+            for way in ways
+        ]
+        described.append(f"`{name}` {shortened(' or '.join(texts), _LONGEST_DESCRIPTION)}")
+    if len(names) > _MOST_DESCRIBED:
+        described.append(f"{len(names) - _MOST_DESCRIBED} more")
+    count = f"{len(names)} handler{'s' * (len(names) != 1)}"
+    return f"{count}: {', '.join(described)}"
 
 
 class Runner:
@@ -107,6 +132,14 @@ class Runner:
             StoreError: the log cannot be used just now.
         """
         self._begun()
+
+    def summary(self) -> str:
+        """Describe in one line the handlers, the store, and the process that runs handlers."""
+        log = self.log
+        where = f"`{log.path}`" if log.is_durable else "memory, and are lost when this process ends"
+        handlers = _describe_handlers(self._router)
+        leader = self._begun().describe_leader()
+        return f"started with {handlers}; deliveries are kept in {where}; {leader}"
 
     def claim(self, work: Work, context: contextvars.Context | None = None) -> list[HandlerCall]:
         """Reserve what can run at once of a delivery that was accepted; in the same batch.

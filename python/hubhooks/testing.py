@@ -447,6 +447,8 @@ class Client:
         # One for each delivery: its end is the end of all that the delivery set off.
         runner = Runner(watched, cast("Log", _Part(self._log, delivery_id)))
         secret = options.get("secret", _SECRET)
+        # Before the first request, as a test starts no server that has a start to log.
+        runner.start()
         status, said = await _post(Door(self._receiver, runner), body, delivery_id, secret)
         await self._finish(runner, delivery_id, options.get("timeout", self._timeout))
         runs = [self._run_of(delivery_id, name, watched) for name in said.get("handlers", ())]

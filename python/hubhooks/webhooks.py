@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from contextlib import asynccontextmanager, contextmanager
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING
 from hubhooks._app_code import AppIdentity, find_app_code
 from hubhooks._core import Verifier
 from hubhooks._encoders import register_encoders
+from hubhooks._logging import shorten_traceback
 from hubhooks._suggestions import suggestion
 from hubhooks.asgi import Door, check_event_loop
 from hubhooks.deliveries import MemoryLog
-from hubhooks.errors import ConfigError
+from hubhooks.errors import ConfigError, StoreError
 from hubhooks.receiver import MAX_BODY_SIZE, Receiver, check_size
 from hubhooks.routing import Policy, Router
 from hubhooks.runner import Runner, check_loop
@@ -22,13 +24,14 @@ from hubhooks.runner import Runner, check_loop
 if TYPE_CHECKING:
     from collections.abc import (
         AsyncGenerator,
+        Callable,
         Coroutine,
         Generator,
         Iterable,
         Mapping,
         Sequence,
     )
-    from typing import Any, NoReturn
+    from typing import Any, NoReturn, ParamSpec, TypeVar
 
     from fastapi import APIRouter
     from gradio.blocks import Blocks
@@ -42,6 +45,9 @@ if TYPE_CHECKING:
     from hubhooks.deliveries import Log, Replays
     from hubhooks.routing import Strings
     from hubhooks.runner import Where
+
+    P = ParamSpec("P")
+    T = TypeVar("T")
 
 __all__ = ["Webhooks"]
 
@@ -101,6 +107,19 @@ _SETTINGS_BY_OTHER_NAMES = {
         for name in ("mention", "repo", "repo_type", *Policy.__slots__)
     },
 }
+
+
+def _with_short_errors(method: Callable[P, T]) -> Callable[P, T]:
+    """Let mistakes of the user end in a short traceback, without the frames of this package."""
+
+    @functools.wraps(method)
+    def call(*args: P.args, **options: P.kwargs) -> T:
+        try:
+            return method(*args, **options)
+        except (ConfigError, StoreError) as error:
+            raise shorten_traceback(error) from None
+
+    return call
 
 
 class Settings:
@@ -286,8 +305,11 @@ class Webhooks(Router):
                 cannot be used.
             StoreError: the log cannot be used just now.
         """
-        check_event_loop()
-        self._door.start()
+        try:
+            check_event_loop()
+            self._door.start()
+        except (ConfigError, StoreError) as error:
+            raise shorten_traceback(error) from None
         if "gradio" in sys.modules:
             from hubhooks import gradio  # noqa: PLC0415 - only who uses it needs it
 
@@ -312,6 +334,7 @@ class Webhooks(Router):
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._door(scope, receive, send)
 
+    @_with_short_errors
     def router(
         self,
         path: str = "/webhooks/hub",
@@ -328,6 +351,7 @@ class Webhooks(Router):
 
         return fastapi.make_router(self, path, **options)
 
+    @_with_short_errors
     def app_kwargs(
         self,
         **more: Any,  # noqa: ANN401 - FastAPI says what they are
@@ -342,6 +366,7 @@ class Webhooks(Router):
 
         return gradio.make_app_kwargs(self, **more)
 
+    @_with_short_errors
     def launch(
         self,
         demo: Blocks,
@@ -361,6 +386,7 @@ class Webhooks(Router):
 
         return gradio.launch(self, demo, **options)
 
+    @_with_short_errors
     def run_job(self, environ: Mapping[str, str] | None = None) -> NoReturn:
         """Run the handlers on the delivery that started this Hugging Face Job, and exit.
 
@@ -371,6 +397,7 @@ class Webhooks(Router):
 
         job.run(self, environ)
 
+    @_with_short_errors
     def activity(self) -> None:
         """Show what became of the deliveries: to be called inside `gr.Blocks()`.
 
