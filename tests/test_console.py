@@ -79,7 +79,7 @@ def test_a_server_logs_its_start_and_each_delivery_in_its_own_style(
     lines = said.splitlines()
     started_line = (
         r"hubhooks started with 2 handlers: `retrain` \(.*repo.content.*dataset.*\), `clean` "
-        r"\(.*delete.*\); deliveries are kept in `.*hubhooks.db`; this process runs the handlers"
+        r"\(.*delete.*\); store: `.*hubhooks.db`; this process runs the handlers"
     )
     for line in (
         started_line,

@@ -136,10 +136,10 @@ class Runner:
     def summary(self) -> str:
         """Describe in one line the handlers, the store, and the process that runs handlers."""
         log = self.log
-        where = f"`{log.path}`" if log.is_durable else "memory, and are lost when this process ends"
+        where = f"`{log.path}`" if log.is_durable else "in memory until this process ends"
         handlers = _describe_handlers(self._router)
         leader = self._begun().describe_leader()
-        return f"started with {handlers}; deliveries are kept in {where}; {leader}"
+        return f"started with {handlers}; store: {where}; {leader}"
 
     def claim(self, work: Work, context: contextvars.Context | None = None) -> list[HandlerCall]:
         """Reserve what can run at once of a delivery that was accepted; in the same batch.
