@@ -14,13 +14,12 @@ SCRIPT = """
 import sys, threading, time, warnings
 from collections.abc import Mapping, Sequence
 from hubhooks import CommentEvent, Filter, HubEvent, Verifier
+from hubhooks._samples import sample_json
 from hubhooks.errors import HubHooksError
 
 THREADS = 4
 verifier = Verifier("tide")
-event = {"action": "update", "scope": "repo.content"}
-file = {"path": "a", "type": "add"}
-files = HubEvent.from_dict({"event": event, "updatedFiles": [file]}).updated_files
+files = HubEvent.from_dict(sample_json("repo.content.update.bucket")).updated_files
 warnings.simplefilter("always")
 warnings.showwarning = lambda *args, **options: None
 calls = [0] * THREADS
