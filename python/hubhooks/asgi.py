@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import math
 import os
 import time
@@ -362,7 +363,9 @@ class Door:
         try:
             # `when=` is the user's code: it has a copy of the request's context, as each run has.
             process = os.getpid()
-            prepared = context.copy().run(self._receiver.prepare, headers, body)
+            is_direct = is_of_server(receive)
+            prepare = functools.partial(self._receiver.prepare, headers, body, is_direct=is_direct)
+            prepared = context.copy().run(prepare)
             end_forked_child(process)
             if not isinstance(prepared, Prepared):
                 return prepared, []

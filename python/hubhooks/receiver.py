@@ -152,7 +152,7 @@ ANSWERS: Mapping[str, Words] = {
 # Responses to a request whose body cannot be read, for a reason in the app: the Hub sends it again.
 UNREAD_BODIES: Mapping[str, Words] = {
     ALREADY_READ: Words(503, "refused", "the body was read before it came to hubhooks"),
-    STALLED: Words(503, "refused", "the body does not come"),
+    STALLED: Words(503, "refused", "the body did not arrive in time"),
     UNDECODED: Words(503, "refused", "the app could not decode the body"),
 }
 
@@ -261,8 +261,8 @@ class Receiver:
         """Judge a request by all that comes before its body; None to go on and read it."""
         if method != "POST":
             return self.refusal("method")
-        if (case := self._judge_secret(headers, query)) is not None:
-            return self.refusal(case)
+        if (refused := self._judge_secret(headers, query)) is not None:
+            return self.refusal(*refused)
         if self.is_stopping:
             return self.refusal("stopping")
         case = self._judge_length(headers)
@@ -288,7 +288,9 @@ class Receiver:
         self.log_unreadable(answer)
         return answer
 
-    def prepare(self, headers: Headers, body: bytes) -> Prepared | Answer:
+    def prepare(
+        self, headers: Headers, body: bytes, *, is_direct: bool = True
+    ) -> Prepared | Answer:
         """Do all that needs no store: parse the body, match the event, explain it; or refuse.
 
         The user's code runs here, such as `when=`, so it holds no lock of the store.
@@ -296,6 +298,7 @@ class Receiver:
         Args:
             headers: those that `refuse` let in.
             body: the whole body.
+            is_direct: whether the body came from the server, with no middleware in between.
         """
         if not body:
             return self.refusal("empty")
@@ -303,7 +306,7 @@ class Receiver:
         try:
             event = HubEvent.from_json(body)
         except PayloadError as error:
-            if is_part(headers, body):
+            if is_part(headers, body, is_direct=is_direct):
                 return self.refusal(ALREADY_READ, KEEP_A_COPY)
             prepared = Prepared(delivery_id, headers, body)
             prepared.aside, prepared.reason = "unreadable", str(error)
@@ -429,14 +432,17 @@ class Receiver:
                 del self.refusals[old]
         return answer
 
-    def _judge_secret(self, headers: Headers, query: bytes) -> str | None:
+    def _judge_secret(self, headers: Headers, query: bytes) -> tuple[str, str] | None:
+        """Give the case of a refusal and its detail, which never has the secret."""
         try:
             verifier = self._verifier()
-        except ConfigError:
-            return "not configured"
+        except ConfigError as error:
+            return "not configured", str(error)
         if verifier is not None:
-            return _CASE_OF_SECRET[verifier.judge(headers, query)]
-        return None if self._allow_unsigned else "not configured"
+            case = _CASE_OF_SECRET[verifier.judge(headers, query)]
+        else:
+            case = None if self._allow_unsigned else "not configured"
+        return None if case is None else (case, "")
 
     def _judge_length(
         self, headers: Headers

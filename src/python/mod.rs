@@ -44,6 +44,23 @@ mod _core {
         }
         module.add("SCOPES", scopes)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        // Special methods that call Python code of others are written in Python, too.
+        let special = [
+            (py.get_type::<super::Filter>(), "__init__", "make_filter"),
+            (
+                py.get_type::<super::Verifier>(),
+                "__init__",
+                "warn_of_quotes",
+            ),
+            (
+                py.get_type::<super::UpdatedFiles>(),
+                "__getitem__",
+                "get_file",
+            ),
+        ];
+        for (class, method, function) in special {
+            class.setattr(method, super::convert::reentrant(py, function)?)?;
+        }
         py.import("collections.abc")?
             .getattr("Sequence")?
             .call_method1("register", (py.get_type::<super::UpdatedFiles>(),))?;
@@ -52,3 +69,5 @@ mod _core {
 }
 
 use files::UpdatedFiles;
+use filter::Filter;
+use secret::Verifier;
