@@ -664,13 +664,15 @@ class SqliteLog:
 
     def _crashed(self) -> builtins.list[tuple[str, str, int, int]]:
         """List the runs whose process does not live any more, with how often that happened."""
-        found = []
+        found: builtins.list[tuple[str, str, int, int]] = []
         for *run, key, pid, host, start_time in self._db.execute(_STARTED).fetchall():
             delivery_id, handler, attempt, count = run
-            process = None if pid is None else Process(pid, host, start_time)
             # A run of this process from before its last stop is not its own any more.
             is_own = key is not None and key == self._process
-            is_others = process not in (None, current_process()) and is_alive(process)
+            is_others = False
+            if pid is not None:
+                process = Process(pid, host, start_time)
+                is_others = process != current_process() and bool(is_alive(process))
             if not is_own and not is_others:
                 found.append((delivery_id, handler, attempt, count))
         return found
