@@ -14,6 +14,7 @@ from hubhooks._body import BodyError, read_body
 from hubhooks._calls import running_loop
 from hubhooks._fork import end_forked_child, release_in_children
 from hubhooks._logging import get_logger, is_interrupt, text_of
+from hubhooks._private_files import guard_gradio
 from hubhooks.deliveries import BUSY_PAUSE, BUSY_SECONDS
 from hubhooks.errors import BusyError, ConfigError, StoreError
 from hubhooks.receiver import Prepared
@@ -174,6 +175,8 @@ class Door:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         came = time.monotonic()
         release_in_children(scope.get("server"))
+        # Gradio may have been imported after the store was opened.
+        guard_gradio()
         headers = scope["headers"]
         query = scope["query_string"]
         if query:

@@ -219,7 +219,7 @@ def make_router(
 ) -> APIRouter:
     """Make a router that receives at exactly this path, with and without a slash at its end.
 
-    Below it, but not at `/`, it also answers about the deliveries to who knows the admin token.
+    Below it, but not at `/`, it also serves the deliveries as JSON to callers with the admin token.
 
     Args:
         hooks: what receives. It starts and stops with the app that includes the router.

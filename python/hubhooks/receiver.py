@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from hubhooks._body import ALREADY_READ, CUT_OFF, KEEP_A_COPY, STALLED, UNDECODED, is_part
 from hubhooks._core import HubEvent
 from hubhooks._logging import get_logger
+from hubhooks._stored_headers import redact_secret
 from hubhooks.deliveries import log_fields, shortened
 from hubhooks.errors import ConfigError, PayloadError, StoreError
 
@@ -35,7 +36,7 @@ __all__ = [
 ]  # fmt: skip
 
 MAX_BODY_SIZE = 32 * 1024 * 1024
-"""The longest body that is read, in bytes, where nobody says."""
+"""The longest body that is read by default, in bytes."""
 
 _log = get_logger()
 
@@ -343,7 +344,7 @@ class Receiver:
             scope="" if event is None else event.scope,
             action="" if event is None else event.action,
             repo=None if repo is None else repo.name,
-            headers=prepared.headers,
+            headers=self._storable(prepared.headers),
         )
         if event is None:
             return _unreadable(verdict, prepared)
@@ -358,6 +359,10 @@ class Receiver:
         if verdict.status == "unhandled" and self._router.hears_unhandled:
             return _constant_for(verdict, event, Work(verdict.id, (), event))
         return _constant_for(verdict, event)
+
+    def _storable(self, headers: Headers) -> Headers:
+        verifier = self._verifier() if self._log.is_durable else None
+        return headers if verifier is None else redact_secret(headers, verifier)
 
     def outcome(self, record: Record | None, answer: Answer) -> Answer:
         """Give the answer once the handlers ended: `answer` if they did not."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hubhooks._database import Database, RunnerLock
 from hubhooks._logging import get_logger
+from hubhooks._private_files import protect
 from hubhooks._process import Process, current_process, is_alive
 from hubhooks._stored_headers import storable
 from hubhooks.deliveries import (
@@ -224,6 +225,7 @@ class SqliteLog:
             lock=lock,
             progress=_PROGRESS,
         )
+        protect(self._db.path)
         self._app = app
         self._lock = lock
         # What `register` was given, and the row of it.
@@ -264,6 +266,8 @@ class SqliteLog:
             ConfigError: the path cannot be used.
             StoreError: the file cannot be used just now.
         """
+        # Its files, and links to it, may have changed since.
+        protect(self._db.path)
         self._db.open()
         try:
             self._opened = self._db.opened
