@@ -108,17 +108,6 @@ impl fmt::Debug for Verifier {
     }
 }
 
-/// Whether a secret begins and ends with the same quotation mark, as one from an env file whose reader
-/// keeps the quotes. It may be meant so.
-#[cfg(feature = "python")]
-pub(crate) fn is_quoted(secret: &str) -> bool {
-    let secret = secret.trim();
-    secret.len() > 1
-        && ['"', '\'']
-            .iter()
-            .any(|quote| secret.starts_with(*quote) && secret.ends_with(*quote))
-}
-
 /// Find a control character or an invisible one, and give its place, from 1, and its kind. It came
 /// with a file or a copied text, so that to name it tells nothing of the secret.
 ///

@@ -353,7 +353,7 @@ def test_replay_runs_what_heard_it_or_what_is_named(
     house.end(delivery, "one", "done")
     house.end(delivery, "two", "failed")
     assert house.replay("unknown").objection == "there is no such delivery"
-    assert "did not hear it" in house.replay(delivery, ["three"]).objection
+    assert "does not match this delivery" in house.replay(delivery, ["three"]).objection
     assert house.woken == []
     assert house.replay(delivery, ["two"]) == (("two",), "")
     assert house.woken == [1]

@@ -11,13 +11,17 @@ from servers import PATIENCE
 
 # The main thread ends once each daemon thread has called the function some hundred times.
 SCRIPT = """
-import sys, threading, time
-from collections.abc import Mapping
-from hubhooks import CommentEvent, HubEvent, Verifier
+import sys, threading, time, warnings
+from collections.abc import Mapping, Sequence
+from hubhooks import CommentEvent, Filter, HubEvent, Verifier
+from hubhooks._samples import sample_json
 from hubhooks.errors import HubHooksError
 
 THREADS = 4
 verifier = Verifier("tide")
+files = HubEvent.from_dict(sample_json("repo.content.update.bucket")).updated_files
+warnings.simplefilter("always")
+warnings.showwarning = lambda *args, **options: None
 calls = [0] * THREADS
 
 class Plain(Mapping):
@@ -30,6 +34,16 @@ class Plain(Mapping):
             yield key
     def __len__(self):
         return len(self.pairs)
+
+class Repos(Sequence):
+    def __getitem__(self, index):
+        return ["a/b"][index]
+    def __len__(self):
+        return 1
+
+class Index:
+    def __index__(self):
+        return sum(range(3)) * 0
 
 def pairs():
     for pair in [("x-webhook-secret", "tide"), ("host", "example.org")]:
@@ -67,6 +81,13 @@ CALLS = [
     "verifier.verify_request(pairs())",
     "verifier.verify_request([iter(pair) for pair in pairs()])",
     "verifier.judge(Plain(pairs()))",
+    "Verifier('\"tide\"')",
+    "Filter('repo', repo=(repo for repo in ['a/b']))",
+    "Filter('repo', repo=Repos())",
+    "Filter('repo', repo=['['])",
+    "files[Index()]",
+    "files[Index():Index()]",
+    "files.index(files[0], Index())",
 ]
 
 

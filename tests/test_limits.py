@@ -157,7 +157,7 @@ def test_long_name_matches_only_plain_patterns(event):
     for pattern in ("me/*", "**", "me/a*a", "me/{a,b}*", "me/" + "a" * 5000):
         router.add(print, name=pattern, repo=pattern)
     heard = [handler.name for handler in router.match(event)]
-    assert heard == ["me/*", "**", "me/" + "a" * 5000]
+    assert heard == ["**", "me/" + "a" * 5000]
 
 
 @pytest.mark.parametrize(

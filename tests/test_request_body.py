@@ -7,6 +7,7 @@ import gzip
 import http.client
 import json
 import socket
+import threading
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,7 +34,7 @@ JSON = {"Content-Type": "application/json"}
 
 def deliver(
     port: int,
-    content: bytes = PUSH,
+    content: Any = PUSH,
     path: str = "/webhooks/hub",
     secret: str = "moon",
     **headers: str,
@@ -42,7 +43,8 @@ def deliver(
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     sent = {"X-Webhook-Secret": secret, "Webhook-Id": "d1", **JSON}
     sent.update({name.replace("_", "-"): value for name, value in headers.items()})
-    connection.request("POST", path, content, sent)
+    is_chunked = not isinstance(content, bytes)
+    connection.request("POST", path, content, sent, encode_chunked=is_chunked)
     with connection.getresponse() as response:
         said = json.loads(response.read())
     connection.close()
@@ -332,6 +334,106 @@ def test_a_body_that_was_read_in_part_is_not_stored(hooks: Webhooks, serve: Any)
     assert hooks.deliveries.list() == []
 
 
+# No response to a body without Content-Length may depend on where its parts end.
+SPLITS = [1, 10, 300]
+
+
+class ReadsOnePart:
+    """ASGI middleware that reads the first part of a body and passes the rest on.
+
+    Args:
+        wraps: whether it passes a `receive` of its own on.
+    """
+
+    def __init__(self, app: Any, *, wraps: bool) -> None:
+        self.app = app
+        self.wraps = wraps
+        self.has_read = threading.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await receive()
+            self.has_read.set()
+
+        async def receive_rest() -> Any:
+            return await receive()
+
+        await self.app(scope, receive_rest if self.wraps else receive, send)
+
+
+@pytest.mark.parametrize("wraps", [True, False])
+@pytest.mark.parametrize("split", SPLITS)
+def test_chunked_body_that_was_read_in_part_is_503(
+    hooks: Webhooks, serve: Any, split: int, wraps: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEBHOOK_SECRET", "moon")
+    app = FastAPI()
+    app.include_router(hooks.router())
+
+    @app.post("/own")
+    async def own(event: VerifiedEvent) -> None:
+        pytest.fail("the event was not refused")
+
+    for path in ("/webhooks/hub", "/own"):
+        middleware = ReadsOnePart(app, wraps=wraps)
+        with (
+            serve(middleware) as port,
+            socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client,
+        ):
+            head = f"POST {path} HTTP/1.1\r\nHost: x\r\nX-Webhook-Secret: moon\r\n"
+            client.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+            client.sendall(b"%x\r\n%s\r\n" % (split, PUSH[:split]))
+            assert middleware.has_read.wait(PATIENCE)
+            client.sendall(b"%x\r\n%s\r\n0\r\n\r\n" % (len(PUSH) - split, PUSH[split:]))
+            assert b" 503 " in client.recv(1000)
+    assert hooks.deliveries.list() == []
+
+
+class DropsTheBody:
+    """ASGI middleware that reads the body and passes an empty one on."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        more = scope["type"] == "http"
+        while more:
+            more = (await receive()).get("more_body", False)
+
+        async def receive_nothing() -> Any:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        await self.app(scope, receive_nothing if scope["type"] == "http" else receive, send)
+
+
+@pytest.mark.parametrize(
+    ("content", "headers"),
+    [
+        ([PUSH], {"Transfer_Encoding": "chunked"}),
+        (PUSH, {}),
+        (PUSH, {"Content_Encoding": "gzip"}),
+    ],
+)
+def test_body_of_any_framing_that_nobody_kept_is_503(
+    hooks: Webhooks, serve: Any, content: Any, headers: dict[str, str]
+) -> None:
+    app = FastAPI()
+    app.include_router(hooks.router())
+    with serve(DropsTheBody(app)) as port:
+        status, said = deliver(port, content, **headers)
+    assert (status, said["reason"]) == (503, "the body was read before it came to hubhooks")
+    assert hooks.deliveries.list() == []
+
+
+def test_whole_chunked_body_that_is_no_event_is_stored(hooks: Webhooks, serve: Any) -> None:
+    with serve(hooks) as port:
+        assert (
+            deliver(port, [b'{"event": 1}'], Transfer_Encoding="chunked")[1]["status"]
+            == "unreadable"
+        )
+    assert [record.state for record in hooks.deliveries.list()] == ["unreadable"]
+
+
 def test_middleware_that_reads_the_body_is_used(hooks: Webhooks, serve: Any) -> None:
     class Reads(BaseHTTPMiddleware):
         async def dispatch(self, request: Request, call_next: Any) -> Any:
@@ -401,8 +503,24 @@ def test_a_body_that_never_comes_is_503(
         for path in ("/webhooks/hub", "/own"):
             status, said = deliver(port, path=path)
             assert (status, said["status"]) == (503, "refused")
-    assert any("passed `receive` on unchanged" in line for line in logged())
+            assert "was read" in said["reason"]  # not that it did not arrive in time
+    assert any("kept no copy of it" in line for line in logged())
     assert hooks.deliveries.list() == []
+
+
+def test_body_that_is_known_to_be_unread_has_the_longer_wait(
+    hooks: Webhooks, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = []
+
+    async def receive_within(seconds: float, receive: Any) -> Any:
+        waits.append(seconds)
+        return await receive()
+
+    monkeypatch.setattr(body_module, "_receive_within", receive_within)
+    with serve(hooks) as port:
+        assert deliver(port)[1]["status"] == "accepted"
+    assert set(waits) == {body_module._NEXT_SECONDS}  # noqa: SLF001 - the wait itself would take longer
 
 
 @pytest.mark.parametrize("layers", [0, 2])

@@ -4,14 +4,18 @@ import itertools
 import socket
 import warnings
 
+import httpx
 import pytest
+from fastapi import FastAPI
 from servers import PATIENCE
 from starlette.datastructures import Headers
 from tables import cases
 
 from hubhooks import Verifier, Webhooks
+from hubhooks._samples import compact, sample_json
 from hubhooks.activity import Gate
 from hubhooks.errors import ConfigError, SecretMismatchError, SecretMissingError
+from hubhooks.fastapi import VerifiedEvent  # noqa: TC001 - FastAPI evaluates annotations
 
 OUTCOMES = {"missing": SecretMissingError, "mismatch": SecretMismatchError}
 
@@ -156,6 +160,49 @@ def test_warning_of_quotation_marks_is_shown_once():
         for _ in range(3):
             Verifier("'once'")
     assert len(caught) == 1
+
+
+def test_warning_of_quotation_marks_fails_no_request(serve, monkeypatch, logged):
+    monkeypatch.setenv("WEBHOOK_SECRET", "'tide'")
+    app = FastAPI()
+
+    @app.post("/own")
+    async def own(event: VerifiedEvent):
+        return event
+
+    hooks = Webhooks()
+    app.mount("/hub", hooks)
+    with serve(app) as port, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for path, status in (("/own", 200), ("/own", 200), ("/hub/", 200)):
+            answer = httpx.post(
+                f"http://127.0.0.1:{port}{path}",
+                content=compact(sample_json("repo.create")),
+                headers={"X-Webhook-Secret": "'tide'", "Webhook-Id": "d1"},
+            )
+            assert answer.status_code == status
+    warned = [line for line in logged() if "quotation marks are part of the secret" in line]
+    assert len(warned) == 2  # one for each of the two verifiers
+    assert "tide" not in "".join(warned)
+
+
+@pytest.mark.parametrize("path", ["/own", "/hub/"])
+def test_log_says_what_is_wrong_with_secret(path, serve, monkeypatch, logged):
+    monkeypatch.setenv("WEBHOOK_SECRET", "ti\nde")
+    app = FastAPI()
+
+    @app.post("/own")
+    async def own(event: VerifiedEvent):
+        return event
+
+    app.mount("/hub", Webhooks())
+    with serve(app) as port:
+        answer = httpx.post(f"http://127.0.0.1:{port}{path}", content=b"{}")
+    assert answer.status_code == 503
+    assert "line feed" not in answer.text
+    refused = [line for line in logged() if "no valid WEBHOOK_SECRET" in line]
+    assert len(refused) == 1
+    assert "has a line feed at character 3" in refused[0]
 
 
 @pytest.mark.parametrize("secret", ["'", '"tide', "'tide\"", "ti'd'e"])

@@ -1,6 +1,6 @@
-"""The activity as JSON, for who knows the admin token.
+"""The activity as JSON, for callers with the admin token.
 
-It answers below any path that takes deliveries: GET `deliveries`, GET `deliveries/<id>`, POST
+It is served below each path that receives deliveries: GET `deliveries`, GET `deliveries/<id>`, POST
 `deliveries/<id>/replay`, GET `deliveries/-/ready` and GET `deliveries/-/metrics`.
 """
 
@@ -136,10 +136,15 @@ async def _let_in(activity: Activity, scope: Scope) -> None:
     if judgement == "busy":
         raise _Refusal(
             429, "the admin token is wrong, and too many wrong ones come at once",
-            **{"retry-after": "1"},
+            **{"retry-after": "1", **_closing(scope)},
         )  # fmt: skip
     if judgement != "right":
         raise _Refusal(403, "the admin token is wrong")
+
+
+def _closing(scope: Scope) -> dict[str, str]:
+    """Give the header that ends the connection, which is not allowed in HTTP/2."""
+    return {"connection": "close"} if scope.get("http_version", "1.1").startswith("1") else {}
 
 
 def _list(activity: Activity, query: bytes) -> dict[str, Any]:

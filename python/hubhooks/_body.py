@@ -17,14 +17,16 @@ __all__ = [
     "BodyError", "BoundedReceive", "is_part", "read_body", "read_parts",
 ]  # fmt: skip
 
-# A body that another reader took never comes, and the server does not say so. Senders write the
-# head and the body together, so the first part is late only after several lost packets.
+# If middleware read the body before, most servers let a second reader wait for ever. Senders write
+# the head and the body together, so the first part is late only after several lost packets.
 _FIRST_SECONDS = 3.0
-# Later parts prove that the body does come. The Hub waits 30 s for a response.
+# For later parts, and for a body that is known to be unread. The Hub waits 30 s for a response.
 _NEXT_SECONDS = 10.0
 # After a blocked loop the time is over and the body is there at once: the body is read first.
 _GRACE_SECONDS = 0.1
 
+# How an event begins, with a byte order mark or without.
+_BEGINNINGS = (b"{", b"\xef\xbb\xbf")
 # No server can hold a body whose length needs more digits.
 _MOST_DIGITS = 18
 
@@ -37,14 +39,14 @@ UNDECODED = "undecoded"
 
 KEEP_A_COPY = (
     "middleware, a dependency or a monitoring tool kept no copy of it: use "
-    "`await request.body()` there, which keeps it, or pass on what was read"
+    "`await request.body()` of the same request there, which keeps it, or pass on what was read"
 )
 """What to do about a body that was read before."""
 _NOTHING_CAME = (
     "no part of it came for {seconds:g} s: the sender is slow, or ASGI middleware read it and "
     "passed `receive` on unchanged; such middleware must pass on what it read"
 )
-_NOTHING_MORE_CAME = "no further part of it came for {seconds:g} s"
+_NOTHING_MORE_CAME = "the next part of it did not arrive within {seconds:g} s"
 
 
 class BodyError(Exception):
@@ -78,16 +80,18 @@ class BoundedReceive:
         """Receive one message.
 
         Raises:
-            BodyError: the body is too large, or does not come.
+            BodyError: the body is too large, was read before, or did not arrive in time.
         """
-        seconds = _NEXT_SECONDS if self._has_begun else _FIRST_SECONDS
+        is_read = _is_read(self._receive)
+        if is_read:
+            raise BodyError(ALREADY_READ, KEEP_A_COPY)
+        is_expected = self._has_begun or is_read is False
+        seconds = _NEXT_SECONDS if is_expected else _FIRST_SECONDS
         try:
             message = await _receive_within(seconds, self._receive)
         except TimeoutError:
-            detail = (_NOTHING_MORE_CAME if self._has_begun else _NOTHING_CAME).format(
-                seconds=seconds
-            )
-            raise BodyError(STALLED, detail) from None
+            detail = _NOTHING_MORE_CAME if is_expected else _NOTHING_CAME
+            raise BodyError(STALLED, detail.format(seconds=seconds)) from None
         self._has_begun = True
         self._rest -= len(message.get("body", b""))
         if self._rest < 0:
@@ -99,7 +103,7 @@ async def read_parts(receive: Receive, limit: int) -> bytes:
     """Read all that `receive` gives of a body.
 
     Raises:
-        BodyError: the body is too large, was cut off, or does not come.
+        BodyError: the body is too large, was cut off, or did not arrive in time.
     """
     receive = BoundedReceive(receive, limit)
     chunks: list[bytes] = []
@@ -123,7 +127,7 @@ async def read_body(receive: Receive, limit: int, headers: Headers) -> bytes:
         headers: those of the request.
 
     Raises:
-        BodyError: the body is too large, was cut off or read before, or does not come.
+        BodyError: the body is too large, was cut off or read before, or did not arrive in time.
     """
     read = getattr(receive, "read_body", None)
     body: bytes = await (read_parts(receive, limit) if read is None else read(limit))
@@ -133,19 +137,55 @@ async def read_body(receive: Receive, limit: int, headers: Headers) -> bytes:
     return body
 
 
-def is_part(headers: Headers, body: bytes) -> bool:
-    """Whether a body is shorter than its sender declared.
+def is_part(headers: Headers, body: bytes, *, is_direct: bool = True) -> bool:
+    """Whether a body that is no event may be only a part of what the sender sent.
 
-    Servers report a body that was cut off, so something in the app read the rest. A body that the
-    app decoded may be shorter too.
+    Servers report a body that was cut off, so something in the app read the rest.
+
+    Args:
+        headers: those of the request.
+        body: the body as it was read.
+        is_direct: whether it came from the server, with no middleware in between.
     """
-    declared = b""
+    length, is_encoded, is_chunked = None, False, False
     for name, value in headers:
         if name == b"content-encoding":
-            return False
-        if name == b"content-length":
-            declared = value
-    return declared.isdigit() and len(declared) <= _MOST_DIGITS and len(body) < int(declared)
+            is_encoded = True
+        elif name == b"transfer-encoding":
+            is_chunked = True
+        elif name == b"content-length" and value.isdigit() and len(value) <= _MOST_DIGITS:
+            length = int(value)
+    if not body:
+        return is_chunked if length is None else length > 0
+    if length is not None and not is_encoded:
+        return len(body) < length
+    if len(body) == length:
+        return False  # nothing decoded it
+    # Nothing says how long the body was. Middleware may have dropped some of it.
+    if not is_direct:
+        return True
+    # The rest of a body lacks its beginning. One that the app decoded cannot be told from it.
+    return not is_encoded and not body.lstrip().startswith(_BEGINNINGS)
+
+
+def _is_read(receive: Receive) -> bool | None:
+    """Whether the body was read to its end before; None if the server does not show it.
+
+    A further reader would wait for ever.
+    """
+    # The object whose method `receive` is: neither server documents it.
+    owner = getattr(receive, "__self__", None)
+    server = type(owner).__module__.partition(".")[0]
+    try:
+        if server == "gunicorn":
+            return bool(owner._body_finished and not owner._disconnected)  # type: ignore[union-attr]  # noqa: SLF001 - see above
+        if server == "uvicorn":
+            is_over = owner.disconnected or owner.response_complete  # type: ignore[union-attr]
+            is_coming = owner.more_body or owner.body or owner.message_event.is_set()  # type: ignore[union-attr]
+            return not (is_over or is_coming)
+    except AttributeError:
+        pass
+    return None
 
 
 async def _receive_within(seconds: float, receive: Receive) -> Message:

@@ -125,9 +125,9 @@ a delivery could not be replayed, or the app went away; with 2 when nothing was 
 an option is wrong.
 """
 _FAIL_HELP = """\
-End the runs of a handler that wait to start, as failed: of one that the app has no more.
+Mark the waiting runs of a handler as failed, for example after the handler was removed.
 
-They can be replayed like all that failed.
+They can be replayed like other failed runs.
 """
 _PRUNE_HELP = """\
 Drop the bodies of finished deliveries now that are older; the app drops old ones by itself.

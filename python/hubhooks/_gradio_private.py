@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from copy import copy
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 from weakref import WeakSet
 
 from gradio.routes import App
 from gradio.state_holder import SessionState
-from starlette.responses import JSONResponse
-from starlette.routing import BaseRoute, Match, Mount, Route
+from starlette.routing import BaseRoute, Mount, Route
+
+from hubhooks._private_files import SUFFIXES, protect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -21,15 +20,13 @@ if TYPE_CHECKING:
     import gradio as gr
     from gradio.blocks import Block, Blocks
     from starlette.datastructures import URLPath
-    from starlette.requests import Request
+    from starlette.routing import Match
     from starlette.types import Receive, Scope, Send
 
     from hubhooks.deliveries import Log
 
 __all__ = ["block_store", "gradio_apps", "guard_deep_links", "keep_private"]
 
-_SUFFIXES = ("", "-wal", "-shm", "-journal", ".runner", ".leader")
-_FILE_PATHS = ("/gradio_api/file={name:path}", "/gradio_api/file/{name:path}")
 _DEEP_LINK = "/gradio_api/deep_link"
 
 _private: WeakSet[Block] = WeakSet()
@@ -60,61 +57,34 @@ def gradio_apps(app: object) -> Iterator[tuple[App, str]]:
 def block_store(app: App, log: Log) -> None:
     """Make Gradio serve no file of a store, also where `allowed_paths` includes its folder.
 
-    `blocked_paths` also holds for what functions return, and in Gradio's static workers. Gradio
-    puts paths in lower case before it follows links, so the routes catch links that it misses.
+    `protect` holds for this process. `blocked_paths` takes it into Gradio's static workers, which
+    are processes of their own.
     """
     blocks = app.blocks
     if blocks is None or not log.is_durable:
         return
+    protect(log.path)
     paths = blocks.blocked_paths
     stores = paths.stores if isinstance(paths, _BlockedPaths) else ()
     if log.path not in stores:
         blocks.blocked_paths = _BlockedPaths(paths, (*stores, log.path))
-        app.router.routes[:0] = [_StoreFileRoute(path, log.path) for path in _FILE_PATHS]
 
 
 class _BlockedPaths(list[str]):
-    """Gradio's `blocked_paths` and all files whose name begins with that of a store.
+    """Gradio's `blocked_paths` and the files of stores.
 
-    Files may be added to a store later, so each iteration looks for them.
+    A copy in another process protects the stores there.
     """
 
     def __init__(self, paths: Iterable[str], stores: tuple[str, ...]) -> None:
-        files = (store + suffix for store in stores for suffix in _SUFFIXES)
+        files = (store + suffix for store in stores for suffix in SUFFIXES)
         super().__init__(dict.fromkeys((*paths, *files)))
         self.stores = stores
+        for store in stores:
+            protect(store)
 
-    def __iter__(self) -> Iterator[str]:
-        yield from super().__iter__()
-        for store in map(Path, self.stores):
-            try:
-                names = [path.name for path in store.parent.iterdir()]
-            except OSError:
-                continue
-            yield from (str(store.parent / name) for name in names if name.startswith(store.name))
-
-
-class _StoreFileRoute(Route):
-    """Refuses to serve a file of a store, whichever link leads to it."""
-
-    def __init__(self, path: str, store: str) -> None:
-        super().__init__(path, _refuse_file, methods=["GET"])
-        self._store = store.lower()
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        match, child_scope = super().matches(scope)
-        if match is Match.NONE:
-            return match, child_scope
-        try:
-            file = os.path.realpath(child_scope["path_params"]["name"])
-        except ValueError:  # a NUL in it
-            return Match.NONE, {}
-        is_of_store = file.lower().startswith(self._store)
-        return (match, child_scope) if is_of_store else (Match.NONE, {})
-
-
-def _refuse_file(_: Request) -> JSONResponse:
-    return JSONResponse({"detail": "File not allowed."}, 403)
+    def __reduce__(self) -> tuple[type[_BlockedPaths], tuple[list[str], tuple[str, ...]]]:
+        return _BlockedPaths, ([*self], self.stores)
 
 
 # ---- deep links --------------------------------------------------------------------------------

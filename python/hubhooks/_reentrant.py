@@ -11,20 +11,34 @@ written in Python, and pass plain objects to the compiled code.
 from __future__ import annotations
 
 import itertools
+import operator
+import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
+from hubhooks._logging import get_logger
 from hubhooks.errors import ConfigError, PayloadError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     # The type checkers see these as methods in `_core.pyi`.
-    from hubhooks._core import HubEvent, Verifier
+    from hubhooks._core import Filter, HubEvent, UpdatedFile, UpdatedFiles, Verifier
 
-__all__ = ["from_dict", "from_env", "judge", "verify_request"]
+__all__ = [
+    "from_dict", "from_env", "get_file", "index_of_file", "judge", "make_filter",
+    "verify_request", "warn_of_quotes",
+]  # fmt: skip
+
+_log = get_logger()
 
 _LONGEST_QUOTE = 200
 _PLAIN = frozenset({tuple, list})
+_QUOTED = (
+    "a secret begins and ends with the same quotation mark, and is taken with both: the quotation "
+    "marks are part of the secret. If an env file kept them, write it there without"
+)
+# Python notes here that the warning was shown.
+_shown: dict[Any, Any] = {}
 
 
 @classmethod
@@ -69,6 +83,49 @@ def from_env(cls: type[HubEvent], environ: Mapping[str, str] | None = None, /) -
         )
         raise ConfigError(msg)
     return cls.from_json(payload)
+
+
+def make_filter(self: Filter, *scopes: Any, **criteria: Any) -> None:  # noqa: ANN401 - `_core.pyi` has the types; no caller passes `self`
+    """Read the criteria, which may be iterables.
+
+    Raises:
+        ConfigError: a criterion is no pattern, or no event can satisfy all of them together.
+    """
+    plain = {name: _plain_list(value) for name, value in criteria.items()}
+    self._make(*scopes, **plain)
+
+
+def warn_of_quotes(_: Verifier, *secrets: str) -> None:
+    """Warn of a secret in quotation marks.
+
+    The warning has no line of the user's code, which may show the secret. A filter that makes an
+    error of it does not stop the app: the secret may be meant so.
+    """
+    if any(_is_quoted(secret.strip()) for secret in secrets):
+        try:
+            warnings.warn_explicit(_QUOTED, UserWarning, "hubhooks", 1, "hubhooks", _shown)
+        except UserWarning:
+            _log.warning("%s", _QUOTED)
+
+
+def get_file(self: UpdatedFiles, index: Any, /) -> UpdatedFile | tuple[UpdatedFile, ...]:  # noqa: ANN401 - as above
+    """Give one file, or those of a slice."""
+    return self._get_item(_plain_index(index))
+
+
+def index_of_file(
+    self: UpdatedFiles,
+    value: object,
+    start: Any = None,  # noqa: ANN401 - as above
+    stop: Any = None,  # noqa: ANN401 - as above
+    /,
+) -> int:
+    """Give the index of the first file equal to this one.
+
+    Raises:
+        ValueError: there is none.
+    """
+    return self._index(value, _plain_index(start), _plain_index(stop))
 
 
 def verify_request(  # noqa: D417 - no caller passes `self`
@@ -120,6 +177,30 @@ def _pairs_of(headers: Any) -> Any:  # noqa: ANN401 - the compiled code checks t
     except TypeError:
         return headers
     return [pair if isinstance(pair, tuple | list) else _pair_of(pair) for pair in pairs]
+
+
+def _plain_list(value: Any) -> Any:  # noqa: ANN401 - the compiled code checks the types
+    """Give an iterable as a list or a tuple."""
+    if value is None or isinstance(value, str | bool) or type(value) in _PLAIN:
+        return value
+    try:
+        items = iter(value)
+    except TypeError:
+        return value
+    return list(items)
+
+
+def _plain_index(index: Any) -> Any:  # noqa: ANN401 - as above
+    """Give an index or the parts of a slice as integers."""
+    if index is None or type(index) is int:
+        return index
+    if isinstance(index, slice):
+        return slice(*map(_plain_index, (index.start, index.stop, index.step)))
+    return operator.index(index)
+
+
+def _is_quoted(secret: str) -> bool:
+    return len(secret) > 1 and secret[0] == secret[-1] and secret[0] in "\"'"
 
 
 def _pair_of(pair: Any) -> Any:  # noqa: ANN401 - the compiled code checks the types

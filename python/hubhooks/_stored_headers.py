@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["storable"]
+    from hubhooks._core import Verifier
+
+__all__ = ["redact_secret", "storable"]
 
 _REDACTED = "(redacted)"
 
@@ -19,6 +21,7 @@ _STORED = frozenset(
         b"accept accept-charset accept-encoding accept-language cache-control connection "
         b"content-encoding content-language content-length content-type date expect forwarded host "
         b"keep-alive max-forwards te trailer transfer-encoding upgrade user-agent via webhook-id "
+        b"webhook-timestamp "
         b"cf-connecting-ip cf-ipcountry cf-ray true-client-ip "
         b"x-amzn-trace-id x-b3-parentspanid x-b3-sampled x-b3-spanid x-b3-traceid "
         b"x-cloud-trace-context x-correlation-id x-request-id x-request-start traceparent "
@@ -27,6 +30,25 @@ _STORED = frozenset(
 )
 # What may be a URL with a query in a header that should have none, encoded once or more often.
 _MAY_HAVE_QUERY = re.compile(rb"[?%]|secret", re.IGNORECASE)
+
+
+# What separates words in a value, such as `for=10.0.0.1;host=hub`.
+_SEPARATORS = re.compile(rb'[\s,;="]+')
+
+
+def redact_secret(
+    headers: Iterable[tuple[bytes, bytes]], verifier: Verifier
+) -> list[tuple[bytes, bytes]]:
+    """Redact the values that are the secret, or have it as a word."""
+    return [
+        (name, _REDACTED.encode() if _has_secret(value, verifier) else value)
+        for name, value in headers
+    ]
+
+
+def _has_secret(value: bytes, verifier: Verifier) -> bool:
+    words = {value, *_SEPARATORS.split(value)} - {b""}
+    return any(verifier.judge(((b"x-webhook-secret", word),)) is None for word in words)
 
 
 def storable(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:

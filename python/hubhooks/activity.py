@@ -1,7 +1,7 @@
-"""What may be seen of the deliveries, and by whom: plain data, for a page and for an HTTP API.
+"""The deliveries as plain data, for the activity page and the HTTP API, and access to them.
 
-A stranger sees when deliveries came and what became of them, and what they were about where that
-is public. All else, and Replay, is for those who are trusted.
+An anonymous visitor sees the time and the state of each delivery, and the event and the repository
+if the repository is public. Everything else, and Replay, needs access.
 """
 
 from __future__ import annotations
@@ -50,11 +50,14 @@ STATES: tuple[State, ...] = (
 TOKEN_VARIABLE = "HUBHOOKS_ADMIN_TOKEN"  # noqa: S105 - its name, not itself
 _SHORTEST_TOKEN = 16
 _LONGEST_TOKEN = 1024
-# Wrong tokens in a minute before each further one is answered late, by how many seconds, and how
-# many answers may wait at a time.
+# Responses to wrong tokens are delayed after some in a minute. The delay grows with their number,
+# by one second for each `_WRONG_PER_SECOND` tokens. It bounds the guesses of one connection, and
+# `_MOST_WAITING` bounds the memory. Most servers open fewer connections than that.
 _WRONG_PER_MINUTE = 5
-_WRONG_SECONDS = 1.0
-_MOST_WAITING = 20
+_WRONG_PER_SECOND = 60
+_SHORTEST_DELAY = 1.0
+_LONGEST_DELAY = 20.0
+_MOST_WAITING = 4000
 
 _TICKET_SECONDS = 8 * 60 * 60
 _MOST_TICKETS = 1000
@@ -65,7 +68,7 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 _ROWS = 12
 _LAST_PAGE = 99
-# Strangers may ask as often as they like, and are all answered with the same.
+# Anonymous visitors may ask as often as they like, and all get the same response.
 _FRESH_SECONDS = 1.0
 _MOST_RECENT = 256
 _MOST_JUDGED = 4096
@@ -76,7 +79,7 @@ _LONGEST_URL = 2048
 T = TypeVar("T")
 
 
-# ---- who is trusted ----------------------------------------------------------------------------
+# ---- access ------------------------------------------------------------------------------------
 
 
 class Gate:
@@ -138,30 +141,32 @@ class Gate:
         Raises:
             ConfigError: HUBHOOKS_ADMIN_TOKEN cannot be used.
         """
-        judgement, is_late = self._judge(token)
-        if not is_late:
+        judgement, delay = self._judge(token)
+        if not delay:
             return judgement
         with self._lock:
             if self._waiting >= _MOST_WAITING:
                 return "busy"
             self._waiting += 1
         try:
-            await self._sleep(_WRONG_SECONDS)
+            await self._sleep(delay)
         finally:
             with self._lock:
                 self._waiting -= 1
         return judgement
 
-    def _judge(self, token: str) -> tuple[Judgement, bool]:
-        """Judge a token, and whether the answer is to wait."""
+    def _judge(self, token: str) -> tuple[Judgement, float]:
+        """Judge a token, and give the seconds by which the response is delayed."""
         if not self.is_on:
-            return "off", False
+            return "off", 0
         if self._is_right(token):
-            return "right", False
+            return "right", 0
         minute = int(self._clock() // 60)
         with self._lock:
             self.wrong[minute] += 1
             count = self.wrong[minute]
+            # Also those of the minute before, so that the delay does not end with the minute.
+            recent = count + self.wrong.get(minute - 1, 0)
             for old in [old for old in self.wrong if old <= minute - 60]:
                 del self.wrong[old]
         # One line each a minute, so that nobody can fill the log.
@@ -173,7 +178,10 @@ class Gate:
                 "late",
                 _WRONG_PER_MINUTE,
             )
-        return "wrong", count > _WRONG_PER_MINUTE
+        if recent <= _WRONG_PER_MINUTE:
+            return "wrong", 0
+        delay = recent / _WRONG_PER_SECOND
+        return "wrong", min(max(delay, _SHORTEST_DELAY), _LONGEST_DELAY)
 
     def _is_right(self, token: str) -> bool:
         if self._verifier is None or len(token) > _LONGEST_TOKEN:
@@ -306,7 +314,7 @@ def _is_origin_of(origin: str, host: str) -> bool:
     return authority.removesuffix(port) == host.lower().removesuffix(port)
 
 
-# ---- what is seen ------------------------------------------------------------------------------
+# ---- contents ----------------------------------------------------------------------------------
 
 
 class Overview(NamedTuple):
@@ -315,13 +323,13 @@ class Overview(NamedTuple):
     states: dict[str, int]
     """How many are in each state; the one that asks for attention first comes first."""
     refusals: dict[str, int]
-    """How often requests were refused, by reason; none for strangers."""
+    """How often requests were refused, by reason; empty for anonymous visitors."""
     unknown_handlers: dict[str, int]
     """How many runs wait for handlers that no running app has; empty for anonymous visitors."""
 
 
 class Row(NamedTuple):
-    """A delivery in a list. What is not for the one who looks is empty."""
+    """A delivery in a list. Fields that the caller may not see are empty."""
 
     received_at: datetime
     state: str
@@ -499,9 +507,7 @@ class Activity:
         number = min(max(number, 0), _LAST_PAGE)
         if trusted:
             return self._page(state, number, _row)
-        return self._recently(
-            (state, number), lambda: self._page(state, number, self._strangers_row)
-        )
+        return self._recently((state, number), lambda: self._page(state, number, self._public_row))
 
     def details(self, delivery_id: str) -> Details | None:
         """Look up all that is known of a delivery; None if there is no such one.
@@ -556,7 +562,7 @@ class Activity:
             return Replayed((), details.objection)
         for name in handlers:
             if name not in details.handlers:
-                return Replayed((), f"`{name}` did not hear it, and would not now")
+                return Replayed((), f"`{name}` does not match this delivery")
         heard = tuple(run.handler for run in details.record.runs)
         names = self._log.replay(delivery_id, tuple(handlers) or heard or details.handlers)
         if not names:
@@ -572,7 +578,7 @@ class Activity:
         rows = tuple(make(record) for record in records[most - _ROWS : most])
         return Page(rows, number, len(records) <= most or number == _LAST_PAGE)
 
-    def _strangers_row(self, record: Record) -> Row:
+    def _public_row(self, record: Record) -> Row:
         bare = Row(record.received_at, record.state)
         if record.repo is None or not self._is_public(record):
             return bare

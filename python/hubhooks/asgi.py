@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import math
 import os
 import time
@@ -13,6 +14,7 @@ from hubhooks._body import BodyError, read_body
 from hubhooks._calls import running_loop
 from hubhooks._fork import end_forked_child, release_in_children
 from hubhooks._logging import get_logger, is_interrupt, show_log_by_default, text_of
+from hubhooks._private_files import guard_gradio
 from hubhooks.deliveries import BUSY_PAUSE, BUSY_SECONDS
 from hubhooks.errors import BusyError, ConfigError, StoreError
 from hubhooks.receiver import Prepared
@@ -209,6 +211,8 @@ class Door:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         came = time.monotonic()
         release_in_children(scope.get("server"))
+        # Gradio may have been imported after the store was opened.
+        guard_gradio()
         headers = scope["headers"]
         query = scope["query_string"]
         if query:
@@ -398,7 +402,9 @@ class Door:
         try:
             # `when=` is the user's code: it has a copy of the request's context, as each run has.
             process = os.getpid()
-            prepared = context.copy().run(self._receiver.prepare, headers, body)
+            is_direct = is_of_server(receive)
+            prepare = functools.partial(self._receiver.prepare, headers, body, is_direct=is_direct)
+            prepared = context.copy().run(prepare)
             end_forked_child(process)
             if not isinstance(prepared, Prepared):
                 return prepared, []

@@ -6,6 +6,7 @@ import json
 import os
 import warnings
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypedDict, get_args
 from weakref import WeakSet
 
@@ -35,6 +36,7 @@ from hubhooks._body import (
 from hubhooks._core import HubEvent, Verifier
 from hubhooks._encoders import register_encoders
 from hubhooks._logging import get_logger
+from hubhooks.asgi import is_of_server
 from hubhooks.deliveries import MemoryLog
 from hubhooks.errors import ConfigError, PayloadError
 from hubhooks.receiver import MAX_BODY_SIZE, Receiver, check_size
@@ -129,7 +131,7 @@ class RequestReceive:
         """Read the body to its end, or take it from the request.
 
         Raises:
-            BodyError: the body is too large, was cut off or read before, or does not come.
+            BodyError: the body is too large, was cut off or read before, or did not arrive in time.
         """
         request = self._request
         if _decodes_body(request):
@@ -217,7 +219,7 @@ def make_router(
 ) -> APIRouter:
     """Make a router that receives at exactly this path, with and without a slash at its end.
 
-    Below it, but not at `/`, it also answers about the deliveries to who knows the admin token.
+    Below it, but not at `/`, it also serves the deliveries as JSON to callers with the admin token.
 
     Args:
         hooks: what receives. It starts and stops with the app that includes the router.
@@ -429,7 +431,7 @@ def verified_event(
         try:
             event = HubEvent.from_json(body)
         except PayloadError as error:
-            if is_part(scope["headers"], body):
+            if is_part(scope["headers"], body, is_direct=is_of_server(request.receive)):
                 answer = receiver.refusal(ALREADY_READ, KEEP_A_COPY)
                 raise _refused(receiver, answer, request) from None
             _log.error("a delivery cannot be read: %s", error)
@@ -484,7 +486,13 @@ def _finder(
 
 def _verifier_of_environment() -> Verifier | None:
     secret = os.environ.get("WEBHOOK_SECRET")
-    return None if secret is None else Verifier(secret)
+    return None if secret is None else _verifier_of(secret)
+
+
+# A new verifier for each request would repeat its warnings.
+@lru_cache(maxsize=1)
+def _verifier_of(secret: str) -> Verifier:
+    return Verifier(secret)
 
 
 class _Query:

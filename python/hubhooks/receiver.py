@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from hubhooks._body import ALREADY_READ, CUT_OFF, KEEP_A_COPY, STALLED, UNDECODED, is_part
 from hubhooks._core import HubEvent
 from hubhooks._logging import get_logger
+from hubhooks._stored_headers import redact_secret
 from hubhooks.deliveries import log_fields, shortened
 from hubhooks.errors import ConfigError, PayloadError, StoreError
 
@@ -35,7 +36,7 @@ __all__ = [
 ]  # fmt: skip
 
 MAX_BODY_SIZE = 32 * 1024 * 1024
-"""The longest body that is read, in bytes, where nobody says."""
+"""The longest body that is read by default, in bytes."""
 
 _log = get_logger()
 
@@ -159,7 +160,7 @@ ANSWERS: Mapping[str, Words] = {
 # Responses to a request whose body cannot be read, for a reason in the app: the Hub sends it again.
 UNREAD_BODIES: Mapping[str, Words] = {
     ALREADY_READ: Words(503, "refused", "the body was read before it came to hubhooks"),
-    STALLED: Words(503, "refused", "the body does not come"),
+    STALLED: Words(503, "refused", "the body did not arrive in time"),
     UNDECODED: Words(503, "refused", "the app could not decode the body"),
 }
 
@@ -272,8 +273,8 @@ class Receiver:
         """Judge a request by all that comes before its body; None to go on and read it."""
         if method != "POST":
             return self.refusal("method")
-        if (case := self._judge_secret(headers, query)) is not None:
-            return self.refusal(case)
+        if (refused := self._judge_secret(headers, query)) is not None:
+            return self.refusal(*refused)
         if self.is_stopping:
             return self.refusal("stopping")
         case = self._judge_length(headers)
@@ -299,7 +300,9 @@ class Receiver:
         self.log_unreadable(answer)
         return answer
 
-    def prepare(self, headers: Headers, body: bytes) -> Prepared | Answer:
+    def prepare(
+        self, headers: Headers, body: bytes, *, is_direct: bool = True
+    ) -> Prepared | Answer:
         """Do all that needs no store: parse the body, match the event, explain it; or refuse.
 
         The user's code runs here, such as `when=`, so it holds no lock of the store.
@@ -307,6 +310,7 @@ class Receiver:
         Args:
             headers: those that `refuse` let in.
             body: the whole body.
+            is_direct: whether the body came from the server, with no middleware in between.
         """
         if not body:
             return self.refusal("empty")
@@ -314,7 +318,7 @@ class Receiver:
         try:
             event = HubEvent.from_json(body)
         except PayloadError as error:
-            if is_part(headers, body):
+            if is_part(headers, body, is_direct=is_direct):
                 return self.refusal(ALREADY_READ, KEEP_A_COPY)
             prepared = Prepared(delivery_id, headers, body)
             prepared.aside, prepared.reason = "unreadable", str(error)
@@ -352,7 +356,7 @@ class Receiver:
             scope="" if event is None else event.scope,
             action="" if event is None else event.action,
             repo=None if repo is None else repo.name,
-            headers=prepared.headers,
+            headers=self._storable(prepared.headers),
         )
         if event is None:
             return _unreadable(verdict, prepared)
@@ -370,6 +374,10 @@ class Receiver:
                 answer.work = Work(verdict.id, (), event)
             return answer
         return _constant_for(verdict, event)
+
+    def _storable(self, headers: Headers) -> Headers:
+        verifier = self._verifier() if self._log.is_durable else None
+        return headers if verifier is None else redact_secret(headers, verifier)
 
     def outcome(self, record: Record | None, answer: Answer) -> Answer:
         """Give the answer once the handlers ended: `answer` if they did not."""
@@ -444,14 +452,17 @@ class Receiver:
                 del self.refusals[old]
         return answer
 
-    def _judge_secret(self, headers: Headers, query: bytes) -> str | None:
+    def _judge_secret(self, headers: Headers, query: bytes) -> tuple[str, str] | None:
+        """Give the case of a refusal and its detail, which never has the secret."""
         try:
             verifier = self._verifier()
-        except ConfigError:
-            return "not configured"
+        except ConfigError as error:
+            return "not configured", str(error)
         if verifier is not None:
-            return _CASE_OF_SECRET[verifier.judge(headers, query)]
-        return None if self._allow_unsigned else "not configured"
+            case = _CASE_OF_SECRET[verifier.judge(headers, query)]
+        else:
+            case = None if self._allow_unsigned else "not configured"
+        return None if case is None else (case, "")
 
     def _judge_length(
         self, headers: Headers

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hubhooks._database import Database, RunnerLock
 from hubhooks._logging import get_logger
+from hubhooks._private_files import protect
 from hubhooks._process import Process, current_process, is_alive
 from hubhooks._stored_headers import storable
 from hubhooks.deliveries import (
@@ -229,6 +230,7 @@ class SqliteLog:
             lock=lock,
             progress=_PROGRESS,
         )
+        protect(self._db.path)
         self._app = app
         self._lock = lock
         # What `register` was given, and the row of it.
@@ -271,6 +273,8 @@ class SqliteLog:
             ConfigError: the path cannot be used.
             StoreError: the file cannot be used just now.
         """
+        # Its files, and links to it, may have changed since.
+        protect(self._db.path)
         self._db.open()
         try:
             self._opened = self._db.opened
@@ -676,13 +680,15 @@ class SqliteLog:
 
     def _crashed(self) -> builtins.list[tuple[str, str, int, int]]:
         """List the runs whose process does not live any more, with how often that happened."""
-        found = []
+        found: builtins.list[tuple[str, str, int, int]] = []
         for *run, key, pid, host, start_time in self._db.execute(_STARTED).fetchall():
             delivery_id, handler, attempt, count = run
-            process = None if pid is None else Process(pid, host, start_time)
             # A run of this process from before its last stop is not its own any more.
             is_own = key is not None and key == self._process
-            is_others = process not in (None, current_process()) and is_alive(process)
+            is_others = False
+            if pid is not None:
+                process = Process(pid, host, start_time)
+                is_others = process != current_process() and bool(is_alive(process))
             if not is_own and not is_others:
                 found.append((delivery_id, handler, attempt, count))
         return found

@@ -401,9 +401,9 @@ class Webhooks(Router):
     def activity(self) -> None:
         """Show what became of the deliveries: to be called inside `gr.Blocks()`.
 
-        Strangers see states and public repositories only. Payloads and Replay are for those who
-        logged in with `launch(auth=...)`, for the owner of the Space, and for who knows the
-        admin token of the environment variable HUBHOOKS_ADMIN_TOKEN.
+        Anonymous visitors see states and public repositories only. Payloads and Replay are for
+        users logged in with `launch(auth=...)`, for the owner of the Space, and for visitors with
+        the admin token of the environment variable HUBHOOKS_ADMIN_TOKEN.
 
         Raises:
             ConfigError: there is no `gr.Blocks` around it, or the admin token cannot be used.
@@ -414,7 +414,7 @@ class Webhooks(Router):
         _activity_tab.show(self._activity, lambda: self._runner.was_started)
 
     async def answer_about_deliveries(self, scope: Scope, receive: Receive, send: Send) -> bool:
-        """Answer a request about the deliveries, to who knows the admin token.
+        """Serve the deliveries as JSON to callers with the admin token.
 
         The app itself does so below its path, and `router` too; this is for routes of your own.
 

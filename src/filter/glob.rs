@@ -1,7 +1,7 @@
 //! Patterns. The only file that names `fast_glob`.
 
-/// The longest text, in bytes, that is compared with a pattern which needs the glob engine: the longest
-/// path that Linux takes. A longer one matches no such pattern.
+/// The longest text, in bytes, that is searched for a pattern: the longest path that Linux takes. A longer
+/// one matches only itself and `**`: each handler searches again, so that others would wait.
 const LONGEST_TEXT: usize = 4096;
 
 /// A pattern that was checked, with the length of what stands before its first special character.
@@ -28,7 +28,7 @@ impl Glob {
         let (plain, special) = self.pattern.split_at(self.plain);
         text.strip_prefix(plain).is_some_and(|rest| match special {
             "" => rest.is_empty(),
-            "*" => !rest.contains('/'),
+            "*" => text.len() <= LONGEST_TEXT && !rest.contains('/'),
             "**" => true,
             _ => text.len() <= LONGEST_TEXT && fast_glob::glob_match(&self.pattern, text),
         })

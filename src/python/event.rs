@@ -2,10 +2,13 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pyo3::exceptions::PyTypeError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 use pyo3::{IntoPyObjectExt, PyClass, PyTypeInfo};
 use serde_json::Value;
@@ -112,6 +115,28 @@ fn instance_of<'py>(
     )))
 }
 
+/// Let FastAPI write events, as soon as the process has imported it. It may have done so after this
+/// package, and an endpoint can return only events that were read.
+fn register_encoders(py: Python<'_>) -> PyResult<()> {
+    static MODULES: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
+    static IS_DONE: AtomicBool = AtomicBool::new(false);
+    if IS_DONE.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    let modules = MODULES.get_or_try_init(py, || {
+        let modules = py.import("sys")?.getattr("modules")?;
+        Ok::<_, PyErr>(modules.cast_into::<PyDict>()?.unbind())
+    })?;
+    let modules = modules.bind(py);
+    // FastAPI imports `fastapi.routing` after its encoders, which are whole by then.
+    if modules.contains(intern!(py, "fastapi.routing"))? {
+        py.import("hubhooks._encoders")?
+            .call_method0("register_encoders")?;
+        IS_DONE.store(true, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
 /// The body as bytes, whatever it was given as.
 fn body_bytes(body: &Bound<'_, PyAny>) -> PyResult<PyBackedBytes> {
     if let Ok(bytes) = body.extract::<PyBackedBytes>() {
@@ -149,7 +174,9 @@ impl HubEvent {
         cls: &Bound<'py, PyType>,
         body: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, HubEvent>> {
-        instance_of(cls, Self::read(cls.py(), body_bytes(body)?)?)
+        let event = instance_of(cls, Self::read(cls.py(), body_bytes(body)?)?)?;
+        register_encoders(cls.py())?;
+        Ok(event)
     }
 
     #[classattr]

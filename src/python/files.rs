@@ -10,7 +10,7 @@ use pyo3::types::{PyDict, PySlice, PyString, PyTuple};
 use self_cell::self_cell;
 use serde_json::Value;
 
-use super::convert::{compared, quoted, to_python, word};
+use super::convert::{compared, quoted, reentrant, to_python, word};
 use super::event::{HubEvent, keep};
 use super::parts::{Part, part};
 use super::shared::Shared;
@@ -144,7 +144,8 @@ impl UpdatedFiles {
         self.objects.len()
     }
 
-    fn __getitem__<'py>(&self, index: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    /// What `files[index]` does, with an index or a slice of plain integers.
+    fn _get_item<'py>(&self, index: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let py = index.py();
         let Ok(slice) = index.cast::<PySlice>() else {
             let index = clamped(index)?;
@@ -192,12 +193,14 @@ impl UpdatedFiles {
             .is_ok_and(|file| self.values().contains(&Part::value(file.get())))
     }
 
-    /// Give the index of the first file equal to this one.
-    ///
-    /// Raises:
-    ///     ValueError: there is none.
-    #[pyo3(signature = (value, start = None, stop = None, /))]
-    fn index(
+    #[classattr]
+    fn index(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+        reentrant(py, "index_of_file")
+    }
+
+    /// What `index` does, with plain integers.
+    #[pyo3(signature = (value, start, stop))]
+    fn _index(
         &self,
         value: &Bound<'_, PyAny>,
         start: Option<&Bound<'_, PyAny>>,

@@ -1,5 +1,8 @@
 //! Matching for Python.
 
+use std::hash::{Hash, Hasher};
+use std::sync::OnceLock;
+
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple, PyType};
@@ -36,11 +39,25 @@ use crate::scope;
 /// Raises:
 ///     ConfigError: a criterion is no pattern, or no event can satisfy all of them together.
 #[pyclass(frozen, eq, hash, module = "hubhooks")]
-#[derive(PartialEq, Eq, Hash)]
-pub(crate) struct Filter(filter::Filter);
+#[derive(PartialEq, Eq)]
+pub(crate) struct Filter(OnceLock<filter::Filter>);
+
+impl Filter {
+    fn made(&self) -> PyResult<&filter::Filter> {
+        let not_made = || PyTypeError::new_err("`Filter.__init__` was not called");
+        self.0.get().ok_or_else(not_made)
+    }
+}
+
+impl Hash for Filter {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.get().hash(state);
+    }
+}
 
 #[pymethods]
 impl Filter {
+    /// The criteria are read in `__init__`, which is written in Python: they may be iterables.
     #[new]
     #[pyo3(signature = (
         *scopes, action = None, repo_type = None, repo = None, owner = None, r#ref = None, path = None,
@@ -63,8 +80,37 @@ impl Filter {
         mention: Option<&Bound<'_, PyAny>>,
         author: Option<&Bound<'_, PyAny>>,
         private: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Self> {
-        Ok(Self(filter::Filter::new(Criteria {
+    ) -> Self {
+        let _ = (scopes, action, repo_type, repo, owner, r#ref, path);
+        let _ = (pull_request, status, mention, author, private);
+        Self(OnceLock::new())
+    }
+
+    /// Take the criteria, with plain lists or tuples for iterables.
+    #[pyo3(signature = (
+        *scopes, action = None, repo_type = None, repo = None, owner = None, r#ref = None, path = None,
+        pull_request = None, status = None, mention = None, author = None, private = None,
+    ))]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the criteria are keyword arguments in Python"
+    )]
+    fn _make(
+        &self,
+        scopes: &Bound<'_, PyTuple>,
+        action: Option<&Bound<'_, PyAny>>,
+        repo_type: Option<&Bound<'_, PyAny>>,
+        repo: Option<&Bound<'_, PyAny>>,
+        owner: Option<&Bound<'_, PyAny>>,
+        r#ref: Option<&Bound<'_, PyAny>>,
+        path: Option<&Bound<'_, PyAny>>,
+        pull_request: Option<&Bound<'_, PyAny>>,
+        status: Option<&Bound<'_, PyAny>>,
+        mention: Option<&Bound<'_, PyAny>>,
+        author: Option<&Bound<'_, PyAny>>,
+        private: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let made = filter::Filter::new(Criteria {
             scopes: scopes
                 .iter()
                 .map(|scope| listened(&scope))
@@ -80,34 +126,41 @@ impl Filter {
             mention: words("mention", mention)?,
             author: words("author", author)?,
             private: flag("private", private)?,
-        })?))
+        })?;
+        self.0
+            .set(made)
+            .map_err(|_| PyTypeError::new_err("a filter cannot be changed"))
     }
 
     /// Tell whether the event is heard.
     #[pyo3(signature = (event, /))]
-    fn matches(&self, event: &Bound<'_, HubEvent>) -> bool {
-        self.0.matches(event.get().shared().event())
+    fn matches(&self, event: &Bound<'_, HubEvent>) -> PyResult<bool> {
+        Ok(self.made()?.matches(event.get().shared().event()))
     }
 
     /// Say whether the event is heard, and if not, everything that stands in the way: the rest of a
     /// sentence that begins with the handler.
     #[pyo3(signature = (event, /))]
-    fn explain(&self, event: &Bound<'_, HubEvent>) -> String {
-        self.0.explain(event.get().shared().event()).text
+    fn explain(&self, event: &Bound<'_, HubEvent>) -> PyResult<String> {
+        Ok(self.made()?.explain(event.get().shared().event()).text)
     }
 
     /// Say which of the values no documented event has, and which value is meant most likely: one
     /// sentence for each. The Hub may add values, so such a filter is still valid.
-    fn value_warnings(&self) -> Vec<String> {
-        self.0.value_warnings()
+    fn value_warnings(&self) -> PyResult<Vec<String>> {
+        Ok(self.made()?.value_warnings())
     }
 
     /// List the classes of the documented events that can match, by the scope or class that is
     /// listened to; without one by an empty string. Undocumented scopes are left out.
-    fn event_classes<'py>(&self, py: Python<'py>) -> Vec<(String, Vec<Bound<'py, PyType>>)> {
+    fn event_classes<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<Vec<(String, Vec<Bound<'py, PyType>>)>> {
         let known = classes(py);
         let to_type = |class: &Class| known.iter().find(|(_, other)| other == class);
-        self.0
+        Ok(self
+            .made()?
             .classes()
             .into_iter()
             .map(|(listened, given)| {
@@ -117,11 +170,11 @@ impl Filter {
                     types.map(|(class, _)| class.clone()).collect(),
                 )
             })
-            .collect()
+            .collect())
     }
 
-    fn __repr__(&self) -> String {
-        let criteria = self.0.criteria();
+    fn __repr__(&self) -> PyResult<String> {
+        let criteria = self.made()?.criteria();
         let mut given: Vec<String> = criteria.scopes.iter().map(python_name).collect();
         let words = [
             ("action", &criteria.action),
@@ -144,7 +197,7 @@ impl Filter {
             given
                 .extend(flag.map(|flag| format!("{name}={}", if flag { "True" } else { "False" })));
         }
-        format!("Filter({})", given.join(", "))
+        Ok(format!("Filter({})", given.join(", ")))
     }
 }
 
@@ -155,11 +208,13 @@ impl Filter {
     clippy::needless_pass_by_value,
     reason = "how PyO3 hands over a sequence"
 )]
-pub(crate) fn matching(event: &Bound<'_, HubEvent>, filters: Vec<PyRef<'_, Filter>>) -> Vec<usize> {
-    filter::matching(
-        event.get().shared().event(),
-        filters.iter().map(|filter| &filter.0),
-    )
+pub(crate) fn matching(
+    event: &Bound<'_, HubEvent>,
+    filters: Vec<PyRef<'_, Filter>>,
+) -> PyResult<Vec<usize>> {
+    let made = filters.iter().map(|filter| filter.made());
+    let made = made.collect::<PyResult<Vec<_>>>()?;
+    Ok(filter::matching(event.get().shared().event(), made))
 }
 
 /// Read a scope and action as the Hub asks receivers to: any action on an undocumented narrower

@@ -48,6 +48,23 @@ mod _core {
         module.add("REPO_TYPES", PyTuple::new(py, REPO_TYPES)?)?;
         module.add("STATUSES", PyTuple::new(py, STATUSES)?)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        // Special methods that call Python code of others are written in Python, too.
+        let special = [
+            (py.get_type::<super::Filter>(), "__init__", "make_filter"),
+            (
+                py.get_type::<super::Verifier>(),
+                "__init__",
+                "warn_of_quotes",
+            ),
+            (
+                py.get_type::<super::UpdatedFiles>(),
+                "__getitem__",
+                "get_file",
+            ),
+        ];
+        for (class, method, function) in special {
+            class.setattr(method, super::convert::reentrant(py, function)?)?;
+        }
         py.import("collections.abc")?
             .getattr("Sequence")?
             .call_method1("register", (py.get_type::<super::UpdatedFiles>(),))?;
@@ -56,3 +73,5 @@ mod _core {
 }
 
 use files::UpdatedFiles;
+use filter::Filter;
+use secret::Verifier;

@@ -1,9 +1,8 @@
 //! The verifier for Python.
 
-use pyo3::exceptions::{PyTypeError, PyUserWarning};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
 use super::convert::reentrant;
 use crate::error::Error;
@@ -32,7 +31,6 @@ impl Verifier {
     #[new]
     #[pyo3(signature = (*secrets))]
     fn new(secrets: &Bound<'_, PyTuple>) -> PyResult<Self> {
-        let py = secrets.py();
         let secrets = secrets
             .iter()
             .map(|secret| match secret.cast_into::<PyString>() {
@@ -40,11 +38,7 @@ impl Verifier {
                 Err(other) => Err(expected("str", &other.into_inner())),
             })
             .collect::<PyResult<Vec<_>>>()?;
-        let verifier = secret::Verifier::new(&secrets)?;
-        if secrets.iter().any(|secret| secret::is_quoted(secret)) {
-            warn_of_quotes(py)?;
-        }
-        Ok(Self(verifier))
+        Ok(Self(secret::Verifier::new(&secrets)?))
     }
 
     /// Check the secret that a request carries.
@@ -116,23 +110,6 @@ impl Verifier {
             Some(query) => with_bytes(query, |query| Ok(self.0.verify_request(found, Some(query)))),
         }
     }
-}
-
-/// Warn without the user's line, which Python would print with the warning: it may have the secret.
-fn warn_of_quotes(py: Python<'_>) -> PyResult<()> {
-    // Where Python notes that the warning was shown: some callers make a verifier for each request.
-    static REGISTRY: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
-    let registry = REGISTRY.get_or_init(py, || PyDict::new(py).unbind());
-    PyErr::warn_explicit(
-        py,
-        &py.get_type::<PyUserWarning>(),
-        c"a secret begins and ends with the same quotation mark, and is taken with both: \
-          if an env file kept them, write it there without",
-        c"hubhooks",
-        1,
-        Some(c"hubhooks"),
-        Some(registry.bind(py)),
-    )
 }
 
 /// The values of the headers that carry a secret.

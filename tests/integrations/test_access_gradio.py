@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +19,6 @@ pytest.importorskip("gradio")
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 AUTH = "options = {'auth': ('ada', 'tide')}\n" + LAUNCH
 
@@ -80,13 +81,52 @@ outer.include_router(hooks.router("/gradio_api/webhooks"))
 app = gr.mount_gradio_app(outer, demo, path="/", ssr_mode=False, **options)
 """
 ALLOWED = "options = {'allowed_paths': ['.', '/tmp']}\n"
+GIVE = """
+with demo:
+    path, file = gr.Textbox(), gr.File()
+    gr.Button().click(lambda path: path, path, file, api_name="give")
+"""
+# hubhooks never sees the app that serves Gradio.
+MOUNTED_WITHOUT_LIFESPAN = """
+from fastapi import FastAPI
+
+outer = FastAPI()
+outer.mount("/gradio_api/webhooks", hooks)
+app = gr.mount_gradio_app(outer, demo, path="/ui", ssr_mode=False, **options)
+"""
+MOUNTED_LATER = """
+from contextlib import asynccontextmanager
+from fastapi import FastAPI
+
+@asynccontextmanager
+async def lifespan(app):
+    async with hooks.lifespan(None):
+        yield
+
+outer = FastAPI(lifespan=lifespan)
+outer.mount("/gradio_api/webhooks", hooks)
+app = gr.mount_gradio_app(outer, demo, path="/ui", ssr_mode=False, **options)
+"""
+MOUNTED_BEHIND_MIDDLEWARE = """
+from fastapi import FastAPI
+from starlette.middleware.gzip import GZipMiddleware
+
+inner = gr.mount_gradio_app(FastAPI(), demo, path="/", ssr_mode=False, **options)
+app = FastAPI()
+app.include_router(hooks.router("/gradio_api/webhooks"))
+app.mount("/ui", GZipMiddleware(inner))
+"""
+OWN_BLOCKED = "import os\noptions['blocked_paths'] = [os.path.abspath('Secret')]\n"
 LAUNCHES = {
     "launch": ALLOWED + LAUNCH,
-    "launch, own blocked paths": ALLOWED + "options['blocked_paths'] = ['secret']\n" + LAUNCH,
+    "launch, own blocked paths": ALLOWED + OWN_BLOCKED + LAUNCH,
     "launch, static paths": "gr.set_static_paths(['.'])\n" + LAUNCH,
     "launch, static workers": ALLOWED + "options['num_workers'] = 2\n" + LAUNCH,
     "app_kwargs": ALLOWED + "demo.launch(app_kwargs=hooks.app_kwargs(), **options)\n",
     "mount": ALLOWED + MOUNTED,
+    "mount, no lifespan": ALLOWED + MOUNTED_WITHOUT_LIFESPAN,
+    "mount, own lifespan": ALLOWED + MOUNTED_LATER,
+    "mount, behind middleware": ALLOWED + MOUNTED_BEHIND_MIDDLEWARE,
 }
 # Also a file that is put beside the store while the app runs.
 FILES = ("", "-wal", "-shm", "-journal", ".runner", ".leader", "-wal.moved-2026", ".d/hubhooks")
@@ -95,28 +135,69 @@ FILES = ("", "-wal", "-shm", "-journal", ".runner", ".leader", "-wal.moved-2026"
 @contextmanager
 def serving(folder: Path, way: str, script: str, **environ: str | None) -> Iterator[App]:
     """Run the app in one of several ways, with a private delivery."""
-    is_mounted = way == "mount"
+    is_mounted = way.startswith("mount")
     variables = {**OFFLINE, "HUBHOOKS_ADMIN_TOKEN": TOKEN, **environ}
     command = UVICORN if is_mounted else ("app.py",)
     prints = None if is_mounted else "Running on local URL"
     with started(folder, *command, script=APP + script, prints=prints, environ=variables) as server:
         app = App(server)
         with app.client:
-            answer = server.post("/gradio_api/webhooks", compact(sample_json(PRIVATE)))
+            answer = server.post("/gradio_api/webhooks/", compact(sample_json(PRIVATE)))
             assert answer.status_code == 202, answer.text
-            app.wait_until_all_ended()
+            if not is_behind(way):
+                app.wait_until_all_ended()
             yield app
 
 
+def is_behind(way: str) -> bool:
+    """Whether the page of the app is at `/ui`."""
+    return way.startswith("mount, ")
+
+
+def links_of_system(folder: Path, process: int | str) -> list[str]:
+    """Give the links by which Linux names open files and the working directory of a process."""
+    if not Path(f"/proc/{process}").is_dir():
+        return []
+    links = [f"/proc/{process}/cwd/hubhooks.db{suffix}" for suffix in FILES]
+    return [*links, f"/proc/{process}/root{folder}/hubhooks.db-wal"]
+
+
+def open_files(process: int) -> list[str]:
+    """Give the links to the files of the store that a process holds open."""
+    try:
+        links = [*Path(f"/proc/{process}/fd").iterdir()]
+    except FileNotFoundError:
+        return []
+    opened = [link.name for link in links if "hubhooks.db" in os.path.realpath(link)]
+    return [f"/proc/{name}/fd/{link}" for link in opened for name in ("self", process)]
+
+
+def give(app: App, prefix: str, path: str) -> str:
+    """Ask a function of the app to return a file, and give the response."""
+    answer = app.client.post(f"{prefix}/gradio_api/run/give", json={"data": [path]})
+    return answer.text
+
+
+@pytest.mark.parametrize("rendered", ["by Python", "by Node"])
 @pytest.mark.parametrize("way", LAUNCHES)
-def test_no_file_of_the_store_is_served(tmp_path: Path, way: str) -> None:
-    folder = tmp_path / "an app"
+def test_no_file_of_the_store_is_served(tmp_path: Path, way: str, rendered: str) -> None:
+    if rendered == "by Node" and not way.startswith("launch"):
+        pytest.skip("Node is in front of launched apps only")
+    # Gradio's own check follows no link below a folder with a capital letter.
+    folder = tmp_path / "An App"
     folder.mkdir()
     for name in ("Secret", "plain.txt"):
         (folder / name).write_text("plain", "utf-8")
     (folder / "other.db").symlink_to("hubhooks.db")
-    environ = {"GRADIO_BLOCKED_PATHS": "secret"} if way == "app_kwargs" else {}
-    with serving(folder, way, LAUNCHES[way], **ON_DISK, **environ) as app:
+    environ: dict[str, str | None] = {}
+    if way == "app_kwargs":
+        environ = {"GRADIO_BLOCKED_PATHS": str(folder / "Secret")}
+    environ |= ssr() if rendered == "by Node" else {}
+    prefix = "/ui" if is_behind(way) else ""
+    cache = tmp_path / "cache"
+    environ["GRADIO_TEMP_DIR"] = str(cache)
+    with serving(folder, way, GIVE + LAUNCHES[way], **ON_DISK, **environ) as app:
+        pid = app.server.pid
         files = [f"hubhooks.db{suffix}" for suffix in FILES]
         for name in files:
             path = folder / name
@@ -125,20 +206,26 @@ def test_no_file_of_the_store_is_served(tmp_path: Path, way: str) -> None:
                 path.write_text(PRIVATE_NAME, "utf-8")
         names = [*files, "other.db", *(str(folder / name) for name in files)]
         names += [f"{folder}/./hubhooks.db", f"{folder}/../{folder.name}/hubhooks.db-wal"]
-        if "workers" not in way:
-            # Gradio's own check follows no link below a folder with a capital letter.
-            (folder / "Releases").mkdir()
-            (folder / "Releases" / "current").symlink_to(folder)
-            names += [f"Releases/current/{name}" for name in files]
+        (folder / "Releases").mkdir()
+        (folder / "Releases" / "current").symlink_to(folder)
+        names += [f"Releases/current/{name}" for name in files]
+        (folder / "Copy").hardlink_to(folder / "hubhooks.db-wal")
+        names += ["Copy", *links_of_system(folder, "self"), *links_of_system(folder, pid)]
+        names += open_files(pid)
         for name in names:
-            for route in ("file=", "file/"):
-                answer = app.client.get(f"/gradio_api/{route}{name}", follow_redirects=True)
+            for route in ("gradio_api/file=", "gradio_api/file/", "file="):
+                answer = app.client.get(f"{prefix}/{route}{name}", follow_redirects=True)
                 assert answer.status_code in {403, 404}, (route, name)
                 assert PRIVATE_NAME not in answer.text
-        plain = app.client.get("/gradio_api/file=plain.txt", follow_redirects=True)
+            give(app, prefix, name)
+        assert "gradio.FileData" in give(app, prefix, "plain.txt")
+        # Gradio copies what a function returns.
+        assert {file.name for file in cache.rglob("*") if file.is_file()} <= {"plain.txt"}
+        plain = app.client.get(f"{prefix}/gradio_api/file=plain.txt", follow_redirects=True)
         assert plain.text == "plain"
         if "blocked" in way or way == "app_kwargs":
-            assert app.client.get("/gradio_api/file=Secret").status_code == 403
+            secret = app.client.get("/gradio_api/file=Secret", follow_redirects=True)
+            assert secret.status_code == 403
 
 
 # ---- deep links --------------------------------------------------------------------------------

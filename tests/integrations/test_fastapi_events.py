@@ -188,6 +188,7 @@ async def take(request: Request):
     ("imports", "lines"),
     [
         ("from fastapi import FastAPI, Request\nfrom hubhooks import HubEvent", ""),
+        ("from hubhooks import HubEvent\nfrom fastapi import FastAPI, Request", ""),
         (
             "from hubhooks import HubEvent, Webhooks\nfrom fastapi import FastAPI, Request",
             'hooks = Webhooks()\napp.mount("/hub", hooks)',
