@@ -340,7 +340,36 @@ class Filter:
         author: str | Iterable[str] | None = None,
         private: bool | None = None,
     ) -> Self: ...
-    def _make(self, *scopes: str | type[HubEvent], **criteria: object) -> None: ...
+    def __init__(
+        self,
+        *scopes: str | type[HubEvent],
+        action: Action | str | Iterable[Action | str] | None = None,
+        repo_type: RepoType | str | Iterable[RepoType | str] | None = None,
+        repo: str | Iterable[str] | None = None,
+        owner: str | Iterable[str] | None = None,
+        ref: str | Iterable[str] | None = None,
+        path: str | Iterable[str] | None = None,
+        pull_request: bool | None = None,
+        status: Status | str | Iterable[Status | str] | None = None,
+        mention: str | Iterable[str] | None = None,
+        author: str | Iterable[str] | None = None,
+        private: bool | None = None,
+    ) -> None: ...
+    def _make(
+        self,
+        *scopes: str | type[HubEvent],
+        action: object = None,
+        repo_type: object = None,
+        repo: object = None,
+        owner: object = None,
+        ref: object = None,
+        path: object = None,
+        pull_request: object = None,
+        status: object = None,
+        mention: object = None,
+        author: object = None,
+        private: object = None,
+    ) -> None: ...
     def matches(self, event: HubEvent, /) -> bool: ...
     def explain(self, event: HubEvent, /) -> str: ...
     def value_warnings(self) -> list[str]: ...
@@ -352,6 +381,7 @@ class Filter:
 @final
 class Verifier:
     def __new__(cls, *secrets: str) -> Self: ...
+    def __init__(self, *secrets: str) -> None: ...
     def verify(self, value: str | bytes | None, /) -> None: ...
     def verify_request(
         self,

@@ -95,7 +95,7 @@ def make_filter(self: Filter, *scopes: Any, **criteria: Any) -> None:  # noqa: A
     self._make(*scopes, **plain)
 
 
-def warn_of_quotes(_: Verifier, *secrets: str) -> None:
+def warn_of_quotes(self: Verifier, *secrets: str) -> None:  # noqa: ARG001 - it is a method
     """Warn of a secret in quotation marks.
 
     The warning has no line of the user's code, which may show the secret. A filter that makes an
