@@ -876,7 +876,7 @@ def make_newer(path: Path) -> None:
 def make_older(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA user_version = 0")
+        connection.execute("PRAGMA user_version = 1")
         connection.execute(f"PRAGMA application_id = {0x48754832}")
     connection.close()
 

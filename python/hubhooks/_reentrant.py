@@ -85,14 +85,40 @@ def from_env(cls: type[HubEvent], environ: Mapping[str, str] | None = None, /) -
     return cls.from_json(payload)
 
 
-def make_filter(self: Filter, *scopes: Any, **criteria: Any) -> None:  # noqa: ANN401 - `_core.pyi` has the types; no caller passes `self`
+def make_filter(  # noqa: PLR0913 - the criteria of a filter
+    self: Filter,
+    *scopes: Any,  # noqa: ANN401 - `_core.pyi` has the types
+    action: object = None,
+    repo_type: object = None,
+    repo: object = None,
+    owner: object = None,
+    ref: object = None,
+    path: object = None,
+    pull_request: object = None,
+    status: object = None,
+    mention: object = None,
+    author: object = None,
+    private: object = None,
+) -> None:
     """Read the criteria, which may be iterables.
 
     Raises:
         ConfigError: a criterion is no pattern, or no event can satisfy all of them together.
     """
-    plain = {name: _plain_list(value) for name, value in criteria.items()}
-    self._make(*scopes, **plain)
+    self._make(
+        *scopes,
+        action=_plain_list(action),
+        repo_type=_plain_list(repo_type),
+        repo=_plain_list(repo),
+        owner=_plain_list(owner),
+        ref=_plain_list(ref),
+        path=_plain_list(path),
+        pull_request=_plain_list(pull_request),
+        status=_plain_list(status),
+        mention=_plain_list(mention),
+        author=_plain_list(author),
+        private=_plain_list(private),
+    )
 
 
 def warn_of_quotes(self: Verifier, *secrets: str) -> None:  # noqa: ARG001 - it is a method

@@ -71,7 +71,10 @@ def _handle(router: Router, delivery_id: str | None, body: bytes) -> Record:
     log = MemoryLog()
     # Who can start Jobs is for the Hub to say: there is no request, and so no secret to judge.
     receiver = Receiver(router, log, lambda: None, allow_unsigned=True)
-    headers = [(b"webhook-id", delivery_id.encode())] if delivery_id else []
+    # The environment has all of the body.
+    headers = [(b"content-length", b"%d" % len(body))]
+    if delivery_id:
+        headers.append((b"webhook-id", delivery_id.encode()))
     answer = receiver.receive(headers, body, complete=True)
     # Training code likes the main thread, and nothing else wants it here; nor a loop, as it may
     # want to run one.
