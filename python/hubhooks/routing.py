@@ -484,7 +484,10 @@ class Router:
         """
         _check_no_function(nothing, "on_comment")
         if nothing:
-            msg = "`on_comment` takes no scopes: it hears new comments, wherever they are written"
+            msg = (
+                "`on_comment` takes no scopes: it matches new comments, wherever they are written; "
+                'for those that mention an account write `on_comment(mention="my-bot")`'
+            )
             raise ConfigError(msg)
         if "action" in criteria:
             msg = (
