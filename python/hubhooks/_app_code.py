@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 import time
@@ -48,6 +47,8 @@ class AppCode(NamedTuple):
 
     def version(self) -> str:
         """Return a short hash of the app's modules that are loaded now."""
+        import hashlib  # noqa: PLC0415 - `import hubhooks` can do without
+
         digest = hashlib.sha256()
         # Interactive code has no file to compare, so each process has a version of its own.
         is_known = self.file is not None
