@@ -512,7 +512,7 @@ class Database:
                 self._failure = told
             if not isinstance(told, BusyError) and isinstance(error, sqlite3.DatabaseError):
                 # The files are looked at before they are used again.
-                self._is_suspect = _is_damage(error)
+                self._is_suspect = self._is_suspect or _is_damage(error)
             raise told from error
 
     @property
@@ -571,7 +571,8 @@ class Database:
             # What SQLite appends to a file that was emptied cannot be read back.
             self._is_wal_lost = True
             raise BusyError(_told_of_loss(self.path))
-        self._files = now
+        # With the old time, the next look still notices that another program wrote the database.
+        self._files = now._replace(db_time=self._files.db_time)
 
     def later(self, write: Callable[[], object]) -> None:
         """Write with the next batch, or `flush`; from any thread."""
