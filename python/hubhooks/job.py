@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hubhooks.models import Delivery
     from hubhooks.routing import Router
 
-__all__ = ["FAILED", "NO_DELIVERY", "SUCCEEDED", "UNREADABLE", "run"]
+__all__ = ["FAILED", "NO_DELIVERY", "SUCCEEDED", "MALFORMED", "run"]
 
 SUCCEEDED = 0
 """Every handler that hears the event did its work, or wanted nothing to do with it."""
@@ -29,7 +29,7 @@ FAILED = 1
 """At least one handler failed."""
 NO_DELIVERY = 2
 """No webhook started this: the Job was run by hand."""
-UNREADABLE = 3
+MALFORMED = 3
 """The delivery is not an event of the Hub."""
 
 
@@ -67,8 +67,8 @@ def run(router: Router, environ: Mapping[str, str] | None = None) -> NoReturn:
         ):
             _say(line)
     for ended in delivery.runs:
-        _say(f"`{ended.handler}` is {ended.state}{ended.error and ': '}{ended.error}")
-    sys.exit({State.FAILED: FAILED, State.MALFORMED: UNREADABLE}.get(delivery.state, SUCCEEDED))
+        _say(f"`{ended.handler}`: {ended.state}{ended.error and ': '}{ended.error}")
+    sys.exit({State.FAILED: FAILED, State.MALFORMED: MALFORMED}.get(delivery.state, SUCCEEDED))
 
 
 def _handle(router: Router, delivery_id: str | None, body: bytes) -> Delivery:
