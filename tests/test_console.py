@@ -155,7 +155,7 @@ def test_each_further_process_says_in_its_start_line_which_one_leads(tmp_path: P
         started(tmp_path, environ=ON_DISK) as second,
     ):
         said = second.output()
-        assert f"process {first.pid} leads the delivery log `" in said
+        assert f"process {first.pid} leads the delivery store `" in said
         assert "WARNING" not in said
         first.kill()
         second.wait_for("this process runs the handlers now")
@@ -329,7 +329,7 @@ def test_a_list_at_80_columns_shows_handlers(used: Path) -> None:
     assert "handlers" in text
     (row,) = [number for number, line in enumerate(lines) if "2222" in line]
     assert re.fullmatch(
-        r" 2{8} +\d+\w +waiting +discussion.comment create +ada-labs/tide-gauges", lines[row]
+        r" 2{8} +\d+\w +retrying +discussion.comment create +ada-labs/tide-gauges", lines[row]
     )
     handlers = "".join(line.strip() for line in lines[row + 1 : row + 4])
     assert "answer_each_comment_that_mentions_the_bot" in handlers

@@ -117,7 +117,7 @@ def test_a_failed_handler_fails_the_job_but_stops_no_other(run_job) -> None:
     assert code == job.FAILED
     assert "go on" in lines
     assert "report break_down the disk is gone" in lines
-    assert "hubhooks: `break_down` is failed: OSError: the disk is gone" in lines
+    assert "hubhooks: `break_down`: failed: OSError: the disk is gone" in lines
     assert "hubhooks: `go_on`: succeeded" in lines
     assert "Traceback" in errors
 
@@ -148,7 +148,7 @@ def test_an_ignored_author_is_told(run_job) -> None:
 def test_what_cannot_be_read_has_its_own_exit_code(run_job, payload: str) -> None:
     code, lines, _ = run_job(payload, WEBHOOK_ID="d1")
     assert code == job.MALFORMED
-    assert lines[0] == "hubhooks: delivery `d1` is unreadable:"
+    assert lines[0] == "hubhooks: delivery `d1` is malformed:"
     assert lines[1].startswith("hubhooks: ")
 
 
