@@ -126,7 +126,7 @@ def take_activity(browser: Browser) -> None:
         for colours in ("light", "dark"):
             page = browser.new_page(viewport={"width": WIDTH, "height": TALL})
             page.goto(f"{url}/?__theme={colours}")
-            page.get_by_text("overdue").filter(visible=True).first.wait_for()
+            page.get_by_text("stuck").filter(visible=True).first.wait_for()
             if colours == "light":
                 keep(page, "activity-stranger")
             page.locator("input[type=password]").fill(TOKEN)
