@@ -27,8 +27,11 @@ def reply(event: CommentEvent) -> None:
     # posted, and then finds this mark.
     mark = f"<!-- answers {event.comment.id} -->"
     for post in api.get_discussion_details(repo_id, num, repo_type=repo_type).events:
-        is_mine = isinstance(post, DiscussionComment) and post.author == bot["name"]
-        if is_mine and mark in post.content:
+        if (
+            isinstance(post, DiscussionComment)
+            and post.author == bot["name"]
+            and mark in post.content
+        ):
             msg = f"comment {event.comment.id} has a reply already"
             raise Ignore(msg)
     completion = chat.chat_completion(
