@@ -144,10 +144,17 @@ COMMANDS = f"""\
 
 {NOTE}
 
-`pip install "hubhooks[cli]"` brings the command. Data goes to stdout, notes and errors to stderr.
-The exit code is 2 where an option is wrong. Each command has `--help`. With examples:
-[the README](../README.md#the-command-line), and for those on the log
-[deliveries.md](deliveries.md).
+Send test deliveries to your app, and list, show and replay the deliveries that it stores:
+
+```console
+$ pip install "hubhooks[cli]"
+$ hubhooks send http://127.0.0.1:8000/webhooks/hub --sample repo.create
+$ hubhooks deliveries list --state failed
+$ hubhooks deliveries replay --failed
+```
+
+Data goes to stdout. Notes and errors go to stderr. The exit code is 2 if an option is wrong. Every
+command has `--help`. Examples: [Test your app](testing.md) and [Replay](replay.md).
 """
 
 

@@ -23,7 +23,7 @@ from gradio.utils import get_space
 
 from hubhooks._gradio_private import guard_deep_links, keep_private
 from hubhooks._logging import get_logger
-from hubhooks._terminal import visible
+from hubhooks._terminal import escape_controls
 from hubhooks.activity import (
     STATES,
     TOKEN_VARIABLE,
@@ -432,7 +432,7 @@ class _Tab:
             (
                 _when(row.received_at),
                 _state_html(row.state),
-                *map(visible, (row.event, row.repo, row.handlers)),
+                *map(escape_controls, (row.event, row.repo, row.handlers)),
                 row.id,
             )[:columns]
             for row in page.rows
@@ -494,7 +494,7 @@ def _can_log_in() -> bool:
 
 def _text(text: str) -> str:
     """Make text safe inside HTML, and inside the templates that Gradio makes of HTML."""
-    safe = escape(visible(text))
+    safe = escape(escape_controls(text))
     for mark in "{}$`":
         safe = safe.replace(mark, f"&#{ord(mark)};")
     return safe

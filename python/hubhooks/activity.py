@@ -17,7 +17,7 @@ from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 from hubhooks._core import Verifier
-from hubhooks._delivery_json import body_of, event_of, showable
+from hubhooks._delivery_json import body_of, event_of, json_safe
 from hubhooks._logging import get_logger
 from hubhooks._process import current_process
 from hubhooks.deliveries import BUSY_PAUSE, BUSY_SECONDS
@@ -656,7 +656,7 @@ def _objection(delivery: Delivery, names: Sequence[str]) -> str:
 def _payload_of(delivery: Delivery) -> Any:  # noqa: ANN401 - any JSON
     if delivery.size > _LONGEST_SHOWN:
         return {"(too long to be shown here)": f"{delivery.size} bytes"}
-    return showable(body_of(delivery))
+    return json_safe(body_of(delivery))
 
 
 def _put(  # a cache of ours is small, and an entry more or less harms nobody
