@@ -452,8 +452,8 @@ def _note_unknown(unknown: Mapping[str, int]) -> None:
     for name, count in unknown.items():
         _note(
             f"{_count(count, 'run')} cannot start: the running app has no handler `{name}`. Run "
-            f"another handler, `hubhooks deliveries replay --only {name} --as NEW`, or mark them as "
-            f"failed, `hubhooks deliveries fail --handler {name}`"
+            f"another handler, `hubhooks deliveries replay --only {name} --as NEW`, or mark them "
+            f"as failed, `hubhooks deliveries fail --handler {name}`"
         )
 
 

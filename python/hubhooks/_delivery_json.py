@@ -143,7 +143,7 @@ def json_safe(value: Any, depth: int = _DEEPEST_SHOWN) -> Any:  # noqa: ANN401 -
     if not isinstance(value, dict | list):
         return value
     if depth == 0:
-        return "(deeper than is shown here)"
+        return "(too deep to show here)"
     if isinstance(value, list):
         return [json_safe(item, depth - 1) for item in value]
     pairs = cast("dict[str, Any]", value).items()

@@ -122,7 +122,7 @@ class Gate:
                 self._verifier = _verifier_of(token.strip(), self._webhook_secret())
             elif not self._has_warned:
                 self._has_warned = True
-                what = "%s is set, but empty, so no token opens payloads and Replay"
+                what = "%s is empty: no token gives access to payloads and Replay"
                 _log.warning(what, TOKEN_VARIABLE)
         return self._verifier is not None
 
@@ -173,11 +173,11 @@ class Gate:
                 del self.wrong[old]
         # One line each a minute, so that nobody can fill the log.
         if count == 1:
-            _log.warning("refused an admin token: it is wrong")
+            _log.warning("rejected an admin token: it is wrong")
         elif count == _WRONG_PER_MINUTE + 1:
             _log.warning(
-                "more than %d admin tokens were wrong in a minute: further wrong ones are answered "
-                "late",
+                "more than %d wrong admin tokens in a minute: responses to further wrong tokens "
+                "are delayed",
                 _WRONG_PER_MINUTE,
             )
         if recent <= _WRONG_PER_MINUTE:
@@ -200,7 +200,7 @@ def _verifier_of(token: str, webhook_secret: Verifier | None) -> Verifier:
     if not is_printable or not _SHORTEST_TOKEN <= len(token) <= _LONGEST_TOKEN:
         msg = (
             f"{TOKEN_VARIABLE} must be {_SHORTEST_TOKEN} to {_LONGEST_TOKEN} printable ASCII "
-            "characters that nobody can guess, such as what `openssl rand -hex 32` prints"
+            "characters that nobody can guess, such as the output of `openssl rand -hex 32`"
         )
         raise ConfigError(msg)
     if webhook_secret is not None:
@@ -210,7 +210,7 @@ def _verifier_of(token: str, webhook_secret: Verifier | None) -> Verifier:
             pass
         else:
             # Whoever may send deliveries should not be able to read all others.
-            msg = f"{TOKEN_VARIABLE} is the webhook's secret: it must be another word"
+            msg = f"{TOKEN_VARIABLE} is the webhook secret: use a different token"
             raise ConfigError(msg)
     return Verifier(token)
 
@@ -568,7 +568,7 @@ class Activity:
         heard = tuple(run.handler for run in details.delivery.runs)
         names = self._log.replay(delivery_id, tuple(handlers) or heard or details.handlers)
         if not names:
-            return Replayed((), "it is being handled already")
+            return Replayed((), "its handlers have not finished yet")
         self._wake()
         return Replayed(names)
 
@@ -647,15 +647,15 @@ def _hub_url(event: HubEvent | None) -> str:
 
 def _objection(delivery: Delivery, names: Sequence[str]) -> str:
     if delivery.is_open:
-        return "it is being handled already"
+        return "its handlers have not finished yet"
     if delivery.body is None:
-        return "its body was dropped to make room for newer ones"
-    return "" if names else "no handler heard it, or would now"
+        return "its body was deleted to free space"
+    return "" if names else "no handler matches it"
 
 
 def _payload_of(delivery: Delivery) -> Any:  # noqa: ANN401 - any JSON
     if delivery.size > _LONGEST_SHOWN:
-        return {"(too long to be shown here)": f"{delivery.size} bytes"}
+        return {"(too long to show here)": f"{delivery.size} bytes"}
     return json_safe(body_of(delivery))
 
 

@@ -70,7 +70,7 @@ _SCHEME = APIKeyHeader(
     name="X-Webhook-Secret",
     scheme_name="HubWebhookSecret",
     description="The secret of the webhook's settings on the Hub. "
-    "Without this header, the query parameter `secret` is taken.",
+    "Without this header, the query parameter `secret` is used.",
     auto_error=False,
 )
 # Where a request's scope has the query that was taken out of it.
@@ -81,7 +81,7 @@ _REFUSALS = {
     401: "The secret is missing.",
     403: "The secret is wrong.",
     413: "The body is larger than allowed.",
-    503: "The server has no secret of its own, cannot store the delivery, or is shutting down.",
+    503: "The server has no webhook secret, cannot store the delivery, or is shutting down.",
 }
 
 
@@ -271,12 +271,12 @@ def make_router(
             receive_hub_webhook,
             methods=["POST"],
             summary="Receive a Hub webhook",
-            description="Takes a delivery of the Hugging Face Hub and runs the handlers for it.",
+            description="Accepts a delivery of the Hub and runs the matching handlers.",
             status_code=202,
             response_model=WebhookResponse,
-            response_description="Accepted, or kept as unreadable.",
+            response_description="Accepted, or stored as malformed.",
             responses={
-                200: {"model": WebhookResponse, "description": "Nothing to run."},
+                200: {"model": WebhookResponse, "description": "No handler runs."},
                 **_refusals(WebhookResponse),
             },
             openapi_extra=_body_of(HubEvent),
@@ -322,8 +322,9 @@ def _warn_of_mount(app: object, endpoint: object, path: str) -> None:
         elif _has(route, endpoint):
             if is_hidden:
                 warnings.warn(
-                    f"no delivery reaches the router at `{path}`, as the app mounted at `/` before "
-                    "it takes every path: call `app.include_router(hooks.router(...))` before "
+                    f"no delivery reaches the router at `{path}`, because an app mounted at "
+                    "`/` before it handles every path: call "
+                    "`app.include_router(hooks.router(...))` before "
                     '`gr.mount_gradio_app(app, demo, path="/")` or `app.mount("/", ...)`',
                     stacklevel=1,
                 )
@@ -348,9 +349,9 @@ def _new_query_events(app: object) -> list[str]:
         return []
     _examined.add(app)
     return [
-        f"the parameter `{parameter}` of the endpoint `{endpoint}` is read from the query: FastAPI "
-        "does so with every class that is no pydantic model. For a delivery of the Hub, annotate "
-        "it with `hubhooks.fastapi.VerifiedEvent`; for another body, with "
+        f"FastAPI reads the parameter `{parameter}` of the endpoint `{endpoint}` from the query, "
+        "because its class is not a pydantic model. For a delivery of the Hub, annotate it with "
+        "`hubhooks.fastapi.VerifiedEvent`; for another body, with "
         "`Annotated[HubEvent, Body()]`"
         for endpoint, parameter in _query_events(getattr(app, "routes", ()))
     ]
@@ -491,7 +492,7 @@ def _make_dependency(
             if is_part(scope["headers"], body, is_direct=is_of_server(request.receive)):
                 answer = receiver.refusal(ALREADY_READ, KEEP_A_COPY)
                 raise _refused(receiver, answer, request) from None
-            _log.error("a delivery cannot be read: %s", error)
+            _log.error("a delivery is malformed: %s", error)
             raise _answered(202, "malformed", str(error)) from None
         if not isinstance(event, wanted):
             reason = f"this endpoint takes a {wanted.__name__}, not a {type(event).__name__}"
@@ -517,14 +518,14 @@ def _check_class(event_class: object) -> type[HubEvent]:
     if isinstance(event_class, type) and issubclass(event_class, HubEvent):
         return event_class
     if isinstance(event_class, type):
-        what = f"`{event_class.__name__}` is no class of events"
+        what = f"`{event_class.__name__}` is not an event class"
     else:
         # Its value may be a secret.
-        what = f"a `{type(event_class).__name__}` is no class of events"
+        what = f"a `{type(event_class).__name__}` is not an event class"
     hint = ""
     if isinstance(event_class, (str, Verifier, Webhooks)):
-        hint = "; a secret is given by name, `verified_event(secret=...)`"
-    msg = f"{what}; write `verified_event(CommentEvent)` or another of the package{hint}"
+        hint = "; pass a secret by name, `verified_event(secret=...)`"
+    msg = f"{what}; write `verified_event(CommentEvent)` or another event class{hint}"
     raise ConfigError(msg)
 
 

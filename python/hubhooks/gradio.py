@@ -48,8 +48,9 @@ _ALIAS = "/webhooks"
 _SETTINGS = "https://huggingface.co/settings/webhooks"
 
 NOT_LAUNCHED = (
-    "no delivery reaches this app, as its webhooks were not started: call `hooks.launch(demo)` "
-    "instead of `demo.launch()`, or pass `demo.launch(app_kwargs=hooks.app_kwargs())`"
+    "no delivery reaches this app, because its webhooks were not started: call "
+    "`hooks.launch(demo)` instead of `demo.launch()`, or pass "
+    "`demo.launch(app_kwargs=hooks.app_kwargs())`"
 )
 
 _SIGTERM_SECONDS = 10.0
@@ -186,7 +187,7 @@ def _warn_of_node(app: App, path: str) -> None:
         # From one line: what two ask about is told once.
         warnings.warn(
             f"the Gradio app mounted at `{path or '/'}` started a Node server on port "
-            f"{blocks.node_port}, which may be the one this app needs: mount it with "
+            f"{blocks.node_port}, which may be the port of this app: mount it with "
             "`gr.mount_gradio_app(..., ssr_mode=False)`",
             stacklevel=1,
         )
@@ -298,11 +299,11 @@ def _announcement(hooks: Webhooks, demo: Blocks) -> list[str]:
     url = webhook_url(demo)
     lines = [f"* Webhook URL:  {url}"]
     if url.startswith(demo.local_url or _PATH):
-        lines.append("  The Hub needs a public one: use a Space, `share=True`, or a proxy.")
+        lines.append("  The Hub needs a public URL: use a Space, `share=True`, or a proxy.")
     if hooks.verifier is None:
-        lines.append(f"  Enter it at {_SETTINGS} (everybody is let in, without a secret).")
+        lines.append(f"  Enter it at {_SETTINGS} (without a secret: every request is accepted).")
     else:
-        lines.append(f"  Enter it at {_SETTINGS}, with the secret that is set here.")
+        lines.append(f"  Enter it at {_SETTINGS}, with the secret of this app.")
     return [*lines, f"  {describe_survival(hooks.store)}"]
 
 

@@ -274,7 +274,7 @@ class Result:
     def explain(self) -> list[str]:
         """Say for each handler why it hears the event, or why not."""
         if self.event is None:
-            return ["the body cannot be read as an event"]
+            return ["the body is malformed"]
         return self._router.explain(self.event)
 
     def __repr__(self) -> str:
@@ -293,7 +293,7 @@ class Result:
             names = [word for word in first_words if self._router.handler(word)]
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(names)}"
-            return f"no handler is named `{name}`; {hint if names else 'none was asked'}"
+            return f"there is no handler `{name}`; {hint if names else lines[0]}"
         if self.status not in ("unhandled", "accepted"):
             return f"`{name}` did not run: {self.status}, {self.body.get('reason', '')}"
         mine = [line for line in lines if line.startswith(f"`{name}` ")]
@@ -435,8 +435,8 @@ class TestClient:
             delivery_id = next(new for new in made if new not in self._bodies)
         elif delivery_id in self._bodies:
             msg = (
-                f"delivery `{delivery_id}` was sent before; `retry` sends it again as the Hub does "
-                "by itself, `replay` as its owner does"
+                f"delivery `{delivery_id}` was sent before; send it again with `retry`, as the Hub "
+                "does, or with `replay`"
             )
             raise ConfigError(msg)
         self._bodies[delivery_id] = body
@@ -504,7 +504,7 @@ class TestClient:
         timer.cancel()
         if unfinished:
             what = " and ".join(name if name == "a hook" else f"`{name}`" for name in unfinished)
-            msg = f"after {timeout:g} s delivery `{delivery_id}` still waits for {what}"
+            msg = f"after {timeout:g} s, delivery `{delivery_id}` still runs {what}"
             raise TimeoutError(msg)
 
     def _run_of(self, delivery_id: str, name: str, watched: _Watched) -> HandlerRun:
@@ -521,7 +521,7 @@ class TestClient:
     def _wait(self, method: str, result: Coroutine[Any, Any, Result]) -> Result:
         if running_loop() is not None:
             result.close()
-            msg = f"`{method}` cannot wait where a loop runs; write `await client.a{method}(...)`"
+            msg = f"`{method}` cannot run inside an event loop; write `await client.a{method}(...)`"
             raise RuntimeError(msg)
         # One loop for all calls, as a server has: what handlers keep between them belongs to it.
         if self._loop is None:
@@ -654,7 +654,7 @@ def _check_hooks(hooks: object) -> None:
         what = f"a `{type(hooks).__name__}`"
         if isinstance(hooks, type):
             what = f"the class `{hooks.__name__}`"
-        msg = f"a client delivers to a `Webhooks` or a `Router`, `TestClient(hooks)`, not to {what}"
+        msg = f"write `TestClient(hooks)` with a `Webhooks` or a `Router`, not {what}"
         raise ConfigError(msg)
 
 
@@ -664,7 +664,7 @@ def _check_options(options: Mapping[str, object], *more: str) -> None:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(names)}"
-            msg = f"`{name}` is no option of a delivery; {hint}"
+            msg = f"`{name}` is not an option of a delivery; {hint}"
             raise ConfigError(msg)
 
 

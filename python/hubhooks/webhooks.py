@@ -60,7 +60,7 @@ _NETWORK_VARIABLE = "HUBHOOKS_ALLOW_NETWORK"
 _LOG = "hubhooks.db"
 _IN_MEMORY = ":memory:"
 _NOT_ASGI = (
-    "`Webhooks` is an ASGI app, and this server does not call it as one: serve it with `uvicorn "
+    "`Webhooks` is an ASGI app, and this server is not an ASGI server: serve it with `uvicorn "
     "app:hooks`, or with `gunicorn -k uvicorn_worker.UvicornWorker app:hooks` after `pip install "
     "uvicorn-worker`"
 )
@@ -72,11 +72,11 @@ _SETTINGS = (
     "synchronous", "allow_network", "app_name", "adopt_store", "acknowledge",
 )  # fmt: skip
 _URL_HINT = (
-    "the path of the URL belongs to the FastAPI router: "
+    "the path of the URL is an argument of the FastAPI router: "
     '`app.include_router(hooks.router("/webhooks/hub"))`'
 )
 _ADMIN_HINT = (
-    "the secret of the webhook is `secret=`, and the admin token is the environment variable "
+    "the webhook secret is `secret=`, and the admin token is the environment variable "
     "HUBHOOKS_ADMIN_TOKEN"
 )
 _HANDLER_HINT = 'it belongs to a handler: `@hooks.on("repo.content", {}=...)`'
@@ -96,7 +96,7 @@ _SETTINGS_BY_OTHER_NAMES = {
     "log": "deliveries",
     "loop": "handler_loop",
     "name": "app_name",
-    "path": f"the file of the deliveries is `deliveries=`, and {_URL_HINT}",
+    "path": f"the file of the delivery store is `deliveries=`, and {_URL_HINT}",
     "prefix": _URL_HINT,
     "replays": "on_replay",
     "sqlite": "deliveries",
@@ -481,7 +481,7 @@ def _read_flag(variable: str) -> bool:
         return True
     if given.lower() in {"", "0", "false", "no", "off"}:
         return False
-    msg = f"{variable} is {given!r}, which is neither true nor false; write 1 or 0"
+    msg = f"{variable} is {given!r}, which is not a flag; write 1 or 0"
     raise ConfigError(msg)
 
 
@@ -489,7 +489,7 @@ def _check_settings(unknown: Iterable[str]) -> None:
     for name in unknown:
         default = f"there are {', '.join(_SETTINGS)}"
         hint = suggestion(name, _SETTINGS, _SETTINGS_BY_OTHER_NAMES, default)
-        msg = f"`{name}=` is no setting of `Webhooks`; {hint}"
+        msg = f"`{name}=` is not a setting of `Webhooks`; {hint}"
         raise ConfigError(msg)
 
 
@@ -501,5 +501,5 @@ def _check_choice(name: str, given: object, first: str, second: str) -> None:
 
 def _check_app_name(name: object) -> None:
     if name is not None and not (isinstance(name, str) and name and name.isprintable()):
-        msg = f"`app_name={name!r}` is no name; write a string that can be printed"
+        msg = f"`app_name={name!r}` is not a name; write a printable string"
         raise ConfigError(msg)
