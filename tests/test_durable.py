@@ -665,7 +665,7 @@ def test_a_handler_can_say_when_it_is_to_be_tried_again(
         served.send()
         served.wait_for("succeeded")
         assert served.record().runs[0].attempts == 2
-    expected = "handler `busy` asks for another try on delivery `d1` in 0.01 s: too many requests"
+    expected = "handler `busy` asks for a retry of delivery `d1` in 0.01 s: too many requests"
     assert expected in logged()
 
 
@@ -678,7 +678,7 @@ def test_a_retry_takes_seconds_of_any_kind(after: Any) -> None:
 def test_a_retry_at_no_time_is_refused(after: Any) -> None:
     with pytest.raises(ConfigError, match=r"for a time write `after=60`"):
         Retry(60)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="is no time from now; write seconds"):
+    with pytest.raises(ConfigError, match="is not a number of seconds; write for example"):
         Retry(after=after)
 
 
@@ -708,7 +708,7 @@ def test_a_backoff_that_gives_no_time_has_its_handler_wait_a_minute(
         for delivery_id in ("d1", "d2"):
             served.send(delivery_id)
             assert waits_a_minute(delivery_id)
-    assert logged().count("`backoff` of handler `fails` failed; it waits a minute") == 2
+    assert logged().count("`backoff` of handler `fails` failed; retry in a minute") == 2
 
 
 @pytest.mark.parametrize("after", [1e9, 1e12, 1e300])

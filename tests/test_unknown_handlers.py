@@ -121,7 +121,7 @@ def test_runs_of_an_unknown_handler_stay_and_are_shown(renamed: Server) -> None:
 def test_replay_as_runs_them_under_another_name(renamed: Server) -> None:
     folder = renamed.folder
     code, text = run_command(folder, "replay", "--as", "unknown")
-    assert (code, "no running app has the handler `unknown`; there are new" in text) == (2, True)
+    assert (code, "the running app has no handler `unknown`; there are new" in text) == (2, True)
     code, text = run_command(folder, "replay", "--as", "new")
     assert code == 0, text
     wait_until_states_are(renamed, done=COUNT + 1)

@@ -171,7 +171,8 @@ class Door:
         # Also if it is started: in a forked child this raises.
         self._runner.start()
         if not is_started:
-            _log.info("hubhooks %s", self._runner.summary())
+            log = _log.info if self._runner.has_handlers else _log.warning
+            log("hubhooks %s", self._runner.summary())
 
     def retire(self) -> None:
         """Let another door to the same log be opened, as this one is about to stop."""

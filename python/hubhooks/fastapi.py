@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import warnings
+from collections import Counter
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypedDict, TypeVar, get_args, overload
@@ -237,6 +238,8 @@ def make_router(
     async def receive_hub_webhook(request: Request) -> _Received:
         return _Received(request, hooks)
 
+    _endpoints.add(receive_hub_webhook)
+
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if not await hooks.handle_admin_request(scope, receive, send):
             scope["query_string"] = b""
@@ -249,7 +252,7 @@ def make_router(
     async def lifespan(app: object) -> AsyncGenerator[None]:
         async with hooks.lifespan(app):
             _warn_of_mount(app, receive_hub_webhook, path)
-            for fault in _new_query_events(app):
+            for fault in _new_faults(app):
                 warnings.warn(fault, stacklevel=1)
             yield
 
@@ -339,21 +342,57 @@ def _has(route: object, endpoint: object) -> bool:
     return any(_has(inner, endpoint) for inner in included)
 
 
-# Apps whose routes were looked at, so that each fault is reported once.
+# Endpoints of the routers of `Webhooks`.
+_endpoints: WeakSet[Any] = WeakSet()
+# Apps whose routes were checked: each mistake is reported once.
 _examined: WeakSet[Any] = WeakSet()
 
 
-def _new_query_events(app: object) -> list[str]:
-    """Report the parameters that were meant as the body and are read from the query."""
+def _new_faults(app: object) -> list[str]:
+    """Report mistakes in the routes of an app, once."""
     if app is None or app in _examined:
         return []
     _examined.add(app)
+    routes = getattr(app, "routes", ())
+    return [*_shared_paths(routes), *_query_parameters(routes)]
+
+
+def _shared_paths(routes: Iterable[object]) -> list[str]:
+    """Report the paths at which the app receives webhooks more than once."""
+    counts = Counter(_webhook_paths(routes))
+    # With and without a slash at the end, it is one path.
+    shared = {path.rstrip("/") or "/" for path, count in counts.items() if count > 1}
+    return [
+        f"the app receives webhooks at `{path}` twice, and only the first gets the deliveries: "
+        'remove one, or give it another path, such as `hooks.router("/webhooks/other")`'
+        for path in sorted(shared)
+    ]
+
+
+def _webhook_paths(routes: Iterable[object], prefix: str = "") -> Iterator[str]:
+    """List the paths of the routers of `Webhooks`, and of mounted `Webhooks`."""
+    for route in routes:
+        included = getattr(route, "original_router", None)
+        if included is not None:
+            context = getattr(route, "include_context", None)
+            yield from _webhook_paths(included.routes, prefix + getattr(context, "prefix", ""))
+        elif (isinstance(route, Mount) and isinstance(route.app, Webhooks)) or (
+            isinstance(route, APIRoute)
+            and not isinstance(route, _Leftover)
+            and route.endpoint in _endpoints
+            and "POST" in (route.methods or ())
+        ):
+            yield f"{prefix}{route.path}"
+
+
+def _query_parameters(routes: Iterable[object]) -> list[str]:
+    """Report the parameters that were meant as the body and are read from the query."""
     return [
         f"FastAPI reads the parameter `{parameter}` of the endpoint `{endpoint}` from the query, "
         "because its class is not a pydantic model. For a delivery of the Hub, annotate it with "
         "`hubhooks.fastapi.VerifiedEvent`; for another body, with "
         "`Annotated[HubEvent, Body()]`"
-        for endpoint, parameter in _query_events(getattr(app, "routes", ()))
+        for endpoint, parameter in _query_events(routes)
     ]
 
 
@@ -480,7 +519,7 @@ def _make_dependency(
         _: Annotated[str | None, Depends(_SCHEME)] = None,
     ) -> HubEvent:
         scope = request.scope
-        for fault in _new_query_events(scope.get("app")):
+        for fault in _new_faults(scope.get("app")):
             _log.warning("%s", fault)
         refusal = receiver.refuse(scope["method"], scope["headers"], _take_query(scope))
         if refusal is not None:

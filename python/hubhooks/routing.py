@@ -89,7 +89,10 @@ if TYPE_CHECKING:
     OnUnhandled = TypeVar("OnUnhandled", bound=Callable[[HubEvent], object])
     OnError = TypeVar("OnError", bound=Callable[[HubEvent, RunContext, BaseException], object])
 
-__all__ = ["Handler", "Hook", "Match", "Router", "Rule"]
+__all__ = [
+    "ATTRIBUTES_OF_FASTAPI_ROUTERS", "Handler", "Hook", "Match", "NotAnApiRouterError", "Router",
+    "Rule",
+]  # fmt: skip
 
 _log = get_logger()
 
@@ -123,7 +126,7 @@ _CRITERIA_BY_OTHER_NAMES = {
     "workers": "concurrency",
 }
 # The first attribute that FastAPI's `include_router` reads from its argument, by version.
-_ATTRIBUTES_OF_FASTAPI_ROUTERS = ("_contains_router", "routes")
+ATTRIBUTES_OF_FASTAPI_ROUTERS = ("_contains_router", "routes")
 _is_id = re.compile("[0-9a-f]{24}").fullmatch
 
 
@@ -408,7 +411,7 @@ class Router:
 
         def __getattr__(self, name: str) -> object:
             """Name the right call if FastAPI gets this object as a router."""
-            if name in _ATTRIBUTES_OF_FASTAPI_ROUTERS:
+            if name in ATTRIBUTES_OF_FASTAPI_ROUTERS:
                 raise NotAnApiRouterError(self._fastapi_hint)
             return object.__getattribute__(self, name)
 
@@ -914,6 +917,10 @@ def _check_call(
     first = next(iter(signature.parameters.values()), None)
     if first is not None and first.name in ("self", "cls"):
         msg = f"{what} is a method without its object; register it with `{register}(bot.method)`"
+        raise ConfigError(msg)
+    names = list(signature.parameters)[:count]
+    if "event" in names[1:] or (count > 1 and names[:1] in (["context"], ["error"])):
+        msg = f"{what} takes `({', '.join(names)})` in the wrong order; {right}"
         raise ConfigError(msg)
     try:
         signature.bind(*(None,) * count)

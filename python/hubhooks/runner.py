@@ -46,7 +46,10 @@ def _describe_handlers(router: Router) -> str:
     """Name the handlers and their filters, on one line."""
     names = tuple(router.handler_names)
     if not names:
-        return "no handlers: every delivery will be unhandled"
+        return (
+            "no handlers, so every delivery will be unhandled: register them with `@hooks.on(...)` "
+            "before the server starts"
+        )
     described: list[str] = []
     for name in names[:_MOST_DESCRIBED]:
         handler = router.handler(name)
@@ -134,6 +137,11 @@ class Runner:
             StoreError: the log cannot be used just now.
         """
         self._begun()
+
+    @property
+    def has_handlers(self) -> bool:
+        """Whether some function will be called for deliveries."""
+        return bool(self._router.handler_names) or self._router.has_unhandled_hook
 
     def summary(self) -> str:
         """Describe in one line the handlers, the store, and the process that runs handlers."""
