@@ -426,6 +426,43 @@ def test_without_the_extra_the_command_says_what_to_install(library: str) -> Non
 # ---- samples and version ---------------------------------------------------------------------
 
 
+def test_no_line_in_a_pipe_ends_with_a_blank(receiver: Receiver) -> None:
+    some = ("--sample", "repo.create", "--sample", "repo.move")
+    many = ("--sample", "repo.create", "--repeat", "21")
+    for words in (("samples",), ("send", receiver.url, *some), ("send", receiver.url, *many)):
+        done = hubhooks(*words)
+        lines = done.stdout.splitlines()
+        assert len(lines) > 3
+        assert [line for line in lines if line != line.rstrip()] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "near"),
+    [
+        ("repo.nmae", "repo.name"),
+        ("headSha", "repo.headSha"),
+        ("updatedRefs.1.newsha", "updatedRefs.1.newSha"),
+    ],
+)
+def test_misspelt_path_of_set_warns_and_is_sent(receiver: Receiver, path: str, near: str) -> None:
+    sets = ("--set", "updatedRefs.1.ref=x", "--set", f"{path}=x")
+    done = hubhooks("send", receiver.url, "--sample", "repo.content.update", *sets)
+    assert done.returncode == 0
+    assert done.stderr == (
+        f"warning: --set {path}: the Hub documents no such field; the nearest is {near}\n"
+    )
+    assert b'"x"' in receiver.only.body
+
+
+def test_documented_path_of_set_does_not_warn(receiver: Receiver, tmp_path: Path) -> None:
+    for path in ("repo.name=me/x", "updatedConfig.any=1", "comment.content=x"):
+        assert hubhooks("samples", "repo.config.update", "--set", path).stderr == ""
+    file = tmp_path / "own.json"
+    file.write_text('{"own": {"field": 1}}')
+    done = hubhooks("send", receiver.url, "--file", str(file), "--set", "own.field=2")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_list_of_samples_is_complete() -> None:
     done = hubhooks("samples")
     rows: list[list[str]] = [line.split() for line in done.stdout.splitlines() if line.strip()]

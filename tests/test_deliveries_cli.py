@@ -229,6 +229,37 @@ def test_deliveries_are_listed_with_the_newest_first(filled: Path) -> None:
     assert rows[4][-4:] == ["retrain:", "failed,", "reply:", "succeeded"]
 
 
+TABLES = [
+    ("list",),
+    ("show", "failed-1"),
+    ("show", "unhandled-1"),
+    ("show", "malformed-1"),
+    ("stats",),
+    ("replay", "--failed", "--dry-run"),
+    ("replay", "--failed"),
+]
+
+
+@pytest.mark.parametrize("words", TABLES, ids=" ".join)
+def test_no_line_in_a_pipe_ends_with_a_blank(filled: Path, words: tuple[str, ...]) -> None:
+    done = invoke(filled, *words)
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert len(lines) > 3
+    assert [line for line in lines if line != line.rstrip()] == []
+
+
+@pytest.mark.parametrize("words", TABLES, ids=" ".join)
+def test_every_table_fits_a_terminal_of_80_columns(filled: Path, words: tuple[str, ...]) -> None:
+    lines = at_terminal(filled, *words)
+    # Bodies are not folded.
+    end = lines.index("{") if "{" in lines else len(lines)
+    assert max(map(len, lines[:end])) <= 80
+    columns = {"list": ("id", "state", "event", "repo"), "replay": ("id", "handler")}
+    header = " ".join(lines)
+    assert all(column in header for column in columns.get(words[0], ("state",)))
+
+
 def test_a_list_fits_a_terminal_of_80_columns(path: Path) -> None:
     with opened(path) as log:
         for sign in "ab":
@@ -314,7 +345,9 @@ def test_old_deliveries_are_not_recent(path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_next_page_is_named(filled: Path) -> None:
-    assert "for older deliveries: --before failed-2" in invoke(filled, "list", "--limit", "2").stderr
+    assert (
+        "for older deliveries: --before failed-2" in invoke(filled, "list", "--limit", "2").stderr
+    )
     assert invoke(filled, "list", "--limit", "6").stderr == ""
 
 
@@ -357,7 +390,7 @@ def test_a_delivery_is_shown_with_all_that_is_known(filled: Path) -> None:
 
 def test_a_delivery_that_nobody_heard_says_why_for_each_handler(filled: Path) -> None:
     lines = [line.strip() for line in command(filled, "show", "unh").stdout.splitlines()]
-    assert "because `retrain` does not match: no ref" in [re.sub(" +", " ", x) for x in lines]
+    assert "reason `retrain` does not match: no ref" in [re.sub(" +", " ", x) for x in lines]
     assert "`reply` does not match: no comment" in lines
 
 
@@ -391,7 +424,7 @@ def test_runs_that_wait_say_until_when_and_why(path: Path) -> None:
         log.recover()
     shown = re.sub(" +", " ", invoke(path, "show", "d1").stdout)
     assert re.search(
-        r"retrying 1 .* again at [-\d]+ [-+:\d]+; the process died during it: 1 time", shown
+        r"retrying 1 .* retry at [-\d]+ [-+:\d]+; the process died during 1 attempt", shown
     )
 
 
@@ -429,7 +462,7 @@ def test_a_long_line_of_a_body_stays_whole_to_be_copied(path: Path) -> None:
 def test_a_body_that_was_dropped_is_told(filled: Path) -> None:
     with opened(filled, max_bytes=1) as log:
         log.prune()
-    assert "dropped to make room" in invoke(filled, "show", "succeeded-1").stdout
+    assert "deleted to free space" in invoke(filled, "show", "succeeded-1").stdout
     assert said(filled, "show", "succeeded-1")[0]["body"] is None
 
 
@@ -548,7 +581,7 @@ def test_more_than_a_page_is_chosen_with_the_oldest_first(path: Path) -> None:
     assert [one["id"] for one in said(path, "replay", "--failed", "--dry-run")] == names
     done = invoke(path, "replay", "--failed", "--dry-run")
     assert len(done.stdout.splitlines()) == 104
-    assert f"and {page - 95} more, --json lists all" in done.stderr
+    assert f"and {page - 95} more: --json lists all" in done.stderr
 
 
 def test_all_that_failed_are_told_of_even_if_they_are_dropped_meanwhile(
@@ -581,7 +614,7 @@ def test_where_no_app_runs_the_work_waits_for_it(path: Path) -> None:
     fill(path, retrain="succeeded")
     done = command(path, "replay", "of-retrain")
     assert done.returncode == 0
-    assert done.stderr == "no app runs on this log: 1 run queued, to start with it\n"
+    assert done.stderr == "no app is running: 1 run queued for its next start\n"
     assert "queued" in done.stdout
     log = SqliteLog(path)
     with running_app(path) as app:
@@ -595,8 +628,8 @@ def test_what_cannot_be_replayed_says_why(filled: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
         "hubhooks: `succeeded-1` is not replayed: its body was deleted to free space",
-        "hubhooks: `unhandled-1` is not replayed: no handler heard it: use --only",
-        "hubhooks: `queued-1` is not replayed: retrain is still queued",
+        "hubhooks: `unhandled-1` is not replayed: no handler matches it: use --only",
+        "hubhooks: `queued-1` is not replayed: handler `retrain` is still queued",
     ]
     assert done.stdout == ""
     (plan,) = said(filled, "replay", "succeeded-1", "--dry-run", code=1)
@@ -614,7 +647,7 @@ def test_an_app_that_goes_away_is_not_waited_for(path: Path) -> None:
     with running_app(path):
         done = command(path, "replay", "of-die")
     assert done.returncode == 1
-    assert done.stderr == "the app stopped: what has not ended runs when it is there again\n"
+    assert done.stderr == "the app stopped: the unfinished runs start with its next start\n"
     assert done.stdout.split()[-3:] == ["running", "die", "of-die"]
 
 
@@ -745,7 +778,7 @@ def test_a_body_that_was_dropped_cannot_be_exported(filled: Path) -> None:
         log.prune()
     done = invoke(filled, "export", "succeeded-1")
     assert done.exit_code == 2
-    assert "the body of `succeeded-1` was dropped" in Text.from_ansi(done.stderr).plain
+    assert "the body of `succeeded-1` was deleted" in Text.from_ansi(done.stderr).plain
 
 
 def test_what_cannot_be_exported_is_named_without_what_controls_a_terminal(path: Path) -> None:
@@ -755,7 +788,7 @@ def test_what_cannot_be_exported_is_named_without_what_controls_a_terminal(path:
         log.prune()
     done = invoke(path, "export", "\x1b")
     assert done.exit_code == 2
-    assert "[2Jodd ` was dropped" in done.stderr
+    assert "[2Jodd ` was deleted" in done.stderr
     assert {sign for sign in done.stderr if not sign.isprintable()} == {"\n"}
 
 
@@ -766,13 +799,13 @@ def test_old_bodies_are_dropped_and_unfinished_work_stays(filled: Path) -> None:
     sizes = {record["id"]: record["size"] for record in said(filled, "list")}
     what = f"5 bodies ({(sum(sizes.values()) - sizes['queued-1']) / 1000:.1f} kB) and 0 deliveries"
     for options, told in (
-        ("1h", "dropped 0 bodies (0 bytes) and 0 deliveries"),
-        ("0s --dry-run", f"would drop {what}"),
+        ("1h", "deleted 0 bodies (0 bytes) and 0 deliveries"),
+        ("0s --dry-run", f"would delete {what}"),
     ):
         done = invoke(filled, "prune", "--older-than", *options.split())
         assert done.stdout.startswith(f"{told} received before 2")
         assert with_bodies() == NEWEST_FIRST
-    assert invoke(filled, "prune", "--older-than", "0s").stdout.startswith(f"dropped {what}")
+    assert invoke(filled, "prune", "--older-than", "0s").stdout.startswith(f"deleted {what}")
     assert with_bodies() == ["queued-1"]
 
 
@@ -809,9 +842,9 @@ def test_a_log_in_figures(filled: Path) -> None:
     assert lock.try_acquire()
     shown = [line.split() for line in command(filled, "stats").stdout.splitlines()]
     lock.release()
-    for row in (["app", "runs"], ["failed", "2"], ["secret", "wrong", "3"]):
+    for row in (["app", "running"], ["failed", "2"], ["secret", "wrong", "3"]):
         assert row in shown
-    assert ["app", "does", "not", "run"] in [
+    assert ["app", "not", "running"] in [
         line.split() for line in invoke(filled, "stats").stdout.splitlines()
     ]
 
@@ -886,10 +919,10 @@ def make_older(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "code", "message"),
     [
-        (make_text, 1, "is no SQLite file: give another path"),
+        (make_text, 1, "is not an SQLite file: give another path"),
         (make_other, 2, "belongs to another program"),
-        (make_newer, 2, "was written by a newer hubhooks (its version is 99"),
-        (make_older, 1, "is of an older version: start the app with this version"),
+        (make_newer, 2, "was written by a newer hubhooks (format 99"),
+        (make_older, 1, "has an older format: start the app with this version"),
         (Path.mkdir, 2, "is a folder: give the path of a file"),
     ],
 )
@@ -911,7 +944,7 @@ def test_a_file_that_is_no_log_of_this_version_is_left_alone(
 def test_deliveries_in_memory_cannot_be_read() -> None:
     done = invoke(Path(":memory:"), "list")
     assert done.exit_code == 2
-    assert "keeps its deliveries in memory" in Text.from_ansi(done.stderr).plain
+    assert "stores its deliveries in memory" in Text.from_ansi(done.stderr).plain
 
 
 def test_a_path_below_a_file_is_told(filled: Path) -> None:

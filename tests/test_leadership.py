@@ -84,8 +84,8 @@ def test_process_with_newer_code_takes_the_lead(tmp_path: Path) -> None:
             wait_until_ran(new, "to-old", "to-new")
             said = new.output()
         pattern = (
-            rf"process {old.pid} is the leader of the delivery store `.*hubhooks\.db` since [-\d]+ [:\d]+ UTC "
-            r"with code (\w{8})\. This process has code (\w{8}), and takes the lead"
+            rf"process {old.pid} is the leader of the delivery store `.*hubhooks\.db` since "
+            r"[-\d]+ [:\d]+ UTC, with code (\w{8})\. This process has code (\w{8}), and becomes the leader"
         )
         found = re.search(pattern, said)
         assert found is not None, said

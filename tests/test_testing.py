@@ -736,7 +736,7 @@ def call(client: testing.TestClient, method: str, *arguments: Any, **options: An
     ("hooks", "what"), [(Webhooks, "the class `Webhooks`"), (None, "a `NoneType`")]
 )
 def test_a_client_is_made_for_handlers_only(hooks: Any, what: str) -> None:
-    with pytest.raises(ConfigError, match=f"`Webhooks` or a `Router`, .* not {what}"):
+    with pytest.raises(ConfigError, match=f"`Webhooks` or a `Router`, not {what}"):
         testing.TestClient(hooks)
 
 

@@ -91,7 +91,7 @@ def renamed(tmp_path: Path) -> Any:
     store.resign(is_end=True)
     store.close()
     with started(tmp_path, script=APP.replace("NAME", "new"), environ=ON_DISK) as server:
-        server.wait_for("runs wait for the handler `old`, which this process does not have")
+        server.wait_for("runs cannot start: this process has no handler `old`")
         yield server
 
 
@@ -104,27 +104,27 @@ def test_runs_of_an_unknown_handler_stay_and_are_shown(renamed: Server) -> None:
     folder = renamed.folder
     # What comes meanwhile runs beside them.
     assert renamed.post("/", BODY, headers={"Webhook-Id": "later"}).json()["handlers"] == ["new"]
-    wait_until_states_are(renamed, queued=COUNT, waiting=1, done=1)
+    wait_until_states_are(renamed, queued=COUNT, retrying=1, succeeded=1)
     made = stats(folder)
     assert made["unknown_handlers"] == {"old": COUNT + 1}
     assert made["leader"]["pid"] == renamed.pid
-    note = f"{COUNT + 1} runs wait for `old`, which no running app has"
+    note = f"{COUNT + 1} runs cannot start: the running app has no handler `old`"
     for command in ("list", "stats"):
         code, text = run_command(folder, command)
         assert (code, note in text) == (0, True), text
     answer = renamed.request("/deliveries", headers={"Authorization": f"Bearer {TOKEN}"})
     assert answer.json()["unknown_handlers"] == {"old": COUNT + 1}
-    assert renamed.output().count("runs wait for the handler `old`") == 1
+    assert renamed.output().count("this process has no handler `old`") == 1
     assert ran(folder)[1:] == ["later new"]
 
 
 def test_replay_as_runs_them_under_another_name(renamed: Server) -> None:
     folder = renamed.folder
     code, text = run_command(folder, "replay", "--as", "unknown")
-    assert (code, "the running app has no handler `unknown`; there are new" in text) == (2, True)
+    assert (code, "the running app has no handler `unknown`; it has new" in text) == (2, True)
     code, text = run_command(folder, "replay", "--as", "new")
     assert code == 0, text
-    wait_until_states_are(renamed, done=COUNT + 1)
+    wait_until_states_are(renamed, succeeded=COUNT + 1)
     assert sorted(ran(folder)[1:]) == sorted(f"d{number} new" for number in range(COUNT + 1))
     record = SqliteLog(folder / "hubhooks.db").get("d7")
     assert record is not None
@@ -138,22 +138,22 @@ def test_replay_as_runs_them_under_another_name(renamed: Server) -> None:
 def test_fail_ends_them(renamed: Server) -> None:
     folder = renamed.folder
     code, text = run_command(folder, "fail", "--handler", "old", "--dry-run")
-    assert (code, text) == (0, f"would end {COUNT + 1} runs of `old` as failed\n")
+    assert (code, text) == (0, f"would mark {COUNT + 1} runs of `old` as failed\n")
     code, text = run_command(folder, "fail", "--handler", "old")
-    assert (code, text) == (0, f"ended {COUNT + 1} runs of `old` as failed\n")
+    assert (code, text) == (0, f"marked {COUNT + 1} runs of `old` as failed\n")
     wait_until_states_are(renamed, failed=COUNT + 1)
     code, text = run_command(folder, "replay", "--failed")
     assert "use --as" in text
     code, text = run_command(folder, "replay", "d3", "--only", "old", "--as", "new")
     assert code == 0, text
-    wait_until_states_are(renamed, failed=COUNT, done=1)
+    wait_until_states_are(renamed, failed=COUNT, succeeded=1)
 
 
 def test_handler_that_comes_back_runs_them(renamed: Server) -> None:
     folder = renamed.folder
     renamed.stop()
     with started(folder, script=APP.replace("NAME", "old"), environ=ON_DISK) as server:
-        wait_until_states_are(server, done=COUNT + 1)
+        wait_until_states_are(server, succeeded=COUNT + 1)
 
 
 def test_runs_in_memory_wait_for_an_unknown_handler_too() -> None:

@@ -31,7 +31,7 @@ from hubhooks._terminal import (
     new_table,
     print_error,
     print_line,
-    print_table,
+    print_trimmed,
     shown_id_length,
     single_line,
     terminal,
@@ -104,7 +104,7 @@ _File = Annotated[
 _Id = Annotated[str, typer.Argument(metavar="ID", help="The id of the delivery, or its beginning.")]
 _AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 _AsJsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
-_WHEN_HELP = "30m, 2h or 7d ago (units: s, m, h, d, w), or a time such as 2026-07-31T14:00."
+_WHEN_HELP = "2h for two hours ago (units: s, m, h, d, w), or a time such as 2026-07-31T14:00."
 _DEFAULT_FILE = "hubhooks.db"
 # Not docstrings, which `python -OO` drops.
 _REPLAY_HELP = """Queue the handlers of deliveries again, and wait until the app has run them.
@@ -170,7 +170,7 @@ def _list(  # noqa: PLR0913 - one parameter per option
     ] = None,
     repo: Annotated[str | None, typer.Option(help="Only deliveries of this repository.")] = None,
     since: Annotated[
-        str | None, typer.Option(help=f"Only deliveries received since then: {_WHEN_HELP}")
+        str | None, typer.Option(help=f"Only deliveries received since: {_WHEN_HELP}")
     ] = None,
     before: Annotated[
         str | None, typer.Option(metavar="ID", help="Only deliveries older than this one.")
@@ -234,7 +234,7 @@ def _replay(  # noqa: PLR0913 - one parameter per option
     ] = False,
     since: Annotated[
         str | None,
-        typer.Option(help=f"Without ids, all deliveries received since then: {_WHEN_HELP}"),
+        typer.Option(help=f"Without ids, all deliveries received since: {_WHEN_HELP}"),
     ] = None,
     replacement: Annotated[
         str | None,
@@ -374,18 +374,18 @@ def _stats(*, as_json: _AsJson = False, file: _File = _DEFAULT_FILE) -> None:
     }
     if stats.unfinished_since:
         facts["oldest unfinished"] = f"received {_local(stats.unfinished_since)}"
-    print_table(console, _facts(facts))
+    print_trimmed(console, _facts(facts))
     if stats.states:
         counts = new_table("state", "deliveries")
         for state in State:
             if count := stats.states.get(state):
                 counts.add_row(_state_cell(state), str(count))
-        print_table(console, counts)
+        print_trimmed(console, counts)
     if stats.rejections:
         rejected = new_table("rejection reason", "requests")
         for reason, count in sorted(stats.rejections.items()):
             rejected.add_row(Text(reason), str(count))
-        print_table(console, rejected)
+        print_trimmed(console, rejected)
     _note_unknown(unknown)
 
 
@@ -812,7 +812,7 @@ def _print_list(deliveries: Sequence[Delivery]) -> None:
             both = Text("\n").join([event, handlers]) if delivery.runs else event
             age = _age(delivery.received_at)
             table.add_row(delivery_id, age, state, both, repo)
-    print_table(console, table)
+    print_trimmed(console, table)
 
 
 def _print_delivery(delivery: Delivery) -> None:
@@ -828,11 +828,11 @@ def _print_delivery(delivery: Delivery) -> None:
         "duplicates": str(delivery.duplicates) if delivery.duplicates else "",
         "reason": delivery.reason,
     }
-    print_table(console, _facts(facts))
+    print_trimmed(console, _facts(facts))
     if delivery.runs:
-        print_table(console, _runs_table(delivery.runs))
+        print_trimmed(console, _runs_table(delivery.runs))
     if any(run.history for run in delivery.runs):
-        print_table(console, _attempts_table(delivery.runs))
+        print_trimmed(console, _attempts_table(delivery.runs))
     for run in delivery.runs:
         if run.error or run.traceback:
             heading = Text(f"{run.handler}: ", style="bold")
@@ -904,7 +904,7 @@ def _print_replays(replays: Sequence[_Replay], *, is_dry_run: bool) -> None:
         _note("nothing to replay")
     table = _plan_table(replays) if is_dry_run else _endings_table(replays)
     if table.row_count:
-        print_table(terminal(), table)
+        print_trimmed(terminal(), table)
     if is_dry_run:
         count = sum(bool(replay.handlers) for replay in replays)
         hidden = count - table.row_count
@@ -958,7 +958,7 @@ def _facts(facts: Mapping[str, str | Text | None]) -> Table:
 
 def _print_indented(console: Console, text: str) -> None:
     indented = Padding(Text(escape_controls(text), overflow="fold"), (0, 0, 0, 2), expand=False)
-    console.print(indented)
+    print_trimmed(console, indented)
 
 
 def _state_cell(state: State) -> Text:

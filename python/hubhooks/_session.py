@@ -539,11 +539,12 @@ class Session:
             if name not in known and name not in self._logged_unknown:
                 self._logged_unknown.add(name)
                 what = (
-                    "%d runs cannot start: this process has no handler `%s`. Run another handler, "
+                    "%d %s cannot start: this process has no handler `%s`. Run another handler, "
                     "`hubhooks deliveries replay --only %s --as NEW`, or mark them as failed, "
                     "`hubhooks deliveries fail --handler %s`"
                 )
-                _log.warning(what, count, name, name, name)
+                runs = "run" if count == 1 else "runs"
+                _log.warning(what, count, runs, name, name, name)
 
     def _start_what_is_ready(self) -> None:
         # First, so that it stays if another thread sets it meanwhile.

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from _typeshed import ReadableBuffer
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.table import Table
 
 __all__ = [
     "WIDE", "escape_controls", "guarded_output", "new_table", "print_error", "print_escaped",
-    "print_line", "print_table", "shown_id_length", "single_line", "terminal", "usage_errors",
+    "print_line", "print_trimmed", "shown_id_length", "single_line", "terminal", "usage_errors",
 ]  # fmt: skip
 
 WIDE = 120
@@ -166,13 +166,13 @@ def new_table(*columns: str) -> Table:
     return table
 
 
-def print_table(console: Console, table: Table) -> None:
-    """Print a table; in a pipe or a file, no line ends with blanks."""
+def print_trimmed(console: Console, block: RenderableType) -> None:
+    """Print a table or an indented text; in a pipe or a file, no line ends with blanks."""
     if sys.stdout.isatty():
-        console.print(table)
+        console.print(block)
         return
     with console.capture() as capture:
-        console.print(table)
+        console.print(block)
     for line in capture.get().removesuffix("\n").split("\n"):
         print_line(line.rstrip())
 

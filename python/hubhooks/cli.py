@@ -39,7 +39,7 @@ from hubhooks._terminal import (
     new_table,
     print_error,
     print_line,
-    print_table,
+    print_trimmed,
     shown_id_length,
     single_line,
     terminal,
@@ -550,7 +550,7 @@ def _print_samples() -> None:
         payload = sample_json(name)
         event = scope_and_action(payload) if event_columns else ()
         table.add_row(name, *event, describe(payload))
-    print_table(console, table)
+    print_trimmed(console, table)
 
 
 def _print_json_lines(responses: Sequence[_Response]) -> None:
@@ -573,7 +573,7 @@ def _print_responses(responses: Sequence[_Response], *, is_summary: bool) -> Non
     console = terminal()
     is_wide = console.width >= WIDE
     table = _summary_table(received) if is_summary else _response_table(received, is_wide=is_wide)
-    print_table(console, table)
+    print_trimmed(console, table)
     _print_explanations(received)
 
 
