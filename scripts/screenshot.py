@@ -128,7 +128,7 @@ def take_activity(browser: Browser) -> None:
             page.goto(f"{url}/?__theme={colours}")
             page.get_by_text("stuck").filter(visible=True).first.wait_for()
             if colours == "light":
-                keep(page, "activity-stranger")
+                keep(page, "activity-public")
             page.locator("input[type=password]").fill(TOKEN)
             page.get_by_role("button", name="Unlock").click()
             page.get_by_text("ada-labs/gauge-uploads").filter(visible=True).first.wait_for()
