@@ -53,12 +53,13 @@ hubhooks send http://127.0.0.1:8000 --sample repo.content.update
 
 {NOTE}
 
-A test gets one with `testing.sample("repo.content.update")`. The samples have the shapes of the Hub. All names, ids and
-hashes in them are invented. [Event types](events.md) lists the fields of the classes.
+A test gets one with `testing.sample("repo.content.update")`. The samples have the shapes of the
+Hub. All names, ids and hashes in them are invented. [Event types](events.md) lists the fields of
+the classes.
 
-A delivery is a POST request. The header `X-Webhook-Secret`, or `?secret=` in the URL, has the secret. The header
-`Webhook-Id` has the id of the delivery. It is the same when the Hub sends the delivery again. Source:
-<https://huggingface.co/docs/hub/webhooks>.
+A delivery is a POST request. The header `X-Webhook-Secret`, or `?secret=` in the URL, has the
+secret. The header `Webhook-Id` has the id of the delivery. It is the same when the Hub sends the
+delivery again. Source: <https://huggingface.co/docs/hub/webhooks>.
 
 | scope | action | class | samples |
 |---|---|---|---|
@@ -154,7 +155,8 @@ hubhooks send http://127.0.0.1:8000 --sample repo.create
 hubhooks deliveries list --state failed
 ```
 
-Data goes to stdout, notes and errors to stderr. The exit code is 2 if an option is wrong. Each command has `--help`.
+Data goes to stdout, notes and errors to stderr. The exit code is 2 if an option is wrong. Each
+command has `--help`.
 [Replay](replay.md) shows the commands of `hubhooks deliveries` with examples.
 """
 
