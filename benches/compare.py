@@ -180,9 +180,12 @@ HEAD = """# Comparison
 
 {counts}
 
-The same bot, written four times, gets the same requests and faults: with hubhooks, with hubhooks
-in a Gradio app, with
-`WebhooksServer` of huggingface_hub, and by hand with FastAPI, in the style of the Hub's guides.
+The same bot is written four times, and gets the same requests and faults:
+
+* with hubhooks;
+* with hubhooks in a Gradio app;
+* with `WebhooksServer` of huggingface_hub;
+* by hand with FastAPI, in the style of the Hub's guides.
 
 Made on {date} on {cores} cores, with {versions}.
 Make it again, with [wrk](https://github.com/wg/wrk) installed:
