@@ -7,7 +7,7 @@ use std::hint::black_box;
 
 use criterion::Criterion;
 use hubhooks::event::{Class, Event};
-use hubhooks::filter::{Criteria, Filter, Listened, matching};
+use hubhooks::filter::{Criteria, Filter, Listened, match_filters};
 use hubhooks::secret::Verifier;
 use hubhooks::text::{Strings, decode};
 use serde_json::{Value, json};
@@ -152,9 +152,9 @@ fn bench_matching(
     filters: &[Filter],
     heard: usize,
 ) {
-    assert_eq!(matching(event, filters).len(), heard, "{name}");
+    assert_eq!(match_filters(event, filters).len(), heard, "{name}");
     criterion.bench_function(name, |bencher| {
-        bencher.iter(|| matching(black_box(event), filters));
+        bencher.iter(|| match_filters(black_box(event), filters));
     });
 }
 

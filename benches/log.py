@@ -2,7 +2,7 @@
 
 Run with `python benches/log.py [--quick]`. Times are of the processor, not of the clock, and the
 least of several rounds, so that a busy machine disturbs the ratios little; waiting for the disk
-does not count, which with `durability="process"` is what checkpoints do, elsewhere.
+does not count, which with `synchronous="normal"` is what checkpoints do, elsewhere.
 Exits with 1 when a page of a long log takes more than three times that of a short one.
 """
 
@@ -80,7 +80,7 @@ class Subject:
             for delivery_id in self.started[at : at + self.group]:
                 self.log.answered(delivery_id, delivered=True)
                 assert self.delivery is not None
-                self.log.finished(self.delivery._replace(id=delivery_id), "done")
+                self.log.finished(self.delivery._replace(id=delivery_id), "succeeded")
             self.log.flush()
 
 
@@ -144,11 +144,12 @@ def filled(path: Path, count: int) -> SqliteLog:
             SELECT i, printf('%024x', i * 2654435761 % 4294967296), 1.8e9 + i,
                 iif(i % {rare}, iif(i % 4, 'repo.content', 'discussion'), 'repo.config'), 'update',
                 'me/repo-' || i % {rare},
-                iif(i % {rare}, 'done', 'failed'), NULL, '', 0, 1, 0, '[["user-agent", "hub"]]', 970
+                iif(i % {rare}, 'succeeded', 'failed'), NULL, '', 0, 1, 0,
+                '[["user-agent", "hub"]]', 970
             FROM n;
         {numbers} INSERT INTO runs
-            SELECT i, 'retrain', 0, iif(i % {rare}, 'done', 'failed'), 1, 0, 0, NULL, 1.8e9, 1.8e9,
-                '', '' FROM n;
+            SELECT i, 'retrain', 0, iif(i % {rare}, 'succeeded', 'failed'), 1, 0, 0, NULL,
+                1.8e9, 1.8e9, '', '' FROM n;
         INSERT INTO bodies SELECT seq, zeroblob(200) FROM deliveries;
         COMMIT;
     """)
@@ -169,7 +170,7 @@ def pages(folder: Path, count: int, rounds: int) -> bool:
         "those of one scope": lambda at: logs[at].list(scope="discussion"),
         "those of a rare scope": lambda at: logs[at].list(scope="repo.config", limit=10),
         "those of a rare scope that are done": lambda at: logs[at].list(
-            scope="repo.config", state="done", limit=10
+            scope="repo.config", state="succeeded", limit=10
         ),
         "those of no scope there is": lambda at: logs[at].list(scope="repo.move"),
         "the last ten, by their time": lambda at: logs[at].list(since=latest[at]),

@@ -35,7 +35,7 @@ import msgspec
 import orjson
 from huggingface_hub import WebhookPayload
 
-from hubhooks._core import CommentEvent, Filter, HubEvent, matching
+from hubhooks._core import CommentEvent, Filter, HubEvent, match_filters
 from hubhooks._samples import compact, sample_json
 from hubhooks.errors import PayloadError
 from hubhooks.routing import Router
@@ -439,7 +439,7 @@ def matching_many(seconds: float) -> dict[str, float]:
         heard = f"{what} heard by {len(router.match(event))}"
         timers[f"Router.match, {heard}"] = timed("match(event)", match=router.match, event=event)
         timers[f"_core.matching, {heard}"] = timed(
-            "matching(event, filters)", matching=matching, event=event, filters=filters
+            "matching(event, filters)", match_filters=match_filters, event=event, filters=filters
         )
     return least_times(timers, seconds)
 

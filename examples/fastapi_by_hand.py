@@ -65,6 +65,6 @@ async def hub(request: Request, tasks: BackgroundTasks) -> dict[str, Any]:
         event = HubEvent.from_json(body)
     except errors.PayloadError as error:
         # Not a 400: to the Hub that is a failure, and many of them suspend the webhook.
-        return {"status": "unreadable", "reason": str(error)}
+        return {"status": "malformed", "reason": str(error)}
     tasks.add_task(react, event)
     return {"status": "accepted", "event": repr(event)}

@@ -19,7 +19,7 @@ from fastapi.security import APIKeyHeader
 from pydantic import BaseModel
 
 from hubhooks import CommentEvent, ContentEvent, Webhooks, errors
-from hubhooks.fastapi import verified_event, verified_options
+from hubhooks.fastapi import openapi_options, verified_event
 
 hooks = Webhooks()  # the secret comes from WEBHOOK_SECRET; without one it does not start
 heads: dict[str, str] = {}
@@ -79,9 +79,7 @@ def newest_commits() -> dict[str, str]:
 
 # For a second webhook, whose deliveries the service answers itself: no handler runs, nothing is
 # kept, and it is up to this function what a delivery that comes twice does.
-@app.post(
-    "/webhooks/comments", status_code=202, tags=["webhooks"], **verified_options(CommentEvent)
-)
+@app.post("/webhooks/comments", status_code=202, tags=["webhooks"], **openapi_options(CommentEvent))
 async def comment(
     event: Annotated[CommentEvent, Depends(verified_event(CommentEvent, secret=hooks))],
 ) -> dict[str, int]:

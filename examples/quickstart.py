@@ -11,7 +11,7 @@ What no handler here listens to is answered `unhandled`, which is fine with the 
 
 from __future__ import annotations
 
-from hubhooks import CommentEvent, ConfigEvent, ContentEvent, Delivery, RepoEvent, Webhooks
+from hubhooks import CommentEvent, ConfigEvent, ContentEvent, RepoEvent, RunContext, Webhooks
 
 hooks = Webhooks()  # the secret comes from WEBHOOK_SECRET; without one it does not start
 
@@ -28,11 +28,11 @@ def dataset_pushed(event: ContentEvent) -> None:
 
 
 @hooks.on_comment(mention="my-bot")
-async def mentioned(event: CommentEvent, delivery: Delivery) -> None:
+async def mentioned(event: CommentEvent, context: RunContext) -> None:
     """Hear new comments and opening posts that name the bot, and know which run this is."""
     where = f"{event.repo.name}#{event.discussion.num}"
     post = "opening post" if event.is_opening_post else "comment"
-    say("mentioned", f"{post} in {where} calls for the bot (attempt {delivery.attempt})")
+    say("mentioned", f"{post} in {where} calls for the bot (attempt {context.attempt})")
 
 
 @hooks.on("repo.config")

@@ -325,9 +325,9 @@ impl Filter {
         let (misses, notes): (Vec<_>, Vec<_>) = self.remarks(&facts).partition(Remark::is_miss);
         let matched = misses.is_empty();
         let (verdict, remarks) = if matched {
-            ("hears it", notes)
+            ("matches", notes)
         } else {
-            ("does not hear it", misses)
+            ("does not match", misses)
         };
         let mut text = verdict.to_owned();
         for (at, remark) in remarks.iter().enumerate() {
@@ -496,7 +496,7 @@ impl Filter {
 }
 
 /// Give the places of the filters that match, in order.
-pub fn matching<'f>(
+pub fn match_filters<'f>(
     event: &Event<'_>,
     filters: impl IntoIterator<Item = &'f Filter>,
 ) -> Vec<usize> {

@@ -3,7 +3,7 @@
 mod common;
 
 use hubhooks::event::{Class, Event};
-use hubhooks::filter::{Criteria, Filter, Listened, matching};
+use hubhooks::filter::{Criteria, Filter, Listened, match_filters};
 use hubhooks::text::Strings;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -99,7 +99,7 @@ fn matching_gives_the_places_in_order() {
     let body = common::sample("repo.content.update.bucket").to_string();
     let strings = Strings::default();
     let event = Event::read(&body, &strings).expect("the sample is an event");
-    assert_eq!(matching(&event, &filters), [0, 2]);
+    assert_eq!(match_filters(&event, &filters), [0, 2]);
 }
 
 #[test]
@@ -283,12 +283,12 @@ proptest! {
         let strings = Strings::default();
         let event = Event::read(&body, &strings).expect("an event");
         let filters: Vec<_> = criteria.into_iter().filter_map(|criteria| Filter::new(criteria).ok()).collect();
-        let matched = matching(&event, &filters);
+        let matched = match_filters(&event, &filters);
         for (at, filter) in filters.iter().enumerate() {
             let explanation = filter.explain(&event);
             prop_assert_eq!(filter.matches(&event), explanation.matched);
             prop_assert_eq!(matched.contains(&at), explanation.matched);
-            prop_assert_eq!(explanation.text.starts_with("hears it"), explanation.matched);
+            prop_assert_eq!(explanation.text.starts_with("matches"), explanation.matched);
             prop_assert!(!explanation.text.ends_with(": "), "{}", explanation.text);
         }
     }

@@ -29,13 +29,13 @@ app = Webhooks()
 ran = os.open("ran", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 @app.on(name="sync")
-def sync(event, delivery):
-    os.write(ran, f"{delivery.id} sync\\n".encode())
+def sync(event, context):
+    os.write(ran, f"{context.id} sync\\n".encode())
     time.sleep(0.001)
 
 @app.on(name="async")
-async def not_sync(event, delivery):
-    os.write(ran, f"{delivery.id} async\\n".encode())
+async def not_sync(event, context):
+    os.write(ran, f"{context.id} async\\n".encode())
     await asyncio.sleep(0.001)
 """
 
@@ -66,7 +66,7 @@ def soak(folder: Path, rounds: int) -> Report:
     with started(folder, script=_APP, environ={"HUBHOOKS_DELIVERIES": None}) as server:
         sender.finish(server)
         log = SqliteLog(folder / "hubhooks.db")
-        server.wait_until(lambda: set(log.stats().states) == {"done"}, "does not end its work")
+        server.wait_until(lambda: set(log.stats().states) == {"succeeded"}, "does not end its work")
     counts = _counts(folder)
     missing = [(i, name) for i in sender.acknowledged for name in _HANDLERS if not counts[i, name]]
     assert not missing, f"acknowledged, and never run: {missing}"
@@ -140,7 +140,7 @@ def _remember_what_is_done(folder: Path, done: dict[tuple[str, str], int]) -> No
     counts = _counts(folder)
     for record in SqliteLog(folder / "hubhooks.db").list(limit=1_000_000):
         for run in record.runs:
-            if run.state == "done":
+            if run.state == "succeeded":
                 done.setdefault((record.id, run.handler), counts[record.id, run.handler])
 
 

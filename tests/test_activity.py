@@ -14,7 +14,7 @@ import pytest
 from servers import PATIENCE
 
 from hubhooks import Verifier, Webhooks
-from hubhooks._record_json import record_json
+from hubhooks._delivery_json import delivery_json
 from hubhooks.activity import (
     Activity,
     Gate,
@@ -67,7 +67,7 @@ class House(NamedTuple):
     ) -> str:
         facts = {"scope": scope, "action": "create", "repo": repo}
         if not handlers:
-            more.setdefault("aside", "unhandled")
+            more.setdefault("skipped", "unhandled")
         return self.log.accept(None, body, handlers, **facts, **more).id
 
     def replay(self, delivery_id: str, handlers: Sequence[str] = ()) -> Replayed:
@@ -121,9 +121,9 @@ def test_strangers_are_told_of_public_repositories_only(
 
 
 def test_strangers_are_told_nothing_of_a_delivery_that_cannot_be_read(house: House) -> None:
-    house.put(b'{"repo": {"private": false', aside="unreadable", reason="line 1", repo=NAME)
+    house.put(b'{"repo": {"private": false', skipped="malformed", reason="line 1", repo=NAME)
     (row,) = house.activity.page(trusted=False).rows
-    assert row == (row.received_at, "unreadable", "", "", "", "")
+    assert row == (row.received_at, "malformed", "", "", "", "")
 
 
 def test_strangers_are_told_no_name_that_the_body_does_not_bear(
@@ -161,17 +161,17 @@ def test_what_strangers_are_told_is_no_different_when_asked_again(
 
 
 def test_only_the_trusted_are_told_what_was_refused(house: House) -> None:
-    house.put(aside="unhandled")
+    house.put(skipped="unhandled")
     house.log.refused(int(time.time() // 60), "secret wrong", 3)
     assert house.activity.gate.judge("wrong") == "wrong"
     assert house.activity.overview(trusted=False) == ({"unhandled": 1}, {}, {})
-    refusals = house.activity.overview(trusted=True).refusals
-    assert refusals["admin token wrong"] == 1
-    assert refusals["secret wrong"] == 3
+    rejections = house.activity.overview(trusted=True).rejections
+    assert rejections["admin token wrong"] == 1
+    assert rejections["secret wrong"] == 3
 
 
 def test_a_page_leads_to_the_next_one(house: House) -> None:
-    ids = [house.put(aside="unhandled") for _ in range(13)][::-1]
+    ids = [house.put(skipped="unhandled") for _ in range(13)][::-1]
     first = house.activity.page(trusted=True)
     assert ([row.id for row in first.rows], first.is_last) == (ids[:12], False)
     second = house.activity.page(number=1, trusted=True)
@@ -331,10 +331,10 @@ def test_details_say_why_and_what_can_be_replayed(house: House, body: Callable[.
     assert any(name in line for line in details.explanations)
     assert details.payload["event"] == {"action": "create", "scope": "repo"}
     assert details.url.startswith("https://huggingface.co/")
-    said = record_json(details.record, is_whole=True)
+    said = delivery_json(details.delivery, is_whole=True)
     assert said["runs"][0]["error"] == "no tide"
     assert said["body"] == json.loads(body("repo.create"))
-    assert "body" not in record_json(details.record)
+    assert "body" not in delivery_json(details.delivery)
     json.dumps(said)
 
 
@@ -350,15 +350,15 @@ def test_replay_runs_what_heard_it_or_what_is_named(
 ) -> None:
     delivery = house.put(body("repo.create"), "one", "two")
     assert house.replay(delivery).objection == "it is being handled already"
-    house.end(delivery, "one", "done")
+    house.end(delivery, "one", "succeeded")
     house.end(delivery, "two", "failed")
     assert house.replay("unknown").objection == "there is no such delivery"
     assert "does not match this delivery" in house.replay(delivery, ["three"]).objection
     assert house.woken == []
     assert house.replay(delivery, ["two"]) == (("two",), "")
     assert house.woken == [1]
-    assert house.log.get(delivery).run_of("one").state == "done"
-    house.end(delivery, "two", "done")
+    assert house.log.get(delivery).run("one").state == "succeeded"
+    house.end(delivery, "two", "succeeded")
     assert house.replay(delivery).handlers == ("one", "two")
 
 
@@ -408,7 +408,7 @@ def test_replay_runs_what_would_hear_it_now(house: House, body: Callable[..., by
     ],
 )  # fmt: skip
 def test_every_payload_can_be_shown(house: House, content: bytes, shown: object) -> None:
-    details = house.activity.details(house.put(content, aside="unreadable"))
+    details = house.activity.details(house.put(content, skipped="malformed"))
     assert details is not None
     payload = details.payload
     while isinstance(payload, list):
@@ -440,11 +440,11 @@ def served(body: Callable[..., bytes]) -> Webhooks:
     """Hooks with a public and a private delivery, `d0` and `d1`, and one whose id has a slash."""
     hooks = Webhooks("moon", deliveries=":memory:")
     for number, private in ((0, False), (1, True)):
-        hooks.deliveries.accept(
+        hooks.store.accept(
             f"d{number}", body("repo.create", repo__private=private), (), "unhandled",
             scope="repo", action="create", repo=NAME,
         )  # fmt: skip
-    hooks.deliveries.accept("d/2", body("discussion.create"), (), "unhandled", scope="discussion")
+    hooks.store.accept("d/2", body("discussion.create"), (), "unhandled", scope="discussion")
     return hooks
 
 
@@ -533,7 +533,7 @@ def test_one_delivery_is_told_whole(asked: Callable[..., Any], served: Webhooks)
 def test_what_is_no_event_is_told_as_json_all_the_same(
     asked: Callable[..., Any], served: Webhooks, content: bytes
 ) -> None:
-    served.deliveries.accept("odd", content, aside="unreadable")
+    served.store.accept("odd", content, skipped="malformed")
     reply = asked(served, "/deliveries/odd")
     assert reply.status == 200
     json.dumps(reply.said, allow_nan=False)

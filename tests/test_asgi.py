@@ -23,7 +23,7 @@ from starlette.routing import Mount
 from hubhooks import asgi as room
 from hubhooks._core import HubEvent, Verifier
 from hubhooks.asgi import Door
-from hubhooks.deliveries import Delivery, MemoryLog
+from hubhooks.deliveries import MemoryLog
 from hubhooks.receiver import Receiver
 from hubhooks.routing import Router
 from hubhooks.runner import Runner
@@ -32,6 +32,8 @@ from hubhooks.webhooks import Webhooks
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
+
+    from hubhooks.models import RunContext
 
 SECRET = {"x-webhook-secret": "moon"}
 
@@ -129,7 +131,7 @@ def test_a_refused_request_is_not_read(house: House) -> None:
 def test_a_large_refused_body_still_gets_its_answer(serve: Any, post: Any, parser: str) -> None:
     with serve(House().door, http=parser) as port:
         status, said = post(port, b"x" * 20_000_000, secret="")
-    assert (status, said["status"]) == (401, "refused")
+    assert (status, said["status"]) == (401, "rejected")
 
 
 # ---- the body -----------------------------------------------------------------------------------
@@ -157,7 +159,7 @@ def test_reading_stops_at_the_limit(house: House, ask: Any) -> None:
 def test_a_body_of_exactly_the_limit_is_read(house: House, ask: Any) -> None:
     headers = {**SECRET, "content-length": "5000"}
     reply = asyncio.run(ask(house.door, b"x" * 3_000, b"x" * 2_000, headers=headers))
-    assert (reply.status, reply.said["status"]) == (202, "unreadable")
+    assert (reply.status, reply.said["status"]) == (202, "malformed")
 
 
 def test_an_empty_body_is_refused(house: House, ask: Any) -> None:
@@ -321,7 +323,7 @@ def test_a_blocking_sync_handler_delays_no_answer(
         finally:
             release.set()
     assert answers == [202] * 8
-    assert {record.state for record in house.log.list()} == {"done"}
+    assert {record.state for record in house.log.list()} == {"succeeded"}
 
 
 @pytest.fixture
@@ -370,7 +372,7 @@ def test_an_accepted_delivery_keeps_the_connection(house: House, ask: Any, conte
 def is_delivered(house: House, delivery_id: str = "d1") -> bool:
     record = house.log.get(delivery_id)
     assert record is not None
-    return record.is_delivered
+    return record.is_acknowledged
 
 
 @pytest.fixture
@@ -398,7 +400,7 @@ def test_an_answer_to_a_client_that_left_is_not_delivered(
     assert not is_delivered(handled)
     record = handled.log.get("d1")
     assert record is not None
-    assert record.state == "done"
+    assert record.state == "succeeded"
 
 
 def test_an_answer_that_took_too_long_is_not_delivered(
@@ -465,7 +467,7 @@ def test_a_connection_that_breaks_does_not_lose_the_delivery(
     assert not is_delivered(handled)
     record = handled.log.get("d1")
     assert record is not None
-    assert record.state == "done"
+    assert record.state == "succeeded"
 
 
 def test_nobody_listens_to_the_client_any_more_once_it_is_answered(
@@ -502,9 +504,9 @@ def test_the_hubs_retry_of_what_it_gave_up_waiting_for_is_not_run_again(
     ran: list[str] = []
 
     @house.on(name="hears")
-    async def hears(event: HubEvent, delivery: Delivery) -> None:
-        ran.append(delivery.id)
-        if delivery.id == "stall":
+    async def hears(event: HubEvent, context: RunContext) -> None:
+        ran.append(context.id)
+        if context.id == "stall":
             stalls.set()
             release.wait(PATIENCE)
         else:
@@ -685,7 +687,10 @@ def test_new_deliveries_are_refused_while_the_old_ones_end(
         await house.door.stop()
 
     asyncio.run(serve())
-    assert {record.id: record.state for record in house.log.list()} == {"d1": "done", "d3": "done"}
+    assert {record.id: record.state for record in house.log.list()} == {
+        "d1": "succeeded",
+        "d3": "succeeded",
+    }
 
 
 def test_a_mistake_of_ours_is_answered_503_and_told_with_where_it_was(

@@ -49,13 +49,13 @@ def path(tmp_path: Path) -> Path:
     log.recover()
     payload = sample_json("discussion.comment.create")
     payload["comment"]["content"] = TEXT
-    for name, ending in (("done", "done"), ("failed", "failed"), ("unhandled", None)):
+    for name, ending in (("succeeded", "succeeded"), ("failed", "failed"), ("unhandled", None)):
         log.accept(
             name,
             json.dumps(payload, ensure_ascii=False).encode(),
             [TEXT] if ending else [],
             None if ending else "unhandled",
-            f"`{TEXT}` does not hear it",
+            f"`{TEXT}` does not match",
             scope="discussion.comment",
             action="create",
             repo=f"me/{TEXT}",
@@ -97,14 +97,14 @@ COMMANDS = [
     (("list",), 0, True),
     (("list", "--json"), 0, False),
     (("show", "failed"), 0, True),
-    (("show", "done"), 0, True),
+    (("show", "succeeded"), 0, True),
     (("show", "unhandled"), 0, True),
     (("show", "failed", "--json"), 0, False),
     (("stats",), 0, True),
     (("stats", "--json"), 0, False),
     (("replay", "--failed", "--dry-run"), 0, True),
-    (("replay", "done", "--json"), 0, False),
-    (("replay", "done"), 0, True),
+    (("replay", "succeeded", "--json"), 0, False),
+    (("replay", "succeeded"), 0, True),
     (("prune", "--older-than", "1d"), 0, False),
 ]
 # Another code, or another place.
@@ -167,7 +167,7 @@ def test_locale_without_utf_8(path: Path, words: tuple[str, ...]) -> None:
 def test_name_of_an_exported_file_is_escaped(path: Path, encoding: str) -> None:
     output = path.parent / "body.json"
     done = deliveries(
-        path, "export", "done", "--output", str(output), environ={"PYTHONIOENCODING": encoding}
+        path, "export", "succeeded", "--output", str(output), environ={"PYTHONIOENCODING": encoding}
     )
     assert done.returncode == 0
     assert ESCAPED[encoding] in done.stdout.decode(encoding)
@@ -176,7 +176,7 @@ def test_name_of_an_exported_file_is_escaped(path: Path, encoding: str) -> None:
 
 def test_exported_body_stays_utf_8(path: Path) -> None:
     done = deliveries(
-        path, "export", "done", "--output", "-", environ={"PYTHONIOENCODING": "ascii"}
+        path, "export", "succeeded", "--output", "-", environ={"PYTHONIOENCODING": "ascii"}
     )
     assert json.loads(done.stdout)["comment"]["content"] == TEXT
 
@@ -185,7 +185,7 @@ def test_exported_body_stays_utf_8(path: Path) -> None:
 
 PRINTING = [
     ("list",), ("list", "--json"), ("show", "failed"), ("stats",),
-    ("replay", "--failed", "--dry-run"), ("export", "done", "--output", "-"),
+    ("replay", "--failed", "--dry-run"), ("export", "succeeded", "--output", "-"),
 ]  # fmt: skip
 WITHOUT_A_LOG = [
     ("--help",), ("--version",), ("samples",), ("samples", "repo.create"), ("send", "--help"),
@@ -219,10 +219,10 @@ def test_full_disk_without_a_log_is_one_line_and_exit_code_1(words: tuple[str, .
 @needs_full
 def test_replay_to_a_full_disk_is_queued(path: Path) -> None:
     with Path("/dev/full").open("wb") as full:
-        done = deliveries(path, "replay", "done", stdout=full)
+        done = deliveries(path, "replay", "succeeded", stdout=full)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == FULL
-    record = SqliteLog(path).get("done")
+    record = SqliteLog(path).get("succeeded")
     assert record is not None
     assert record.state == "queued"
 
@@ -317,7 +317,7 @@ def test_closed_streams_are_no_error(
     )  # fmt: skip
     assert done.returncode == 0
     assert b"Traceback (most" not in done.stderr
-    record = SqliteLog(path).get("done")
+    record = SqliteLog(path).get("succeeded")
     assert record is not None
 
 
@@ -471,7 +471,7 @@ def test_job_prints_the_outcome_in_every_encoding(
     )  # fmt: skip
     assert done.returncode == code, done.stderr
     lines = [line for line in done.stdout.decode(encoding).splitlines() if "hubhooks: " in line]
-    state = f"failed: ValueError: {ESCAPED[encoding]} \\udcff" if private else "done"
+    state = f"failed: ValueError: {ESCAPED[encoding]} \\udcff" if private else "succeeded"
     assert lines == [f"hubhooks: `{ESCAPED[encoding]}` is {state}"]
 
 

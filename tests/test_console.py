@@ -86,7 +86,7 @@ def test_a_server_logs_its_start_and_each_delivery_in_its_own_style(
         r"delivery `d1`, <ContentEvent .*>: answered 202, to be handled by retrain",
         r"delivery `d1`: handler `retrain` is done after \d+ ms",
         r"delivery `d2`, .*: answered 202, to be handled by clean",
-        r"delivery `d3`, .*: answered 200, unhandled: no handler .*`retrain` does not hear it: .*",
+        r"delivery `d3`, .*: answered 200, unhandled: no handler .*`retrain` does not match: .*",
     ):
         found = [one for one in lines if re.fullmatch(style.format(line=line), one)]
         assert len(found) == 1, said
@@ -164,7 +164,7 @@ def test_each_further_process_says_in_its_start_line_which_one_leads(tmp_path: P
 def test_the_test_client_logs_deliveries_but_no_start(logged: Any) -> None:
     hooks = Webhooks()
     hooks.add(print, "repo.content", name="retrain")
-    testing.Client(hooks).send(testing.content(repo="me/tides"), id="d1")
+    testing.TestClient(hooks).send(testing.content(repo="me/tides"), id="d1")
     assert [line.split()[0] for line in logged()] == ["delivery", "delivery"]
 
 
@@ -185,7 +185,7 @@ def test_the_tab_shows_at_once_why_a_delivery_is_unhandled() -> None:
 
     hooks = Webhooks("moon", deliveries=":memory:")
     hooks.add(print, "repo.content", name="retrain")
-    client = testing.Client(hooks)
+    client = testing.TestClient(hooks)
     client.send(testing.content(repo="me/tides"), id="heard")
     client.send(sample_json("repo.move"), id="missed")
     activity = Activity(client.deliveries, hooks, lambda: None, lambda: None)
@@ -194,7 +194,7 @@ def test_the_tab_shows_at_once_why_a_delivery_is_unhandled() -> None:
     assert heard is not None
     shown = _details_html(missed)
     assert '<details class="hubhooks-run" open><summary>Why' in shown
-    assert "retrain&#96; does not hear it: the scope is" in shown
+    assert "retrain&#96; does not match: the scope is" in shown
     assert " open>" not in _details_html(heard)
 
 
@@ -279,10 +279,10 @@ def test_send_shows_whole_answers_and_says_why_a_delivery_is_unhandled(tmp_path:
     assert max(map(len, table)) <= 80
     assert re.search(r"202 .* accepted: retrain +[0-9a-f]{8}$", text, re.MULTILINE)
     assert re.search(r"200 .* repo.move +unhandled: no handler +[0-9a-f]{8}$", text, re.MULTILINE)
-    why = "`clean` does not hear it: the action is `move`, not `delete`"
+    why = "`clean` does not match: the action is `move`, not `delete`"
     assert f"  {why}" in lines
     assert f"{samples[-1]} is unhandled:" in lines
-    assert any(re.search("unhandled: no handler listens to this event +[0-9a-f]", x) for x in wide)
+    assert any(re.search("unhandled: no handler matches this event +[0-9a-f]", x) for x in wide)
 
 
 def test_send_explains_few_of_many_unhandled_samples(tmp_path: Path) -> None:

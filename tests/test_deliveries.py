@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
 
-    from hubhooks.deliveries import Delivery, Ending, Log
+    from hubhooks.deliveries import Ending, Log
+    from hubhooks.models import RunContext
 
 
 @pytest.fixture(params=["memory", "disk"])
@@ -43,13 +44,13 @@ def log(make_log: Callable[..., Log]) -> Log:
     return make_log()
 
 
-def start(log: Log, delivery_id: str, handler: str = "a") -> Delivery:
+def start(log: Log, delivery_id: str, handler: str = "a") -> RunContext:
     delivery = log.claim(delivery_id, handler)
     assert delivery is not None
     return delivery
 
 
-def end(log: Log, delivery: Delivery, ending: Ending = "done", **how: Any) -> None:
+def end(log: Log, delivery: RunContext, ending: Ending = "succeeded", **how: Any) -> None:
     log.finished(delivery, ending, "why", "traceback", **how)
     log.flush()
 
@@ -111,10 +112,10 @@ def test_the_state_of_a_delivery_is_the_one_that_asks_for_attention_first(log: L
     assert states == ["queued", "running", "queued", "failed"]
 
 
-@pytest.mark.parametrize("aside", ["unhandled", "ignored", "unreadable"])
-def test_a_delivery_that_nobody_runs_is_kept_with_the_reason(log: Log, aside: Any) -> None:
-    assert log.accept("d1", b"{}", (), aside, "because") == Verdict(aside, "d1")
-    assert record(log, "d1").state == aside
+@pytest.mark.parametrize("skipped", ["unhandled", "ignored", "malformed"])
+def test_a_delivery_that_nobody_runs_is_kept_with_the_reason(log: Log, skipped: Any) -> None:
+    assert log.accept("d1", b"{}", (), skipped, "because") == Verdict(skipped, "d1")
+    assert record(log, "d1").state == skipped
     assert record(log, "d1").reason == "because"
 
 
@@ -175,10 +176,10 @@ def test_a_record_never_shows_its_body(log: Log) -> None:
 def test_a_record_is_a_copy_that_does_not_change(log: Log) -> None:
     log.accept("d1", b"{}", ["a"])
     kept, (listed,) = record(log, "d1"), log.list()
-    run(log, "d1", a="done")
+    run(log, "d1", a="succeeded")
     log.answered("d1", delivered=True)
     assert (kept.state, listed.state) == ("queued", "queued")
-    assert not kept.is_delivered
+    assert not kept.is_acknowledged
 
 
 # ---- the same id again ------------------------------------------------------------------------
@@ -200,14 +201,14 @@ def test_while_it_is_queued_or_running_it_is_not_run_twice(log: Log) -> None:
 def test_handlers_that_failed_run_again_and_the_others_do_not(
     make_log: Callable[..., Log], replays: Any, delivered: bool
 ) -> None:
-    log = make_log(replays=replays)
+    log = make_log(on_replay=replays)
     log.accept("d1", b"{}", ["a", "b", "c"])
     log.answered("d1", delivered=delivered)
-    run(log, "d1", a="done", b="failed", c="ignored")
+    run(log, "d1", a="succeeded", b="failed", c="ignored")
     assert log.accept("d1", b"{}", ["a", "b", "c"]) == Verdict("accepted", "d1", ("b",))
     kept = record(log, "d1")
     assert [(r.handler, r.state) for r in kept.runs] == [
-        ("a", "done"),
+        ("a", "succeeded"),
         ("c", "ignored"),
         ("b", "queued"),
     ]
@@ -225,14 +226,14 @@ def test_handlers_that_failed_run_again_even_if_they_no_longer_listen(log: Log) 
 def test_handlers_that_failed_do_not_run_on_a_body_that_cannot_be_read(log: Log) -> None:
     log.accept("d1", b"{}", ["a"])
     run(log, "d1", a="failed")
-    assert log.accept("d1", b"{", (), "unreadable").status == "unreadable"
+    assert log.accept("d1", b"{", (), "malformed").status == "malformed"
     assert record(log, "d1").state == "failed"
 
 
 def test_after_success_with_an_answer_that_arrived_it_is_a_replay(log: Log) -> None:
     log.accept("d1", b"{}", ["a"])
     log.answered("d1", delivered=True)
-    run(log, "d1", a="done")
+    run(log, "d1", a="succeeded")
     assert log.accept("d1", b"{}", ["a", "new"]) == Verdict("accepted", "d1", ("a", "new"))
     assert record(log, "d1").is_replay
     told = [start(log, "d1", name) for name in ("a", "new")]
@@ -240,24 +241,24 @@ def test_after_success_with_an_answer_that_arrived_it_is_a_replay(log: Log) -> N
 
 
 def test_a_replay_can_be_turned_off(make_log: Callable[..., Log]) -> None:
-    log = make_log(replays="skip")
+    log = make_log(on_replay="skip")
     log.accept("d1", b"{}", ["a"])
     log.answered("d1", delivered=True)
-    run(log, "d1", a="done")
+    run(log, "d1", a="succeeded")
     assert log.accept("d1", b"{}", ["a"]).status == "duplicate"
 
 
 def test_after_success_with_an_answer_that_got_lost_it_is_the_hubs_retry(log: Log) -> None:
     log.accept("d1", b"{}", ["a"])
     log.answered("d1", delivered=False)
-    run(log, "d1", a="done")
+    run(log, "d1", a="succeeded")
     assert log.accept("d1", b"{}", ["a"]) == Verdict("duplicate", "d1")
     assert record(log, "d1").duplicates == 1
 
 
 def test_once_the_retry_was_answered_the_next_one_is_a_replay(log: Log) -> None:
     log.accept("d1", b"{}", ["a"])
-    run(log, "d1", a="done")
+    run(log, "d1", a="succeeded")
     assert log.accept("d1", b"{}", ["a"]).status == "duplicate"
     log.answered("d1", delivered=True)
     log.answered("d1", delivered=False)
@@ -275,19 +276,19 @@ def test_what_was_not_run_again_stays_counted(log: Log) -> None:
 def test_a_replay_whose_answer_got_lost_is_not_run_a_third_time(log: Log) -> None:
     log.accept("d1", b"{}", ["a"])
     log.answered("d1", delivered=True)
-    run(log, "d1", a="done")
+    run(log, "d1", a="succeeded")
     log.accept("d1", b"{}", ["a"])
-    run(log, "d1", a="done")
+    run(log, "d1", a="succeeded")
     assert log.accept("d1", b"{}", ["a"]).status == "duplicate"
 
 
-@pytest.mark.parametrize("aside", ["unhandled", "ignored", "unreadable"])
+@pytest.mark.parametrize("skipped", ["unhandled", "ignored", "malformed"])
 @pytest.mark.parametrize("replays", ["run", "skip"])
 def test_what_nobody_ran_is_judged_anew(
-    make_log: Callable[..., Log], aside: Any, replays: Any
+    make_log: Callable[..., Log], skipped: Any, replays: Any
 ) -> None:
-    log = make_log(replays=replays)
-    log.accept("d1", b"{}", (), aside)
+    log = make_log(on_replay=replays)
+    log.accept("d1", b"{}", (), skipped)
     log.answered("d1", delivered=True)
     assert log.accept("d1", b"{}", ["a"]) == Verdict("accepted", "d1", ("a",))
     assert record(log, "d1").state == "queued"
@@ -322,7 +323,7 @@ def test_a_run_that_is_to_be_tried_again_waits_and_counts_its_failures(log: Log)
     assert (delivery.attempt, delivery.failures) == (1, 0)
     end(log, delivery, "failed", retry_after=3600)
     (waiting,) = record(log, "d1").runs
-    assert (waiting.state, waiting.error, waiting.finished_at) == ("waiting", "why", None)
+    assert (waiting.state, waiting.error, waiting.finished_at) == ("retrying", "why", None)
     assert timedelta(seconds=3500) < waiting.due_at - waiting.started_at < timedelta(seconds=3700)
     assert log.due(8) == []
     assert 3500 < (log.next_due() or 0) <= 3600
@@ -343,13 +344,13 @@ def test_an_overdue_run_is_unfinished_until_it_returns(log: Log) -> None:
     log.accept("d1", b"{}", ["a"])
     delivery = start(log, "d1")
     log.overdue(delivery)
-    assert record(log, "d1").state == "overdue"
+    assert record(log, "d1").state == "stuck"
     assert log.accept("d1", b"{}", ["a"]).status == "in_progress"
     assert log.due(8) == []
     end(log, delivery)
-    assert record(log, "d1").state == "done"
+    assert record(log, "d1").state == "succeeded"
     log.overdue(delivery)
-    assert record(log, "d1").state == "done"
+    assert record(log, "d1").state == "succeeded"
 
 
 def test_an_overdue_run_still_tells_why_it_is_tried_again(log: Log) -> None:
@@ -357,17 +358,17 @@ def test_an_overdue_run_still_tells_why_it_is_tried_again(log: Log) -> None:
     end(log, start(log, "d1"), "failed", retry_after=0)
     log.overdue(start(log, "d1"))
     (overdue,) = record(log, "d1").runs
-    assert (overdue.state, overdue.error, overdue.traceback) == ("overdue", "why", "traceback")
+    assert (overdue.state, overdue.error, overdue.traceback) == ("stuck", "why", "traceback")
 
 
 def test_the_end_of_a_start_that_was_given_up_changes_nothing(log: Log) -> None:
     log.accept("d1", b"{}", ["a"])
     given_up = start(log, "d1")
     end(log, given_up, "failed", retry_after=0)
-    end(log, given_up, "done")
-    assert record(log, "d1").state == "waiting"
+    end(log, given_up, "succeeded")
+    assert record(log, "d1").state == "retrying"
     start(log, "d1")
-    end(log, given_up, "done")
+    end(log, given_up, "succeeded")
     log.overdue(given_up)
     assert record(log, "d1").state == "running"
 
@@ -376,7 +377,7 @@ def test_a_finished_delivery_can_be_queued_again(log: Log) -> None:
     log.accept("d1", b"body", ["a", "b"], scope="repo", action="update", repo="me/x")
     log.accept("d2", b"{}", (), "unhandled", "why")
     assert [log.replay(name) for name in ("d1", "d2", "d9")] == [(), (), ()]
-    run(log, "d1", a="done", b="failed")
+    run(log, "d1", a="succeeded", b="failed")
     assert log.replay("d1", ["a"]) == ("a",)
     kept = record(log, "d1")
     assert [(r.handler, r.state) for r in kept.runs] == [("b", "failed"), ("a", "queued")]
@@ -416,10 +417,10 @@ def test_a_log_in_figures(log: Log) -> None:
     log.accept("d1", b"12345", (), "unhandled")
     log.accept("d2", b"123", ["a", "b"])
     log.accept("d3", b"1", ["a"])
-    run(log, "d3", a="done")
+    run(log, "d3", a="succeeded")
     for count in (2, 3):
         log.refused(1, "secret wrong", count)
-    states = {"unhandled": 1, "queued": 1, "done": 1}
+    states = {"unhandled": 1, "queued": 1, "succeeded": 1}
     came = record(log, "d2").received_at
     assert log.stats() == (states, 9, came, {"secret wrong": 5})
 
@@ -440,8 +441,8 @@ def test_unfinished_deliveries_are_all_kept() -> None:
         log.accept(f"d{number}", b"1234", ["a"])
     start(log, "d3")
     assert [log.body(r.id) for r in log.list()] == [b"1234"] * 4
-    run(log, "d0", a="done")
-    run(log, "d1", a="done")
+    run(log, "d0", a="succeeded")
+    run(log, "d1", a="succeeded")
     assert [r.id for r in log.list()] == ["d3", "d2", "d1"]
 
 
@@ -477,10 +478,10 @@ def test_more_than_can_be_held_is_not_taken_until_something_is_finished() -> Non
     with pytest.raises(StoreError):
         log.accept("d1", b"1234", ["a"])
     assert record(log, "d1").state == "failed"
-    run(log, "d2", a="done")
+    run(log, "d2", a="succeeded")
     assert log.accept("d1", b"1234", ["a"]).status == "accepted"
-    run(log, "d1", a="done")
-    run(log, "d3", a="done")
+    run(log, "d1", a="succeeded")
+    run(log, "d3", a="succeeded")
     assert log.accept("d5", b"12345678", ["a"]).status == "accepted"
 
 

@@ -35,7 +35,7 @@ UNREADABLE = b'{"event": \xff\x1b[2J'
 TRACEBACK = (
     'Traceback (most recent call last):\n  File "app.py", line 3\nValueError: no \x1b[31mtide\n'
 )
-WHY = "`retrain` does not hear it: no ref\n`reply` does not hear it: no comment"
+WHY = "`retrain` does not match: no ref\n`reply` does not match: no comment"
 
 
 @pytest.fixture
@@ -84,12 +84,12 @@ def filled(path: Path) -> Path:
     """Give a log with a delivery of each kind that nobody works on."""
     with opened(path) as log:
         accept(log, "done-1", "retrain", sample="repo.content.update")
-        end(log, "done-1", retrain="done")
+        end(log, "done-1", retrain="succeeded")
         log.answered("done-1", delivered=True)
         accept(log, "failed-1", "retrain", "reply", sample="discussion.comment.create")
-        end(log, "failed-1", retrain="failed", reply="done")
+        end(log, "failed-1", retrain="failed", reply="succeeded")
         accept(log, "unhandled-1")
-        log.accept("unreadable-1", UNREADABLE, (), "unreadable", "no JSON at \x07 line 1")
+        log.accept("unreadable-1", UNREADABLE, (), "malformed", "no JSON at \x07 line 1")
         accept(log, "failed-2", "retrain", sample="repo.content.update")
         end(log, "failed-2", retrain="failed")
         accept(log, "queued-1", "retrain", sample="repo.content.update")
@@ -172,16 +172,16 @@ from hubhooks import Webhooks
 hooks = Webhooks()
 
 @hooks.on()
-def retrain(event, delivery):
-    assert delivery.is_replay
+def retrain(event, context):
+    assert context.is_replay
 
 @hooks.on(name="break")
 def break_(event):
     raise ValueError("no tide")
 
 @hooks.on(retries=1, backoff=0.1)
-def stumble(event, delivery):
-    assert delivery.attempt % 2
+def stumble(event, context):
+    assert context.attempt % 2
 
 @hooks.on()
 def hang(event):
@@ -226,7 +226,7 @@ def test_deliveries_are_listed_with_the_newest_first(filled: Path) -> None:
     assert header == ["id", "received", "state", "event", "repo", "handlers"]
     assert [row[0] for row in rows] == NEWEST_FIRST
     assert rows[1][3:] == ["failed", "repo.content", "update", "ada-labs/tide-gauges", "retrain"]
-    assert rows[4][-4:] == ["retrain:", "failed,", "reply:", "done"]
+    assert rows[4][-4:] == ["retrain:", "failed,", "reply:", "succeeded"]
 
 
 def test_a_list_fits_a_terminal_of_80_columns(path: Path) -> None:
@@ -273,12 +273,12 @@ def test_a_list_in_json_is_a_line_for_each(filled: Path) -> None:
         "size": len(compact(sample_json("discussion.comment.create"))),
         "reason": "",
         "is_replay": False,
-        "is_delivered": False,
+        "is_acknowledged": False,
         "duplicates": 0,
     }
     assert (retrain["handler"], retrain["state"], retrain["attempts"]) == ("retrain", "failed", 1)
     assert retrain["error"] == "ValueError: no \x1b[31mtide"
-    assert (reply["state"], reply["interruptions"], reply["due_at"]) == ("done", 0, None)
+    assert (reply["state"], reply["crashes"], reply["due_at"]) == ("succeeded", 0, None)
 
 
 @pytest.mark.parametrize(
@@ -356,8 +356,8 @@ def test_a_delivery_is_shown_with_all_that_is_known(filled: Path) -> None:
 
 def test_a_delivery_that_nobody_heard_says_why_for_each_handler(filled: Path) -> None:
     lines = [line.strip() for line in command(filled, "show", "unh").stdout.splitlines()]
-    assert "because `retrain` does not hear it: no ref" in [re.sub(" +", " ", x) for x in lines]
-    assert "`reply` does not hear it: no comment" in lines
+    assert "because `retrain` does not match: no ref" in [re.sub(" +", " ", x) for x in lines]
+    assert "`reply` does not match: no comment" in lines
 
 
 def test_a_delivery_in_json_is_one_object(filled: Path) -> None:
@@ -371,8 +371,8 @@ def test_a_delivery_in_json_is_one_object(filled: Path) -> None:
 
 def test_a_body_that_is_no_json_once_it_is_written_again_is_told_all_the_same(path: Path) -> None:
     with opened(path) as log:
-        log.accept("odd", b'{"n": NaN}', (), "unreadable", "NaN is no JSON")
-        log.accept("exact", b'{"n": 12345678901234567890, "s": "\\ud800"}', (), "unreadable", "no")
+        log.accept("odd", b'{"n": NaN}', (), "malformed", "NaN is no JSON")
+        log.accept("exact", b'{"n": 12345678901234567890, "s": "\\ud800"}', (), "malformed", "no")
     done = invoke(path, "show", "odd", "--json")
     assert "NaN" in done.stdout
     told = json.loads(done.stdout, parse_constant=lambda _: pytest.fail("a NaN is no JSON"))
@@ -457,24 +457,24 @@ def test_a_whole_id_is_meant_even_if_others_begin_with_it(path: Path) -> None:
 
 
 def test_what_is_replayed_is_followed_until_it_ended(path: Path) -> None:
-    fill(path, retrain="done", stumble="failed")
+    fill(path, retrain="succeeded", stumble="failed")
     with running_app(path):
         done = command(path, "replay", "of-retrain", "of-st")
     assert (done.returncode, done.stderr) == (0, "")
     rows = [line.split() for line in done.stdout.splitlines() if line.strip()][2:]
-    assert rows == [["done", "retrain", "of-retrain"], ["done", "stumble", "of-stumble"]]
+    assert rows == [["succeeded", "retrain", "of-retrain"], ["succeeded", "stumble", "of-stumble"]]
     log = SqliteLog(path)
     states = {name: log.get(name).runs[0].attempts for name in ("of-retrain", "of-stumble")}
     assert states == {"of-retrain": 2, "of-stumble": 3}
 
 
 def test_a_run_that_fails_again_is_told_by_the_exit_code(path: Path) -> None:
-    fill(path, retrain="done", **{"break": "done"})
+    fill(path, retrain="succeeded", **{"break": "succeeded"})
     with running_app(path):
         done = command(path, "replay", "of-retrain", "of-break", "--json")
     assert done.returncode == 1
     retrain, broken = map(json.loads, done.stdout.splitlines())
-    assert (retrain["runs"][0]["state"], retrain["skipped"]) == ("done", None)
+    assert (retrain["runs"][0]["state"], retrain["skipped"]) == ("succeeded", None)
     assert (broken["id"], broken["handlers"]) == ("of-break", ["break"])
     assert broken["runs"][0]["error"] == "ValueError: no tide"
 
@@ -487,11 +487,11 @@ def test_many_runs_are_counted_not_listed(path: Path) -> None:
     with running_app(path):
         done = command(path, "replay", "--failed")
     assert done.returncode == 0
-    assert ["done", "retrain", "30"] in [line.split() for line in done.stdout.splitlines()]
+    assert ["succeeded", "retrain", "30"] in [line.split() for line in done.stdout.splitlines()]
 
 
 def test_a_terminal_sees_the_progress(path: Path) -> None:
-    fill(path, retrain="done")
+    fill(path, retrain="succeeded")
     with running_app(path):
         done = command(path, "replay", "of-retrain", FORCE_COLOR="1")
     assert "replaying" in done.stderr
@@ -577,14 +577,14 @@ def test_all_that_failed_are_told_of_even_if_they_are_dropped_meanwhile(
 
 
 def test_where_no_app_runs_the_work_waits_for_it(path: Path) -> None:
-    fill(path, retrain="done")
+    fill(path, retrain="succeeded")
     done = command(path, "replay", "of-retrain")
     assert done.returncode == 0
     assert done.stderr == "no app runs on this log: 1 run queued, to start with it\n"
     assert "queued" in done.stdout
     log = SqliteLog(path)
     with running_app(path) as app:
-        app.wait_until(lambda: log.get("of-retrain").state == "done", "did not run it")
+        app.wait_until(lambda: log.get("of-retrain").state == "succeeded", "did not run it")
 
 
 def test_what_cannot_be_replayed_says_why(filled: Path) -> None:
@@ -609,7 +609,7 @@ def test_nothing_to_replay_is_no_failure(filled: Path) -> None:
 
 
 def test_an_app_that_goes_away_is_not_waited_for(path: Path) -> None:
-    fill(path, die="done")
+    fill(path, die="succeeded")
     with running_app(path):
         done = command(path, "replay", "of-die")
     assert done.returncode == 1
@@ -618,7 +618,7 @@ def test_an_app_that_goes_away_is_not_waited_for(path: Path) -> None:
 
 
 def test_following_can_be_ended(path: Path) -> None:
-    fill(path, hang="done")
+    fill(path, hang="succeeded")
     with running_app(path) as app, replaying(path, "of-hang") as process:
         app.wait_until((path.parent / "hanging").exists, "did not run it")
         process.send_signal(signal.SIGINT)
@@ -666,7 +666,7 @@ def test_a_log_that_stays_locked_is_given_up(filled: Path, monkeypatch: pytest.M
     writer.close()
     assert done.exit_code == 1
     assert "is locked by another program" in done.stderr
-    assert said(filled, "show", "done-1")[0]["state"] == "done"
+    assert said(filled, "show", "done-1")[0]["state"] == "succeeded"
 
 
 @pytest.mark.parametrize(
@@ -700,7 +700,7 @@ def test_an_exported_body_is_sent_and_tested_with(filled: Path, tmp_path: Path) 
 
     hooks = Webhooks()
     hooks.on_comment()(lambda event: event.repo.name)
-    assert testing.Client(hooks).send(written).status == 202
+    assert testing.TestClient(hooks).send(written).http_status == 202
 
 
 def test_an_export_is_named_after_the_event(
@@ -801,7 +801,7 @@ def test_a_log_in_figures(filled: Path) -> None:
         "is_app_running": False,
         "leader": None,
         "unknown_handlers": {},
-        "states": {"done": 1, "failed": 2, "queued": 1, "unhandled": 1, "unreadable": 1},
+        "states": {"succeeded": 1, "failed": 2, "queued": 1, "unhandled": 1, "malformed": 1},
         "refusals": {"secret wrong": 3},
     }
     lock = RunnerLock(filled)

@@ -20,7 +20,7 @@ import pytest
 from servers import PATIENCE, UVICORN, started, wait_until
 from soaking import soak
 
-from hubhooks import Delivery, HubEvent, Ignore, Retry, Webhooks, _calls, _session, sqlite
+from hubhooks import HubEvent, Ignore, Retry, RunContext, Webhooks, _calls, _session, sqlite
 from hubhooks import asgi as room
 from hubhooks._samples import compact, sample_json
 from hubhooks.errors import ConfigError, StoreError
@@ -68,9 +68,9 @@ def aborts(event):
 def works(event): ...
 
 @app.on_failure
-def tell(event, delivery, error):
+def tell(event, context, error):
     with open("told", "a") as file:
-        file.write(f"{delivery.handler} {delivery.attempt} {error}\\n")
+        file.write(f"{context.handler} {context.attempt} {error}\\n")
 """
 
 
@@ -91,12 +91,14 @@ def test_a_handler_that_kills_the_process_fails_in_the_end_and_the_app_comes_up(
                 continue
             other = compact(sample_json("repo.create"))
             assert s.post("/", other, headers={"Webhook-Id": "d2"}).status_code == 202
-            s.wait_until(lambda: log.stats().states == {"failed": 1, "done": 1}, "does not run it")
+            s.wait_until(
+                lambda: log.stats().states == {"failed": 1, "succeeded": 1}, "does not run it"
+            )
     assert crashes == 4
     assert lines(tmp_path / "told") == ["aborts 4 the process died during this handler"]
     record = log.get("d1")
     assert record is not None
-    assert (record.runs[0].attempts, record.runs[0].interruptions) == (4, 4)
+    assert (record.runs[0].attempts, record.runs[0].crashes) == (4, 4)
 
 
 TELLS_PID = """
@@ -108,10 +110,10 @@ sqlite._now = lambda: time.time() - 3600 * os.path.exists("set-back")
 app = Webhooks()
 
 @app.on(name="tells")
-def tells(event, delivery):
+def tells(event, context):
     with open("ran", "a") as file:
-        file.write(f"{delivery.id} {delivery.attempt} {os.getpid()}\\n")
-    while delivery.id == "stuck" and delivery.attempt == 1:
+        file.write(f"{context.id} {context.attempt} {os.getpid()}\\n")
+    while context.id == "stuck" and context.attempt == 1:
         time.sleep(0.01)
 """
 
@@ -129,7 +131,7 @@ def test_of_two_processes_one_runs_everything_and_the_other_takes_over_when_it_i
         for number in range(40):
             headers = {"Webhook-Id": f"d{number}"}
             assert servers[number % 2].post("/", BODY, headers=headers).status_code == 202
-        servers[0].wait_until(lambda: log.stats().states == {"done": 40}, "does not run them")
+        servers[0].wait_until(lambda: log.stats().states == {"succeeded": 40}, "does not run them")
         ran = [line.split() for line in lines(tmp_path / "ran")]
         assert Counter(name for name, _, _ in ran) == {f"d{number}": 1 for number in range(40)}
         (pid,) = {int(pid) for _, _, pid in ran}
@@ -141,9 +143,9 @@ def test_of_two_processes_one_runs_everything_and_the_other_takes_over_when_it_i
         if clock == "is set back":
             (tmp_path / "set-back").touch()
         leader.kill()
-        other.wait_until(lambda: log.stats().states == {"done": 41}, "does not take over")
+        other.wait_until(lambda: log.stats().states == {"succeeded": 41}, "does not take over")
         other.post("/", BODY, headers={"Webhook-Id": "last"})
-        other.wait_until(lambda: log.stats().states == {"done": 42}, "does not go on")
+        other.wait_until(lambda: log.stats().states == {"succeeded": 42}, "does not go on")
     names = [line.split()[:2] for line in lines(tmp_path / "ran")]
     assert names[40:] == [["stuck", "1"], ["stuck", "2"], ["last", "1"]]
     assert {int(line.split()[2]) for line in lines(tmp_path / "ran")[41:]} == {other.pid}
@@ -160,7 +162,7 @@ def test_a_process_that_cannot_take_over_at_first_tries_again(
     path = tmp_path / "hubhooks.db"
     hooks = Webhooks("moon", deliveries=path)
     ran: list[str] = []
-    hooks.add(lambda event, delivery: ran.append(delivery.id), name="hears")
+    hooks.add(lambda event, context: ran.append(context.id), name="hears")
     first = RunnerLock(path)
     assert first.try_acquire()
     with serve(hooks) as port, closing(sqlite3.connect(path, isolation_level=None)) as file:
@@ -184,17 +186,17 @@ from hubhooks import Webhooks
 app = Webhooks()
 
 @app.on(name="async")
-async def waits(event, delivery):
+async def waits(event, context):
     with open("ran", "a") as file:
-        file.write(f"async {delivery.attempt}\\n")
-    if delivery.attempt == 1:
+        file.write(f"async {context.attempt}\\n")
+    if context.attempt == 1:
         await asyncio.Event().wait()
 
 @app.on(name="sync")
-def waits_too(event, delivery):
+def waits_too(event, context):
     with open("ran", "a") as file:
-        file.write(f"sync {delivery.attempt}\\n")
-    while delivery.attempt == 1:
+        file.write(f"sync {context.attempt}\\n")
+    while context.attempt == 1:
         time.sleep(0.01)
 """
 
@@ -210,9 +212,9 @@ def test_what_does_not_end_before_the_server_stops_runs_after_the_next_start(
         server.stop()
         record = log.get("d1")
         assert record is not None
-        assert {run.state for run in record.runs} == {"waiting"}
+        assert {run.state for run in record.runs} == {"retrying"}
     with started(tmp_path, script=STOPS, environ=ON_DISK) as server:
-        server.wait_until(lambda: log.stats().states == {"done": 1}, "does not run them again")
+        server.wait_until(lambda: log.stats().states == {"succeeded": 1}, "does not run them again")
     assert sorted(lines(tmp_path / "ran")) == ["async 1", "async 2", "sync 1", "sync 2"]
 
 
@@ -224,12 +226,12 @@ app = Webhooks()
 
 
 @app.on(name="hears")
-def hears(event, delivery):
-    if delivery.id == "upload":
+def hears(event, context):
+    if context.id == "upload":
         for file in pathlib.Path().glob("hubhooks.db*"):
             file.read_bytes()
     with open("ran", "a") as ran:
-        ran.write(delivery.id + "\\n")
+        ran.write(context.id + "\\n")
 """
 
 
@@ -278,7 +280,7 @@ class Served:
     def __init__(self, hooks: Webhooks, port: int, post: Any) -> None:
         self.hooks = hooks
         self.port = port
-        self.seen: list[Delivery] = []
+        self.seen: list[RunContext] = []
         self._post = post
 
     def send(self, delivery_id: str = "d1", content: bytes = BODY) -> tuple[int, str]:
@@ -294,7 +296,7 @@ class Served:
             return (
                 record is not None
                 and record.state == state
-                and (record.is_delivered or not delivered)
+                and (record.is_acknowledged or not delivered)
             )
 
         wait_until(is_so)
@@ -317,13 +319,13 @@ def serving(serve: Any, post: Any, deliveries: str) -> Any:
 
 
 def test_a_delivery_answered_in_time_that_comes_again_is_a_replay(serving: Any) -> None:
-    seen: list[Delivery] = []
+    seen: list[RunContext] = []
     with serving() as served:
-        served.hooks.add(lambda event, delivery: seen.append(delivery), name="hears")
+        served.hooks.add(lambda event, context: seen.append(context), name="hears")
         assert served.send() == (202, "accepted")
-        served.wait_for("done")
+        served.wait_for("succeeded")
         assert served.send() == (202, "accepted")
-        served.wait_for("done")
+        served.wait_for("succeeded")
     assert [(d.attempt, d.is_replay) for d in seen] == [(1, False), (2, True)]
 
 
@@ -334,7 +336,7 @@ def test_a_delivery_answered_too_late_that_comes_again_is_the_hubs_retry(
     with serving() as served:
         served.hooks.add(lambda event: None, name="hears")
         assert served.send() == (202, "accepted")
-        served.wait_for("done", delivered=False)
+        served.wait_for("succeeded", delivered=False)
         assert served.send() == (200, "duplicate")
         assert served.record().duplicates == 1
 
@@ -343,11 +345,11 @@ def test_an_answer_that_waited_for_its_handlers_is_not_too_late(
     serving: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(room, "_DELIVERED_SECONDS", 0)
-    with serving(acknowledge="finished") as served:
+    with serving(acknowledge="on_completion") as served:
         served.hooks.add(lambda event: None, name="hears")
-        assert served.send() == (200, "done")
+        assert served.send() == (200, "succeeded")
         # Replay.
-        assert served.send() == (200, "done")
+        assert served.send() == (200, "succeeded")
         assert served.record().runs[0].attempts == 2
 
 
@@ -356,8 +358,8 @@ def test_a_delivery_whose_sender_hung_up_that_comes_again_is_the_hubs_retry(serv
     with serving() as served:
 
         @served.hooks.on(name="hears")
-        async def hears(event: HubEvent, delivery: Delivery) -> None:
-            if delivery.id == "stall":
+        async def hears(event: HubEvent, context: RunContext) -> None:
+            if context.id == "stall":
                 stalls.set()
                 assert release.wait(PATIENCE)
 
@@ -374,16 +376,16 @@ def test_a_delivery_whose_sender_hung_up_that_comes_again_is_the_hubs_retry(serv
             release_later = threading.Timer(0.2, release.set)
         release_later.start()
         try:
-            wait_until(lambda: served.record() is not None and served.record().state == "done")
+            wait_until(lambda: served.record() is not None and served.record().state == "succeeded")
         except AssertionError:
             pytest.skip("the server saw the end of the connection before the request")
-        assert not served.record().is_delivered
+        assert not served.record().is_acknowledged
         assert served.send() == (200, "duplicate")
 
 
 def test_a_sender_that_hung_up_while_its_answer_waited_is_the_hubs_retry(serving: Any) -> None:
     begun, release = threading.Event(), threading.Event()
-    with serving(acknowledge="finished") as served:
+    with serving(acknowledge="on_completion") as served:
 
         @served.hooks.on(name="hears")
         def hears(event: HubEvent) -> None:
@@ -398,7 +400,7 @@ def test_a_sender_that_hung_up_while_its_answer_waited_is_the_hubs_retry(serving
             client.sendall(request + BODY)
             assert begun.wait(PATIENCE)
         release.set()
-        served.wait_for("done", delivered=False)
+        served.wait_for("succeeded", delivered=False)
         assert served.send() == (200, "duplicate")
         assert served.record().runs[0].attempts == 1
 
@@ -408,16 +410,16 @@ def test_only_the_handlers_that_failed_run_again(serving: Any) -> None:
     with serving() as served:
 
         @served.hooks.on(name="fails once")
-        def fails_once(event: HubEvent, delivery: Delivery) -> None:
+        def fails_once(event: HubEvent, context: RunContext) -> None:
             ran.append("fails once")
-            if delivery.attempt == 1:
+            if context.attempt == 1:
                 raise ValueError
 
         served.hooks.add(lambda event: ran.append("works"), name="works")
         served.send()
         served.wait_for("failed")
         assert served.send() == (202, "accepted")
-        served.wait_for("done")
+        served.wait_for("succeeded")
     assert sorted(ran) == ["fails once", "fails once", "works"]
 
 
@@ -436,7 +438,7 @@ def test_what_runs_or_waits_for_a_retry_is_in_progress(serving: Any) -> None:
             assert served.send() == (200, "in_progress")
         finally:
             release.set()
-        served.wait_for("waiting")
+        served.wait_for("retrying")
         assert served.send() == (200, "in_progress")
         assert served.record().duplicates == 2
 
@@ -444,14 +446,14 @@ def test_what_runs_or_waits_for_a_retry_is_in_progress(serving: Any) -> None:
 def test_what_nobody_ran_is_judged_anew(serving: Any) -> None:
     with serving() as served:
         assert served.send("unheard") == (200, "unhandled")
-        assert served.send("unreadable", b"{") == (202, "unreadable")
+        assert served.send("malformed", b"{") == (202, "malformed")
         served.wait_for("unhandled", "unheard")
 
         @served.hooks.on(name="ignores")
         def ignores(event: HubEvent) -> None:
             raise Ignore
 
-        assert served.send("unreadable", b"{") == (202, "unreadable")
+        assert served.send("malformed", b"{") == (202, "malformed")
         assert served.send("unheard") == (202, "accepted")
         served.wait_for("ignored", "unheard")
         assert served.send("unheard") == (202, "accepted")
@@ -460,7 +462,7 @@ def test_what_nobody_ran_is_judged_anew(serving: Any) -> None:
 def test_deliveries_without_an_id_are_never_the_same(serving: Any, post: Any) -> None:
     ran: list[str] = []
     with serving() as served:
-        served.hooks.add(lambda event, delivery: ran.append(delivery.id), name="hears")
+        served.hooks.add(lambda event, context: ran.append(context.id), name="hears")
         answers = [post(served.port, BODY, "") for _ in range(2)]
         assert [status for status, _ in answers] == [202, 202]
         wait_until(lambda: len(ran) == 2)
@@ -510,8 +512,8 @@ def test_what_the_process_died_during_runs_alone_and_the_others_in_between(
     ran: list[str] = []
 
     @on_disk.on(name="hears")
-    def hears(event: HubEvent, delivery: Delivery) -> None:
-        ran.append(delivery.id)
+    def hears(event: HubEvent, context: RunContext) -> None:
+        ran.append(context.id)
         assert release.wait(PATIENCE)
 
     with died(on_disk, "i1", "i2", "i3", queued=["n1"]) as served:
@@ -521,7 +523,7 @@ def test_what_the_process_died_during_runs_alone_and_the_others_in_between(
             assert [served.record(name).state for name in ("n1", "n2")] == ["queued", "queued"]
         finally:
             release.set()
-        wait_until(lambda: served.hooks.deliveries.stats().states == {"done": 5})
+        wait_until(lambda: served.hooks.deliveries.stats().states == {"succeeded": 5})
     assert [ran[0], *sorted(ran[1:3]), *ran[3:]] == ["i1", "n1", "n2", "i2", "i3"]
 
 
@@ -536,19 +538,19 @@ def test_what_the_process_died_during_does_not_stay_alone_when_it_hangs(
     release = threading.Event()
 
     @on_disk.on(name="hears", timeout=timeout)
-    def hears(event: HubEvent, delivery: Delivery) -> None:
-        assert delivery.id != "i1" or release.wait(PATIENCE)
+    def hears(event: HubEvent, context: RunContext) -> None:
+        assert context.id != "i1" or release.wait(PATIENCE)
 
     with died(on_disk, "i1", alone=alone) as served:
         try:
             served.send("n1")
-            served.wait_for("done", "n1")
+            served.wait_for("succeeded", "n1")
             served.send("n2")
-            served.wait_for("done", "n2")
-            assert served.record("i1").state == ("overdue" if timeout else "running")
+            served.wait_for("succeeded", "n2")
+            assert served.record("i1").state == ("stuck" if timeout else "running")
         finally:
             release.set()
-        served.wait_for("done", "i1", delivered=False)
+        served.wait_for("succeeded", "i1", delivered=False)
     what = (
         "handler `hears` on delivery `i1`, during which the process died before, has not ended "
         "alone; others run beside it again"
@@ -564,11 +566,11 @@ def test_what_the_process_died_during_has_its_turn_also_when_something_always_ru
     came = [threading.Event()]
 
     @on_disk.on(name="hears")
-    def hears(event: HubEvent, delivery: Delivery) -> None:
-        if delivery.id == "i1":
+    def hears(event: HubEvent, context: RunContext) -> None:
+        if context.id == "i1":
             ran.set()
         else:
-            assert came[int(delivery.id) + 1].wait(PATIENCE)
+            assert came[int(context.id) + 1].wait(PATIENCE)
 
     with died(on_disk, "i1", due_after=0.2) as served:
         deadline = time.monotonic() + PATIENCE
@@ -580,7 +582,7 @@ def test_what_the_process_died_during_has_its_turn_also_when_something_always_ru
                 came[-2].set()
         finally:
             came[-1].set()
-        wait_until(lambda: set(served.hooks.deliveries.stats().states) == {"done"})
+        wait_until(lambda: set(served.hooks.deliveries.stats().states) == {"succeeded"})
 
 
 def test_what_the_process_died_during_waits_only_so_long_for_what_runs(
@@ -589,8 +591,8 @@ def test_what_the_process_died_during_waits_only_so_long_for_what_runs(
     release, begun = threading.Event(), threading.Event()
 
     @on_disk.on(name="hears")
-    def hears(event: HubEvent, delivery: Delivery) -> None:
-        if delivery.id == "n1":
+    def hears(event: HubEvent, context: RunContext) -> None:
+        if context.id == "n1":
             begun.set()
             assert release.wait(PATIENCE)
 
@@ -598,9 +600,9 @@ def test_what_the_process_died_during_waits_only_so_long_for_what_runs(
         try:
             served.send("n1")
             assert begun.wait(PATIENCE)
-            served.wait_for("done", "i1", delivered=False)
+            served.wait_for("succeeded", "i1", delivered=False)
             served.send("n2")
-            served.wait_for("done", "n2")
+            served.wait_for("succeeded", "n2")
             assert served.record("n1").state == "running"
         finally:
             release.set()
@@ -620,21 +622,21 @@ def test_a_handler_that_fails_is_tried_again_until_its_retries_are_spent(
         waits.append(failures)
         return 0.01
 
-    def fails(event: HubEvent, delivery: Delivery) -> None:
-        msg = f"no {delivery.attempt}"
+    def fails(event: HubEvent, context: RunContext) -> None:
+        msg = f"no {context.attempt}"
         raise ValueError(msg)
 
-    async def fails_too(event: HubEvent, delivery: Delivery) -> None:
-        fails(event, delivery)
+    async def fails_too(event: HubEvent, context: RunContext) -> None:
+        fails(event, context)
 
     with serving() as served:
         hooks = served.hooks
         hooks.add(fails_too if is_async else fails, name="fails", retries=2, backoff=backoff)
         hooks.on_error(
-            lambda _, delivery, error: told.append(("error", delivery.attempt, f"{error}"))
+            lambda _, context, error: told.append(("error", context.attempt, f"{error}"))
         )
         hooks.on_failure(
-            lambda _, delivery, error: told.append(("failure", delivery.attempt, f"{error}"))
+            lambda _, context, error: told.append(("failure", context.attempt, f"{error}"))
         )
         served.send()
         served.wait_for("failed")
@@ -656,12 +658,12 @@ def test_a_handler_can_say_when_it_is_to_be_tried_again(
     with serving() as served:
 
         @served.hooks.on(name="busy", retries=1, backoff=3600)
-        def busy(event: HubEvent, delivery: Delivery) -> None:
-            if delivery.attempt == 1:
+        def busy(event: HubEvent, context: RunContext) -> None:
+            if context.attempt == 1:
                 raise Retry("too many requests", after=0.01)  # noqa: EM101, TRY003
 
         served.send()
-        served.wait_for("done")
+        served.wait_for("succeeded")
         assert served.record().runs[0].attempts == 2
     expected = "handler `busy` asks for another try on delivery `d1` in 0.01 s: too many requests"
     assert expected in logged()
@@ -691,7 +693,7 @@ def test_a_backoff_that_gives_no_time_has_its_handler_wait_a_minute(
     serving: Any, logged: Callable[[], list[str]], backoff: Callable[[int], float]
 ) -> None:
     def waits_a_minute(delivery_id: str) -> bool:
-        served.wait_for("waiting", delivery_id)
+        served.wait_for("retrying", delivery_id)
         (run,) = served.record(delivery_id).runs
         minute = timedelta(seconds=60)
         return bool(run.started_at + minute <= run.due_at <= datetime.now(timezone.utc) + minute)
@@ -720,8 +722,8 @@ def test_a_handler_waits_a_year_at_most(serving: Any, after: float) -> None:
     with serving() as served:
 
         @served.hooks.on(name="later", retries=2, backoff=0)
-        def later(event: HubEvent, delivery: Delivery) -> None:
-            if delivery.attempt == 1:
+        def later(event: HubEvent, context: RunContext) -> None:
+            if context.attempt == 1:
                 raise Later
             raise Retry(after=after)
 
@@ -758,19 +760,19 @@ def test_a_sync_handler_out_of_time_is_overdue_until_it_returns(
     with serving() as served:
 
         @served.hooks.on(name="stuck", timeout=0.05, retries=5, backoff=0, concurrency=1)
-        def stuck(event: HubEvent, delivery: Delivery) -> None:
+        def stuck(event: HubEvent, context: RunContext) -> None:
             assert release.wait(PATIENCE)
 
         try:
             served.send()
-            served.wait_for("overdue")
+            served.wait_for("stuck")
             served.send("d2")
             assert served.record("d2").state == "queued"
             assert served.send() == (200, "in_progress")
         finally:
             release.set()
-        served.wait_for("done")
-        served.wait_for("done", "d2")
+        served.wait_for("succeeded")
+        served.wait_for("succeeded", "d2")
         assert served.record().runs[0].attempts == 1
     what = "handler `stuck` on delivery `d1` takes more than 0.05 s; nothing can end it but itself"
     assert what in logged()
@@ -784,20 +786,20 @@ def test_an_async_handler_that_swallows_its_cancellation_is_overdue_until_it_ret
     with serving() as served:
 
         @served.hooks.on(name="stubborn", timeout=0.05, retries=5, backoff=0, concurrency=1)
-        async def stubborn(event: HubEvent, delivery: Delivery) -> None:
+        async def stubborn(event: HubEvent, context: RunContext) -> None:
             while not release.is_set():
                 with suppress(asyncio.CancelledError):
                     await asyncio.sleep(0.01)
 
         try:
             served.send()
-            served.wait_for("overdue")
+            served.wait_for("stuck")
             served.send("d2")
             assert served.record("d2").state == "queued"
         finally:
             release.set()
-        served.wait_for("done")
-        served.wait_for("done", "d2")
+        served.wait_for("succeeded")
+        served.wait_for("succeeded", "d2")
         assert served.record().runs[0].attempts == 1
     what = "handler `stubborn` on delivery `d1` takes more than 0.05 s and does not end when it is"
     (line,) = [line for line in logged() if line.startswith(what)]
@@ -819,7 +821,7 @@ def test_no_more_deliveries_at_once_than_a_handler_allows_and_others_pass_it(ser
             with lock:
                 now[0] -= 1
 
-        served.hooks.add(lambda event, delivery: passed.append(delivery.id), name="wide")
+        served.hooks.add(lambda event, context: passed.append(context.id), name="wide")
         try:
             for number in range(50):
                 served.send(f"d{number}")
@@ -827,7 +829,7 @@ def test_no_more_deliveries_at_once_than_a_handler_allows_and_others_pass_it(ser
             assert now == [2]
         finally:
             release.set()
-        wait_until(lambda: served.hooks.deliveries.stats().states == {"done": 50})
+        wait_until(lambda: served.hooks.deliveries.stats().states == {"succeeded": 50})
     assert most == [2]
 
 
@@ -837,16 +839,16 @@ def test_more_than_there_is_room_for_runs_later(serving: Any) -> None:
     with serving() as served:
 
         @served.hooks.on(name="waits")
-        async def waits(event: HubEvent, delivery: Delivery) -> None:
+        async def waits(event: HubEvent, context: RunContext) -> None:
             while not release.is_set():
                 await asyncio.sleep(0.001)
-            ran.append(delivery.id)
+            ran.append(context.id)
 
         for number in range(40):
             served.send(f"d{number}")
         wait_until(lambda: served.hooks.deliveries.stats().states == {"running": 32, "queued": 8})
         release.set()
-        wait_until(lambda: served.hooks.deliveries.stats().states == {"done": 40})
+        wait_until(lambda: served.hooks.deliveries.stats().states == {"succeeded": 40})
     assert sorted(ran) == sorted(f"d{number}" for number in range(40))
 
 
@@ -855,9 +857,9 @@ def test_what_somebody_queues_in_the_log_is_run_by_the_app(serving: Any, deliver
         pytest.skip("no other process sees it")
     ran: list[bool] = []
     with serving() as served:
-        served.hooks.add(lambda event, delivery: ran.append(delivery.is_replay), name="hears")
+        served.hooks.add(lambda event, context: ran.append(context.is_replay), name="hears")
         served.send()
-        served.wait_for("done")
+        served.wait_for("succeeded")
         other = SqliteLog(deliveries)
         other.open()
         assert other.replay("d1") == ("hears",)
@@ -879,34 +881,34 @@ def test_an_async_handler_that_blocks_the_servers_loop_is_named(
             wait_until(names_it)
 
         served.send()
-        served.wait_for("done")
+        served.wait_for("succeeded")
 
 
 # ---- an answer that waits -----------------------------------------------------------------------
 
 
 def test_the_answer_may_wait_for_the_handlers(serving: Any) -> None:
-    with serving(acknowledge="finished") as served:
+    with serving(acknowledge="on_completion") as served:
 
         @served.hooks.on(name="hears")
-        def hears(event: HubEvent, delivery: Delivery) -> None:
-            if delivery.id == "fails" and delivery.attempt == 1:
+        def hears(event: HubEvent, context: RunContext) -> None:
+            if context.id == "fails" and context.attempt == 1:
                 raise ValueError
 
-        assert served.send("works") == (200, "done")
-        assert served.record("works").state == "done"
+        assert served.send("works") == (200, "succeeded")
+        assert served.record("works").state == "succeeded"
         assert served.send("fails") == (503, "failed")
-        assert not served.record("fails").is_delivered
+        assert not served.record("fails").is_acknowledged
         # The Hub's retry is the queue.
-        assert served.send("fails") == (200, "done")
-        assert served.send("works") == (200, "done")
+        assert served.send("fails") == (200, "succeeded")
+        assert served.send("works") == (200, "succeeded")
         assert [served.record(name).runs[0].attempts for name in ("works", "fails")] == [2, 2]
 
 
 def test_an_answer_waits_only_so_long(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "_FINISHED_SECONDS", 0.05)
     release = threading.Event()
-    with serving(acknowledge="finished") as served:
+    with serving(acknowledge="on_completion") as served:
 
         @served.hooks.on(name="hears")
         def hears(event: HubEvent) -> None:
@@ -968,7 +970,7 @@ def test_answers_that_wait_leave_the_log_alone_while_another_process_writes(
     other.open()
     records = asyncio.run(asyncio.wait_for(serve(), PATIENCE))
     other.close()
-    assert [record.state for record in records] == ["done"] * 20
+    assert [record.state for record in records] == ["succeeded"] * 20
 
 
 # ---- the file -----------------------------------------------------------------------------------
@@ -1037,7 +1039,7 @@ def test_while_another_process_writes_a_delivery_waits_and_then_is_refused(
         with other.batch():
             assert post(port, BODY, "d2") == (
                 503,
-                {"status": "refused", "reason": "the delivery could not be stored"},
+                {"status": "rejected", "reason": "the delivery could not be stored"},
             )
     other.close()
 
@@ -1048,7 +1050,7 @@ def test_refusals_are_counted_in_the_log(serve: Any, post: Any, tmp_path: Path) 
         for secret in ("sun", "sun", ""):
             post(port, BODY, secret=secret)
         post(port, BODY)
-    assert hooks.deliveries.stats().refusals == {"secret wrong": 2, "secret missing": 1}
+    assert hooks.deliveries.stats().rejections == {"secret wrong": 2, "secret missing": 1}
 
 
 def test_two_webhooks_of_one_process_do_not_share_a_log(tmp_path: Path) -> None:
@@ -1090,7 +1092,7 @@ def test_all_who_wait_for_another_process_are_kept_in_one_batch(
             return super().accept(*args, **more)
 
     hooks = Webhooks("moon", deliveries=tmp_path / "hubhooks.db")
-    hooks.deliveries.__class__ = Counting
+    hooks.store.__class__ = Counting
     other = SqliteLog(tmp_path / "hubhooks.db")
     other.open()
 
@@ -1148,8 +1150,8 @@ def test_a_delivery_whose_request_is_cancelled_while_it_is_kept_runs_all_the_sam
     asyncio.run(come_and_go())
     record = hooks.deliveries.get("d1")
     assert record is not None
-    assert [run.state for run in record.runs] == ["done"]
-    assert not record.is_delivered
+    assert [run.state for run in record.runs] == ["succeeded"]
+    assert not record.is_acknowledged
 
 
 def test_of_deliveries_kept_together_one_that_cannot_begin_holds_up_no_other(
@@ -1197,18 +1199,18 @@ def test_a_handler_whose_start_was_not_stored_keeps_no_place(
     errors = [StoreError("its disk is full")]
 
     class Failing(SqliteLog):
-        def claim(self, delivery_id: str, handler: str) -> Delivery | None:
+        def claim(self, delivery_id: str, handler: str) -> RunContext | None:
             if handler == "second" and errors:
                 raise errors.pop()
             return super().claim(delivery_id, handler)
 
     hooks = Webhooks("moon", deliveries=tmp_path / "hubhooks.db")
-    hooks.deliveries.__class__ = Failing
+    hooks.store.__class__ = Failing
     hooks.on(name="first", concurrency=1)(lambda event: None)
     hooks.on(name="second")(lambda event: None)
     with serve(hooks) as port:
         assert [post(port, BODY, "d1")[0] for _ in range(2)] == [503, 202]
-        wait_until(lambda: hooks.deliveries.stats().states == {"done": 1})
+        wait_until(lambda: hooks.deliveries.stats().states == {"succeeded": 1})
 
 
 def test_whatever_goes_wrong_while_it_is_stored_is_answered_503(
@@ -1223,7 +1225,7 @@ def test_whatever_goes_wrong_while_it_is_stored_is_answered_503(
             return super().accept(*args, **more)
 
     hooks = Webhooks("moon", deliveries=tmp_path / "hubhooks.db")
-    hooks.deliveries.__class__ = Failing
+    hooks.store.__class__ = Failing
     with serve(hooks) as port:
         assert [post(port, BODY)[0] for _ in range(3)] == [503, 503, 200]
     assert [line for line in logged() if "cannot be stored" in line]
@@ -1244,7 +1246,7 @@ def test_who_still_waits_when_the_app_stops_is_refused_and_starts_nothing(
             with super().batch():
                 yield
 
-    hooks.deliveries.__class__ = Telling
+    hooks.store.__class__ = Telling
     other = SqliteLog(path)
 
     async def stop_meanwhile() -> Any:
@@ -1267,12 +1269,12 @@ def test_who_still_waits_when_the_app_stops_is_refused_and_starts_nothing(
 
 def test_what_there_is_not_is_refused_at_once() -> None:
     wrong: Any = "often"
-    with pytest.raises(ConfigError, match='write "process" or "full"'):
-        Webhooks(durability=wrong)
-    with pytest.raises(ConfigError, match='write "stored" or "finished"'):
+    with pytest.raises(ConfigError, match='write "normal" or "full"'):
+        Webhooks(synchronous=wrong)
+    with pytest.raises(ConfigError, match='write "on_receipt" or "on_completion"'):
         Webhooks(acknowledge=wrong)
     with pytest.raises(ConfigError, match='write "run" or "skip"'):
-        Webhooks(replays=wrong)
+        Webhooks(on_replay=wrong)
     for size in (0, -1, None, "1MB", True, 1.5):
         with pytest.raises(ConfigError, match=r"is no size; write a number of bytes"):
             Webhooks(max_body_size=size)

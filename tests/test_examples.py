@@ -101,7 +101,7 @@ def test_the_quickstart_answers_what_it_does_not_run(quickstart: App) -> None:
     body = sample("discussion.delete")
     assert quickstart.send(body)[0] == 200
     assert quickstart.send(body)[1]["status"] == "unhandled"
-    assert quickstart.send(b"no JSON")[1]["status"] == "unreadable"
+    assert quickstart.send(b"no JSON")[1]["status"] == "malformed"
     assert quickstart.send(body, secret=None)[0] == 401
     assert quickstart.send(body, secret="sun")[0] == 403
     # One line each from the library's own log, and none from a handler.
@@ -139,6 +139,6 @@ def test_the_endpoint_by_hand_judges_the_secret_and_the_body(by_hand: App) -> No
     assert by_hand.send(body, path, secret=None)[0] == 401
     assert by_hand.send(body, path, secret="sun")[0] == 403
     assert by_hand.send(body, path, secret=None, params={"secret": SECRET})[0] == 202
-    assert by_hand.send(b"[]", path)[1]["status"] == "unreadable"
+    assert by_hand.send(b"[]", path)[1]["status"] == "malformed"
     assert by_hand.send(bytes(32 * 1024 * 1024 + 1), path)[0] == 413
     assert by_hand.printed(1) == ["react: dataset ada-labs/tide-gauges has new content"]

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
 
-    from hubhooks.deliveries import Delivery, Record
+    from hubhooks.models import Delivery, RunContext
 
 BODY = compact(sample_json("repo.content.update"))
 ON_DISK: dict[str, str | None] = {"HUBHOOKS_DELIVERIES": None}
@@ -49,7 +49,7 @@ def hooks(request: Any, tmp_path: Path) -> Webhooks:
     return Webhooks("moon", deliveries=path)
 
 
-def ended(hooks: Webhooks, delivery_id: str = "d1") -> Record:
+def ended(hooks: Webhooks, delivery_id: str = "d1") -> Delivery:
     """Wait until a delivery is finished, or waits for a retry."""
 
     def is_over() -> bool:
@@ -145,8 +145,8 @@ def test_raising_logging_keeps_no_delivery_from_its_end(
         raise ValueError
 
     @hooks.on_failure
-    def tell(event: HubEvent, delivery: Delivery, error: BaseException) -> None:
-        told.append(f"{delivery.id} {delivery.handler}")
+    def tell(event: HubEvent, context: RunContext, error: BaseException) -> None:
+        told.append(f"{context.id} {context.handler}")
         raise ValueError
 
     ids = [f"d{number}" for number in range(20)]
@@ -156,8 +156,8 @@ def test_raising_logging_keeps_no_delivery_from_its_end(
         for delivery_id in ids:
             wait_until(lambda one=delivery_id: not _is_open(hooks, one), "a delivery stays open")
             assert {run.handler: run.state for run in ended(hooks, delivery_id).runs} == {
-                "works": "done",
-                "works_async": "done",
+                "works": "succeeded",
+                "works_async": "succeeded",
                 "fails": "failed",
                 "fails_async": "failed",
             }
@@ -179,7 +179,7 @@ def test_raising_logging_keeps_no_request_from_its_response(
         assert post(port, BODY, "d3")[0] == 200
     record = hooks.deliveries.get("d1")
     assert record is not None
-    assert record.state == "unreadable"
+    assert record.state == "malformed"
 
 
 @pytest.mark.parametrize("kind", ["handler", "filter"])
@@ -193,7 +193,7 @@ def test_a_raising_when_under_raising_logging_is_no_match(
     hooks.add(lambda event: None, name="works")
     with broken_logging(kind, logging.INFO), serve(hooks, access_log=False) as port:
         assert post(port, BODY)[1]["handlers"] == ["works"]
-        assert ended(hooks).state == "done"
+        assert ended(hooks).state == "succeeded"
 
 
 def test_upkeep_goes_on_after_a_failure_that_cannot_be_logged(
@@ -220,7 +220,7 @@ def test_upkeep_goes_on_after_a_failure_that_cannot_be_logged(
 def test_the_dedicated_loop_goes_on_after_a_stop_that_cannot_be_logged(
     serve: Any, post: Any
 ) -> None:
-    hooks = Webhooks("moon", loop="own", deliveries=":memory:")
+    hooks = Webhooks("moon", handler_loop="dedicated", deliveries=":memory:")
 
     @hooks.on(name="stops")
     async def stops(event: HubEvent) -> None:
@@ -229,7 +229,7 @@ def test_the_dedicated_loop_goes_on_after_a_stop_that_cannot_be_logged(
     with broken_logging("handler", logging.INFO), serve(hooks, access_log=False) as port:
         for delivery_id in ("d1", "d2"):
             post(port, BODY, delivery_id)
-            assert ended(hooks, delivery_id).state == "done"
+            assert ended(hooks, delivery_id).state == "succeeded"
 
 
 def test_a_store_that_cannot_be_written_and_logging_that_raises_lose_nothing(
@@ -253,12 +253,12 @@ def test_a_store_that_cannot_be_written_and_logging_that_raises_lose_nothing(
         release.set()
         assert post(port, BODY, "d2")[0] in (202, 503)
         file.execute("DROP TRIGGER full")
-        assert ended(hooks).state in ("done", "failed")
+        assert ended(hooks).state in ("succeeded", "failed")
 
 
 def test_a_crashed_run_is_recovered_although_logging_raises(tmp_path: Path, serve: Any) -> None:
     path = tmp_path / "hubhooks.db"
-    log = SqliteLog(path, max_interruptions=0)
+    log = SqliteLog(path, max_crashes=0)
     log.open()
     log.recover()
     for delivery_id in ("d1", "d2"):
@@ -266,10 +266,10 @@ def test_a_crashed_run_is_recovered_although_logging_raises(tmp_path: Path, serv
         assert log.claim(delivery_id, "hears")
     log.close()
     hooks = Webhooks("moon", deliveries=path)
-    hooks.deliveries._max_interruptions = 0  # type: ignore[attr-defined] # noqa: SLF001 - see there
+    hooks.store._max_crashes = 0  # type: ignore[attr-defined] # noqa: SLF001 - see there
     told: list[str] = []
     hooks.add(lambda event: None, name="hears")
-    hooks.on_failure(lambda event, delivery, error: told.append(delivery.id))
+    hooks.on_failure(lambda event, context, error: told.append(context.id))
     with broken_logging("handler", logging.INFO), serve(hooks, access_log=False):
         wait_until(lambda: len(told) == 2, "hooks are not told")
     assert {record.state for record in log.list()} == {"failed"}
@@ -377,9 +377,9 @@ odd_errors = pytest.mark.parametrize(
         (WithOddText, "failed"),
         (UnreadableIgnore, "ignored"),
         (OddIgnore, "ignored"),
-        (UnreadableRetry, "waiting"),
-        (RetryWithoutAfter, "waiting"),
-        (RetryAtOddTime, "waiting"),
+        (UnreadableRetry, "retrying"),
+        (RetryWithoutAfter, "retrying"),
+        (RetryAtOddTime, "retrying"),
     ],
 )
 
@@ -396,7 +396,7 @@ def test_a_run_ends_whatever_its_exception_does(
     is_async: bool,
     level: int,
 ) -> None:
-    retries = int(state == "waiting")
+    retries = int(state == "retrying")
 
     def fails(event: HubEvent) -> None:
         raise error
@@ -406,7 +406,7 @@ def test_a_run_ends_whatever_its_exception_does(
 
     hooks.add(fails_async if is_async else fails, name="fails", retries=retries, backoff=3000)
     told: list[str] = []
-    hooks.on_error(lambda event, delivery, raised: told.append(delivery.id))
+    hooks.on_error(lambda event, context, raised: told.append(context.id))
     with broken_logging("none", level), serve(hooks, access_log=False) as port:
         assert post(port, BODY)[0] == 202
         (run,) = ended(hooks).runs
@@ -428,7 +428,7 @@ def test_a_backoff_that_raises_ends_the_run(
     hooks.add(fails, name="fails", retries=1, backoff=backoff)
     with broken_logging("handler", logging.INFO), serve(hooks, access_log=False) as port:
         assert post(port, BODY)[0] == 202
-        assert ended(hooks).state == "waiting"
+        assert ended(hooks).state == "retrying"
 
 
 def test_a_run_is_recorded_although_ctrl_c_comes_while_its_exception_is_read(
@@ -488,17 +488,17 @@ def test_a_waiting_request_takes_no_task_beside_its_own(
 ) -> None:
     monkeypatch.setattr(_session, "_LOOK_SECONDS", 0.001)
     path = ":memory:" if store == "memory" else tmp_path / "hubhooks.db"
-    hooks = Webhooks("moon", deliveries=path, acknowledge="finished")
+    hooks = Webhooks("moon", deliveries=path, acknowledge="on_completion")
     release = threading.Event()
     loops: list[asyncio.AbstractEventLoop] = []
     looks: list[int] = []
-    get = type(hooks.deliveries).get
+    get = type(hooks.store).get
 
     def count(log: Any, delivery_id: str) -> Any:
         looks.append(1)
         return get(log, delivery_id)
 
-    monkeypatch.setattr(type(hooks.deliveries), "get", count)
+    monkeypatch.setattr(type(hooks.store), "get", count)
     hooks.add(lambda event: release.wait(PATIENCE) and None, name="waits")
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -562,9 +562,9 @@ class Contexts:
         return sorted(value for name, value in self.found if name == what)
 
 
-@pytest.fixture(params=["server", "own"])
+@pytest.fixture(params=["server", "dedicated"])
 def contexts(request: Any, hooks: Webhooks, tmp_path: Path) -> Contexts:
-    hooks._loop = request.param  # noqa: SLF001 - as `Webhooks(loop=...)` does
+    hooks._handler_loop = request.param  # noqa: SLF001 - as `Webhooks(handler_loop=...)` does
     return Contexts(hooks)
 
 
@@ -590,7 +590,7 @@ def test_a_run_has_a_copy_of_the_context_of_its_request(
     with serve(contexts) as port:
         for delivery_id in ids:
             post(port, BODY, delivery_id)
-            assert ended(contexts.hooks, delivery_id).state == "done"
+            assert ended(contexts.hooks, delivery_id).state == "succeeded"
     assert contexts.of("run") == ids
 
 
@@ -632,14 +632,14 @@ def test_only_retries_have_a_fresh_context(contexts: Contexts, serve: Any, post:
     release = threading.Event()
 
     @hooks.on(name="queued", concurrency=1)
-    def queued(event: HubEvent, delivery: Delivery) -> None:
+    def queued(event: HubEvent, context: RunContext) -> None:
         contexts.note("queued")
         assert release.wait(PATIENCE)
 
     @hooks.on(name="retried", retries=1, backoff=0)
-    async def retried(event: HubEvent, delivery: Delivery) -> None:
-        contexts.note(f"retried {delivery.attempt}")
-        if delivery.attempt == 1:
+    async def retried(event: HubEvent, context: RunContext) -> None:
+        contexts.note(f"retried {context.attempt}")
+        if context.attempt == 1:
             seen_by.set("the first attempt")
             raise Retry
 
@@ -696,7 +696,7 @@ def test_runs_of_an_earlier_process_have_a_fresh_context(
     contexts.hooks.add(lambda event: contexts.note("run"), name="hears")
     seen_by.set("the test")
     with serve(contexts):
-        assert ended(contexts.hooks).state == "done"
+        assert ended(contexts.hooks).state == "succeeded"
     assert contexts.of("run") == ["nobody"]
 
 
@@ -724,7 +724,7 @@ def test_a_context_is_let_go_once_its_delivery_ended(
     with serve(app) as port:
         for delivery_id in ("d1", "d2"):
             post(port, BODY, delivery_id)
-            assert ended(hooks, delivery_id).state == "done"
+            assert ended(hooks, delivery_id).state == "succeeded"
         wait_until(is_let_go, "something keeps the context of the first request")
 
 
@@ -737,7 +737,7 @@ import asyncio, os, sys, time, warnings
 from hubhooks import Webhooks
 
 warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
-app = Webhooks(loop=os.environ["LOOP"])
+app = Webhooks(handler_loop=os.environ["LOOP"])
 
 def note(text):
     with open("ran", "a") as file:
@@ -768,14 +768,14 @@ def fails(event):
     raise ValueError
 
 @app.on_failure
-def tell(event, delivery, error):
+def tell(event, context, error):
     goes_on()
 """
 
 
 @needs_fork
 @pytest.mark.parametrize(("how", "code"), [("return", 0), ("raise ValueError", 1), ("exit(3)", 3)])
-@pytest.mark.parametrize("loop", ["server", "own"])
+@pytest.mark.parametrize("loop", ["server", "dedicated"])
 @pytest.mark.parametrize("kind", ["repo.content.update", "repo.config.update", "repo.create"])
 def test_what_returns_in_a_forked_child_ends_there_and_once(
     tmp_path: Path, how: str, code: int, loop: str, kind: str
@@ -790,7 +790,7 @@ def test_what_returns_in_a_forked_child_ends_there_and_once(
             server.wait_until(
                 lambda number=number: len(lines(tmp_path / "ran")) == 2 * number + 2, "is stuck"
             )
-        state = "failed" if kind == "repo.create" else "done"
+        state = "failed" if kind == "repo.create" else "succeeded"
         server.wait_until(lambda: log.stats().states == {state: 2}, "does not record the runs")
     assert lines(tmp_path / "ran") == ["in the child", f"child ended with {code}"] * 2
     assert [run.attempts for record in log.list() for run in record.runs] == [1, 1]
@@ -877,7 +877,7 @@ def uses_everything():
     hooks._runner.wake()
     asyncio.run(hooks._door.stop())
     asyncio.run(hooks._door.drain(60))
-    hooks.deliveries.close()
+    hooks.store.close()
     hooks._runner._lock_of_log.release()
 
 async def serve():
@@ -916,7 +916,7 @@ def test_a_forked_child_leaves_the_store_and_the_lock_to_its_parent(tmp_path: Pa
         for number in range(3):
             headers = {"Webhook-Id": f"d{number}"}
             assert server.post("/", BODY, headers=headers).status_code == 202
-        server.wait_until(lambda: log.stats().states == {"done": 3}, "does not run them")
+        server.wait_until(lambda: log.stats().states == {"succeeded": 3}, "does not run them")
         assert "removed or replaced" not in server.output()
 
 
@@ -1002,9 +1002,9 @@ app = Webhooks()
 print("imported by", os.getpid(), flush=True)
 
 @app.on(name="works")
-def works(event, delivery):
+def works(event, context):
     with open("ran", "a") as file:
-        file.write(f"{delivery.id} {os.getpid()}\\n")
+        file.write(f"{context.id} {os.getpid()}\\n")
 """
 
 
@@ -1023,7 +1023,7 @@ def test_workers_forked_from_a_process_that_imported_the_app_serve_it(tmp_path: 
         for number in range(20):
             headers = {"Webhook-Id": f"d{number}"}
             assert server.post("/", BODY, headers=headers).status_code == 202
-        server.wait_until(lambda: log.stats().states == {"done": 20}, "does not run them")
+        server.wait_until(lambda: log.stats().states == {"succeeded": 20}, "does not run them")
         ran = [line.split() for line in lines(tmp_path / "ran")]
         assert len(ran) == 20
         assert {int(pid) for _, pid in ran}.isdisjoint({server.pid})
@@ -1043,8 +1043,8 @@ def test_runs_wait_where_the_system_has_no_more_threads(
             raise RuntimeError(msg)
         start(thread)
 
-    def waits(event: HubEvent, delivery: Delivery) -> None:
-        begun.append(delivery.id)
+    def waits(event: HubEvent, context: RunContext) -> None:
+        begun.append(context.id)
         assert release.wait(PATIENCE)
 
     async def works(event: HubEvent) -> None: ...
@@ -1060,7 +1060,7 @@ def test_runs_wait_where_the_system_has_no_more_threads(
         release.set()
         for delivery_id in ("d1", "d2", "d3"):
             wait_until(lambda one=delivery_id: not _is_open(hooks, one), "it stays open")
-            assert ended(hooks, delivery_id).state == "done"
+            assert ended(hooks, delivery_id).state == "succeeded"
 
 
 FORKS_LATE = """
@@ -1088,9 +1088,9 @@ def when(event):
     return True
 
 @app.on("repo.content", when=when, retries=1, backoff=backoff)
-def handle(event, delivery):
+def handle(event, context):
     with open("ran", "a") as file:
-        file.write(f"{delivery.attempt} {os.getpid()}\\n")
+        file.write(f"{context.attempt} {os.getpid()}\\n")
     raise Evil
 """
 

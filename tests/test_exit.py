@@ -80,7 +80,7 @@ CALLS = [
     "verifier.verify_request(Plain({}))",
     "verifier.verify_request(pairs())",
     "verifier.verify_request([iter(pair) for pair in pairs()])",
-    "verifier.judge(Plain(pairs()))",
+    "verifier.check(Plain(pairs()))",
     "Verifier('\"tide\"')",
     "Filter('repo', repo=(repo for repo in ['a/b']))",
     "Filter('repo', repo=Repos())",

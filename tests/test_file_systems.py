@@ -198,7 +198,7 @@ def test_mount_over_the_file_itself_counts_as_well_as_that_of_its_folder(
 
 def opened_by(hooks: Webhooks) -> str:
     """Open the log of an app, and return why that is refused; empty if it is not."""
-    log = hooks.deliveries
+    log = hooks.store
     try:
         log.open()
     except ConfigError as error:
@@ -242,7 +242,7 @@ def test_unclear_variable_is_refused(
     monkeypatch.setenv("HUBHOOKS_ALLOW_NETWORK", given)
     hooks = Webhooks("moon", deliveries=tmp_path / "x.db")
     with pytest.raises(ConfigError, match=r"HUBHOOKS_ALLOW_NETWORK is .*; write 1 or 0"):
-        _ = hooks.deliveries
+        _ = hooks.store
 
 
 # ---- a working directory that is gone ----------------------------------------------------------

@@ -5,7 +5,7 @@ from tables import body_of, cases
 
 import hubhooks
 from hubhooks import ContentEvent, DiscussionEvent, Filter, HubEvent
-from hubhooks._core import matching
+from hubhooks._core import match_filters
 from hubhooks.errors import ConfigError
 
 
@@ -24,7 +24,7 @@ def test_filter_judges_and_explains(row):
     chosen = filter_of(row["filter"])
     assert chosen.explain(event) == row["explain"]
     assert chosen.matches(event) is row["matches"]
-    assert matching(event, [chosen]) == ([0] if row["matches"] else [])
+    assert match_filters(event, [chosen]) == ([0] if row["matches"] else [])
 
 
 @cases("filters", "error")
@@ -41,7 +41,7 @@ def test_filter_names_values_that_no_documented_event_has(row):
 
 def test_matching_gives_places_in_order(event):
     filters = [Filter("repo"), Filter(), Filter("discussion"), Filter(DiscussionEvent)]
-    assert matching(event("discussion.create"), filters) == [1, 2, 3]
+    assert match_filters(event("discussion.create"), filters) == [1, 2, 3]
 
 
 def test_filters_are_equal_by_what_they_listen_to():

@@ -188,7 +188,7 @@ def test_docs_say_which_spaces_the_hub_reaches_and_what_they_cost() -> None:
 # ---- the store's files -------------------------------------------------------------------------
 
 EXAMPLES = [ROOT / "examples", *sorted(path.parent for path in ROOT.glob("examples/*/README.md"))]
-BESIDE = ("-journal", "-wal.aside-1", "-new", ".leader-new")
+BESIDE = ("-journal", "-wal.skipped-1", "-new", ".leader-new")
 
 
 @pytest.fixture

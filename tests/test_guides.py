@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from hub import Delivery, Hub
+    from hub import Hub, RunContext
     from huggingface_hub import HfApi
 
     Start = Callable[[str], HfApi]
@@ -111,7 +111,7 @@ def push_model(api: HfApi, path: str, text: str, **options: Any) -> str:
     return push(api, MODEL, "model", path, text, **options)
 
 
-def statuses(deliveries: list[Delivery]) -> list[tuple[str, int, str]]:
+def statuses(deliveries: list[RunContext]) -> list[tuple[str, int, str]]:
     return [(each.kind, each.status, each.said.get("status", "")) for each in deliveries]
 
 

@@ -18,7 +18,7 @@ from unittest.mock import AsyncMock, MagicMock, Mock, create_autospec
 import pytest
 from servers import PATIENCE, wait_until
 
-from hubhooks import Delivery, HubEvent, Router, Webhooks, testing
+from hubhooks import HubEvent, Router, RunContext, Webhooks, testing
 from hubhooks.deliveries import MemoryLog
 from hubhooks.errors import ConfigError
 from hubhooks.receiver import Work
@@ -27,7 +27,7 @@ from hubhooks.runner import Runner
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 
-    from hubhooks.deliveries import Run
+    from hubhooks.models import Run
 
     Event = Callable[..., HubEvent]
     Body = Callable[..., bytes]
@@ -60,9 +60,9 @@ async def coroutine(event: HubEvent) -> None:
     bodies.append(event)
 
 
-async def coroutine_with_delivery(event: HubEvent, delivery: Delivery) -> None:
+async def coroutine_with_delivery(event: HubEvent, context: RunContext) -> None:
     await asyncio.sleep(0)
-    bodies.append((event, delivery.id))
+    bodies.append((event, context.id))
 
 
 def generator(event: HubEvent) -> Iterator[None]:
@@ -212,7 +212,7 @@ def handle(function: Any, event: HubEvent, **options: Any) -> Run:
     asyncio.run(serve())
     record = log.get("d1")
     assert record is not None
-    return record.run_of("handler")
+    return record.run("handler")
 
 
 # ---- async functions in any form ---------------------------------------------------------------
@@ -250,7 +250,7 @@ ASYNC_FUNCTIONS = {
 @pytest.mark.parametrize("name", ASYNC_FUNCTIONS)
 def test_async_function_in_any_form_is_awaited(name: str, event: Event) -> None:
     run = handle(ASYNC_FUNCTIONS[name], event("repo.create"))
-    assert (run.state, run.error) == ("done", "")
+    assert (run.state, run.error) == ("succeeded", "")
     assert bodies == [event("repo.create")]
 
 
@@ -258,7 +258,7 @@ def test_async_function_in_any_form_is_awaited(name: str, event: Event) -> None:
 def test_function_marked_as_a_coroutine_function_is_awaited(event: Event) -> None:
     mark: Any = vars(inspect).get("markcoroutinefunction")
     marked = mark(undecorated(coroutine))
-    assert handle(marked, event("repo.create")).state == "done"
+    assert handle(marked, event("repo.create")).state == "succeeded"
     assert bodies == [event("repo.create")]
     with pytest.raises(ConfigError, match="not async"):
         Router().add(sync, name="x", when=marked)
@@ -269,12 +269,12 @@ def test_function_marked_for_asyncio_is_known_as_async(event: Event) -> None:
     vars(marked).update(_is_coroutine=vars(asyncio.coroutines)["_is_coroutine"])
     with pytest.raises(ConfigError, match="not async"):
         Router().add(sync, name="x", when=marked)
-    assert handle(marked, event("repo.create")).state == "done"
+    assert handle(marked, event("repo.create")).state == "succeeded"
     assert bodies == [event("repo.create")]
 
 
 def test_wrapped_async_function_is_given_the_delivery(event: Event) -> None:
-    assert handle(wrapped(coroutine_with_delivery), event("repo.create")).state == "done"
+    assert handle(wrapped(coroutine_with_delivery), event("repo.create")).state == "succeeded"
     assert bodies == [(event("repo.create"), "d1")]
 
 
@@ -306,12 +306,12 @@ def test_wrapped_async_function_runs_on_the_servers_loop(event: Event) -> None:
 
 
 def test_wrapper_that_runs_the_coroutine_itself_goes_on_working(event: Event) -> None:
-    assert handle(run_to_the_end(coroutine), event("repo.create")).state == "done"
+    assert handle(run_to_the_end(coroutine), event("repo.create")).state == "succeeded"
     assert bodies == [event("repo.create")]
 
 
 def test_wrapper_that_exhausts_the_generator_goes_on_working(event: Event) -> None:
-    assert handle(exhausted(generator), event("repo.create")).state == "done"
+    assert handle(exhausted(generator), event("repo.create")).state == "succeeded"
     assert bodies == [event("repo.create")]
 
 
@@ -358,8 +358,8 @@ def test_wrapped_async_function_is_cancelled_when_the_server_stops(event: Event)
     asyncio.run(serve())
     record = log.get("d1")
     assert record is not None
-    assert record.run_of("handler").state == "failed"
-    assert "CancelledError" in record.run_of("handler").error
+    assert record.run("handler").state == "failed"
+    assert "CancelledError" in record.run("handler").error
 
 
 def test_coroutine_returned_after_the_stop_is_closed_and_recorded(event: Event) -> None:
@@ -386,7 +386,7 @@ def test_coroutine_returned_after_the_stop_is_closed_and_recorded(event: Event) 
 
     def ended() -> bool:
         record = log.get("d1")
-        return record is not None and record.run_of("handler").state == "failed"
+        return record is not None and record.run("handler").state == "failed"
 
     wait_until(ended)
     assert bodies == []
@@ -403,7 +403,7 @@ def test_wrapped_async_function_sees_the_context_of_its_wrapper(event: Event) ->
         variable.set("set by the wrapper")
         return reads(event)
 
-    assert handle(wrapper, event("repo.create")).state == "done"
+    assert handle(wrapper, event("repo.create")).state == "succeeded"
     assert bodies == ["set by the wrapper"]
 
 
@@ -441,8 +441,8 @@ def test_decorator_that_adds_an_argument_is_given_what_it_names(event: Event) ->
         return stores(event, "client")
 
     @functools.wraps(stores)
-    def with_delivery(event: HubEvent, delivery: Delivery) -> Awaitable[None]:
-        return stores(event, delivery.id)
+    def with_delivery(event: HubEvent, context: RunContext) -> Awaitable[None]:
+        return stores(event, context.id)
 
     class Method:
         @functools.wraps(stores)
@@ -514,8 +514,11 @@ def test_function_that_yields_is_refused(function: Any) -> None:
 
 
 def test_function_in_a_context_of_the_standard_library_is_taken(event: Event) -> None:
-    assert handle(Guard()(sync), event("repo.create")).state == "done"
-    assert handle(context_manager(event("repo.create"))(sync), event("repo.create")).state == "done"
+    assert handle(Guard()(sync), event("repo.create")).state == "succeeded"
+    assert (
+        handle(context_manager(event("repo.create"))(sync), event("repo.create")).state
+        == "succeeded"
+    )
 
 
 @pytest.mark.parametrize(
@@ -539,7 +542,7 @@ def test_predicate_that_never_ran_does_not_match(
     assert "`when` of handler `x` failed" in caplog.text
     assert "so its body never ran" in caplog.text
     assert router.explain(event("repo.create")) == [
-        "`x` does not hear it: its `when` raises TypeError"
+        "`x` does not match: its `when` raises TypeError"
     ]
 
 
@@ -572,7 +575,7 @@ def test_hook_behind_a_decorator_is_awaited(occasion: str, event: Event) -> None
     getattr(router, f"on_{occasion}")(wrapped(hook))
     if occasion != "unhandled":
         router.add(fail)
-    testing.Client(router, raise_errors=False).send(event("repo.create"))
+    testing.TestClient(router, raise_errors=False).send(event("repo.create"))
     assert bodies == [event("repo.create")]
 
 
@@ -582,14 +585,14 @@ def test_hook_whose_body_never_ran_has_failed(
     router = Router()
     router.on_unhandled(wrapped(generator))
     with pytest.raises(TypeError, match="its body never ran"):
-        testing.Client(router).send(event("repo.create"))
+        testing.TestClient(router).send(event("repo.create"))
     assert "`on_unhandled` hook `generator` failed" in caplog.text
 
 
 # ---- mocks -------------------------------------------------------------------------------------
 
 
-def takes_both(event: HubEvent, delivery: Delivery) -> None: ...
+def takes_both(event: HubEvent, context: RunContext) -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -615,7 +618,7 @@ def takes_both(event: HubEvent, delivery: Delivery) -> None: ...
 def test_mock_is_a_handler(mock: Any, count: int, event: Event) -> None:
     mock.reset_mock()
     run = handle(mock, event("repo.create"))
-    assert (run.state, run.error) == ("done", "")
+    assert (run.state, run.error) == ("succeeded", "")
     ((arguments, keywords),) = mock.call_args_list
     assert (len(arguments), arguments[0], keywords) == (count, event("repo.create"), {})
 
@@ -630,7 +633,7 @@ def test_mock_without_a_name_must_be_given_one(mock: Any) -> None:
 def test_mock_is_a_hook(make: Any, event: Event) -> None:
     router, hook = Router(), make()
     router.on_unhandled(hook)
-    testing.Client(router).send(event("repo.create"))
+    testing.TestClient(router).send(event("repo.create"))
     hook.assert_called_once_with(event("repo.create"))
 
 
@@ -662,10 +665,10 @@ def test_annotations_are_not_evaluated_on_python_3_14(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "annotationlib", library)  # type: ignore[arg-type]
     router = Router()
     router.add(takes_both)
-    router.on_error(lambda event, delivery, error: None)
+    router.on_error(lambda event, context, error: None)
     handler = router.handler("takes_both")
     assert handler is not None
-    assert handler.takes_delivery
+    assert handler.takes_context
     assert len(read) == 2
 
 
@@ -717,6 +720,6 @@ def test_awaitable_that_an_async_handler_returns_is_awaited(kind: str) -> None:
             return asyncio.gather(fail(), asyncio.sleep(0))
         return asyncio.ensure_future(fail()) if kind == "task" else Late()
 
-    client = testing.Client(hooks, raise_errors=False)
+    client = testing.TestClient(hooks, raise_errors=False)
     run = client.send("repo.content.update")["handle"]
     assert (run.state, str(run.error)) == ("failed", kind)

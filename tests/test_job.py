@@ -22,16 +22,16 @@ SCRIPT = """
 import asyncio
 import threading
 
-from hubhooks import CommentEvent, ContentEvent, Delivery, HubEvent, Ignore, Webhooks
+from hubhooks import CommentEvent, ContentEvent, RunContext, HubEvent, Ignore, Webhooks
 
 hooks = Webhooks(ignore_authors=["5e9ecfc04957053f60648a3e"])
 
 
 @hooks.on("repo.content")
-def train(event: ContentEvent, delivery: Delivery) -> None:
+def train(event: ContentEvent, context: RunContext) -> None:
     is_main = threading.current_thread() is threading.main_thread()
     asyncio.run(asyncio.sleep(0))
-    print("train", event.repo.name, delivery.id, delivery.attempt, is_main, flush=True)
+    print("train", event.repo.name, context.id, context.attempt, is_main, flush=True)
 
 
 @hooks.on("repo.content")
@@ -56,8 +56,8 @@ def shy(event: CommentEvent) -> None:
 
 
 @hooks.on_failure
-def report(event: HubEvent, delivery: Delivery, error: BaseException) -> None:
-    print("report", delivery.handler, error, flush=True)
+def report(event: HubEvent, context: RunContext, error: BaseException) -> None:
+    print("report", context.handler, error, flush=True)
 
 
 @hooks.on_unhandled
@@ -132,7 +132,7 @@ def test_what_nobody_hears_is_explained(run_job) -> None:
     assert code == job.SUCCEEDED
     assert "wonder discussion" in lines
     at = lines.index("hubhooks: delivery `d1` is unhandled:")
-    assert any(line.startswith("hubhooks: `train` does not hear it: ") for line in lines[at:])
+    assert any(line.startswith("hubhooks: `train` does not match: ") for line in lines[at:])
 
 
 def test_an_ignored_author_is_told(run_job) -> None:

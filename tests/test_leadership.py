@@ -31,10 +31,10 @@ from hubhooks import Webhooks
 app = Webhooks()
 
 @app.on("repo.content")
-def handle(event, delivery):
+def handle(event, context):
     with open("ran", "a") as file:
-        file.write(f"{delivery.id} VERSION {os.getpid()}\\n")
-    while os.path.exists(f"hold-{delivery.id}"):
+        file.write(f"{context.id} VERSION {os.getpid()}\\n")
+    while os.path.exists(f"hold-{context.id}"):
         time.sleep(0.01)
 """
 
@@ -121,7 +121,7 @@ def test_newer_code_waits_for_the_runs_of_the_older(tmp_path: Path) -> None:
     assert set(map(tuple, runs.values())) == {("2", str(new.pid))}
     record = SqliteLog(tmp_path / "hubhooks.db").get("long")
     assert record is not None
-    assert (record.state, record.runs[0].attempts) == ("done", 1)
+    assert (record.state, record.runs[0].attempts) == ("succeeded", 1)
 
 
 def test_processes_of_one_version_leave_the_lead_where_it_is(tmp_path: Path) -> None:
@@ -225,9 +225,9 @@ from hubhooks import Webhooks
 app = Webhooks()
 
 @app.on("repo.content")
-def handle(event, delivery):
+def handle(event, context):
     with open("ran", "a") as file:
-        file.write(f"{delivery.id} {delivery.attempt} {os.getpid()}\\n")
+        file.write(f"{context.id} {context.attempt} {os.getpid()}\\n")
     while os.path.exists("hold"):
         time.sleep(0.01)
 """
@@ -254,7 +254,7 @@ def test_no_run_starts_twice_when_the_lock_file_is_removed(tmp_path: Path) -> No
         wait_until_ran(one, "last")
         hold.unlink()
         store = SqliteLog(tmp_path / "hubhooks.db")
-        one.wait_until(lambda: store.stats().states == {"done": 13}, "does not end them")
+        one.wait_until(lambda: store.stats().states == {"succeeded": 13}, "does not end them")
     lines = (tmp_path / "ran").read_text().splitlines()
     assert sorted(line.split()[0] for line in lines) == sorted([*names, "last"])
 
@@ -269,10 +269,10 @@ from hubhooks import Webhooks
 app = Webhooks()
 
 @app.on("repo.content", timeout=0.2)
-def handle(event, delivery):
+def handle(event, context):
     with open("ran", "a") as file:
-        file.write(f"{delivery.id} VERSION {os.getpid()}\\n")
-    while delivery.id == "stuck" and not os.path.exists("end"):
+        file.write(f"{context.id} VERSION {os.getpid()}\\n")
+    while context.id == "stuck" and not os.path.exists("end"):
         time.sleep(0.01)
 """
 
@@ -281,15 +281,17 @@ def test_stuck_run_does_not_keep_the_newer_code_from_leading(tmp_path: Path) -> 
     store = SqliteLog(tmp_path / "hubhooks.db")
     with started(tmp_path, script=STUCK.replace("VERSION", "1"), environ=ON_DISK) as old:
         deliver(old, "stuck")
-        old.wait_until(lambda: store.stats().states == {"overdue": 1}, "is not overdue")
+        old.wait_until(lambda: store.stats().states == {"stuck": 1}, "is not overdue")
         with started(tmp_path, script=STUCK.replace("VERSION", "2"), environ=ON_DISK) as new:
             deliver(new, "d1")
             wait_until_ran(new, "d1")
             # It still runs in the other process, which records how it ends.
-            states = {"overdue": 1, "done": 1}
+            states = {"stuck": 1, "succeeded": 1}
             new.wait_until(lambda: store.stats().states == states, "does not record the run")
             (tmp_path / "end").touch()
-            new.wait_until(lambda: store.stats().states == {"done": 2}, "does not record the end")
+            new.wait_until(
+                lambda: store.stats().states == {"succeeded": 2}, "does not record the end"
+            )
     assert ran(tmp_path) == {"stuck": ["1", str(old.pid)], "d1": ["2", str(new.pid)]}
 
 
@@ -297,14 +299,14 @@ def test_run_is_tried_again_when_its_process_dies_after_it_handed_over(tmp_path:
     store = SqliteLog(tmp_path / "hubhooks.db")
     with started(tmp_path, script=STUCK.replace("VERSION", "1"), environ=ON_DISK) as old:
         deliver(old, "stuck")
-        old.wait_until(lambda: store.stats().states == {"overdue": 1}, "is not overdue")
+        old.wait_until(lambda: store.stats().states == {"stuck": 1}, "is not overdue")
         with started(tmp_path, script=STUCK.replace("VERSION", "2"), environ=ON_DISK) as new:
             wait_until_leads(new)
             old.kill()
             new.wait_for("the process died during handler `handle` on delivery `stuck`")
     record = store.get("stuck")
     assert record is not None
-    assert record.runs[0].interruptions == 1
+    assert record.runs[0].crashes == 1
 
 
 TWO = """

@@ -15,8 +15,9 @@ from servers import PATIENCE, started
 from hubhooks import HubEvent, Router
 from hubhooks._deliveries_cli import _file_name
 from hubhooks._samples import compact, sample_json, with_overrides
-from hubhooks.deliveries import Delivery, MemoryLog
+from hubhooks.deliveries import MemoryLog
 from hubhooks.errors import PayloadError
+from hubhooks.models import RunContext
 from hubhooks.receiver import Receiver
 from hubhooks.sqlite import SqliteLog
 
@@ -214,7 +215,7 @@ def test_kept_error_is_cut(kind, tmp_path):
         log.recover()
         log.accept("d1", b"{}", ["h"])
         delivery = log.claim("d1", "h")
-        assert isinstance(delivery, Delivery)
+        assert isinstance(delivery, RunContext)
         log.finished(delivery, "ignored", "e" * 1_000_000, "t" * 999_999 + "!")
         log.flush()
         (run,) = log.get("d1").runs
@@ -392,7 +393,7 @@ for number in range(30):
 
         def is_done(attempts):
             return {(run["state"], run["attempts"]) for run in details()["runs"]} == {
-                ("done", attempts)
+                ("succeeded", attempts)
             }
 
         server.post("/", long_body("repo.name", LONG), headers={"Webhook-Id": "d1"})

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -27,14 +27,17 @@ from hypothesis.stateful import (
 )
 
 from hubhooks import _database, deliveries, sqlite
-from hubhooks.deliveries import Delivery, MemoryLog, Verdict
+from hubhooks.deliveries import MemoryLog, Verdict
 from hubhooks.errors import StoreError
 from hubhooks.sqlite import SqliteLog
 
+if TYPE_CHECKING:
+    from hubhooks.models import RunContext
+
 DAY = 24 * 60 * 60
-UNFINISHED = {"queued", "running", "waiting", "overdue"}
-URGENCY = ["running", "overdue", "queued", "waiting", "failed", "done"]
-URGENCY += ["unreadable", "ignored", "unhandled"]
+UNFINISHED = {"queued", "running", "retrying", "stuck"}
+URGENCY = ["running", "stuck", "queued", "retrying", "failed", "succeeded"]
+URGENCY += ["malformed", "ignored", "unhandled"]
 DIED = "the process died during this handler"
 # So much is kept, or may be unfinished at once: with the bodies below, both often matter.
 KEPT = 3
@@ -42,9 +45,9 @@ ROOM = 60
 
 IDS = st.sampled_from(["d1", "d2", "d3", None])
 BODIES = st.sampled_from([b"{}", b"x" * 7, b"y" * 20, b"z" * 25])
-HEARD = st.sampled_from([("a",), ("a", "b"), ("c", "a"), "unhandled", "ignored", "unreadable"])
+HEARD = st.sampled_from([("a",), ("a", "b"), ("c", "a"), "unhandled", "ignored", "malformed"])
 GROUPS = st.lists(st.tuples(IDS, BODIES, HEARD), min_size=1, max_size=3)
-ENDINGS = st.sampled_from(["done", "failed", "ignored", "overdue", 0, 5, 3600])
+ENDINGS = st.sampled_from(["succeeded", "failed", "ignored", "stuck", 0, 5, 3600])
 ANY = st.integers(0, 99)
 
 
@@ -68,7 +71,7 @@ class DeliveryModel:
     id: str
     body: bytes | None
     size: int
-    aside: str | None
+    skipped: str | None
     reason: str
     received_at: float
     is_replay: bool
@@ -82,7 +85,7 @@ class DeliveryModel:
 
     @property
     def state(self) -> str:
-        states = [*(run.state for run in self.runs), self.aside]
+        states = [*(run.state for run in self.runs), self.skipped]
         return next(state for state in URGENCY if state in states)
 
 
@@ -98,32 +101,32 @@ class Model:
     now: float = 1_800_000_000.0
     # The oldest first; what came again is new.
     known: dict[str, DeliveryModel] = field(default_factory=dict)
-    refusals: dict[tuple[int, str], int] = field(default_factory=dict)
+    rejections: dict[tuple[int, str], int] = field(default_factory=dict)
 
     def accept(
-        self, delivery_id: str, body: bytes, handlers: tuple[str, ...], aside: str | None
+        self, delivery_id: str, body: bytes, handlers: tuple[str, ...], skipped: str | None
     ) -> Verdict:
-        reason = "why" if aside else ""
+        reason = "why" if skipped else ""
         known = self.known.get(delivery_id)
         if known is not None:
             failed = tuple(run.handler for run in known.runs if run.state == "failed")
-            is_done = any(run.state == "done" for run in known.runs)
+            is_done = any(run.state == "succeeded" for run in known.runs)
             if known.is_open:
                 known.duplicates += 1
                 return Verdict("in_progress", delivery_id)
             if failed:
-                if aside != "unreadable":
-                    handlers, aside, reason = failed, None, ""
-            elif is_done and not (known.is_delivered and self.replays == "run"):
+                if skipped != "malformed":
+                    handlers, skipped, reason = failed, None, ""
+            elif is_done and not (known.is_acknowledged and self.replays == "run"):
                 known.duplicates += 1
                 return Verdict("duplicate", delivery_id)
         self.make_room(len(body), is_open=bool(handlers))
-        is_replay = known is not None and known.is_delivered
+        is_replay = known is not None and known.is_acknowledged
         made = DeliveryModel(
-            delivery_id, body, len(body), aside, reason, self.now, is_replay, False, 0, []
+            delivery_id, body, len(body), skipped, reason, self.now, is_replay, False, 0, []
         )
         self._keep(made, known, handlers)
-        return Verdict(aside or "accepted", delivery_id, handlers)  # type: ignore[arg-type]
+        return Verdict(skipped or "accepted", delivery_id, handlers)  # type: ignore[arg-type]
 
     def replay(self, delivery_id: str, handlers: tuple[str, ...]) -> tuple[str, ...]:
         known = self.known.get(delivery_id)
@@ -133,7 +136,7 @@ class Model:
         if handlers:
             self.make_room_for_replay(known.size)
             made = copy.copy(known)
-            made.aside, made.reason, made.is_replay = None, "", True
+            made.skipped, made.reason, made.is_replay = None, "", True
             self._keep(made, known, handlers)
         return handlers
 
@@ -154,7 +157,7 @@ class Model:
     def startable(self, delivery_id: str, handler: str) -> RunModel | None:
         known = self.known.get(delivery_id)
         for run in [] if known is None else known.runs:
-            if run.handler == handler and run.state in {"queued", "waiting"}:
+            if run.handler == handler and run.state in {"queued", "retrying"}:
                 return run
         return None
 
@@ -165,32 +168,32 @@ class Model:
             run.attempts += 1
         return run
 
-    def end(self, delivery: Delivery, state: str, error: str, due_at: float | None) -> None:
+    def end(self, delivery: RunContext, state: str, error: str, due_at: float | None) -> None:
         known = self.known.get(delivery.id)
         for run in [] if known is None else known.runs:
-            is_started = run.state in {"running", "overdue"}
+            is_started = run.state in {"running", "stuck"}
             if run.handler == delivery.handler and is_started and run.attempts == delivery.attempt:
                 run.state, run.due_at = state, due_at
-                if state != "overdue":
+                if state != "stuck":
                     run.error = error
-                run.failures += state == "waiting"
+                run.failures += state == "retrying"
                 if known is not None and not known.is_open:
                     self.settle(known)
 
     def answered(self, delivery_id: str) -> None:
         if delivery_id in self.known:
-            self.known[delivery_id].is_delivered = True
+            self.known[delivery_id].is_acknowledged = True
 
     def recover(self) -> set[tuple[str, str, bool]]:
         found = set()
         for known in self.known.values():
             for run in known.runs:
-                if run.state in {"running", "overdue"}:
-                    run.interruptions += 1
+                if run.state in {"running", "stuck"}:
+                    run.crashes += 1
                     run.error = DIED
-                    is_failed = run.interruptions > 3
-                    run.state = "failed" if is_failed else "waiting"
-                    wait = 10 * 2 ** (run.interruptions - 1)
+                    is_failed = run.crashes > 3
+                    run.state = "failed" if is_failed else "retrying"
+                    wait = 10 * 2 ** (run.crashes - 1)
                     run.due_at = None if is_failed else self.now + wait
                     found.add((known.id, run.handler, is_failed))
         return found
@@ -201,11 +204,11 @@ class Model:
             for known in self.known.values()
             for run in known.runs
             if run.state == "queued" or self.has_waited(run)
-            if (run.interruptions > 0) == interrupted
+            if (run.crashes > 0) == interrupted
         }
 
     def has_waited(self, run: RunModel) -> bool:
-        return run.state == "waiting" and (
+        return run.state == "retrying" and (
             (run.due_at or 0) <= self.now or (run.started_at or 0) > self.now + 60
         )
 
@@ -300,7 +303,7 @@ class DiskModel(Model):
             if known.received_at < old - 7 * DAY:
                 self.forget(known)
                 dropped += 1
-        self.refusals = {key: n for key, n in self.refusals.items() if key[0] * 60 >= old}
+        self.rejections = {key: n for key, n in self.rejections.items() if key[0] * 60 >= old}
         return dropped
 
 
@@ -313,8 +316,8 @@ class Process:
 
     log: Any
     late: list[tuple[Any, ...]] = field(default_factory=list)
-    running: list[Delivery] = field(default_factory=list)
-    given_up: list[Delivery] = field(default_factory=list)
+    running: list[RunContext] = field(default_factory=list)
+    given_up: list[RunContext] = field(default_factory=list)
 
 
 class LogMachine(RuleBasedStateMachine):
@@ -379,18 +382,18 @@ class LogMachine(RuleBasedStateMachine):
                 self.later(process, "answered", name)
 
     def accept(self, process: Process, delivery_id: Any, body: bytes, heard: Any) -> Any:
-        handlers, aside = ((), heard) if isinstance(heard, str) else (heard, None)
+        handlers, skipped = ((), heard) if isinstance(heard, str) else (heard, None)
         before = self.model.known.get(delivery_id)
-        was_delivered = before is not None and before.is_delivered
-        reason = "why" if aside else ""
+        was_delivered = before is not None and before.is_acknowledged
+        reason = "why" if skipped else ""
         try:
-            verdict = process.log.accept(delivery_id, body, handlers, aside, reason)
+            verdict = process.log.accept(delivery_id, body, handlers, skipped, reason)
         except StoreError:
             with pytest.raises(NoRoomError):
-                self.model.accept(delivery_id or "new", body, handlers, aside)
+                self.model.accept(delivery_id or "new", body, handlers, skipped)
             return None
         assert delivery_id is None or verdict.id == delivery_id
-        expected = self.model.accept(verdict.id, body, handlers, aside)
+        expected = self.model.accept(verdict.id, body, handlers, skipped)
         assert verdict == expected
         for name in verdict.handlers:
             run = (verdict.id, name)
@@ -467,28 +470,28 @@ class LogMachine(RuleBasedStateMachine):
         process, delivery = started[which % len(started)]
         self.end_one(process, delivery, ending)
 
-    def end_one(self, process: Process, delivery: Delivery, ending: Any) -> None:
-        if ending == "overdue":
+    def end_one(self, process: Process, delivery: RunContext, ending: Any) -> None:
+        if ending == "stuck":
             process.log.overdue(delivery)
-            self.later(process, "end", delivery, "overdue", "", None)
+            self.later(process, "end", delivery, "stuck", "", None)
             return
         process.running.remove(delivery)
         process.given_up.append(delivery)
         self.end_as(process, delivery, ending)
 
     @precondition(lambda self: any(process.given_up for process in self.processes()))
-    @rule(which=ANY, ending=ENDINGS.filter(lambda ending: ending != "overdue"))
+    @rule(which=ANY, ending=ENDINGS.filter(lambda ending: ending != "stuck"))
     def end_once_more(self, which: int, ending: Any) -> None:
         ended = [(process, one) for process in self.processes() for one in process.given_up]
         self.end_as(*ended[which % len(ended)], ending)
 
-    def end_as(self, process: Process, delivery: Delivery, ending: Any) -> None:
+    def end_as(self, process: Process, delivery: RunContext, ending: Any) -> None:
         if isinstance(ending, str):
             process.log.finished(delivery, ending, "why", "where")
             self.later(process, "end", delivery, ending, "why", None)
         else:
             process.log.finished(delivery, "failed", "why", "where", retry_after=ending)
-            self.later(process, "end", delivery, "waiting", "why", self.model.now + ending)
+            self.later(process, "end", delivery, "retrying", "why", self.model.now + ending)
 
     def flush_all_of(self, process: Process) -> None:
         process.log.flush()
@@ -523,8 +526,8 @@ class LogMachine(RuleBasedStateMachine):
         self.write_late(process)
         with process.log.batch():
             process.log.refused(minute, reason, count)
-        refusals = self.model.refusals
-        refusals[minute, reason] = refusals.get((minute, reason), 0) + count
+        rejections = self.model.rejections
+        rejections[minute, reason] = rejections.get((minute, reason), 0) + count
 
     def batch_is_over(self) -> None: ...
 
@@ -565,26 +568,26 @@ class LogMachine(RuleBasedStateMachine):
         since = [known.received_at for known in expected if known.is_open]
         oldest = None if stats.unfinished_since is None else stats.unfinished_since.timestamp()
         assert oldest == (since[-1] if since else None)
-        refusals: dict[str, int] = {}
-        for (_, reason), count in self.model.refusals.items():
-            refusals[reason] = refusals.get(reason, 0) + count
-        assert stats.refusals == refusals
+        rejections: dict[str, int] = {}
+        for (_, reason), count in self.model.rejections.items():
+            rejections[reason] = rejections.get(reason, 0) + count
+        assert stats.rejections == rejections
 
     def check_promises(self, records: dict[str, Any]) -> None:
         for delivery_id, handler in [*self.promised]:
             # What is gone was finished: nothing else is ever dropped.
             record = records.get(delivery_id)
-            state = "gone" if record is None else record.run_of(handler).state
+            state = "gone" if record is None else record.run(handler).state
             assert state != "gone" or not self.is_unfinished(delivery_id)
             if state in UNFINISHED:
                 assert self.leader.log.body(delivery_id) is not None
             else:
                 self.promised.remove((delivery_id, handler))
-                if state == "done":
+                if state == "succeeded":
                     self.seen_done.add((delivery_id, handler))
         for delivery_id, handler in [*self.seen_done]:
             if delivery_id in records:
-                assert records[delivery_id].run_of(handler).state == "done"
+                assert records[delivery_id].run(handler).state == "succeeded"
             else:
                 self.seen_done.remove((delivery_id, handler))
 
@@ -596,18 +599,18 @@ def seen(record: Any) -> tuple[Any, ...]:
     """What a record and its model have in common."""
     received_at = record.received_at
     runs = [
-        (run.handler, run.state, run.attempts, run.failures, run.interruptions, run.error)
+        (run.handler, run.state, run.attempts, run.failures, run.crashes, run.error)
         for run in record.runs
     ]
     return (
         record.id,
         received_at if isinstance(received_at, float) else received_at.timestamp(),
         record.state,
-        record.aside,
+        record.skipped,
         record.reason,
         record.size,
         record.is_replay,
-        record.is_delivered,
+        record.is_acknowledged,
         record.duplicates,
         runs,
     )
@@ -616,7 +619,7 @@ def seen(record: Any) -> tuple[Any, ...]:
 class MemoryMachine(LogMachine):
     def begin_with(self, replays: Any) -> None:
         self.model = MemoryModel(replays)
-        log: Any = MemoryLog(replays=replays, keep=KEPT, keep_bytes=ROOM // 2, hold_bytes=ROOM)
+        log: Any = MemoryLog(on_replay=replays, keep=KEPT, keep_bytes=ROOM // 2, hold_bytes=ROOM)
         self.patch.setattr(
             log, "_now", lambda: datetime.fromtimestamp(self.model.now, timezone.utc)
         )
@@ -654,7 +657,7 @@ class DiskMachine(LogMachine):
         assert self.leader.log.recover() == []
 
     def opened(self) -> Process:
-        log = SqliteLog(self.path, replays=self.model.replays, max_bytes=ROOM)
+        log = SqliteLog(self.path, on_replay=self.model.replays, max_bytes=ROOM)
         log.open()
         return Process(log)
 

@@ -97,7 +97,7 @@ def test_body_of_version_1_is_kept_as_unreadable(heard, tmp_path):
     file = tmp_path / "body.json"
     file.write_text('{"update": "datasets/ada-labs/tide-gauges"}')
     (answer,) = send(port, "--file", str(file))
-    assert (answer["status"], answer["answer"]["status"]) == (202, "unreadable")
+    assert (answer["status"], answer["answer"]["status"]) == (202, "malformed")
     with pytest.raises(PayloadError) as caught:
         HubEvent.from_json(file.read_bytes())
     assert answer["answer"]["reason"] == str(caught.value)

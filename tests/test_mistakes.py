@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from nowhere import Unknown  # type: ignore[import-not-found] # ty: ignore
 
     import hubhooks
-    from hubhooks.deliveries import Delivery
+    from hubhooks.models import RunContext
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def of_content_in_quotes(event: "ContentEvent") -> None: ...  # noqa: UP037 - a 
 def of_dict(event: dict[str, Any]) -> None: ...
 def of_plain_dict(event: dict) -> None: ...  # type: ignore[type-arg]
 def of_delivery_first(delivery: Router, event: HubEvent) -> None: ...
-async def of_content_async(event: ContentEvent, delivery: Delivery) -> None: ...
+async def of_content_async(event: ContentEvent, context: RunContext) -> None: ...
 
 
 class Bot:

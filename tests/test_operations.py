@@ -43,8 +43,8 @@ from hubhooks import Webhooks
 app = hooks = Webhooks()
 
 @hooks.on("repo.content", concurrency=1)
-def handle(event, delivery):
-    while os.path.exists(f"hold-{delivery.id}"):
+def handle(event, context):
+    while os.path.exists(f"hold-{context.id}"):
         time.sleep(0.01)
 """
 FASTAPI = f"""{APP}
@@ -114,7 +114,7 @@ def test_backup_copies_the_store_of_a_running_app(tmp_path: Path) -> None:
         assert [path.name for path in tmp_path.glob("copy.db*")] == ["copy.db"]
         listed = command(tmp_path, "list", "--json", "--file", "copy.db").stdout.splitlines()
         states = {row["id"]: row["state"] for row in map(json.loads, listed)}
-        assert states == {"d1": "done", "d2": "running"}
+        assert states == {"d1": "succeeded", "d2": "running"}
         # The process that the copy was made from is alive, and has nothing to do with the copy.
         elsewhere = tmp_path / "elsewhere"
         elsewhere.mkdir()
@@ -375,7 +375,7 @@ def test_app_without_room_beside_unfinished_work_is_not_ready() -> None:
         store.check_writable()
     delivery = store.claim("d1", "handle")
     assert delivery is not None
-    store.finished(delivery, "done")
+    store.finished(delivery, "succeeded")
     store.check_writable()
     store.accept("d2", b" " * 2000, ("handle",))
 
@@ -390,7 +390,7 @@ def test_store_without_room_beside_unfinished_work_is_not_writable(tmp_path: Pat
             store.check_writable()
         delivery = store.claim("d1", "handle")
         assert delivery is not None
-        store.finished(delivery, "done")
+        store.finished(delivery, "succeeded")
         store.flush()
 
         def is_writable() -> bool:
@@ -604,7 +604,7 @@ def test_start_in_a_space_says_that_the_store_is_lost(tmp_path: Path, script: st
         said = server.wait_for(LOST)
         assert said.count("deliveries are kept in") == 1
         assert (
-            'set HUBHOOKS_DELIVERIES to a file on a disk that does, or acknowledge="finished"'
+            'set HUBHOOKS_DELIVERIES to a file on a disk that does, or acknowledge="on_completion"'
             in said
         )
 

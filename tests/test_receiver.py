@@ -41,7 +41,7 @@ def make(
     secret: str | None = None,
     handlers: dict[str, str],
     ignore_authors: Any = (),
-    replays: Any = "run",
+    on_replay: Any = "run",
     disk_full: bool = False,
     stopping: bool = False,
     **options: Any,
@@ -49,7 +49,7 @@ def make(
     router = Router(ignore_authors=ignore_authors)
     for name, scope in handlers.items():
         router.add(hears, scope, name=name)
-    log = (FullDisk if disk_full else MemoryLog)(replays=replays)
+    log = (FullDisk if disk_full else MemoryLog)(on_replay=on_replay)
 
     def verifier() -> Verifier | None:
         return None if secret is None else Verifier(secret)
@@ -96,7 +96,7 @@ def test_the_table_of_answers(case: dict[str, Any], body: Callable[..., bytes]) 
     assert sent.pop(b"content-length") == str(len(answer.body)).encode()
     assert sent == ({b"allow": case["allow"].encode()} if case["allow"] else {})
     assert (answer.work is not None) is (said["status"] == "accepted")
-    assert (answer.delivery_id is None) is (said["status"] == "refused")
+    assert (answer.delivery_id is None) is (said["status"] == "rejected")
     if answer.work is not None:
         assert list(answer.work.handlers) == said["handlers"]
         assert answer.work.delivery_id == said["delivery"]
@@ -122,7 +122,7 @@ def test_an_unhandled_delivery_is_kept_with_its_explanation(body: Callable[..., 
     assert answer.delivery_id is not None
     record = log.get(answer.delivery_id)
     assert record is not None
-    assert record.reason.startswith("`retrain` does not hear it: the scope is `repo`")
+    assert record.reason.startswith("`retrain` does not match: the scope is `repo`")
 
 
 def test_hooks_for_the_unhandled_get_the_event_and_others_get_no_work(
@@ -211,7 +211,7 @@ def test_refusals_are_counted_by_minute_and_logged_once_in_each(
         monkeypatch.setattr(room, "time", clock_at(minute))
         receiver.refuse("POST", [(b"x-webhook-secret", b"sun")], b"")
         receiver.refuse("GET", [], b"")
-    assert receiver.refusals == {
+    assert receiver.rejections == {
         (7, "secret wrong"): 3,
         (7, "method"): 3,
         (8, "secret wrong"): 1,
@@ -220,8 +220,8 @@ def test_refusals_are_counted_by_minute_and_logged_once_in_each(
     assert (
         logged()
         == [
-            "refused a request with 403: the webhook secret is wrong",
-            "refused a request with 405: only POST is answered here",
+            "rejected a request with 403: the webhook secret is wrong",
+            "rejected a request with 405: only POST is answered here",
         ]
         * 2
     )
@@ -233,7 +233,7 @@ def test_refusals_are_forgotten_after_an_hour(
     for minute in (1, 2, 61):
         monkeypatch.setattr(room, "time", clock_at(minute))
         receiver.refuse("GET", [], b"")
-    assert set(receiver.refusals) == {(2, "method"), (61, "method")}
+    assert set(receiver.rejections) == {(2, "method"), (61, "method")}
 
 
 def test_what_a_refused_request_carries_is_never_logged(

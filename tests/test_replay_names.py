@@ -39,7 +39,7 @@ def run(log: Log, *handlers: str) -> None:
     for handler in handlers:
         run = log.claim("d1", handler)
         assert run is not None
-        log.finished(run, "done")
+        log.finished(run, "succeeded")
     log.flush()
 
 
@@ -67,13 +67,13 @@ def test_replay_queues_each_name_once_in_order(
     log.accept("d1", b"{}", ["a", "b"])
     run(log, "a", "b")
     assert log.replay("d1", named) == queued
-    others = [(name, "done") for name in ("a", "b") if name not in queued]
+    others = [(name, "succeeded") for name in ("a", "b") if name not in queued]
     assert states(log) == others + [(name, "queued") for name in queued]
     # No second run of the same name is left over, which would keep the delivery unfinished.
     run(log, *queued)
     record = log.get("d1")
     assert record is not None
-    assert record.state == "done"
+    assert record.state == "succeeded"
 
 
 def test_replay_queues_many_names(log: Log) -> None:
@@ -81,7 +81,7 @@ def test_replay_queues_many_names(log: Log) -> None:
     log.accept("d1", b"{}", ["a"])
     run(log, "a")
     assert log.replay("d1", names * 2) == names
-    assert states(log) == [("a", "done"), *((name, "queued") for name in names)]
+    assert states(log) == [("a", "succeeded"), *((name, "queued") for name in names)]
 
 
 @pytest.mark.parametrize("named", [[""], ["a", ""], [None], [1], [b"a"], [["a"]], ["\ud800"]])
@@ -90,7 +90,7 @@ def test_replay_refuses_a_name_that_no_handler_has(log: Log, named: Any) -> None
     run(log, "a")
     with pytest.raises(ConfigError, match="is no name of a handler"):
         log.replay("d1", named)
-    assert states(log) == [("a", "done")]
+    assert states(log) == [("a", "succeeded")]
 
 
 def test_accept_queues_each_name_once_in_order(log: Log) -> None:
@@ -99,7 +99,7 @@ def test_accept_queues_each_name_once_in_order(log: Log) -> None:
     run(log, "a", "b")
     record = log.get("d1")
     assert record is not None
-    assert record.state == "done"
+    assert record.state == "succeeded"
 
 
 # ---- over HTTP ---------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ def replay(port: int, content: str) -> httpx.Response:
 
 def is_done(hooks: Webhooks) -> bool:
     record = hooks.deliveries.get("d1")
-    return record is not None and record.state == "done"
+    return record is not None and record.state == "succeeded"
 
 
 # ---- the command line --------------------------------------------------------------------------
@@ -187,7 +187,7 @@ def path(tmp_path: Path) -> Path:
     for handler in ("a", "b"):
         run = log.claim("d1-first", handler)
         assert run is not None
-        log.finished(run, "done")
+        log.finished(run, "succeeded")
     log.close()
     return tmp_path / "hubhooks.db"
 
@@ -233,4 +233,4 @@ def test_command_refuses_an_empty_id_or_name(path: Path, words: list[str], messa
     log = SqliteLog(path)
     record = log.get("d1-first")
     assert record is not None
-    assert record.state == "done"
+    assert record.state == "succeeded"

@@ -19,7 +19,7 @@ from hubhooks.webhooks import Webhooks
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hubhooks.deliveries import Delivery
+    from hubhooks.models import RunContext
 
     Event = Callable[..., HubEvent]
 
@@ -87,8 +87,8 @@ def test_what_cannot_be_called_is_no_handler(router: Router) -> None:
 
 def test_a_handler_takes_the_event_and_perhaps_the_delivery(router: Router) -> None:
     def plain(event: HubEvent) -> None: ...
-    def with_delivery(event: HubEvent, delivery: Delivery) -> None: ...
-    def with_optional_delivery(event: HubEvent, delivery: Delivery | None = None) -> None: ...
+    def with_delivery(event: HubEvent, context: RunContext) -> None: ...
+    def with_optional_delivery(event: HubEvent, context: RunContext | None = None) -> None: ...
     def with_option(event: HubEvent, retries: int = 3) -> None: ...
     def with_keyword(event: HubEvent, *, retries: int = 3) -> None: ...
     def with_rest(*events: HubEvent) -> None: ...
@@ -104,11 +104,11 @@ def test_a_handler_takes_the_event_and_perhaps_the_delivery(router: Router) -> N
     for function in expected:
         router.add(function, name=function.__name__)
     told = {function: router.handler(function.__name__) for function in expected}
-    assert {f: h.takes_delivery for f, h in told.items() if h is not None} == expected
+    assert {f: h.takes_context for f, h in told.items() if h is not None} == expected
 
 
 def takes_nothing() -> None: ...
-def takes_three(event: object, delivery: object, repo: object) -> None: ...
+def takes_three(event: object, context: object, repo: object) -> None: ...
 def needs_a_keyword(event: object, *, secret: object) -> None: ...
 
 
@@ -116,7 +116,7 @@ def needs_a_keyword(event: object, *, secret: object) -> None: ...
     ("function", "has"),
     [
         (takes_nothing, "()"),
-        (takes_three, "(event, delivery, repo)"),
+        (takes_three, "(event, context, repo)"),
         (needs_a_keyword, "(event, secret)"),
     ],
 )
@@ -128,7 +128,7 @@ def test_a_function_that_cannot_be_called_so_is_refused_with_the_right_form(
     name = function.__name__
     assert str(refused.value) == (
         f"handler `{name}` takes `{has}`, which cannot be called; "
-        "write `def handler(event)` or `def handler(event, delivery)`"
+        "write `def handler(event)` or `def handler(event, context)`"
     )
 
 
@@ -402,7 +402,7 @@ def test_a_predicate_that_raises_keeps_the_event_from_its_handler_alone(
     assert record.getMessage() == "`when` of handler `broken` failed; it misses an event"
     assert record.exc_info is not None
     explained = router.explain(event("repo.create"))
-    assert explained[0] == "`broken` does not hear it: its `when` raises ZeroDivisionError"
+    assert explained[0] == "`broken` does not match: its `when` raises ZeroDivisionError"
 
 
 @pytest.mark.parametrize(
@@ -429,7 +429,7 @@ def test_on_comment_never_hears_a_hidden_comment(router: Router, event: Event) -
     router.on_comment(when=asked.append)(takes_the_event)
     hidden = event("discussion.comment.create", comment__hidden=True)
     assert router.match(hidden) == []
-    assert router.explain(hidden) == ["`takes_the_event` does not hear it: the comment is hidden"]
+    assert router.explain(hidden) == ["`takes_the_event` does not match: the comment is hidden"]
     assert asked == []
 
 
@@ -448,7 +448,7 @@ def test_on_comment_takes_the_criteria_of_on(router: Router, event: Event) -> No
     assert names(router, unmentioned) == []
     opening = event("discussion.create", comment__content="@my-bot hello")
     assert names(router, opening) == []
-    assert router.explain(opening) == ["`bot` does not hear it: its `when` says no"]
+    assert router.explain(opening) == ["`bot` does not match: its `when` says no"]
 
 
 # ---- explaining -------------------------------------------------------------------------------
@@ -458,8 +458,8 @@ def test_each_handler_is_explained_in_a_line(router: Router, event: Event) -> No
     router.add(takes_the_event, "repo", action="move", name="moves")
     router.add(takes_the_event, "repo", action=["create"], name="births")
     moves, births = router.explain(event("repo.create"))
-    assert moves.startswith("`moves` does not hear it: the action is `create`")
-    assert births == "`births` hears it"
+    assert moves.startswith("`moves` does not match: the action is `create`")
+    assert births == "`births` matches"
 
 
 def test_a_handler_that_hears_nothing_is_explained_by_all_its_decorators(
@@ -468,7 +468,7 @@ def test_a_handler_that_hears_nothing_is_explained_by_all_its_decorators(
     router.add(takes_the_event, "discussion", name="both")
     router.add(takes_the_event, "repo", when=lambda _: False, name="both")
     (line,) = router.explain(event("repo.create"))
-    assert line.startswith("`both` does not hear it: the scope is `repo`")
+    assert line.startswith("`both` does not match: the scope is `repo`")
     assert line.endswith(". Nor by another decorator: its `when` says no")
 
 
@@ -482,7 +482,7 @@ def test_what_two_decorators_object_to_alike_is_said_once(router: Router, event:
     router.add(takes_the_event, "discussion", action="delete", when=bool, name="both")
     (line,) = router.explain(event("discussion.update.closed"))
     assert line == (
-        "`both` does not hear it: the action is `update`, not `create`. "
+        "`both` does not match: the action is `update`, not `create`. "
         "Nor by another decorator: the action is `update`, not `delete`"
     )
 
@@ -499,8 +499,8 @@ def test_ignored_authors_of_comments_are_not_heard(event: Event, ignored: Any) -
     own = event("discussion.comment.create", comment__author__id=BOT)
     assert router.match(own) == []
     expected = f"its author `{BOT}` is one of `ignore_authors`"
-    assert router.why_ignored(own) == expected
-    assert router.explain(own) == [f"no handler hears it: {expected}"]
+    assert router.ignored_reason(own) == expected
+    assert router.explain(own) == [f"no handler matches: {expected}"]
     assert names(router, event("discussion.comment.create")) == ["takes_the_event"]
 
 
@@ -514,8 +514,8 @@ def test_an_answer_in_the_bots_own_discussion_is_heard(event: Event) -> None:
 def test_a_new_discussion_without_its_post_is_judged_by_its_own_author(event: Event) -> None:
     router = Router(ignore_authors=[BOT])
     opened = event("discussion.create", discussion__author__id=BOT, comment=None)
-    assert router.why_ignored(opened)
-    assert not router.why_ignored(event("discussion.create", comment=None))
+    assert router.ignored_reason(opened)
+    assert not router.ignored_reason(event("discussion.create", comment=None))
 
 
 @pytest.mark.parametrize("name", ["discussion.update.closed", "repo.content.update"])
@@ -526,7 +526,7 @@ def test_where_the_hub_does_not_say_who_acted_nobody_is_ignored(event: Event, na
     assert names(router, told) == ["takes_the_event"]
     assert router.explain(told) == [
         "`ignore_authors` has no say: the event does not tell who acted",
-        "`takes_the_event` hears it",
+        "`takes_the_event` matches",
     ]
 
 
@@ -711,7 +711,7 @@ def test_a_router_that_is_included_twice_counts_once(router: Router) -> None:
     handler = router.handler("takes_the_event")
     assert handler is not None
     assert len(handler.alternatives) == 1
-    assert len(router.hooks_on("unhandled")) == 1
+    assert len(router.hooks_for("unhandled")) == 1
 
 
 def test_authors_that_an_included_router_ignores_are_ignored(router: Router, event: Event) -> None:
@@ -722,47 +722,47 @@ def test_authors_that_an_included_router_ignores_are_ignored(router: Router, eve
 
 
 def test_an_included_router_brings_its_hooks_after_ours(router: Router) -> None:
-    def ours(event: HubEvent, delivery: Delivery, error: BaseException) -> None: ...
-    def theirs(event: HubEvent, delivery: Delivery, error: BaseException) -> None: ...
+    def ours(event: HubEvent, context: RunContext, error: BaseException) -> None: ...
+    def theirs(event: HubEvent, context: RunContext, error: BaseException) -> None: ...
 
     other = Router()
     other.on_error(theirs)
     router.on_error(ours)
     router.include_router(other)
-    assert [hook.function for hook in router.hooks_on("error")] == [ours, theirs]
-    assert router.hooks_on("failure") == ()
+    assert [hook.function for hook in router.hooks_for("error")] == [ours, theirs]
+    assert router.hooks_for("failure") == ()
 
 
 # ---- hooks ------------------------------------------------------------------------------------
 
 
-def tells(event: object, delivery: object, error: object) -> None: ...
+def tells(event: object, context: object, error: object) -> None: ...
 
 
 def test_hooks_are_listed_by_occasion_and_given_back_unchanged(router: Router) -> None:
     class Bot:
-        async def report(self, event: HubEvent, delivery: Delivery, error: object) -> None: ...
+        async def report(self, event: HubEvent, context: RunContext, error: object) -> None: ...
 
     bot = Bot()
-    assert not router.hears_unhandled
+    assert not router.has_unhandled_hook
     assert router.on_unhandled(takes_the_event) is takes_the_event
-    assert router.hears_unhandled
+    assert router.has_unhandled_hook
     assert router.on_error(tells) is tells
     router.on_error(bot.report)
     router.on_error(bot.report)
     router.on_failure(tells)
-    assert [hook.function for hook in router.hooks_on("unhandled")] == [takes_the_event]
-    errors = router.hooks_on("error")
+    assert [hook.function for hook in router.hooks_for("unhandled")] == [takes_the_event]
+    errors = router.hooks_for("error")
     assert [hook.function for hook in errors] == [tells, bot.report]
     assert [hook.is_async for hook in errors] == [False, True]
-    assert [hook.function for hook in router.hooks_on("failure")] == [tells]
+    assert [hook.function for hook in router.hooks_for("failure")] == [tells]
 
 
 def test_two_hooks_of_one_name_are_two(router: Router) -> None:
     seen: list[int] = []
     for number in (1, 2):
         router.on_unhandled(lambda _, number=number: seen.append(number))  # type: ignore[misc]
-    for hook in router.hooks_on("unhandled"):
+    for hook in router.hooks_for("unhandled"):
         hook.function(None)
     assert seen == [1, 2]
 
@@ -771,9 +771,9 @@ def test_two_hooks_of_one_name_are_two(router: Router) -> None:
     ("occasion", "function", "says"),
     [
         ("error", takes_the_event, "hook `takes_the_event` takes `(event)`, which cannot be"),
-        ("error", takes_the_event, "called; write `def hook(event, delivery, error)`"),
+        ("error", takes_the_event, "called; write `def hook(event, context, error)`"),
         ("failure", takes_nothing, "`on_failure` hook `takes_nothing` takes `()`"),
-        ("unhandled", tells, "takes `(event, delivery, error)`, which cannot be called; write "),
+        ("unhandled", tells, "takes `(event, context, error)`, which cannot be called; write "),
         ("unhandled", tells, "write `def hook(event)`"),
         ("error", 3, "an `on_error` hook must be a function, not int"),
         ("unhandled", {}.update, "the parameters of `on_unhandled` hook `dict.update` cannot be"),
@@ -785,8 +785,8 @@ def test_what_cannot_be_called_as_a_hook_is_refused(
     with pytest.raises(ConfigError) as refused:
         getattr(router, f"on_{occasion}")(function)
     assert says in str(refused.value)
-    assert not router.hooks_on("error")
-    assert not router.hears_unhandled
+    assert not router.hooks_for("error")
+    assert not router.has_unhandled_hook
 
 
 def test_a_hook_that_yields_or_lacks_its_object_is_refused(router: Router) -> None:
@@ -805,16 +805,16 @@ def test_a_hook_that_yields_or_lacks_its_object_is_refused(router: Router) -> No
 def test_a_script_that_is_executed_again_replaces_its_hooks(router: Router) -> None:
     script = """
 @router.on_error
-def tells(event, delivery, error):
+def tells(event, context, error):
     return {version}
 
-router.on_error(lambda event, delivery, error: -{version})
+router.on_error(lambda event, context, error: -{version})
 """
     namespace = {"router": router, "__name__": "__main__"}
     run_script(script.format(version=1), namespace)
     router.on_error(tells)
     run_script("# edited\n" + script.format(version=2), namespace)
-    results = [hook.function(None, None, None) for hook in router.hooks_on("error")]
+    results = [hook.function(None, None, None) for hook in router.hooks_for("error")]
     assert results == [None, 2, -2]
 
 

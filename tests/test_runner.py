@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from servers import PATIENCE
 
-from hubhooks.deliveries import Delivery, Ignore, MemoryLog, Record
+from hubhooks.deliveries import MemoryLog
 from hubhooks.errors import ConfigError
+from hubhooks.models import Delivery, Ignore, RunContext
 from hubhooks.receiver import Work
 from hubhooks.routing import Router
 from hubhooks.runner import Runner
@@ -43,7 +44,7 @@ class Bench:
         verdict = self.log.accept(delivery_id, self.event.raw, names)
         self.runner.submit(Work(verdict.id, verdict.handlers, self.event))
 
-    def run(self, *delivery_ids: str, drain: float = PATIENCE) -> Record:
+    def run(self, *delivery_ids: str, drain: float = PATIENCE) -> Delivery:
         """Run deliveries to their end, on a loop of their own."""
 
         async def serve() -> None:
@@ -54,7 +55,7 @@ class Bench:
         asyncio.run(serve())
         return self.record()
 
-    def record(self, delivery_id: str = "d1") -> Record:
+    def record(self, delivery_id: str = "d1") -> Delivery:
         record = self.log.get(delivery_id)
         assert record is not None
         return record
@@ -94,14 +95,14 @@ def test_a_sync_handler_runs_on_a_daemon_thread(bench: Bench) -> None:
     seen: list[Any] = []
 
     @bench.on(name="sync")
-    def hears(event: HubEvent, delivery: Delivery) -> None:
-        seen.extend([event, delivery, threading.current_thread()])
+    def hears(event: HubEvent, context: RunContext) -> None:
+        seen.extend([event, context, threading.current_thread()])
 
-    assert bench.run().state == "done"
-    event, delivery, thread = seen
+    assert bench.run().state == "succeeded"
+    event, context, thread = seen
     assert event is bench.event
-    assert (delivery.id, delivery.attempt, delivery.is_replay) == ("d1", 1, False)
-    assert delivery.handler == "sync"
+    assert (context.id, context.attempt, context.is_replay) == ("d1", 1, False)
+    assert context.handler == "sync"
     assert thread is not threading.main_thread()
     assert thread.daemon
 
@@ -110,11 +111,11 @@ def test_an_async_handler_runs_on_the_servers_loop(bench: Bench) -> None:
     seen: list[Any] = []
 
     @bench.on(name="async")
-    async def hears(event: HubEvent, delivery: Delivery) -> None:
+    async def hears(event: HubEvent, context: RunContext) -> None:
         await asyncio.sleep(0)
-        seen.extend([event, delivery.id, threading.current_thread()])
+        seen.extend([event, context.id, threading.current_thread()])
 
-    assert bench.run().state == "done"
+    assert bench.run().state == "succeeded"
     assert seen == [bench.event, "d1", threading.main_thread()]
 
 
@@ -147,7 +148,7 @@ def test_partials_and_objects_run_as_what_they_are(bench: Bench) -> None:
 
     bench.router.add(functools.partial(coroutine, "partial"), name="a")
     bench.router.add(Callable_(), name="b")
-    assert bench.run().state == "done"
+    assert bench.run().state == "succeeded"
     assert sorted(seen) == ["object", "partial"]
 
 
@@ -203,8 +204,8 @@ def test_a_failure_stays_with_its_handler(
     for delivery_id in ("d1", "d2"):
         assert bench.states(delivery_id) == {
             "fails": "failed",
-            "works": "done",
-            "works too": "done",
+            "works": "succeeded",
+            "works too": "succeeded",
         }
     failed = bench.record().runs[0]
     assert failed.error.endswith(f"{kind.__name__}: too low")
@@ -216,12 +217,12 @@ def test_a_thread_outlives_whatever_a_handler_raises(
     one_thread: Bench, logged: Callable[[], list[str]]
 ) -> None:
     @one_thread.on(name="hears")
-    def hears(event: HubEvent, delivery: Delivery) -> None:
-        if delivery.id == "d1":
+    def hears(event: HubEvent, context: RunContext) -> None:
+        if context.id == "d1":
             raise KeyboardInterrupt
 
     one_thread.run("d1", "d2")
-    assert (one_thread.record("d1").state, one_thread.record("d2").state) == ("failed", "done")
+    assert (one_thread.record("d1").state, one_thread.record("d2").state) == ("failed", "succeeded")
     assert logged()[0] == "handler `hears` failed on delivery `d1`"
 
 
@@ -280,33 +281,33 @@ def test_a_blocking_sync_handler_delays_no_other(bench: Bench) -> None:
     ran: list[str] = []
 
     @bench.on(name="blocks")
-    def blocks(event: HubEvent, delivery: Delivery) -> None:
-        if delivery.id != "last":
+    def blocks(event: HubEvent, context: RunContext) -> None:
+        if context.id != "last":
             release.wait(PATIENCE)
 
     @bench.on(name="sync")
-    def runs(event: HubEvent, delivery: Delivery) -> None:
-        ran.append(delivery.id)
+    def runs(event: HubEvent, context: RunContext) -> None:
+        ran.append(context.id)
 
     @bench.on(name="async")
-    async def releases(event: HubEvent, delivery: Delivery) -> None:
-        if delivery.id == "last":
-            while len(ran) < 21 or bench.states("last")["blocks"] != "done":
+    async def releases(event: HubEvent, context: RunContext) -> None:
+        if context.id == "last":
+            while len(ran) < 21 or bench.states("last")["blocks"] != "succeeded":
                 await asyncio.sleep(0)
             assert not release.is_set()
             release.set()
 
     bench.run(*(f"d{number}" for number in range(20)), "last")
-    assert bench.states("last") == dict.fromkeys(["blocks", "sync", "async"], "done")
-    assert bench.states("d0") == dict.fromkeys(["blocks", "sync", "async"], "done")
+    assert bench.states("last") == dict.fromkeys(["blocks", "sync", "async"], "succeeded")
+    assert bench.states("d0") == dict.fromkeys(["blocks", "sync", "async"], "succeeded")
 
 
 def test_a_step_that_begins_before_its_wakers_thread_goes_on_is_not_the_last(bench: Bench) -> None:
     ran: list[str] = []
 
     @bench.on(name="runs")
-    def runs(event: HubEvent, delivery: Delivery) -> None:
-        ran.append(delivery.id)
+    def runs(event: HubEvent, context: RunContext) -> None:
+        ran.append(context.id)
 
     async def wake() -> None:
         thread = threading.Thread(target=bench.runner.wake)
@@ -368,7 +369,7 @@ def test_a_thread_is_used_again_and_ends_with_the_runner(bench: Bench) -> None:
     async def serve() -> None:
         for number in range(10):
             bench.submit(f"d{number}")
-            while bench.record(f"d{number}").state != "done":
+            while bench.record(f"d{number}").state != "succeeded":
                 await asyncio.sleep(0)
         await bench.runner.stop()
 
@@ -408,9 +409,9 @@ def test_hooks_are_told_of_a_handler_that_raised(bench: Bench, is_async: bool) -
         ("error", False),
         ("failure", True),
     ]
-    for _, (event, delivery, raised), _ in told:
+    for _, (event, context, raised), _ in told:
         assert event is bench.event
-        assert (delivery.id, delivery.handler, delivery.attempt) == ("d1", "fails", 1)
+        assert (context.id, context.handler, context.attempt) == ("d1", "fails", 1)
         assert raised is error
 
 
@@ -433,7 +434,7 @@ def test_hooks_are_not_told_of_what_went_well_or_was_ignored(bench: Bench, is_as
     bench.router.add(works_too if is_async else works)
     bench.router.add(ignores_too if is_async else ignores)
     bench.run()
-    assert sorted(bench.states().values()) == ["done", "ignored"]
+    assert sorted(bench.states().values()) == ["ignored", "succeeded"]
     assert told == []
 
 
@@ -441,8 +442,8 @@ def test_the_failure_is_on_record_before_a_hook_is_told(bench: Bench) -> None:
     seen: list[str] = []
 
     @bench.router.on_failure
-    def reports(event: HubEvent, delivery: Delivery, error: BaseException) -> None:
-        seen.append(bench.record(delivery.id).run_of(delivery.handler).error)
+    def reports(event: HubEvent, context: RunContext, error: BaseException) -> None:
+        seen.append(bench.record(context.id).run(context.handler).error)
 
     @bench.on(name="fails")
     def fails(event: HubEvent) -> None:
@@ -471,12 +472,12 @@ def test_a_failing_hook_disturbs_nobody_and_is_not_told_of_itself(
         raise LookupError
 
     @bench.router.on_error
-    def returns_a_coroutine(event: HubEvent, delivery: Delivery, error: BaseException) -> object:
+    def returns_a_coroutine(event: HubEvent, context: RunContext, error: BaseException) -> object:
         return broken_too()
 
     @bench.router.on_error
-    def whole(event: HubEvent, delivery: Delivery, error: BaseException) -> None:
-        told.append(delivery.id)
+    def whole(event: HubEvent, context: RunContext, error: BaseException) -> None:
+        told.append(context.id)
 
     bench.run("d1", "d2")
     assert sorted(told) == ["d1", "d2"]
@@ -547,13 +548,13 @@ def test_stopping_waits_for_hooks_and_cancels_those_that_stay(
         await asyncio.Event().wait()
 
     @bench.router.on_failure
-    async def told_at_the_end(event: HubEvent, delivery: Delivery, error: BaseException) -> None:
+    async def told_at_the_end(event: HubEvent, context: RunContext, error: BaseException) -> None:
         assert isinstance(error, asyncio.CancelledError)
         await asyncio.sleep(0)
         ended.append("told")
 
     @bench.router.on_failure
-    async def stays_too(event: HubEvent, delivery: Delivery, error: BaseException) -> None:
+    async def stays_too(event: HubEvent, context: RunContext, error: BaseException) -> None:
         try:
             await asyncio.Event().wait()
         finally:
@@ -616,7 +617,7 @@ def test_a_hook_is_told_of_a_handler_that_outlived_the_stop(
 
 @pytest.fixture
 def own(event: Callable[..., HubEvent]) -> Bench:
-    return Bench(event("repo.content.update"), loop="own")
+    return Bench(event("repo.content.update"), handler_loop="dedicated")
 
 
 def test_async_handlers_and_hooks_can_run_on_a_loop_of_their_own(own: Bench) -> None:
@@ -635,8 +636,8 @@ def test_async_handlers_and_hooks_can_run_on_a_loop_of_their_own(own: Bench) -> 
         raise ValueError
 
     @own.router.on_error
-    async def on_error(event: HubEvent, delivery: Delivery, error: BaseException) -> None:
-        note(f"after {delivery.handler}")
+    async def on_error(event: HubEvent, context: RunContext, error: BaseException) -> None:
+        note(f"after {context.handler}")
 
     async def serve() -> None:
         own.submit()
@@ -667,7 +668,7 @@ def test_a_blocking_async_handler_leaves_the_servers_loop_alone(own: Bench) -> N
         await own.runner.stop(PATIENCE)
 
     asyncio.run(serve())
-    assert own.states() == {"blocks": "done"}
+    assert own.states() == {"blocks": "succeeded"}
 
 
 def test_what_stays_on_the_own_loop_is_cancelled_and_the_thread_ends(
@@ -695,7 +696,7 @@ def test_what_stays_on_the_own_loop_is_cancelled_and_the_thread_ends(
 
     left: list[asyncio.Task[None]] = []
     own.run(drain=0.01)
-    assert own.states() == {"sleeps": "failed", "leaves a task": "done"}
+    assert own.states() == {"sleeps": "failed", "leaves a task": "succeeded"}
     assert cleaned_up == ["handler", "task"]
     assert wait_for_threads() == []
 
@@ -721,7 +722,7 @@ def test_a_blocked_own_loop_does_not_keep_the_runner_from_stopping(
     # A later start is not held up by it, and it ends once it can.
     own.submit("d2", "later")
     asyncio.run(own.runner.stop(PATIENCE))
-    assert own.states("d2") == {"later": "done"}
+    assert own.states("d2") == {"later": "succeeded"}
     assert own.states() == {"blocks": "running"}
     release.set()
     assert wait_for_threads() == []
@@ -729,12 +730,12 @@ def test_a_blocked_own_loop_does_not_keep_the_runner_from_stopping(
 
 def test_the_own_loop_outlives_whatever_a_handler_raises(own: Bench) -> None:
     @own.on(name="hears")
-    async def hears(event: HubEvent, delivery: Delivery) -> None:
-        if delivery.id == "d1":
+    async def hears(event: HubEvent, context: RunContext) -> None:
+        if context.id == "d1":
             raise KeyboardInterrupt
 
     own.run("d1", "d2")
-    assert (own.record("d1").state, own.record("d2").state) == ("failed", "done")
+    assert (own.record("d1").state, own.record("d2").state) == ("failed", "succeeded")
 
 
 async def stop_the_loop() -> None:
@@ -758,7 +759,7 @@ async def cancel_all_others() -> None:
 
 @pytest.mark.parametrize(
     ("stop", "other"),
-    [(stop_the_loop, "done"), (exit_in_a_task, "done"), (cancel_all_others, "failed")],
+    [(stop_the_loop, "succeeded"), (exit_in_a_task, "succeeded"), (cancel_all_others, "failed")],
 )
 def test_the_own_loop_and_what_else_runs_on_it_outlives_a_handler_that_stops_it(
     own: Bench,
@@ -791,33 +792,35 @@ def test_the_own_loop_and_what_else_runs_on_it_outlives_a_handler_that_stops_it(
         await own.runner.stop(PATIENCE)
 
     asyncio.run(serve())
-    assert own.states("d1") == {"waits": other, "stops": "done"}
-    assert own.states("d2") == {"waits": "done", "stops": "done"}
+    assert own.states("d1") == {"waits": other, "stops": "succeeded"}
+    assert own.states("d2") == {"waits": "succeeded", "stops": "succeeded"}
     assert [run.attempts for run in own.record().runs] == [1, 1]
     assert loops[0] is loops[1]
     told = [line for line in logged() if line.startswith("a handler stopped the loop")]
-    assert len(told) == (other == "done")
+    assert len(told) == (other == "succeeded")
     assert wait_for_threads() == []
 
 
 def test_a_preference_counts_only_where_nothing_was_chosen(event: Callable[..., HubEvent]) -> None:
     seen: dict[object, bool] = {}
-    for chosen in (None, "server", "own"):
-        bench = Bench(event("repo.create"), loop=chosen)
+    for chosen in (None, "server", "dedicated"):
+        bench = Bench(event("repo.create"), handler_loop=chosen)
 
         @bench.on(name="hears")
         async def hears(event: HubEvent, chosen: object = chosen) -> None:
             seen[chosen] = threading.current_thread() is threading.main_thread()
 
-        bench.runner.prefer_loop("own")
+        bench.runner.prefer_loop("dedicated")
         bench.run()
-    assert seen == {None: False, "server": True, "own": False}
+    assert seen == {None: False, "server": True, "dedicated": False}
 
 
 def test_a_loop_that_does_not_exist_is_refused(event: Callable[..., HubEvent]) -> None:
     with pytest.raises(ConfigError) as refused:
-        Bench(event("repo.create"), loop="main")
-    expected = '`loop=\'main\'` is no loop that handlers run on; write "server" or "own"'
+        Bench(event("repo.create"), handler_loop="main")
+    expected = (
+        '`handler_loop=\'main\'` is no loop that handlers run on; write "server" or "dedicated"'
+    )
     assert str(refused.value) == expected
 
 
@@ -827,7 +830,7 @@ def test_without_a_servers_loop_async_handlers_have_their_own(bench: Bench) -> N
 
     bench.submit()
     asyncio.run(bench.runner.stop(PATIENCE))
-    assert bench.states() == {"hears": "done"}
+    assert bench.states() == {"hears": "succeeded"}
 
 
 def test_without_threads_sync_handlers_run_where_they_are_submitted(
@@ -866,7 +869,7 @@ def test_stopping_waits_for_the_handlers_that_run(bench: Bench) -> None:
         bench.submit()
         asyncio.get_running_loop().call_soon(stopping.set)
         await bench.runner.stop(PATIENCE)
-        assert bench.states() == {"sync": "done", "async": "done"}
+        assert bench.states() == {"sync": "succeeded", "async": "succeeded"}
 
     asyncio.run(serve())
 
@@ -962,17 +965,17 @@ def test_a_stopped_runner_can_be_started_on_another_loop(bench: Bench) -> None:
 
     for delivery_id in ("d1", "d2"):
         bench.run(delivery_id)
-        assert bench.states(delivery_id) == {"async": "done", "sync": "done"}
+        assert bench.states(delivery_id) == {"async": "succeeded", "sync": "succeeded"}
     assert loops[0] is not loops[1]
 
 
-@pytest.mark.parametrize("loop", ["server", "own"])
+@pytest.mark.parametrize("loop", ["server", "dedicated"])
 def test_stopping_twice_at_once_is_no_mistake(
     event: Callable[..., HubEvent],
     loop: str,
     wait_for_threads: Callable[[], list[threading.Thread]],
 ) -> None:
-    bench = Bench(event("repo.create"), loop=loop)
+    bench = Bench(event("repo.create"), handler_loop=loop)
 
     @bench.on(name="async")
     async def hears(event: HubEvent) -> None: ...
@@ -985,7 +988,7 @@ def test_stopping_twice_at_once_is_no_mistake(
         await asyncio.gather(bench.runner.stop(PATIENCE), bench.runner.stop(PATIENCE))
 
     asyncio.run(serve())
-    assert bench.states() == {"async": "done", "sync": "done"}
+    assert bench.states() == {"async": "succeeded", "sync": "succeeded"}
     assert wait_for_threads() == []
 
 

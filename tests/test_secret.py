@@ -56,7 +56,7 @@ def test_request_is_judged(row):
 @cases("secrets", "headers")
 def test_request_is_judged_without_raising(row):
     pairs = [(name.encode(), value.encode()) for name, value in row["headers"]]
-    found = Verifier(*row["secrets"]).judge(pairs, row.get("query"))
+    found = Verifier(*row["secrets"]).check(pairs, row.get("query"))
     assert (found or "ok") == row["outcome"]
 
 
@@ -148,7 +148,7 @@ def test_secret_in_quotation_marks_is_taken_with_warning(secret, monkeypatch):
             UserWarning, match="begins and ends with the same quotation mark"
         ) as caught:
             verifier = make()
-        assert verifier.judge([(b"x-webhook-secret", secret.strip().encode())]) is None
+        assert verifier.check([(b"x-webhook-secret", secret.strip().encode())]) is None
         assert "tide" not in f"{caught[0].message} {caught[0].filename} {caught[0].line}"
     with pytest.warns(UserWarning, match="quotation mark"):
         Webhooks().verifier  # noqa: B018 - it is read here

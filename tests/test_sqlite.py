@@ -21,8 +21,9 @@ from servers import PATIENCE, patiently
 
 from hubhooks import _database, sqlite
 from hubhooks._database import Database
-from hubhooks.deliveries import Delivery, Verdict
+from hubhooks.deliveries import Verdict
 from hubhooks.errors import BusyError, ConfigError, StoreError
+from hubhooks.models import RunContext
 from hubhooks.sqlite import RunnerLock, SqliteLog
 
 if TYPE_CHECKING:
@@ -69,13 +70,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return time
 
 
-def start(log: SqliteLog, delivery_id: str, handler: str = "a") -> Delivery:
+def start(log: SqliteLog, delivery_id: str, handler: str = "a") -> RunContext:
     delivery = log.claim(delivery_id, handler)
     assert delivery is not None
     return delivery
 
 
-def run(log: SqliteLog, delivery_id: str, handler: str = "a", ending: Any = "done") -> None:
+def run(log: SqliteLog, delivery_id: str, handler: str = "a", ending: Any = "succeeded") -> None:
     log.finished(start(log, delivery_id, handler), ending)
     log.flush()
 
@@ -190,12 +191,12 @@ def test_the_end_of_a_start_that_was_given_up_changes_nothing(path: Path, log: S
     given_up = start(log, "d1")
     with opened(path, runs=False) as other:
         assert other.recover() == [("d1", "a", False)]
-        log.finished(given_up, "done")
+        log.finished(given_up, "succeeded")
         log.flush()
-        assert state(log, "d1") == "waiting"
+        assert state(log, "d1") == "retrying"
         again = start(other, "d1")
         assert again.attempt == 2
-        log.finished(given_up, "done")
+        log.finished(given_up, "succeeded")
         log.overdue(given_up)
         log.flush()
         assert state(log, "d1") == "running"
@@ -232,12 +233,12 @@ def test_a_handler_during_which_the_process_is_killed_is_tried_three_times_more(
             clock[0] += waits[-1] or 0
         (ended,) = record(log, "d1").runs
     assert waits == [10, 20, 40, None]
-    assert (ended.state, ended.attempts, ended.interruptions) == ("failed", 4, 4)
+    assert (ended.state, ended.attempts, ended.crashes) == ("failed", 4, 4)
     assert ended.error == "the process died during this handler"
 
 
 def test_what_failed_for_being_interrupted_can_be_replayed(path: Path) -> None:
-    with opened(path, max_interruptions=0) as log:
+    with opened(path, max_crashes=0) as log:
         log.accept("d1", b"{}", ["a"])
         start(log, "d1")
         assert crashed(log) == [("d1", "a", True)]
@@ -279,7 +280,7 @@ def test_a_run_that_waits_is_due_when_its_time_has_come(log: SqliteLog, clock: l
     log.finished(start(log, "d1"), "failed", "why", "where", retry_after=30)
     log.flush()
     kept = record(log, "d1").runs[0]
-    assert (kept.state, kept.error, kept.finished_at) == ("waiting", "why", None)
+    assert (kept.state, kept.error, kept.finished_at) == ("retrying", "why", None)
     assert kept.due_at - kept.started_at == timedelta(seconds=30)
     assert log.accept("d1", b"{}", ["a"]) == Verdict("in_progress", "d1")
     assert [due[0] for due in log.due(8)] == ["d2"]
@@ -342,12 +343,12 @@ def test_a_handler_out_of_time_may_still_end(log: SqliteLog) -> None:
     delivery = start(log, "d1")
     log.overdue(delivery)
     log.flush()
-    assert state(log, "d1") == "overdue"
+    assert state(log, "d1") == "stuck"
     assert record(log, "d1").runs[0].finished_at is None
     assert log.claim("d1", "a") is None
-    log.finished(delivery, "done")
+    log.finished(delivery, "succeeded")
     log.flush()
-    assert state(log, "d1") == "done"
+    assert state(log, "d1") == "succeeded"
 
 
 def test_a_handler_out_of_time_when_the_process_died_was_interrupted(log: SqliteLog) -> None:
@@ -360,22 +361,22 @@ def test_a_handler_out_of_time_when_the_process_died_was_interrupted(log: Sqlite
 def test_answers_and_ends_wait_for_the_next_batch(log: SqliteLog) -> None:
     log.accept("d1", b"{}", ["a"])
     log.answered("d1", delivered=True)
-    log.finished(start(log, "d1"), "done")
-    assert (state(log, "d1"), record(log, "d1").is_delivered) == ("running", True)
+    log.finished(start(log, "d1"), "succeeded")
+    assert (state(log, "d1"), record(log, "d1").is_acknowledged) == ("running", True)
     log.flush()
-    assert state(log, "d1") == "done"
+    assert state(log, "d1") == "succeeded"
 
 
 def test_answers_and_ends_are_written_when_the_log_is_closed(path: Path) -> None:
     with opened(path) as log:
         log.accept("d1", b"{}", ["a"])
-        log.finished(start(log, "d1"), "done")
-    assert state(log, "d1") == "done"
+        log.finished(start(log, "d1"), "succeeded")
+    assert state(log, "d1") == "succeeded"
 
 
 def test_ends_that_cannot_be_written_are_kept_for_later(path: Path, log: SqliteLog) -> None:
     log.accept("d1", b"{}", ["a"])
-    log.finished(start(log, "d1"), "done")
+    log.finished(start(log, "d1"), "succeeded")
     with locked(path), pytest.raises(BusyError):
         log.flush()
     assert state(log, "d1") == "running"
@@ -383,20 +384,20 @@ def test_ends_that_cannot_be_written_are_kept_for_later(path: Path, log: SqliteL
         _ = 1 / 0
     assert state(log, "d1") == "running"
     log.flush()
-    assert state(log, "d1") == "done"
+    assert state(log, "d1") == "succeeded"
 
 
 def test_the_state_of_a_delivery_is_always_that_of_its_runs(path: Path) -> None:
     dice = random.Random(7)
     with opened(path) as log:
-        starts: list[Delivery] = []
+        starts: list[RunContext] = []
         for number in range(400):
             delivery_id = f"d{dice.randrange(40)}"
             handlers = dice.sample(["a", "b", "c"], dice.randrange(4))
-            aside = None if handlers else dice.choice(["unhandled", "ignored", "unreadable"])
+            skipped = None if handlers else dice.choice(["unhandled", "ignored", "malformed"])
             deed = dice.randrange(6)
             if deed == 0:
-                log.accept(delivery_id, b"x" * dice.randrange(999), handlers, aside)
+                log.accept(delivery_id, b"x" * dice.randrange(999), handlers, skipped)
             elif deed in (1, 2):
                 claimed = log.claim(delivery_id, dice.choice("abc"))
                 starts += [claimed] if claimed is not None else []
@@ -404,7 +405,7 @@ def test_the_state_of_a_delivery_is_always_that_of_its_runs(path: Path) -> None:
                 log.overdue(dice.choice(starts))
             elif deed == 4 and starts:
                 retry_after = dice.choice([None, None, 0.0])
-                ending = dice.choice(["done", "failed", "ignored"])
+                ending = dice.choice(["succeeded", "failed", "ignored"])
                 log.finished(dice.choice(starts), ending, retry_after=retry_after)
             elif deed == 5:
                 log.replay(delivery_id)
@@ -446,7 +447,7 @@ def test_a_stored_delivery_can_be_run_again(log: SqliteLog) -> None:
     assert log.body("d1") == b"body"
     told = start(log, "d1", "a")
     assert (told.attempt, told.is_replay) == (2, True)
-    log.finished(told, "done")
+    log.finished(told, "succeeded")
     log.flush()
     assert log.replay("d1") == ("b", "a")
 
@@ -489,7 +490,7 @@ def test_a_batch_that_fails_leaves_nothing(log: SqliteLog) -> None:
     with pytest.raises(ZeroDivisionError):
         fail()
     assert [(r.id, r.state) for r in log.list()] == [("d0", "queued")]
-    assert log.stats().refusals == {}
+    assert log.stats().rejections == {}
     assert log.accept("d1", b"{}", ["a"]).status == "accepted"
 
 
@@ -534,11 +535,11 @@ def test_nothing_acknowledged_is_lost_and_nothing_half_kept_when_the_process_is_
                     log.accept(name, name.encode() * random.choice([1, 100, 5_000]), ["a", "b"])
                 started = log.claim(names[0], "a")
             print("stored", *names, flush=True)
-            log.finished(started, "done")
+            log.finished(started, "succeeded")
             log.flush()
-            print("done", names[0], flush=True)
+            print("succeeded", names[0], flush=True)
     """
-    told: dict[str, set[str]] = {"stored": set(), "done": set()}
+    told: dict[str, set[str]] = {"stored": set(), "succeeded": set()}
     for turn in range(20):
         with child(code, path, turn) as process:
             lines = [said(process) for _ in range(random.randrange(1, 40))]
@@ -562,7 +563,7 @@ def test_nothing_acknowledged_is_lost_and_nothing_half_kept_when_the_process_is_
         assert together <= set(bodies)
         assert body == name.encode() * (len(body) // len(name))
         assert runs[name].keys() == {"a", "b"}
-        assert name not in told["done"] or runs[name]["a"] == "done"
+        assert name not in told["succeeded"] or runs[name]["a"] == "succeeded"
     assert query(path, "PRAGMA integrity_check") == [("ok",)]
     with opened(path) as log:
         assert log.stats().body_bytes == sum(map(len, bodies.values()))
@@ -714,7 +715,7 @@ def test_a_full_disk_loses_nothing_accepted_and_takes_more_once_there_is_room(
         ballast.write_bytes(b"x" * 1024 * 1024)
         with opened(disk / "x.db") as log:
             log.accept("d0", b"{}", ["a"])
-            log.finished(start(log, "d0"), "done")
+            log.finished(start(log, "d0"), "succeeded")
             accepted = fill(log)
             with pytest.raises(StoreError, match="free some space"):
                 accept_together(log, [f"late{number}" for number in range(16)])
@@ -723,7 +724,7 @@ def test_a_full_disk_loses_nothing_accepted_and_takes_more_once_there_is_room(
             assert log.accept("more", b"x" * 10_000, ["a"]).status == "accepted"
         with opened(disk / "x.db") as log:
             assert {r.id for r in log.list(limit=1_000)} == accepted | {"d0", "more"}
-            assert state(log, "d0") == "done"
+            assert state(log, "d0") == "succeeded"
             assert all(log.body(name) == b"x" * 10_000 for name in accepted)
 
 
@@ -789,7 +790,7 @@ def test_a_file_of_a_newer_version(path: Path) -> None:
         pass
     query(path, "PRAGMA user_version = 99")
     message = refusal(path)
-    assert "was written by a newer hubhooks (its version is 99, here 2 is known)" in message
+    assert "was written by a newer hubhooks (its version is 99, here 3 is known)" in message
     assert "upgrade hubhooks, or give another path" in message
     with pytest.raises(ConfigError, match="newer hubhooks"):
         SqliteLog(path).get("d1")
@@ -842,7 +843,7 @@ def test_a_log_that_is_not_open(path: Path) -> None:
     for deed in (lambda: log.accept("d2", b"{}"), log.recover, lambda: log.due(1), log.changed):
         with pytest.raises(StoreError, match=re.escape(f"`{path}` is not open")):
             deed()
-    log.finished(Delivery("d1", 1, False, datetime.now(timezone.utc), "a"), "done")
+    log.finished(RunContext("d1", 1, False, datetime.now(timezone.utc), "a"), "succeeded")
     with pytest.raises(StoreError, match="is not open"):
         log.flush()
     log.open()
@@ -1166,16 +1167,14 @@ def test_what_was_written_moves_to_the_file_by_a_checkpoint_only(
 
 def test_there_is_no_other_durability(path: Path) -> None:
     durability: Any = "off"
-    with pytest.raises(ConfigError, match=r"`durability='off'` is none .* \"process\" or \"full\""):
-        SqliteLog(path, durability=durability)
+    with pytest.raises(ConfigError, match=r"`synchronous='off'` is none .* \"normal\" or \"full\""):
+        SqliteLog(path, synchronous=durability)
 
 
-@pytest.mark.parametrize(("durability", "synchronous"), [("process", 1), ("full", 2)])
-def test_durability_is_what_sqlite_calls_synchronous(
-    path: Path, durability: Any, synchronous: int
-) -> None:
-    with opened(path, durability=durability) as log:
-        assert ask(log, "PRAGMA synchronous") == [(synchronous,)]
+@pytest.mark.parametrize(("synchronous", "expected"), [("normal", 1), ("full", 2)])
+def test_synchronous_sets_the_pragma(path: Path, synchronous: Any, expected: int) -> None:
+    with opened(path, synchronous=synchronous) as log:
+        assert ask(log, "PRAGMA synchronous") == [(expected,)]
 
 
 @pytest.mark.parametrize("attempt", [1, 9], ids=["ended", "given up"])
@@ -1187,12 +1186,12 @@ def test_an_answer_that_arrived_is_on_record_with_the_end_of_a_run_or_without(
         delivery = log.claim("d1", "a")
         assert delivery is not None
         log.answered("d1", delivered=True)
-        log.finished(delivery._replace(attempt=attempt), "done")
+        log.finished(delivery._replace(attempt=attempt), "succeeded")
         log.flush()
         record = log.get("d1")
         assert record is not None
-        assert record.is_delivered
-        assert record.state == ("done" if attempt == 1 else "running")
+        assert record.is_acknowledged
+        assert record.state == ("succeeded" if attempt == 1 else "running")
 
 
 # ---- room ---------------------------------------------------------------------------------------
@@ -1207,12 +1206,12 @@ def test_bodies_go_by_age_and_ids_a_week_later_but_unfinished_work_stays(
     path: Path, clock: list[float]
 ) -> None:
     with opened(path, keep_days=30) as log:
-        for name in ("done", "queued", "running", "waiting", "overdue"):
+        for name in ("succeeded", "queued", "running", "retrying", "stuck"):
             log.accept(name, b"{}", ["a"])
         log.accept("unhandled", b"{}", (), "unhandled")
-        run(log, "done")
-        log.finished(start(log, "waiting"), "failed", retry_after=1)
-        log.overdue(start(log, "overdue"))
+        run(log, "succeeded")
+        log.finished(start(log, "retrying"), "failed", retry_after=1)
+        log.overdue(start(log, "stuck"))
         start(log, "running")
         log.refused(int(clock[0]) // 60, "secret wrong", 3)
         clock[0] += 29 * DAY
@@ -1220,14 +1219,14 @@ def test_bodies_go_by_age_and_ids_a_week_later_but_unfinished_work_stays(
         assert log.prune() == 0
         clock[0] += 2 * DAY
         assert log.prune() == 2
-        unfinished = ["queued", "running", "waiting", "overdue"]
+        unfinished = ["queued", "running", "retrying", "stuck"]
         assert kept_bodies(path) == [*unfinished, "young"]
-        assert (record(log, "done").body, record(log, "done").size) == (None, 2)
-        assert log.stats().refusals == {}
+        assert (record(log, "succeeded").body, record(log, "succeeded").size) == (None, 2)
+        assert log.stats().rejections == {}
         assert log.stats().body_bytes == 10
         clock[0] += 5.5 * DAY
         assert log.prune() == 0
-        assert log.accept("done", b"{}", ["a"]).status == "duplicate"
+        assert log.accept("succeeded", b"{}", ["a"]).status == "duplicate"
         clock[0] += 1 * DAY
         assert log.prune() == 2
         assert [r.id for r in log.list()] == ["young", *reversed(unfinished)]
@@ -1362,7 +1361,7 @@ def test_the_list_can_be_narrowed_and_turned_page_by_page(
     assert names(repo="me/a", state="failed") == "4"
     assert names(state="queued", before="d5") == "3210"
     assert names(since=record(log, "d6").received_at) == "876"
-    assert names(state="waiting") == ""
+    assert names(state="retrying") == ""
     first = log.list(limit=1)[0]
     assert (first.scope, first.action, first.repo, first.size) == (
         "repo.content",
@@ -1384,7 +1383,7 @@ def test_the_log_in_figures(log: SqliteLog) -> None:
     log.refused(2, "secret wrong", 1)
     log.refused(2, "too large", 1)
     assert log.stats() == (
-        {"unhandled": 1, "queued": 1, "done": 1},
+        {"unhandled": 1, "queued": 1, "succeeded": 1},
         9,
         record(log, "d2").received_at,
         {"secret wrong": 6, "too large": 1},

@@ -1,4 +1,4 @@
-"""Files of a store that are replaced, removed or shortened while an app uses them."""
+"""Files of a store that are replaced, removed or shorten while an app uses them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from hubhooks import Webhooks
 app = Webhooks()
 
 @app.on("repo.content")
-def handle(event, delivery): ...
+def handle(event, context): ...
 """
 ALL = ("", "-wal", "-shm")
 
@@ -127,7 +127,7 @@ def check_whole(server: Server, names: set[str]) -> None:
 
     def done() -> set[str]:
         try:
-            return {record.id for record in store.list(state="done", limit=1_000_000)}
+            return {record.id for record in store.list(state="succeeded", limit=1_000_000)}
         except BusyError:
             return set()
 
@@ -206,7 +206,7 @@ def test_file_replaced_while_no_app_runs_gets_no_foreign_wal(tmp_path: Path) -> 
         store.list()
     with started(tmp_path, *UVICORN, environ=ON_DISK) as server:
         said = server.wait_for("a file of the delivery log belongs to another one")
-        assert "hubhooks.db-wal.aside-1" in said
+        assert "hubhooks.db-wal.skipped-1" in said
         assert "ended without closing it: the file was replaced" in said
         server.post("/", BODY, headers={"Webhook-Id": "d9999"})
         check_whole(server, {"d1", "d9999"})
@@ -272,11 +272,11 @@ def test_run_goes_on_when_the_wal_file_is_removed(tmp_path: Path, store: SqliteL
     file_of(tmp_path, "-wal").unlink()
     assert store.changed()
     assert store.is_led
-    store.finished(run, "done")
+    store.finished(run, "succeeded")
     store.flush()
     found = store.get("d1")
     assert found is not None
-    assert (found.state, found.runs[0].attempts) == ("done", 1)
+    assert (found.state, found.runs[0].attempts) == ("succeeded", 1)
 
 
 def test_shorter_database_that_is_sound_is_kept(tmp_path: Path, store: SqliteLog) -> None:
@@ -321,7 +321,7 @@ def test_only_the_leader_moves_files_aside(tmp_path: Path, store: SqliteLog) -> 
     assert store.accept("d2", b"{}", ["a"]).status == "accepted"
     assert other.accept("d1", b"{}", ["a"]).status == "accepted"
     assert {record.id for record in store.list()} == {"d1", "d2"}
-    assert file_of(tmp_path, "-wal.aside-1").exists()
+    assert file_of(tmp_path, "-wal.skipped-1").exists()
     other.close()
 
 

@@ -58,7 +58,7 @@ def wait_until_done(server: Server, *delivery_ids: str) -> None:
     store = store_of(server.folder)
     for delivery_id in delivery_ids:
         server.wait_until(
-            lambda name=delivery_id: getattr(store.get(name), "state", "") == "done",
+            lambda name=delivery_id: getattr(store.get(name), "state", "") == "succeeded",
             f"does not run {delivery_id}",
         )
 
@@ -245,7 +245,7 @@ def test_variable_for_adoption_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("HUBHOOKS_ADOPT_STORE", "perhaps")
     hooks = Webhooks("moon", deliveries=tmp_path / "x.db")
     with pytest.raises(ConfigError, match="HUBHOOKS_ADOPT_STORE"):
-        _ = hooks.deliveries
+        _ = hooks.store
 
 
 def test_factory_belongs_to_the_module_that_calls_it(tmp_path: Path) -> None:

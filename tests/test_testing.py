@@ -17,12 +17,12 @@ from hubhooks import (
     CommentEvent,
     ConfigEvent,
     ContentEvent,
-    Delivery,
     DiscussionEvent,
     HubEvent,
     Ignore,
     RepoEvent,
     Router,
+    RunContext,
     Webhooks,
     testing,
 )
@@ -347,9 +347,9 @@ def hooks() -> Webhooks:
         return event.comment.content.upper()
 
     @made.on("repo.content", ref="main", name="retrain")
-    async def retrain(event: ContentEvent, delivery: Delivery) -> Delivery:
+    async def retrain(event: ContentEvent, context: RunContext) -> RunContext:
         await asyncio.sleep(0)
-        return delivery
+        return context
 
     @made.on("repo.content", name="audit")
     def audit(event: ContentEvent) -> str:
@@ -365,20 +365,22 @@ def hooks() -> Webhooks:
 
 
 @pytest.fixture
-def client(hooks: Webhooks) -> testing.Client:
-    return testing.Client(hooks, timeout=PATIENCE)
+def client(hooks: Webhooks) -> testing.TestClient:
+    return testing.TestClient(hooks, timeout=PATIENCE)
 
 
-def test_handlers_run_in_their_order_and_what_they_return_is_there(client: testing.Client) -> None:
+def test_handlers_run_in_their_order_and_what_they_return_is_there(
+    client: testing.TestClient,
+) -> None:
     result = client.send(testing.content(repo="me/x"), id="d1")
-    assert (result.status, result.outcome) == (202, "accepted")
+    assert (result.http_status, result.status) == (202, "accepted")
     assert result.handlers == ["retrain", "audit"]
     assert [run.name for run in result.runs] == result.handlers
-    assert result["audit"] == testing.HandlerRun("audit", "done", "me/x")
+    assert result["audit"] == testing.HandlerRun("audit", "succeeded", "me/x")
     assert result["retrain"].value.id == result.delivery_id == "d1"
     assert result["retrain"].value.handler == "retrain"
     assert result.errors == []
-    assert result.said == {"status": "accepted", "delivery": "d1", "handlers": result.handlers}
+    assert result.body == {"status": "accepted", "delivery": "d1", "handlers": result.handlers}
     assert result.event == testing.content(repo="me/x")
 
 
@@ -392,7 +394,7 @@ def test_handlers_run_in_their_order_and_what_they_return_is_there(client: testi
     ],
     ids=["name", "event", "bytes", "dict"],
 )
-def test_whatever_says_an_event_can_be_sent(client: testing.Client, sendable: Any) -> None:
+def test_whatever_says_an_event_can_be_sent(client: testing.TestClient, sendable: Any) -> None:
     assert client.send(sendable).handlers == ["reply"]
 
 
@@ -404,7 +406,7 @@ def test_sync_handlers_run_in_threads_and_async_ones_on_the_loop() -> None:
         return threading.get_ident()
 
     hooks.add(thread, name="async")
-    result = testing.Client(hooks).send("repo.create")
+    result = testing.TestClient(hooks).send("repo.create")
     assert result["async"].value == threading.get_ident() != result["sync"].value
 
 
@@ -422,25 +424,25 @@ def test_send_returns_when_all_handlers_are_done() -> None:
             await asyncio.sleep(0)
         is_open.set()
 
-    result = testing.Client(hooks, timeout=PATIENCE).send("repo.create")
-    assert [run.state for run in result.runs] == ["done", "done"]
+    result = testing.TestClient(hooks, timeout=PATIENCE).send("repo.create")
+    assert [run.state for run in result.runs] == ["succeeded", "succeeded"]
     assert result["waits"].value is True
 
 
-def test_what_is_not_heard_says_why(client: testing.Client) -> None:
+def test_what_is_not_heard_says_why(client: testing.TestClient) -> None:
     result = client.send(testing.comment("hello"))
-    assert (result.status, result.outcome, result.handlers) == (200, "unhandled", [])
-    why = "`reply` does not hear it: the comment does not mention `my-bot`"
+    assert (result.http_status, result.status, result.handlers) == (200, "unhandled", [])
+    why = "`reply` does not match: the comment does not mention `my-bot`"
     assert why in result.explain()
     assert why in repr(result)
     with pytest.raises(LookupError, match=re.escape(why)):
         result["reply"]
 
 
-def test_a_handler_that_did_not_run_is_explained(client: testing.Client) -> None:
+def test_a_handler_that_did_not_run_is_explained(client: testing.TestClient) -> None:
     result = client.send(testing.content(ref="refs/pr/3"))
     assert result.handlers == ["audit"]
-    with pytest.raises(LookupError, match=r"`retrain` does not hear it: .*refs/pr/3"):
+    with pytest.raises(LookupError, match=r"`retrain` does not match: .*refs/pr/3"):
         result["retrain"]
     with pytest.raises(LookupError, match=r"`retrian`; did you mean `retrain`\?"):
         result["retrian"]
@@ -450,56 +452,56 @@ def test_a_handler_that_did_not_run_is_explained(client: testing.Client) -> None
         result["x"]
 
 
-def test_a_handler_is_explained_where_nobody_was_asked(client: testing.Client) -> None:
+def test_a_handler_is_explained_where_nobody_was_asked(client: testing.TestClient) -> None:
     refused = client.send(testing.content(), secret="wrong")
-    with pytest.raises(LookupError, match="`audit` did not run: refused, the webhook secret is"):
+    with pytest.raises(LookupError, match="`audit` did not run: rejected, the webhook secret is"):
         refused["audit"]
     unreadable = client.send(b"{")
-    with pytest.raises(LookupError, match="`audit` did not run: unreadable, "):
+    with pytest.raises(LookupError, match="`audit` did not run: malformed, "):
         unreadable["audit"]
     with pytest.raises(LookupError, match="no handler is named `x`; none was asked"):
         unreadable["x"]
 
 
-def test_a_result_shows_all_of_it(client: testing.Client) -> None:
+def test_a_result_shows_all_of_it(client: testing.TestClient) -> None:
     done = client.send(testing.comment("@my-bot hi"))
-    assert repr(done) == "<Result 202 accepted: <`reply` done, returned '@MY-BOT HI'>>"
+    assert repr(done) == "<Result 202 accepted: <`reply` succeeded, returned '@MY-BOT HI'>>"
     failed = client.send(testing.content(repo="me/bad", ref="x"), raise_errors=False)
     assert repr(failed) == (
         "<Result 202 accepted: <`audit` failed, raised ValueError('the tide is out')>>"
     )
     refused = client.send(testing.content(), secret=None)
-    assert repr(refused) == "<Result 401 refused: the webhook secret is missing>"
+    assert repr(refused) == "<Result 401 rejected: the webhook secret is missing>"
 
 
 @pytest.mark.parametrize(("secret", "status"), [("wrong", 403), ("ü", 403), (None, 401)])
 def test_without_the_right_secret_nothing_runs(
-    client: testing.Client, secret: str | None, status: int
+    client: testing.TestClient, secret: str | None, status: int
 ) -> None:
     result = client.send(testing.content(), secret=secret)
-    assert (result.status, result.outcome, result.handlers) == (status, "refused", [])
+    assert (result.http_status, result.status, result.handlers) == (status, "rejected", [])
     assert client.deliveries.list() == []
 
 
 def test_the_environment_has_no_say(hooks: Webhooks, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEBHOOK_SECRET", "moon")
-    client = testing.Client(hooks)
-    assert client.send(testing.content()).status == 202
-    assert client.send(testing.content(), secret="moon").status == 403
+    client = testing.TestClient(hooks)
+    assert client.send(testing.content()).http_status == 202
+    assert client.send(testing.content(), secret="moon").http_status == 403
     monkeypatch.setenv("WEBHOOK_SECRET", "not ÄSCII")
-    assert testing.Client(hooks).send(testing.content()).status == 202
+    assert testing.TestClient(hooks).send(testing.content()).http_status == 202
 
 
 def test_clients_and_hooks_know_nothing_of_each_other(hooks: Webhooks) -> None:
-    one, other = testing.Client(hooks), testing.Client(hooks)
+    one, other = testing.TestClient(hooks), testing.TestClient(hooks)
     one.send(testing.content(), id="d1")
     assert [record.id for record in one.deliveries.list()] == ["d1"]
     assert other.deliveries.list() == []
     assert hooks.deliveries.list() == []
-    assert other.send(testing.content(), id="d1").outcome == "accepted"
+    assert other.send(testing.content(), id="d1").status == "accepted"
 
 
-def test_each_delivery_has_an_id_of_its_own(client: testing.Client) -> None:
+def test_each_delivery_has_an_id_of_its_own(client: testing.TestClient) -> None:
     results = [client.send(testing.content(), id=name) for name in ("delivery-2", None, None)]
     ids = [result.delivery_id for result in results]
     assert len(set(ids)) == 3
@@ -510,26 +512,26 @@ def test_what_a_handler_raised_before_it_did_well_is_no_error() -> None:
     hooks = Webhooks()
 
     @hooks.on("repo.content", retries=2, name="flaky")
-    def flaky(event: HubEvent, delivery: Delivery) -> int:
-        if delivery.attempt < 3:
-            raise ValueError(delivery.attempt)
-        return delivery.attempt
+    def flaky(event: HubEvent, context: RunContext) -> int:
+        if context.attempt < 3:
+            raise ValueError(context.attempt)
+        return context.attempt
 
-    run = testing.Client(hooks).send(testing.content())["flaky"]
-    assert (run.state, run.value, run.error, run.attempt) == ("done", 3, None, 3)
+    run = testing.TestClient(hooks).send(testing.content())["flaky"]
+    assert (run.state, run.value, run.error, run.attempt) == ("succeeded", 3, None, 3)
 
 
 # ---- delivered again -------------------------------------------------------------------------
 
 
-def test_a_retry_is_a_duplicate(client: testing.Client) -> None:
+def test_a_retry_is_a_duplicate(client: testing.TestClient) -> None:
     client.send(testing.content(), id="d1")
     for _ in range(2):
         again = client.retry("d1")
-        assert (again.status, again.outcome, again.handlers) == (200, "duplicate", [])
+        assert (again.http_status, again.status, again.handlers) == (200, "duplicate", [])
 
 
-def test_a_replay_runs_again_and_says_so(client: testing.Client) -> None:
+def test_a_replay_runs_again_and_says_so(client: testing.TestClient) -> None:
     assert not client.send(testing.content(), id="d1")["retrain"].value.is_replay
     again = client.replay("d1")
     assert again.handlers == ["retrain", "audit"]
@@ -537,27 +539,27 @@ def test_a_replay_runs_again_and_says_so(client: testing.Client) -> None:
     assert again["retrain"].attempt == again["retrain"].value.attempt == 2
 
 
-def test_a_replay_after_a_retry_runs_again(client: testing.Client) -> None:
+def test_a_replay_after_a_retry_runs_again(client: testing.TestClient) -> None:
     client.send(testing.content(), id="d1")
     client.retry("d1")
-    assert client.replay("d1").outcome == "accepted"
+    assert client.replay("d1").status == "accepted"
 
 
-def test_what_failed_runs_again_alone(client: testing.Client) -> None:
+def test_what_failed_runs_again_alone(client: testing.TestClient) -> None:
     bad = testing.content(repo="me/bad")
     first = client.send(bad, id="d1", raise_errors=False)
-    assert [run.state for run in first.runs] == ["done", "failed"]
+    assert [run.state for run in first.runs] == ["succeeded", "failed"]
     again = client.retry("d1", raise_errors=False)
     assert again.handlers == ["audit"]
     assert again["audit"].attempt == 2
 
 
-def test_what_was_refused_can_be_sent_again(client: testing.Client) -> None:
+def test_what_was_refused_can_be_sent_again(client: testing.TestClient) -> None:
     client.send(testing.content(), id="d1", secret="wrong")
-    assert client.retry("d1").outcome == "accepted"
+    assert client.retry("d1").status == "accepted"
 
 
-def test_an_id_is_sent_once(client: testing.Client) -> None:
+def test_an_id_is_sent_once(client: testing.TestClient) -> None:
     client.send(testing.content(), id="d1")
     with pytest.raises(ConfigError, match="`d1` was sent before; `retry` sends it again"):
         client.send(testing.content(), id="d1")
@@ -565,7 +567,7 @@ def test_an_id_is_sent_once(client: testing.Client) -> None:
 
 
 @pytest.mark.parametrize("method", ["retry", "replay"])
-def test_only_what_was_sent_can_be_sent_again(client: testing.Client, method: str) -> None:
+def test_only_what_was_sent_can_be_sent_again(client: testing.TestClient, method: str) -> None:
     with pytest.raises(ConfigError, match="no delivery `d2` was sent; sent so far: none"):
         getattr(client, method)("d2")
     client.send(testing.content(), id="d1")
@@ -576,22 +578,22 @@ def test_only_what_was_sent_can_be_sent_again(client: testing.Client, method: st
 # ---- settings --------------------------------------------------------------------------------
 
 
-def test_ignored_authors_stay_ignored(client: testing.Client) -> None:
-    assert client.send(testing.comment("@my-bot", author=BOT)).outcome == "ignored"
+def test_ignored_authors_stay_ignored(client: testing.TestClient) -> None:
+    assert client.send(testing.comment("@my-bot", author=BOT)).status == "ignored"
 
 
 def test_skipped_replays_stay_skipped() -> None:
-    hooks = Webhooks(replays="skip")
+    hooks = Webhooks(on_replay="skip")
     hooks.add(lambda _: None, name="print")
-    client = testing.Client(hooks)
+    client = testing.TestClient(hooks)
     client.send("repo.create", id="d1")
-    assert client.replay("d1").outcome == "duplicate"
+    assert client.replay("d1").status == "duplicate"
 
 
 def test_the_limit_of_bodies_holds() -> None:
-    client = testing.Client(Webhooks(max_body_size=100))
-    assert client.send(b"x" * 101).status == 413
-    assert client.send(b"x" * 100).status == 202
+    client = testing.TestClient(Webhooks(max_body_size=100))
+    assert client.send(b"x" * 101).http_status == 413
+    assert client.send(b"x" * 100).http_status == 202
 
 
 @pytest.mark.parametrize(
@@ -605,11 +607,11 @@ def test_the_limit_of_bodies_holds() -> None:
     ids=["open", "a secret", "closed", "router"],
 )
 def test_unsigned_deliveries_come_in_where_they_would(hooks: Router, status: int) -> None:
-    assert testing.Client(hooks).send("repo.create", secret=None).status == status
+    assert testing.TestClient(hooks).send("repo.create", secret=None).http_status == status
 
 
-def test_handlers_registered_later_are_heard(client: testing.Client, hooks: Webhooks) -> None:
-    assert client.send("repo.create").outcome == "unhandled"
+def test_handlers_registered_later_are_heard(client: testing.TestClient, hooks: Webhooks) -> None:
+    assert client.send("repo.create").status == "unhandled"
     hooks.add(lambda _: None, "repo", name="late")
     assert client.send("repo.create").handlers == ["late"]
 
@@ -617,18 +619,18 @@ def test_handlers_registered_later_are_heard(client: testing.Client, hooks: Webh
 # ---- failures and hooks ----------------------------------------------------------------------
 
 
-def test_a_failing_handler_fails_the_test_at_its_own_line(client: testing.Client) -> None:
+def test_a_failing_handler_fails_the_test_at_its_own_line(client: testing.TestClient) -> None:
     with pytest.raises(ValueError, match="the tide is out") as caught:
         client.send(testing.content(repo="me/bad"))
     places = [entry.path.name for entry in caught.traceback.filter(caught)]
     assert set(places) == {"test_testing.py"}
     assert caught.traceback[-1].name == "audit"
     # All the others ran.
-    assert client.deliveries.list()[0].run_of("retrain").state == "done"
+    assert client.deliveries.list()[0].run("retrain").state == "succeeded"
 
 
 def test_a_failure_can_be_looked_at(hooks: Webhooks) -> None:
-    client = testing.Client(hooks, raise_errors=False)
+    client = testing.TestClient(hooks, raise_errors=False)
     result = client.send(testing.content(repo="me/bad"))
     run = result["audit"]
     assert (run.state, run.value, result.errors) == ("failed", None, [run.error])
@@ -637,7 +639,7 @@ def test_a_failure_can_be_looked_at(hooks: Webhooks) -> None:
         client.send(testing.content(repo="me/bad"), raise_errors=True)
 
 
-def test_ignoring_is_no_failure(client: testing.Client) -> None:
+def test_ignoring_is_no_failure(client: testing.TestClient) -> None:
     run = client.send(testing.content(repo="me/dull"))["audit"]
     assert run.state == "ignored"
     assert isinstance(run.error, Ignore)
@@ -658,8 +660,8 @@ def test_value_of_a_returned_coroutine_is_its_result() -> None:
     hooks.add(lambda _: answer(), name="answers")
     hooks.add(lambda _: fail(), name="fails")
     hooks.add(lambda _: generate(), name="yields")
-    result = testing.Client(hooks, raise_errors=False).send("repo.create")
-    assert (result["answers"].state, result["answers"].value) == ("done", "hello!")
+    result = testing.TestClient(hooks, raise_errors=False).send("repo.create")
+    assert (result["answers"].state, result["answers"].value) == ("succeeded", "hello!")
     assert (result["fails"].state, type(result["fails"].error)) == ("failed", LookupError)
     assert (result["yields"].state, result["yields"].value) == ("failed", None)
     assert "its body never ran" in str(result["yields"].error)
@@ -677,11 +679,13 @@ def test_a_cancelled_handler_does_not_cancel_the_test(is_async: bool) -> None:
 
     hooks.add(async_ if is_async else sync, name="cancelled")
     with pytest.raises(RuntimeError, match="a handler was cancelled"):
-        testing.Client(hooks, timeout=PATIENCE).send("repo.create")
+        testing.TestClient(hooks, timeout=PATIENCE).send("repo.create")
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_hooks_are_done_as_well(client: testing.Client, hooks: Webhooks, is_async: bool) -> None:
+def test_hooks_are_done_as_well(
+    client: testing.TestClient, hooks: Webhooks, is_async: bool
+) -> None:
     told: list[object] = []
 
     def tell(*arguments: object) -> None:
@@ -697,10 +701,10 @@ def test_hooks_are_done_as_well(client: testing.Client, hooks: Webhooks, is_asyn
     client.send("repo.create")
     assert told == [["RepoEvent"]]
     client.send(testing.content(repo="me/bad"), raise_errors=False)
-    assert told[1:] == [["ContentEvent", "Delivery", "ValueError"]] * 2
+    assert told[1:] == [["ContentEvent", "RunContext", "ValueError"]] * 2
 
 
-def test_a_failing_hook_fails_the_test(client: testing.Client, hooks: Webhooks) -> None:
+def test_a_failing_hook_fails_the_test(client: testing.TestClient, hooks: Webhooks) -> None:
     @hooks.on_unhandled
     def fail(event: HubEvent) -> None:
         raise KeyError(event.action)
@@ -712,7 +716,7 @@ def test_a_failing_hook_fails_the_test(client: testing.Client, hooks: Webhooks) 
 
 
 @pytest.mark.parametrize("method", ["send", "replay", "retry", "asend", "areplay", "aretry"])
-def test_a_misspelt_option_names_the_nearest(client: testing.Client, method: str) -> None:
+def test_a_misspelt_option_names_the_nearest(client: testing.TestClient, method: str) -> None:
     client.send("repo.create", id="d1")
     first = "repo.create" if "send" in method else "d1"
     for option, hint in (("tmeout", r"did you mean `timeout`\?"), ("zzz", "there are: .*secret")):
@@ -720,10 +724,10 @@ def test_a_misspelt_option_names_the_nearest(client: testing.Client, method: str
             call(client, method, first, **{option: 3})
     # Nothing came of it.
     assert len(client.deliveries.list()) == 1
-    assert client.deliveries.get("d1").is_delivered
+    assert client.deliveries.get("d1").is_acknowledged
 
 
-def call(client: testing.Client, method: str, *arguments: Any, **options: Any) -> Any:
+def call(client: testing.TestClient, method: str, *arguments: Any, **options: Any) -> Any:
     result = getattr(client, method)(*arguments, **options)
     return asyncio.run(result) if asyncio.iscoroutine(result) else result
 
@@ -733,7 +737,7 @@ def call(client: testing.Client, method: str, *arguments: Any, **options: Any) -
 )
 def test_a_client_is_made_for_handlers_only(hooks: Any, what: str) -> None:
     with pytest.raises(ConfigError, match=f"`Webhooks` or a `Router`, .* not to {what}"):
-        testing.Client(hooks)
+        testing.TestClient(hooks)
 
 
 # ---- time and loops --------------------------------------------------------------------------
@@ -755,7 +759,7 @@ async def never(*arguments: object) -> None:
     await asyncio.Event().wait()
 
 
-def test_what_still_runs_is_named(client: testing.Client, hooks: Webhooks, stuck: Any) -> None:
+def test_what_still_runs_is_named(client: testing.TestClient, hooks: Webhooks, stuck: Any) -> None:
     hooks.add(stuck, "repo", name="tide")
     hooks.add(never, "repo", name="ebb")
     hooks.add(lambda _: None, "repo", name="print")
@@ -764,7 +768,7 @@ def test_what_still_runs_is_named(client: testing.Client, hooks: Webhooks, stuck
     assert str(caught.value) == "after 0.5 s delivery `d1` still waits for `tide` and `ebb`"
 
 
-def test_a_hook_that_still_runs_is_named(client: testing.Client, hooks: Webhooks) -> None:
+def test_a_hook_that_still_runs_is_named(client: testing.TestClient, hooks: Webhooks) -> None:
     hooks.on_unhandled(never)
     with pytest.raises(TimeoutError, match="still waits for a hook"):
         client.send("repo.create", timeout=0.5)
@@ -774,11 +778,11 @@ def test_the_timeout_is_the_clients(stuck: Any) -> None:
     hooks = Router()
     hooks.add(stuck, name="stuck")
     with pytest.raises(TimeoutError, match=r"after 0\.5 s .* `stuck`"):
-        testing.Client(hooks, timeout=0.5).send("repo.create")
+        testing.TestClient(hooks, timeout=0.5).send("repo.create")
 
 
 def test_after_a_timeout_the_client_goes_on(
-    client: testing.Client, hooks: Webhooks, stuck: Any
+    client: testing.TestClient, hooks: Webhooks, stuck: Any
 ) -> None:
     hooks.add(stuck, "repo", name="stuck")
     with pytest.raises(TimeoutError):
@@ -794,7 +798,7 @@ def test_all_calls_share_a_loop_as_on_a_server() -> None:
     async def keep(event: HubEvent) -> None:
         loops.append(asyncio.get_running_loop())
 
-    client = testing.Client(hooks)
+    client = testing.TestClient(hooks)
     client.send("repo.create", id="d1")
     client.replay("d1")
     client.send("repo.create")
@@ -814,7 +818,7 @@ def test_what_handlers_leave_behind_ends_with_the_client() -> None:
         left.append(asyncio.create_task(never()))
         await asyncio.sleep(0)
 
-    client = testing.Client(hooks)
+    client = testing.TestClient(hooks)
     client.close()
     client.send("repo.create")
     client.close()
@@ -825,7 +829,7 @@ def test_what_handlers_leave_behind_ends_with_the_client() -> None:
 
 
 @pytest.mark.parametrize("method", ["send", "replay", "retry"])
-def test_in_a_running_loop_the_other_call_is_named(client: testing.Client, method: str) -> None:
+def test_in_a_running_loop_the_other_call_is_named(client: testing.TestClient, method: str) -> None:
     async def test() -> None:
         await client.asend("repo.create", id="d1")
         with pytest.raises(RuntimeError, match=rf"write `await client\.a{method}\(\.\.\.\)`"):
@@ -834,7 +838,7 @@ def test_in_a_running_loop_the_other_call_is_named(client: testing.Client, metho
     asyncio.run(test())
 
 
-def test_in_a_running_loop_handlers_run_on_it(client: testing.Client, hooks: Webhooks) -> None:
+def test_in_a_running_loop_handlers_run_on_it(client: testing.TestClient, hooks: Webhooks) -> None:
     @hooks.on("repo", name="loop")
     async def loop(event: HubEvent) -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
@@ -842,7 +846,7 @@ def test_in_a_running_loop_handlers_run_on_it(client: testing.Client, hooks: Web
     async def test() -> None:
         first = await client.asend("repo.create", id="d1")
         assert first["loop"].value is asyncio.get_running_loop()
-        assert (await client.aretry("d1")).outcome == "duplicate"
+        assert (await client.aretry("d1")).status == "duplicate"
         assert (await client.areplay("d1")).handlers == ["loop"]
         with pytest.raises(ValueError, match="the tide is out"):
             await client.asend(testing.content(repo="me/bad"))
@@ -850,7 +854,7 @@ def test_in_a_running_loop_handlers_run_on_it(client: testing.Client, hooks: Web
     asyncio.run(test())
 
 
-def test_deliveries_at_the_same_time_are_kept_apart(client: testing.Client) -> None:
+def test_deliveries_at_the_same_time_are_kept_apart(client: testing.TestClient) -> None:
     async def test() -> list[testing.Result]:
         sendings = (client.asend(testing.content(repo=f"me/{n}")) for n in range(20))
         return await asyncio.gather(*sendings)
@@ -867,14 +871,14 @@ def test_a_retry_while_handlers_run_is_in_progress(hooks: Webhooks) -> None:
         await is_open.wait()
 
     async def test() -> None:
-        client = testing.Client(hooks, timeout=PATIENCE)
+        client = testing.TestClient(hooks, timeout=PATIENCE)
         first = asyncio.create_task(client.asend("repo.create", id="d1"))
         while not client.deliveries.list():
             await asyncio.sleep(0)
         # It is answered at once, and then waits for nothing but itself.
-        assert (await client.aretry("d1")).outcome == "in_progress"
+        assert (await client.aretry("d1")).status == "in_progress"
         is_open.set()
-        assert (await first)["slow"].state == "done"
+        assert (await first)["slow"].state == "succeeded"
 
     asyncio.run(test())
 
@@ -912,7 +916,7 @@ def test_the_fixtures_give_the_kit(run_pytest: Callable[..., pytest.RunResult]) 
 
         def test_both(hubhooks_client, hubhooks_sample):
             client = hubhooks_client(hooks, timeout=60)
-            assert isinstance(client, testing.Client)
+            assert isinstance(client, testing.TestClient)
             event = hubhooks_sample("repo.create", repo__name="me/x")
             assert client.send(event)["welcome"].value == "me/x"
             clients.append(client)

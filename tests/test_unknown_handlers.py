@@ -31,9 +31,9 @@ from hubhooks import Webhooks
 app = Webhooks()
 
 @app.on("repo.content", concurrency=1)
-def NAME(event, delivery):
+def NAME(event, context):
     with open("ran", "a") as file:
-        file.write(f"{delivery.id} {delivery.handler}\\n")
+        file.write(f"{context.id} {context.handler}\\n")
     while os.path.exists("hold"):
         time.sleep(0.01)
 """
@@ -87,7 +87,7 @@ def renamed(tmp_path: Path) -> Any:
     store.open()
     store.recover()
     (run,) = store.get("d0").runs  # type: ignore[union-attr]  # it is there
-    assert run.state == "waiting"
+    assert run.state == "retrying"
     store.resign(is_end=True)
     store.close()
     with started(tmp_path, script=APP.replace("NAME", "new"), environ=ON_DISK) as server:
@@ -130,7 +130,7 @@ def test_replay_as_runs_them_under_another_name(renamed: Server) -> None:
     assert record is not None
     assert [(run.handler, run.state, run.error) for run in record.runs] == [
         ("old", "ignored", "replayed as `new`"),
-        ("new", "done", ""),
+        ("new", "succeeded", ""),
     ]
     assert stats(folder)["unknown_handlers"] == {}
 

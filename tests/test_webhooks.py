@@ -21,7 +21,7 @@ from hubhooks.webhooks import Webhooks
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hubhooks.deliveries import Delivery
+    from hubhooks.models import RunContext
 
 
 @pytest.fixture
@@ -121,8 +121,8 @@ def test_it_is_an_application_of_its_own(serve: Any, post: Any, content: bytes) 
     seen: list[tuple[str, str]] = []
 
     @hooks.on("repo.content", repo="ada-labs/*")
-    def retrain(event: ContentEvent, delivery: Delivery) -> None:
-        seen.append((event.repo.name, delivery.id))
+    def retrain(event: ContentEvent, context: RunContext) -> None:
+        seen.append((event.repo.name, context.id))
 
     with serve(hooks) as port:
         status, said = post(port, content)
@@ -130,7 +130,7 @@ def test_it_is_an_application_of_its_own(serve: Any, post: Any, content: bytes) 
     assert seen == [("ada-labs/tide-gauges", "d1")]
     record = hooks.deliveries.get("d1")
     assert record is not None
-    assert record.state == "done"
+    assert record.state == "succeeded"
 
 
 def test_its_lifespan_is_that_of_the_app_around_it(serve: Any, post: Any, content: bytes) -> None:
@@ -138,8 +138,8 @@ def test_its_lifespan_is_that_of_the_app_around_it(serve: Any, post: Any, conten
     ran: list[str] = []
 
     @hooks.on()
-    def hears(event: HubEvent, delivery: Delivery) -> None:
-        ran.append(delivery.id)
+    def hears(event: HubEvent, context: RunContext) -> None:
+        ran.append(context.id)
 
     app = FastAPI(lifespan=hooks.lifespan)
     app.mount("/hooks", hooks)
@@ -165,7 +165,7 @@ def test_the_end_of_its_lifespan_waits_for_handlers(ask: Any, content: bytes) ->
         assert record is not None
         return record.state
 
-    assert asyncio.run(live()) == "done"
+    assert asyncio.run(live()) == "succeeded"
 
 
 def test_the_size_of_a_body_can_be_limited(ask: Any, content: bytes) -> None:
@@ -183,13 +183,13 @@ def test_replays_can_be_turned_off(ask: Any, content: bytes) -> None:
         for _ in range(2):
             reply = await ask(hooks, content, headers={"webhook-id": "d1"})
             said.append(reply.said["status"])
-            while (record := hooks.deliveries.get("d1")) and record.state != "done":
+            while (record := hooks.deliveries.get("d1")) and record.state != "succeeded":
                 await asyncio.sleep(0)
         return said
 
     run = asyncio.run(twice(Webhooks(allow_unsigned=True)))
     assert run == ["accepted", "accepted"]
-    skip = asyncio.run(twice(Webhooks(allow_unsigned=True, replays="skip")))
+    skip = asyncio.run(twice(Webhooks(allow_unsigned=True, on_replay="skip")))
     assert skip == ["accepted", "duplicate"]
 
 
@@ -207,7 +207,7 @@ def test_a_bot_does_not_answer_itself(ask: Any, body: Callable[..., bytes]) -> N
     assert (answer.status, answer.said["status"]) == (200, "ignored")
     assert told == []
     assert hooks.explain(HubEvent.from_json(own)) == [
-        f"no handler hears it: its author `{bot}` is one of `ignore_authors`"
+        f"no handler matches: its author `{bot}` is one of `ignore_authors`"
     ]
 
 
@@ -242,8 +242,8 @@ def test_hooks_are_called_after_the_answer(
         told.append(("unhandled", event.scope))
 
     @hooks.on_failure
-    async def failure(event: HubEvent, delivery: Delivery, error: BaseException) -> None:
-        told.append((delivery.handler, type(error).__name__))
+    async def failure(event: HubEvent, context: RunContext, error: BaseException) -> None:
+        told.append((context.handler, type(error).__name__))
 
     with serve(hooks) as port:
         assert post(port, body("repo.create"), "d1")[0] == 200
@@ -257,13 +257,13 @@ def test_hooks_are_called_after_the_answer(
 def test_on_their_own_loop_a_blocking_async_handler_delays_no_answer(
     serve: Any, post: Any, content: bytes, mounted: bool
 ) -> None:
-    hooks = Webhooks("moon", loop="own")
+    hooks = Webhooks("moon", handler_loop="dedicated")
     begun, release = threading.Event(), threading.Event()
     order: list[str] = []
 
     @hooks.on(name="blocks")
-    async def blocks(event: HubEvent, delivery: Delivery) -> None:
-        if delivery.id == "d1":
+    async def blocks(event: HubEvent, context: RunContext) -> None:
+        if context.id == "d1":
             begun.set()
             while not release.is_set():
                 time.sleep(0.01)  # noqa: ASYNC251 - the very mistake
@@ -280,15 +280,17 @@ def test_on_their_own_loop_a_blocking_async_handler_delays_no_answer(
         order.append("answered")
         release.set()
     assert order == ["answered", "handled"]
-    assert [record.state for record in hooks.deliveries.list()] == ["done", "done"]
+    assert [record.state for record in hooks.deliveries.list()] == ["succeeded", "succeeded"]
 
 
-@pytest.mark.parametrize(("chosen", "is_own"), [(None, True), ("server", False), ("own", True)])
+@pytest.mark.parametrize(
+    ("chosen", "is_own"), [(None, True), ("server", False), ("dedicated", True)]
+)
 def test_under_gradio_async_handlers_have_a_loop_of_their_own_unless_told_otherwise(
     ask: Any, content: bytes, chosen: Any, is_own: bool
 ) -> None:
     pytest.importorskip("gradio")
-    hooks = Webhooks(allow_unsigned=True, loop=chosen)
+    hooks = Webhooks(allow_unsigned=True, handler_loop=chosen)
     seen: list[bool] = []
 
     @hooks.on()
@@ -303,11 +305,11 @@ def test_under_gradio_async_handlers_have_a_loop_of_their_own_unless_told_otherw
     assert seen == [is_own]
 
 
-@pytest.mark.parametrize("loop", ["server", "own"])
+@pytest.mark.parametrize("loop", ["server", "dedicated"])
 def test_it_can_be_served_again_on_another_loop_and_leaves_no_thread(
     serve: Any, post: Any, content: bytes, loop: Any
 ) -> None:
-    hooks = Webhooks("moon", loop=loop)
+    hooks = Webhooks("moon", handler_loop=loop)
     before = set(threading.enumerate())
     loops: list[object] = []
 
@@ -321,7 +323,7 @@ def test_it_can_be_served_again_on_another_loop_and_leaves_no_thread(
     for delivery_id in ("d1", "d2"):
         with serve(hooks) as port:
             assert post(port, content, delivery_id)[0] == 202
-    assert [record.state for record in hooks.deliveries.list()] == ["done", "done"]
+    assert [record.state for record in hooks.deliveries.list()] == ["succeeded", "succeeded"]
     assert loops[0] is not loops[1]
     ours = set(threading.enumerate()) - before
     for thread in ours:

@@ -44,7 +44,7 @@ def test_when_is_called_once_per_handler_and_delivery(
         record = hooks.deliveries.get("d1")
         assert record is not None
         if not is_matched:
-            assert "`one` does not hear it: its `when` says no" in record.reason
+            assert "`one` does not match: its `when` says no" in record.reason
     assert asked == ["one", "two"]
 
 
@@ -132,11 +132,11 @@ def test_no_log_line_is_written_inside_a_transaction(
         try:
             post(port, PUSH)
             post(port, b"{", "d2")
-            monkeypatch.setattr(hooks.deliveries, "_max_bytes", 0)
+            monkeypatch.setattr(hooks.store, "_max_bytes", 0)
             assert post(port, PUSH, "d3")[0] == 503
         finally:
             logger.removeHandler(handler)
-    assert [line.split(" ")[0] for line in lines] == ["`when`", "delivery", "`when`", "refused"]
+    assert [line.split(" ")[0] for line in lines] == ["`when`", "delivery", "`when`", "rejected"]
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_when_that_raises_is_answered_and_recorded(
         assert (status, said["status"]) == (200, "unhandled")
         record = hooks.deliveries.get("d1")
         assert record is not None
-        assert f"`raises` does not hear it: its `when` raises {error.__name__}" in record.reason
+        assert f"`raises` does not match: its `when` raises {error.__name__}" in record.reason
     assert len(asked) == 1
 
 

@@ -17,7 +17,7 @@ from hubhooks._core import (
     RepoEvent,
 )
 from hubhooks._values import Action, RepoType, Status
-from hubhooks.deliveries import Delivery
+from hubhooks.models import RunContext
 from hubhooks.routing import Handler, Router
 from hubhooks.webhooks import Webhooks
 
@@ -49,7 +49,7 @@ def takes_discussions_by_class(event: DiscussionEvent) -> None: ...
 
 
 @router.on("repo.content", repo_type="bucket", path="raw/*.csv")
-async def takes_content(event: ContentEvent, delivery: Delivery) -> None: ...
+async def takes_content(event: ContentEvent, context: RunContext) -> None: ...
 
 
 @router.on("repo.config", private=True)
@@ -65,7 +65,7 @@ def takes_anything_by_pattern(event: HubEvent) -> None: ...
 
 
 @router.on()
-def takes_everything(event: HubEvent, delivery: Delivery) -> None: ...
+def takes_everything(event: HubEvent, context: RunContext) -> None: ...
 
 
 # Two decorators, where one would promise only the class that both share.
@@ -75,8 +75,8 @@ def takes_either(event: ContentEvent | ConfigEvent) -> None: ...
 
 
 @router.on_comment(mention="bot", repo_type=("model", "dataset"), pull_request=False)
-async def hears_new_comments(event: CommentEvent, delivery: Delivery) -> str:
-    return event.comment.content + delivery.id
+async def hears_new_comments(event: CommentEvent, context: RunContext) -> str:
+    return event.comment.content + context.id
 
 
 # Documented values are completed by editors, and any other string is allowed.
@@ -124,7 +124,7 @@ def takes_only_comments(event: CommentEvent) -> None: ...
 def takes_nothing() -> None: ...
 
 
-def takes_too_much(event: HubEvent, delivery: Delivery, more: int) -> None: ...
+def takes_too_much(event: HubEvent, context: RunContext, more: int) -> None: ...
 
 
 router.on("discussion.comment")(takes_only_content)  # type: ignore[type-var]
@@ -157,24 +157,24 @@ def takes_what_nobody_hears(event: HubEvent) -> int:
 
 
 @router.on_error
-async def takes_an_error(event: HubEvent, delivery: Delivery, error: BaseException) -> str:
-    return f"{delivery.handler} on {event.scope}: {error}"
+async def takes_an_error(event: HubEvent, context: RunContext, error: BaseException) -> str:
+    return f"{context.handler} on {event.scope}: {error}"
 
 
 @router.on_failure
-def takes_a_failure(event: HubEvent, delivery: Delivery, error: BaseException) -> None: ...
+def takes_a_failure(event: HubEvent, context: RunContext, error: BaseException) -> None: ...
 
 
 def calls(event: HubEvent) -> None:
     assert_type(takes_what_nobody_hears(event), int)
-    assert_type(Webhooks(loop="own").hears_unhandled, bool)
+    assert_type(Webhooks(handler_loop="dedicated").has_unhandled_hook, bool)
 
 
 router.on_unhandled(takes_only_content)  # type: ignore[type-var]
 router.on_unhandled(takes_a_failure)  # type: ignore[type-var]
 router.on_error(takes_what_nobody_hears)  # type: ignore[type-var]
 router.on_failure(takes_nothing)  # type: ignore[type-var]
-Webhooks(loop="main")  # type: ignore[arg-type]
+Webhooks(handler_handler_loop="main")  # type: ignore[arg-type]
 
 
 # ---- the rest -----------------------------------------------------------------------------------

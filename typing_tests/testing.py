@@ -18,7 +18,7 @@ from hubhooks import (
     Webhooks,
     testing,
 )
-from hubhooks.deliveries import Log
+from hubhooks.models import Deliveries
 
 # ---- the name of a sample says its class --------------------------------------------------------
 
@@ -49,20 +49,20 @@ testing.comment(auhtor="6409b816282dc50ee5b8f296")  # type: ignore[call-arg]
 
 # ---- the client ---------------------------------------------------------------------------------
 
-client = testing.Client(Webhooks(), raise_errors=False, timeout=3)
-testing.Client(Router())
-testing.Client(print)  # type: ignore[arg-type]
+client = testing.TestClient(Webhooks(), raise_errors=False, timeout=3)
+testing.TestClient(Router())
+testing.TestClient(print)  # type: ignore[arg-type]
 
 result = client.send(testing.content(), id="d1", secret=None, timeout=1.5)
 assert_type(result, testing.Result)
-assert_type(result.status, int)
+assert_type(result.http_status, int)
 assert_type(result.delivery_id, str)
 assert_type(result.event, HubEvent | None)
 assert_type(result.handlers, list[str])
 assert_type(result.explain(), list[str])
 assert_type(result["retrain"], testing.HandlerRun)
 assert_type(result["retrain"].error, BaseException | None)
-assert_type(client.deliveries, Log)
+assert_type(client.deliveries, Deliveries)
 assert_type(client.retry("d1", raise_errors=True), testing.Result)
 assert_type(client.replay("d1"), testing.Result)
 client.send("repo.create")
@@ -82,7 +82,7 @@ async def sends_in_a_loop() -> None:
 
 
 def uses_fixtures(
-    hubhooks_client: Callable[[Router], testing.Client],
+    hubhooks_client: Callable[[Router], testing.TestClient],
     hubhooks_sample: Callable[..., HubEvent],
 ) -> None:
     assert_type(hubhooks_client(Webhooks()).send(hubhooks_sample("repo.create")), testing.Result)

@@ -13,7 +13,7 @@ texts: list[list[str]] = [["x-webhook-secret", "moon"]]
 
 for headers in (names, tuples, lists, texts):
     verifier.verify_request(headers)
-    verifier.judge(headers)
+    verifier.check(headers)
 verifier.verify_request([("X-Webhook-Secret", "moon")], "")
 verifier.verify_request(["X-Webhook-Secret: moon"])  # type: ignore[arg-type]
 verifier.verify_request([b"X-Webhook-Secret: moon"])  # type: ignore[arg-type]

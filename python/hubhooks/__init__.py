@@ -34,7 +34,7 @@ from hubhooks._core import (
     __version__,
 )
 from hubhooks._encoders import register_encoders as _register_encoders
-from hubhooks.deliveries import Delivery, Ignore, Retry
+from hubhooks.models import Delivery, Ignore, Retry, RunContext, State
 from hubhooks.routing import Router
 from hubhooks.webhooks import Webhooks
 
@@ -56,6 +56,8 @@ __all__ = [
     "RepoEvent",
     "Retry",
     "Router",
+    "RunContext",
+    "State",
     "UpdatedFile",
     "UpdatedFiles",
     "UpdatedRef",

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote
 
 from hubhooks import _operations
 from hubhooks._body import BodyError, read_body
-from hubhooks._record_json import record_json
+from hubhooks._delivery_json import delivery_json
 from hubhooks.activity import STATES
 from hubhooks.asgi import check_event_loop
 from hubhooks.errors import ConfigError, StoreError
@@ -156,7 +156,7 @@ def _list(activity: Activity, query: bytes) -> dict[str, Any]:
     if state is not None and state not in STATES:
         raise _Refusal(400, f"`{state}` is no state; they are {', '.join(STATES)}")
     limit = _limit_of(given.get("limit", str(_PAGE)))
-    records = activity.log.list(
+    deliveries = activity.log.list(
         state=state,
         scope=given.get("scope"),
         repo=given.get("repo"),
@@ -164,9 +164,9 @@ def _list(activity: Activity, query: bytes) -> dict[str, Any]:
         before=given.get("before"),
         limit=limit + 1,
     )
-    page = [record_json(record) for record in records[:limit]]
+    page = [delivery_json(delivery) for delivery in deliveries[:limit]]
     # What to ask for next: the deliveries before the last of these.
-    before = page[-1]["id"] if len(records) > limit else None
+    before = page[-1]["id"] if len(deliveries) > limit else None
     unknown = activity.unknown_handlers()
     return {"deliveries": page, "before": before, "unknown_handlers": unknown}
 
@@ -197,7 +197,7 @@ def _show(activity: Activity, delivery_id: str) -> dict[str, Any]:
     if details is None:
         raise _Refusal(404, "there is no such delivery")
     return {
-        **record_json(details.record, is_whole=True),
+        **delivery_json(details.delivery, is_whole=True),
         "explanations": details.explanations,
         "handlers": details.handlers,
     }

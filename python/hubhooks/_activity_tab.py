@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from hubhooks.activity import Activity, Details, Overview, Page
-    from hubhooks.deliveries import Run
+    from hubhooks.models import Run
 
 __all__ = ["show"]
 
@@ -51,24 +51,24 @@ _SECONDS = 2
 _MOST_PAGES = 1000
 _ALL = "all states"
 _EVERY = "all its handlers"
-_HEADERS = ["Time (UTC)", "State", "Event", "Repository", "Handlers", "Delivery"]
+_HEADERS = ["Time (UTC)", "State", "Event", "Repository", "Handlers", "RunContext"]
 _WIDTHS: list[str | int] = ["12%", "13%", "23%", "23%", "17%", "12%"]
 _STRANGERS_WIDTHS = ["14%", "16%", "34%", "36%"]
 _WORDS = {
     "failed": "failed, and not to be tried again",
-    "overdue": "running for longer than allowed",
+    "stuck": "running for longer than allowed",
     "running": "running now",
-    "waiting": "waiting to be tried again",
+    "retrying": "waiting to be tried again",
     "queued": "waiting for its turn",
-    "unreadable": "no event that could be read",
-    "done": "handled",
+    "malformed": "no event that could be read",
+    "succeeded": "handled",
     "ignored": "not wanted by a handler or by ignore_authors",
     "unhandled": "heard by no handler",
 }
 # Colours that are legible on white and on black.
 _COLOURS = {
-    "failed": "#e5484d", "overdue": "#e2730f", "running": "#2b8ce6", "waiting": "#c28a00",
-    "queued": "#2b8ce6", "unreadable": "#e5484d", "done": "#2f9e5f", "ignored": "#8b8d98",
+    "failed": "#e5484d", "stuck": "#e2730f", "running": "#2b8ce6", "retrying": "#c28a00",
+    "queued": "#2b8ce6", "malformed": "#e5484d", "succeeded": "#2f9e5f", "ignored": "#8b8d98",
     "unhandled": "#8b8d98",
 }  # fmt: skip
 
@@ -265,7 +265,7 @@ class _Held(NamedTuple):
         if not isinstance(number, int | float) or not abs(number) < _MOST_PAGES:
             number = 0
         return cls(
-            state if state in STATES else None,
+            next((known for known in STATES if known == state), None),
             int(number),
             chosen,
             ticket,
@@ -520,7 +520,7 @@ def _overview_html(overview: Overview) -> str:
         for state, count in overview.states.items()
     ]
     refused = ", ".join(
-        f"{count} &times; {_text(reason)}" for reason, count in overview.refusals.items()
+        f"{count} &times; {_text(reason)}" for reason, count in overview.rejections.items()
     )
     more = f"<small>refused: {refused}</small>" if refused else ""
     for name, count in overview.unknown_handlers.items():
@@ -529,30 +529,32 @@ def _overview_html(overview: Overview) -> str:
 
 
 def _details_html(details: Details) -> str:
-    record = details.record
-    repo = _text(record.repo or "")
+    delivery = details.delivery
+    repo = _text(delivery.repo or "")
     if details.url:
         repo = f'<a href="{_text(details.url)}" target="_blank" rel="noopener">{repo}</a>'
     facts = {
-        "state": _state_html(record.state),
+        "state": _state_html(delivery.state),
         "repository": repo,
-        "received": _when(record.received_at),
-        "delivery": _text(record.id),
-        "size": f"{record.size} bytes",
-        "answer": "" if record.is_delivered else "not known to have reached the Hub",
-        "replay": "yes" if record.is_replay else "",
-        "came again": f"{record.duplicates} &times;, not run again" if record.duplicates else "",
-        "because": "" if details.explanations else _text(record.reason),
+        "received": _when(delivery.received_at),
+        "delivery": _text(delivery.id),
+        "size": f"{delivery.size} bytes",
+        "answer": "" if delivery.is_acknowledged else "not known to have reached the Hub",
+        "replay": "yes" if delivery.is_replay else "",
+        "came again": f"{delivery.duplicates} &times;, not run again"
+        if delivery.duplicates
+        else "",
+        "because": "" if details.explanations else _text(delivery.reason),
         "no Replay": _text(details.objection),
     }
     listed = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts.items() if value)
-    runs = "".join(_run_html(run) for run in record.runs)
+    runs = "".join(_run_html(run) for run in delivery.runs)
     lines = "".join(f"<div><small>{_text(line)}</small></div>" for line in details.explanations)
     # Why no handler ran is what a reader of an unhandled delivery looks for.
-    shown = " open" if record.state == "unhandled" else ""
+    shown = " open" if delivery.state == "unhandled" else ""
     why = f'<details class="hubhooks-run"{shown}><summary>Why</summary>{lines}</details>'
     why = why if lines else ""
-    title = _text(f"{record.scope} {record.action}".strip() or "unreadable")
+    title = _text(f"{delivery.scope} {delivery.action}".strip() or "malformed")
     return f"<h4>{title}</h4><dl>{listed}</dl>{runs}{why}"
 
 
@@ -562,8 +564,8 @@ def _run_html(run: Run) -> str:
         notes.append(f"took {_took((run.finished_at - run.started_at).total_seconds())}")
     if run.due_at:
         notes.append(f"again at {_when(run.due_at)}")
-    if run.interruptions:
-        notes.append(f"the process died during it {run.interruptions} &times;")
+    if run.crashes:
+        notes.append(f"the process died during it {run.crashes} &times;")
     error = f"<pre>{_text(run.error)}</pre>" if run.error else ""
     if run.traceback:
         error += f"<details><summary>Traceback</summary><pre>{_text(run.traceback)}</pre></details>"

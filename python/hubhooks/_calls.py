@@ -26,15 +26,16 @@ from hubhooks._logging import (
     traceback_of,
     without_own_frames,
 )
-from hubhooks.deliveries import Ignore, Retry, log_fields, shortened
+from hubhooks.deliveries import log_fields
+from hubhooks.models import Ignore, Retry, State, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from hubhooks._core import HubEvent
     from hubhooks._session import Session
-    from hubhooks.deliveries import Delivery, Ending
-    from hubhooks.routing import Handler, Hook, Occasion
+    from hubhooks.models import RunContext
+    from hubhooks.routing import Handler, Hook, HookName
 
 __all__ = [
     "CLEAN_UP_SECONDS", "TOO_LATE", "Call", "Count", "HandlerCall", "OwnLoop", "Telling", "Threads",
@@ -209,16 +210,16 @@ class HandlerCall(Call):
     deadline: float | None = None
     """When it should have ended, also when it is cancelled before; by the monotonic clock."""
 
-    def __init__(self, session: Session, handler: Handler, delivery: Delivery) -> None:
+    def __init__(self, session: Session, handler: Handler, run_context: RunContext) -> None:
         super().__init__(
             handler.function,
-            f"handler `{delivery.handler}`",
+            f"handler `{run_context.handler}`",
             is_async=handler.is_async,
             loop=None,
             timeout=handler.policy.timeout,
         )
-        self.delivery = delivery
-        self.name = delivery.handler
+        self.run_context = run_context
+        self.name = run_context.handler
         self.is_counted = handler.policy.concurrency is not None
         self._session = session
         self._handler = handler
@@ -231,11 +232,11 @@ class HandlerCall(Call):
             grace = _HEED_SECONDS if self.is_async else 0
             self.deadline = self._began_at + self.timeout + grace
             self._session.wake()
-        return (self.event, self.delivery) if self._handler.takes_delivery else (self.event,)
+        return (self.event, self.run_context) if self._handler.takes_context else (self.event,)
 
     def done(self) -> None:
-        self._finish("done")
-        self._log_end("done")
+        self._finish(State.SUCCEEDED)
+        self._log_end(State.SUCCEEDED)
 
     def failed(self, error: BaseException) -> None:
         kind = type(error)
@@ -244,8 +245,8 @@ class HandlerCall(Call):
             try:
                 reason = text_of(error)
             finally:
-                self._finish("ignored", reason)
-            self._log_end("ignored", reason)
+                self._finish(State.IGNORED, reason)
+            self._log_end(State.IGNORED, reason)
             return
         is_stopped = issubclass(kind, asyncio.CancelledError) and self._session.is_cancelling
         if is_stopped and self._session.log.is_durable:
@@ -258,7 +259,7 @@ class HandlerCall(Call):
             if pause is not None:
                 pause = self._pause(error)
         finally:
-            self._finish("failed", summary, trace, retry_after=pause)
+            self._finish(State.FAILED, summary, trace, retry_after=pause)
         try:
             self._log_failure(error, pause)
         finally:
@@ -273,16 +274,16 @@ class HandlerCall(Call):
         seconds = time.monotonic() - self._began_at
         _log.info(
             "delivery `%s`: handler `%s` is %s after %s%s",
-            self.delivery.id,
+            self.run_context.id,
             self.name,
             state,
             f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s",
-            reason and f": {shortened(reason, _LONGEST_LOGGED)!r}",
+            reason and f": {shorten(reason, _LONGEST_LOGGED)!r}",
             extra={**self._log_fields(), "state": state},
         )
 
     def _log_failure(self, error: BaseException, pause: float | None) -> None:
-        name, delivery_id = self.name, self.delivery.id
+        name, delivery_id = self.name, self.run_context.id
         if pause is None:
             what = "handler `%s` failed on delivery `%s`"
             shown = without_own_frames(error)
@@ -306,8 +307,8 @@ class HandlerCall(Call):
 
     def lose(self, error: BaseException) -> None:
         """Record that the handler failed without having been called."""
-        name, delivery_id, why = self.name, self.delivery.id, text_of(error)
-        self._finish("failed", why)
+        name, delivery_id, why = self.name, self.run_context.id, text_of(error)
+        self._finish(State.FAILED, why)
         what = "handler `%s` did not run on delivery `%s`: %s"
         try:
             _log.error(what, name, delivery_id, why, extra=self._log_fields())
@@ -318,7 +319,7 @@ class HandlerCall(Call):
     def leave(self, why: str = TOO_LATE, retry_after: float = 0) -> None:
         """Let it run again, mostly after the next start, and take no notice of what it does now."""
         if not self._is_left:
-            self._finish("failed", why, retry_after=retry_after)
+            self._finish(State.FAILED, why, retry_after=retry_after)
             self._is_left = True
 
     def out_of_time(self) -> None:
@@ -331,18 +332,18 @@ class HandlerCall(Call):
                 "%s on delivery `%s` takes more than %g s and does not end when it is cancelled; "
                 "nothing can end it but itself"
             )
-        self._session.log.overdue(self.delivery)
+        self._session.log.overdue(self.run_context)
         self._session.wake()
         fields = self._log_fields()
-        _log.warning(what, self.what, self.delivery.id, self.timeout, extra=fields)
+        _log.warning(what, self.what, self.run_context.id, self.timeout, extra=fields)
 
     def _log_fields(self) -> dict[str, object]:
-        fields = log_fields(self.delivery.id, getattr(self, "event", None))
-        return {**fields, "handler": self.name, "attempt": self.delivery.attempt}
+        fields = log_fields(self.run_context.id, getattr(self, "event", None))
+        return {**fields, "handler": self.name, "attempt": self.run_context.attempt}
 
     def _finish(
         self,
-        ending: Ending,
+        ending: State,
         error: str = "",
         traceback: str = "",
         *,
@@ -351,18 +352,18 @@ class HandlerCall(Call):
         self.deadline = None
         if not self._is_left:
             log = self._session.log
-            log.finished(self.delivery, ending, error, traceback, retry_after=retry_after)
+            log.finished(self.run_context, ending, error, traceback, retry_after=retry_after)
             if retry_after is not None:
                 self._session.is_behind = True
             self._session.ended(self)
 
     def _has_tries_left(self) -> bool:
-        return self.delivery.failures < self._handler.policy.retries
+        return self.run_context.failures < self._handler.policy.retries
 
     def _pause(self, error: BaseException) -> float:
         """Return how many seconds to wait before the next try."""
         policy = self._handler.policy
-        failures = self.delivery.failures + 1
+        failures = self.run_context.failures + 1
         after = self._after(error) if issubclass(type(error), Retry) else None
         if after is not None:
             return after
@@ -396,10 +397,10 @@ class HandlerCall(Call):
             _log.exception(what, self.name)
             return None
 
-    def _tell(self, occasion: Occasion, error: BaseException) -> None:
-        event, delivery = self.event, self.delivery
-        arguments = (event, delivery, error)
-        self._session.tell(occasion, delivery.id, self.loop, *arguments, context=self.context)
+    def _tell(self, hook_name: HookName, error: BaseException) -> None:
+        event, run_context = self.event, self.run_context
+        arguments = (event, run_context, error)
+        self._session.tell(hook_name, run_context.id, self.loop, *arguments, context=self.context)
 
 
 class Telling(Call):
@@ -670,7 +671,7 @@ class Watchdog:
         if call is not None:
             _log.warning(
                 "%s has kept the server's loop busy for more than %g s: no request is answered "
-                'meanwhile; write it as `def`, or give `Webhooks` a `loop="own"`',
+                'meanwhile; write it as `def`, or give `Webhooks` a `handler_loop="dedicated"`',
                 call.what,
                 _BLOCKED_SECONDS,
             )

@@ -32,8 +32,8 @@ __all__ = [
     "Verifier",
     "Webhook",
     "__version__",
-    "_restore_part",
-    "matching",
+    "_unpickle_view",
+    "match_filters",
     "narrow",
     "nearest_scope",
 ]
@@ -393,7 +393,7 @@ class Verifier:
         ),
         query: str | bytes | None = None,
     ) -> None: ...
-    def judge(
+    def check(
         self,
         headers: (
             Mapping[str, str]
@@ -406,11 +406,11 @@ class Verifier:
     def _verify_pairs(
         self, headers: Sequence[Sequence[str] | Sequence[bytes]], query: str | bytes | None
     ) -> None: ...
-    def _judge_pairs(
+    def _check_pairs(
         self, headers: Sequence[Sequence[str] | Sequence[bytes]], query: str | bytes | None
     ) -> Literal["missing", "mismatch"] | None: ...
 
-def _restore_part(event: HubEvent, attributes: str, index: int | None) -> object: ...
-def matching(event: HubEvent, filters: Sequence[Filter], /) -> list[int]: ...
+def _unpickle_view(event: HubEvent, attributes: str, index: int | None) -> object: ...
+def match_filters(event: HubEvent, filters: Sequence[Filter], /) -> list[int]: ...
 def narrow(scope: str, action: str, /) -> tuple[str, str]: ...
 def nearest_scope(scope: str, /) -> str | None: ...

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
     from typing import TypeAlias
 
-    Durability: TypeAlias = Literal["process", "full"]
+    Synchronous: TypeAlias = Literal["normal", "full"]
 
 __all__ = ["Database", "RunnerLock", "find_network", "require_file"]
 
@@ -55,7 +55,7 @@ _TRUNCATE_BYTES = 16 * 1024 * 1024
 _BACKUP_PAGES = 1000
 
 # What SQLite calls each durability, where it writes a log ahead.
-_SYNCHRONOUS = {"process": "NORMAL", "full": "FULL"}
+_SYNCHRONOUS = {"normal": "NORMAL", "full": "FULL"}
 
 # In one statement, as another process may be setting the file up.
 _WHAT_IT_IS = """
@@ -126,18 +126,18 @@ class Database:
         path: str | os.PathLike[str],
         steps: Sequence[Sequence[str]],
         *,
-        durability: Durability = "process",
+        synchronous: Synchronous = "normal",
         allow_network: bool = False,
         lock: RunnerLock | None = None,
         progress: str = "SELECT 0",
     ) -> None:
-        if durability not in _SYNCHRONOUS:
-            msg = f'`durability={durability!r}` is none that there is; write "process" or "full"'
+        if synchronous not in _SYNCHRONOUS:
+            msg = f'`synchronous={synchronous!r}` is none that there is; write "normal" or "full"'
             raise ConfigError(msg)
         self.path = _resolved(path)
         """The file, wherever the working directory is."""
         self._steps = steps
-        self._synchronous = _SYNCHRONOUS[durability]
+        self._pragma = _SYNCHRONOUS[synchronous]
         self._allow_network = allow_network
         self._connection: sqlite3.Connection | None = None
         self._is_open = False
@@ -706,7 +706,7 @@ class Database:
             if self._is_unchecked:
                 self._check_content(connection)
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+            connection.execute(f"PRAGMA synchronous = {self._pragma}")
             # Not by whoever happens to commit: see `checkpoint`.
             connection.execute("PRAGMA wal_autocheckpoint = 0")
             connection.execute(f"PRAGMA journal_size_limit = {_CHECKPOINT_BYTES}")

@@ -10,7 +10,6 @@ from collections import Counter, deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hubhooks._database import require_file
-from hubhooks._record_json import LONGEST_BODY, iso, record_json, run_json, too_long
+from hubhooks._delivery_json import LONGEST_BODY, delivery_json, iso, run_json, too_long
 from hubhooks._terminal import (
     WIDE,
     complain,
@@ -37,18 +36,19 @@ from hubhooks._terminal import (
     visible,
 )
 from hubhooks.errors import BusyError, ConfigError, StoreError
+from hubhooks.models import State
 from hubhooks.sqlite import RunnerLock, SqliteLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import TypeVar
 
-    from hubhooks.deliveries import Record, Run
+    from hubhooks.models import Delivery, Run
     from hubhooks.sqlite import Leader
 
     T = TypeVar("T")
 
-__all__ = ["State", "make_group"]
+__all__ = ["make_group"]
 
 _MANY = 20
 """More runs than this are counted, not listed."""
@@ -76,32 +76,18 @@ _PAUSE_SECONDS = 0.02
 # An app that restarts is away for a moment.
 _GONE_SECONDS = 5.0
 _CTRL_C = 130
-_WAITING = frozenset({"queued", "waiting"})
+_WAITING = frozenset({State.QUEUED, State.RETRYING})
 _ENDED = "ended by `hubhooks deliveries fail`"
 
 _STYLES = {
-    "done": "green",
-    "failed": "red",
-    "overdue": "yellow",
-    "queued": "cyan",
-    "running": "cyan",
-    "unreadable": "red",
-    "waiting": "yellow",
+    State.SUCCEEDED: "green",
+    State.FAILED: "red",
+    State.STUCK: "yellow",
+    State.QUEUED: "cyan",
+    State.RUNNING: "cyan",
+    State.MALFORMED: "red",
+    State.RETRYING: "yellow",
 }
-
-
-class State(str, Enum):
-    """What a delivery can be, in one word."""
-
-    RUNNING = "running"
-    OVERDUE = "overdue"
-    QUEUED = "queued"
-    WAITING = "waiting"
-    FAILED = "failed"
-    DONE = "done"
-    UNREADABLE = "unreadable"
-    IGNORED = "ignored"
-    UNHANDLED = "unhandled"
 
 
 _File = Annotated[
@@ -192,7 +178,7 @@ def _list(  # noqa: PLR0913, one parameter per option
     with _errors():
         log = _log(file)
         # One more than asked for tells whether there are more.
-        records = log.list(
+        deliveries = log.list(
             state=state and state.value,
             scope=_utf_8(scope, "--scope"),
             repo=_utf_8(repo, "--repo"),
@@ -201,10 +187,10 @@ def _list(  # noqa: PLR0913, one parameter per option
             limit=limit + 1,
         )
         unknown = _unknown_handlers(log, is_led=RunnerLock(file).is_taken())
-    page, is_more = records[:limit], len(records) > limit
+    page, is_more = deliveries[:limit], len(deliveries) > limit
     if as_json:
-        for record in page:
-            _print_json(record_json(record))
+        for delivery in page:
+            _print_json(delivery_json(delivery))
         return
     if page:
         _print_list(page)
@@ -212,13 +198,13 @@ def _list(  # noqa: PLR0913, one parameter per option
     _note(f"older ones: --before {page[-1].id}" if is_more else "" if page else "no deliveries")
 
 
-def _show(*, delivery: _Id, as_json: _AsJson = False, file: _File = _DEFAULT_FILE) -> None:
+def _show(*, delivery_id: _Id, as_json: _AsJson = False, file: _File = _DEFAULT_FILE) -> None:
     with _errors():
-        record = _record(_log(file), delivery)
+        delivery = _find_delivery(_log(file), delivery_id)
     if as_json:
-        _print_json(record_json(record, is_whole=True))
+        _print_json(delivery_json(delivery, is_whole=True))
     else:
-        _print_record(record)
+        _print_delivery(delivery)
 
 
 def _replay(  # noqa: PLR0913, one parameter per option
@@ -287,7 +273,7 @@ def _replay(  # noqa: PLR0913, one parameter per option
 
 def _export(
     *,
-    delivery: _Id,
+    delivery_id: _Id,
     output: Annotated[
         str | None,
         typer.Option(metavar="PATH", help="A new file, or - for standard output; else named so."),
@@ -295,16 +281,18 @@ def _export(
     file: _File = _DEFAULT_FILE,
 ) -> None:
     with _errors():
-        record = _record(_log(file), delivery)
-        if record.body is None:
-            msg = f"the body of `{record.id}` was dropped to make room, so there is none to export"
+        delivery = _find_delivery(_log(file), delivery_id)
+        if delivery.body is None:
+            msg = (
+                f"the body of `{delivery.id}` was dropped to make room, so there is none to export"
+            )
             raise ConfigError(one_line(msg))
-        text = _pretty(record.body)
-        content = record.body if text is None else f"{text}\n".encode()
+        text = _pretty(delivery.body)
+        content = delivery.body if text is None else f"{text}\n".encode()
         if output == "-":
             sys.stdout.buffer.write(content)
             return
-        path = Path(output or _file_name(record))
+        path = Path(output or _file_name(delivery))
         try:
             with path.open("xb") as made:
                 made.write(content)
@@ -352,7 +340,7 @@ def _stats(*, as_json: _AsJson = False, file: _File = _DEFAULT_FILE) -> None:
                 "unknown_handlers": unknown,
                 "unfinished_since": iso(stats.unfinished_since),
                 "states": stats.states,
-                "refusals": stats.refusals,
+                "rejections": stats.rejections,
             }
         )
         return
@@ -369,12 +357,12 @@ def _stats(*, as_json: _AsJson = False, file: _File = _DEFAULT_FILE) -> None:
     if stats.states:
         counts = new_table("state", "deliveries")
         for state in State:
-            if count := stats.states.get(state.value):
-                counts.add_row(_state_cell(state.value), str(count))
+            if count := stats.states.get(state):
+                counts.add_row(_state_cell(state), str(count))
         console.print(counts)
-    if stats.refusals:
-        refused = new_table("refused because", "requests")
-        for reason, count in sorted(stats.refusals.items()):
+    if stats.rejections:
+        refused = new_table("rejected because", "requests")
+        for reason, count in sorted(stats.rejections.items()):
             refused.add_row(Text(reason), str(count))
         console.print(refused)
     _note_unknown(unknown)
@@ -397,7 +385,7 @@ def _prune(
     verb = "would drop" if dry_run else "dropped"
     print_line(
         f"{verb} {_count(old.bodies, 'body', 'bodies')} ({filesize.decimal(old.body_bytes)}) and "
-        f"{_count(old.deliveries, 'record')} of what came before {_local(moment)}"
+        f"{_count(old.deliveries, 'delivery')} of what came before {_local(moment)}"
     )
 
 
@@ -495,12 +483,12 @@ def _id(log: SqliteLog, prefix: str) -> str:
     raise ConfigError(one_line(msg))
 
 
-def _record(log: SqliteLog, prefix: str) -> Record:
-    record = log.get(_id(log, prefix))
-    if record is None:
+def _find_delivery(log: SqliteLog, prefix: str) -> Delivery:
+    delivery = log.get(_id(log, prefix))
+    if delivery is None:
         msg = f"the delivery `{prefix}` was dropped just now"
         raise ConfigError(msg)
-    return record
+    return delivery
 
 
 def _moment(text: str) -> datetime:
@@ -523,7 +511,7 @@ def _moment(text: str) -> datetime:
 class _Replay:
     """Handlers of one delivery that are to run again."""
 
-    record: Record
+    delivery: Delivery
     handlers: tuple[str, ...] = ()
     skipped: str = ""
     """Why none do."""
@@ -539,7 +527,7 @@ class _Replay:
 
     @property
     def is_well(self) -> bool:
-        return not self.skipped and all(run.state != "failed" for run in self.runs)
+        return not self.skipped and all(run.state != State.FAILED for run in self.runs)
 
     def skip(self, why: str) -> None:
         self.skipped, self.handlers = why, ()
@@ -547,7 +535,7 @@ class _Replay:
     @property
     def json(self) -> dict[str, Any]:
         return {
-            "id": self.record.id,
+            "id": self.delivery.id,
             "handlers": self.handlers,
             "skipped": self.skipped or None,
             "runs": [run_json(run) for run in self.runs],
@@ -568,31 +556,31 @@ def _replays(
         raise ConfigError(msg)
     if prefixes:
         ids = list(dict.fromkeys(_id(log, prefix) for prefix in prefixes))
-        return [_replay_of(record, only, is_failed=is_failed) for record in log.records(ids)]
+        return [_replay_of(delivery, only, is_failed=is_failed) for delivery in log.deliveries(ids)]
     if not (is_failed or since):
         msg = "there is nothing to replay: give ids, --failed or --since"
         raise ConfigError(msg)
     chosen = []
-    for record in log.every(state="failed" if is_failed else None, since=since):
+    for delivery in log.every(state=State.FAILED if is_failed else None, since=since):
         # Nobody meant those that did not hear it, as long as they are not named.
-        heard = [run.handler for run in record.runs if not only or run.handler in only]
-        replay = _replay_of(record, heard, is_failed=is_failed)
+        heard = [run.handler for run in delivery.runs if not only or run.handler in only]
+        replay = _replay_of(delivery, heard, is_failed=is_failed)
         if heard and not replay.skipped:
             chosen.append(replay)
     return chosen[::-1]
 
 
-def _replay_of(record: Record, only: Sequence[str], *, is_failed: bool) -> _Replay:
-    names = list(dict.fromkeys(only)) or [run.handler for run in record.runs]
+def _replay_of(delivery: Delivery, only: Sequence[str], *, is_failed: bool) -> _Replay:
+    names = list(dict.fromkeys(only)) or [run.handler for run in delivery.runs]
     if is_failed:
-        failed = {run.handler for run in record.runs if run.state == "failed"}
+        failed = {run.handler for run in delivery.runs if run.state == State.FAILED}
         names = [name for name in names if name in failed]
-    if unfinished := [run for run in record.runs if run.finished_at is None]:
-        return _Replay(record, skipped=f"{unfinished[0].handler} is still {unfinished[0].state}")
+    if unfinished := [run for run in delivery.runs if run.finished_at is None]:
+        return _Replay(delivery, skipped=f"{unfinished[0].handler} is still {unfinished[0].state}")
     if not names:
         why = "none of its handlers failed" if is_failed else "no handler heard it: use --only"
-        return _Replay(record, skipped=why)
-    return _Replay(record, tuple(names))
+        return _Replay(delivery, skipped=why)
+    return _Replay(delivery, tuple(names))
 
 
 def _replays_as(  # noqa: PLR0913, PLR0917 - as for `_replays`, and what replaces what
@@ -612,18 +600,18 @@ def _replays_as(  # noqa: PLR0913, PLR0917 - as for `_replays`, and what replace
         raise ConfigError(msg)
     if prefixes:
         ids = list(dict.fromkeys(_id(log, prefix) for prefix in prefixes))
-        records: Iterable[Record] = log.records(ids)
+        deliveries: Iterable[Delivery] = log.deliveries(ids)
     else:
-        records = reversed(list(log.every(since=since)))
+        deliveries = reversed(list(log.every(since=since)))
     chosen = []
-    for record in records:
-        old = [run.handler for run in record.runs if run.handler in names and run.handler != new]
+    for delivery in deliveries:
+        old = [run.handler for run in delivery.runs if run.handler in names and run.handler != new]
         # Without ids, those that wait: what ended is replayed by name.
-        is_waiting = any(run.handler in old and run.state in _WAITING for run in record.runs)
+        is_waiting = any(run.handler in old and run.state in _WAITING for run in delivery.runs)
         if old and (is_waiting or prefixes or since):
-            chosen.append(_Replay(record, (new,), replaces=tuple(old)))
+            chosen.append(_Replay(delivery, (new,), replaces=tuple(old)))
         elif prefixes:
-            chosen.append(_Replay(record, skipped="it has no run of these handlers"))
+            chosen.append(_Replay(delivery, skipped="it has no run of these handlers"))
     return chosen
 
 
@@ -657,9 +645,9 @@ def _fail_waiting(log: SqliteLog, handler: str) -> int:
 
 
 def _skip_without_body(log: SqliteLog, replays: Sequence[_Replay]) -> None:
-    kept = log.with_bodies(replay.record.id for replay in replays)
+    kept = log.with_bodies(replay.delivery.id for replay in replays)
     for replay in replays:
-        if replay.handlers and replay.record.id not in kept:
+        if replay.handlers and replay.delivery.id not in kept:
             replay.skip("its body was dropped to make room")
 
 
@@ -673,7 +661,7 @@ def _queue(log: SqliteLog, replays: Sequence[_Replay]) -> None:
             size = 0
             while waiting and len(chunk) < _CHUNK and size < _CHUNK_BYTES:
                 chunk.append(waiting.popleft())
-                size += chunk[-1].record.size
+                size += chunk[-1].delivery.size
             _patiently(lambda: _queue_together(log, chunk))  # noqa: B023, it is called at once
             if waiting:
                 time.sleep(_PAUSE_SECONDS)
@@ -690,8 +678,8 @@ def _queue_together(log: SqliteLog, chunk: Sequence[_Replay]) -> None:
 
 def _queue_one(log: SqliteLog, replay: _Replay) -> bool:
     if replay.replaces:
-        return log.replay_as(replay.record.id, replay.replaces, *replay.handlers)
-    return bool(log.replay(replay.record.id, replay.handlers))
+        return log.replay_as(replay.delivery.id, replay.replaces, *replay.handlers)
+    return bool(log.replay(replay.delivery.id, replay.handlers))
 
 
 def _patiently(write: Callable[[], T]) -> T:
@@ -741,10 +729,12 @@ def _follow(log: SqliteLog, lock: RunnerLock, replays: Sequence[_Replay]) -> boo
 
 def _look(log: SqliteLog, replays: Sequence[_Replay]) -> None:
     """Note what became of runs so far."""
-    records = {record.id: record for record in log.records(one.record.id for one in replays)}
+    deliveries = {
+        delivery.id: delivery for delivery in log.deliveries(one.delivery.id for one in replays)
+    }
     for replay in replays:
-        if record := records.get(replay.record.id):
-            replay.runs = [run for run in record.runs if run.handler in replay.handlers]
+        if delivery := deliveries.get(replay.delivery.id):
+            replay.runs = [run for run in delivery.runs if run.handler in replay.handlers]
         else:
             replay.skipped = "it was dropped meanwhile"
 
@@ -761,64 +751,64 @@ def _print_json(value: object) -> None:
     print_line(json.dumps(value))
 
 
-def _print_list(records: Sequence[Record]) -> None:
+def _print_list(deliveries: Sequence[Delivery]) -> None:
     console = terminal()
     if console.width >= WIDE:
         table = new_table("id", "received", "state", "event", "repo", "handlers")
     else:
         # A column of their own would be too narrow for the names of handlers.
         table = new_table("id", "age", "state", "event, handlers", "repo")
-    length = shown_id_length([record.id for record in records])
-    for record in records:
-        delivery_id, state = Text(one_line(record.id[:length])), _state_cell(record.state)
-        event, repo = Text(_event(record)), Text(one_line(record.repo or ""))
-        handlers = _handlers_cell(record.runs)
+    length = shown_id_length([delivery.id for delivery in deliveries])
+    for delivery in deliveries:
+        delivery_id, state = Text(one_line(delivery.id[:length])), _state_cell(delivery.state)
+        event, repo = Text(_event(delivery)), Text(one_line(delivery.repo or ""))
+        handlers = _handlers_cell(delivery.runs)
         if console.width >= WIDE:
-            received = _local(record.received_at)
+            received = _local(delivery.received_at)
             table.add_row(delivery_id, received, state, event, repo, handlers)
         else:
-            both = Text("\n").join([event, handlers]) if record.runs else event
-            age = _age(record.received_at)
+            both = Text("\n").join([event, handlers]) if delivery.runs else event
+            age = _age(delivery.received_at)
             table.add_row(delivery_id, age, state, both, repo)
     console.print(table)
 
 
-def _print_record(record: Record) -> None:
+def _print_delivery(delivery: Delivery) -> None:
     console = terminal()
     facts: dict[str, str | Text | None] = {
-        "delivery": record.id,
-        "state": _state_cell(record.state),
-        "received": f"{_local(record.received_at)} ({_age(record.received_at)} ago)",
-        "event": _event(record),
-        "repo": record.repo,
-        "answer": ("" if record.is_delivered else "not ") + "known to have reached the Hub",
-        "replay": "yes" if record.is_replay else "",
-        "repeated": _count(record.duplicates, "time") if record.duplicates else "",
-        "because": record.reason,
+        "delivery": delivery.id,
+        "state": _state_cell(delivery.state),
+        "received": f"{_local(delivery.received_at)} ({_age(delivery.received_at)} ago)",
+        "event": _event(delivery),
+        "repo": delivery.repo,
+        "answer": ("" if delivery.is_acknowledged else "not ") + "known to have reached the Hub",
+        "replay": "yes" if delivery.is_replay else "",
+        "repeated": _count(delivery.duplicates, "time") if delivery.duplicates else "",
+        "because": delivery.reason,
     }
     console.print(_facts(facts))
-    if record.runs:
-        console.print(_runs_table(record.runs))
-    if any(run.history for run in record.runs):
-        console.print(_attempts_table(record.runs))
-    for run in record.runs:
+    if delivery.runs:
+        console.print(_runs_table(delivery.runs))
+    if any(run.history for run in delivery.runs):
+        console.print(_attempts_table(delivery.runs))
+    for run in delivery.runs:
         if run.error or run.traceback:
             console.print(Text(f"{run.handler}: ", style="bold") + Text(visible(run.error)))
         if run.traceback:
             _print_indented(console, run.traceback.rstrip("\n"))
     console.print(Text("headers", style="bold"))
-    _print_indented(console, "\n".join(f"{name}: {value}" for name, value in record.headers))
-    console.print(Text(f"body, {filesize.decimal(record.size)}", style="bold"))
-    if record.body is None:
+    _print_indented(console, "\n".join(f"{name}: {value}" for name, value in delivery.headers))
+    console.print(Text(f"body, {filesize.decimal(delivery.size)}", style="bold"))
+    if delivery.body is None:
         _print_indented(console, "dropped to make room")
         return
-    if record.size > LONGEST_BODY:
-        _print_indented(console, too_long(record))
+    if delivery.size > LONGEST_BODY:
+        _print_indented(console, too_long(delivery))
         return
-    text = _pretty(record.body)
+    text = _pretty(delivery.body)
     # Not folded, so that it can be copied.
     if text is None:
-        console.print(Text(visible(_as_text(record.body))), soft_wrap=True)
+        console.print(Text(visible(_as_text(delivery.body))), soft_wrap=True)
     else:
         console.print(JSONHighlighter()(text), soft_wrap=True)
 
@@ -832,8 +822,8 @@ def _runs_table(runs: Sequence[Run]) -> Table:
         notes = []
         if run.due_at:
             notes.append(f"again at {_local(run.due_at)}")
-        if run.interruptions:
-            notes.append(f"the process died during it: {_count(run.interruptions, 'time')}")
+        if run.crashes:
+            notes.append(f"the process died during it: {_count(run.crashes, 'time')}")
         table.add_row(
             Text(run.handler),
             _state_cell(run.state),
@@ -866,7 +856,7 @@ def _leader_text(leader: Leader) -> str:
 def _print_replays(replays: Sequence[_Replay], *, is_dry_run: bool) -> None:
     for replay in replays:
         if replay.skipped:
-            complain(f"`{one_line(replay.record.id)}` is not replayed: {replay.skipped}")
+            complain(f"`{one_line(replay.delivery.id)}` is not replayed: {replay.skipped}")
     if not replays:
         _note("there is nothing to replay")
     table = _plan_table(replays) if is_dry_run else _endings_table(replays)
@@ -882,20 +872,20 @@ def _print_replays(replays: Sequence[_Replay], *, is_dry_run: bool) -> None:
 def _plan_table(replays: Sequence[_Replay]) -> Table:
     table = new_table("id", "received", "event", "handlers")
     planned = [replay for replay in replays if replay.handlers][:_LONGEST_PLAN]
-    length = shown_id_length([replay.record.id for replay in planned])
+    length = shown_id_length([replay.delivery.id for replay in planned])
     for replay in planned:
-        record = replay.record
+        delivery = replay.delivery
         table.add_row(
-            Text(one_line(record.id[:length])),
-            _local(record.received_at),
-            Text(_event(record)),
+            Text(one_line(delivery.id[:length])),
+            _local(delivery.received_at),
+            Text(_event(delivery)),
             Text(", ".join(replay.handlers)),
         )
     return table
 
 
 def _endings_table(replays: Sequence[_Replay]) -> Table:
-    runs = [(replay.record.id, run) for replay in replays for run in replay.runs]
+    runs = [(replay.delivery.id, run) for replay in replays for run in replay.runs]
     if len(runs) > _MANY:
         table = new_table("state", "handler", "runs")
         counts = Counter((run.state, run.handler) for _, run in runs)
@@ -925,7 +915,7 @@ def _print_indented(console: Console, text: str) -> None:
     console.print(Padding(Text(visible(text), overflow="fold"), (0, 0, 0, 2), expand=False))
 
 
-def _state_cell(state: str) -> Text:
+def _state_cell(state: State) -> Text:
     return Text(state, style=_STYLES.get(state, ""))
 
 
@@ -936,8 +926,8 @@ def _handlers_cell(runs: Sequence[Run]) -> Text:
     return Text(", ".join(names))
 
 
-def _event(record: Record) -> str:
-    return one_line(f"{record.scope} {record.action}")
+def _event(delivery: Delivery) -> str:
+    return one_line(f"{delivery.scope} {delivery.action}")
 
 
 def _local(when: datetime) -> str:
@@ -972,7 +962,7 @@ def _as_text(body: bytes) -> str:
     return body.decode("utf-8", "backslashreplace")
 
 
-def _file_name(record: Record) -> str:
-    parts = filter(None, (record.scope, record.action, record.id[:_SHORTEST_ID]))
+def _file_name(delivery: Delivery) -> str:
+    parts = filter(None, (delivery.scope, delivery.action, delivery.id[:_SHORTEST_ID]))
     name = _UNSAFE_IN_NAME.sub("_", ".".join(parts))
     return f"{name[-_LONGEST_NAME:]}.json"

@@ -6,7 +6,7 @@ import asyncio
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hubhooks._record_json import iso
+from hubhooks._delivery_json import iso
 from hubhooks.activity import STATES
 from hubhooks.errors import StoreError
 
@@ -132,7 +132,7 @@ def metrics(activity: Activity, health: Health) -> str:
         *_gauge(
             "hubhooks_rejected_requests",
             "Rejected requests that the store remembers, by reason.",
-            [({"reason": reason}, count) for reason, count in activity.refusals().items()],
+            [({"reason": reason}, count) for reason, count in activity.rejections().items()],
         ),
         *_gauge(
             "hubhooks_waiting_runs",

@@ -25,8 +25,14 @@ if TYPE_CHECKING:
     from hubhooks._core import Filter, HubEvent, UpdatedFile, UpdatedFiles, Verifier
 
 __all__ = [
-    "from_dict", "from_env", "get_file", "index_of_file", "judge", "make_filter",
-    "verify_request", "warn_of_quotes",
+    "check",
+    "from_dict",
+    "from_env",
+    "get_file",
+    "index_of_file",
+    "make_filter",
+    "verify_request",
+    "warn_of_quotes",
 ]  # fmt: skip
 
 _log = get_logger()
@@ -175,7 +181,7 @@ def verify_request(  # noqa: D417 - no caller passes `self`
     self._verify_pairs(_pairs_of(headers), query)
 
 
-def judge(  # noqa: D417 - no caller passes `self`
+def check(  # noqa: D417 - no caller passes `self`
     self: Verifier,
     headers: Any,  # noqa: ANN401 - `_core.pyi` has the types
     query: str | bytes | None = None,
@@ -189,7 +195,7 @@ def judge(  # noqa: D417 - no caller passes `self`
     Returns:
         None if nothing is, else "missing" or "mismatch".
     """
-    return self._judge_pairs(_pairs_of(headers), query)
+    return self._check_pairs(_pairs_of(headers), query)
 
 
 def _pairs_of(headers: Any) -> Any:  # noqa: ANN401 - the compiled code checks the types

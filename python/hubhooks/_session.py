@@ -25,16 +25,17 @@ from hubhooks._core import HubEvent
 from hubhooks._fork import register
 from hubhooks._logging import get_logger, text_of
 from hubhooks._process import current_process
-from hubhooks.deliveries import Delivery
 from hubhooks.errors import BusyError, ConfigError, PayloadError, StoreError
+from hubhooks.models import RunContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from hubhooks._app_code import AppCode
-    from hubhooks.deliveries import Due, Interrupted, Log, Record
+    from hubhooks.deliveries import Due, Interrupted, Log
+    from hubhooks.models import Delivery
     from hubhooks.receiver import Work
-    from hubhooks.routing import Occasion, Router
+    from hubhooks.routing import HookName, Router
     from hubhooks.sqlite import Leader
 
 __all__ = ["SLOTS", "Lock", "Session"]
@@ -326,7 +327,7 @@ class Session:
         """Forget what was claimed."""
         for run in runs:
             # The batch may be in the file all the same: see `Database.batch`.
-            self.log.unclaim(run.delivery)
+            self.log.unclaim(run.run_context)
             self._free(run)
         self.is_behind = True
 
@@ -336,10 +337,10 @@ class Session:
             # It stays as it is, until a process has the handler or somebody ends it.
             self._may_be_unknown = self.is_behind = True
             return None
-        delivery = self.log.claim(delivery_id, name)
-        if delivery is None:
+        run_context = self.log.claim(delivery_id, name)
+        if run_context is None:
             return None
-        run = HandlerCall(self, handler, delivery)
+        run = HandlerCall(self, handler, run_context)
         context = self._contexts.pop((delivery_id, name), None)
         if context is not None:
             run.context = context.copy()
@@ -473,7 +474,7 @@ class Session:
                 "handler `%s` on delivery `%s`, during which the process died before, has not "
                 "ended alone; others run beside it again"
             )
-            _log.warning(what, alone.name, alone.delivery.id)
+            _log.warning(what, alone.name, alone.run_context.id)
         if self.is_behind and self._may_start():
             self._start_what_is_ready()
 
@@ -630,7 +631,7 @@ class Session:
     def _read_and_start(self, run: HandlerCall, events: dict[str, HubEvent]) -> None:
         """Start a run; `events` has what was read already, so that handlers share a long body."""
         run.loop = self.loop if self.is_on_server else None
-        delivery_id = run.delivery.id
+        delivery_id = run.run_context.id
         try:
             if delivery_id not in events:
                 events[delivery_id] = HubEvent.from_json(self.log.body(delivery_id) or b"")
@@ -698,18 +699,20 @@ class Session:
         """Tell of a handler during which the process died once too often."""
         error = RuntimeError("the process died during this handler")
         _log.error("handler `%s` failed on delivery `%s`: %s", name, delivery_id, error)
-        record = self.log.get(delivery_id)
+        delivery = self.log.get(delivery_id)
         body = self.log.body(delivery_id)
-        if record is None or body is None:
+        if delivery is None or body is None:
             return
-        attempt = record.run_of(name).attempts
-        delivery = Delivery(delivery_id, attempt, record.is_replay, record.received_at, name)
+        attempt = delivery.run(name).attempts
+        run_context = RunContext(
+            delivery_id, attempt, delivery.is_replay, delivery.received_at, name
+        )
         try:
             event = HubEvent.from_json(body)
         except PayloadError:
             return
         context = contextvars.Context()
-        self.tell("failure", delivery_id, None, event, delivery, error, context=context)
+        self.tell("failure", delivery_id, None, event, run_context, error, context=context)
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -769,24 +772,24 @@ class Session:
     def ended(self, run: HandlerCall) -> None:
         """Take note that a run is over, from any thread."""
         self._free(run)
-        for ended in tuple(self._waiting.get(run.delivery.id, ())):
+        for ended in tuple(self._waiting.get(run.run_context.id, ())):
             self._call_soon(ended.set)
         self.wake_if_needed()
 
     def tell(
         self,
-        occasion: Occasion,
+        hook_name: HookName,
         delivery_id: str,
         loop: asyncio.AbstractEventLoop | None,
         *arguments: object,
         context: contextvars.Context,
     ) -> None:
         """Call the hooks for an occasion, each in a copy of a context."""
-        for hook in self._router.hooks_on(occasion):
-            what = f"`on_{occasion}` hook `{hook.name}`"
+        for hook in self._router.hooks_for(hook_name):
+            what = f"`on_{hook_name}` hook `{hook.name}`"
             self.start(Telling(hook, what, delivery_id, loop, arguments, context.copy()))
 
-    async def wait_for(self, delivery_id: str, seconds: float) -> Record | None:
+    async def wait_for(self, delivery_id: str, seconds: float) -> Delivery | None:
         """Wait until the handlers of a delivery ended."""
         give_up = time.monotonic() + seconds
         ended = asyncio.Event()
@@ -794,9 +797,9 @@ class Session:
         try:
             while True:
                 ended.clear()
-                record = self._look_up(delivery_id)
-                if record is not None and not record.is_open:
-                    return record
+                delivery = self._look_up(delivery_id)
+                if delivery is not None and not delivery.is_open:
+                    return delivery
                 left = give_up - time.monotonic()
                 if left <= 0:
                     return None
@@ -814,7 +817,7 @@ class Session:
             if not self._waiting[delivery_id]:
                 del self._waiting[delivery_id]
 
-    def _look_up(self, delivery_id: str) -> Record | None:
+    def _look_up(self, delivery_id: str) -> Delivery | None:
         now = time.monotonic()
         try:
             # Each try waits for another process that writes, and the loop with it.

@@ -19,7 +19,7 @@ _SPACE_VARIABLE = "SPACE_ID"
 _DISK = "/data/"
 _ADVICE = (
     "for work that has to survive that, set HUBHOOKS_DELIVERIES to a file on a disk that does, or "
-    'acknowledge="finished"'
+    'acknowledge="on_completion"'
 )
 
 

@@ -48,7 +48,7 @@ def redact_secret(
 
 def _has_secret(value: bytes, verifier: Verifier) -> bool:
     words = {value, *_SEPARATORS.split(value)} - {b""}
-    return any(verifier.judge(((b"x-webhook-secret", word),)) is None for word in words)
+    return any(verifier.check(((b"x-webhook-secret", word),)) is None for word in words)
 
 
 def storable(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:

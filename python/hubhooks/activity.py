@@ -17,11 +17,12 @@ from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 from hubhooks._core import Verifier
+from hubhooks._delivery_json import body_of, event_of, showable
 from hubhooks._logging import get_logger
 from hubhooks._process import current_process
-from hubhooks._record_json import body_of, event_of, showable
 from hubhooks.deliveries import BUSY_PAUSE, BUSY_SECONDS
 from hubhooks.errors import BusyError, ConfigError, SecretMismatchError
+from hubhooks.models import State
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from hubhooks._core import HubEvent
-    from hubhooks.deliveries import Backlog, Log, Record, State, Stats
+    from hubhooks.deliveries import Backlog, Log
+    from hubhooks.models import Delivery, Stats
     from hubhooks.routing import Router
 
     Judgement: TypeAlias = Literal["right", "wrong", "busy", "off"]
@@ -43,8 +45,8 @@ _log = get_logger()
 
 # The one that asks for attention first comes first.
 STATES: tuple[State, ...] = (
-    "failed", "overdue", "running", "waiting", "queued", "unreadable", "done", "ignored",
-    "unhandled",
+    State.FAILED, State.STUCK, State.RUNNING, State.RETRYING, State.QUEUED, State.MALFORMED,
+    State.SUCCEEDED, State.IGNORED, State.UNHANDLED,
 )  # fmt: skip
 
 TOKEN_VARIABLE = "HUBHOOKS_ADMIN_TOKEN"  # noqa: S105 - its name, not itself
@@ -322,7 +324,7 @@ class Overview(NamedTuple):
 
     states: dict[str, int]
     """How many are in each state; the one that asks for attention first comes first."""
-    refusals: dict[str, int]
+    rejections: dict[str, int]
     """How often requests were refused, by reason; empty for anonymous visitors."""
     unknown_handlers: dict[str, int]
     """How many runs wait for handlers that no running app has; empty for anonymous visitors."""
@@ -351,7 +353,7 @@ class Page(NamedTuple):
 class Details(NamedTuple):
     """All that is known of a delivery."""
 
-    record: Record
+    delivery: Delivery
     url: str
     """Of the repository on the Hub."""
     payload: Any
@@ -430,7 +432,7 @@ class Activity:
         }
         if not trusted:
             return Overview(states, {}, {})
-        return Overview(states, self.refusals(), self.unknown_handlers())
+        return Overview(states, self.rejections(), self.unknown_handlers())
 
     def stats(self) -> Stats:
         """Give the log in figures.
@@ -440,16 +442,16 @@ class Activity:
         """
         return self._recently("stats", self._log.stats)
 
-    def refusals(self) -> dict[str, int]:
+    def rejections(self) -> dict[str, int]:
         """Count the refused requests, by reason.
 
         Raises:
             StoreError: the log cannot be read just now.
         """
-        refusals = {reason: count for reason, count in self.stats().refusals.items() if count}
+        rejections = {reason: count for reason, count in self.stats().rejections.items() if count}
         if wrong := sum(self.gate.wrong.values()):
-            refusals["admin token wrong"] = wrong
-        return refusals
+            rejections["admin token wrong"] = wrong
+        return rejections
 
     @property
     def handler_names(self) -> Collection[str]:
@@ -515,11 +517,11 @@ class Activity:
         Raises:
             StoreError: the log cannot be read just now.
         """
-        record = self._log.get(delivery_id)
-        if record is None:
+        delivery = self._log.get(delivery_id)
+        if delivery is None:
             return None
-        event = event_of(record)
-        heard = [run.handler for run in record.runs]
+        event = event_of(delivery)
+        heard = [run.handler for run in delivery.runs]
         explanations: tuple[str, ...] = ()
         if event is not None:
             match = self._router.find_match(event)
@@ -527,12 +529,12 @@ class Activity:
             heard += [handler.name for handler in match.handlers]
         names = tuple(dict.fromkeys(heard))
         return Details(
-            record,
+            delivery,
             _hub_url(event),
-            _payload_of(record),
+            _payload_of(delivery),
             explanations,
             names,
-            _objection(record, names),
+            _objection(delivery, names),
         )
 
     async def replay(self, delivery_id: str, handlers: Sequence[str] = ()) -> Replayed:
@@ -563,45 +565,45 @@ class Activity:
         for name in handlers:
             if name not in details.handlers:
                 return Replayed((), f"`{name}` does not match this delivery")
-        heard = tuple(run.handler for run in details.record.runs)
+        heard = tuple(run.handler for run in details.delivery.runs)
         names = self._log.replay(delivery_id, tuple(handlers) or heard or details.handlers)
         if not names:
             return Replayed((), "it is being handled already")
         self._wake()
         return Replayed(names)
 
-    def _page(self, state: str | None, number: int, make: Callable[[Record], Row]) -> Page:
+    def _page(self, state: str | None, number: int, make: Callable[[Delivery], Row]) -> Page:
         # By number, so that who looks needs no ids. One more than is shown tells whether there is
         # a next page.
         most = (number + 1) * _ROWS
-        records = self._log.list(state=state, limit=most + 1)
-        rows = tuple(make(record) for record in records[most - _ROWS : most])
-        return Page(rows, number, len(records) <= most or number == _LAST_PAGE)
+        deliveries = self._log.list(state=state, limit=most + 1)
+        rows = tuple(make(delivery) for delivery in deliveries[most - _ROWS : most])
+        return Page(rows, number, len(deliveries) <= most or number == _LAST_PAGE)
 
-    def _public_row(self, record: Record) -> Row:
-        bare = Row(record.received_at, record.state)
-        if record.repo is None or not self._is_public(record):
+    def _public_row(self, delivery: Delivery) -> Row:
+        bare = Row(delivery.received_at, delivery.state)
+        if delivery.repo is None or not self._is_public(delivery):
             return bare
         # A repository may have become private since.
         newest = self._recently(
-            ("newest", record.repo), lambda: self._log.list(repo=record.repo, limit=1)
+            ("newest", delivery.repo), lambda: self._log.list(repo=delivery.repo, limit=1)
         )
         if not newest or not self._is_public(newest[0]):
             return bare
-        return bare._replace(event=_event_name(record), repo=record.repo)
+        return bare._replace(event=_event_name(delivery), repo=delivery.repo)
 
-    def _is_public(self, record: Record) -> bool:
+    def _is_public(self, delivery: Delivery) -> bool:
         """Whether the body says that the repository is public; what it does not say is not."""
-        key = (record.id, record.received_at)
+        key = (delivery.id, delivery.received_at)
         found = self._judged.get(key)
         if found is None:
-            whole = self._log.get(record.id)
+            whole = self._log.get(delivery.id)
             repo = None
             # Another one by now, if it came again.
-            if whole is not None and whole.received_at == record.received_at:
+            if whole is not None and whole.received_at == delivery.received_at:
                 event = event_of(whole)
                 repo = event.repo if event is not None else None
-            found = repo is not None and repo.private is False and repo.name == record.repo
+            found = repo is not None and repo.private is False and repo.name == delivery.repo
             _put(self._judged, self._lock, key, found, _MOST_JUDGED)
         return found
 
@@ -619,19 +621,21 @@ class Activity:
         return cast("T", value)
 
 
-def _row(record: Record) -> Row:
+def _row(delivery: Delivery) -> Row:
     # One handler's state is the delivery's.
-    is_plain = len(record.runs) == 1
+    is_plain = len(delivery.runs) == 1
     handlers = ", ".join(
-        run.handler if is_plain or run.state == "done" else f"{run.handler}: {run.state}"
-        for run in record.runs
+        run.handler if is_plain or run.state == State.SUCCEEDED else f"{run.handler}: {run.state}"
+        for run in delivery.runs
     )
-    event = _event_name(record)
-    return Row(record.received_at, record.state, event, record.repo or "", handlers, record.id)
+    event = _event_name(delivery)
+    return Row(
+        delivery.received_at, delivery.state, event, delivery.repo or "", handlers, delivery.id
+    )
 
 
-def _event_name(record: Record) -> str:
-    return f"{record.scope} {record.action}".strip()
+def _event_name(delivery: Delivery) -> str:
+    return f"{delivery.scope} {delivery.action}".strip()
 
 
 def _hub_url(event: HubEvent | None) -> str:
@@ -641,18 +645,18 @@ def _hub_url(event: HubEvent | None) -> str:
     return web if is_of_hub else ""
 
 
-def _objection(record: Record, names: Sequence[str]) -> str:
-    if record.is_open:
+def _objection(delivery: Delivery, names: Sequence[str]) -> str:
+    if delivery.is_open:
         return "it is being handled already"
-    if record.body is None:
+    if delivery.body is None:
         return "its body was dropped to make room for newer ones"
     return "" if names else "no handler heard it, or would now"
 
 
-def _payload_of(record: Record) -> Any:  # noqa: ANN401 - any JSON
-    if record.size > _LONGEST_SHOWN:
-        return {"(too long to be shown here)": f"{record.size} bytes"}
-    return showable(body_of(record))
+def _payload_of(delivery: Delivery) -> Any:  # noqa: ANN401 - any JSON
+    if delivery.size > _LONGEST_SHOWN:
+        return {"(too long to be shown here)": f"{delivery.size} bytes"}
+    return showable(body_of(delivery))
 
 
 def _put(  # a cache of ours is small, and an entry more or less harms nobody

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Receive: TypeAlias = Callable[[], Awaitable[Message]]
     Send: TypeAlias = Callable[[Message], Awaitable[None]]
     Beside: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[bool]]
-    Acknowledge: TypeAlias = Literal["stored", "finished"]
+    Acknowledge: TypeAlias = Literal["on_receipt", "on_completion"]
     # An answer, and what it promises to run at once.
     Taken: TypeAlias = tuple[Answer, list[HandlerCall]]
 
@@ -83,12 +83,12 @@ class Door:
         receiver: Receiver,
         runner: Runner,
         *,
-        acknowledge: Acknowledge = "stored",
+        acknowledge: Acknowledge = "on_receipt",
         beside: Beside | None = None,
     ) -> None:
         self._receiver = receiver
         self._runner = runner
-        self._waits = acknowledge == "finished"
+        self._waits = acknowledge == "on_completion"
         self._beside = beside
         self._group: _Group | None = None
         self._refusals_timer: asyncio.TimerHandle | None = None
@@ -235,8 +235,8 @@ class Door:
                 if work is not None:
                     self._runner.begin(work, runs)
                     work = None
-                record = await self._runner.wait_for(delivery_id, _FINISHED_SECONDS)
-                answer = self._receiver.outcome(record, answer)
+                delivery = await self._runner.wait_for(delivery_id, _FINISHED_SECONDS)
+                answer = self._receiver.outcome(delivery, answer)
             # Whoever waits for the handlers may give up meanwhile.
             has_more_to_do = self._waits or answer.is_open or answer.work is not None
             is_to_look = has_more_to_do and not self._is_prompt() and is_of_server(receive)

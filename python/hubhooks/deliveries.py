@@ -8,28 +8,37 @@ import threading
 import time
 from collections import Counter, deque
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, cast
 
 from hubhooks.errors import ConfigError, StoreError
+from hubhooks.models import (
+    STARTED,
+    UNFINISHED,
+    Delivery,
+    Run,
+    RunContext,
+    State,
+    Stats,
+    resolve_reason,
+    shorten,
+)
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Callable, Container, Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
     from contextlib import AbstractContextManager
     from datetime import datetime
     from typing import TypeAlias
 
     from hubhooks._core import HubEvent
+    from hubhooks.models import Reason
     from hubhooks.sqlite import Leader
 
-    Aside: TypeAlias = Literal["unhandled", "ignored", "unreadable"]
-    Ending: TypeAlias = Literal["done", "failed", "ignored"]
-    RunState: TypeAlias = Literal["queued", "running", "waiting", "overdue"] | Ending
-    State: TypeAlias = RunState | Aside
-    Status: TypeAlias = Literal["accepted", "in_progress", "duplicate"] | Aside
-    Replays: TypeAlias = Literal["run", "skip"]
-    # Few ever read why nobody listened, and to say it takes longer than to find it out.
-    Reason: TypeAlias = str | Callable[[], str]
+    # The status in the JSON of a response.
+    Status: TypeAlias = Literal[
+        "accepted", "in_progress", "duplicate", "unhandled", "ignored", "malformed"
+    ]
+    OnReplay: TypeAlias = Literal["run", "skip"]
     # The delivery and the handler of a run that can start.
     Due: TypeAlias = tuple[str, str]
     # The same of a run during which the process died, and whether that was once too often, so that
@@ -37,10 +46,9 @@ if TYPE_CHECKING:
     Interrupted: TypeAlias = tuple[str, str, bool]
 
 __all__ = [
-    "BUSY_PAUSE", "BUSY_SECONDS", "LONGEST_ERROR", "LONGEST_TRACEBACK", "STARTED", "Attempt",
-    "Backlog", "Delivery", "Ignore", "Log", "MemoryLog", "Record", "Retry", "Run", "Stats",
-    "Verdict", "handler_names", "judge", "log_fields", "most_urgent", "queue_runs", "shortened",
-    "spoken",
+    "BUSY_PAUSE", "BUSY_SECONDS", "LONGEST_ERROR", "LONGEST_TRACEBACK", "Backlog", "Log",
+    "MemoryLog", "Verdict", "decide_redelivery", "handler_names", "log_fields", "queue_runs",
+    "status_of",
 ]  # fmt: skip
 
 # How long who may wait tries again while another process writes, or this one tidies up, and how
@@ -49,35 +57,9 @@ BUSY_SECONDS = 5.0
 BUSY_PAUSE = 0.02
 
 
-# The longest texts that are kept beside a body, in characters. The Hub's own scopes, actions and
-# names are shorter. A delivery can have one as long as its body, which is copied often.
-_LONGEST_NAME = 256
+# The longest error and traceback that a store keeps, in characters.
 LONGEST_ERROR = 4096
 LONGEST_TRACEBACK = 64 * 1024
-
-
-def shortened(text: str, longest: int = _LONGEST_NAME) -> str:
-    """Cut a text that is too long, and mark the cut with an ellipsis."""
-    return text if len(text) <= longest else f"{text[: longest - 3]}..."
-
-
-# What `import hubhooks` needs is mostly written out: a generated data class would cost it a
-# millisecond, a named tuple a quarter of one.
-class Delivery(NamedTuple):
-    """One run of a handler: what helps it to be idempotent."""
-
-    id: str
-    """The same on the Hub's retries and on Replay (https://huggingface.co/docs/hub/webhooks)."""
-    attempt: int
-    """How often this handler was started for this delivery, this time included."""
-    is_replay: bool
-    """Whether the Hub knew the delivery as answered and sent it again: someone pressed Replay."""
-    received_at: datetime
-    """When the delivery came, or came again; in UTC."""
-    handler: str
-    """The handler's name, which stored work knows it by."""
-    failures: int = 0
-    """How many attempts failed since the delivery last came: what `retries` is compared with."""
 
 
 def log_fields(delivery_id: str | None, event: HubEvent | None) -> dict[str, object]:
@@ -85,186 +67,10 @@ def log_fields(delivery_id: str | None, event: HubEvent | None) -> dict[str, obj
     repo = None if event is None else event.repo
     return {
         "delivery_id": delivery_id,
-        "scope": None if event is None else shortened(event.scope),
-        "action": None if event is None else shortened(event.action),
-        "repo": None if repo is None else shortened(repo.name),
+        "scope": None if event is None else shorten(event.scope),
+        "action": None if event is None else shorten(event.action),
+        "repo": None if repo is None else shorten(repo.name),
     }
-
-
-class Ignore(Exception):  # noqa: N818 - not an error: how a handler says "not for me"
-    """Raised by a handler that wants nothing to do with an event; recorded as `ignored`.
-
-    What it is given is the reason that the log shows: `raise Ignore("not one of mine")`.
-    """
-
-
-class Retry(Exception):  # noqa: N818 - not an error: how a handler says "not now"
-    """Raised by a handler that is to be tried again, if its `retries` are not spent.
-
-    Args:
-        reason: what the log says about it.
-        after: in how many seconds, a year at most; by default as its `backoff` has it.
-
-    Raises:
-        ConfigError: there is no such time.
-    """
-
-    def __init__(self, reason: str = "", *, after: float | None = None) -> None:
-        # As in `Retry(60)`, which means the time. Not every user has a type checker.
-        if not isinstance(reason, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            msg = f"`Retry({reason!r})` has no reason in words; for a time write `after={reason!r}`"
-            raise ConfigError(msg)
-        seconds = _seconds_of(after)
-        if seconds is not None and not 0 <= seconds < float("inf"):
-            msg = f"`Retry(after={after!r})` is no time from now; write seconds, such as 60"
-            raise ConfigError(msg)
-        super().__init__(reason)
-        self.after = seconds
-
-
-def _seconds_of(given: object) -> float | None:
-    """Read a number of any kind, as libraries have kinds of their own; NaN if it is none."""
-    if given is None:
-        return None
-    try:
-        # A text may be a number to Python, and is a header that was not read to us.
-        return float("nan") if isinstance(given, str | bytes) else float(given)  # type: ignore[arg-type]  # tried
-    except (TypeError, ValueError):
-        return float("nan")
-
-
-class Attempt(NamedTuple):
-    """One start of a handler."""
-
-    number: int
-    """Which one it is, from 1."""
-    started_at: datetime
-    process: int | None = None
-    """The key of its process in the store."""
-    pid: int | None = None
-    """The number of that process, as far as the store still knows it."""
-    code: str | None = None
-    """The version of the code that it ran."""
-
-
-class Run:
-    """What became of a delivery in one handler."""
-
-    __slots__ = (
-        "attempts", "due_at", "error", "failures", "finished_at", "handler", "history",
-        "interruptions", "started_at", "state", "traceback",
-    )  # fmt: skip
-
-    def __init__(self, handler: str, *, attempts: int = 0) -> None:
-        self.handler = handler
-        self.state: RunState = "queued"
-        self.attempts = attempts
-        self.failures = 0
-        """As `Delivery` has it."""
-        self.interruptions = 0
-        """How often the process died during this handler."""
-        self.due_at: datetime | None = None
-        """When it is tried again, if it waits for that."""
-        self.started_at: datetime | None = None
-        self.finished_at: datetime | None = None
-        self.error = ""
-        self.traceback = ""
-        self.history: list[Attempt] = []
-        """Its attempts, where a single delivery was asked for and the store is on disk."""
-
-    def __repr__(self) -> str:
-        return f"Run({self.handler!r}, state={self.state!r}, attempts={self.attempts})"
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it has yet to end."""
-        return self.state in _UNFINISHED
-
-
-class Record:
-    """What became of a delivery, so far: a copy, which does not change with it."""
-
-    __slots__ = (
-        "_reason", "action", "aside", "body", "duplicates", "headers", "id", "is_delivered",
-        "is_replay", "received_at", "repo", "runs", "scope", "size",
-    )  # fmt: skip
-
-    def __init__(  # noqa: PLR0913 - what is known of a delivery
-        self,
-        delivery_id: str,
-        received_at: datetime,
-        body: bytes | None,
-        aside: Aside | None,
-        reason: Reason,
-        *,
-        scope: str = "",
-        action: str = "",
-        repo: str | None = None,
-    ) -> None:
-        self.id = delivery_id
-        self.received_at = received_at
-        self.body = body
-        """The body as it came; None in a list, and once it had to make room for newer ones."""
-        self.size = 0 if body is None else len(body)
-        """The length of the body, also of one that is not here."""
-        self.scope = shortened(scope)
-        """That of the event, as the action and the repository's name: cut to 256 characters."""
-        self.action = shortened(action)
-        self.repo = None if repo is None else shortened(repo)
-        self.headers: Sequence[tuple[str, str]] = ()
-        """Those of the request, without what is secret in them; only a log on disk keeps them."""
-        self.aside: Aside | None = aside
-        """Why no handler was to run when it last came; None when some were."""
-        self._reason = reason
-        self.runs: list[Run] = []
-        self.is_replay = False
-        """As `Delivery` has it."""
-        self.is_delivered = False
-        """Whether the Hub is known to have our answer."""
-        self.duplicates = 0
-        """How often it came again without being run again."""
-
-    def __repr__(self) -> str:
-        # The body is nobody's business in a log or a traceback.
-        return f"Record({self.id!r}, state={self.state!r}, runs={self.runs!r})"
-
-    @property
-    def reason(self) -> str:
-        """What explains `aside`."""
-        self._reason = spoken(self._reason)
-        return self._reason
-
-    @property
-    def state(self) -> State:
-        """The state of its runs in one word: an unfinished one, else the worst ending."""
-        return most_urgent([*(run.state for run in self.runs), self.aside])
-
-    @property
-    def is_open(self) -> bool:
-        """Whether a handler has yet to end."""
-        return any(run.is_open for run in self.runs)
-
-    def run_of(self, handler: str) -> Run:
-        """Look up what one handler made of it."""
-        return next(run for run in self.runs if run.handler == handler)
-
-
-_URGENCY: tuple[State, ...] = (
-    "running", "overdue", "queued", "waiting", "failed", "done", "unreadable", "ignored",
-    "unhandled",
-)  # fmt: skip
-_UNFINISHED = frozenset({"queued", "running", "waiting", "overdue"})
-STARTED = frozenset({"running", "overdue"})
-
-
-def most_urgent(states: Sequence[str | None]) -> State:
-    """Pick the state that stands for all: an unfinished one, else the worst ending."""
-    return next(state for state in _URGENCY if state in states)
-
-
-def spoken(reason: Reason) -> str:
-    """Give a reason in words."""
-    return reason if isinstance(reason, str) else reason()
 
 
 class Verdict(NamedTuple):
@@ -275,16 +81,9 @@ class Verdict(NamedTuple):
     handlers: tuple[str, ...] = ()
 
 
-class Stats(NamedTuple):
-    """A log in figures."""
-
-    states: dict[str, int]
-    """How many deliveries are in each state."""
-    body_bytes: int
-    unfinished_since: datetime | None
-    """When the oldest unfinished delivery came."""
-    refusals: dict[str, int]
-    """How often requests were refused, by reason, as far back as the log goes."""
+def status_of(skipped: State | None) -> Status:
+    """Return the status of the response to a stored delivery."""
+    return "accepted" if skipped is None else cast("Status", str(skipped))
 
 
 class Backlog(NamedTuple):
@@ -296,7 +95,9 @@ class Backlog(NamedTuple):
     """Since when the oldest of them could start; None if no run can start yet."""
 
 
-def judge(known: Record, replays: Replays) -> tuple[str, ...] | Literal["in_progress", "duplicate"]:
+def decide_redelivery(
+    known: Delivery, on_replay: OnReplay
+) -> tuple[str, ...] | Literal["in_progress", "duplicate"]:
     """Decide about a delivery whose id came before.
 
     The Hub keeps the id on its own retries and when its owner presses Replay
@@ -308,11 +109,11 @@ def judge(known: Record, replays: Replays) -> tuple[str, ...] | Literal["in_prog
         is run.
     """
     states = {run.state for run in known.runs}
-    if not _UNFINISHED.isdisjoint(states):
+    if not UNFINISHED.isdisjoint(states):
         return "in_progress"
-    if "failed" in states:
-        return tuple(run.handler for run in known.runs if run.state == "failed")
-    if "done" in states and not (known.is_delivered and replays == "run"):
+    if State.FAILED in states:
+        return tuple(run.handler for run in known.runs if run.state == State.FAILED)
+    if State.SUCCEEDED in states and not (known.is_acknowledged and on_replay == "run"):
         return "duplicate"
     return ()
 
@@ -381,7 +182,7 @@ class Log(Protocol):
         delivery_id: str | None,
         body: bytes,
         handlers: Sequence[str] = (),
-        aside: Aside | None = None,
+        skipped: State | None = None,
         reason: Reason = "",
         *,
         scope: str = "",
@@ -395,7 +196,7 @@ class Log(Protocol):
             delivery_id: the Hub's; None for a fresh one of our own.
             body: the body as it came.
             handlers: the names of those that hear it.
-            aside: why none does.
+            skipped: why none does.
             reason: what explains `aside`, or a function that does when it is asked.
             scope: that of the event.
             action: that of the event.
@@ -529,7 +330,7 @@ class Log(Protocol):
         """Look up the body of a delivery that is about to run."""
         ...
 
-    def claim(self, delivery_id: str, handler: str) -> Delivery | None:
+    def claim(self, delivery_id: str, handler: str) -> RunContext | None:
         """Record that a handler is about to run, and give what it is told.
 
         Returns:
@@ -537,16 +338,16 @@ class Log(Protocol):
         """
         ...
 
-    def unclaim(self, delivery: Delivery) -> None:
+    def unclaim(self, run_context: RunContext) -> None:
         """Record, late, that a handler did not start; nothing if `claim` was undone."""
 
-    def overdue(self, delivery: Delivery) -> None:
+    def overdue(self, run_context: RunContext) -> None:
         """Record, late, that a handler is out of time, and cannot be ended."""
 
     def finished(
         self,
-        delivery: Delivery,
-        ending: Ending,
+        run_context: RunContext,
+        ending: State,
         error: str = "",
         traceback: str = "",
         *,
@@ -555,14 +356,14 @@ class Log(Protocol):
         """Record, late, how a handler ended; nothing of a start that was given up meanwhile.
 
         Args:
-            delivery: what `claim` gave.
+            run_context: what `claim` gave.
             ending: how it ended.
             error: why.
             traceback: where.
             retry_after: in how many seconds it is tried again; None for never.
         """
 
-    def get(self, delivery_id: str) -> Record | None:
+    def get(self, delivery_id: str) -> Delivery | None:
         """Look up a delivery."""
         ...
 
@@ -575,7 +376,7 @@ class Log(Protocol):
         since: datetime | None = None,
         before: str | None = None,
         limit: int = 50,
-    ) -> builtins.list[Record]:
+    ) -> builtins.list[Delivery]:
         """List deliveries, the newest first, without their bodies.
 
         Args:
@@ -621,7 +422,7 @@ class MemoryLog:
     def __init__(
         self,
         *,
-        replays: Replays = "run",
+        on_replay: OnReplay = "run",
         keep: int = 1_000,
         keep_bytes: int = 64 * 1024 * 1024,
         hold_bytes: int = 256 * 1024 * 1024,
@@ -629,15 +430,15 @@ class MemoryLog:
         from datetime import datetime, timezone  # noqa: PLC0415 - `import hubhooks` needs none
 
         self._now = functools.partial(datetime.now, timezone.utc)
-        self._replays: Replays = replays
+        self._on_replay: OnReplay = on_replay
         self._keep = keep
         self._keep_bytes = keep_bytes
         self._hold_bytes = hold_bytes
         # A body of less than its share never has to make room: what explains later may hold it.
         self._share = keep_bytes // max(keep, 1)
-        self._records: dict[str, Record] = {}
+        self._records: dict[str, Delivery] = {}
         # The finished ones, oldest first; the sizes of their bodies and of the others'.
-        self._finished: deque[Record] = deque()
+        self._finished: deque[Delivery] = deque()
         self._kept = 0
         self._held = 0
         # The size of the last body without room.
@@ -674,7 +475,7 @@ class MemoryLog:
         delivery_id: str | None,
         body: bytes,
         handlers: Sequence[str] = (),
-        aside: Aside | None = None,
+        skipped: State | None = None,
         reason: Reason = "",
         *,
         scope: str = "",
@@ -690,39 +491,39 @@ class MemoryLog:
         if delivery_id is None:
             delivery_id = os.urandom(16).hex()
         if len(body) > self._share:
-            reason = spoken(reason)
+            reason = resolve_reason(reason)
         with self._lock:
             known = self._records.get(delivery_id)
             if known is not None:
-                again = judge(known, self._replays)
+                again = decide_redelivery(known, self._on_replay)
                 if isinstance(again, str):
                     known.duplicates += 1
                     return Verdict(again, delivery_id)
                 # What failed on a body that we could read stays failed on one that we cannot.
-                if again and aside != "unreadable":
-                    handlers, aside, reason = again, None, ""
-            record = Record(
+                if again and skipped != State.MALFORMED:
+                    handlers, skipped, reason = again, None, ""
+            delivery = Delivery(
                 delivery_id,
                 self._now(),
                 body,
-                aside,
+                skipped,
                 reason,
                 scope=scope,
                 action=action,
                 repo=repo,
             )
             if known is not None:
-                record.is_replay = known.is_delivered
+                delivery.is_replay = known.is_acknowledged
             names = tuple(dict.fromkeys(handlers))
-            self._add(record, known, names)
-        return Verdict(aside or "accepted", delivery_id, names)
+            self._add(delivery, known, names)
+        return Verdict(status_of(skipped), delivery_id, names)
 
     def answered(self, delivery_id: str, *, delivered: bool) -> None:
         """Record whether the answer is known to have reached the Hub."""
         # One answer that arrived is enough for the Hub, so a later "no" does not undo it. And so
         # this needs no lock: the flag is only ever set.
-        if delivered and (record := self._records.get(delivery_id)) is not None:
-            record.is_delivered = True
+        if delivered and (delivery := self._records.get(delivery_id)) is not None:
+            delivery.is_acknowledged = True
 
     def replay(self, delivery_id: str, handlers: Sequence[str] = ()) -> tuple[str, ...]:
         """Queue handlers of a finished delivery again; give the names of those queued."""
@@ -733,7 +534,7 @@ class MemoryLog:
                 return ()
             names = chosen or tuple(run.handler for run in known.runs)
             if names:
-                record = Record(
+                delivery = Delivery(
                     delivery_id,
                     known.received_at,
                     known.body,
@@ -743,8 +544,8 @@ class MemoryLog:
                     action=known.action,
                     repo=known.repo,
                 )
-                record.is_replay, record.is_delivered = True, known.is_delivered
-                self._add(record, known, names)
+                delivery.is_replay, delivery.is_acknowledged = True, known.is_acknowledged
+                self._add(delivery, known, names)
         return names
 
     def refused(self, minute: int, reason: str, count: int) -> None:  # noqa: ARG002 - the minute is not kept
@@ -792,7 +593,7 @@ class MemoryLog:
         """Describe the runs that wait to start."""
         with self._lock:
             times = list(self._queued.values())
-            waits = (self._records[key].run_of(name).due_at for key, name in self._waiting)
+            waits = (self._records[key].run(name).due_at for key, name in self._waiting)
             times += [due_at for due_at in waits if due_at is not None]
         since = min(times, default=None)
         is_due = since is not None and since <= self._now()
@@ -843,10 +644,10 @@ class MemoryLog:
 
     def body(self, delivery_id: str) -> bytes | None:
         """Look up the body of a delivery that is about to run."""
-        record = self._records.get(delivery_id)
-        return None if record is None else record.body
+        delivery = self._records.get(delivery_id)
+        return None if delivery is None else delivery.body
 
-    def claim(self, delivery_id: str, handler: str) -> Delivery | None:
+    def claim(self, delivery_id: str, handler: str) -> RunContext | None:
         """Record that a handler is about to run, and give what it is told."""
         key = (delivery_id, handler)
         with self._lock:
@@ -854,36 +655,36 @@ class MemoryLog:
                 del self._queued[key]
             elif self._waiting.pop(key, None) is None:
                 return None
-            record = self._records[delivery_id]
-            run = record.run_of(handler)
-            run.state = "running"
+            delivery = self._records[delivery_id]
+            run = delivery.run(handler)
+            run.state = State.RUNNING
             run.attempts += 1
             run.started_at = self._now()
             run.due_at = None
-            return Delivery(
+            return RunContext(
                 delivery_id,
                 run.attempts,
-                record.is_replay,
-                record.received_at,
+                delivery.is_replay,
+                delivery.received_at,
                 handler,
                 run.failures,
             )
 
-    def unclaim(self, delivery: Delivery) -> None:
+    def unclaim(self, run_context: RunContext) -> None:
         """Record that a handler did not start."""
-        self.finished(delivery, "failed", retry_after=0)
+        self.finished(run_context, State.FAILED, retry_after=0)
 
-    def overdue(self, delivery: Delivery) -> None:
+    def overdue(self, run_context: RunContext) -> None:
         """Record that a handler is out of time, and cannot be ended."""
         with self._lock:
-            run = self._started(delivery)
+            run = self._started(run_context)
             if run is not None:
-                run.state = "overdue"
+                run.state = State.STUCK
 
     def finished(
         self,
-        delivery: Delivery,
-        ending: Ending,
+        run_context: RunContext,
+        ending: State,
         error: str = "",
         traceback: str = "",
         *,
@@ -891,43 +692,43 @@ class MemoryLog:
     ) -> None:
         """Record how a handler ended; nothing of a start that was given up meanwhile."""
         with self._lock:
-            run = self._started(delivery)
+            run = self._started(run_context)
             if run is None:
                 return
-            run.error = shortened(error, LONGEST_ERROR)
+            run.error = shorten(error, LONGEST_ERROR)
             # The end of a traceback has the error.
             run.traceback = traceback[-LONGEST_TRACEBACK:]
             if retry_after is not None:
                 from datetime import timedelta  # noqa: PLC0415 - see `__init__`
 
-                run.state = "waiting"
+                run.state = State.RETRYING
                 run.failures += 1
                 run.due_at = self._now() + timedelta(seconds=retry_after)
-                key = (delivery.id, delivery.handler)
+                key = (run_context.id, run_context.handler)
                 self._waiting[key] = time.monotonic() + retry_after
                 return
             run.state = ending
             run.finished_at = self._now()
-            record = self._records[delivery.id]
-            if not record.is_open:
-                self._held -= _size(record)
-                self._finish(record)
+            delivery = self._records[run_context.id]
+            if not delivery.is_open:
+                self._held -= _size(delivery)
+                self._finish(delivery)
 
-    def _started(self, delivery: Delivery) -> Run | None:
-        record = self._records.get(delivery.id)
-        for run in () if record is None else record.runs:
-            if run.handler == delivery.handler:
-                is_it = run.attempts == delivery.attempt and run.state in STARTED
+    def _started(self, run_context: RunContext) -> Run | None:
+        delivery = self._records.get(run_context.id)
+        for run in () if delivery is None else delivery.runs:
+            if run.handler == run_context.handler:
+                is_it = run.attempts == run_context.attempt and run.state in STARTED
                 return run if is_it else None
         return None
 
     # ---- what is asked -------------------------------------------------------------------------
 
-    def get(self, delivery_id: str) -> Record | None:
+    def get(self, delivery_id: str) -> Delivery | None:
         """Look up a delivery."""
         with self._lock:
-            record = self._records.get(delivery_id)
-            return None if record is None else _copy(record)
+            delivery = self._records.get(delivery_id)
+            return None if delivery is None else _copy(delivery)
 
     def list(  # noqa: PLR0913 - criteria, each optional
         self,
@@ -938,35 +739,35 @@ class MemoryLog:
         since: datetime | None = None,
         before: str | None = None,
         limit: int = 50,
-    ) -> builtins.list[Record]:
+    ) -> builtins.list[Delivery]:
         """List deliveries, the newest first, without their bodies."""
-        found: builtins.list[Record] = []
+        found: builtins.list[Delivery] = []
         is_reached = before is None
         with self._lock:
-            for record in reversed(self._records.values()):
+            for delivery in reversed(self._records.values()):
                 if len(found) >= limit:
                     break
                 if (
                     is_reached
-                    and (state is None or record.state == state)
-                    and (scope is None or record.scope == scope)
-                    and (repo is None or record.repo == repo)
-                    and (since is None or record.received_at >= since)
+                    and (state is None or delivery.state == state)
+                    and (scope is None or delivery.scope == scope)
+                    and (repo is None or delivery.repo == repo)
+                    and (since is None or delivery.received_at >= since)
                 ):
-                    found.append(_copy(record))
+                    found.append(_copy(delivery))
                     found[-1].body = None
-                is_reached = is_reached or record.id == before
+                is_reached = is_reached or delivery.id == before
         return found
 
     def stats(self) -> Stats:
         """Give the log in figures."""
-        states: dict[str, int] = {}
+        states: dict[State, int] = {}
         unfinished_since = None
         with self._lock:
-            for record in self._records.values():
-                states[record.state] = states.get(record.state, 0) + 1
-                if unfinished_since is None and record.is_open:
-                    unfinished_since = record.received_at
+            for delivery in self._records.values():
+                states[delivery.state] = states.get(delivery.state, 0) + 1
+                if unfinished_since is None and delivery.is_open:
+                    unfinished_since = delivery.received_at
             body_bytes = self._kept + self._held
         return Stats(states, body_bytes, unfinished_since, dict(self._refusals))
 
@@ -979,26 +780,26 @@ class MemoryLog:
         """Do nothing, as room is made at once."""
         return 0
 
-    def _add(self, record: Record, known: Record | None, handlers: Sequence[str]) -> None:
+    def _add(self, delivery: Delivery, known: Delivery | None, handlers: Sequence[str]) -> None:
         """Keep a delivery as the newest, with what is known of it from before."""
         if handlers:
-            self._hold(record)
+            self._hold(delivery)
         if known is not None:
             self._forget(known)
-            record.runs = known.runs
-            record.duplicates = known.duplicates
-        self._records[record.id] = record
+            delivery.runs = known.runs
+            delivery.duplicates = known.duplicates
+        self._records[delivery.id] = delivery
         if handlers:
-            queue_runs(record, handlers)
+            queue_runs(delivery, handlers)
             for name in handlers:
-                self._queued[record.id, name] = self._now()
+                self._queued[delivery.id, name] = self._now()
         else:
-            self._finish(record)
+            self._finish(delivery)
 
-    def _hold(self, record: Record) -> None:
+    def _hold(self, delivery: Delivery) -> None:
         """Count a body among those of the unfinished."""
-        self._check_room(record.size)
-        self._held += record.size
+        self._check_room(delivery.size)
+        self._held += delivery.size
 
     def _check_room(self, size: int) -> None:
         if self._held + size > self._hold_bytes:
@@ -1010,10 +811,10 @@ class MemoryLog:
             )
             raise StoreError(msg)
 
-    def _finish(self, record: Record) -> None:
+    def _finish(self, delivery: Delivery) -> None:
         """Count a record among the finished ones, and drop older ones for it."""
-        self._finished.append(record)
-        self._kept += _size(record)
+        self._finished.append(delivery)
+        self._kept += _size(delivery)
         if len(self._finished) > self._keep:
             oldest = self._finished.popleft()
             del self._records[oldest.id]
@@ -1021,19 +822,19 @@ class MemoryLog:
         if self._kept > self._keep_bytes:
             self._drop_bodies()
 
-    def _forget(self, record: Record) -> None:
+    def _forget(self, delivery: Delivery) -> None:
         """Drop a finished record."""
-        del self._records[record.id]
-        self._finished.remove(record)
-        self._kept -= _size(record)
+        del self._records[delivery.id]
+        self._finished.remove(delivery)
+        self._kept -= _size(delivery)
 
     def _drop_bodies(self) -> None:
-        for record in self._finished:
+        for delivery in self._finished:
             if self._kept <= self._keep_bytes:
                 break
-            if _size(record) > self._share:
-                self._kept -= _size(record)
-                record.body = None
+            if _size(delivery) > self._share:
+                self._kept -= _size(delivery)
+                delivery.body = None
 
 
 def handler_names(given: str | Sequence[str]) -> tuple[str, ...]:
@@ -1051,25 +852,25 @@ def handler_names(given: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def queue_runs(record: Record, handlers: Sequence[str]) -> None:
+def queue_runs(delivery: Delivery, handlers: Sequence[str]) -> None:
     """Queue handlers, each named once, counting on; what others did before stays on record."""
-    before = {run.handler: run for run in record.runs}
+    before = {run.handler: run for run in delivery.runs}
     chosen = frozenset(handlers)
-    record.runs = [run for run in record.runs if run.handler not in chosen]
+    delivery.runs = [run for run in delivery.runs if run.handler not in chosen]
     for name in handlers:
         run = Run(name)
         if name in before:
             run.attempts, run.history = before[name].attempts, before[name].history
-        record.runs.append(run)
+        delivery.runs.append(run)
 
 
-def _size(record: Record) -> int:
-    return 0 if record.body is None else len(record.body)
+def _size(delivery: Delivery) -> int:
+    return 0 if delivery.body is None else len(delivery.body)
 
 
-def _copy(record: Record) -> Record:
+def _copy(delivery: Delivery) -> Delivery:
     import copy  # noqa: PLC0415 - `import hubhooks` can do without
 
-    made = copy.copy(record)
-    made.runs = [copy.copy(run) for run in record.runs]
+    made = copy.copy(delivery)
+    made.runs = [copy.copy(run) for run in delivery.runs]
     return made

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import warnings
 from contextlib import asynccontextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypedDict, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypedDict, TypeVar, get_args, overload
 from weakref import WeakSet
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
@@ -19,7 +20,6 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Mount
 from starlette.websockets import WebSocketClose
-from typing_extensions import TypeVar
 
 from hubhooks._body import (
     ALREADY_READ,
@@ -51,20 +51,19 @@ if TYPE_CHECKING:
     from hubhooks.receiver import Answer
 
 __all__ = [
-    "HubAnswer",
-    "HubRefusal",
     "VerifiedEvent",
+    "WebhookErrorResponse",
+    "WebhookResponse",
     "make_router",
-    "verified",
+    "openapi_options",
     "verified_event",
-    "verified_options",
 ]
 
 _log = get_logger()
 
 register_encoders()
 
-E = TypeVar("E", bound=HubEvent, default=HubEvent)
+E = TypeVar("E", bound=HubEvent)
 
 # Only shows the scheme in OpenAPI: what it finds is judged elsewhere, in constant time.
 _SCHEME = APIKeyHeader(
@@ -86,7 +85,7 @@ _REFUSALS = {
 }
 
 
-class HubAnswer(BaseModel):
+class WebhookResponse(BaseModel):
     """What the Hub is told about a delivery."""
 
     status: str
@@ -95,10 +94,10 @@ class HubAnswer(BaseModel):
     reason: str | None = None
 
 
-class HubRefusal(BaseModel):
-    """A `HubAnswer` as FastAPI shows the details of an exception."""
+class WebhookErrorResponse(BaseModel):
+    """A `WebhookResponse` as FastAPI shows the details of an exception."""
 
-    detail: HubAnswer
+    detail: WebhookResponse
 
 
 class RouteOptions(TypedDict):
@@ -239,7 +238,7 @@ def make_router(
         return _Received(request, hooks)
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        if not await hooks.answer_about_deliveries(scope, receive, send):
+        if not await hooks.handle_admin_request(scope, receive, send):
             scope["query_string"] = b""
             await JSONResponse({"detail": "Not Found"}, 404)(scope, receive, send)
 
@@ -274,11 +273,11 @@ def make_router(
             summary="Receive a Hub webhook",
             description="Takes a delivery of the Hugging Face Hub and runs the handlers for it.",
             status_code=202,
-            response_model=HubAnswer,
+            response_model=WebhookResponse,
             response_description="Accepted, or kept as unreadable.",
             responses={
-                200: {"model": HubAnswer, "description": "Nothing to run."},
-                **_refusals(HubAnswer),
+                200: {"model": WebhookResponse, "description": "Nothing to run."},
+                **_refusals(WebhookResponse),
             },
             openapi_extra=_body_of(HubEvent),
             dependencies=[Depends(_SCHEME)],
@@ -379,36 +378,94 @@ def _is_event(annotation: object) -> bool:
     return any(_is_event(argument) for argument in get_args(annotation))
 
 
-def verified_event(
-    event_class: type[E] | None = None,
+class _VerifiedEvent:
+    """The dependency behind `VerifiedEvent`; called with a class or a secret, it makes another."""
+
+    def __init__(self) -> None:
+        dependency = _make_dependency(None, None, allow_unsigned=False, max_body_size=MAX_BODY_SIZE)
+        self._dependency = dependency
+        # FastAPI reads the parameters here, and sees by the instance's `__call__` that the result
+        # is awaited. A call uses the method of the class.
+        self.__signature__ = inspect.signature(dependency, eval_str=True)
+        self.__dict__["__call__"] = dependency
+
+    @overload
+    def __call__(self, event_class: Request) -> Awaitable[HubEvent]: ...
+
+    @overload
+    def __call__(
+        self,
+        event_class: type[E],
+        *,
+        secret: str | Sequence[str] | Verifier | Webhooks | None = None,
+        allow_unsigned: bool = False,
+        max_body_size: int = MAX_BODY_SIZE,
+    ) -> Callable[..., Awaitable[E]]: ...
+
+    @overload
+    def __call__(
+        self,
+        *,
+        secret: str | Sequence[str] | Verifier | Webhooks | None = None,
+        allow_unsigned: bool = False,
+        max_body_size: int = MAX_BODY_SIZE,
+    ) -> Callable[..., Awaitable[HubEvent]]: ...
+
+    def __call__(
+        self,
+        event_class: type[HubEvent] | Request | None = None,
+        *,
+        secret: str | Sequence[str] | Verifier | Webhooks | None = None,
+        allow_unsigned: bool = False,
+        max_body_size: int = MAX_BODY_SIZE,
+        **by_fastapi: Any,
+    ) -> Any:
+        """Make a dependency that returns the event of a delivery whose secret was verified.
+
+        It answers 401, 403, 413 and 400 as a `Webhooks` does. A malformed body is answered 202 and
+        an event of another class 200, because the Hub suspends webhooks that fail, and no retry
+        would help. The secret is checked before the body is read, unless the endpoint has a body
+        parameter of its own: it must have none.
+
+        Args:
+            event_class: the class of the event; a delivery of another class is answered 200
+                `ignored`.
+            secret: the webhook's secret, several secrets, a `Verifier` or a `Webhooks`; by default
+                that of the environment variable WEBHOOK_SECRET, read at each request.
+            allow_unsigned: accept every request if no secret is configured; otherwise that is a
+                503.
+            max_body_size: the longest accepted body, in bytes.
+            by_fastapi: the parameters of the default dependency, which FastAPI gives by name.
+
+        Returns:
+            A dependency for `Annotated[..., Depends(...)]` and `app.dependency_overrides`.
+
+        Raises:
+            ConfigError: a secret is empty or not ASCII, `event_class` is not an event class, or
+                `max_body_size` is not a size.
+        """
+        if isinstance(event_class, Request):
+            return self._dependency(event_class, **by_fastapi)
+        if by_fastapi:
+            return self._dependency(**by_fastapi)
+        return _make_dependency(
+            event_class, secret, allow_unsigned=allow_unsigned, max_body_size=max_body_size
+        )
+
+    def __repr__(self) -> str:
+        return "hubhooks.fastapi.verified_event"
+
+
+def _make_dependency(
+    event_class: type[HubEvent] | None,
+    secret: str | Sequence[str] | Verifier | Webhooks | None,
     *,
-    secret: str | Sequence[str] | Verifier | Webhooks | None = None,
-    allow_unsigned: bool = False,
-    max_body_size: int = MAX_BODY_SIZE,
-) -> Callable[..., Awaitable[E]]:
-    """Make a dependency that gives the event of a delivery, its secret verified.
-
-    It answers what it does not let through: 401, 403, 413 and 400 as a `Webhooks` does; an
-    unreadable body 202 and another event class 200, since the Hub suspends webhooks that are
-    refused and no retry would help. The body is read once the secret is right, unless the
-    endpoint has a body parameter of its own: it must have none.
-
-    Args:
-        event_class: the class of the event; a delivery of another one is answered 200 `ignored`.
-        secret: the webhook's secret, several, or who has it; by default that of the environment
-            variable WEBHOOK_SECRET, read at each request.
-        allow_unsigned: let everybody in where there is no secret at all; else that is a 503.
-        max_body_size: the longest body that is read, in bytes.
-
-    Returns:
-        For `Annotated[..., Depends(...)]`, and a key of `app.dependency_overrides`.
-
-    Raises:
-        ConfigError: a secret is empty, or not ASCII; or it is no class of events, or no size.
-    """
+    allow_unsigned: bool,
+    max_body_size: int,
+) -> Callable[..., Awaitable[HubEvent]]:
     wanted = HubEvent if event_class is None else _check_class(event_class)
     check_size(max_body_size)
-    # Only to judge requests: it hands nothing on and keeps nothing.
+    # It only checks requests: it stores nothing and runs nothing.
     receiver = Receiver(
         Router(),
         MemoryLog(),
@@ -435,16 +492,16 @@ def verified_event(
                 answer = receiver.refusal(ALREADY_READ, KEEP_A_COPY)
                 raise _refused(receiver, answer, request) from None
             _log.error("a delivery cannot be read: %s", error)
-            raise _answered(202, "unreadable", str(error)) from None
+            raise _answered(202, "malformed", str(error)) from None
         if not isinstance(event, wanted):
             reason = f"this endpoint takes a {wanted.__name__}, not a {type(event).__name__}"
             raise _answered(200, "ignored", reason)
         return event
 
-    return event_of  # type: ignore[return-value]  # without a class, E is HubEvent
+    return event_of
 
 
-def verified_options(event_class: type[HubEvent] = HubEvent) -> RouteOptions:
+def openapi_options(event_class: type[HubEvent] = HubEvent) -> RouteOptions:
     """Give the options that show a verified event in OpenAPI: `@app.post(path, **...)`.
 
     Args:
@@ -453,7 +510,7 @@ def verified_options(event_class: type[HubEvent] = HubEvent) -> RouteOptions:
     Returns:
         The body and the refusals, which FastAPI cannot know as no parameter says them.
     """
-    return {"responses": _refusals(HubRefusal), "openapi_extra": _body_of(event_class)}
+    return {"responses": _refusals(WebhookErrorResponse), "openapi_extra": _body_of(event_class)}
 
 
 def _check_class(event_class: object) -> type[HubEvent]:
@@ -548,8 +605,12 @@ def _body_of(event_class: type[HubEvent]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-verified = verified_event()
-"""The dependency of `VerifiedEvent`, to be found in `app.dependency_overrides`."""
+verified_event = _VerifiedEvent()
+"""The dependency of `VerifiedEvent`, also as a key of `app.dependency_overrides`.
 
-VerifiedEvent: TypeAlias = Annotated[HubEvent, Depends(verified)]
+Call it to make a dependency for another event class or secret:
+`Depends(verified_event(CommentEvent, secret="..."))`.
+"""
+
+VerifiedEvent: TypeAlias = Annotated[HubEvent, Depends(verified_event)]
 """An event whose secret was verified with WEBHOOK_SECRET."""

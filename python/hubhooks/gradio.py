@@ -162,7 +162,7 @@ def warn_of_own_launch(demo: Blocks) -> None:
 def is_about_to_start(log: Log) -> bool:
     """Whether an app that runs is starting the hooks of this log: a reloaded script's."""
     served = _Served.latest
-    return served is not None and served.is_running and served.hooks.deliveries is log
+    return served is not None and served.is_running and served.hooks.store is log
 
 
 def prepare_mounted(app: object, log: Log) -> None:
@@ -210,7 +210,7 @@ class _Served:
             ConfigError: there is no secret, and unsigned requests are not allowed.
         """
         # One that blocks would block the app's page too.
-        hooks._runner.prefer_loop("own")  # noqa: SLF001 - a room of the same house
+        hooks._runner.prefer_loop("dedicated")  # noqa: SLF001 - a room of the same house
         _door(hooks).check()
         if not _is_reloading() or cls.latest is None:
             cls.latest = cls(hooks)
@@ -230,7 +230,7 @@ class _Served:
     async def lifespan(self, app: object) -> AsyncGenerator[None]:
         if isinstance(app, App):
             self._app = app
-            block_store(app, self.hooks.deliveries)
+            block_store(app, self.hooks.store)
             path = getattr(app.blocks, "custom_mount_path", None)
             if path is not None:  # launched, Node is before it, as it should be
                 _warn_of_node(app, path.rstrip("/"))
@@ -248,7 +248,7 @@ class _Served:
     def _replace(self, hooks: Webhooks) -> None:
         old, self.hooks = self.hooks, hooks
         if self._app is not None:
-            block_store(self._app, hooks.deliveries)
+            block_store(self._app, hooks.store)
         if self._loop is not None:
             asyncio.run_coroutine_threadsafe(_hand_over(old, hooks), self._loop)
 
@@ -303,7 +303,7 @@ def _announcement(hooks: Webhooks, demo: Blocks) -> list[str]:
         lines.append(f"  Enter it at {_SETTINGS} (everybody is let in, without a secret).")
     else:
         lines.append(f"  Enter it at {_SETTINGS}, with the secret that is set here.")
-    return [*lines, f"  {describe_survival(hooks.deliveries)}"]
+    return [*lines, f"  {describe_survival(hooks.store)}"]
 
 
 class _Drain:

@@ -11,13 +11,14 @@ from hubhooks._calls import running_loop
 from hubhooks._terminal import print_escaped
 from hubhooks.deliveries import MemoryLog
 from hubhooks.errors import ConfigError
+from hubhooks.models import State
 from hubhooks.receiver import Receiver
 from hubhooks.runner import Runner
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hubhooks.deliveries import Record
+    from hubhooks.models import Delivery
     from hubhooks.routing import Router
 
 __all__ = ["FAILED", "NO_DELIVERY", "SUCCEEDED", "UNREADABLE", "run"]
@@ -58,16 +59,19 @@ def run(router: Router, environ: Mapping[str, str] | None = None) -> NoReturn:
         sys.exit(NO_DELIVERY)
     # What is no UTF-8 in the environment comes as lone surrogates, and is to be told as it is.
     body = payload.encode("utf-8", "surrogateescape")
-    record = _handle(router, variables.get("WEBHOOK_ID"), body)
-    if record.aside is not None:
-        for line in (f"delivery `{record.id}` is {record.aside}:", *record.reason.splitlines()):
+    delivery = _handle(router, variables.get("WEBHOOK_ID"), body)
+    if delivery.skipped is not None:
+        for line in (
+            f"delivery `{delivery.id}` is {delivery.skipped}:",
+            *delivery.reason.splitlines(),
+        ):
             _say(line)
-    for ended in record.runs:
+    for ended in delivery.runs:
         _say(f"`{ended.handler}` is {ended.state}{ended.error and ': '}{ended.error}")
-    sys.exit({"failed": FAILED, "unreadable": UNREADABLE}.get(record.state, SUCCEEDED))
+    sys.exit({State.FAILED: FAILED, State.MALFORMED: UNREADABLE}.get(delivery.state, SUCCEEDED))
 
 
-def _handle(router: Router, delivery_id: str | None, body: bytes) -> Record:
+def _handle(router: Router, delivery_id: str | None, body: bytes) -> Delivery:
     log = MemoryLog()
     # Who can start Jobs is for the Hub to say: there is no request, and so no secret to judge.
     receiver = Receiver(router, log, lambda: None, allow_unsigned=True)
@@ -78,13 +82,13 @@ def _handle(router: Router, delivery_id: str | None, body: bytes) -> Record:
     answer = receiver.receive(headers, body, complete=True)
     # Training code likes the main thread, and nothing else wants it here; nor a loop, as it may
     # want to run one.
-    runner = Runner(router, log, inline=True, loop="own")
+    runner = Runner(router, log, inline=True, handler_loop="dedicated")
     if answer.work is not None:
         runner.submit(answer.work)
         runner.run_to_the_end()
     asyncio.run(runner.stop(drain=None))
-    (record,) = log.list()
-    return record
+    (delivery,) = log.list()
+    return delivery
 
 
 def _say(line: str) -> None:

@@ -15,15 +15,17 @@ from hubhooks._body import ALREADY_READ, CUT_OFF, KEEP_A_COPY, STALLED, UNDECODE
 from hubhooks._core import HubEvent
 from hubhooks._logging import get_logger
 from hubhooks._stored_headers import redact_secret
-from hubhooks.deliveries import log_fields, shortened
+from hubhooks.deliveries import log_fields
 from hubhooks.errors import ConfigError, PayloadError, StoreError
+from hubhooks.models import State, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import TypeAlias
 
     from hubhooks._core import Verifier
-    from hubhooks.deliveries import Aside, Log, Reason, Record, Status, Verdict
+    from hubhooks.deliveries import Log, Status, Verdict
+    from hubhooks.models import Delivery, Reason
     from hubhooks.routing import Match, Router
 
     # As ASGI has them: names in lower case.
@@ -98,7 +100,8 @@ class Prepared:
     """A delivery that is ready to be stored: its event, and the matching handlers."""
 
     __slots__ = (
-        "aside", "body", "delivery_id", "event", "explanations", "handlers", "headers", "reason",
+        "body", "delivery_id", "event", "explanations", "handlers", "headers", "reason",
+        "skipped",
     )  # fmt: skip
 
     def __init__(
@@ -114,10 +117,10 @@ class Prepared:
         self.event = event
         """None if the body cannot be read."""
         self.handlers: tuple[str, ...] = ()
-        self.aside: Aside | None = None
+        self.skipped: State | None = None
         """Why no handler runs."""
         self.reason: Reason = ""
-        """What explains `aside`."""
+        """Why it was skipped, in words."""
         self.explanations: list[str] = []
         """For the response: why the handlers do not match."""
 
@@ -128,7 +131,10 @@ class Words:
     __slots__ = ("http", "reason", "status")
 
     def __init__(
-        self, http: int, status: Status | Literal["refused", "done", "failed"], reason: str = ""
+        self,
+        http: int,
+        status: Status | Literal["rejected", "succeeded", "failed"],
+        reason: str = "",
     ) -> None:
         self.http = http
         self.status = status
@@ -139,19 +145,19 @@ class Words:
 # webhook (https://huggingface.co/docs/hub/webhooks), so after the secret a delivery that is whole
 # and can be stored is never refused for what it says.
 ANSWERS: Mapping[str, Words] = {
-    "method": Words(405, "refused", "only POST is answered here"),
-    "not configured": Words(503, "refused", "this server has no valid WEBHOOK_SECRET of its own"),
-    "secret missing": Words(401, "refused", "the webhook secret is missing"),
-    "secret wrong": Words(403, "refused", "the webhook secret is wrong"),
-    "stopping": Words(503, "refused", "this server is shutting down"),
-    "length": Words(400, "refused", "the Content-Length header is not one number"),
-    "too large": Words(413, "refused", "the body is too large"),
-    "empty": Words(400, "refused", "the body is empty"),
-    "cut off": Words(400, "refused", "the body was cut off"),
-    "not stored": Words(503, "refused", "the delivery could not be stored"),
-    "unreadable": Words(202, "unreadable"),
+    "method": Words(405, "rejected", "only POST is answered here"),
+    "not configured": Words(503, "rejected", "this server has no valid WEBHOOK_SECRET of its own"),
+    "secret missing": Words(401, "rejected", "the webhook secret is missing"),
+    "secret wrong": Words(403, "rejected", "the webhook secret is wrong"),
+    "stopping": Words(503, "rejected", "this server is shutting down"),
+    "length": Words(400, "rejected", "the Content-Length header is not one number"),
+    "too large": Words(413, "rejected", "the body is too large"),
+    "empty": Words(400, "rejected", "the body is empty"),
+    "cut off": Words(400, "rejected", "the body was cut off"),
+    "not stored": Words(503, "rejected", "the delivery could not be stored"),
+    "malformed": Words(202, "malformed"),
     "accepted": Words(202, "accepted"),
-    "unhandled": Words(200, "unhandled", "no handler listens to this event"),
+    "unhandled": Words(200, "unhandled", "no handler matches this event"),
     "ignored": Words(200, "ignored", "its author is one of those to ignore"),
     "in_progress": Words(200, "in_progress", "this delivery is being handled already"),
     "duplicate": Words(200, "duplicate", "this delivery was handled already"),
@@ -159,14 +165,14 @@ ANSWERS: Mapping[str, Words] = {
 
 # Responses to a request whose body cannot be read, for a reason in the app: the Hub sends it again.
 UNREAD_BODIES: Mapping[str, Words] = {
-    ALREADY_READ: Words(503, "refused", "the body was read before it came to hubhooks"),
-    STALLED: Words(503, "refused", "the body did not arrive in time"),
-    UNDECODED: Words(503, "refused", "the app could not decode the body"),
+    ALREADY_READ: Words(503, "rejected", "the body was read before it came to hubhooks"),
+    STALLED: Words(503, "rejected", "the body did not arrive in time"),
+    UNDECODED: Words(503, "rejected", "the app could not decode the body"),
 }
 
 # What is answered instead where the answer waits for the handlers.
 ENDINGS: Mapping[str, Words] = {
-    "done": Words(200, "done"),
+    "succeeded": Words(200, "succeeded"),
     "failed": Words(503, "failed", "a handler failed"),
 }
 
@@ -247,7 +253,7 @@ class Receiver:
         self.max_body_size = max_body_size
         self.is_stopping = False
         """Whether new deliveries are refused because the server shuts down."""
-        self.refusals: dict[tuple[int, str], int] = {}
+        self.rejections: dict[tuple[int, str], int] = {}
         """How often we refused, by minute since 1970 and case of `ANSWERS`, until that is stored;
         of the last hour at most."""
         self._told: dict[str, int] = {}
@@ -321,15 +327,15 @@ class Receiver:
             if is_part(headers, body, is_direct=is_direct):
                 return self.refusal(ALREADY_READ, KEEP_A_COPY)
             prepared = Prepared(delivery_id, headers, body)
-            prepared.aside, prepared.reason = "unreadable", str(error)
+            prepared.skipped, prepared.reason = State.MALFORMED, str(error)
             return prepared
         prepared = Prepared(delivery_id, headers, body, event)
         match = self._router.find_match(event)
         prepared.handlers = tuple(handler.name for handler in match.handlers)
         if match.ignored:
-            prepared.aside, prepared.reason = "ignored", match.ignored
+            prepared.skipped, prepared.reason = State.IGNORED, match.ignored
         elif not prepared.handlers:
-            prepared.aside = "unhandled"
+            prepared.skipped = State.UNHANDLED
             prepared.explanations = _explain_briefly(match, event, len(self._router.handler_names))
             # A log in memory asks late or never, and would hold the event that long.
             prepared.reason = (
@@ -351,7 +357,7 @@ class Receiver:
             prepared.delivery_id,
             prepared.body,
             prepared.handlers,
-            prepared.aside,
+            prepared.skipped,
             prepared.reason,
             scope="" if event is None else event.scope,
             action="" if event is None else event.action,
@@ -370,7 +376,7 @@ class Receiver:
             )
         if verdict.status == "unhandled":
             answer = _unhandled(verdict, event, prepared.explanations)
-            if self._router.hears_unhandled:
+            if self._router.has_unhandled_hook:
                 answer.work = Work(verdict.id, (), event)
             return answer
         return _constant_for(verdict, event)
@@ -379,13 +385,13 @@ class Receiver:
         verifier = self._verifier() if self._log.is_durable else None
         return headers if verifier is None else redact_secret(headers, verifier)
 
-    def outcome(self, record: Record | None, answer: Answer) -> Answer:
+    def outcome(self, delivery: Delivery | None, answer: Answer) -> Answer:
         """Give the answer once the handlers ended: `answer` if they did not."""
-        if record is None:
+        if delivery is None:
             return answer
-        is_failed = any(run.state == "failed" for run in record.runs)
-        ended = _constant("failed" if is_failed else "done")
-        return Answer(ended.status, ended.body, ended.headers, record.id, event=answer.event)
+        is_failed = any(run.state == State.FAILED for run in delivery.runs)
+        ended = _constant(State.FAILED if is_failed else State.SUCCEEDED)
+        return Answer(ended.status, ended.body, ended.headers, delivery.id, event=answer.event)
 
     def is_to_close(self, http_version: str, headers: Headers) -> bool:
         """Whether a refusal is to end the connection: too long a body may follow.
@@ -404,7 +410,7 @@ class Receiver:
             _log.info(
                 "delivery `%s`, %s: answered %d%s",
                 answer.delivery_id,
-                answer.event or "unreadable",
+                answer.event or "malformed",
                 answer.status,
                 f", to be handled by {', '.join(handlers)}" if handlers else answer.outcome,
                 extra={**fields, "status": answer.status, "handlers": list(handlers)},
@@ -427,11 +433,11 @@ class Receiver:
         Raises:
             StoreError: they cannot be kept just now.
         """
-        if self.refusals:
+        if self.rejections:
             with self._log.batch():
-                for (minute, case), count in self.refusals.items():
+                for (minute, case), count in self.rejections.items():
                     self._log.refused(minute, case, count)
-            self.refusals.clear()
+            self.rejections.clear()
 
     def refusal(self, case: str, detail: str = "") -> Answer:
         """Count a refusal and give its answer; only the first of its kind in a minute is logged.
@@ -442,14 +448,14 @@ class Receiver:
         """
         minute = int(time.time()) // 60
         key = (minute, case)
-        self.refusals[key] = self.refusals.get(key, 0) + 1
+        self.rejections[key] = self.rejections.get(key, 0) + 1
         answer = _constant(case)
         if self._told.get(case) != minute:
             self._told[case] = minute
             reason = f"{words_of(case).reason}{detail and ': '}{detail}"
-            _log.warning("refused a request with %d: %s", answer.status, reason)
-            for old in [old for old in self.refusals if old[0] <= minute - _MINUTES_KEPT]:
-                del self.refusals[old]
+            _log.warning("rejected a request with %d: %s", answer.status, reason)
+            for old in [old for old in self.rejections if old[0] <= minute - _MINUTES_KEPT]:
+                del self.rejections[old]
         return answer
 
     def _judge_secret(self, headers: Headers, query: bytes) -> tuple[str, str] | None:
@@ -459,7 +465,7 @@ class Receiver:
         except ConfigError as error:
             return "not configured", str(error)
         if verifier is not None:
-            case = _CASE_OF_SECRET[verifier.judge(headers, query)]
+            case = _CASE_OF_SECRET[verifier.check(headers, query)]
         else:
             case = None if self._allow_unsigned else "not configured"
         return None if case is None else (case, "")
@@ -533,14 +539,14 @@ def _unhandled(verdict: Verdict, event: HubEvent, explanations: Sequence[str]) -
     said = _body_of(words, explanations=explanations)
     answer = Answer(words.http, said, _headers_of(said), verdict.id, event=event)
     why = "; ".join([words.reason, *explanations])
-    answer.outcome = f", {words.status}: {shortened(why, _LONGEST_LOGGED)}"
+    answer.outcome = f", {words.status}: {shorten(why, _LONGEST_LOGGED)}"
     return answer
 
 
 def _unreadable(verdict: Verdict, prepared: Prepared) -> Answer:
-    if verdict.status != "unreadable":
+    if verdict.status != "malformed":
         return _constant_for(verdict)
-    words = ANSWERS["unreadable"]
+    words = ANSWERS["malformed"]
     said = _body_of(words, delivery=verdict.id, reason=prepared.reason)
     answer = Answer(words.http, said, _headers_of(said), verdict.id)
     answer.complaint = str(prepared.reason)
@@ -552,7 +558,7 @@ def _explain_briefly(match: Match, event: HubEvent, count: int) -> list[str]:
     lines: list[str] = []
     length = 0
     for full in match.explanations(event):
-        line = shortened(full, _LONGEST_LINE)
+        line = shorten(full, _LONGEST_LINE)
         # Escapes count too.
         length += len(_json(line))
         if length > _LONGEST_EXPLANATIONS:
@@ -569,5 +575,5 @@ def _explain(match: Match, source: HubEvent | bytes) -> str:
         length += len(line) + 1
         if length > _LONGEST_REASON:
             rest = f"... and {len(lines) - at} more handlers"
-            return "\n".join([*lines[:at], shortened(line, 1024), rest])
+            return "\n".join([*lines[:at], shorten(line, 1024), rest])
     return "\n".join(lines)

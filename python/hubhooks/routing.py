@@ -19,7 +19,7 @@ from hubhooks._core import (
     DiscussionEvent,
     Filter,
     HubEvent,
-    matching,
+    match_filters,
     narrow,
     nearest_scope,
 )
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
     from hubhooks._core import ConfigEvent, ContentEvent, RepoEvent
     from hubhooks._values import Action, RepoType, Status
-    from hubhooks.deliveries import Delivery
+    from hubhooks.models import RunContext
 
     E = TypeVar("E", bound=HubEvent)
-    Handles: TypeAlias = Callable[[E], object] | Callable[[E, Delivery], object]
+    Handles: TypeAlias = Callable[[E], object] | Callable[[E, RunContext], object]
     Strings: TypeAlias = str | Iterable[str]
     # Editors complete the documented values; any other string is allowed too.
     Actions: TypeAlias = Action | str | Iterable[Action | str]
@@ -85,16 +85,16 @@ if TYPE_CHECKING:
     OnRepo = TypeVar("OnRepo", bound=Handles[RepoEvent])
     OnAny = TypeVar("OnAny", bound=Handles[HubEvent])
 
-    Occasion: TypeAlias = Literal["unhandled", "error", "failure"]
+    HookName: TypeAlias = Literal["unhandled", "error", "failure"]
     OnUnhandled = TypeVar("OnUnhandled", bound=Callable[[HubEvent], object])
-    OnError = TypeVar("OnError", bound=Callable[[HubEvent, Delivery, BaseException], object])
+    OnError = TypeVar("OnError", bound=Callable[[HubEvent, RunContext, BaseException], object])
 
 __all__ = ["Alternative", "Handler", "Hook", "Match", "Router"]
 
 _log = get_logger()
 
 # How the core's explanations begin where a filter does not match.
-_DOES_NOT_HEAR = "does not hear it: "
+_DOES_NOT_MATCH = "does not match: "
 _IDS = (
     "the Hub tells authors by ids of 24 hexadecimal digits: "
     '`huggingface_hub.whoami()["id"]` is your own'
@@ -144,7 +144,7 @@ class Alternative(NamedTuple):
     def objection(self, event: HubEvent, handler: str, whens: Whens) -> str:
         """Say why the event does not come through; empty when it does."""
         if not self.filter.matches(event):
-            return self.filter.explain(event).removeprefix(_DOES_NOT_HEAR)
+            return self.filter.explain(event).removeprefix(_DOES_NOT_MATCH)
         return self.objection_beside_filter(event, handler, whens)
 
     def objection_beside_filter(self, event: HubEvent, handler: str, whens: Whens) -> str:
@@ -266,7 +266,7 @@ class Handler:
 
     __slots__ = (
         "alternatives", "function", "is_async", "name", "options", "origin", "policy",
-        "takes_delivery",
+        "takes_context",
     )  # fmt: skip
 
     def __init__(
@@ -280,7 +280,7 @@ class Handler:
         self.function = function
         self.alternatives = alternatives
         self.is_async = is_async(function)
-        self.takes_delivery = _check_handler(function, name, alternatives)
+        self.takes_context = _check_handler(function, name, alternatives)
         self.origin = Origin.of(function)
         self.options = options
         self.policy = Policy.of(options, name)
@@ -304,7 +304,7 @@ class Handler:
             if objection not in objections:
                 objections.append(objection)
         reasons = ". Nor by another decorator: ".join(objections)
-        return f"`{self.name}` {_DOES_NOT_HEAR}{reasons}"
+        return f"`{self.name}` {_DOES_NOT_MATCH}{reasons}"
 
 
 class Hook:
@@ -398,7 +398,7 @@ class Router:
         for user in self._ignore_authors:
             _check_ignored(user)
         self._handlers: dict[str, Handler] = {}
-        self._hooks: dict[Occasion, tuple[Hook, ...]] = {}
+        self._hooks: dict[HookName, tuple[Hook, ...]] = {}
         self._table: _Table | None = None
         self._lock = threading.Lock()
 
@@ -441,7 +441,7 @@ class Router:
     def on(self, *scopes: str | type[HubEvent], **criteria: Any) -> Callable[[Any], Any]:
         """Register the decorated function, and give it back unchanged.
 
-        It takes `(event)` or `(event, delivery)`, and may be async. Decorated several times it
+        It takes `(event)` or `(event, context)`, and may be async. Decorated several times it
         hears what any of the decorators describes, and runs once.
 
         Args:
@@ -539,7 +539,7 @@ class Router:
         `Ignore` is no error.
 
         Args:
-            function: takes `(event, delivery, error)`, and may be async. Its own failures are
+            function: takes `(event, context, error)`, and may be async. Its own failures are
                 only logged.
 
         Raises:
@@ -552,7 +552,7 @@ class Router:
         """Call the decorated function when a handler failed for good.
 
         Args:
-            function: takes `(event, delivery, error)`, and may be async. Its own failures are
+            function: takes `(event, context, error)`, and may be async. Its own failures are
                 only logged.
 
         Raises:
@@ -579,9 +579,9 @@ class Router:
             raise ConfigError(msg)
         for handler in tuple(other._handlers.values()):
             self._register(handler)
-        for occasion, hooks in tuple(other._hooks.items()):
+        for hook_name, hooks in tuple(other._hooks.items()):
             for hook in hooks:
-                self._register_hook(occasion, hook)
+                self._register_hook(hook_name, hook)
         self._ignore_authors |= other._ignore_authors
 
     def handler(self, name: str) -> Handler | None:
@@ -593,12 +593,12 @@ class Router:
         """The names of all handlers, in the order they were registered; it follows changes."""
         return self._handlers.keys()
 
-    def hooks_on(self, occasion: Occasion) -> tuple[Hook, ...]:
+    def hooks_for(self, hook_name: HookName) -> tuple[Hook, ...]:
         """List the hooks to call on an occasion, in the order they were registered."""
-        return self._hooks.get(occasion, ())
+        return self._hooks.get(hook_name, ())
 
     @property
-    def hears_unhandled(self) -> bool:
+    def has_unhandled_hook(self) -> bool:
         """Whether a hook is to be told of events that no handler listens to."""
         return "unhandled" in self._hooks
 
@@ -611,8 +611,8 @@ class Router:
         whens = Whens(is_logged=True)
         table = self._table or self._build()
         heard: list[Handler] = []
-        ignored = self.why_ignored(event)
-        for index in () if ignored else matching(event, table.filters):
+        ignored = self.ignored_reason(event)
+        for index in () if ignored else match_filters(event, table.filters):
             handler, alternative = table.ways[index]
             if heard and heard[-1] is handler:
                 continue
@@ -625,7 +625,7 @@ class Router:
         table = self._table or self._build()
         return list(self._explanations(table, Whens(is_logged=False), event))
 
-    def why_ignored(self, event: HubEvent) -> str:
+    def ignored_reason(self, event: HubEvent) -> str:
         """Say why no handler is even asked; empty when they are."""
         if not self._ignore_authors:
             return ""
@@ -635,8 +635,8 @@ class Router:
         return f"its author `{author}` is one of `ignore_authors`"
 
     def _explanations(self, table: _Table, whens: Whens, event: HubEvent) -> Iterator[str]:
-        if ignored := self.why_ignored(event):
-            yield f"no handler hears it: {ignored}"
+        if ignored := self.ignored_reason(event):
+            yield f"no handler matches: {ignored}"
             return
         if self._ignore_authors and _author_id(event) is None:
             yield "`ignore_authors` has no say: the event does not tell who acted"
@@ -693,24 +693,24 @@ class Router:
             self._handlers[handler.name] = handler
             self._table = None
 
-    def _add_hook(self, occasion: Occasion, function: Callable[..., object]) -> None:
+    def _add_hook(self, hook_name: HookName, function: Callable[..., object]) -> None:
         if not callable(function):
-            msg = f"an `on_{occasion}` hook must be a function, not {type(function).__name__}"
+            msg = f"an `on_{hook_name}` hook must be a function, not {type(function).__name__}"
             raise ConfigError(msg)
         # Nothing refers to a hook by its name, so those without one need none.
         name = _own_name(function) or type(function).__qualname__
-        _check_hook(function, occasion, name)
-        self._register_hook(occasion, Hook(name, function, Origin.of(function)))
+        _check_hook(function, hook_name, name)
+        self._register_hook(hook_name, Hook(name, function, Origin.of(function)))
 
-    def _register_hook(self, occasion: Occasion, hook: Hook) -> None:
+    def _register_hook(self, hook_name: HookName, hook: Hook) -> None:
         with self._lock:
             kept = [
                 known
-                for known in self._hooks.get(occasion, ())
+                for known in self._hooks.get(hook_name, ())
                 if not _is_same(known.function, hook.function)
                 and not (known.name == hook.name and known.origin.is_executed_again_by(hook.origin))
             ]
-            self._hooks[occasion] = (*kept, hook)
+            self._hooks[hook_name] = (*kept, hook)
 
     def _build(self) -> _Table:
         with self._lock:
@@ -823,19 +823,19 @@ def _check_handler(
         whether it takes the delivery too.
     """
     what = f"handler `{name}`"
-    right = "write `def handler(event)` or `def handler(event, delivery)`"
+    right = "write `def handler(event)` or `def handler(event, context)`"
     signature = _signature(function, what, right)
     positional = [p for p in signature.parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD]
     # A second parameter with a default is the user's own, unless it has the name.
-    takes_delivery = len(positional) > 1 and (
-        positional[1].default is inspect.Parameter.empty or positional[1].name == "delivery"
+    takes_context = len(positional) > 1 and (
+        positional[1].default is inspect.Parameter.empty or positional[1].name == "context"
     )
-    _check_call(signature, 1 + takes_delivery, what, right, "add")
+    _check_call(signature, 1 + takes_context, what, right, "add")
     for way in alternatives:
         _check_annotation(function, way.filter, what, signature)
         if way.when is not None:
             _check_annotation(way.when, way.filter, f"the `when` of {what}")
-    return takes_delivery
+    return takes_context
 
 
 def _check_annotation(
@@ -878,13 +878,13 @@ def _common_class(classes: Sequence[type[HubEvent]]) -> type[HubEvent]:
     return HubEvent
 
 
-def _check_hook(function: Callable[..., object], occasion: Occasion, name: str) -> None:
+def _check_hook(function: Callable[..., object], hook_name: HookName, name: str) -> None:
     """Check that the function can be called as a hook."""
-    what = f"`on_{occasion}` hook `{name}`"
-    parameters = ("event",) if occasion == "unhandled" else ("event", "delivery", "error")
+    what = f"`on_{hook_name}` hook `{name}`"
+    parameters = ("event",) if hook_name == "unhandled" else ("event", "context", "error")
     right = f"write `def hook({', '.join(parameters)})`"
     signature = _signature(function, what, right)
-    _check_call(signature, len(parameters), what, right, f"on_{occasion}")
+    _check_call(signature, len(parameters), what, right, f"on_{hook_name}")
     _check_annotation(function, Filter(), what, signature)
 
 

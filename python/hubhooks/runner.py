@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 from hubhooks._calls import running_loop
 from hubhooks._session import SLOTS, Session
 from hubhooks._space import log_survival
-from hubhooks.deliveries import shortened
 from hubhooks.errors import ConfigError, StoreError
+from hubhooks.models import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,23 +21,27 @@ if TYPE_CHECKING:
     from hubhooks._app_code import AppCode
     from hubhooks._calls import HandlerCall
     from hubhooks._session import Lock
-    from hubhooks.deliveries import Log, Record
+    from hubhooks.deliveries import Log
+    from hubhooks.models import Delivery
     from hubhooks.receiver import Work
     from hubhooks.routing import Router
 
-    Where: TypeAlias = Literal["server", "own"]
+    HandlerLoop: TypeAlias = Literal["server", "dedicated"]
 
-__all__ = ["Runner", "check_loop"]
+__all__ = ["Runner", "check_handler_loop"]
 
 # How many handlers are named when serving starts, and how long the description of each may be.
 _MOST_DESCRIBED = 20
 _LONGEST_DESCRIPTION = 200
 
 
-def check_loop(loop: object) -> None:
+def check_handler_loop(handler_loop: object) -> None:
     """Raise `ConfigError` if there is no such loop."""
-    if loop not in ("server", "own", None):
-        msg = f'`loop={loop!r}` is no loop that handlers run on; write "server" or "own"'
+    if handler_loop not in ("server", "dedicated", None):
+        msg = (
+            f"`handler_loop={handler_loop!r}` is no loop that handlers run on; "
+            'write "server" or "dedicated"'
+        )
         raise ConfigError(msg)
 
 
@@ -54,7 +58,7 @@ def _describe_handlers(router: Router) -> str:
             repr(way.filter).removeprefix("Filter") + " and `when=`" * (way.when is not None)
             for way in ways
         ]
-        described.append(f"`{name}` {shortened(' or '.join(texts), _LONGEST_DESCRIPTION)}")
+        described.append(f"`{name}` {shorten(' or '.join(texts), _LONGEST_DESCRIPTION)}")
     if len(names) > _MOST_DESCRIBED:
         described.append(f"{len(names) - _MOST_DESCRIBED} more")
     count = f"{len(names)} handler{'s' * (len(names) != 1)}"
@@ -73,8 +77,9 @@ class Runner:
         log: keeps what became of each run.
         slots: how many handlers run at once.
         inline: run sync handlers where they are submitted, not on threads.
-        loop: where async handlers run: on the `server`'s loop, or on the runner's `own`, where one
-            that blocks delays no answer; None for the server's, unless somebody prefers the other.
+        handler_loop: the loop of async handlers: the `server`'s, or a `dedicated` one, where a
+            blocking handler delays no response; None for the server's, unless an adapter prefers
+            the other.
         lock: which of several processes with the same log runs it; None if there is but one.
         code: the code that this process runs.
 
@@ -89,11 +94,11 @@ class Runner:
         *,
         slots: int = SLOTS,
         inline: bool = False,
-        loop: Where | None = None,
+        handler_loop: HandlerLoop | None = None,
         lock: Lock | None = None,
         code: AppCode | None = None,
     ) -> None:
-        check_loop(loop)
+        check_handler_loop(handler_loop)
         self.log = log
         self.logs_survival = False
         """Whether a start in a Space logs whether the store survives its restart."""
@@ -102,14 +107,14 @@ class Runner:
         self._is_inline = inline
         self._lock_of_log = lock
         self._code = code
-        self._is_loop_chosen = loop is not None
-        self._where: Where = loop or "server"
+        self._is_loop_chosen = handler_loop is not None
+        self._where: HandlerLoop = handler_loop or "server"
         self._session: Session | None = None
         self._lock = threading.Lock()
         self.was_started = False
         """Whether the log was ever opened to run what is in it."""
 
-    def prefer_loop(self, loop: Where) -> None:
+    def prefer_loop(self, loop: HandlerLoop) -> None:
         """Let async handlers run there, unless the user chose."""
         if not self._is_loop_chosen:
             self._where = loop
@@ -180,12 +185,32 @@ class Runner:
             session.is_behind = True
             session.wake()
 
+    def replay(self, delivery_id: str, handlers: Sequence[str]) -> tuple[str, ...]:
+        """Queue handlers of a finished delivery again, from any thread.
+
+        A store on disk is written through a connection of its own, as the open one belongs to the
+        server's loop.
+
+        Raises:
+            ConfigError: a name cannot be the name of a handler.
+            StoreError: the store cannot be written now.
+        """
+        if self.log.is_durable:
+            from hubhooks.sqlite import replay_in  # noqa: PLC0415 - not every store is on disk
+
+            names = replay_in(self.log.path, delivery_id, handlers)
+        else:
+            names = self.log.replay(delivery_id, handlers)
+        if names:
+            self.wake()
+        return names
+
     def flush_soon(self) -> None:
         """Write what is late before long."""
         if self._session is not None:
             self._session.wake_if_needed()
 
-    async def wait_for(self, delivery_id: str, seconds: float) -> Record | None:
+    async def wait_for(self, delivery_id: str, seconds: float) -> Delivery | None:
         """Wait until the handlers of a delivery ended, wherever they run.
 
         Returns:

@@ -21,22 +21,26 @@ from hubhooks.deliveries import (
     BUSY_SECONDS,
     LONGEST_ERROR,
     LONGEST_TRACEBACK,
-    STARTED,
-    Attempt,
     Backlog,
-    Delivery,
-    Record,
-    Run,
-    Stats,
     Verdict,
+    decide_redelivery,
     handler_names,
-    judge,
-    most_urgent,
     queue_runs,
-    shortened,
-    spoken,
+    status_of,
 )
 from hubhooks.errors import BusyError, ConfigError, StoreError
+from hubhooks.models import (
+    STARTED,
+    Attempt,
+    Delivery,
+    Run,
+    RunContext,
+    State,
+    Stats,
+    aggregate_state,
+    resolve_reason,
+    shorten,
+)
 
 if TYPE_CHECKING:
     import builtins
@@ -51,12 +55,14 @@ if TYPE_CHECKING:
         Sequence,
     )
     from contextlib import AbstractContextManager
-    from typing import TypeAlias
+    from typing import TypeAlias, TypeVar
 
     from hubhooks._app_code import AppIdentity
-    from hubhooks._database import Durability
-    from hubhooks.deliveries import Aside, Due, Ending, Interrupted, Reason, Replays
+    from hubhooks._database import Synchronous
+    from hubhooks.deliveries import Due, Interrupted, OnReplay
+    from hubhooks.models import Reason
 
+    T = TypeVar("T")
     Execute: TypeAlias = Callable[[str, Sequence[object]], sqlite3.Cursor]
 
 __all__ = ["Leader", "Prunable", "RunnerLock", "SqliteLog"]
@@ -143,6 +149,20 @@ _STEPS = (
         "ALTER TABLE log ADD COLUMN leader INTEGER",
         "ALTER TABLE log ADD COLUMN leader_lock TEXT NOT NULL DEFAULT ''",
     ),
+    # The states got the names of `State`.
+    tuple(
+        f"UPDATE {table} SET {column} = '{new}' WHERE {column} = '{old}'"  # noqa: S608 - constants
+        for table, column, old, new in (
+            ("deliveries", "state", "waiting", "retrying"),
+            ("deliveries", "state", "overdue", "stuck"),
+            ("deliveries", "state", "done", "succeeded"),
+            ("deliveries", "state", "unreadable", "malformed"),
+            ("deliveries", "aside", "unreadable", "malformed"),
+            ("runs", "state", "waiting", "retrying"),
+            ("runs", "state", "overdue", "stuck"),
+            ("runs", "state", "done", "succeeded"),
+        )
+    ),
 )
 
 
@@ -199,7 +219,7 @@ class SqliteLog:
         keep_days: how long finished deliveries are kept; their ids are for a week more.
         max_bytes: how much of their bodies is kept. Unfinished work is never dropped: when it
             alone takes so much, no more is accepted.
-        max_interruptions: how often a run is tried again during which the process died.
+        max_crashes: how often a run is tried again during which the process died.
         allow_network: use the file even on a network file system.
         app: the app that uses the file, which belongs to one app; None to read it only.
         lock: the leader lock of the file.
@@ -209,23 +229,23 @@ class SqliteLog:
         self,
         path: str | os.PathLike[str],
         *,
-        replays: Replays = "run",
-        durability: Durability = "process",
+        on_replay: OnReplay = "run",
+        synchronous: Synchronous = "normal",
         keep_days: float = 30,
         max_bytes: int = 1024**3,
-        max_interruptions: int = 3,
+        max_crashes: int = 3,
         allow_network: bool = False,
         app: AppIdentity | None = None,
         lock: RunnerLock | None = None,
     ) -> None:
-        self._replays: Replays = replays
+        self._on_replay: OnReplay = on_replay
         self._keep_seconds = keep_days * _DAY
         self._max_bytes = max_bytes
-        self._max_interruptions = max_interruptions
+        self._max_crashes = max_crashes
         self._db = Database(
             path,
             _STEPS,
-            durability=durability,
+            synchronous=synchronous,
             allow_network=allow_network,
             lock=lock,
             progress=_PROGRESS,
@@ -247,7 +267,7 @@ class SqliteLog:
         # The answers that arrived and are not written yet.
         self._arrivals: dict[str, _Arrival] = {}
         # During a batch: what is inserted at its end, and the row of `log` as it will be then.
-        self._new: dict[str, Record] = {}
+        self._new: dict[str, Delivery] = {}
         self._newest_generation = 0
         self._body_bytes = 0
 
@@ -278,7 +298,7 @@ class SqliteLog:
         self._db.open()
         try:
             self._opened = self._db.opened
-            self._patiently(self._claim_for_app)
+            retry_while_busy(self._claim_for_app)
         except BaseException:
             self._db.close()
             raise
@@ -330,19 +350,6 @@ class SqliteLog:
             )
             raise ConfigError(msg)
 
-    def _patiently(self, write: Callable[[], None]) -> None:
-        """Try again while another process writes."""
-        give_up = time.monotonic() + BUSY_SECONDS
-        while True:
-            try:
-                write()
-            except BusyError:  # noqa: PERF203 - it loops only where it failed
-                if time.monotonic() > give_up:
-                    raise
-                time.sleep(BUSY_PAUSE)
-            else:
-                return
-
     def batch(self) -> AbstractContextManager[None]:
         """Make one transaction of what is done inside: all of it is in the file, or nothing.
 
@@ -362,8 +369,8 @@ class SqliteLog:
                 row = self._db.execute("SELECT generation, body_bytes FROM log").fetchone()
                 self._newest_generation, self._body_bytes = row
                 yield
-                for record in self._new.values():
-                    self._insert(record)
+                for delivery in self._new.values():
+                    self._insert(delivery)
                 if self._body_bytes != row[1]:
                     self._db.execute("UPDATE log SET body_bytes = ?", (self._body_bytes,))
             finally:
@@ -430,7 +437,7 @@ class SqliteLog:
         delivery_id: str | None,
         body: bytes,
         handlers: Sequence[str] = (),
-        aside: Aside | None = None,
+        skipped: State | None = None,
         reason: Reason = "",
         *,
         scope: str = "",
@@ -444,31 +451,31 @@ class SqliteLog:
         with self.batch():
             known = self._find(delivery_id)
             if known is not None:
-                again = judge(known, self._replays)
+                again = decide_redelivery(known, self._on_replay)
                 if isinstance(again, str):
                     known.duplicates += 1
                     self._db.execute(_COUNT_DUPLICATE, (delivery_id,))
                     return Verdict(again, delivery_id)
                 # What failed on a body that we could read stays failed on one that we cannot.
-                if again and aside != "unreadable":
-                    handlers, aside, reason = again, None, ""
+                if again and skipped != State.MALFORMED:
+                    handlers, skipped, reason = again, None, ""
             self._make_room(len(body))
-            why = _clean(spoken(reason))
-            record = Record(
+            why = _clean(resolve_reason(reason))
+            delivery = Delivery(
                 delivery_id,
                 _when(_now()),
                 body,
-                aside,
+                skipped,
                 why,
                 scope=scope,
                 action=action,
                 repo=repo,
             )
-            record.headers = storable(headers)
-            record.is_replay = known is not None and known.is_delivered
+            delivery.headers = storable(headers)
+            delivery.is_replay = known is not None and known.is_acknowledged
             names = tuple(dict.fromkeys(handlers))
-            self._keep(record, known, names)
-        return Verdict(aside or "accepted", delivery_id, names)
+            self._keep(delivery, known, names)
+        return Verdict(status_of(skipped), delivery_id, names)
 
     def replay(self, delivery_id: str, handlers: Sequence[str] = ()) -> tuple[str, ...]:
         """Queue handlers of a finished delivery again.
@@ -493,7 +500,7 @@ class SqliteLog:
                 return ()
             names = chosen or tuple(run.handler for run in known.runs)
             if names:
-                record = Record(
+                delivery = Delivery(
                     delivery_id,
                     known.received_at,
                     body,
@@ -503,10 +510,10 @@ class SqliteLog:
                     action=known.action,
                     repo=known.repo,
                 )
-                record.headers = known.headers
-                record.is_replay = True
-                record.is_delivered = known.is_delivered
-                self._keep(record, known, names)
+                delivery.headers = known.headers
+                delivery.is_replay = True
+                delivery.is_acknowledged = known.is_acknowledged
+                self._keep(delivery, known, names)
                 # As if another process queued it: the next look at the store finds it.
                 self._seen = None
         return names
@@ -536,16 +543,16 @@ class SqliteLog:
             (seq,) = self._db.execute(_SEQ, (delivery_id,)).fetchone()
             for run in replaced:
                 error = f"replayed as `{new}`{run.error and ': '}{run.error}"
-                values = ("ignored", None, _now(), error, run.traceback, 0, 0, seq, run.handler)
+                values = (State.IGNORED, None, _now(), error, run.traceback, 0, 0, seq, run.handler)
                 self._db.execute(_END, values)
-                run.state = "ignored"
+                run.state = State.IGNORED
             if new in runs:
                 self._db.execute(_QUEUE_AGAIN, (_now(), seq, new))
-                runs[new].state = "queued"
+                runs[new].state = State.QUEUED
             else:
                 self._db.execute(_QUEUE_NEW, (seq, new, len(known.runs), _now()))
-            states = [*(run.state for run in known.runs), "queued"]
-            self._db.execute(_SET_STATE, (most_urgent(states), False, seq))
+            states = [*(run.state for run in known.runs), State.QUEUED]
+            self._db.execute(_SET_STATE, (aggregate_state(states), False, seq))
             self._db.execute(_HANDLED, (seq,))
         return True
 
@@ -560,10 +567,10 @@ class SqliteLog:
         with self.batch():
             found = self._db.execute(_WAITING_OF, (handler, limit)).fetchall()
             for (seq,) in found:
-                values = ("failed", None, _now(), error, "", 0, 0, seq, handler)
+                values = (State.FAILED, None, _now(), error, "", 0, 0, seq, handler)
                 self._db.execute(_END, values)
                 states = [row[0] for row in self._db.execute(_RUN_STATES, (seq,))]
-                self._db.execute(_SET_STATE, (most_urgent(states), False, seq))
+                self._db.execute(_SET_STATE, (aggregate_state(states), False, seq))
         return len(found)
 
     def refused(self, minute: int, reason: str, count: int) -> None:
@@ -571,18 +578,18 @@ class SqliteLog:
         with self.batch():
             self._db.execute(_COUNT_REFUSALS, (minute, reason, count))
 
-    def _find(self, delivery_id: str) -> Record | None:
+    def _find(self, delivery_id: str) -> Delivery | None:
         new = self._new.get(delivery_id)
         # Most never came before, and the index alone knows that.
         if new is None and self._db.execute(_SEQ, (delivery_id,)).fetchone() is not None:
             return _find(self._db.execute, delivery_id)
         return new
 
-    def _keep(self, record: Record, known: Record | None, handlers: Sequence[str]) -> None:
+    def _keep(self, delivery: Delivery, known: Delivery | None, handlers: Sequence[str]) -> None:
         """Keep a delivery as the newest, with what is known of it from before."""
         if known is not None:
-            record.duplicates = known.duplicates
-            record.runs = known.runs
+            delivery.duplicates = known.duplicates
+            delivery.runs = known.runs
             if self._new.pop(known.id, None):
                 self._body_bytes -= known.size
             else:
@@ -590,25 +597,26 @@ class SqliteLog:
                 self._body_bytes -= _drop_body(self._db.execute, seq, known.size)
                 for table in ("runs", "attempts", "deliveries"):
                     self._db.execute(f"DELETE FROM {table} WHERE seq = ?", (seq,))  # noqa: S608 - see above
-        queue_runs(record, handlers)
-        self._body_bytes += record.size
-        self._new[record.id] = record
+        queue_runs(delivery, handlers)
+        self._body_bytes += delivery.size
+        self._new[delivery.id] = delivery
 
-    def _insert(self, record: Record) -> None:
-        delivery = (
-            record.id, _seconds(record.received_at), record.scope, record.action, record.repo,
-            record.state, record.aside, record.reason, record.is_replay, record.is_delivered,
-            record.duplicates, json.dumps(record.headers), record.size,
+    def _insert(self, delivery: Delivery) -> None:
+        row = (
+            delivery.id, _seconds(delivery.received_at), delivery.scope, delivery.action,
+            delivery.repo, delivery.state, delivery.skipped, delivery.reason, delivery.is_replay,
+            delivery.is_acknowledged, delivery.duplicates, json.dumps(delivery.headers),
+            delivery.size,
         )  # fmt: skip
-        seq = self._db.execute(_INSERT_DELIVERY, delivery).lastrowid
-        self._db.execute("INSERT INTO bodies VALUES (?, ?)", (seq, record.body))
-        for position, run in enumerate(record.runs):
+        seq = self._db.execute(_INSERT_DELIVERY, row).lastrowid
+        self._db.execute("INSERT INTO bodies VALUES (?, ?)", (seq, delivery.body))
+        for position, run in enumerate(delivery.runs):
             # A replayed delivery came long ago, and its run waits since now.
-            is_queued_again = record.is_replay and run.state == "queued"
+            is_queued_again = delivery.is_replay and run.state == State.QUEUED
             due_at = _now() if is_queued_again else _seconds(run.due_at)
             values = (
                 seq, run.handler, position, run.state, run.attempts, run.failures,
-                run.interruptions,
+                run.crashes,
                 due_at, _seconds(run.started_at), _seconds(run.finished_at),
                 run.error, run.traceback,
             )  # fmt: skip
@@ -671,10 +679,10 @@ class SqliteLog:
         with self.batch():
             now = _now()
             for delivery_id, handler, attempt, count in self._crashed():
-                is_failed = count > self._max_interruptions
-                state = "failed" if is_failed else "waiting"
+                is_failed = count > self._max_crashes
+                state = State.FAILED if is_failed else State.RETRYING
                 due_at = None if is_failed else now + _INTERRUPTED_SECONDS * 2 ** (count - 1)
-                self._end(delivery_id, handler, attempt, state, due_at, _DIED, interruptions=1)
+                self._end(delivery_id, handler, attempt, state, due_at, _DIED, crashes=1)
                 found.append((delivery_id, handler, is_failed))
         return found
 
@@ -849,7 +857,7 @@ class SqliteLog:
         times = (now, now + _CLOCK_SLACK)
         found: builtins.list[tuple[int, int, str, str]] = []
         # What was interrupted waits, and is never queued.
-        for state in ("waiting",) if interrupted else ("queued", "waiting"):
+        for state in (State.RETRYING,) if interrupted else (State.QUEUED, State.RETRYING):
             for (handler,) in self._db.execute(_HANDLERS, (state, state)).fetchall():
                 if handler not in without and (among is None or handler in among):
                     values = (state, handler, interrupted, *times, limit)
@@ -866,7 +874,7 @@ class SqliteLog:
         """Look up the body of a delivery that is about to run."""
         return _body(self._db.execute, delivery_id)
 
-    def claim(self, delivery_id: str, handler: str) -> Delivery | None:
+    def claim(self, delivery_id: str, handler: str) -> RunContext | None:
         """Record that a handler is about to run, and give what it is told.
 
         Returns:
@@ -878,27 +886,29 @@ class SqliteLog:
             now = _now()
             if (new := self._new.get(delivery_id)) is not None:
                 run = next((run for run in new.runs if run.handler == handler), None)
-                if run is None or run.state != "queued":
+                if run is None or run.state != State.QUEUED:
                     return None
-                run.state, run.started_at = "running", _when(now)
+                run.state, run.started_at = State.RUNNING, _when(now)
                 run.attempts += 1
                 run.history.append(Attempt(run.attempts, run.started_at, self._process))
-                return Delivery(delivery_id, run.attempts, new.is_replay, new.received_at, handler)
+                return RunContext(
+                    delivery_id, run.attempts, new.is_replay, new.received_at, handler
+                )
             row = self._db.execute(_STARTABLE, (handler, delivery_id)).fetchone()
             if row is None:
                 return None
             seq, attempt, is_replay, received_at, failures = row
             self._db.execute(_START, (attempt, now, seq, handler))
             self._db.execute(_INSERT_ATTEMPT, (seq, handler, attempt, now, self._process))
-            self._db.execute(_SET_STATE, ("running", False, seq))
-        return Delivery(
+            self._db.execute(_SET_STATE, (State.RUNNING, False, seq))
+        return RunContext(
             delivery_id, attempt, bool(is_replay), _when(received_at), handler, failures
         )
 
-    def unclaim(self, delivery: Delivery) -> None:
+    def unclaim(self, run_context: RunContext) -> None:
         """Record, late, that a handler did not start; nothing if `claim` was undone."""
-        start = (delivery.id, delivery.handler, delivery.attempt)
-        self._db.later(partial(self._end, *start, "waiting", _now()))
+        start = (run_context.id, run_context.handler, run_context.attempt)
+        self._db.later(partial(self._end, *start, State.RETRYING, _now()))
 
     def answered(self, delivery_id: str, *, delivered: bool) -> None:
         """Record whether the answer is known to have reached the Hub."""
@@ -919,15 +929,15 @@ class SqliteLog:
             arrival.is_taken = True
         return arrival is not None
 
-    def overdue(self, delivery: Delivery) -> None:
+    def overdue(self, run_context: RunContext) -> None:
         """Record that a handler is out of time, and cannot be ended."""
-        start = (delivery.id, delivery.handler, delivery.attempt)
-        self._db.later(partial(self._end, *start, "overdue"))
+        start = (run_context.id, run_context.handler, run_context.attempt)
+        self._db.later(partial(self._end, *start, State.STUCK))
 
     def finished(
         self,
-        delivery: Delivery,
-        ending: Ending,
+        run_context: RunContext,
+        ending: State,
         error: str = "",
         traceback: str = "",
         *,
@@ -936,17 +946,19 @@ class SqliteLog:
         """Record how a handler ended; nothing is recorded of a start that was given up meanwhile.
 
         Args:
-            delivery: what `claim` gave.
+            run_context: what `claim` gave.
             ending: how it ended.
             error: why.
             traceback: where.
             retry_after: in how many seconds it is tried again; None for never.
         """
-        start = (delivery.id, delivery.handler, delivery.attempt)
-        state, due_at = (ending, None) if retry_after is None else ("waiting", _now() + retry_after)
+        start = (run_context.id, run_context.handler, run_context.attempt)
+        state, due_at = (
+            (ending, None) if retry_after is None else (State.RETRYING, _now() + retry_after)
+        )
         failures = 0 if retry_after is None else 1
-        how = (_clean(shortened(error, LONGEST_ERROR)), _clean(traceback), failures)
-        arrived = self._take_arrival(delivery.id)
+        how = (_clean(shorten(error, LONGEST_ERROR)), _clean(traceback), failures)
+        arrived = self._take_arrival(run_context.id)
         self._db.later(partial(self._end, *start, state, due_at, *how, arrived=arrived))
 
     def _end(  # noqa: PLR0913, PLR0917 - which start, and how it ended
@@ -959,7 +971,7 @@ class SqliteLog:
         error: str = "",
         traceback: str = "",
         failures: int = 0,
-        interruptions: int = 0,
+        crashes: int = 0,
         *,
         arrived: bool = False,
     ) -> None:
@@ -974,30 +986,30 @@ class SqliteLog:
             if arrived:
                 self._db.execute(_DELIVERED, (delivery_id,))
             return
-        if state == "overdue":
+        if state == State.STUCK:
             self._db.execute(_OVERDUE, (seq, handler))
         else:
-            finished_at = None if state == "waiting" else _now()
-            counts = (failures, interruptions)
+            finished_at = None if state == State.RETRYING else _now()
+            counts = (failures, crashes)
             values = (state, due_at, finished_at, error, traceback, *counts, seq, handler)
             self._db.execute(_END, values)
-        self._db.execute(_SET_STATE, (most_urgent(states), arrived, seq))
+        self._db.execute(_SET_STATE, (aggregate_state(states), arrived, seq))
 
     # ---- what is asked -------------------------------------------------------------------------
 
-    def get(self, delivery_id: str) -> Record | None:
+    def get(self, delivery_id: str) -> Delivery | None:
         """Look up a delivery."""
         with self._db.elsewhere() as connection:
-            record = _find(connection.execute, delivery_id)
-            if record is not None:
-                record.body = _body(connection.execute, delivery_id)
-        return record
+            delivery = _find(connection.execute, delivery_id)
+            if delivery is not None:
+                delivery.body = _body(connection.execute, delivery_id)
+        return delivery
 
-    def records(self, delivery_ids: Iterable[str]) -> builtins.list[Record]:
+    def deliveries(self, delivery_ids: Iterable[str]) -> builtins.list[Delivery]:
         """Look up those deliveries that there are, at one moment and without their bodies."""
         with self._db.elsewhere() as connection:
             found = [_find(connection.execute, delivery_id) for delivery_id in delivery_ids]
-        return [record for record in found if record is not None]
+        return [delivery for delivery in found if delivery is not None]
 
     def with_bodies(self, delivery_ids: Iterable[str]) -> set[str]:
         """Pick those deliveries whose bodies are still there."""
@@ -1027,7 +1039,7 @@ class SqliteLog:
         since: datetime | None = None,
         before: str | None = None,
         limit: int = 50,
-    ) -> builtins.list[Record]:
+    ) -> builtins.list[Delivery]:
         """List deliveries, the newest first, without their bodies.
 
         Args:
@@ -1048,7 +1060,9 @@ class SqliteLog:
         with self._db.elsewhere() as connection:
             return _page(connection.execute, criteria, limit)
 
-    def every(self, *, state: str | None = None, since: datetime | None = None) -> Iterator[Record]:
+    def every(
+        self, *, state: str | None = None, since: datetime | None = None
+    ) -> Iterator[Delivery]:
         """Give all deliveries that there are at one moment, the newest first, without their bodies.
 
         Args:
@@ -1067,11 +1081,12 @@ class SqliteLog:
     def stats(self) -> Stats:
         """Give the log in figures."""
         with self._db.elsewhere() as connection:
-            states = dict(connection.execute(_COUNT_STATES).fetchall())
+            counts = connection.execute(_COUNT_STATES).fetchall()
             (body_bytes,) = connection.execute("SELECT body_bytes FROM log").fetchone()
             (oldest,) = connection.execute(_OLDEST_UNFINISHED).fetchone() or (None,)
-            refusals = dict(connection.execute(_SUM_REFUSALS).fetchall())
-        return Stats(states, body_bytes, None if oldest is None else _when(oldest), refusals)
+            rejections = dict(connection.execute(_SUM_REFUSALS).fetchall())
+        states = {State(state): count for state, count in counts}
+        return Stats(states, body_bytes, None if oldest is None else _when(oldest), rejections)
 
     def backup(self, path: str) -> None:
         """Copy the store as it is now into a new file, which only its owner may read; any thread.
@@ -1159,6 +1174,36 @@ class SqliteLog:
         return _drop(connection, chosen, rows=True)
 
 
+def replay_in(path: str, delivery_id: str, handlers: Sequence[str]) -> tuple[str, ...]:
+    """Queue handlers of a delivery in a store that exists, through a connection of its own.
+
+    Raises:
+        ConfigError: a name cannot be the name of a handler.
+        StoreError: the store cannot be written now.
+    """
+    handler_names(handlers)
+    if not os.path.exists(path):  # noqa: PTH110 - `pathlib` costs the import a millisecond
+        return ()
+    store = SqliteLog(path, allow_network=True)
+    store.open()
+    try:
+        return retry_while_busy(lambda: store.replay(delivery_id, handlers))
+    finally:
+        store.close()
+
+
+def retry_while_busy(write: Callable[[], T]) -> T:
+    """Retry a write for up to `BUSY_SECONDS` while another connection holds the write lock."""
+    give_up = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            return write()
+        except BusyError:
+            if time.monotonic() > give_up:
+                raise
+        time.sleep(BUSY_PAUSE)
+
+
 # ---- statements --------------------------------------------------------------------------------
 
 _SEQ = "SELECT seq FROM deliveries WHERE id = ?"
@@ -1198,7 +1243,7 @@ _STARTED = """
         LEFT JOIN attempts ON attempts.seq = runs.seq AND attempts.handler = runs.handler
             AND attempt = runs.attempts
         LEFT JOIN processes ON processes.id = process
-    WHERE finished_at IS NULL AND runs.state IN ('running', 'overdue')
+    WHERE finished_at IS NULL AND runs.state IN ('running', 'stuck')
 """
 _NEWER = """
     SELECT id, pid, host, start_time, code, led_at, handlers FROM processes
@@ -1218,17 +1263,17 @@ _QUEUE_NEW = """
 _HANDLED = "UPDATE deliveries SET aside = NULL WHERE seq = ?"
 _WAITING_OF = """
     SELECT seq FROM runs
-    WHERE finished_at IS NULL AND state IN ('queued', 'waiting') AND handler = ? LIMIT ?
+    WHERE finished_at IS NULL AND state IN ('queued', 'retrying') AND handler = ? LIMIT ?
 """
 _RUN_STATES = "SELECT state FROM runs WHERE seq = ?"
 _COUNT_WAITING = """
     SELECT handler, count(*) FROM runs
-    WHERE finished_at IS NULL AND state IN ('queued', 'waiting') GROUP BY handler
+    WHERE finished_at IS NULL AND state IN ('queued', 'retrying') GROUP BY handler
 """
 # A queued run has a time since when it could start only if it was replayed.
 _BACKLOG = """
     SELECT handler, count(*), min(ifnull(due_at, received_at)) FROM runs JOIN deliveries USING (seq)
-    WHERE finished_at IS NULL AND runs.state IN ('queued', 'waiting') GROUP BY handler
+    WHERE finished_at IS NULL AND runs.state IN ('queued', 'retrying') GROUP BY handler
 """
 _COUNT_DUPLICATE = "UPDATE deliveries SET duplicates = duplicates + 1 WHERE id = ?"
 _COUNT_REFUSALS = """
@@ -1242,7 +1287,7 @@ _SET_STATE = """
 
 _STARTABLE = """
     SELECT seq, attempts + 1, is_replay, received_at, failures FROM deliveries JOIN runs USING (seq)
-    WHERE handler = ? AND id = ? AND runs.state IN ('queued', 'waiting')
+    WHERE handler = ? AND id = ? AND runs.state IN ('queued', 'retrying')
 """
 _START = """
     UPDATE runs SET state = 'running', attempts = ?, started_at = ?, due_at = NULL
@@ -1257,7 +1302,7 @@ _END = """
         failures = failures + ?, interruptions = interruptions + ? WHERE seq = ? AND handler = ?
 """
 # What went wrong before stays on record until it ends.
-_OVERDUE = "UPDATE runs SET state = 'overdue' WHERE seq = ? AND handler = ?"
+_OVERDUE = "UPDATE runs SET state = 'stuck' WHERE seq = ? AND handler = ?"
 
 # A start after now means that the clock was set back, and is not waited for.
 _HANDLERS = """
@@ -1277,7 +1322,7 @@ _DUE = """
     ORDER BY seq, position LIMIT ?
 """
 _NEXT_DUE = """
-    SELECT min(due_at) FROM runs WHERE finished_at IS NULL AND state = 'waiting' AND due_at > ?
+    SELECT min(due_at) FROM runs WHERE finished_at IS NULL AND state = 'retrying' AND due_at > ?
 """
 
 _READ_DELIVERIES = """
@@ -1329,7 +1374,7 @@ _DROP_ROW = """
 """
 
 
-def _page(execute: Execute, criteria: Mapping[str, object], limit: int) -> list[Record]:
+def _page(execute: Execute, criteria: Mapping[str, object], limit: int) -> list[Delivery]:
     given = {sql: value for sql, value in criteria.items() if value is not None}
     since = given.get("received_at >= ?")
     # Where few are so young, it is better to sort these than to look for a whole page.
@@ -1339,40 +1384,40 @@ def _page(execute: Execute, criteria: Mapping[str, object], limit: int) -> list[
     return _read(execute, end, (*given.values(), limit))
 
 
-def _read(execute: Execute, end: str, values: Sequence[object]) -> list[Record]:
-    records: list[Record] = []
+def _read(execute: Execute, end: str, values: Sequence[object]) -> list[Delivery]:
+    deliveries: list[Delivery] = []
     for row in execute(_READ_DELIVERIES + end, values).fetchall():
-        seq, delivery_id, received_at, scope, action, repo, aside, reason, *more = row
-        record = Record(
+        seq, delivery_id, received_at, scope, action, repo, skipped, reason, *more = row
+        delivery = Delivery(
             delivery_id,
             _when(received_at),
             None,
-            aside,
+            skipped,
             reason,
             scope=scope,
             action=action,
             repo=repo,
         )
-        is_replay, is_delivered, record.duplicates, headers, record.size = more
-        record.is_replay, record.is_delivered = bool(is_replay), bool(is_delivered)
-        record.headers = [(name, value) for name, value in json.loads(headers)]
-        record.runs = [_read_run(row) for row in execute(_READ_RUNS, (seq,))]
-        records.append(record)
-    return records
+        is_replay, is_acknowledged, delivery.duplicates, headers, delivery.size = more
+        delivery.is_replay, delivery.is_acknowledged = bool(is_replay), bool(is_acknowledged)
+        delivery.headers = [(name, value) for name, value in json.loads(headers)]
+        delivery.runs = [_read_run(row) for row in execute(_READ_RUNS, (seq,))]
+        deliveries.append(delivery)
+    return deliveries
 
 
 def _read_run(row: Sequence[Any]) -> Run:
     run = Run(row[0], attempts=row[2])
-    run.state, run.failures, run.interruptions = row[1], row[3], row[4]
+    run.state, run.failures, run.crashes = State(row[1]), row[3], row[4]
     times = [None if seconds is None else _when(seconds) for seconds in row[5:8]]
     run.due_at, run.started_at, run.finished_at = times
-    if run.state == "queued":
+    if run.state == State.QUEUED:
         run.due_at = None
     run.error, run.traceback = row[8:]
     return run
 
 
-def _find(execute: Execute, delivery_id: str) -> Record | None:
+def _find(execute: Execute, delivery_id: str) -> Delivery | None:
     """Look up a delivery with the attempts of its runs, without its body."""
     found = _read(execute, "WHERE id = ?", (delivery_id,))
     if not found:

@@ -4,7 +4,7 @@
     from app import hooks
 
     def test_the_bot_answers() -> None:
-        result = testing.Client(hooks).send(testing.comment("hello @my-bot"))
+        result = testing.TestClient(hooks).send(testing.comment("hello @my-bot"))
         assert result["reply"].value == "hello!"
 
 The client goes the way of a real delivery, from the secret to the handlers, without a network. With
@@ -33,6 +33,7 @@ from hubhooks._samples import compact, sample_json, sample_names, wire_path, wit
 from hubhooks.asgi import Door
 from hubhooks.deliveries import MemoryLog
 from hubhooks.errors import ConfigError, PayloadError
+from hubhooks.models import Deliveries, State
 from hubhooks.receiver import Receiver
 from hubhooks.routing import Router
 from hubhooks.runner import Runner
@@ -60,12 +61,13 @@ if TYPE_CHECKING:
         RepoEvent,
     )
     from hubhooks.asgi import Message
-    from hubhooks.deliveries import Delivery, Due, Ending, Log, RunState, Status
-    from hubhooks.routing import Handler, Hook, Occasion
+    from hubhooks.deliveries import Due, Log, Status
+    from hubhooks.models import RunContext
+    from hubhooks.routing import Handler, Hook, HookName
 
     E = TypeVar("E", bound=HubEvent)
     Sendable: TypeAlias = HubEvent | bytes | Mapping[str, Any] | str
-    Outcome: TypeAlias = Status | Literal["refused"]
+    ResultStatus: TypeAlias = Status | Literal["rejected"]
 
     class Options(TypedDict, total=False):
         """What may differ at each call of a client."""
@@ -76,9 +78,9 @@ if TYPE_CHECKING:
 
 
 __all__ = [
-    "Client",
     "HandlerRun",
     "Result",
+    "TestClient",
     "bucket",
     "comment",
     "config",
@@ -205,8 +207,8 @@ class HandlerRun(NamedTuple):
     """What a handler made of a delivery."""
 
     name: str
-    state: RunState
-    """`done`, `failed`, or `ignored` when it raised `Ignore`."""
+    state: State
+    """`succeeded`, `failed`, or `ignored` after `Ignore`."""
     value: Any = None
     """What it returned."""
     error: BaseException | None = None
@@ -224,8 +226,8 @@ class Result:
 
     def __init__(  # noqa: PLR0913 - it only holds what the client found out
         self,
-        status: int,
-        said: dict[str, Any],
+        http_status: int,
+        body: dict[str, Any],
         *,
         delivery_id: str,
         event: HubEvent | None,
@@ -233,9 +235,9 @@ class Result:
         errors: list[BaseException],
         router: Router,
     ) -> None:
-        self.status = status
+        self.http_status = http_status
         """The HTTP status."""
-        self.said = said
+        self.body = body
         """The answer's JSON, as the Hub's Activity tab shows it."""
         self.delivery_id = delivery_id
         """The `Webhook-Id`."""
@@ -248,10 +250,10 @@ class Result:
         self._router = router
 
     @property
-    def outcome(self) -> Outcome:
+    def status(self) -> ResultStatus:
         """The answer in a word, such as `accepted`, `duplicate` or `refused`."""
-        outcome: Outcome = self.said["status"]
-        return outcome
+        status: ResultStatus = self.body["status"]
+        return status
 
     @property
     def handlers(self) -> list[str]:
@@ -278,11 +280,11 @@ class Result:
     def __repr__(self) -> str:
         if self.runs:
             detail = ", ".join(map(repr, self.runs))
-        elif self.outcome == "unhandled":
+        elif self.status == "unhandled":
             detail = "; ".join(self.explain())
         else:
-            detail = self.said.get("reason", "")
-        return f"<Result {self.status} {self.outcome}: {detail}>"
+            detail = self.body.get("reason", "")
+        return f"<Result {self.http_status} {self.status}: {detail}>"
 
     def _why_not(self, name: str) -> str:
         lines = self.explain()
@@ -292,13 +294,13 @@ class Result:
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(names)}"
             return f"no handler is named `{name}`; {hint if names else 'none was asked'}"
-        if self.outcome not in ("unhandled", "accepted"):
-            return f"`{name}` did not run: {self.outcome}, {self.said.get('reason', '')}"
+        if self.status not in ("unhandled", "accepted"):
+            return f"`{name}` did not run: {self.status}, {self.body.get('reason', '')}"
         mine = [line for line in lines if line.startswith(f"`{name}` ")]
         return mine[0] if mine else f"`{name}` did not run; {lines[0]}"
 
 
-class Client:
+class TestClient:
     """Delivers events to handlers in this process, the way the Hub does over the network.
 
     The secret is checked, the delivery stored, the handlers run: sync ones in threads, async ones
@@ -316,12 +318,15 @@ class Client:
         ConfigError: `hooks` is neither.
     """
 
+    # Keeps pytest from collecting the class where a test module imports it.
+    __test__ = False
+
     def __init__(self, hooks: Router, *, raise_errors: bool = True, timeout: float = 10) -> None:
         _check_hooks(hooks)
         settings = (hooks if isinstance(hooks, Webhooks) else Webhooks()).settings
         verifier = None if settings.allow_unsigned else Verifier(_SECRET)
         self._hooks = hooks
-        self._log = _Log(replays=settings.replays)
+        self._log = _Log(on_replay=settings.on_replay)
         self._receiver = Receiver(
             hooks,
             self._log,
@@ -336,15 +341,21 @@ class Client:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
-    def deliveries(self) -> Log:
-        """What became of the deliveries so far."""
-        return self._log
+    def deliveries(self) -> Deliveries:
+        """The deliveries sent so far, as `Webhooks.deliveries` shows them."""
+        return Deliveries(lambda: self._log, self._replay_stored)
+
+    def _replay_stored(self, delivery_id: str, handlers: Sequence[str]) -> tuple[str, ...]:
+        if handlers:
+            msg = "a test client replays all handlers of a delivery: `client.replay(id)`"
+            raise ConfigError(msg)
+        return tuple(self.replay(delivery_id).handlers)
 
     def send(
         self,
         event: Sendable,
         *,
-        id: str | None = None,  # noqa: A002 - as in `Delivery.id`
+        id: str | None = None,  # noqa: A002 - as in `RunContext.id`
         **options: Unpack[Options],
     ) -> Result:
         """Deliver an event for the first time.
@@ -452,7 +463,7 @@ class Client:
         status, said = await _post(Door(self._receiver, runner), body, delivery_id, secret)
         await self._finish(runner, delivery_id, options.get("timeout", self._timeout))
         runs = [self._run_of(delivery_id, name, watched) for name in said.get("handlers", ())]
-        failures = [run.error for run in runs if run.state == "failed" and run.error]
+        failures = [run.error for run in runs if run.state == State.FAILED and run.error]
         return Result(
             status,
             said,
@@ -482,8 +493,8 @@ class Client:
         unfinished: list[str] = []
 
         def look() -> None:
-            record = self._log.get(delivery_id)
-            runs = record.runs if record else ()
+            delivery = self._log.get(delivery_id)
+            runs = delivery.runs if delivery else ()
             busy = [run.handler for run in runs if run.is_open]
             unfinished.extend(busy or ["a hook"])
 
@@ -497,14 +508,14 @@ class Client:
             raise TimeoutError(msg)
 
     def _run_of(self, delivery_id: str, name: str, watched: _Watched) -> HandlerRun:
-        record = self._log.get(delivery_id)
-        assert record is not None  # noqa: S101 - it was accepted
-        run = record.run_of(name)
+        delivery = self._log.get(delivery_id)
+        assert delivery is not None  # noqa: S101 - it was accepted
+        run = delivery.run(name)
         # What it raised before it was tried again is no error of one that is done.
-        error = None if run.state == "done" else watched.errors.get(name)
-        if run.state == "failed" and error is None:
+        error = None if run.state == State.SUCCEEDED else watched.errors.get(name)
+        if run.state == State.FAILED and error is None:
             error = RuntimeError(run.error)
-        value = watched.values.get(name) if run.state == "done" else None
+        value = watched.values.get(name) if run.state == State.SUCCEEDED else None
         return HandlerRun(name, run.state, value, error, run.attempts)
 
     def _wait(self, method: str, result: Coroutine[Any, Any, Result]) -> Result:
@@ -522,8 +533,8 @@ class Client:
 class _Log(MemoryLog):
     def finished(
         self,
-        delivery: Delivery,
-        ending: Ending,
+        run_context: RunContext,
+        ending: State,
         error: str = "",
         traceback: str = "",
         *,
@@ -531,13 +542,13 @@ class _Log(MemoryLog):
     ) -> None:
         """Record how a handler ended; what is tried again is so at once."""
         again = None if retry_after is None else 0.0
-        super().finished(delivery, ending, error, traceback, retry_after=again)
+        super().finished(run_context, ending, error, traceback, retry_after=again)
 
     def lose_answer(self, delivery_id: str) -> None:
         """Record that the answer did not arrive after all."""
         with self._lock:
-            if record := self._records.get(delivery_id):
-                record.is_delivered = False
+            if delivery := self._records.get(delivery_id):
+                delivery.is_acknowledged = False
 
 
 class _Part:
@@ -589,8 +600,8 @@ class _Watched(Router):
     def handler_names(self) -> KeysView[str]:
         return self._router.handler_names
 
-    def hooks_on(self, occasion: Occasion) -> tuple[Hook, ...]:
-        return tuple(self._noted_hook(hook) for hook in self._router.hooks_on(occasion))
+    def hooks_for(self, hook_name: HookName) -> tuple[Hook, ...]:
+        return tuple(self._noted_hook(hook) for hook in self._router.hooks_for(hook_name))
 
     def _noted_hook(self, hook: Hook) -> Hook:
         fail = self.hook_errors.append
@@ -643,7 +654,7 @@ def _check_hooks(hooks: object) -> None:
         what = f"a `{type(hooks).__name__}`"
         if isinstance(hooks, type):
             what = f"the class `{hooks.__name__}`"
-        msg = f"a client delivers to a `Webhooks` or a `Router`, `Client(hooks)`, not to {what}"
+        msg = f"a client delivers to a `Webhooks` or a `Router`, `TestClient(hooks)`, not to {what}"
         raise ConfigError(msg)
 
 

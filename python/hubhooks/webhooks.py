@@ -17,9 +17,10 @@ from hubhooks._suggestions import suggestion
 from hubhooks.asgi import Door, check_event_loop
 from hubhooks.deliveries import MemoryLog
 from hubhooks.errors import ConfigError, StoreError
+from hubhooks.models import Deliveries
 from hubhooks.receiver import MAX_BODY_SIZE, Receiver, check_size
 from hubhooks.routing import Policy, Router
-from hubhooks.runner import Runner, check_loop
+from hubhooks.runner import Runner, check_handler_loop
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -38,13 +39,13 @@ if TYPE_CHECKING:
     from gradio.routes import App
     from typing_extensions import Never
 
-    from hubhooks._database import Durability
+    from hubhooks._database import Synchronous
     from hubhooks._session import Lock
     from hubhooks.activity import Activity
     from hubhooks.asgi import Acknowledge, Receive, Scope, Send
-    from hubhooks.deliveries import Log, Replays
+    from hubhooks.deliveries import Log, OnReplay
     from hubhooks.routing import Strings
-    from hubhooks.runner import Where
+    from hubhooks.runner import HandlerLoop
 
     P = ParamSpec("P")
     T = TypeVar("T")
@@ -66,8 +67,9 @@ _NOT_ASGI = (
 
 
 _SETTINGS = (
-    "secret", "allow_unsigned", "max_body_size", "replays", "ignore_authors", "loop", "deliveries",
-    "durability", "allow_network", "app_name", "adopt_store", "acknowledge",
+    "secret", "allow_unsigned", "max_body_size", "on_replay", "ignore_authors", "handler_loop",
+    "deliveries",
+    "synchronous", "allow_network", "app_name", "adopt_store", "acknowledge",
 )  # fmt: skip
 _URL_HINT = (
     "the path of the URL belongs to the FastAPI router: "
@@ -125,12 +127,12 @@ def _with_short_errors(method: Callable[P, T]) -> Callable[P, T]:
 class Settings:
     """What another door to the same handlers has to know, such as that of `hubhooks.testing`."""
 
-    __slots__ = ("allow_unsigned", "max_body_size", "replays")
+    __slots__ = ("allow_unsigned", "max_body_size", "on_replay")
 
-    def __init__(self, *, allow_unsigned: bool, max_body_size: int, replays: Replays) -> None:
+    def __init__(self, *, allow_unsigned: bool, max_body_size: int, on_replay: OnReplay) -> None:
         self.allow_unsigned = allow_unsigned
         self.max_body_size = max_body_size
-        self.replays: Replays = replays
+        self.on_replay: OnReplay = on_replay
 
 
 class Webhooks(Router):
@@ -181,24 +183,24 @@ class Webhooks(Router):
         *,
         allow_unsigned: bool = False,
         max_body_size: int = MAX_BODY_SIZE,
-        replays: Replays = "run",
+        on_replay: OnReplay = "run",
         ignore_authors: Strings = (),
-        loop: Where | None = None,
+        handler_loop: HandlerLoop | None = None,
         deliveries: str | os.PathLike[str] | None = None,
-        durability: Durability = "process",
+        synchronous: Synchronous = "normal",
         allow_network: bool | None = None,
         app_name: str | None = None,
         adopt_store: bool | None = None,
-        acknowledge: Acknowledge = "stored",
+        acknowledge: Acknowledge = "on_receipt",
         **unknown: Never,
     ) -> None:
         _check_settings(unknown)
-        _check_choice("durability", durability, "process", "full")
-        _check_choice("acknowledge", acknowledge, "stored", "finished")
-        _check_choice("replays", replays, "run", "skip")
+        _check_choice("synchronous", synchronous, "normal", "full")
+        _check_choice("acknowledge", acknowledge, "on_receipt", "on_completion")
+        _check_choice("on_replay", on_replay, "run", "skip")
         _check_app_name(app_name)
         check_size(max_body_size)
-        check_loop(loop)
+        check_handler_loop(handler_loop)
         super().__init__(ignore_authors=ignore_authors)
         # FastAPI may have been imported after this package.
         register_encoders()
@@ -208,12 +210,12 @@ class Webhooks(Router):
         self.settings = Settings(
             allow_unsigned=allow_unsigned and secret is None,
             max_body_size=max_body_size,
-            replays=replays,
+            on_replay=on_replay,
         )
         """How requests are let in and repeated ones judged."""
-        self._loop: Where | None = loop
+        self._handler_loop: HandlerLoop | None = handler_loop
         self._path = deliveries
-        self._durability: Durability = durability
+        self._synchronous: Synchronous = synchronous
         self._allow_network = allow_network
         self._acknowledge: Acknowledge = acknowledge
         self._app_name = app_name
@@ -225,8 +227,13 @@ class Webhooks(Router):
             self.__dict__["__call__"] = self._serve
 
     @property
-    def deliveries(self) -> Log:
-        """What became of the deliveries so far."""
+    def deliveries(self) -> Deliveries:
+        """The stored deliveries: `list`, `get`, `stats` and `replay`."""
+        return Deliveries(lambda: self._runner.log, self._runner.replay)
+
+    @property
+    def store(self) -> Log:
+        """The store itself, for the adapters of this package."""
         return self._runner.log
 
     # Not before they are needed: the environment says where the log is, and not every process
@@ -238,7 +245,7 @@ class Webhooks(Router):
         log: Log
         lock: Lock | None = None
         if path == _IN_MEMORY:
-            log = MemoryLog(replays=self.settings.replays)
+            log = MemoryLog(on_replay=self.settings.on_replay)
         else:
             from hubhooks.sqlite import RunnerLock, SqliteLog  # noqa: PLC0415 - see above
 
@@ -248,13 +255,13 @@ class Webhooks(Router):
                 allow_network = _read_flag(_NETWORK_VARIABLE)
             log = SqliteLog(
                 path,
-                replays=self.settings.replays,
-                durability=self._durability,
+                on_replay=self.settings.on_replay,
+                synchronous=self._synchronous,
                 allow_network=allow_network,
                 app=self._app(),
                 lock=lock,
             )
-        runner = Runner(self, log, loop=self._loop, lock=lock, code=self._code)
+        runner = Runner(self, log, handler_loop=self._handler_loop, lock=lock, code=self._code)
         runner.logs_survival = True
         return runner
 
@@ -279,7 +286,7 @@ class Webhooks(Router):
             receiver,
             self._runner,
             acknowledge=self._acknowledge,
-            beside=self.answer_about_deliveries,
+            beside=self.handle_admin_request,
         )
 
     @property
@@ -313,7 +320,7 @@ class Webhooks(Router):
         if "gradio" in sys.modules:
             from hubhooks import gradio  # noqa: PLC0415 - only who uses it needs it
 
-            gradio.prepare_mounted(app, self.deliveries)
+            gradio.prepare_mounted(app, self.store)
         try:
             yield
         finally:
@@ -413,7 +420,7 @@ class Webhooks(Router):
 
         _activity_tab.show(self._activity, lambda: self._runner.was_started)
 
-    async def answer_about_deliveries(self, scope: Scope, receive: Receive, send: Send) -> bool:
+    async def handle_admin_request(self, scope: Scope, receive: Receive, send: Send) -> bool:
         """Serve the deliveries as JSON to callers with the admin token.
 
         The app itself does so below its path, and `router` too; this is for routes of your own.
@@ -431,7 +438,7 @@ class Webhooks(Router):
     def _activity(self) -> Activity:
         from hubhooks.activity import Activity  # noqa: PLC0415 - only who looks needs it
 
-        return Activity(self.deliveries, self, lambda: self.verifier, self._runner.wake)
+        return Activity(self.store, self, lambda: self.verifier, self._runner.wake)
 
 
 @contextmanager

@@ -14,23 +14,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from hubhooks import HubEvent, Router
-    from hubhooks.testing import Client
+    from hubhooks.testing import TestClient
 
 __all__ = ["hubhooks_client", "hubhooks_sample"]
 
 
 @pytest.fixture
-def hubhooks_client() -> Iterator[Callable[..., Client]]:
+def hubhooks_client() -> Iterator[Callable[..., TestClient]]:
     """Make a client that delivers to handlers, and close it after the test.
 
-    Call it as `hubhooks.testing.Client`: `hubhooks_client(hooks)`.
+    Call it as `hubhooks.testing.TestClient`: `hubhooks_client(hooks)`.
     """
-    from hubhooks.testing import Client  # noqa: PLC0415 - see above
+    from hubhooks.testing import TestClient  # noqa: PLC0415 - see above
 
-    clients: list[Client] = []
+    clients: list[TestClient] = []
 
-    def make(hooks: Router, *, raise_errors: bool = True, timeout: float = 10) -> Client:
-        clients.append(Client(hooks, raise_errors=raise_errors, timeout=timeout))
+    def make(hooks: Router, *, raise_errors: bool = True, timeout: float = 10) -> TestClient:
+        clients.append(TestClient(hooks, raise_errors=raise_errors, timeout=timeout))
         return clients[-1]
 
     yield make

@@ -264,7 +264,7 @@ impl UpdatedFiles {
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let event = HubEvent::wrap(py, self.list.borrow_owner().clone())?;
-        let restore = py.import("hubhooks._core")?.getattr("_restore_part")?;
+        let restore = py.import("hubhooks._core")?.getattr("_unpickle_view")?;
         (restore, (event, "updated_files", None::<usize>)).into_pyobject(py)
     }
 

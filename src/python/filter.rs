@@ -208,13 +208,13 @@ impl Filter {
     clippy::needless_pass_by_value,
     reason = "how PyO3 hands over a sequence"
 )]
-pub(crate) fn matching(
+pub(crate) fn match_filters(
     event: &Bound<'_, HubEvent>,
     filters: Vec<PyRef<'_, Filter>>,
 ) -> PyResult<Vec<usize>> {
     let made = filters.iter().map(|filter| filter.made());
     let made = made.collect::<PyResult<Vec<_>>>()?;
-    Ok(filter::matching(event.get().shared().event(), made))
+    Ok(filter::match_filters(event.get().shared().event(), made))
 }
 
 /// Read a scope and action as the Hub asks receivers to: any action on an undocumented narrower

@@ -21,7 +21,7 @@ mod _core {
     #[pymodule_export]
     use super::files::{UpdatedFile, UpdatedFiles};
     #[pymodule_export]
-    use super::filter::{Filter, matching, narrow, nearest_scope};
+    use super::filter::{Filter, match_filters, narrow, nearest_scope};
     #[pymodule_export]
     use super::parts::{
         Changes, Comment, Discussion, MovedTo, Owner, Repo, UpdatedRef, Url, Webhook, restore_part,

@@ -56,7 +56,7 @@ macro_rules! part {
                 let part = slf.get();
                 let (attributes, index) = Part::path(part);
                 let event = HubEvent::wrap(py, Part::shared(part).clone())?;
-                let restore = py.import("hubhooks._core")?.getattr("_restore_part")?;
+                let restore = py.import("hubhooks._core")?.getattr("_unpickle_view")?;
                 (restore, (event, attributes, index)).into_pyobject(py)
             }
 
@@ -73,7 +73,7 @@ pub(super) use part;
 
 /// Find a part again after its event was unpickled.
 #[pyfunction]
-#[pyo3(name = "_restore_part")]
+#[pyo3(name = "_unpickle_view")]
 pub(crate) fn restore_part<'py>(
     event: &Bound<'py, PyAny>,
     attributes: &str,

@@ -63,8 +63,8 @@ impl Verifier {
     }
 
     #[classattr]
-    fn judge(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-        reentrant(py, "judge")
+    fn check(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+        reentrant(py, "check")
     }
 
     /// What `verify_request` does, with the headers as a list of tuples or lists.
@@ -74,17 +74,17 @@ impl Verifier {
         headers: &Bound<'_, PyAny>,
         query: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        Ok(self.judged(headers, query)??)
+        Ok(self.checked(headers, query)??)
     }
 
-    /// What `judge` does, with the headers as a list of tuples or lists.
+    /// What `check` does, with the headers as a list of tuples or lists.
     #[pyo3(signature = (headers, query))]
-    fn _judge_pairs(
+    fn _check_pairs(
         &self,
         headers: &Bound<'_, PyAny>,
         query: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Option<&'static str>> {
-        match self.judged(headers, query)? {
+        match self.checked(headers, query)? {
             Ok(()) => Ok(None),
             Err(Error::SecretMissing) => Ok(Some("missing")),
             Err(Error::SecretMismatch) => Ok(Some("mismatch")),
@@ -98,7 +98,7 @@ impl Verifier {
 }
 
 impl Verifier {
-    fn judged(
+    fn checked(
         &self,
         headers: &Bound<'_, PyAny>,
         query: Option<&Bound<'_, PyAny>>,

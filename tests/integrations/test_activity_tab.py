@@ -98,7 +98,7 @@ class App:
 
     def wait_until_all_ended(self) -> None:
         self.server.wait_until(
-            lambda: all(one["state"] in {"done", "failed"} for one in self.deliveries()),
+            lambda: all(one["state"] in {"succeeded", "failed"} for one in self.deliveries()),
             "has deliveries that do not end",
         )
 
@@ -128,7 +128,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 
 @pytest.fixture(scope="module")
 def private_id(app: App) -> str:
-    return next(one["id"] for one in app.deliveries() if PRIVATE_NAME in one["repo"])
+    return next(one["id"] for one in app.store() if PRIVATE_NAME in one["repo"])
 
 
 def test_a_stranger_sees_states_and_public_names(app: App) -> None:
@@ -138,7 +138,7 @@ def test_a_stranger_sees_states_and_public_names(app: App) -> None:
         [4, "repo create", "ada-labs/tide-forecast"],
         [4, "", ""],
     ]
-    assert "done" in rows[0][1]
+    assert "succeeded" in rows[0][1]
     assert "failed" in rows[1][1]
     assert parts["locked"]["visible"] is True
     assert "1</b> failed" in parts["overview"]
@@ -165,7 +165,7 @@ def test_no_function_tells_a_stranger_more_or_replays(
     ticket = stolen if ticket == "stolen" else ticket
     row = ["", "", "", "", "", private_id]
     event = {"index": [0, 0], "value": "", "row_value": row, "selected": True}
-    before = app.deliveries()
+    before = app.store()
     config = app.read_config()
     said: list[str] = [json.dumps(config), app.client.get("/").text]
     called = 0
@@ -198,7 +198,7 @@ def test_no_function_tells_a_stranger_more_or_replays(
     for text in said:
         for secret in SECRETS:
             assert secret not in text
-    assert app.deliveries() == before
+    assert app.store() == before
 
 
 def test_the_client_of_gradio_finds_nothing_to_call(app: App) -> None:
@@ -235,13 +235,11 @@ def test_the_token_is_not_remembered_with_what_a_page_sent(app: App) -> None:
 
 
 def test_replay_runs_handlers_again_for_who_knows_the_token(app: App) -> None:
-    public_id = next(one["id"] for one in app.deliveries() if PRIVATE_NAME not in one["repo"])
+    public_id = next(one["id"] for one in app.store() if PRIVATE_NAME not in one["repo"])
     ticket = app.unlock("mine")
 
     def attempts() -> int:
-        return next(
-            one["runs"][0]["attempts"] for one in app.deliveries() if one["id"] == public_id
-        )
+        return next(one["runs"][0]["attempts"] for one in app.store() if one["id"] == public_id)
 
     before = attempts()
     parts = app.parts(
@@ -368,7 +366,7 @@ def test_the_api_is_there_in_every_app(start: Callable[..., Server], name: str, 
     def state() -> str:
         return server.request(f"{path}/deliveries/d1", headers=bearer).json()["state"]
 
-    server.wait_until(lambda: state() == "done", "did not end")
+    server.wait_until(lambda: state() == "succeeded", "did not end")
     assert server.request(f"{path}/deliveries").status_code == 401
     assert server.request(f"{path}/deliveries", secret=SECRET).status_code == 401
     assert (
@@ -423,7 +421,7 @@ def test_a_browser_shows_it_and_replays(tmp_path: Path, rendered: str) -> None:
             page.get_by_text("2 attempts").first.wait_for(timeout=patience)
         except playwright.TimeoutError:
             shown = page.locator("body").inner_text()
-            pytest.fail(f"{shown}\n{app.deliveries()}\n{app.server.output()}")
+            pytest.fail(f"{shown}\n{app.store()}\n{app.server.output()}")
         page.get_by_role("button", name="Close").click()
         error.wait_for(state="hidden", timeout=patience)
         page.get_by_role("button", name="Lock", exact=True).click()

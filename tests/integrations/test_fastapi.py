@@ -19,7 +19,7 @@ from servers import PATIENCE, ROOT, SECRET, UVICORN, Server, started
 
 from hubhooks import HubEvent, Webhooks, errors
 from hubhooks._samples import compact, sample_json
-from hubhooks.fastapi import VerifiedEvent, verified, verified_event
+from hubhooks.fastapi import VerifiedEvent, verified_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ from typing import Annotated
 
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request
 from hubhooks import CommentEvent, HubEvent, Verifier, Webhooks
-from hubhooks.fastapi import VerifiedEvent, verified_event, verified_options
+from hubhooks.fastapi import VerifiedEvent, verified_event, openapi_options
 
 hooks = Webhooks()
 other = Webhooks("sun")
@@ -85,12 +85,12 @@ inner.include_router(other.router("/hub"))
 app.mount("/inner", inner)
 
 
-@app.post("/mine", **verified_options())
+@app.post("/mine", **openapi_options())
 async def mine(event: VerifiedEvent, tenant: int = 0) -> dict[str, object]:
     return {"scope": event.scope, "tenant": tenant}
 
 
-@app.post("/comments", status_code=202, **verified_options(CommentEvent))
+@app.post("/comments", status_code=202, **openapi_options(CommentEvent))
 async def comments(
     event: Annotated[CommentEvent, Depends(verified_event(CommentEvent))],
 ) -> dict[str, object]:
@@ -263,11 +263,11 @@ def test_endpoint_of_ones_own_gets_the_verified_event(app: Server) -> None:
 @pytest.mark.parametrize(
     ("content", "secret", "status", "word", "reason"),
     [
-        (PUSH, None, 401, "refused", "the webhook secret is missing"),
-        (PUSH, "wrong", 403, "refused", "the webhook secret is wrong"),
-        (b"", SECRET, 400, "refused", "the body is empty"),
-        (b"{", SECRET, 202, "unreadable", "line 1"),
-        (b"[]", SECRET, 202, "unreadable", "expected"),
+        (PUSH, None, 401, "rejected", "the webhook secret is missing"),
+        (PUSH, "wrong", 403, "rejected", "the webhook secret is wrong"),
+        (b"", SECRET, 400, "rejected", "the body is empty"),
+        (b"{", SECRET, 202, "malformed", "line 1"),
+        (b"[]", SECRET, 202, "malformed", "expected"),
         (PUSH, SECRET, 200, "ignored", "takes a CommentEvent, not a ContentEvent"),
     ],
 )
@@ -278,7 +278,7 @@ def test_endpoint_of_ones_own_is_spared(
     detail = answer.json()["detail"]
     assert (answer.status_code, detail["status"]) == (status, word)
     assert reason in detail["reason"]
-    if word == "unreadable":
+    if word == "malformed":
         app.wait_for("a delivery cannot be read: ")
 
 
@@ -295,7 +295,7 @@ def test_endpoint_of_ones_own_sees_no_body_that_was_cut_off(app: Server) -> None
     with socket.create_connection(("127.0.0.1", app.port), timeout=PATIENCE) as client:
         head = f"POST /mine HTTP/1.1\r\nHost: x\r\nX-Webhook-Secret: {SECRET}\r\n"
         client.sendall(f"{head}Content-Length: {len(PUSH)}\r\n\r\n".encode() + PUSH[:99])
-    app.wait_for("refused a request with 400: the body was cut off")
+    app.wait_for("rejected a request with 400: the body was cut off")
 
 
 @pytest.mark.parametrize("query", ["", f"?secret={SECRET}"])
@@ -326,11 +326,11 @@ def test_openapi_shows_what_is_taken_and_answered(app: Server) -> None:
     ]
     scheme = schema["components"]["securitySchemes"]["HubWebhookSecret"]
     assert (scheme["in"], scheme["name"]) == ("header", "X-Webhook-Secret")
-    refusals = {"400", "401", "403", "413", "503"}
+    rejections = {"400", "401", "403", "413", "503"}
     for path, title, answers, model in (
-        ("/webhooks/hub", "HubEvent", refusals | {"200", "202"}, "HubAnswer"),
-        ("/mine", "HubEvent", refusals | {"200", "422"}, "HubRefusal"),
-        ("/comments", "CommentEvent", refusals | {"202"}, "HubRefusal"),
+        ("/webhooks/hub", "HubEvent", rejections | {"200", "202"}, "WebhookResponse"),
+        ("/mine", "HubEvent", rejections | {"200", "422"}, "WebhookErrorResponse"),
+        ("/comments", "CommentEvent", rejections | {"202"}, "WebhookErrorResponse"),
     ):
         operation = schema["paths"][path]["post"]
         assert operation["security"] == [{"HubWebhookSecret": []}]
@@ -424,7 +424,7 @@ async def open_to_all(
     for secret in (None, ""):
         server = start(*STRICT, script=script, environ={"WEBHOOK_SECRET": secret})
         assert server.post("/shut", PUSH).status_code == 503
-        server.wait_for("refused a request with 503: this server has no valid WEBHOOK_SECRET")
+        server.wait_for("rejected a request with 503: this server has no valid WEBHOOK_SECRET")
         # One that is empty is a mistake, and no wish to be open.
         assert server.post("/open", PUSH).status_code == (200 if secret is None else 503)
 
@@ -436,7 +436,7 @@ def test_dependency_can_be_overridden_in_tests(serve: Callable[..., Any]) -> Non
     async def mine(event: VerifiedEvent) -> str:
         return event.scope
 
-    app.dependency_overrides[verified] = lambda: HubEvent.from_dict(COMMENT)
+    app.dependency_overrides[verified_event] = lambda: HubEvent.from_dict(COMMENT)
     with serve(app) as port:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
         connection.request("POST", "/mine")
@@ -512,10 +512,10 @@ def test_the_example_shows_what_became_of_deliveries(service: Server) -> None:
     def shown() -> list[dict[str, Any]]:
         return list(service.request("/deliveries", secret=SECRET).json())
 
-    service.wait_until(lambda: shown()[1]["state"] == "done", "has not run the handler")
+    service.wait_until(lambda: shown()[1]["state"] == "succeeded", "has not run the handler")
     comment, pushed = shown()
     assert (comment["state"], comment["handlers"]) == ("unhandled", {})
-    assert (pushed["id"], pushed["handlers"]) == ("d-1", {"pushed": "done"})
+    assert (pushed["id"], pushed["handlers"]) == ("d-1", {"pushed": "succeeded"})
     push = json.loads(PUSH)["repo"]
     assert service.request("/heads", secret=SECRET).json() == {push["name"]: push["headSha"]}
     assert len(service.request("/deliveries?limit=1", secret=SECRET).json()) == 1

@@ -295,7 +295,7 @@ demo.block_thread()
 def test_whoever_makes_the_options_async_handlers_get_a_loop_of_their_own() -> None:
     hooks = Webhooks(SECRET, deliveries=":memory:")
     pytest.importorskip("hubhooks.gradio").make_app_kwargs(hooks)
-    assert hooks._runner._where == "own"  # noqa: SLF001 - a loop that is blocked shows elsewhere
+    assert hooks._runner._where == "dedicated"  # noqa: SLF001 - a loop that is blocked shows elsewhere
 
 
 @pytest.mark.parametrize(
@@ -596,7 +596,7 @@ def test_the_start_says_whether_accepted_work_survives_a_restart(
     if is_space:
         monkeypatch.setenv("SPACE_ID", "ada-labs/hub-watcher")
     hooks = Webhooks("moon", deliveries=path)
-    assert told in describe_survival(hooks.deliveries)
+    assert told in describe_survival(hooks.store)
 
 
 TUTORIAL = """
@@ -607,9 +607,9 @@ from hubhooks import Webhooks
 hooks = Webhooks()
 
 @hooks.on("repo.content")
-def handle(event, delivery):
+def handle(event, context):
     with open("ran", "a") as file:
-        file.write(f"{delivery.id} VERSION {os.getpid()}\\n")
+        file.write(f"{context.id} VERSION {os.getpid()}\\n")
 
 with gr.Blocks() as demo:
     hooks.activity()

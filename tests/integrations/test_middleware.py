@@ -135,8 +135,8 @@ def test_verified_event_accepts_a_body_that_sentry_read(sentry: Server) -> None:
 @pytest.mark.parametrize("path", ["/stream", "/taken"])
 def test_a_body_that_nobody_kept_is_503(server: Server, path: str) -> None:
     answer = server.post(path, PUSH, headers=JSON)
-    assert (answer.status_code, answer.json()["status"]) == (503, "refused")
-    assert "refused a request with 503: the body" in server.output()
+    assert (answer.status_code, answer.json()["status"]) == (503, "rejected")
+    assert "rejected a request with 503: the body" in server.output()
 
 
 def test_receive_of_the_server_is_known(server: Server) -> None:
@@ -188,7 +188,7 @@ def test_trio_without_a_startup_is_503(tmp_path: Path) -> None:
     ) as server:
         for _ in range(2):
             answer = server.post("/", PUSH)
-            assert (answer.status_code, answer.json()["status"]) == (503, "refused")
+            assert (answer.status_code, answer.json()["status"]) == (503, "rejected")
         assert server.post("/", PUSH, secret="wrong").status_code == 403
         token = {"Authorization": f"Bearer {'sesame' * 6}"}
         assert server.request("/deliveries", headers=token).status_code == 503

@@ -29,7 +29,7 @@ hooks = Webhooks()
 
 
 @hooks.on("repo.content")
-def in_a_thread(event, delivery):
+def in_a_thread(event, context):
     print("a thread began", flush=True)
     while not Path("go").exists():
         time.sleep(0.02)

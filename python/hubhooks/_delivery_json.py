@@ -12,10 +12,17 @@ from hubhooks.errors import PayloadError
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from hubhooks.deliveries import Record, Run
+    from hubhooks.models import Delivery, Run
 
 __all__ = [
-    "LONGEST_BODY", "body_of", "event_of", "iso", "record_json", "run_json", "showable", "too_long",
+    "LONGEST_BODY",
+    "body_of",
+    "delivery_json",
+    "event_of",
+    "iso",
+    "run_json",
+    "showable",
+    "too_long",
 ]  # fmt: skip
 
 # To read and write a body as JSON takes a hundred times its size in memory, and stops all threads.
@@ -26,45 +33,45 @@ _WRITTEN_IN = 64
 _EXACT = 2**53
 
 
-def record_json(record: Record, *, is_whole: bool = False) -> dict[str, Any]:
+def delivery_json(delivery: Delivery, *, is_whole: bool = False) -> dict[str, Any]:
     """Give a delivery as JSON has it.
 
     Args:
-        record: the delivery.
+        delivery: the delivery.
         is_whole: with its headers, the tracebacks, and its body unless that is very long.
     """
     made: dict[str, Any] = {
-        "id": record.id,
-        "received_at": iso(record.received_at),
-        "state": record.state,
-        "scope": record.scope,
-        "action": record.action,
-        "repo": record.repo,
-        "size": record.size,
-        "reason": record.reason,
-        "is_replay": record.is_replay,
-        "is_delivered": record.is_delivered,
-        "duplicates": record.duplicates,
-        "runs": [run_json(run, is_whole=is_whole) for run in record.runs],
+        "id": delivery.id,
+        "received_at": iso(delivery.received_at),
+        "state": delivery.state,
+        "scope": delivery.scope,
+        "action": delivery.action,
+        "repo": delivery.repo,
+        "size": delivery.size,
+        "reason": delivery.reason,
+        "is_replay": delivery.is_replay,
+        "is_acknowledged": delivery.is_acknowledged,
+        "duplicates": delivery.duplicates,
+        "runs": [run_json(run, is_whole=is_whole) for run in delivery.runs],
     }
     if is_whole:
-        made["headers"] = record.headers
-        if record.size > LONGEST_BODY:
+        made["headers"] = delivery.headers
+        if delivery.size > LONGEST_BODY:
             made["body"] = None
-            if record.body is not None:
-                made["body_omitted"] = too_long(record)
+            if delivery.body is not None:
+                made["body_omitted"] = too_long(delivery)
             return made
-        body = body_of(record)
+        body = body_of(delivery)
         made["body"] = body if _can_be_written(body) else showable(body)
     return made
 
 
-def too_long(record: Record) -> str:
+def too_long(delivery: Delivery) -> str:
     """Say why a body is not shown, and how to get it."""
     return (
-        f"the body has {record.size} bytes, and one of more than {LONGEST_BODY} is not shown here; "
-        f"`hubhooks deliveries export {shlex.quote(record.id)}` writes it to a file, unless "
-        "deliveries are kept in memory"
+        f"the body has {delivery.size} bytes, and one of more than {LONGEST_BODY} is not shown "
+        f"here; `hubhooks deliveries export {shlex.quote(delivery.id)}` writes it to a file, "
+        "unless deliveries are kept in memory"
     )
 
 
@@ -86,7 +93,7 @@ def run_json(run: Run, *, is_whole: bool = False) -> dict[str, Any]:
         "state": run.state,
         "attempts": run.attempts,
         "failures": run.failures,
-        "interruptions": run.interruptions,
+        "crashes": run.crashes,
         "due_at": iso(run.due_at),
         "started_at": iso(run.started_at),
         "finished_at": iso(run.finished_at),
@@ -111,20 +118,20 @@ def iso(when: datetime | None) -> str | None:
     return None if when is None else when.isoformat()
 
 
-def event_of(record: Record) -> HubEvent | None:
+def event_of(delivery: Delivery) -> HubEvent | None:
     try:
-        return None if record.body is None else HubEvent.from_json(record.body)
+        return None if delivery.body is None else HubEvent.from_json(delivery.body)
     except PayloadError:
         return None
 
 
-def body_of(record: Record) -> Any:  # noqa: ANN401 - any JSON
-    if record.body is None:
+def body_of(delivery: Delivery) -> Any:  # noqa: ANN401 - any JSON
+    if delivery.body is None:
         return None
     try:
-        return json.loads(record.body)
+        return json.loads(delivery.body)
     except (ValueError, RecursionError):
-        return record.body.decode("utf-8", "backslashreplace")
+        return delivery.body.decode("utf-8", "backslashreplace")
 
 
 def showable(value: Any, depth: int = _DEEPEST_SHOWN) -> Any:  # noqa: ANN401 - any JSON
