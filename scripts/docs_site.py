@@ -30,8 +30,9 @@ DOCUMENTS = {
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
 }
-SOURCES = {page: source for source, page in DOCUMENTS.items()}
-# Links to the README lead to the home page. The README itself is no page.
+# A section of the README is a page too. Other links to the README lead to the home page.
+INSTALL = "install.md"
+SOURCES = {**{page: source for source, page in DOCUMENTS.items()}, INSTALL: "README.md"}
 PAGES = {**DOCUMENTS, "README.md": "index.md"}
 # `scripts/docs_pages.py` writes them, so nobody edits them.
 GENERATED = {"cli.md", "payloads.md"}
@@ -40,6 +41,7 @@ FENCED = re.compile(r"^(`{3,}).*?^\1`*$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[([^\[\]]*)\]\((?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 FILE_NAME = re.compile(r"[\w./-]+\.md")
 TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
+INSTALL_SECTION = re.compile(r"^## Install\n(.*?)^## ", re.MULTILINE | re.DOTALL)
 FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n+", re.DOTALL)
 VERSION = re.compile(r'^version = "(.+)"$', re.MULTILINE)
 REMOTE = re.compile(r"(?:https://(?:[^@/]+@)?|git@)github\.com[:/]([^/\s]+/[^/\s]+?)(?:\.git)?/?")
@@ -57,10 +59,11 @@ site_nav: list[Navigation] = []
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Set what depends on the checkout: the version and the links to the repository."""
     version = version_of((ROOT / "Cargo.toml").read_text("utf-8"))
-    config.copyright = f"hubhooks {version}, Apache-2.0"
+    config.site_name = f"hubhooks {version}"
+    config.copyright = "Apache-2.0"
     if url := repository_url():
         config.repo_url = url
-        config.repo_name = f"hubhooks {version}"
+        config.repo_name = url.removeprefix("https://github.com/")
     return config
 
 
@@ -70,14 +73,23 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
     summaries.clear()
     site_nav.clear()
-    for source, page in DOCUMENTS.items():
-        text = FRONT_MATTER.sub("", (ROOT / source).read_text("utf-8"))
+    for page, text in added_pages().items():
         files.append(File.generated(config, page, content=text))
+    return files
+
+
+def added_pages() -> dict[str, str]:
+    """Return the text of each page that is not in `docs/`."""
+    pages = {
+        page: FRONT_MATTER.sub("", (ROOT / source).read_text("utf-8"))
+        for source, page in DOCUMENTS.items()
+    }
+    section = INSTALL_SECTION.search((ROOT / "README.md").read_text("utf-8"))
+    pages[INSTALL] = f"# Install\n{section[1] if section else ''}"
     for path in sorted((ROOT / EXAMPLES).iterdir()):
         if path.is_dir() or path.suffix == ".py":
-            text = example_page(path)
-            files.append(File.generated(config, f"{EXAMPLES}{path.stem}.md", content=text))
-    return files
+            pages[f"{EXAMPLES}{path.stem}.md"] = example_page(path)
+    return pages
 
 
 def on_nav(nav: Navigation, *, config: MkDocsConfig, files: Files) -> Navigation:  # noqa: ARG001
@@ -182,6 +194,8 @@ def relinked(link: re.Match[str], page: str, repository: str | None) -> str:
     text, path, anchor = link.groups()
     source = posixpath.normpath(posixpath.join(posixpath.dirname(source_of(page)), path))
     found = page_of(source)
+    if source == "README.md" and anchor == "#install":
+        found, anchor = (INSTALL, ""), None
     if found is None:
         if not (ROOT / source).exists():  # MkDocs warns
             return link[0]
