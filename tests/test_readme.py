@@ -159,12 +159,12 @@ def test_readme_is_short() -> None:
 
 def test_readme_needs_three_commands_to_a_reply(tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub")
-    quickstart = section("Quickstart")
-    install, serve, send = commands(section("Install")) + commands(quickstart)
+    install, serve, send = commands(section("Install")) + commands(section("Run"))
     assert install[:2] == ["pip", "install"]
     assert serve == ["WEBHOOK_SECRET=moon", "uvicorn", "app:hooks"]
     assert send[:3] == ["WEBHOOK_SECRET=moon", "hubhooks", "send"]
-    code, reply = (dict(FENCE.findall(quickstart))[language] for language in ("python", "text"))
+    code = dict(FENCE.findall(section("Example")))["python"]
+    reply = dict(FENCE.findall(section("Run")))["text"]
     command = ["-m", *serve[1:], "--port", "{port}"]
     environ = {"WEBHOOK_SECRET": "moon", "HF_TOKEN": None}
     with started(tmp_path, *command, script=code, environ=environ) as server:
