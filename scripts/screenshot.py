@@ -86,7 +86,7 @@ README_EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 GRADIO_APP = """
 import gradio as gr
 
-with gr.Blocks(title="my-bot") as demo:
+with gr.Blocks(title="my-bot", fill_width=True) as demo:
     hooks.activity()
 hooks.launch(demo)
 """
@@ -203,7 +203,7 @@ def take_reply(browser: Browser) -> None:
             (discussion,) = hub.repo(f"datasets/{DATASET}").discussions
             wait_until(lambda: len(discussion.comments) > 1)
             hub.settle()
-            page = new_page(browser, 940, 1200, device_scale_factor=2)
+            page = new_page(browser, 880, 1200, device_scale_factor=2)
             page.goto(f"{url}/?__theme=light")
             unlock(page, "discussion create")
             replay = page.get_by_role("button", name="Replay")
@@ -212,7 +212,7 @@ def take_reply(browser: Browser) -> None:
             page.wait_for_timeout(1000)
             box = replay.bounding_box() or {"y": 0, "height": 0}
             height = box["y"] + box["height"] + 24
-            activity = page.screenshot(clip={"x": 0, "y": 0, "width": 940, "height": height})
+            activity = page.screenshot(clip={"x": 0, "y": 0, "width": 880, "height": height})
         page = new_page(browser, 1120, 900, device_scale_factor=2)
         page.set_content(readme_picture(discussion, activity))
         save(page.locator("main").screenshot(), IMAGES / "reply.png")

@@ -153,3 +153,28 @@ def test_site_builds_without_warnings(tmp_path: Path) -> None:
     listed = re.findall(r"^- \[(.+)\]\((\S+)\)", (tmp_path / "llms.txt").read_text(), re.MULTILINE)
     assert [title for title, _ in listed] == list(nav().values())
     assert [url for _, url in listed if not (tmp_path / url).exists()] == []
+
+
+# ---- the page for coding agents ----------------------------------------------------------------
+
+SKILL = ROOT / "python" / "hubhooks" / "SKILL.md"
+
+
+def test_skill_has_the_front_matter_of_agent_skills() -> None:
+    front = re.match(r"---\nname: hubhooks\ndescription: (.+)\n---\n", SKILL.read_text("utf-8"))
+    assert front is not None
+    assert len(front[1]) <= 1024
+
+
+def test_skill_prints_its_path() -> None:
+    command = re.search(r'^python -c "(.+)"$', SKILL.read_text("utf-8"), re.MULTILINE)
+    assert command is not None
+    run = subprocess.run(
+        [sys.executable, "-c", command[1]], capture_output=True, text=True, check=True
+    )
+    assert Path(run.stdout.strip()).name == "SKILL.md"
+    assert Path(run.stdout.strip()).exists()
+
+
+def test_skill_is_short() -> None:
+    assert len(SKILL.read_text("utf-8").splitlines()) <= 150
