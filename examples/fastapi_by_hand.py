@@ -1,12 +1,13 @@
-"""A FastAPI endpoint of your own that takes only the verifier and the event classes.
+"""An endpoint that uses only `Verifier` and the event classes, as a pattern for other frameworks.
 
-    export WEBHOOK_SECRET=moon
+Start the server, and send it a sample from a second terminal. Both need the secret:
+
+    export WEBHOOK_SECRET=moon     # Windows PowerShell: $env:WEBHOOK_SECRET = "moon"
     uvicorn fastapi_by_hand:app --app-dir examples
     hubhooks send http://127.0.0.1:8000/webhooks/hub --sample repo.content.update
 
-`hubhooks.fastapi.VerifiedEvent` does what is written out here; take this as a pattern for other
-frameworks. `hubhooks.Webhooks` does more: it recognises deliveries that come again, and runs
-handlers apart from each other.
+In FastAPI, `hubhooks.fastapi.VerifiedEvent` does all of this. `hubhooks.Webhooks` also stores
+deliveries, recognizes those that arrive twice, and runs handlers with retries.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from hubhooks import CommentEvent, ContentEvent, DiscussionEvent, HubEvent, Veri
 MAX_BODY_SIZE = 32 * 1024 * 1024
 
 app = FastAPI()
-# Raises at once where the secret is empty; without the variable the app does not start either.
+# Without the variable, or with an empty one, the app does not start.
 verifier = Verifier(os.environ["WEBHOOK_SECRET"])
 
 
 async def read_body(request: Request) -> bytes:
-    """Read a body that is not longer than allowed, whatever the request declares."""
+    """Read the body up to `MAX_BODY_SIZE`. `Content-Length` may be wrong."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -37,7 +38,7 @@ async def read_body(request: Request) -> bytes:
 
 
 def react(event: HubEvent) -> None:
-    """Say what happened. A plain function, so FastAPI runs it in a thread of its own."""
+    """Print what happened. FastAPI runs a sync function in a thread."""
     match event:
         case CommentEvent() if not event.comment.hidden:
             text = f"{len(event.comment.content)} characters in #{event.discussion.num}"
@@ -50,12 +51,12 @@ def react(event: HubEvent) -> None:
     print(f"react: {text}", flush=True)
 
 
-# Without a body parameter: FastAPI would read the body of everybody before the secret is judged.
+# No body parameter: FastAPI would read the body before the secret is checked.
 @app.post("/webhooks/hub", status_code=202)
 async def hub(request: Request, tasks: BackgroundTasks) -> dict[str, Any]:
-    """Take a delivery: the secret first, then the body, then the work once it is answered."""
+    """Check the secret, read the body, respond, and then handle the event."""
     query = request.scope["query_string"]
-    request.scope["query_string"] = b""  # so that a `?secret=` stays out of the access log
+    request.scope["query_string"] = b""  # keeps `?secret=` out of the access log
     try:
         verifier.verify_request(request.headers, query)
         body = await read_body(request)
@@ -64,7 +65,7 @@ async def hub(request: Request, tasks: BackgroundTasks) -> dict[str, Any]:
     try:
         event = HubEvent.from_json(body)
     except errors.PayloadError as error:
-        # Not a 400: to the Hub that is a failure, and many of them suspend the webhook.
+        # Not a 400: the Hub suspends a webhook after many failures.
         return {"status": "malformed", "reason": str(error)}
     tasks.add_task(react, event)
     return {"status": "accepted", "event": repr(event)}

@@ -1,17 +1,17 @@
-"""A FastAPI service: handlers for webhooks, a page about them, and an endpoint of its own.
+"""A FastAPI service with webhook handlers, a list of deliveries, and an endpoint of its own.
 
-Serve it, then send it samples from a second terminal; both need the same secret:
+Start the server, and send it samples from a second terminal. Both need the secret:
 
-    export WEBHOOK_SECRET=moon
+    export WEBHOOK_SECRET=moon     # Windows PowerShell: $env:WEBHOOK_SECRET = "moon"
     uvicorn fastapi_service:app --app-dir examples
     hubhooks send http://127.0.0.1:8000/webhooks/hub --all
     hubhooks send http://127.0.0.1:8000/webhooks/comments --sample discussion.comment.create
     curl -H "X-Webhook-Secret: moon" http://127.0.0.1:8000/deliveries
 
-http://127.0.0.1:8000/docs shows all of it.
+http://127.0.0.1:8000/docs shows all paths.
 """
 
-from datetime import datetime  # FastAPI reads the annotations, so they are imported for real
+from datetime import datetime  # not under `if TYPE_CHECKING`: FastAPI evaluates annotations
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, HTTPException, Query
@@ -21,13 +21,13 @@ from pydantic import BaseModel
 from hubhooks import CommentEvent, ContentEvent, Webhooks, errors
 from hubhooks.fastapi import openapi_options, verified_event
 
-hooks = Webhooks()  # the secret comes from WEBHOOK_SECRET; without one it does not start
+hooks = Webhooks()  # reads the secret from WEBHOOK_SECRET
 heads: dict[str, str] = {}
 
 
 @hooks.on("repo.content", ref="main")
 async def pushed(event: ContentEvent) -> None:
-    """Remember the newest commit of each repository."""
+    """Keep the newest commit of each repository."""
     if event.repo.head_sha is not None:
         heads[event.repo.name] = event.repo.head_sha
 
@@ -36,8 +36,8 @@ app = FastAPI(title="What happens on the Hub")
 app.include_router(hooks.router("/webhooks/hub", tags=["webhooks"]))
 
 
-class Shown(BaseModel):
-    """A delivery, without its body: that may be from a private repository."""
+class DeliverySummary(BaseModel):
+    """A delivery without its body, which may be from a private repository."""
 
     id: str
     received_at: datetime
@@ -45,10 +45,10 @@ class Shown(BaseModel):
     handlers: dict[str, str]
 
 
-def knows_the_secret(
+def check_secret(
     secret: Annotated[str | None, Depends(APIKeyHeader(name="X-Webhook-Secret", auto_error=False))],
 ) -> None:
-    """Let only those in who may know what comes: here, who knows the webhook's secret."""
+    """Reject requests without the webhook's secret."""
     if hooks.verifier is None:
         raise HTTPException(503, "this server has no WEBHOOK_SECRET")
     try:
@@ -57,28 +57,28 @@ def knows_the_secret(
         raise HTTPException(error.status, str(error)) from None
 
 
-@app.get("/deliveries", dependencies=[Depends(knows_the_secret)])
-def deliveries(limit: Annotated[int, Query(ge=1, le=100)] = 20) -> list[Shown]:
-    """Show what came, the newest first, and what became of it."""
+@app.get("/deliveries", dependencies=[Depends(check_secret)])
+def deliveries(limit: Annotated[int, Query(ge=1, le=100)] = 20) -> list[DeliverySummary]:
+    """List the newest deliveries and their states."""
     return [
-        Shown(
-            id=record.id,
-            received_at=record.received_at,
-            state=record.state,
-            handlers={run.handler: run.state for run in record.runs},
+        DeliverySummary(
+            id=delivery.id,
+            received_at=delivery.received_at,
+            state=delivery.state,
+            handlers={run.handler: run.state for run in delivery.runs},
         )
-        for record in hooks.deliveries.list()[:limit]
+        for delivery in hooks.deliveries.list(limit=limit)
     ]
 
 
-@app.get("/heads", dependencies=[Depends(knows_the_secret)])
+@app.get("/heads", dependencies=[Depends(check_secret)])
 def newest_commits() -> dict[str, str]:
-    """Show the newest commit of each repository that had one."""
+    """List the newest commit of each repository."""
     return heads
 
 
-# For a second webhook, whose deliveries the service answers itself: no handler runs, nothing is
-# kept, and it is up to this function what a delivery that comes twice does.
+# For a second webhook. This endpoint handles the event itself: no handler runs and nothing is
+# stored. It does not recognize a delivery that arrives twice.
 @app.post("/webhooks/comments", status_code=202, tags=["webhooks"], **openapi_options(CommentEvent))
 async def comment(
     event: Annotated[CommentEvent, Depends(verified_event(CommentEvent, secret=hooks))],

@@ -73,7 +73,7 @@ def test_a_server_logs_its_start_and_each_delivery_in_its_own_style(
         server.post("/", CONTENT, headers={"Webhook-Id": "d1"})
         server.post("/", DELETE, headers={"Webhook-Id": "d2"})
         server.post("/", MOVE, headers={"Webhook-Id": "d3"})
-        server.wait_for("`retrain` is done")
+        server.wait_for("`retrain`: succeeded")
         server.wait_for("ValueError: no disk")
         said = server.wait_for("delivery `d3`")
     lines = said.splitlines()
@@ -84,7 +84,7 @@ def test_a_server_logs_its_start_and_each_delivery_in_its_own_style(
     for line in (
         started_line,
         r"delivery `d1`, <ContentEvent .*>: answered 202, to be handled by retrain",
-        r"delivery `d1`: handler `retrain` is done after \d+ ms",
+        r"delivery `d1`: handler `retrain`: succeeded after \d+ ms",
         r"delivery `d2`, .*: answered 202, to be handled by clean",
         r"delivery `d3`, .*: answered 200, unhandled: no handler .*`retrain` does not match: .*",
     ):
@@ -101,7 +101,7 @@ def test_a_gradio_app_logs_its_start_and_each_delivery(tmp_path: Path) -> None:
     environ = {"GRADIO_SERVER_PORT": "{port}", "GRADIO_ANALYTICS_ENABLED": "False"}
     with started(tmp_path, "app.py", script=script, prints="Webhook URL", environ=environ) as one:
         one.post("/gradio_api/webhooks", CONTENT, headers={"Webhook-Id": "d1"})
-        said = one.wait_for("`retrain` is done")
+        said = one.wait_for("`retrain`: succeeded")
     assert len(re.findall("(?m)^INFO:     hubhooks started with 2 handlers", said)) == 1, said
     assert len(re.findall("(?m)^INFO:     delivery `d1`, .* answered 202", said)) == 1, said
 
@@ -142,7 +142,7 @@ def test_a_line_is_shown_once_where_logging_is_configured_after_the_start(tmp_pa
     )
     with started(tmp_path, script=script) as server:
         server.post("/", CONTENT, headers={"Webhook-Id": "d1"})
-        server.wait_for("`late` is done")
+        server.wait_for("`late`: succeeded")
         server.post("/", MOVE, headers={"Webhook-Id": "d3"})
         said = server.wait_for("d3")
     (line,) = [line for line in said.splitlines() if "d3" in line]
@@ -155,7 +155,7 @@ def test_each_further_process_says_in_its_start_line_which_one_leads(tmp_path: P
         started(tmp_path, environ=ON_DISK) as second,
     ):
         said = second.output()
-        assert f"process {first.pid} leads the delivery log `" in said
+        assert f"process {first.pid} leads the delivery store `" in said
         assert "WARNING" not in said
         first.kill()
         second.wait_for("this process runs the handlers now")
@@ -318,7 +318,7 @@ async def count(event): ...
             server.post("/", compact(sample_json(sample)), headers=headers)
         server.wait_for("it is tried again")
         server.wait_for("no disk")
-        server.wait_for("`count` is done")
+        server.wait_for("`count`: succeeded")
     return folder
 
 
@@ -329,7 +329,7 @@ def test_a_list_at_80_columns_shows_handlers(used: Path) -> None:
     assert "handlers" in text
     (row,) = [number for number, line in enumerate(lines) if "2222" in line]
     assert re.fullmatch(
-        r" 2{8} +\d+\w +waiting +discussion.comment create +ada-labs/tide-gauges", lines[row]
+        r" 2{8} +\d+\w +retrying +discussion.comment create +ada-labs/tide-gauges", lines[row]
     )
     handlers = "".join(line.strip() for line in lines[row + 1 : row + 4])
     assert "answer_each_comment_that_mentions_the_bot" in handlers

@@ -22,7 +22,7 @@ from servers import PATIENCE, ROOT, Server, started
 from test_cli import ENVIRONMENT, hubhooks
 from typer.testing import CliRunner
 
-from hubhooks import Webhooks, _deliveries_cli, deliveries, sqlite, testing
+from hubhooks import State, Webhooks, _deliveries_cli, sqlite, testing
 from hubhooks._samples import compact, sample_json
 from hubhooks.cli import make_app
 from hubhooks.sqlite import RunnerLock, SqliteLog
@@ -83,20 +83,20 @@ def end(log: SqliteLog, name: str, **endings: str) -> None:
 def filled(path: Path) -> Path:
     """Give a log with a delivery of each kind that nobody works on."""
     with opened(path) as log:
-        accept(log, "done-1", "retrain", sample="repo.content.update")
-        end(log, "done-1", retrain="succeeded")
-        log.answered("done-1", delivered=True)
+        accept(log, "succeeded-1", "retrain", sample="repo.content.update")
+        end(log, "succeeded-1", retrain="succeeded")
+        log.answered("succeeded-1", delivered=True)
         accept(log, "failed-1", "retrain", "reply", sample="discussion.comment.create")
         end(log, "failed-1", retrain="failed", reply="succeeded")
         accept(log, "unhandled-1")
-        log.accept("unreadable-1", UNREADABLE, (), "malformed", "no JSON at \x07 line 1")
+        log.accept("malformed-1", UNREADABLE, (), "malformed", "no JSON at \x07 line 1")
         accept(log, "failed-2", "retrain", sample="repo.content.update")
         end(log, "failed-2", retrain="failed")
         accept(log, "queued-1", "retrain", sample="repo.content.update")
     return path
 
 
-NEWEST_FIRST = ["queued-1", "failed-2", "unreadable-1", "unhandled-1", "failed-1", "done-1"]
+NEWEST_FIRST = ["queued-1", "failed-2", "malformed-1", "unhandled-1", "failed-1", "succeeded-1"]
 
 
 def command(path: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -252,7 +252,7 @@ def test_ids_are_cut_as_long_as_they_differ(path: Path) -> None:
 
 def test_a_wide_terminal_shows_handlers_and_times(filled: Path) -> None:
     text = "\n".join(at_terminal(filled, "list", columns=140))
-    assert "retrain: failed, reply: done" in text
+    assert "retrain: failed, reply: succeeded" in text
     assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", text)
 
 
@@ -290,8 +290,8 @@ def test_a_list_in_json_is_a_line_for_each(filled: Path) -> None:
         ("--since 2h", NEWEST_FIRST),
         ("--since 2000-01-01", NEWEST_FIRST),
         ("--since 2100-01-01T00:00:00Z", []),
-        ("--before unreadable-1 --limit 2", ["unhandled-1", "failed-1"]),
-        ("--before unr", ["unhandled-1", "failed-1", "done-1"]),
+        ("--before malformed-1 --limit 2", ["unhandled-1", "failed-1"]),
+        ("--before mal", ["unhandled-1", "failed-1", "succeeded-1"]),
         ("--limit 2", ["queued-1", "failed-2"]),
         ("--state failed --before failed-2 --since 1w", ["failed-1"]),
     ],
@@ -323,9 +323,10 @@ def test_nothing_found_is_said(filled: Path) -> None:
     assert (done.exit_code, done.stdout, done.stderr) == (0, "", "no deliveries\n")
 
 
-def test_every_state_of_the_log_can_be_asked_for() -> None:
-    known = deliveries._URGENCY  # noqa: SLF001 - in the order of the log
-    assert [state.value for state in _deliveries_cli.State] == list(known)
+@pytest.mark.parametrize("state", State)
+def test_list_takes_every_state(filled: Path, state: State) -> None:
+    done = invoke(filled, "list", "--state", state)
+    assert done.exit_code == 0, done.output
 
 
 # ---- show ----------------------------------------------------------------------------------------
@@ -341,7 +342,7 @@ def test_a_delivery_is_shown_with_all_that_is_known(filled: Path) -> None:
         "event discussion.comment create",
         "not known to have reached the Hub",
         "retrain failed 1",
-        "reply done 1",
+        "reply succeeded 1",
         "retrain: ValueError: no \\u001b[31mtide",
         ' File "app.py", line 3',
         "x-webhook-secret: (redacted)",
@@ -365,7 +366,7 @@ def test_a_delivery_in_json_is_one_object(filled: Path) -> None:
     assert record["body"] == sample_json("discussion.comment.create")
     assert record["headers"] == [["x-webhook-secret", "(redacted)"], ["user-agent", "hub"]]
     assert record["runs"][0]["traceback"] == TRACEBACK
-    (record,) = said(filled, "show", "unreadable-1")
+    (record,) = said(filled, "show", "malformed-1")
     assert record["body"] == '{"event": \\xff\x1b[2J'
 
 
@@ -390,7 +391,7 @@ def test_runs_that_wait_say_until_when_and_why(path: Path) -> None:
         log.recover()
     shown = re.sub(" +", " ", invoke(path, "show", "d1").stdout)
     assert re.search(
-        r"waiting 1 .* again at [-\d]+ [-+:\d]+; the process died during it: 1 time", shown
+        r"retrying 1 .* again at [-\d]+ [-+:\d]+; the process died during it: 1 time", shown
     )
 
 
@@ -428,8 +429,8 @@ def test_a_long_line_of_a_body_stays_whole_to_be_copied(path: Path) -> None:
 def test_a_body_that_was_dropped_is_told(filled: Path) -> None:
     with opened(filled, max_bytes=1) as log:
         log.prune()
-    assert "dropped to make room" in invoke(filled, "show", "done-1").stdout
-    assert said(filled, "show", "done-1")[0]["body"] is None
+    assert "dropped to make room" in invoke(filled, "show", "succeeded-1").stdout
+    assert said(filled, "show", "succeeded-1")[0]["body"] is None
 
 
 @pytest.mark.parametrize(
@@ -520,7 +521,7 @@ def test_a_named_delivery_can_be_given_to_a_handler_that_did_not_hear_it(filled:
         ("failed-1 --failed", {"failed-1": ["retrain"]}),
         (
             "--since 1h",
-            {"done-1": ["retrain"], "failed-1": ["retrain", "reply"], "failed-2": ["retrain"]},
+            {"succeeded-1": ["retrain"], "failed-1": ["retrain", "reply"], "failed-2": ["retrain"]},
         ),
         ("--since 1h --only reply", {"failed-1": ["reply"]}),
     ],
@@ -590,15 +591,15 @@ def test_where_no_app_runs_the_work_waits_for_it(path: Path) -> None:
 def test_what_cannot_be_replayed_says_why(filled: Path) -> None:
     with opened(filled, max_bytes=1) as log:
         log.prune()
-    done = command(filled, "replay", "done-1", "unhandled-1", "queued-1")
+    done = command(filled, "replay", "succeeded-1", "unhandled-1", "queued-1")
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        "hubhooks: `done-1` is not replayed: its body was dropped to make room",
+        "hubhooks: `succeeded-1` is not replayed: its body was dropped to make room",
         "hubhooks: `unhandled-1` is not replayed: no handler heard it: use --only",
         "hubhooks: `queued-1` is not replayed: retrain is still queued",
     ]
     assert done.stdout == ""
-    (plan,) = said(filled, "replay", "done-1", "--dry-run", code=1)
+    (plan,) = said(filled, "replay", "succeeded-1", "--dry-run", code=1)
     assert (plan["handlers"], plan["skipped"]) == ([], "its body was dropped to make room")
 
 
@@ -653,7 +654,7 @@ def test_another_process_that_writes_is_waited_for(filled: Path) -> None:
     # Longer than the log itself waits.
     timer = threading.Timer(0.5, writer.execute, ["ROLLBACK"])
     timer.start()
-    assert said(filled, "replay", "done-1")[0]["runs"][0]["state"] == "queued"
+    assert said(filled, "replay", "succeeded-1")[0]["runs"][0]["state"] == "queued"
     timer.join()
     writer.close()
 
@@ -662,11 +663,11 @@ def test_a_log_that_stays_locked_is_given_up(filled: Path, monkeypatch: pytest.M
     monkeypatch.setattr(_deliveries_cli, "_BUSY_SECONDS", 0.0)
     writer = sqlite3.connect(filled, isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
-    done = invoke(filled, "replay", "done-1")
+    done = invoke(filled, "replay", "succeeded-1")
     writer.close()
     assert done.exit_code == 1
     assert "is locked by another program" in done.stderr
-    assert said(filled, "show", "done-1")[0]["state"] == "succeeded"
+    assert said(filled, "show", "succeeded-1")[0]["state"] == "succeeded"
 
 
 @pytest.mark.parametrize(
@@ -674,10 +675,10 @@ def test_a_log_that_stays_locked_is_given_up(filled: Path, monkeypatch: pytest.M
     [
         ((), "there is nothing to replay: give ids, --failed or --since"),
         (("--only", "reply"), "there is nothing to replay"),
-        (("done-1", "--since", "1h"), "--since chooses deliveries, and so do ids"),
+        (("succeeded-1", "--since", "1h"), "--since chooses deliveries, and so do ids"),
         (("--since", "soon"), "`soon` is no time"),
         (("--since", "999999999999w"), "is no time"),
-        (("done-1", "nobody"), "no delivery has an id that begins with `nobody`"),
+        (("succeeded-1", "nobody"), "no delivery has an id that begins with `nobody`"),
     ],
 )
 def test_a_wrong_replay_queues_nothing(filled: Path, options: Sequence[str], message: str) -> None:
@@ -711,7 +712,7 @@ def test_an_export_is_named_after_the_event(
         log.accept("a/../b", b"{}", (), "unhandled", scope="../x", action="y")
     for name, expected in (
         ("failed-1", "discussion.comment.create.failed-1.json"),
-        ("unreadable-1", "unreadab.json"),
+        ("malformed-1", "malforme.json"),
         ("a/", ".._x.y.a_.._b.json"),
     ):
         assert invoke(filled, "export", name).stdout == f"{expected}\n"
@@ -729,7 +730,7 @@ def test_an_export_writes_over_nothing(filled: Path, tmp_path: Path) -> None:
 
 def test_a_body_that_cannot_be_read_is_exported_as_it_came(filled: Path) -> None:
     environment = {**ENVIRONMENT, "HUBHOOKS_DELIVERIES": str(filled)}
-    words = ("deliveries", "export", "unreadable-1", "--output", "-")
+    words = ("deliveries", "export", "malformed-1", "--output", "-")
     done = subprocess.run(
         [sys.executable, "-m", "hubhooks.cli", *words],
         capture_output=True,
@@ -742,9 +743,9 @@ def test_a_body_that_cannot_be_read_is_exported_as_it_came(filled: Path) -> None
 def test_a_body_that_was_dropped_cannot_be_exported(filled: Path) -> None:
     with opened(filled, max_bytes=1) as log:
         log.prune()
-    done = invoke(filled, "export", "done-1")
+    done = invoke(filled, "export", "succeeded-1")
     assert done.exit_code == 2
-    assert "the body of `done-1` was dropped" in Text.from_ansi(done.stderr).plain
+    assert "the body of `succeeded-1` was dropped" in Text.from_ansi(done.stderr).plain
 
 
 def test_what_cannot_be_exported_is_named_without_what_controls_a_terminal(path: Path) -> None:
@@ -763,13 +764,13 @@ def test_old_bodies_are_dropped_and_unfinished_work_stays(filled: Path) -> None:
         return [name for name in NEWEST_FIRST if said(filled, "show", name)[0]["body"] is not None]
 
     sizes = {record["id"]: record["size"] for record in said(filled, "list")}
-    what = f"5 bodies ({(sum(sizes.values()) - sizes['queued-1']) / 1000:.1f} kB) and 0 records"
+    what = f"5 bodies ({(sum(sizes.values()) - sizes['queued-1']) / 1000:.1f} kB) and 0 deliveries"
     for options, told in (
-        ("1h", "dropped 0 bodies (0 bytes) and 0 records"),
+        ("1h", "dropped 0 bodies (0 bytes) and 0 deliveries"),
         ("0s --dry-run", f"would drop {what}"),
     ):
         done = invoke(filled, "prune", "--older-than", *options.split())
-        assert done.stdout.startswith(f"{told} of what came before 2")
+        assert done.stdout.startswith(f"{told} received before 2")
         assert with_bodies() == NEWEST_FIRST
     assert invoke(filled, "prune", "--older-than", "0s").stdout.startswith(f"dropped {what}")
     assert with_bodies() == ["queued-1"]
@@ -779,9 +780,9 @@ def test_ids_outlive_bodies(path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with opened(path) as log, monkeypatch.context() as patch:
         patch.setattr(sqlite, "_now", lambda: time.time() - 8 * DAY)
         accept(log, "d1")
-    assert " and 0 records" in invoke(path, "prune", "--older-than", "2d").stdout
+    assert " and 0 deliveries" in invoke(path, "prune", "--older-than", "2d").stdout
     assert [record["id"] for record in said(path, "list")] == ["d1"]
-    assert " and 1 record of" in invoke(path, "prune", "--older-than", "1h").stdout
+    assert " and 1 delivery" in invoke(path, "prune", "--older-than", "1h").stdout
     assert said(path, "list") == []
 
 
@@ -802,7 +803,7 @@ def test_a_log_in_figures(filled: Path) -> None:
         "leader": None,
         "unknown_handlers": {},
         "states": {"succeeded": 1, "failed": 2, "queued": 1, "unhandled": 1, "malformed": 1},
-        "refusals": {"secret wrong": 3},
+        "rejected": {"secret wrong": 3},
     }
     lock = RunnerLock(filled)
     assert lock.try_acquire()
@@ -819,13 +820,13 @@ def test_a_log_in_figures(filled: Path) -> None:
 
 READS: list[tuple[str, ...]] = [
     ("list",),
-    ("show", "done-1"),
+    ("show", "succeeded-1"),
     ("stats",),
-    ("export", "done-1", "--output", "-"),
+    ("export", "succeeded-1", "--output", "-"),
     ("replay", "--failed", "--dry-run"),
     ("prune", "--older-than", "1h", "--dry-run"),
 ]
-WRITES = [("replay", "done-1"), ("prune", "--older-than", "1h")]
+WRITES = [("replay", "succeeded-1"), ("prune", "--older-than", "1h")]
 
 
 @pytest.mark.parametrize("words", READS, ids=lambda words: words[0])
@@ -849,7 +850,7 @@ def test_a_file_that_is_not_there_is_not_made(
     done = invoke(path, *words)
     assert (done.exit_code, done.stdout) == (2, "")
     shown = Text.from_ansi(done.stderr).plain
-    assert f"there is no delivery log `{path}`" in shown
+    assert f"there is no delivery store `{path}`" in shown
     assert "set HUBHOOKS_DELIVERIES" in shown
     assert list(path.parent.iterdir()) == before
     assert content is None or path.read_bytes() == content
@@ -867,7 +868,7 @@ def make_other(path: Path) -> None:
 
 def make_newer(path: Path) -> None:
     with opened(path) as log:
-        accept(log, "done-1")
+        accept(log, "succeeded-1")
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()

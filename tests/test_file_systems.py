@@ -1,4 +1,4 @@
-"""Where the delivery log may be: kinds of file systems, odd paths, and a folder that is gone."""
+"""Where the delivery store may be: kinds of file systems, odd paths, and a folder that is gone."""
 
 from __future__ import annotations
 

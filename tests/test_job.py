@@ -102,7 +102,7 @@ def test_all_handlers_of_the_delivery_run(run_job) -> None:
     # Sync handlers are called in the main thread, and the delivery is the Hub's.
     assert "train ada-labs/tide-gauges d7 1 True" in lines
     assert "notify ada-labs/tide-gauges" in lines
-    assert lines[-2:] == ["hubhooks: `train` is done", "hubhooks: `notify` is done"]
+    assert lines[-2:] == ["hubhooks: `train`: succeeded", "hubhooks: `notify`: succeeded"]
 
 
 def test_a_job_without_an_id_has_one_of_its_own(run_job) -> None:
@@ -117,14 +117,14 @@ def test_a_failed_handler_fails_the_job_but_stops_no_other(run_job) -> None:
     assert code == job.FAILED
     assert "go on" in lines
     assert "report break_down the disk is gone" in lines
-    assert "hubhooks: `break_down` is failed: OSError: the disk is gone" in lines
-    assert "hubhooks: `go_on` is done" in lines
+    assert "hubhooks: `break_down`: failed: OSError: the disk is gone" in lines
+    assert "hubhooks: `go_on`: succeeded" in lines
     assert "Traceback" in errors
 
 
 def test_a_handler_that_declines_is_no_failure(run_job) -> None:
     code, lines, _ = run_job(json.dumps(sample_json("discussion.comment.create")))
-    assert (code, lines) == (job.SUCCEEDED, ["hubhooks: `shy` is ignored: not for me"])
+    assert (code, lines) == (job.SUCCEEDED, ["hubhooks: `shy`: ignored: not for me"])
 
 
 def test_what_nobody_hears_is_explained(run_job) -> None:
@@ -147,8 +147,8 @@ def test_an_ignored_author_is_told(run_job) -> None:
 @pytest.mark.parametrize("payload", ["no JSON", "[]", '{"event": 1}', "caf\udce9"])
 def test_what_cannot_be_read_has_its_own_exit_code(run_job, payload: str) -> None:
     code, lines, _ = run_job(payload, WEBHOOK_ID="d1")
-    assert code == job.UNREADABLE
-    assert lines[0] == "hubhooks: delivery `d1` is unreadable:"
+    assert code == job.MALFORMED
+    assert lines[0] == "hubhooks: delivery `d1` is malformed:"
     assert lines[1].startswith("hubhooks: ")
 
 

@@ -60,7 +60,7 @@ class RunModel:
     state: str = "queued"
     attempts: int = 0
     failures: int = 0
-    interruptions: int = 0
+    crashes: int = 0
     error: str = ""
     started_at: float | None = None
     due_at: float | None = None
@@ -75,7 +75,7 @@ class DeliveryModel:
     reason: str
     received_at: float
     is_replay: bool
-    is_delivered: bool
+    is_acknowledged: bool
     duplicates: int
     runs: list[RunModel]
 

@@ -171,7 +171,7 @@ class Bot:
         of_delivery_first,
         Bot().of_content,
         Bot(),
-        functools.partial(of_content_async, delivery=None),
+        functools.partial(of_content_async, context=None),
     ],
 )
 @pytest.mark.parametrize("scopes", [("discussion",), (DiscussionEvent,), ("repo", "discussion.*")])

@@ -348,7 +348,7 @@ def test_several_decorators_are_alternatives_of_one_handler(router: Router, even
     assert names(router, event("discussion.update.closed")) == [qualified, "takes_the_event"]
     handler = router.handler(qualified)
     assert handler is not None
-    assert len(handler.alternatives) == 4
+    assert len(handler.rules) == 4
     assert handler.function is first
 
 
@@ -361,7 +361,7 @@ def test_another_method_object_of_the_same_bot_is_the_same_handler(router: Route
     router.add(bot.reply, "discussion")
     handler = router.handler(Bot.reply.__qualname__)
     assert handler is not None
-    assert len(handler.alternatives) == 2
+    assert len(handler.rules) == 2
 
 
 def test_a_predicate_is_asked_only_about_what_the_criteria_let_through(
@@ -587,7 +587,7 @@ def test_a_script_that_is_executed_again_replaces_its_handlers(
     run_script("\n\n# edited: all lines moved" + SCRIPT.format(version=2), namespace)
     first, second = router.match(event("repo.create"))
     assert first.function(None) == 2
-    assert len(first.alternatives) == 2
+    assert len(first.rules) == 2
     assert second.name == "takes_the_event"
 
 
@@ -710,7 +710,7 @@ def test_a_router_that_is_included_twice_counts_once(router: Router) -> None:
     router.include_router(other)
     handler = router.handler("takes_the_event")
     assert handler is not None
-    assert len(handler.alternatives) == 1
+    assert len(handler.rules) == 1
     assert len(router.hooks_for("unhandled")) == 1
 
 

@@ -1167,7 +1167,7 @@ def test_what_was_written_moves_to_the_file_by_a_checkpoint_only(
 
 def test_there_is_no_other_durability(path: Path) -> None:
     durability: Any = "off"
-    with pytest.raises(ConfigError, match=r"`synchronous='off'` is none .* \"normal\" or \"full\""):
+    with pytest.raises(ConfigError, match=r"`synchronous='off'` is not a choice.* \"normal\" or \"full\""):
         SqliteLog(path, synchronous=durability)
 
 

@@ -1003,7 +1003,8 @@ def test_the_test_files_of_the_guide_pass(
 ) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
     files = {f"test_{number}": block for number, block in enumerate(blocks) if "def test" in block}
-    pytester.makepyfile(**files)
+    (app,) = [block for block in blocks if block.startswith("# app.py\n")]
+    pytester.makepyfile(**files, app=app)
     result = run_pytest("", "-p", "pytest_hubhooks", *(f"{name}.py" for name in files))
     result.assert_outcomes(passed=sum(block.count("def test") for block in files.values()))
     assert len(files) == 6

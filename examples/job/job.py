@@ -2,7 +2,7 @@
 # requires-python = ">=3.10"
 # dependencies = ["hubhooks", "huggingface_hub>=2.4"]
 # ///
-"""A Job that tags each commit on the main branch of a dataset, so that it can be named later."""
+"""A Job that tags each commit on the main branch of a dataset."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from hubhooks import ContentEvent, Webhooks
 hooks = Webhooks()
 
 
-# `ref="main"`: the tag is a push as well, and starts the Job once more, for nothing.
+# `ref="main"`: the new tag is a push too and starts the Job again. That Job does nothing.
 @hooks.on("repo.content", repo_type="dataset", ref="main")
 def tag_commit(event: ContentEvent) -> None:
-    """Tag the commit. A second time it changes nothing."""
+    """Tag the commit. A second run changes nothing."""
     commit = str(event.repo.head_sha)
     tag = f"data-{commit[:8]}"
     HfApi().create_tag(

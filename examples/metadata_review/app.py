@@ -1,4 +1,4 @@
-"""A Space that keeps one discussion per repository about what its card leaves out."""
+"""A Space that keeps one discussion per repository about the metadata its card lacks."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ WANTED = {
     "dataset": ["license", "language", "pretty_name", "task_categories", "tags"],
 }
 
-api = HfApi()  # with the Space's secret HF_TOKEN
+api = HfApi()  # uses the Space's secret HF_TOKEN
 me = api.whoami()["name"]
-hooks = Webhooks()  # with the Space's secret WEBHOOK_SECRET
+hooks = Webhooks()  # uses the Space's secret WEBHOOK_SECRET
 
 
 def missing_fields(repo_id: str, repo_type: str) -> list[str]:
-    """List what the card on the main branch leaves out."""
+    """List the metadata that the card on the main branch lacks."""
     try:
         data = RepoCard.load(repo_id, repo_type=repo_type).data
     except EntryNotFoundError:
@@ -29,16 +29,16 @@ def missing_fields(repo_id: str, repo_type: str) -> list[str]:
 
 
 def write_report(missing: list[str]) -> str:
-    """Write the post. The same card always gets the same words."""
+    """Write the post: the same text for the same missing fields."""
     if not missing:
-        return "The card has all the metadata we look for. Thank you!"
+        return "The card has all the metadata that this bot checks. Thank you!"
     names = "\n".join(f"* `{name}`" for name in missing)
-    return f"The metadata at the top of the card (`README.md`) leaves out:\n\n{names}"
+    return f"The metadata at the top of the card (`README.md`) lacks:\n\n{names}"
 
 
 @hooks.on("repo.content", repo_type=["model", "dataset"], ref="main", concurrency=1)
 def review(event: ContentEvent) -> None:
-    """Open the discussion if there is something to say, or edit the one that is there."""
+    """Open a discussion if metadata is missing, or edit the existing one."""
     repo_id, repo_type = event.repo.name, event.repo.type
     missing = missing_fields(repo_id, repo_type)
     report = write_report(missing)
@@ -56,6 +56,8 @@ def review(event: ContentEvent) -> None:
 
 
 with gr.Blocks() as demo:
-    gr.Markdown("# Metadata review\nCards of models and datasets are read at each push.")
+    gr.Markdown(
+        "# Metadata review\nThis Space checks the card of a model or dataset after each push."
+    )
 
 hooks.launch(demo)

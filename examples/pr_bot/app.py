@@ -1,4 +1,4 @@
-"""A Space that proposes tags for a model by what is in it, in a pull request."""
+"""A Space that reads the files of a model and proposes missing tags in a pull request."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from hubhooks import ContentEvent, Ignore, Webhooks
 TITLE = "Add tags for what is in this repository"
 TAGS = {"adapter_config.json": "lora", "*.gguf": "gguf", "*.onnx": "onnx"}
 
-api = HfApi()  # with the Space's secret HF_TOKEN
+api = HfApi()  # uses the Space's secret HF_TOKEN
 me = api.whoami()["name"]
-hooks = Webhooks()  # with the Space's secret WEBHOOK_SECRET
+hooks = Webhooks()  # uses the Space's secret WEBHOOK_SECRET
 
 
 def load_card(repo_id: str, commit: str) -> ModelCard:
-    """Read the card at a commit; a model without one gets it."""
+    """Read the card at a commit, or make an empty one."""
     try:
         return ModelCard.load(api.hf_hub_download(repo_id, "README.md", revision=commit))
     except EntryNotFoundError:
         return ModelCard("---\n{}\n---\n")
 
 
-# `ref="main"`: the pull request that this opens is a push too, to `refs/pr/*`.
+# `ref="main"`: the pull request that this handler opens is a push to `refs/pr/*`.
 @hooks.on("repo.content", repo_type="model", ref="main", concurrency=1)
 def propose_tags(event: ContentEvent) -> None:
-    """Open a pull request with what is missing, unless one waits or was turned down."""
+    """Open a pull request with the missing tags, unless one is open or was closed."""
     repo_id = event.repo.name
-    # First this, then the card: one that is merged in between is in the card by then.
+    # Pull requests first, then the card: if one is merged in between, the card has its tags.
     for known in api.get_repo_discussions(repo_id, author=me, discussion_type="pull_request"):
         if known.title == TITLE and known.status != "merged":
             msg = f"pull request {known.num} is {known.status}"
@@ -50,13 +50,13 @@ def propose_tags(event: ContentEvent) -> None:
         repo_id,
         [CommitOperationAdd("README.md", str(card).encode())],
         commit_message=TITLE,
-        commit_description=f"Its files suggest: {', '.join(missing)}.",
+        commit_description=f"The files suggest: {', '.join(missing)}.",
         create_pr=True,
         parent_commit=model.sha,
     )
 
 
 with gr.Blocks() as demo:
-    gr.Markdown("# Pull request bot\nModels are looked through for missing tags at each push.")
+    gr.Markdown("# Pull request bot\nThis Space looks for missing tags of a model after each push.")
 
 hooks.launch(demo)

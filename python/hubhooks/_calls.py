@@ -273,7 +273,7 @@ class HandlerCall(Call):
             return
         seconds = time.monotonic() - self._began_at
         _log.info(
-            "delivery `%s`: handler `%s` is %s after %s%s",
+            "delivery `%s`: handler `%s`: %s after %s%s",
             self.run_context.id,
             self.name,
             state,

@@ -132,7 +132,7 @@ class Database:
         progress: str = "SELECT 0",
     ) -> None:
         if synchronous not in _SYNCHRONOUS:
-            msg = f'`synchronous={synchronous!r}` is none that there is; write "normal" or "full"'
+            msg = f'`synchronous={synchronous!r}` is not a choice; write "normal" or "full"'
             raise ConfigError(msg)
         self.path = _resolved(path)
         """The file, wherever the working directory is."""
@@ -344,7 +344,7 @@ class Database:
                     self._repair(now)
                     self._is_unchecked = not self.is_copy
                 except (OSError, sqlite3.Error) as error:
-                    msg = f"the delivery log `{self.path}` cannot be repaired: {error}"
+                    msg = f"the delivery store `{self.path}` cannot be repaired: {error}"
                     raise StoreError(msg) from error
                 self._close_connection()
             try:
@@ -389,8 +389,8 @@ class Database:
             # A process that uses it dies of SIGBUS. Full of zeros, SQLite makes it anew.
             os.truncate(f"{self.path}-shm", self._files.shm_size)
             _log.error(
-                "the `-shm` file of the delivery log `%s` was shortened while it was in use; it is "
-                "made anew",
+                "the `-shm` file of the delivery store `%s` was shortened while it was in use; it "
+                "is made anew",
                 self.path,
             )
             now = StoreFiles.at(self.path)
@@ -409,14 +409,14 @@ class Database:
 
     def _wait_until_written(self, now: StoreFiles) -> None:
         if time.time() < now.db_time / 1e9 + _SETTLED_SECONDS:
-            msg = f"another program writes to the delivery log `{self.path}`"
+            msg = f"another program writes to the delivery store `{self.path}`"
             raise BusyError(msg)
 
     def _wait_while_empty(self) -> None:
         now = time.monotonic()
         self._empty_since = self._empty_since or now
         if now < self._empty_since + _EMPTY_SECONDS:
-            msg = f"the delivery log `{self.path}` was emptied or removed while it was in use"
+            msg = f"the delivery store `{self.path}` was emptied or removed while it was in use"
             raise BusyError(msg)
         self._empty_since = 0.0
 
@@ -471,7 +471,7 @@ class Database:
 
     def _move_aside(self, *suffixes: str) -> None:
         for name in move_aside(self.path, *suffixes):
-            _log.error("a file of the delivery log belongs to another one; renamed it `%s`", name)
+            _log.error("a file of the delivery store belongs to another one; renamed it `%s`", name)
 
     @contextmanager
     def _only_repairer(self) -> Generator[None]:
@@ -499,7 +499,7 @@ class Database:
         """
         if self._connection is None:
             _refuse_after_fork(self.path)
-            msg = f"the delivery log `{self.path}` is not open"
+            msg = f"the delivery store `{self.path}` is not open"
             raise StoreError(msg)
         if self._failure is not None:
             # SQLite may have undone the transaction: what followed would be kept on its own.
@@ -610,7 +610,7 @@ class Database:
             try:
                 if (version := self._check(connection)) < len(self._steps):
                     msg = (
-                        f"the delivery log `{self.path}` is of an older version: start the app "
+                        f"the delivery store `{self.path}` is of an older version: start the app "
                         "with this version of hubhooks first"
                     )
                     raise StoreError(msg if version else _not_started(self.path))
@@ -729,7 +729,7 @@ class Database:
             raise ConfigError(msg)
         if version > len(self._steps):
             msg = (
-                f"the delivery log `{self.path}` was written by a newer hubhooks (its version is "
+                f"the delivery store `{self.path}` was written by a newer hubhooks (its version is "
                 f"{version}, here {len(self._steps)} is known): upgrade hubhooks, or give another "
                 "path"
             )
@@ -892,7 +892,7 @@ def _keep_until_the_end() -> None:
 def _refuse_after_fork(path: str) -> None:
     if path in _of_parent:
         msg = (
-            f"the delivery log `{path}` was open when this process was forked from the one that "
+            f"the delivery store `{path}` was open when this process was forked from the one that "
             "serves: only that one can use it. Start serving after the fork, or give this process "
             "a file of its own"
         )
@@ -901,13 +901,13 @@ def _refuse_after_fork(path: str) -> None:
 
 def _told_of_loss(path: str) -> str:
     return (
-        f"a file of the delivery log `{path}` was removed or replaced while the app used it. The "
+        f"a file of the delivery store `{path}` was removed or replaced while the app used it. The "
         "app goes on with the files that are there now. Leave them alone while it runs"
     )
 
 
 def _told_of_damage(path: str) -> str:
-    return f"the delivery log `{path}` {_ADVICE['database disk image is malformed']}"
+    return f"the delivery store `{path}` {_ADVICE['database disk image is malformed']}"
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
@@ -919,19 +919,19 @@ def _resolved(path: str | os.PathLike[str]) -> str:
     # Also where the working directory changes, or a link leads to a file that is yet to be made.
     given = Path(path)
     if "\0" in str(given):
-        msg = f"the delivery log {str(given)!r} has a zero byte in its path: give another path"
+        msg = f"the delivery store {str(given)!r} has a zero byte in its path: give another path"
         raise ConfigError(msg)
     try:
         return str(given.resolve())
     except FileNotFoundError as error:
         msg = (
-            f"the delivery log `{path}` has a path relative to the working directory, which was "
+            f"the delivery store `{path}` has a path relative to the working directory, which was "
             "removed: start in a folder that exists, or give an absolute path"
         )
         raise ConfigError(msg) from error
     # The latter where links lead to each other, before Python 3.13.
     except (OSError, RuntimeError) as error:
-        msg = f"the path of the delivery log `{path}` cannot be used: {error}"
+        msg = f"the path of the delivery store `{path}` cannot be used: {error}"
         raise ConfigError(msg) from error
 
 
@@ -942,13 +942,13 @@ def _is_busy(error: sqlite3.Error) -> bool:
 
 def _told(path: str, error: sqlite3.Error) -> StoreError:
     advice = _ADVICE.get(str(error), f"failed: {error}")
-    return (BusyError if _is_busy(error) else StoreError)(f"the delivery log `{path}` {advice}")
+    return (BusyError if _is_busy(error) else StoreError)(f"the delivery store `{path}` {advice}")
 
 
 def _not_started(path: str) -> str:
     return (
-        f"the delivery log `{path}` cannot be opened: the app has not been started yet, and makes "
-        "the file when it starts; or it keeps its deliveries at another path"
+        f"the delivery store `{path}` cannot be opened: the app has not been started yet, and "
+        "makes the file when it starts; or it keeps its deliveries at another path"
     )
 
 
@@ -967,7 +967,7 @@ def _create(path: str) -> None:
         require_file(path)
     except OSError as error:
         why = (error.strerror or "").lower()
-        msg = f"the delivery log `{path}` cannot be created ({why}): give a path that can be"
+        msg = f"the delivery store `{path}` cannot be created ({why}): give a path that can be"
         raise ConfigError(msg) from error
 
 
@@ -975,11 +975,11 @@ def require_file(path: str) -> None:
     """Raise `ConfigError` if something else than a file is at a path."""
     there = Path(path)
     if there.is_dir():
-        msg = f"the delivery log `{path}` is a folder: give the path of a file"
+        msg = f"the delivery store `{path}` is a folder: give the path of a file"
         raise ConfigError(msg)
     # SQLite would read from a pipe or a device, or make files beside it.
     if there.exists() and not there.is_file():
-        msg = f"the delivery log `{path}` is no regular file: give the path of one"
+        msg = f"the delivery store `{path}` is no regular file: give the path of one"
         raise ConfigError(msg)
 
 
@@ -987,7 +987,7 @@ def _refuse_network(path: str) -> None:
     """Raise `ConfigError` for a file system on which SQLite's locks cannot be relied on."""
     if kind := find_network(path):
         msg = (
-            f"the delivery log `{path}` is on a network file system ({kind}), where it would "
+            f"the delivery store `{path}` is on a network file system ({kind}), where it would "
             "lose deliveries: give a path on a local disk, or `allow_network=True` or the "
             "variable HUBHOOKS_ALLOW_NETWORK=1 to use it all the same"
         )

@@ -1,4 +1,4 @@
-"""The commands on the delivery log of an app, which may run meanwhile."""
+"""The commands on the delivery store of an app, which may run meanwhile."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ _STYLES = {
 _File = Annotated[
     str,
     typer.Option(
-        "--file", envvar="HUBHOOKS_DELIVERIES", metavar="PATH", help="The app's delivery log."
+        "--file", envvar="HUBHOOKS_DELIVERIES", metavar="PATH", help="The app's delivery store."
     ),
 ]
 _Id = Annotated[str, typer.Argument(metavar="ID", help="Its id, or how that begins.")]
@@ -340,7 +340,7 @@ def _stats(*, as_json: _AsJson = False, file: _File = _DEFAULT_FILE) -> None:
                 "unknown_handlers": unknown,
                 "unfinished_since": iso(stats.unfinished_since),
                 "states": stats.states,
-                "rejections": stats.rejections,
+                "rejected": stats.rejections,
             }
         )
         return
@@ -385,7 +385,7 @@ def _prune(
     verb = "would drop" if dry_run else "dropped"
     print_line(
         f"{verb} {_count(old.bodies, 'body', 'bodies')} ({filesize.decimal(old.body_bytes)}) and "
-        f"{_count(old.deliveries, 'delivery')} of what came before {_local(moment)}"
+        f"{_count(old.deliveries, 'delivery', 'deliveries')} received before {_local(moment)}"
     )
 
 
@@ -455,11 +455,11 @@ def _log(file: str, **options: Any) -> SqliteLog:  # noqa: ANN401, those of the 
     except FileNotFoundError:
         is_there = False
     except OSError as error:
-        msg = f"cannot read the delivery log `{file}`: {error.strerror}"
+        msg = f"cannot read the delivery store `{file}`: {error.strerror}"
         raise ConfigError(msg) from error
     if not is_there:
         msg = (
-            f"there is no delivery log `{log.path}`; the app makes it when it starts: "
+            f"there is no delivery store `{log.path}`; the app makes it when it starts: "
             "run this where the app runs, give --file, or set HUBHOOKS_DELIVERIES"
         )
         raise ConfigError(msg)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["CONTENT_TYPE", "Health", "check", "metrics", "readiness"]
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
-_NO_LEADER = "no living process leads the delivery log, so no handler runs"
+_NO_LEADER = "no living process leads the delivery store, so no handler runs"
 # Only these have a meaning in a label's value.
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
 

@@ -49,7 +49,7 @@ def _block() -> tuple[bool, str]:
 def _raise() -> None:
     from gradio.exceptions import InvalidPathError  # noqa: PLC0415 - Gradio is imported by then
 
-    msg = "this file belongs to a delivery log, and is not served"
+    msg = "this file belongs to a delivery store, and is not served"
     raise InvalidPathError(msg)
 
 

@@ -221,7 +221,7 @@ class Session:
         missing = [name for name in self._router.handler_names if name not in leader.handlers]
         if missing:
             msg = (
-                f"process {leader.process.pid} leads the delivery log `{self.log.path}` with the "
+                f"process {leader.process.pid} leads the delivery store `{self.log.path}` with the "
                 f"same code, and does not have the handler `{missing[0]}`, which would never run: "
                 "give each `Webhooks` of the app a file of its own, "
                 '`Webhooks(deliveries="other.db")`'
@@ -237,7 +237,7 @@ class Session:
             return "another process runs the handlers"
         pid, own = leader.process.pid, self._version
         leads = (
-            f"process {pid} leads the delivery log `{self.log.path}` since {_since(leader)} with "
+            f"process {pid} leads the delivery store `{self.log.path}` since {_since(leader)} with "
             f"code {leader.code}"
         )
         if leader.code == own:
@@ -254,7 +254,7 @@ class Session:
             other = _reserved.get(self.log.path)
             if other is not None and other._router is not self._router:  # noqa: SLF001 - one of us
                 msg = (
-                    f"the delivery log `{self.log.path}` is in use by another `Webhooks` of this "
+                    f"the delivery store `{self.log.path}` is in use by another `Webhooks` of this "
                     "process, whose handlers would be given what this one accepts: give each a "
                     'file of its own, `Webhooks(deliveries="other.db")`, or have one '
                     "`include_router` the other"
@@ -511,7 +511,7 @@ class Session:
         if self._successor is None or self._successor.key != other.key:
             self._successor = other
             self._handover_until = now + _HANDOVER_SECONDS
-            what = "process %d has newer code: it takes the lead of the delivery log `%s` once %s"
+            what = "process %d has newer code: it takes the lead of the delivery store `%s` once %s"
             _log.warning(what, other.process.pid, self.log.path, "no handler runs here")
         # A handler may take hours, and the queued runs cannot wait that long. It goes on here.
         is_idle = all(run.is_overdue for run in tuple(self._running))
@@ -651,7 +651,7 @@ class Session:
         closes it in this process, takes it away.
         """
         _log.warning(
-            "this process does not lead the delivery log `%s` any more: another process took the "
+            "this process does not lead the delivery store `%s` any more: another process took the "
             "lead, or the file was replaced",
             self.log.path,
         )
@@ -739,7 +739,7 @@ class Session:
             except Exception as error:  # noqa: PERF203, BLE001 - hardly ever raised; see above
                 # Somebody else who writes is no reason to speak, and to try again is.
                 if not isinstance(error, BusyError):
-                    _log.warning("the delivery log is not tidied up: %s", text_of(error))
+                    _log.warning("the delivery store is not tidied up: %s", text_of(error))
                     self._upkeep_is_over.wait(_PRUNE_SECONDS)
 
     # ---- running -------------------------------------------------------------------------------

@@ -180,8 +180,8 @@ class LeaderFile(NamedTuple):
         changes = self._changes(now)
         why = ", and ".join(changes) or "SIGKILL or a lack of memory may be the cause"
         return (
-            f"process {self.process.pid}, which led the delivery log since {since}, ended without "
-            f"closing it: {why}"
+            f"process {self.process.pid}, which led the delivery store since {since}, ended "
+            f"without closing it: {why}"
         )
 
     def _changes(self, now: StoreFiles) -> list[str]:
@@ -251,7 +251,7 @@ def is_sound_with_wal(path: str) -> bool:
 
 def _check_sound(connection: sqlite3.Connection, path: str) -> None:
     if not is_sound(connection):
-        msg = f"the delivery log `{path}` is damaged"
+        msg = f"the delivery store `{path}` is damaged"
         raise StoreError(msg)
 
 

@@ -1,15 +1,15 @@
-"""Everything hubhooks raises, each with the HTTP status a server answers it with.
+"""The exceptions of hubhooks, each with the HTTP status of the matching response.
 
-The Rust core raises these same classes, so this module imports nothing of the package.
+The Rust core raises these classes too, so this module imports nothing of the package.
 
     HubHooksError
-    ├── ConfigError            500  our user's mistake, found at set-up; also a ValueError
+    ├── ConfigError            500  a mistake in the app's code or settings; also a ValueError
     ├── SecretMissingError     401  the request carries no secret
     ├── SecretMismatchError    403  the request carries a wrong secret, or two different ones
-    ├── BodyTooLargeError      413  the body is longer than allowed
-    ├── PayloadError           400  the body is no Hub event; also a ValueError
-    └── StoreError             503  the delivery could not be kept
-        └── BusyError          503  another process is writing; soon it may work
+    ├── BodyTooLargeError      413  the body is longer than `max_body_size`
+    ├── PayloadError           400  the body is not a Hub event; also a ValueError
+    └── StoreError             503  the store cannot be read or written now
+        └── BusyError          503  another process is writing; a retry may succeed
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ __all__ = [
 
 
 class HubHooksError(Exception):
-    """The base of all errors of this package."""
+    """The base class of all exceptions of this package."""
 
     status: ClassVar[int] = 500
-    """The HTTP status to answer a request with that ends in this error."""
+    """The HTTP status of the response to a request that fails with this error."""
 
 
 class ConfigError(HubHooksError, ValueError):
-    """Something the author of the app wrote cannot work: a pattern, a secret, a handler."""
+    """A mistake in the app: a pattern, a secret, a handler or a setting that cannot work."""
 
 
 class SecretMissingError(HubHooksError):
-    """The request carries no secret, neither in the `X-Webhook-Secret` header nor as `?secret=`."""
+    """The request has no secret: no `X-Webhook-Secret` header, and no `?secret=` in the URL."""
 
     status = 401
 
 
 class SecretMismatchError(HubHooksError):
-    """The request carries a secret that is not one of ours, or two different ones."""
+    """The request has a wrong secret, or two different ones."""
 
     status = 403
 
 
 class BodyTooLargeError(HubHooksError):
-    """The request's body is longer than the receiver allows."""
+    """The body of the request is longer than `max_body_size`."""
 
     status = 413
 
@@ -61,10 +61,10 @@ class PayloadError(HubHooksError, ValueError):
     """The body is not a Hub event.
 
     Args:
-        message: what is wrong, where, and what would be right; never a piece of the body.
-        line: the line of the body, counted from 1; None when the mistake has no place.
-        column: the column in that line in bytes, counted from 1; 0 at the start of a line.
-        path: the field, with dots (`event.action`); empty for the body as a whole.
+        message: what is wrong, where, and what would be right; it never quotes the body.
+        line: the line in the body, from 1; None if the error has no position.
+        column: the column in that line in bytes, from 1; 0 at the start of a line.
+        path: the field, with dots (`event.action`); empty if the error is about the whole body.
     """
 
     status = 400
@@ -83,10 +83,10 @@ class PayloadError(HubHooksError, ValueError):
 
 
 class StoreError(HubHooksError):
-    """The delivery could not be kept, so the Hub must send it again."""
+    """The store cannot be read or written now. The Hub sends a delivery again after a 503."""
 
     status = 503
 
 
 class BusyError(StoreError):
-    """Another process writes to the delivery log at the moment; soon it may work."""
+    """Another process writes to the store now. A retry may succeed."""

@@ -1,4 +1,7 @@
-"""The handlers in a Hugging Face Job that a webhook started: one delivery, no server."""
+"""Run handlers in a Hugging Face Job that a webhook starts: one delivery, no server.
+
+The constants are the exit codes of `run`.
+"""
 
 from __future__ import annotations
 
@@ -21,32 +24,33 @@ if TYPE_CHECKING:
     from hubhooks.models import Delivery
     from hubhooks.routing import Router
 
-__all__ = ["FAILED", "NO_DELIVERY", "SUCCEEDED", "UNREADABLE", "run"]
+__all__ = ["FAILED", "MALFORMED", "NO_DELIVERY", "SUCCEEDED", "run"]
 
 SUCCEEDED = 0
-"""Every handler that hears the event did its work, or wanted nothing to do with it."""
+"""Every matching handler succeeded or raised `Ignore`, or no handler matches."""
 FAILED = 1
 """At least one handler failed."""
 NO_DELIVERY = 2
-"""No webhook started this: the Job was run by hand."""
-UNREADABLE = 3
-"""The delivery is not an event of the Hub."""
+"""There is no delivery: the Job was started by hand."""
+MALFORMED = 3
+"""The delivery is not a valid Hub event."""
 
 
 def run(router: Router, environ: Mapping[str, str] | None = None) -> NoReturn:
-    """Run the handlers on the delivery in the environment, and exit with what became of it.
+    """Run the matching handlers on the delivery in the environment, and exit.
 
     Source: https://huggingface.co/docs/hub/jobs-webhooks
 
     Args:
         router: the handlers.
-        environ: where the delivery is; by default the process's environment.
+        environ: the variables that contain the delivery; by default `os.environ`.
 
     Raises:
-        ConfigError: a loop runs here.
+        ConfigError: an event loop runs in this thread.
+        SystemExit: always, with one of the exit codes of this module.
     """
     if running_loop() is not None:
-        # Afterwards would be too late: the handlers would have run.
+        # Checked before the handlers run, not after.
         msg = "`run_job` cannot wait where a loop runs; call it outside, as the script's last line"
         raise ConfigError(msg)
     variables = os.environ if environ is None else environ
@@ -57,7 +61,7 @@ def run(router: Router, environ: Mapping[str, str] | None = None) -> NoReturn:
             "one run by hand. To try the handlers, set it to what `hubhooks samples NAME` prints"
         )
         sys.exit(NO_DELIVERY)
-    # What is no UTF-8 in the environment comes as lone surrogates, and is to be told as it is.
+    # Bytes that are not UTF-8 arrive as lone surrogates.
     body = payload.encode("utf-8", "surrogateescape")
     delivery = _handle(router, variables.get("WEBHOOK_ID"), body)
     if delivery.skipped is not None:
@@ -67,8 +71,8 @@ def run(router: Router, environ: Mapping[str, str] | None = None) -> NoReturn:
         ):
             _say(line)
     for ended in delivery.runs:
-        _say(f"`{ended.handler}` is {ended.state}{ended.error and ': '}{ended.error}")
-    sys.exit({State.FAILED: FAILED, State.MALFORMED: UNREADABLE}.get(delivery.state, SUCCEEDED))
+        _say(f"`{ended.handler}`: {ended.state}{ended.error and ': '}{ended.error}")
+    sys.exit({State.FAILED: FAILED, State.MALFORMED: MALFORMED}.get(delivery.state, SUCCEEDED))
 
 
 def _handle(router: Router, delivery_id: str | None, body: bytes) -> Delivery:

@@ -143,7 +143,7 @@ class Retry(Exception):  # noqa: N818 - it reports no error
 
     def __init__(self, reason: str = "", *, after: float | None = None) -> None:
         # `Retry(60)` means the time. Not every user has a type checker.
-        if not isinstance(reason, str):
+        if not isinstance(reason, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             msg = f"`Retry({reason!r})` has no reason in words; for a time write `after={reason!r}`"
             raise ConfigError(msg)
         seconds = _to_seconds(after)

@@ -1,4 +1,4 @@
-"""Which handlers hear an event. Knows no HTTP."""
+"""`Router`: registers handlers, and finds those that match an event. It knows no HTTP."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     Statuses: TypeAlias = Status | str | Iterable[Status | str]
 
     class CommentCriteria(TypedDict, Generic[E], total=False):
-        """What narrows `on_comment`; `ref` and `path` are missing as comments never carry them."""
+        """The filters and options of `on_comment`. Comments have no `ref` and no `path`."""
 
         repo_type: RepoTypes
         repo: Strings
@@ -65,14 +65,14 @@ if TYPE_CHECKING:
         concurrency: int | None
 
     class Criteria(CommentCriteria[E], total=False):
-        """What narrows `on` and `add`."""
+        """The filters and options of `on` and `add`."""
 
         action: Actions
         ref: Strings
         path: Strings
 
-    # A documented scope, or a class, promises the handler that class. One TypeVar per class, as
-    # the bound of a TypeVar cannot name another one; the return type keeps the handler's own type.
+    # A documented scope or a class decides the class of the event. One TypeVar per class, because
+    # the bound of a TypeVar cannot name another one. The return type keeps the handler's own type.
     Comments: TypeAlias = Literal["discussion.comment"] | type[CommentEvent]
     Discussions: TypeAlias = Comments | Literal["discussion"] | type[DiscussionEvent]
     Contents: TypeAlias = Literal["repo.content"] | type[ContentEvent]
@@ -89,11 +89,11 @@ if TYPE_CHECKING:
     OnUnhandled = TypeVar("OnUnhandled", bound=Callable[[HubEvent], object])
     OnError = TypeVar("OnError", bound=Callable[[HubEvent, RunContext, BaseException], object])
 
-__all__ = ["Alternative", "Handler", "Hook", "Match", "Router"]
+__all__ = ["Handler", "Hook", "Match", "Router", "Rule"]
 
 _log = get_logger()
 
-# How the core's explanations begin where a filter does not match.
+# The beginning of the core's explanation if a filter does not match.
 _DOES_NOT_MATCH = "does not match: "
 _IDS = (
     "the Hub tells authors by ids of 24 hexadecimal digits: "
@@ -103,7 +103,7 @@ _CRITERIA = (
     "action", "repo_type", "repo", "owner", "ref", "path", "pull_request", "status", "mention",
     "author", "private", "when", "name", "retries", "backoff", "timeout", "concurrency",
 )  # fmt: skip
-# Names that do not look like the right one; those with a space are the hint itself.
+# Common wrong names, with the right one; a value with a space is the hint itself.
 _CRITERIA_BY_OTHER_NAMES = {
     "attempts": "retries",
     "branch": "ref",
@@ -125,87 +125,85 @@ _CRITERIA_BY_OTHER_NAMES = {
     "user": "author",
     "workers": "concurrency",
 }
-# What FastAPI's `include_router` reads first of its argument, by version.
+# The first attribute that FastAPI's `include_router` reads from its argument, by version.
 _ATTRIBUTES_OF_FASTAPI_ROUTERS = ("_contains_router", "routes")
 _is_id = re.compile("[0-9a-f]{24}").fullmatch
 
 
-class Alternative(NamedTuple):
-    """One way an event reaches a handler: what one decorator said."""
+class Rule(NamedTuple):
+    """The filter of one decorator. A handler with several decorators has several rules."""
 
     filter: Filter
     when: Callable[[Any], object] | None
     visible_only: bool
 
     def hides(self, event: HubEvent) -> bool:
-        """Whether the event is kept back because its comment is hidden."""
+        """True if the comment is hidden and the rule is for visible ones."""
         return self.visible_only and event.comment is not None and event.comment.hidden
 
-    def objection(self, event: HubEvent, handler: str, whens: Whens) -> str:
-        """Say why the event does not come through; empty when it does."""
+    def mismatch_reason(self, event: HubEvent, handler: str, whens: WhenResults) -> str:
+        """Explain why the event does not match; empty if it matches."""
         if not self.filter.matches(event):
             return self.filter.explain(event).removeprefix(_DOES_NOT_MATCH)
-        return self.objection_beside_filter(event, handler, whens)
+        return self.other_mismatch_reason(event, handler, whens)
 
-    def objection_beside_filter(self, event: HubEvent, handler: str, whens: Whens) -> str:
-        """Say why the event does not come through, once the filter matched."""
+    def other_mismatch_reason(self, event: HubEvent, handler: str, whens: WhenResults) -> str:
+        """Explain why the event does not match although the filter does; empty if it matches."""
         if self.hides(event):
             return "the comment is hidden"
-        return "" if self.when is None else whens.objection(self.when, event, handler)
+        return "" if self.when is None else whens.mismatch_reason(self.when, event, handler)
 
 
-class Whens:
-    """The results of `when` functions for one event: each is called once per handler.
+class WhenResults:
+    """The results of `when` functions for one event. Each is called once per handler.
 
     Args:
-        is_logged: whether a `when` that raises is logged.
+        is_logged: log a `when` that raises.
     """
 
-    __slots__ = ("_is_logged", "_objections")
+    __slots__ = ("_is_logged", "_reasons")
 
     def __init__(self, *, is_logged: bool) -> None:
         self._is_logged = is_logged
-        self._objections: dict[tuple[str, int], str] = {}
+        self._reasons: dict[tuple[str, int], str] = {}
 
-    def objection(self, when: Callable[[Any], object], event: HubEvent, handler: str) -> str:
-        """Say why a `when` does not let the event through; empty when it does."""
+    def mismatch_reason(self, when: Callable[[Any], object], event: HubEvent, handler: str) -> str:
+        """Explain why a `when` rejects the event; empty if it accepts."""
         key = (handler, id(when))
-        known = self._objections.get(key)
+        known = self._reasons.get(key)
         if known is None:
-            self._objections[key] = known = self._call(when, event, handler)
+            self._reasons[key] = known = self._call(when, event, handler)
         return known
 
     def _call(self, when: Callable[[Any], object], event: HubEvent, handler: str) -> str:
         try:
-            says = when(event)
-            check_ran(says)
-            is_let_through = bool(says)
+            result = when(event)
+            check_ran(result)
+            is_match = bool(result)
         except BaseException as error:
-            # The predicate is the user's code, so it may raise `SystemExit` too.
+            # The function is user code, so it may raise `SystemExit` too.
             if is_interrupt(error):
                 raise
             if self._is_logged:
                 _log.exception("`when` of handler `%s` failed; it misses an event", handler)
             return f"its `when` raises {type(error).__name__}"
-        return "" if is_let_through else "its `when` says no"
+        return "" if is_match else "its `when` says no"
 
 
 class Origin:
-    """Where a function was written, and by which run of that code."""
+    """The place of a function in the source, and the execution of that source."""
 
     __slots__ = ("execution", "module", "place")
 
     def __init__(self, module: str, place: str, execution: object) -> None:
         self.module = module
         self.place = place
-        # The outermost code running in the function's own globals when it was registered: a
-        # module's body, a notebook's cell. A loop or a factory that makes two functions of one
-        # name shares it; a script that is executed again has a new one, even in the same globals,
-        # as Gradio's reload does it. A function registered while none of its module's code is
-        # running is told by its own code instead. What stays undecidable: a function that is gone
-        # from the edited script was perhaps meant to go, and is kept; and where one and the same
-        # code object is executed twice (`exec(code)`, never an import or a reload) the second run
-        # looks like a clash.
+        # The outermost code object that ran in the function's globals at registration: a module's
+        # body or a notebook's cell. It distinguishes two functions of one name made by a loop (an
+        # error) from a script that is executed again, as Gradio's reload does (a replacement).
+        # A function registered while no code of its module runs uses its own code object. Limits:
+        # a function deleted from an edited script stays registered, and `exec` of one code object
+        # twice looks like two functions of one name.
         self.execution = execution
 
     @classmethod
@@ -230,7 +228,7 @@ class Origin:
 
 
 class Policy:
-    """How a handler is run."""
+    """The options that decide how a handler runs."""
 
     __slots__ = ("backoff", "concurrency", "retries", "timeout")
 
@@ -248,10 +246,10 @@ class Policy:
 
     @classmethod
     def of(cls, options: Mapping[str, Any], handler: str) -> Policy:
-        """Make one of what a decorator was given.
+        """Check the options of a decorator.
 
         Raises:
-            ConfigError: something of it cannot be.
+            ConfigError: an option has an impossible value.
         """
         for name, value in options.items():
             right = _wrong_option(name, value)
@@ -262,10 +260,16 @@ class Policy:
 
 
 class Handler:
-    """A function that hears events, under the name that stored work knows it by."""
+    """A registered function. Stored runs find it by its name."""
 
     __slots__ = (
-        "alternatives", "function", "is_async", "name", "options", "origin", "policy",
+        "function",
+        "is_async",
+        "name",
+        "options",
+        "origin",
+        "policy",
+        "rules",
         "takes_context",
     )  # fmt: skip
 
@@ -273,14 +277,14 @@ class Handler:
         self,
         name: str,
         function: Callable[..., Any],
-        alternatives: tuple[Alternative, ...],
+        rules: tuple[Rule, ...],
         options: Mapping[str, Any],
     ) -> None:
         self.name = name
         self.function = function
-        self.alternatives = alternatives
+        self.rules = rules
         self.is_async = is_async(function)
-        self.takes_context = _check_handler(function, name, alternatives)
+        self.takes_context = _check_handler(function, name, rules)
         self.origin = Origin.of(function)
         self.options = options
         self.policy = Policy.of(options, name)
@@ -288,27 +292,27 @@ class Handler:
     def __repr__(self) -> str:
         return f"<Handler `{self.name}`: {self.function!r}>"
 
-    def explain(self, event: HubEvent, whens: Whens | None = None) -> str:
-        """Say in a sentence whether the handler hears the event, and if not, why.
+    def explain(self, event: HubEvent, whens: WhenResults | None = None) -> str:
+        """Explain in a sentence why the handler matches the event, or why not.
 
         Args:
             event: the event.
-            whens: the results of `when` functions that were called already.
+            whens: the results of `when` functions that were called before.
         """
-        whens = whens or Whens(is_logged=False)
-        objections: list[str] = []
-        for alternative in self.alternatives:
-            objection = alternative.objection(event, self.name, whens)
-            if not objection:
-                return f"`{self.name}` {alternative.filter.explain(event)}"
-            if objection not in objections:
-                objections.append(objection)
-        reasons = ". Nor by another decorator: ".join(objections)
-        return f"`{self.name}` {_DOES_NOT_MATCH}{reasons}"
+        whens = whens or WhenResults(is_logged=False)
+        reasons: list[str] = []
+        for rule in self.rules:
+            mismatch_reason = rule.mismatch_reason(event, self.name, whens)
+            if not mismatch_reason:
+                return f"`{self.name}` {rule.filter.explain(event)}"
+            if mismatch_reason not in reasons:
+                reasons.append(mismatch_reason)
+        text = ". Nor by another decorator: ".join(reasons)
+        return f"`{self.name}` {_DOES_NOT_MATCH}{text}"
 
 
 class Hook:
-    """A function that is told what no handler could make of an event."""
+    """A function of `on_unhandled`, `on_error` or `on_failure`."""
 
     __slots__ = ("function", "is_async", "name", "origin")
 
@@ -319,22 +323,21 @@ class Hook:
         self.origin = origin
 
 
-class _Table:
-    """All filters in one list, so that Rust judges them in one call."""
+class _FilterTable:
+    """All filters in one list, so that Rust matches them in one call."""
 
-    __slots__ = ("filters", "handlers", "ways")
+    __slots__ = ("filters", "handlers", "rules")
 
     def __init__(self, handlers: Iterable[Handler]) -> None:
         self.handlers = tuple(handlers)
-        self.ways = [(handler, way) for handler in self.handlers for way in handler.alternatives]
-        self.filters = [way.filter for _, way in self.ways]
+        self.rules = [(handler, rule) for handler in self.handlers for rule in handler.rules]
+        self.filters = [rule.filter for _, rule in self.rules]
 
 
 class Match:
-    """The handlers that match an event, and why the others do not.
+    """The handlers that match an event, and the reasons of the others.
 
-    Its explanation calls no `when` again, also where it is asked for later. It does not keep the
-    event.
+    A later explanation calls no `when` again. The object does not keep the event.
     """
 
     __slots__ = ("_explain", "handlers", "ignored")
@@ -346,37 +349,39 @@ class Match:
         explain: Callable[[HubEvent], Iterator[str]],
     ) -> None:
         self.handlers = handlers
-        """In the order they were registered."""
+        """In the order of registration."""
         self.ignored = ignored
-        """Why no handler was even asked; empty when they were."""
+        """Why the event is ignored; empty if it is not."""
         self._explain = explain
 
     def explain(self, event: HubEvent) -> list[str]:
-        """Say for each handler why it hears the event that was matched, or why not."""
+        """Explain for each handler why it matches, or why not."""
         return list(self._explain(event))
 
     def explanations(self, event: HubEvent) -> Iterator[str]:
-        """Explain one handler after the other, each only when it is asked for."""
+        """Explain one handler at a time, lazily."""
         return self._explain(event)
 
 
 class NotAnApiRouterError(ConfigError, AttributeError):
-    """A router of this package was given to FastAPI, which takes only its own routers.
+    """A router of this package was given to FastAPI, which accepts only its own routers.
 
-    An `AttributeError` too, as others may only ask whether there is such an attribute.
+    It is an `AttributeError` too, because other code may only test for the attribute.
     """
 
 
 class Router:
-    """A list of handlers and what each of them listens to.
+    """A collection of handlers with their filters.
+
+    Use it to split an app into modules: `hooks.include_router(router)`. `Webhooks` is a `Router`.
 
     Args:
-        ignore_authors: ids of users whose comments and new discussions no handler hears, such as
-            the bot's own: `huggingface_hub.whoami()["id"]`. Other events do not say who acted.
-        unknown: none; any other name is a mistake.
+        ignore_authors: ids of users whose comments and new discussions no handler matches, such
+            as the bot's own id: `huggingface_hub.whoami()["id"]`. Other events have no author.
+        unknown: none; any other name raises `ConfigError` with the right name.
 
     Raises:
-        ConfigError: an id is empty, or no string; or there is no such setting.
+        ConfigError: an id is empty or not a string; or there is no such setting.
     """
 
     _fastapi_hint = (
@@ -399,13 +404,13 @@ class Router:
             _check_ignored(user)
         self._handlers: dict[str, Handler] = {}
         self._hooks: dict[HookName, tuple[Hook, ...]] = {}
-        self._table: _Table | None = None
+        self._table: _FilterTable | None = None
         self._lock = threading.Lock()
 
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> object:
-            """Name the right call where FastAPI is given this object as one of its routers."""
+            """Name the right call if FastAPI gets this object as a router."""
             if name in _ATTRIBUTES_OF_FASTAPI_ROUTERS:
                 raise NotAnApiRouterError(self._fastapi_hint)
             return object.__getattribute__(self, name)
@@ -439,25 +444,30 @@ class Router:
         self, *scopes: str | type[HubEvent], **criteria: Unpack[Criteria[HubEvent]]
     ) -> Callable[[OnAny], OnAny]: ...
     def on(self, *scopes: str | type[HubEvent], **criteria: Any) -> Callable[[Any], Any]:
-        """Register the decorated function, and give it back unchanged.
+        """Register the decorated function as a handler. The function itself is unchanged.
 
-        It takes `(event)` or `(event, context)`, and may be async. Decorated several times it
-        hears what any of the decorators describes, and runs once.
+        A handler takes `(event)` or `(event, context)`, and may be async. With several decorators
+        it runs once on each event that one of them matches.
 
         Args:
-            scopes: scopes or event classes; `repo.*` is `repo` and all below; none is everything.
-            criteria: `action`, `repo_type`, `repo`, `owner`, `ref`, `path`, `pull_request`,
-                `status`, `mention`, `author`, `private`: all given ones must hold, a list holds
-                if one of its items does; `repo`, `ref` and `path` take globs. `when`, a quick
-                function of the event, is asked last. `name` replaces the function's own name.
-                How it runs: `retries`, how often it is tried again when it raises; `backoff`, the
-                seconds before the first retry, twice as many before each further one, or a
-                function that gives them for how often it failed; `timeout`, the seconds it may
-                take; `concurrency`, how many deliveries it handles at once.
+            scopes: scopes or event classes. `"repo.*"` is `repo` and every scope below it. Without
+                scopes the handler matches every event.
+            criteria: filters and options, by name.
+
+                Filters: `action`, `repo_type`, `repo`, `owner`, `ref`, `path`, `pull_request`,
+                `status`, `mention`, `author`, `private`. All of them must match; of a list, one
+                item must match. `repo`, `ref` and `path` take globs. `when` is a fast function of
+                the event, called last.
+
+                Options: `name` replaces the name of the function. `retries` is the number of
+                retries after a failure. `backoff` is the number of seconds before the first
+                retry, doubled before each further one, or a function that returns the seconds
+                for a number of failures. `timeout` is the number of seconds that an attempt may
+                take. `concurrency` is the number of deliveries handled at once.
 
         Raises:
-            ConfigError: no event can satisfy the criteria, the function cannot be a handler, or
-                another function has its name.
+            ConfigError: no event can match, the function cannot be a handler, or another function
+                has the same name.
         """
         _check_no_function(scopes, "on")
 
@@ -470,14 +480,14 @@ class Router:
     def on_comment(
         self, *nothing: Never, **criteria: Unpack[CommentCriteria[CommentEvent]]
     ) -> Callable[[OnComment], OnComment]:
-        """Register the decorated function for new comments that can be read.
+        """Register the decorated function for new, visible comments.
 
-        The opening post of a discussion or pull request counts, as the Hub sends it only with
-        the discussion (https://huggingface.co/docs/hub/webhooks).
+        It also matches the first post of a discussion or pull request, because the Hub sends that
+        post only with the discussion (https://huggingface.co/docs/hub/webhooks).
 
         Args:
             nothing: none; comments have one scope.
-            criteria: those of `on`, without `action`, `ref` and `path`.
+            criteria: filters and options as for `on`, without `action`, `ref` and `path`.
 
         Raises:
             ConfigError: as for `on`.
@@ -491,7 +501,7 @@ class Router:
             raise ConfigError(msg)
         if "action" in criteria:
             msg = (
-                "`on_comment` hears new comments only and takes no `action=`; for others write "
+                "`on_comment` matches new comments only and takes no `action=`; for others write "
                 '`@hooks.on("discussion.comment", action="update")`'
             )
             raise ConfigError(msg)
@@ -510,66 +520,68 @@ class Router:
         *scopes: str | type[HubEvent],
         **criteria: Unpack[Criteria[Any]],
     ) -> None:
-        """Register a function without decorating it, such as a method of an object: `bot.reply`.
+        """Register a function without a decorator, such as a method: `hooks.add(bot.reply)`.
 
         Args:
-            function: what `on` would decorate.
+            function: the handler.
             scopes: as for `on`.
             criteria: as for `on`.
         """
         self._add(function, scopes, criteria)
 
     def on_unhandled(self, function: OnUnhandled, /) -> OnUnhandled:
-        """Call the decorated function with each event that no handler listens to.
+        """Call the decorated function with each event that no handler matches.
 
-        It is called once the Hub has its answer, and not for authors that are ignored.
+        It is called after the response, and not for ignored authors.
 
         Args:
-            function: takes `(event)`, and may be async. Its own failures are only logged.
+            function: takes `(event)`, and may be async. Its own errors are only logged.
 
         Raises:
-            ConfigError: it cannot be called so.
+            ConfigError: the function takes other parameters.
         """
         self._add_hook("unhandled", function)
         return function
 
     def on_error(self, function: OnError, /) -> OnError:
-        """Call the decorated function after each attempt of a handler that raised.
+        """Call the decorated function after each failed attempt of a handler.
 
-        `Ignore` is no error.
+        `Ignore` is not a failure.
 
         Args:
-            function: takes `(event, context, error)`, and may be async. Its own failures are
-                only logged.
+            function: takes `(event, context, error)`, and may be async. Its own errors are only
+                logged.
 
         Raises:
-            ConfigError: it cannot be called so.
+            ConfigError: the function takes other parameters.
         """
         self._add_hook("error", function)
         return function
 
     def on_failure(self, function: OnError, /) -> OnError:
-        """Call the decorated function when a handler failed for good.
+        """Call the decorated function when a run failed and no retry is left.
 
         Args:
-            function: takes `(event, context, error)`, and may be async. Its own failures are
-                only logged.
+            function: takes `(event, context, error)`, and may be async. Its own errors are only
+                logged.
 
         Raises:
-            ConfigError: it cannot be called so.
+            ConfigError: the function takes other parameters.
         """
         self._add_hook("failure", function)
         return function
 
     def include_router(self, other: Router) -> None:
-        """Take over what another router has now; what it gets later is not followed.
+        """Add the handlers and hooks of another router.
+
+        Handlers that the other router gets later are not added.
 
         Args:
-            other: its handlers and hooks come after those that are here already. Authors that it
-                ignores are ignored by all handlers.
+            other: the other router. Its handlers come after the present ones. Its
+                `ignore_authors` apply to all handlers.
 
         Raises:
-            ConfigError: it is no router of this package, or two handlers have one name.
+            ConfigError: `other` is not a router of this package, or two handlers have one name.
         """
         if not isinstance(other, Router):  # pyright: ignore[reportUnnecessaryIsInstance]
             msg = (
@@ -585,48 +597,48 @@ class Router:
         self._ignore_authors |= other._ignore_authors
 
     def handler(self, name: str) -> Handler | None:
-        """Find a handler by the name that stored work knows it by."""
+        """Return the handler with this name; None if there is none."""
         return self._handlers.get(name)
 
     @property
     def handler_names(self) -> KeysView[str]:
-        """The names of all handlers, in the order they were registered; it follows changes."""
+        """The names of all handlers, in the order of registration; a live view."""
         return self._handlers.keys()
 
     def hooks_for(self, hook_name: HookName) -> tuple[Hook, ...]:
-        """List the hooks to call on an occasion, in the order they were registered."""
+        """Return the hooks of one kind, in the order of registration."""
         return self._hooks.get(hook_name, ())
 
     @property
     def has_unhandled_hook(self) -> bool:
-        """Whether a hook is to be told of events that no handler listens to."""
+        """True if there is an `on_unhandled` hook."""
         return "unhandled" in self._hooks
 
     def match(self, event: HubEvent) -> list[Handler]:
-        """List the handlers that hear an event, in the order they were registered."""
+        """Return the handlers that match an event, in the order of registration."""
         return self.find_match(event).handlers
 
     def find_match(self, event: HubEvent) -> Match:
-        """Find the handlers that match an event; each calls its `when` at most once."""
-        whens = Whens(is_logged=True)
+        """Match an event; each handler calls its `when` at most once."""
+        whens = WhenResults(is_logged=True)
         table = self._table or self._build()
-        heard: list[Handler] = []
+        matches: list[Handler] = []
         ignored = self.ignored_reason(event)
         for index in () if ignored else match_filters(event, table.filters):
-            handler, alternative = table.ways[index]
-            if heard and heard[-1] is handler:
+            handler, rule = table.rules[index]
+            if matches and matches[-1] is handler:
                 continue
-            if not alternative.objection_beside_filter(event, handler.name, whens):
-                heard.append(handler)
-        return Match(heard, ignored, functools.partial(self._explanations, table, whens))
+            if not rule.other_mismatch_reason(event, handler.name, whens):
+                matches.append(handler)
+        return Match(matches, ignored, functools.partial(self._explanations, table, whens))
 
     def explain(self, event: HubEvent) -> list[str]:
-        """Say for each handler why it hears an event, or why not."""
+        """Explain for each handler why it matches an event, or why not: one sentence each."""
         table = self._table or self._build()
-        return list(self._explanations(table, Whens(is_logged=False), event))
+        return list(self._explanations(table, WhenResults(is_logged=False), event))
 
     def ignored_reason(self, event: HubEvent) -> str:
-        """Say why no handler is even asked; empty when they are."""
+        """Return why `ignore_authors` ignores the event; empty if it does not."""
         if not self._ignore_authors:
             return ""
         author = _author_id(event)
@@ -634,7 +646,9 @@ class Router:
             return ""
         return f"its author `{author}` is one of `ignore_authors`"
 
-    def _explanations(self, table: _Table, whens: Whens, event: HubEvent) -> Iterator[str]:
+    def _explanations(
+        self, table: _FilterTable, whens: WhenResults, event: HubEvent
+    ) -> Iterator[str]:
         if ignored := self.ignored_reason(event):
             yield f"no handler matches: {ignored}"
             return
@@ -674,16 +688,14 @@ class Router:
                 "without `yield`"
             )
             raise ConfigError(msg)
-        listens_to = _filter_with_warnings(scopes, filters)
-        self._register(
-            Handler(name, function, (Alternative(listens_to, when, visible_only),), options)
-        )
+        event_filter = _filter_with_warnings(scopes, filters)
+        self._register(Handler(name, function, (Rule(event_filter, when, visible_only),), options))
 
     def _register(self, handler: Handler) -> None:
         with self._lock:
             known = self._handlers.get(handler.name)
             if known is not None and _is_same(known.function, handler.function):
-                handler = _united(known, handler)
+                handler = _merge(known, handler)
             elif known is not None and not known.origin.is_executed_again_by(handler.origin):
                 msg = (
                     f"two handlers are named `{handler.name}`: {known.origin.place} and "
@@ -697,7 +709,7 @@ class Router:
         if not callable(function):
             msg = f"an `on_{hook_name}` hook must be a function, not {type(function).__name__}"
             raise ConfigError(msg)
-        # Nothing refers to a hook by its name, so those without one need none.
+        # Nothing finds a hook by its name, so any name will do.
         name = _own_name(function) or type(function).__qualname__
         _check_hook(function, hook_name, name)
         self._register_hook(hook_name, Hook(name, function, Origin.of(function)))
@@ -712,16 +724,16 @@ class Router:
             ]
             self._hooks[hook_name] = (*kept, hook)
 
-    def _build(self) -> _Table:
+    def _build(self) -> _FilterTable:
         with self._lock:
-            self._table = _Table(self._handlers.values())
+            self._table = _FilterTable(self._handlers.values())
             return self._table
 
 
 def _filter_with_warnings(
     scopes: tuple[str | type[HubEvent], ...], criteria: dict[str, Any]
 ) -> Filter:
-    """Make a filter, and warn of values that the Hub does not document."""
+    """Make a filter, and warn about values that the Hub does not document."""
     for scope in scopes:
         if isinstance(scope, str):
             _warn_if_misspelt(scope)
@@ -736,8 +748,8 @@ def _filter_with_warnings(
     return made
 
 
-def _wrong_option(name: str, value: Any) -> str:  # noqa: ANN401 - whatever was written there
-    """Say what an option of a handler must be instead; empty when it is right."""
+def _wrong_option(name: str, value: Any) -> str:  # noqa: ANN401 - the user wrote it
+    """Return what an option must be instead; empty if it is right."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     is_time = is_number and 0 <= value < math.inf
     if name == "retries":
@@ -753,8 +765,8 @@ def _wrong_option(name: str, value: Any) -> str:  # noqa: ANN401 - whatever was 
     return "" if is_none or is_count else "a whole number from 1 on"
 
 
-def _united(known: Handler, again: Handler) -> Handler:
-    """Unite what several decorators say about a function."""
+def _merge(known: Handler, again: Handler) -> Handler:
+    """Merge the rules and options of several decorators of one function."""
     for option, value in again.options.items():
         if option in known.options and known.options[option] != value:
             msg = (
@@ -762,11 +774,11 @@ def _united(known: Handler, again: Handler) -> Handler:
                 f"`{option}={value!r}`; it runs once for all its decorators: write it in one"
             )
             raise ConfigError(msg)
-    more = (way for way in again.alternatives if way not in known.alternatives)
-    ways = (*known.alternatives, *more)
-    united = Handler(known.name, known.function, ways, {**known.options, **again.options})
-    united.origin = known.origin
-    return united
+    more = (rule for rule in again.rules if rule not in known.rules)
+    rules = (*known.rules, *more)
+    merged = Handler(known.name, known.function, rules, {**known.options, **again.options})
+    merged.origin = known.origin
+    return merged
 
 
 def _check_no_function(scopes: Iterable[object], decorator: str) -> None:
@@ -784,9 +796,10 @@ def _listed(words: Strings) -> tuple[str, ...]:
 
 
 def _author_id(event: HubEvent) -> str | None:
-    """Tell who acted, where the Hub says so: it does for new posts, and for comments.
+    """Return the id of the user who acted; None if the event does not say it.
 
-    An update of a discussion carries the author of the discussion, not whoever updated it.
+    New discussions and comments name their author. An update of a discussion names the author of
+    the discussion, not the user who updated it.
     Source: https://huggingface.co/docs/hub/webhooks.
     """
     if event.comment is not None:
@@ -800,60 +813,58 @@ def _author_id(event: HubEvent) -> str | None:
 
 def _own_name(function: object) -> str | None:
     name = getattr(function, "__qualname__", None)
-    # A mock may have a mock there.
+    # The name of a mock may be a mock.
     return name if isinstance(name, str) else None
 
 
 def _is_plain(function: object) -> bool:
-    """Whether it is a function whose result is there when it returns."""
+    """True for a plain function: not async, and not a generator."""
     return callable(function) and not wraps_async(function) and not yields(function)
 
 
 def _is_same(function: Callable[..., object], other: Callable[..., object]) -> bool:
-    """Whether two are one function; `bot.reply` is a new object at each read."""
+    """True if both are one function; `bot.reply` is a new object at each access."""
     return function is other or (isinstance(function, MethodType) and function == other)
 
 
-def _check_handler(
-    function: Callable[..., object], name: str, alternatives: Iterable[Alternative]
-) -> bool:
+def _check_handler(function: Callable[..., object], name: str, rules: Iterable[Rule]) -> bool:
     """Check that the function can be called as a handler.
 
     Returns:
-        whether it takes the delivery too.
+        True if it takes the context too.
     """
     what = f"handler `{name}`"
     right = "write `def handler(event)` or `def handler(event, context)`"
     signature = _signature(function, what, right)
     positional = [p for p in signature.parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD]
-    # A second parameter with a default is the user's own, unless it has the name.
+    # A second parameter with a default belongs to the user, unless its name is `context`.
     takes_context = len(positional) > 1 and (
         positional[1].default is inspect.Parameter.empty or positional[1].name == "context"
     )
     _check_call(signature, 1 + takes_context, what, right, "add")
-    for way in alternatives:
-        _check_annotation(function, way.filter, what, signature)
-        if way.when is not None:
-            _check_annotation(way.when, way.filter, f"the `when` of {what}")
+    for rule in rules:
+        _check_annotation(function, rule.filter, what, signature)
+        if rule.when is not None:
+            _check_annotation(rule.when, rule.filter, f"the `when` of {what}")
     return takes_context
 
 
 def _check_annotation(
     function: Callable[..., object],
-    listens_to: Filter,
+    event_filter: Filter,
     what: str,
     signature: inspect.Signature | None = None,
 ) -> None:
-    """Check that what the event is annotated with can come.
+    """Check that the scopes can produce the annotated event class.
 
     Raises:
-        ConfigError: no event of one of the scopes is what the annotation says.
+        ConfigError: no event of one of the scopes has that class.
     """
     found = event_annotation(function, signature)
     if found is None:
         return
     parameter, annotated = found
-    for listened, classes in listens_to.event_classes():
+    for listened, classes in event_filter.event_classes():
         if not classes or takes_any_of(annotated, classes):
             continue
         names = " | ".join(one.__name__ for one in annotated)
@@ -861,7 +872,7 @@ def _check_annotation(
         right = _common_class(classes).__name__
         if right == HubEvent.__name__:
             gives = f"any `{right}`"
-        # A class gives only itself and its subclasses.
+        # A class produces only itself and its subclasses.
         source = f"{listened} gives" if listened.startswith("`") else "it gets"
         msg = (
             f"{what} takes `{parameter}: {names}`, but {source} {gives}; write "
@@ -871,7 +882,7 @@ def _check_annotation(
 
 
 def _common_class(classes: Sequence[type[HubEvent]]) -> type[HubEvent]:
-    """Name the narrowest class that all of these are."""
+    """Return the narrowest common base class."""
     for common in (*classes, DiscussionEvent):
         if all(issubclass(one, common) for one in classes):
             return common
@@ -902,7 +913,7 @@ def _signature(function: Callable[..., object], what: str, right: str) -> inspec
 def _check_call(
     signature: inspect.Signature, count: int, what: str, right: str, register: str
 ) -> None:
-    """Check that a function can be called with so many arguments."""
+    """Check that a function can be called with `count` arguments."""
     first = next(iter(signature.parameters.values()), None)
     if first is not None and first.name in ("self", "cls"):
         msg = f"{what} is a method without its object; register it with `{register}(bot.method)`"
@@ -924,7 +935,7 @@ def _warn_if_misspelt(scope: str) -> None:
         hint = f'write the scope `{parent}` with `action="{last}"`'
     else:
         nearest = nearest_scope(stem.lower())
-        # Below a documented scope there may be one that the Hub adds tomorrow.
+        # The Hub may add a scope below a documented one at any time.
         if base in SCOPES and (stem == base or nearest in (None, base)):
             return
         hint = f"did you mean `{nearest}`?" if nearest else f"known ones: {', '.join(SCOPES)}"
@@ -941,7 +952,7 @@ def _check_criteria(names: Iterable[str]) -> None:
 
 
 def _check_ignored(user: object) -> None:
-    # An id that was to come from the environment and did not lets a bot answer itself for ever.
+    # An id that is missing in the environment would let a bot reply to itself for ever.
     if not isinstance(user, str) or not user:
         found = "an empty string" if user == "" else type(user).__name__
         msg = f"`ignore_authors` takes the ids of users, not {found}; {_IDS}"
@@ -955,7 +966,7 @@ def _warn_if_login(user: str, where: str) -> None:
 
 
 def _warn(message: str) -> None:
-    """Warn at the user's own line, which is some levels up."""
+    """Warn at the line of the user's code that called this package."""
     level = 1
     frame = inspect.currentframe()
     while frame is not None and frame.f_globals.get("__package__") == __package__:

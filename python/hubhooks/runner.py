@@ -53,10 +53,10 @@ def _describe_handlers(router: Router) -> str:
     described: list[str] = []
     for name in names[:_MOST_DESCRIBED]:
         handler = router.handler(name)
-        ways = () if handler is None else handler.alternatives
+        rules = () if handler is None else handler.rules
         texts = [
-            repr(way.filter).removeprefix("Filter") + " and `when=`" * (way.when is not None)
-            for way in ways
+            repr(rule.filter).removeprefix("Filter") + " and `when=`" * (rule.when is not None)
+            for rule in rules
         ]
         described.append(f"`{name}` {shorten(' or '.join(texts), _LONGEST_DESCRIPTION)}")
     if len(names) > _MOST_DESCRIBED:

@@ -1,4 +1,4 @@
-"""The delivery log on disk."""
+"""The delivery store on disk."""
 
 from __future__ import annotations
 
@@ -337,12 +337,12 @@ class SqliteLog:
         is_in_use = self._lock is not None and not self._lock.is_held and self._lock.is_taken()
         if not is_in_use and app.is_moved(self.path, known):
             _log.warning(
-                "the app of the delivery log `%s` moved from `%s` to `%s`", self.path, known, name
+                "the app of the delivery store `%s` moved from `%s` to `%s`", self.path, known, name
             )
         elif is_in_use or not app.may_adopt:
             first = f"stop `{known}`, then " if is_in_use else ""
             msg = (
-                f"the delivery log `{self.path}` belongs to the app `{known}`, and this is "
+                f"the delivery store `{self.path}` belongs to the app `{known}`, and this is "
                 f"`{name}`: their handlers would be given each other's deliveries. Give this app a "
                 'file of its own, `Webhooks(deliveries="other.db")` or HUBHOOKS_DELIVERIES; or, if '
                 f"it is the same app under another name, {first}start it once with "
@@ -397,7 +397,7 @@ class SqliteLog:
                 self._led = (self._db.file, self._led[1])
         elif not self._is_new_file_of_app():
             msg = (
-                f"the delivery log `{self.path}` was replaced by the one of another app, "
+                f"the delivery store `{self.path}` was replaced by the one of another app, "
                 f"`{self._known_app()}`: put the right file there"
             )
             raise StoreError(msg)
@@ -639,8 +639,8 @@ class SqliteLog:
         if size <= self._max_bytes:
             self._refused_size = size
         msg = (
-            f"the delivery log `{self._db.path}` has no room beside unfinished work: it has again "
-            "when handlers finish"
+            f"the delivery store `{self._db.path}` has no room beside unfinished work: it has "
+            "again when handlers finish"
         )
         raise StoreError(msg)
 
@@ -797,7 +797,7 @@ class SqliteLog:
             and other.process != current_process()
             and is_alive(other.process)
         ):
-            msg = f"process {other.process.pid} leads the delivery log `{self.path}`"
+            msg = f"process {other.process.pid} leads the delivery store `{self.path}`"
             raise BusyError(msg)
 
     def keep_noted(self) -> None:

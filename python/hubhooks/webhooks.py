@@ -1,4 +1,4 @@
-"""The class that ties the rooms together."""
+"""`Webhooks`, the class that connects the router, the store, the worker and the ASGI app."""
 
 from __future__ import annotations
 
@@ -88,14 +88,17 @@ _SETTINGS_BY_OTHER_NAMES = {
     "database": "deliveries",
     "db": "deliveries",
     "db_path": "deliveries",
+    "durability": "synchronous",
     "demo": "give the Gradio app to `hooks.launch(demo)`",
     "endpoint": _URL_HINT,
     "file": "deliveries",
     "ignore": "ignore_authors",
     "log": "deliveries",
+    "loop": "handler_loop",
     "name": "app_name",
     "path": f"the file of the deliveries is `deliveries=`, and {_URL_HINT}",
     "prefix": _URL_HINT,
+    "replays": "on_replay",
     "sqlite": "deliveries",
     "storage": "deliveries",
     "store": "deliveries",
@@ -112,7 +115,7 @@ _SETTINGS_BY_OTHER_NAMES = {
 
 
 def _with_short_errors(method: Callable[P, T]) -> Callable[P, T]:
-    """Let mistakes of the user end in a short traceback, without the frames of this package."""
+    """Raise errors of the user with a short traceback, without the frames of this package."""
 
     @functools.wraps(method)
     def call(*args: P.args, **options: P.kwargs) -> T:
@@ -125,7 +128,7 @@ def _with_short_errors(method: Callable[P, T]) -> Callable[P, T]:
 
 
 class Settings:
-    """What another door to the same handlers has to know, such as that of `hubhooks.testing`."""
+    """The settings that `TestClient` takes over from a `Webhooks`."""
 
     __slots__ = ("allow_unsigned", "max_body_size", "on_replay")
 
@@ -136,41 +139,42 @@ class Settings:
 
 
 class Webhooks(Router):
-    """Receives the Hub's webhooks and runs the handlers that listen to them.
+    """Receives Hub webhooks and runs the matching handlers.
 
-    It is itself an ASGI application, which answers every path it is given: `uvicorn app:hooks`.
+    It is an ASGI application: `uvicorn app:hooks` serves it, and it answers every path.
 
     Args:
-        secret: the webhook's secret, or several while one replaces another; by default that of
-            the environment variable WEBHOOK_SECRET, read when it is first needed.
-        allow_unsigned: let everybody in where there is no secret at all.
-        max_body_size: the longest body that is read, in bytes.
-        replays: `skip` not to run handlers again when a delivery that succeeded is replayed.
-        ignore_authors: ids of users whose comments and new discussions no handler hears, such as
-            the bot's own: `huggingface_hub.whoami()["id"]`. Other events do not say who acted.
-        loop: where async handlers run: on the `server`'s loop, which their connections may belong
-            to, or on a loop of their `own`, where one that blocks delays no answer. By default
-            their own under Gradio, and else the server's. Sync handlers run in threads.
-        deliveries: the file of the delivery log, which is opened when serving starts; by default
-            that of the environment variable HUBHOOKS_DELIVERIES, else `hubhooks.db` in the working
-            directory. `:memory:` keeps nothing beyond the process.
-        durability: what an acknowledged delivery survives: the death of the `process`, or with
-            `full` also a loss of power, which costs a wait for the disk.
-        allow_network: use a log on a network file system, though it may lose deliveries there; by
-            default where the environment variable HUBHOOKS_ALLOW_NETWORK is 1, true or yes.
-        app_name: the name of the app, which the delivery log belongs to: another app cannot use it.
-            By default that of the environment variable HUBHOOKS_APP_NAME, else the file that
-            creates the `Webhooks`, as seen from the folder of the log.
-        adopt_store: take over a log that belongs to another app, if no process uses it. None for
-            what the environment variable HUBHOOKS_ADOPT_STORE says, as HUBHOOKS_ALLOW_NETWORK does.
-        acknowledge: when the Hub is answered: as soon as a delivery is `stored`, or when its
-            handlers `finished`, so that the Hub retries when one failed. After 20 s it is answered
-            all the same.
-        unknown: none; any other name is a mistake.
+        secret: the secret of the webhook, or several secrets during a rotation; by default the
+            environment variable WEBHOOK_SECRET, read at the first use.
+        allow_unsigned: accept every request if no secret is configured.
+        max_body_size: the longest accepted body, in bytes.
+        on_replay: what a Replay of a successful delivery does: `"run"` its handlers again, or
+            `"skip"` them.
+        ignore_authors: ids of users whose comments and new discussions no handler matches, such as
+            the bot's own id: `huggingface_hub.whoami()["id"]`. Other events have no author.
+        handler_loop: the event loop of async handlers: the `"server"`'s, or a `"dedicated"` one,
+            where a blocking handler delays no response. By default dedicated under Gradio, and
+            the server's elsewhere. Sync handlers run in threads.
+        deliveries: the file of the store; by default the environment variable HUBHOOKS_DELIVERIES,
+            else `hubhooks.db` in the working directory. The file is opened when serving starts.
+            `":memory:"` keeps deliveries until the process ends.
+        synchronous: SQLite's word for how safely it writes: with `"normal"` an acknowledged
+            delivery survives the death of the process, with `"full"` also a power cut. `"full"`
+            waits for the disk.
+        allow_network: use a store on a network file system, although it can lose deliveries
+            there; by default the environment variable HUBHOOKS_ALLOW_NETWORK.
+        app_name: the name of the app that owns the store; another app cannot use that store. By
+            default the environment variable HUBHOOKS_APP_NAME, else the file that creates the
+            `Webhooks`, relative to the folder of the store.
+        adopt_store: take over a store of another app if no process uses it; by default the
+            environment variable HUBHOOKS_ADOPT_STORE.
+        acknowledge: when to respond to the Hub: `"on_receipt"`, once the delivery is stored, or
+            `"on_completion"` of its handlers, at most 20 s later. With `"on_completion"` a failing
+            handler makes the Hub send the delivery again.
+        unknown: none; any other name raises `ConfigError` with the right name.
 
     Raises:
-        ConfigError: a secret, an id, or one of the other settings cannot be; or there is no such
-            setting.
+        ConfigError: a setting has an impossible value, or there is no such setting.
     """
 
     _fastapi_hint = (
@@ -206,13 +210,13 @@ class Webhooks(Router):
         register_encoders()
         secrets = (secret,) if isinstance(secret, str | bytes) else secret
         self._verifier = None if secrets is None else Verifier(*secrets)
-        # With a secret in the code there is always one.
+        # A secret in the code is always required, whatever `allow_unsigned` says.
         self.settings = Settings(
             allow_unsigned=allow_unsigned and secret is None,
             max_body_size=max_body_size,
             on_replay=on_replay,
         )
-        """How requests are let in and repeated ones judged."""
+        """The settings of requests, for `TestClient`."""
         self._handler_loop: HandlerLoop | None = handler_loop
         self._path = deliveries
         self._synchronous: Synchronous = synchronous
@@ -236,8 +240,7 @@ class Webhooks(Router):
         """The store itself, for the adapters of this package."""
         return self._runner.log
 
-    # Not before they are needed: the environment says where the log is, and not every process
-    # that imports an app serves it.
+    # Lazy: the environment can still change, and not every process that imports an app serves it.
 
     @cached_property
     def _runner(self) -> Runner:
@@ -291,7 +294,7 @@ class Webhooks(Router):
 
     @property
     def verifier(self) -> Verifier | None:
-        """What judges the secret of a request; None where no secret is configured.
+        """Checks the secret of a request; None if no secret is configured.
 
         Raises:
             ConfigError: WEBHOOK_SECRET is empty, or not ASCII.
@@ -302,15 +305,15 @@ class Webhooks(Router):
 
     @asynccontextmanager
     async def lifespan(self, app: object) -> AsyncGenerator[None]:
-        """Serve while the app does: the `lifespan` of a Starlette, FastAPI or Gradio app.
+        """Start and stop with an app: the `lifespan` of a Starlette, FastAPI or Gradio app.
 
         Args:
-            app: the app that is served. Gradio apps mounted in it will not serve the store's files.
+            app: the app. Gradio apps mounted in it will not serve the files of the store.
 
         Raises:
-            ConfigError: there is no secret, and unsigned requests are not allowed; or the log
-                cannot be used.
-            StoreError: the log cannot be used just now.
+            ConfigError: no secret is configured, and unsigned requests are not allowed; or the
+                store cannot be used.
+            StoreError: the store cannot be used now.
         """
         try:
             check_event_loop()
@@ -318,7 +321,7 @@ class Webhooks(Router):
         except (ConfigError, StoreError) as error:
             raise shorten_traceback(error) from None
         if "gradio" in sys.modules:
-            from hubhooks import gradio  # noqa: PLC0415 - only who uses it needs it
+            from hubhooks import gradio  # noqa: PLC0415 - an optional dependency
 
             gradio.prepare_mounted(app, self.store)
         try:
@@ -332,7 +335,7 @@ class Webhooks(Router):
         """Serve one ASGI connection.
 
         Raises:
-            TypeError: a server without ASGI calls it.
+            TypeError: the server is not an ASGI server.
         """
         if receive is None or send is None:
             raise TypeError(_NOT_ASGI)
@@ -345,31 +348,40 @@ class Webhooks(Router):
     def router(
         self,
         path: str = "/webhooks/hub",
-        **options: Any,  # noqa: ANN401 - FastAPI says what they are
+        **options: Any,  # noqa: ANN401 - FastAPI types them
     ) -> APIRouter:
-        """Make a FastAPI router that receives at exactly this path: `app.include_router(...)`.
+        """Make a FastAPI router that receives webhooks: `app.include_router(hooks.router())`.
 
         Args:
-            path: where; with and without a slash at its end.
-            options: for FastAPI's `APIRouter`.
+            path: the path of the webhook URL; a slash at its end makes no difference.
+            options: options of FastAPI's `APIRouter`.
+
+        Raises:
+            ConfigError: the path does not begin with a slash.
+            ModuleNotFoundError: FastAPI is not installed.
         """
         with _needed("fastapi"):
-            from hubhooks import fastapi  # noqa: PLC0415 - only who uses it needs it
+            from hubhooks import fastapi  # noqa: PLC0415 - an optional dependency
 
         return fastapi.make_router(self, path, **options)
 
     @_with_short_errors
     def app_kwargs(
         self,
-        **more: Any,  # noqa: ANN401 - FastAPI says what they are
+        **more: Any,  # noqa: ANN401 - FastAPI types them
     ) -> dict[str, Any]:
-        """Give what Gradio needs to receive webhooks: `demo.launch(app_kwargs=...)`.
+        """Return the options that make a Gradio app receive webhooks.
+
+        Use it instead of `launch`: `demo.launch(app_kwargs=hooks.app_kwargs())`.
 
         Args:
-            more: your own `app_kwargs`, which are kept.
+            more: your own `app_kwargs`; they are kept.
+
+        Raises:
+            ModuleNotFoundError: Gradio is not installed.
         """
         with _needed("gradio"):
-            from hubhooks import gradio  # noqa: PLC0415 - only who uses it needs it
+            from hubhooks import gradio  # noqa: PLC0415 - an optional dependency
 
         return gradio.make_app_kwargs(self, **more)
 
@@ -377,19 +389,23 @@ class Webhooks(Router):
     def launch(
         self,
         demo: Blocks,
-        **options: Any,  # noqa: ANN401 - Gradio says what they are
+        **options: Any,  # noqa: ANN401 - Gradio types them
     ) -> tuple[App, str, str]:
-        """Launch a Gradio app that receives webhooks, and print their URL.
+        """Launch a Gradio app that receives webhooks, and print the webhook URL.
 
         Args:
-            demo: the app.
-            options: for `demo.launch`.
+            demo: the Gradio app.
+            options: options of `demo.launch`.
 
         Returns:
-            What `demo.launch` does.
+            The result of `demo.launch`.
+
+        Raises:
+            ConfigError: no secret is configured, or the store cannot be used.
+            ModuleNotFoundError: Gradio is not installed.
         """
         with _needed("gradio"):
-            from hubhooks import gradio  # noqa: PLC0415 - only who uses it needs it
+            from hubhooks import gradio  # noqa: PLC0415 - an optional dependency
 
         return gradio.launch(self, demo, **options)
 
@@ -397,38 +413,41 @@ class Webhooks(Router):
     def run_job(self, environ: Mapping[str, str] | None = None) -> NoReturn:
         """Run the handlers on the delivery that started this Hugging Face Job, and exit.
 
+        The exit code says what happened: see `hubhooks.job`.
+
         Args:
-            environ: where the delivery is; by default the process's environment.
+            environ: the variables that contain the delivery; by default `os.environ`.
         """
-        from hubhooks import job  # noqa: PLC0415 - only who uses it needs it
+        from hubhooks import job  # noqa: PLC0415 - an optional dependency
 
         job.run(self, environ)
 
     @_with_short_errors
     def activity(self) -> None:
-        """Show what became of the deliveries: to be called inside `gr.Blocks()`.
+        """Add a list of the deliveries to a Gradio app; call it inside `gr.Blocks()`.
 
-        Anonymous visitors see states and public repositories only. Payloads and Replay are for
-        users logged in with `launch(auth=...)`, for the owner of the Space, and for visitors with
-        the admin token of the environment variable HUBHOOKS_ADMIN_TOKEN.
+        Anonymous visitors see states and public repositories. Payloads and Replay need a user
+        logged in with `launch(auth=...)`, the owner of the Space, or the admin token of the
+        environment variable HUBHOOKS_ADMIN_TOKEN.
 
         Raises:
-            ConfigError: there is no `gr.Blocks` around it, or the admin token cannot be used.
+            ConfigError: it is called outside `gr.Blocks()`, or the admin token is too short.
+            ModuleNotFoundError: Gradio is not installed.
         """
         with _needed("gradio"):
-            from hubhooks import _activity_tab  # noqa: PLC0415 - only who uses it needs it
+            from hubhooks import _activity_tab  # noqa: PLC0415 - an optional dependency
 
         _activity_tab.show(self._activity, lambda: self._runner.was_started)
 
     async def handle_admin_request(self, scope: Scope, receive: Receive, send: Send) -> bool:
         """Serve the deliveries as JSON to callers with the admin token.
 
-        The app itself does so below its path, and `router` too; this is for routes of your own.
+        The app and `router` do it below their path. This method is for routes of your own.
 
         Returns:
-            whether it was one, and there is a token: if not, it is for somebody else to answer.
+            True if it answered; False if the path is another one, or no admin token is configured.
         """
-        from hubhooks import _activity_http  # noqa: PLC0415 - only who looks needs it
+        from hubhooks import _activity_http  # noqa: PLC0415 - only viewing needs it
 
         return await _activity_http.serve(
             lambda: self._activity, self._door.objection, scope, receive, send
@@ -436,14 +455,14 @@ class Webhooks(Router):
 
     @cached_property
     def _activity(self) -> Activity:
-        from hubhooks.activity import Activity  # noqa: PLC0415 - only who looks needs it
+        from hubhooks.activity import Activity  # noqa: PLC0415 - only viewing needs it
 
         return Activity(self.store, self, lambda: self.verifier, self._runner.wake)
 
 
 @contextmanager
 def _needed(extra: str) -> Generator[None]:
-    """Say how to install what an import inside needs."""
+    """Name the extra to install if an import inside fails."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -476,7 +495,7 @@ def _check_settings(unknown: Iterable[str]) -> None:
 
 def _check_choice(name: str, given: object, first: str, second: str) -> None:
     if given not in (first, second):
-        msg = f'`{name}={given!r}` is none that there is; write "{first}" or "{second}"'
+        msg = f'`{name}={given!r}` is not a choice; write "{first}" or "{second}"'
         raise ConfigError(msg)
 
 

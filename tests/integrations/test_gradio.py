@@ -629,7 +629,7 @@ def test_edited_app_runs_the_deliveries_beside_the_one_that_was_left_running(
         return started(tmp_path, "app.py", script=script, prints=READY, environ=environ)
 
     with copy(1) as old, copy(2) as new:
-        new.wait_for(f"process {old.pid} leads the delivery log")
+        new.wait_for(f"process {old.pid} leads the delivery store")
         store = SqliteLog(tmp_path / "hubhooks.db")
         new.wait_until(
             lambda: getattr(store.leader(), "process", old).pid == new.pid, "does not take the lead"
