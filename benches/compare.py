@@ -73,7 +73,9 @@ def disturbances(bot: Bot) -> dict[str, Callable[[], object] | None]:
     return {
         "nothing else happens": None,
         "a handler sleeps for 3 s": lambda: bot.push(bot.new_repo("-slow")),
-        "a stranger sends 1.4 MB of faults": lambda: bot.deliver(hostile_body(), secret="sun"),
+        "a client without the secret sends 1.4 MB of errors": lambda: bot.deliver(
+            hostile_body(), secret="sun"
+        ),
     }
 
 
@@ -90,7 +92,7 @@ def stalls(folder: Path) -> dict[str, dict[str, float]]:
 # ---- throughput and memory ---------------------------------------------------------------------
 
 LOADS = {
-    "an event nobody listens to": (200, None),
+    "an event without a handler": (200, None),
     "a wrong secret": (403, "sun"),
 }
 
@@ -125,7 +127,7 @@ def memory(folder: Path) -> dict[str, dict[str, float]]:
             bot.deliver(comment(bot.new_repo(), "To be warm."))
             found.setdefault("at rest", {})[name] = bot.megabytes("VmRSS")
             bot.send_from_a_stranger(100)
-            found.setdefault("at most, after 100 MB from a stranger", {})[name] = bot.megabytes(
+            found.setdefault("at most, after 100 MB without the secret", {})[name] = bot.megabytes(
                 "VmHWM"
             )
     return found
@@ -146,8 +148,8 @@ def plot(measured: Measured) -> None:
         for what, by in measured.stalls.items()
     }
     panels = [
-        ("longest answer, ms, each mark ten times the one before", stalls_in_ms),
-        ("answers a second", measured.per_second),
+        ("longest response, ms (logarithmic)", stalls_in_ms),
+        ("responses per second", measured.per_second),
         ("memory, MB", measured.megabytes),
     ]
     figure, all_axes = plt.subplots(
@@ -174,59 +176,58 @@ def plot(measured: Measured) -> None:
     figure.savefig(PLOT, transparent=True, metadata={"Date": None, "Creator": None})
 
 
-HEAD = """# Beside its peers
+HEAD = """# Comparison
 
-What the same bot does with hubhooks, with huggingface_hub's `WebhooksServer`, and written by hand
-with FastAPI as the Hub's own guides write theirs. This page is made by
+{counts}
+
+The same bot is written four times, and gets the same requests and faults:
+
+* with hubhooks;
+* with hubhooks in a Gradio app;
+* with `WebhooksServer` of huggingface_hub;
+* by hand with FastAPI, in the style of the Hub's guides.
+
+Made on {date} on {cores} cores, with {versions}.
+Make it again, with [wrk](https://github.com/wg/wrk) installed:
 
 ```sh
 make compare
 ```
 
-which starts each of them as a server and puts the same requests and faults to it. It was last
-made on {date} on {cores} cores, with {versions}.
+The bots: [ours.py](../benches/peers/ours.py), [incumbent.py](../benches/peers/incumbent.py),
+[by_hand.py](../benches/peers/by_hand.py). The requests: [faults.py](../benches/faults.py).
+hubhooks stores deliveries on disk, as by default. The others store none.
 
-The bots are [ours.py](../benches/peers/ours.py), [incumbent.py](../benches/peers/incumbent.py)
-and [by_hand.py](../benches/peers/by_hand.py); the requests are in
-[faults.py](../benches/faults.py).
-
-hubhooks is there twice: under uvicorn alone, and inside a Gradio app, which is the only way to
-have `WebhooksServer`. It keeps deliveries on disk, as it does by default; the others keep none.
-
-## What happens
-
-{counts}
+## Checks
 """
 
 MEASURED = """
-## How long, how many, how much
+## Response times, throughput and memory
 
-![Bars for each bot: its longest answer, its answers a second, its memory](images/peers.svg)
+![Bars for each bot: its longest response, its responses per second, its memory](images/peers.svg)
 
-The longest answer is that to a comment nobody listens to, delivered every 20 ms for {calm:g} s.
-The faults are a list of 475,000 refs without a name, with a wrong secret. Answers a second are
-over 16 connections, in the median of {rounds} rounds of one second. The longest answers and the
-rates move by some tenths between runs; what one bot is beside another does not.
+* **Longest response**: of a comment without a handler, sent every 20 ms for {calm:g} s.
+* **1.4 MB of errors**: a list of 475,000 refs without a name, sent with a wrong secret.
+* **Responses per second**: over 16 connections, the median of {rounds} rounds of one second.
+
+Times and rates vary between runs. The order of the bots does not.
 
 {tables}
 """
 
 TAIL = """
-## Where a peer is ahead
+## Where others are better
 
-* **The answer.** With `WebhooksServer` and by hand, what a handler returns is what the sender
-  reads. Under hubhooks the Hub has its answer before a handler starts; it does not look at
-  answers beyond their status.
-* **What there is to install.** By hand there is nothing but FastAPI, and `WebhooksServer` comes
-  with `huggingface_hub`. hubhooks is one more package, with a compiled core.
-* **A file.** hubhooks writes a log to the disk, and an app on a disk that is full, or of the
-  network, is told so. `deliveries=":memory:"` does without.
-* **A page for nothing.** `WebhooksServer` makes a Gradio page that lists its URLs if you have
-  none.
-* **Age.** `WebhooksServer` has been used since 2023, though it is still marked as experimental.
-  hubhooks is new.
+* **The result of a handler.** `WebhooksServer` and a FastAPI endpoint return it to the sender.
+  hubhooks responds before the handler starts. The Hub reads only the status.
+* **Installation.** FastAPI by hand needs nothing else, and `WebhooksServer` is part of
+  `huggingface_hub`. hubhooks is one more package, with a compiled core.
+* **A file.** hubhooks writes to the disk, and rejects deliveries if the disk is full.
+  `deliveries=":memory:"` needs no file.
+* **A page.** `WebhooksServer` makes a Gradio page with its URLs if you have none.
+* **Age.** `WebhooksServer` exists since 2023, and is marked as experimental. hubhooks is new.
 
-Step by step from one to the other: [Moving from `WebhooksServer`](moving.md).
+[Migrating from `WebhooksServer`](migrating.md) shows the change step by step.
 """
 
 
@@ -236,14 +237,14 @@ def page(results: dict[str, list[tuple[Case, Outcome]]], measured: Measured) -> 
         [f"Python {platform.python_version()}", *(f"{n} {version(n)}" for n in names)]
     )
     counts = [
-        f"{name} does {sum(outcome.is_fine for _, outcome in outcomes)} of {len(outcomes)}"
+        f"{name} {sum(outcome.is_fine for _, outcome in outcomes)} of {len(outcomes)}"
         for name, outcomes in results.items()
     ]
     text = HEAD.format(
         date=date.today().isoformat(),  # noqa: DTZ011 - that of whoever makes it
         versions=versions,
         cores=len(os.sched_getaffinity(0)),
-        counts="; ".join(counts) + ".",
+        counts=f"Checks passed: {', '.join(counts)}.",
     )
     for group, cases in itertools.groupby(CASES, lambda case: case.group):
         text += f"\n| {group} | " + " | ".join(PEERS) + " |\n|---|" + "---|" * len(PEERS) + "\n"
@@ -251,8 +252,8 @@ def page(results: dict[str, list[tuple[Case, Outcome]]], measured: Measured) -> 
             cells = [cell(results[name][CASES.index(case)][1]) for name in PEERS]
             text += f"| {case.title} | " + " | ".join(cells) + " |\n"
     figures = [
-        table("longest answer", measured.stalls, lambda value: f"{value * 1e3:,.0f} ms"),
-        table("answers a second", measured.per_second, lambda value: f"{value:,.0f}"),
+        table("longest response", measured.stalls, lambda value: f"{value * 1e3:,.0f} ms"),
+        table("responses per second", measured.per_second, lambda value: f"{value:,.0f}"),
         table("memory", measured.megabytes, lambda value: f"{value:,.0f} MB"),
     ]
     text += MEASURED.format(calm=CALM_SECONDS, rounds=ROUNDS, tables="\n".join(figures).rstrip())

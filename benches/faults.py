@@ -269,31 +269,31 @@ def _unharmed(answer: Answer) -> Outcome:
     return Outcome(0 < answer.status < 500, str(answer))
 
 
-DOOR = "Who is let in"
+SECRET_CHECKS = "Secret"
 
 
-@case(DOOR, "takes the secret from the header")
+@case(SECRET_CHECKS, "accepts the secret in the header")
 def _(bot: Bot) -> Outcome:
     repo = bot.new_repo()
     answer = bot.push(repo)
     return Outcome(answer.is_success and bot.wait_for("retrained", repo), str(answer))
 
 
-@case(DOOR, "takes the secret from the URL")
+@case(SECRET_CHECKS, "accepts the secret in the URL")
 def _(bot: Bot) -> Outcome:
     return _taken(
         bot.deliver(push(bot.new_repo()), secret=None, path=f"{bot.peer.path}?secret={SECRET}")
     )
 
 
-@case(DOOR, "and keeps it out of the access log")
+@case(SECRET_CHECKS, "keeps that secret out of the access log")
 def _(bot: Bot) -> Outcome:
     bot.deliver(push(bot.new_repo()), secret=None, path=f"{bot.peer.path}?secret={SECRET}")
     bot.settle()
     return Outcome(SECRET not in bot.server.output())
 
 
-@case(DOOR, "refuses a wrong secret, and one that is missing")
+@case(SECRET_CHECKS, "rejects a wrong and a missing secret")
 def _(bot: Bot) -> Outcome:
     wrong = bot.deliver(push(bot.new_repo()), secret="sun")
     missing = bot.deliver(push(bot.new_repo()), secret=None)
@@ -301,12 +301,12 @@ def _(bot: Bot) -> Outcome:
     return Outcome(is_fine, f"{wrong}, {missing}")
 
 
-@case(DOOR, "refuses a secret that is not ASCII")
+@case(SECRET_CHECKS, "rejects a secret that is not ASCII")
 def _(bot: Bot) -> Outcome:
     return _refused(bot.deliver(push(bot.new_repo()), secret=b"m\xf6on"))
 
 
-@case(DOOR, "refuses before a byte of the body is sent")
+@case(SECRET_CHECKS, "rejects before a byte of the body is sent")
 def _(bot: Bot) -> Outcome:
     connection = http.client.HTTPConnection("127.0.0.1", bot.server.port, timeout=HEADERS_SECONDS)
     connection.putrequest("POST", bot.peer.path)
@@ -323,7 +323,7 @@ def _(bot: Bot) -> Outcome:
         connection.close()
 
 
-@case(DOOR, "refuses 100 MB from a stranger, and does not hold them")
+@case(SECRET_CHECKS, "rejects 100 MB without the secret, and does not hold them")
 def _(bot: Bot) -> Outcome:
     with bot.another() as other:
         other.settle()
@@ -333,7 +333,7 @@ def _(bot: Bot) -> Outcome:
     return Outcome(more < 32, f"+{more:.0f} MB")
 
 
-@case(DOOR, "lets nobody in where no secret is configured")
+@case(SECRET_CHECKS, "accepts nothing if no secret is configured")
 def _(bot: Bot) -> Outcome:
     try:
         with bot.another(WEBHOOK_SECRET=None) as other:
@@ -343,20 +343,20 @@ def _(bot: Bot) -> Outcome:
         return Outcome(is_fine=True, what="does not start")
 
 
-READING = "What is read"
+READING = "Parsing"
 
 
-@case(READING, "takes the files of a bucket")
+@case(READING, "accepts the files of a bucket")
 def _(bot: Bot) -> Outcome:
     return _taken(bot.push(bot.new_repo(), "repo.content.update.bucket"))
 
 
-@case(READING, "takes a body of version 2")
+@case(READING, "accepts a body of version 2")
 def _(bot: Bot) -> Outcome:
     return _taken(bot.push(bot.new_repo(), "repo.content.update.v2"))
 
 
-@case(READING, "takes a scope, an action and a status the Hub has yet to add")
+@case(READING, "accepts an unknown scope, action and status")
 def _(bot: Bot) -> Outcome:
     scope = push(bot.new_repo())
     scope["event"] = {"action": "archive", "scope": "repo.config.dois"}
@@ -366,12 +366,12 @@ def _(bot: Bot) -> Outcome:
     return Outcome(all(a.is_success for a in answers), ", ".join(map(str, answers)))
 
 
-@case(READING, "takes a deleted branch, whose new commit is null")
+@case(READING, "accepts a deleted branch, whose new commit is null")
 def _(bot: Bot) -> Outcome:
     return _taken(bot.push(bot.new_repo(), "repo.content.update.deleted-branch"))
 
 
-@case(READING, "tells the head commit of the push")
+@case(READING, "has the head commit of a push")
 def _(bot: Bot) -> Outcome:
     body = push(bot.new_repo())
     repo, sha = body["repo"]["name"], body["repo"]["headSha"]
@@ -381,14 +381,14 @@ def _(bot: Bot) -> Outcome:
     return Outcome(is_told, "" if is_told else "it reads None")
 
 
-@case(READING, "takes a hidden comment, which has no content")
+@case(READING, "accepts a hidden comment, which has no content")
 def _(bot: Bot) -> Outcome:
     body = comment(bot.new_repo(), None, "discussion.comment.update.hidden")
     body["event"]["action"] = "create"
     return _taken(bot.deliver(body))
 
 
-@case(READING, "hears a mention in the post that opens a discussion")
+@case(READING, "finds a mention in the first post of a discussion")
 def _(bot: Bot) -> Outcome:
     repo = bot.new_repo()
     bot.deliver(comment(repo, "@tide-bot, is it high water?", "discussion.create"))
@@ -404,7 +404,7 @@ def _(bot: Bot) -> Outcome:
     return Outcome(not bot.heard("answered", repo))
 
 
-@case(READING, "does not answer itself, in an opening post either")
+@case(READING, "does not reply to itself, also in a first post")
 def _(bot: Bot) -> Outcome:
     repo = bot.new_repo()
     for sample in ("discussion.comment.create", "discussion.create"):
@@ -416,18 +416,18 @@ def _(bot: Bot) -> Outcome:
     return Outcome(not bot.heard("answered", repo))
 
 
-@case(READING, "counts no event as failed because nobody listens")
+@case(READING, "responds 2xx to an event without a handler")
 def _(bot: Bot) -> Outcome:
     body = sample_json("repo.config.update")
     return _taken(bot.deliver(body))
 
 
-@case(READING, "takes a body it cannot read: no retry would help")
+@case(READING, "accepts a malformed body, as no retry would help")
 def _(bot: Bot) -> Outcome:
     return _taken(bot.deliver(b'{"event": {"action": "update", "scope": '))
 
 
-@case(READING, "survives 100,000 brackets, NaN, 1e999 and text that is no UTF-8")
+@case(READING, "survives 100,000 brackets, NaN, 1e999 and invalid UTF-8")
 def _(bot: Bot) -> Outcome:
     body = compact(push(bot.new_repo()))
     hostile = [
@@ -441,10 +441,10 @@ def _(bot: Bot) -> Outcome:
     return Outcome(_unharmed(worst).is_fine, ", ".join(map(str, answers)))
 
 
-RUNNING = "What is run"
+RUNNING = "Handlers"
 
 
-@case(RUNNING, "answers others while a handler works for 3 s")
+@case(RUNNING, "responds to others while a handler works for 3 s")
 def _(bot: Bot) -> Outcome:
     slow = bot.new_repo("-slow")
     thread = threading.Thread(target=bot.push, args=(slow,))
@@ -457,7 +457,7 @@ def _(bot: Bot) -> Outcome:
     return Outcome(answer.is_success and is_busy, "" if is_busy else "only after it")
 
 
-@case(RUNNING, "runs once what the Hub sends again while it runs")
+@case(RUNNING, "runs once if the Hub sends the delivery again meanwhile")
 def _(bot: Bot) -> Outcome:
     repo = bot.new_repo("-slow")
     again = {"Webhook-Id": f"sent-again-{repo}"}
@@ -475,7 +475,7 @@ def _(bot: Bot) -> Outcome:
     return Outcome(times == 1, f"{times} times" if times != 1 else "")
 
 
-@case(RUNNING, "tries again what failed, or has the Hub do it")
+@case(RUNNING, "retries a failure, or makes the Hub do it")
 def _(bot: Bot) -> Outcome:
     repo = bot.new_repo("-flaky")
     answer = bot.push(repo)
@@ -485,12 +485,12 @@ def _(bot: Bot) -> Outcome:
     return Outcome(is_tried, "by itself" if is_tried else f"answers {answer}, and it is lost")
 
 
-@case(RUNNING, "loses nothing it took when it is killed")
+@case(RUNNING, "loses nothing acknowledged when it is killed")
 def _(bot: Bot) -> Outcome:
     return _ended(bot, Server.kill)
 
 
-@case(RUNNING, "loses nothing it took when it is stopped")
+@case(RUNNING, "loses nothing acknowledged when it is stopped")
 def _(bot: Bot) -> Outcome:
     return _ended(bot, Server.stop)
 
@@ -508,13 +508,13 @@ def _ended(bot: Bot, end: Callable[[Server], object]) -> Outcome:
         end(other.server)
         thread.join()
     if not answers[0].is_success:
-        return Outcome(is_fine=True, what="had not taken it, so the Hub sends it again")
+        return Outcome(is_fine=True, what="not acknowledged, so the Hub sends it again")
     with bot.another() as other:
         is_done = other.wait_for("retrained", slow, 20)
     return Outcome(is_done, "" if is_done else f"answered {answers[0]}, and it is lost")
 
 
-@case(RUNNING, "tells the sender what the handler returned")
+@case(RUNNING, "returns the handler's result to the sender")
 def _(bot: Bot) -> Outcome:
     repo = bot.new_repo()
     return Outcome(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).parents[1] / "docs" / "peers.md"
 # The Hub has its answer before a handler starts.
-AHEAD = {"tells the sender what the handler returned"}
+AHEAD = {"returns the handler's result to the sender"}
 
 
 @pytest.fixture(scope="module")
