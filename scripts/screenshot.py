@@ -259,7 +259,7 @@ def take_activity(browser: Browser) -> None:
             page.goto(f"{url}/?__theme={colours}")
             page.get_by_text("stuck").filter(visible=True).first.wait_for()
             if name == "light":
-                save(page.screenshot(), IMAGES / "activity-anonymous.png")
+                save(page.screenshot(), IMAGES / "activity-public.png")
             unlock(page, "repo.config")
             page.locator("pre", has_text="LookupError").first.wait_for()
             save(page.screenshot(), IMAGES / f"activity-{name}.png")

@@ -180,6 +180,11 @@ def test_readme_needs_three_commands_to_a_reply(tmp_path: Path) -> None:
         server.wait_for(reply)
 
 
+def test_readme_and_quickstart_have_the_same_bot() -> None:
+    bot = dict(FENCE.findall(section("Example")))["python"]
+    assert f"```python\n{bot}```" in (ROOT / "docs" / "quickstart.md").read_text("utf-8")
+
+
 @pytest.mark.parametrize("name", ["README.md", "docs/index.md"])
 def test_figures_are_those_of_the_comparison(name: str) -> None:
     rows = re.findall(r"^\| [a-z].*\d.* \|$", (ROOT / name).read_text("utf-8"), re.MULTILINE)
