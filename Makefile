@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST_SOURCES := Cargo.toml Cargo.lock .cargo/config.toml $(shell find src -name '*.rs')
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-rust test-python lint words format docs wheel wheel-check wheel-suite bench bench-http bench-flat compare soak fuzz clean
+.PHONY: help build run test test-rust test-python lint words format docs images wheel wheel-check wheel-suite bench bench-http bench-flat compare soak fuzz clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -75,7 +75,10 @@ $(VENV)/docs: $(VENV)/built pyproject.toml
 
 docs: $(VENV)/docs ## Build the docs site into site; a warning is an error
 	@echo "Building the site into site ..."
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+images: $(VENV)/docs $(VENV)/integrations ## Make the pictures of the docs; needs Chromium
+	$(BIN)/python scripts/screenshot.py
 
 # On Linux zig links it against a glibc of 2014.
 ifeq ($(shell uname),Linux)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-
-from hubhooks import State
-from hubhooks.receiver import ANSWERS, ENDINGS, UNREAD_BODIES
 
 ROOT = Path(__file__).parents[1]
 PAGES = runpy.run_path(str(ROOT / "scripts" / "docs_pages.py"))["PAGES"]
@@ -58,116 +58,126 @@ def test_the_reference_shows_all_that_is_public(module: str) -> None:
     assert sorted({*names} - shown - ELSEWHERE) == []
 
 
-def rows(page: str, heading: str) -> list[list[str]]:
-    """Read the rows of the tables below a heading, without the tables' heads."""
-    text = (ROOT / "docs" / page).read_text("utf-8")
-    start = text.index(f"\n## {heading}\n") + 1
-    section = text[start:].split("\n## ")[0]
-    tables = re.findall(r"^\|.*\n\|[-|]+\n((?:\|.*\n)+)", section + "\n", re.MULTILINE)
-    lines = "".join(tables).splitlines()
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+# ---- the site ----------------------------------------------------------------------------------
 
 
-def names(cell: str) -> list[str]:
-    return re.findall(r"`([\w.]+)=?`", cell)
+NAV = re.compile(r"^ +- (.+): (\S+\.md)$", re.MULTILINE)
+SITE = runpy.run_path(str(ROOT / "scripts" / "docs_site.py"))
+FENCE = re.compile(r"^ *```(python|sh)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+COLUMNS = 92
+# Pages for visitors. The others are for maintainers or made of the code.
+READ = [
+    ROOT / "README.md",
+    *sorted({*(ROOT / "docs").glob("*.md")} - {ROOT / "docs" / "design.md"}),
+    ROOT / "python" / "hubhooks" / "SKILL.md",
+]
 
 
-def first_names(page: str, heading: str) -> set[str]:
-    return {name for row in rows(page, heading) for name in names(row[0])}
+def nav() -> dict[str, str]:
+    """Return the pages of the site with their titles in the navigation."""
+    text = (ROOT / "mkdocs.yml").read_text("utf-8")
+    return {page: title for title, page in NAV.findall(text)}
 
 
-def variables_in_code() -> set[str]:
-    """Find the environment variables that the code names."""
-    found: set[str] = set()
-    for path in (ROOT / "python").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                is_name = re.fullmatch(r"(HF|HUBHOOKS|OAUTH|OPENID|SPACE|WEBHOOK)_\w+", node.value)
-                found |= {node.value} if is_name else set()
-            if isinstance(node, ast.Call) and re.search(
-                r"(\b(environ|variables)\.get|\.setdefault|getenv)$", ast.unparse(node.func)
-            ):
-                key = node.args[0]
-                is_upper = isinstance(key, ast.Constant) and str(key.value).isupper()
-                found |= {str(ast.literal_eval(key))} if is_upper else set()
-    return found
+def texts() -> dict[str, str]:
+    """Return the pages of the site with their text."""
+    docs = ROOT / "docs"
+    pages = {path.relative_to(docs).as_posix(): path for path in docs.rglob("*.md")}
+    read = {page: path.read_text("utf-8") for page, path in pages.items()}
+    return {**read, **SITE["added_pages"]()}
 
 
-def test_environment_page_lists_all_variables() -> None:
-    listed = {
-        name
-        for heading in ("Settings of an app", "Settings of the command line", "Set by the Hub")
-        for name in first_names("environment.md", heading)
-    }
-    assert listed == variables_in_code()
+def test_navigation_has_every_page_once() -> None:
+    entries = [page for _, page in NAV.findall((ROOT / "mkdocs.yml").read_text("utf-8"))]
+    assert sorted(entries) == sorted(texts())
 
 
-def test_deliveries_page_lists_all_states() -> None:
-    assert first_names("deliveries.md", "States") == {str(state) for state in State}
+def test_no_two_pages_have_one_title() -> None:
+    titles = list(nav().values())
+    headings = [heading[1] for text in texts().values() if (heading := SITE["TITLE"].search(text))]
+    assert len(headings) == len(texts())
+    assert {title for title in titles if titles.count(title) > 1} == set()
+    assert {heading for heading in headings if headings.count(heading) > 1} == set()
 
 
-def test_changes_of_state_name_only_states() -> None:
-    states = {str(state) for state in State}
-    for source, _, target in rows("deliveries.md", "Changes of state"):
-        assert {*names(source), *names(target)} <= states
+@pytest.mark.parametrize("path", READ, ids=lambda path: path.name)
+def test_code_fits_its_column(path: Path) -> None:
+    blocks = FENCE.findall(path.read_text("utf-8"))
+    lines = [line for _, code in blocks for line in code.splitlines()]
+    assert [line for line in lines if len(line) > COLUMNS] == []
 
 
-def test_state_diagram_shows_the_states_of_runs() -> None:
-    svg = (ROOT / "docs" / "images" / "states.svg").read_text("utf-8")
-    shown = set(re.findall(r'class="name"[^>]*>(\w+)<', svg))
-    assert shown == {str(state) for state in State} - {"unhandled", "malformed"}
-    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", svg)
+@pytest.mark.parametrize(
+    ("markdown", "sentence"),
+    [
+        ("# Jobs\n\nA webhook starts a\n**Job**. And more.", "A webhook starts a Job."),
+        ("# Jobs\n\n![A job](job.png)\n\nA [Job](jobs.md) runs.", "A Job runs."),
+        ("# Jobs\n\nVersion 0.1 runs [jobs](jobs.md) here:\n\n* one", "Version 0.1 runs jobs here"),
+        ('# job.py\n\n````python\n"""Run a job.\n\nAnd more.\n"""\n````\n', "Run a job."),
+        ("# Jobs\n\n::: hubhooks.job\n", ""),
+    ],
+)
+def test_summary_of_a_page_is_its_first_sentence(markdown: str, sentence: str) -> None:
+    assert SITE["summary"](markdown) == sentence
 
 
-def test_http_page_lists_all_rejections() -> None:
-    words = [*ANSWERS.values(), *UNREAD_BODIES.values()]
-    rejections = {(str(line.http), line.reason) for line in words if line.status == "rejected"}
-    listed = {(row[1], row[2]) for row in rows("http.md", "Rejected requests")}
-    assert listed == rejections
+@pytest.mark.parametrize(
+    ("remote", "url"),
+    [
+        ("https://github.com/ada-labs/hubhooks.git", "https://github.com/ada-labs/hubhooks"),
+        ("https://ada:key@github.com/ada-labs/hubhooks", "https://github.com/ada-labs/hubhooks"),
+        ("git@github.com:ada-labs/hubhooks.git", "https://github.com/ada-labs/hubhooks"),
+        ("https://git.example/ada-labs/hubhooks", None),
+        ("/srv/hubhooks", None),
+        ("", None),
+    ],
+)
+def test_site_links_to_a_repository_on_github_only(remote: str, url: str | None) -> None:
+    assert SITE["github_url"](remote) == url
 
 
-def test_http_page_lists_all_other_responses() -> None:
-    words = [*ANSWERS.values(), *ENDINGS.values()]
-    headings = ("New deliveries", "Known deliveries", "Wait for the handlers")
-    listed = {(row[1], *names(row[2])) for heading in headings for row in rows("http.md", heading)}
-    assert listed == {(str(line.http), line.status) for line in words} - {
-        (str(line.http), "rejected") for line in words
-    }
+def test_site_builds_without_warnings(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
+    built = subprocess.run(
+        [*command, "--site-dir", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    # From disk too: the search index is a script, and no page loads a file of another host.
+    assert (tmp_path / "search" / "search_index.js").exists()
+    loaded = re.compile(r'<(?:script|img|iframe)[^>]+src="?https?:|<link[^>]+href="?https?:')
+    pages = [*tmp_path.rglob("*.html")]
+    assert [page.name for page in pages if loaded.search(page.read_text("utf-8"))] == []
+    listed = re.findall(r"^- \[(.+)\]\((\S+)\)", (tmp_path / "llms.txt").read_text(), re.MULTILINE)
+    assert [title for title, _ in listed] == list(nav().values())
+    assert [url for _, url in listed if not (tmp_path / url).exists()] == []
 
 
-def parameters_of_on() -> set[str]:
-    """Read the keyword arguments of `Router.on` from its types."""
-    tree = ast.parse((ROOT / "python" / "hubhooks" / "routing.py").read_text("utf-8"))
-    return {
-        ast.unparse(field.target)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ClassDef) and node.name in {"Criteria", "CommentCriteria"}
-        for field in node.body
-        if isinstance(field, ast.AnnAssign)
-    }
+# ---- the page for coding agents ----------------------------------------------------------------
+
+SKILL = ROOT / "python" / "hubhooks" / "SKILL.md"
 
 
-def test_pages_list_all_parameters_of_on() -> None:
-    filters = first_names("filters.md", "All filters")
-    options = first_names("retries.md", "Options")
-    assert filters
-    assert options
-    assert not filters & options
-    # `name=` is neither a filter nor about retries.
-    assert filters | options == parameters_of_on() - {"name"}
+def test_skill_has_the_front_matter_of_agent_skills() -> None:
+    front = re.match(r"---\nname: hubhooks\ndescription: (.+)\n---\n", SKILL.read_text("utf-8"))
+    assert front is not None
+    assert len(front[1]) <= 1024
 
 
-def test_filters_page_lists_the_documented_values() -> None:
-    tree = ast.parse((ROOT / "python" / "hubhooks" / "_values.py").read_text("utf-8"))
-    literals = {
-        ast.unparse(node.target): ast.literal_eval(node.value.slice)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Subscript)
-        if ast.unparse(node.value.value) == "Literal"
-    }
-    listed = {row[0]: tuple(names(row[1])) for row in rows("filters.md", "Documented values")}
-    assert listed == {
-        "`action`": literals["Action"],
-        "`repo_type`": literals["RepoType"],
-        "`status`": literals["Status"],
-    }
+def test_skill_prints_its_path() -> None:
+    command = re.search(r'^python -c "(.+)"$', SKILL.read_text("utf-8"), re.MULTILINE)
+    assert command is not None
+    run = subprocess.run(
+        [sys.executable, "-c", command[1]], capture_output=True, text=True, check=True
+    )
+    assert Path(run.stdout.strip()).name == "SKILL.md"
+    assert Path(run.stdout.strip()).exists()
+
+
+def test_skill_is_short() -> None:
+    assert len(SKILL.read_text("utf-8").splitlines()) <= 150
