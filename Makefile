@@ -1,4 +1,4 @@
-# Everything except Rust and Python is installed into .venv.
+# Needs Rust and Python. Everything else is installed into .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,7 +18,7 @@ $(BIN)/maturin: pyproject.toml
 	$(BIN)/python -m pip install --quiet --group build
 	touch $@
 
-# A core built for one Python version would hide the abi3 one.
+# Python prefers a core of its own version, which may be old, to the abi3 one.
 $(VENV)/built: $(BIN)/maturin $(RUST_SOURCES)
 	@echo "Building the Rust core and installing the test packages: about a minute the first time ..."
 	rm -f python/hubhooks/_core.*.so python/hubhooks/_core.*.pyd
@@ -80,7 +80,7 @@ docs: $(VENV)/docs ## Build the docs site into site; a warning is an error
 images: $(VENV)/docs $(VENV)/integrations ## Make the pictures of the docs; needs Chromium
 	$(BIN)/python scripts/screenshot.py
 
-# On Linux zig links it against a glibc of 2014.
+# On Linux, zig links the wheel for a glibc of 2014.
 ifeq ($(shell uname),Linux)
 PORTABLE := --zig --compatibility manylinux2014
 endif
@@ -107,12 +107,12 @@ $(VENV)/benches: $(VENV)/built
 	$(BIN)/python -m pip install --quiet --group bench
 	touch $@
 
-bench: $(VENV)/benches ## Measure the core, the package and the store
+bench: $(VENV)/benches ## Measure the core, parsing and the store
 	cargo bench --no-default-features
 	$(BIN)/python benches/parse.py
 	$(BIN)/python benches/log.py
 
-bench-http: $(VENV)/benches ## Measure servers; needs wrk
+bench-http: $(VENV)/benches ## Measure requests to a server; needs wrk
 	$(BIN)/python benches/serving.py
 
 bench-flat: $(VENV)/benches ## Measure the memory of a million deliveries; needs wrk
@@ -121,11 +121,11 @@ bench-flat: $(VENV)/benches ## Measure the memory of a million deliveries; needs
 compare: $(VENV)/benches ## Compare with other receivers, and write docs/peers.md; needs wrk
 	$(BIN)/python benches/compare.py
 
-soak: build ## Kill a server for five minutes, and look for lost deliveries
+soak: build ## Kill a server again and again for five minutes, and look for lost deliveries
 	$(BIN)/python scripts/soak.py
 
 FUZZ_SECONDS ?= 60
-fuzz: ## Fuzz the core, a minute a target; needs nightly Rust and cargo-fuzz
+fuzz: ## Fuzz the core, one minute per target; needs nightly Rust and cargo-fuzz
 	for target in parse oracle verify globs; do \
 	  cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 || exit 1; \
 	done
