@@ -529,13 +529,22 @@ def check_phrases(path: str, reader: Reader, rules: dict[str, Any]) -> Iterator[
     """Find old phrases."""
     for line, text in reader.prose(path):
         words = plain(text).replace(LINK_MARK, "")
-        for phrase in rules["phrases"]:
-            pattern = re.compile(phrase["pattern"], re.IGNORECASE)
-            if found := pattern.search(words):
+        end = 0
+        for found, write in sorted(matches(words, rules), key=lambda match: match[0].start()):
+            # A phrase that two patterns find is one finding.
+            if found.start() >= end:
+                end = found.end()
                 start = max(0, words.rfind(" ", 0, max(0, found.start() - 30)))
-                shown = words[start : found.end() + 40].strip()
-                message = f"`{found[0].strip()}` in `{shown}`; write {phrase['write']}"
+                shown = words[start : end + 40].strip()
+                message = f"`{found[0].strip()}` in `{shown}`; write {write}"
                 yield Finding(path, line, "phrases", words, message)
+
+
+def matches(words: str, rules: dict[str, Any]) -> Iterator[tuple[re.Match[str], str]]:
+    """Find all patterns of `[[phrases]]` in a paragraph."""
+    for phrase in rules["phrases"]:
+        for found in re.compile(phrase["pattern"], re.IGNORECASE).finditer(words):
+            yield found, phrase["write"]
 
 
 def check_sentences(path: str, reader: Reader, rules: dict[str, Any]) -> Iterator[Finding]:

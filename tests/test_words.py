@@ -159,6 +159,15 @@ def test_code_is_not_prose(tmp_path: Path, name: str, text: str) -> None:
     assert find(tmp_path, name, text) == []
 
 
+def test_all_phrases_of_a_paragraph_are_found_once(tmp_path: Path) -> None:
+    phrases = [
+        {"pattern": r"\bstrangers?\b", "write": "anonymous visitor"},
+        {"pattern": r"\bthe stranger\b", "write": "anonymous visitor"},
+    ]
+    found = find(tmp_path, "a.md", "A stranger meets the stranger.", phrases=phrases)
+    assert [re.findall(r"`([^`]*)`", one)[0] for one in found] == ["stranger", "the stranger"]
+
+
 METHOD = '''class A:
     """Text."""
 
