@@ -128,7 +128,7 @@ fn register_encoders(py: Python<'_>) -> PyResult<()> {
         Ok::<_, PyErr>(modules.cast_into::<PyDict>()?.unbind())
     })?;
     let modules = modules.bind(py);
-    // FastAPI imports `fastapi.routing` after its encoders, which are whole by then.
+    // FastAPI imports `fastapi.routing` after its encoders, which are complete then.
     if modules.contains(intern!(py, "fastapi.routing"))? {
         py.import("hubhooks._encoders")?
             .call_method0("register_encoders")?;
@@ -321,7 +321,7 @@ impl HubEvent {
     }
 
     fn __hash__(&self) -> u64 {
-        // Of what equal bodies cannot differ in, enough to tell most events apart.
+        // Equal bodies have equal values of these fields, which differ for most events.
         let event = self.shared.event();
         let mut hasher = DefaultHasher::new();
         (event.action, event.scope).hash(&mut hasher);

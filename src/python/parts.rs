@@ -19,7 +19,7 @@ const THERE: &str = "a view is made of a part that is there";
 pub(super) trait Part {
     fn shared(&self) -> &Shared;
 
-    /// The part as JSON, as the body has it.
+    /// The JSON value of the part in the body.
     fn value(&self) -> Value;
 
     /// The way from the event to the part: attributes, and the index in a tuple.
@@ -322,7 +322,7 @@ impl Owner {
 
     #[expect(clippy::unused_self, reason = "as the other parts have it")]
     fn key(&self) -> impl Hash {
-        // An id of another type than string may be written in several ways, so it cannot count.
+        // An id that is not a string can be written in several ways, so it does not count.
         0
     }
 }
@@ -342,7 +342,7 @@ impl Part for Owner {
         keys.iter()
             .map(|keys| self.shared.value_at(keys))
             .find(|value| value.get("id").is_some_and(|id| !id.is_null()))
-            // Version 2 gives the id alone.
+            // Version 2 sends only the id.
             .unwrap_or_else(|| json!({"id": self.part().id}))
     }
 
@@ -714,7 +714,7 @@ impl Part for MovedTo {
 
     fn value(&self) -> Value {
         match self.shared.value_at(&["movedTo"]) {
-            // Version 2 gives the name alone.
+            // Version 2 sends only the name.
             Value::String(name) => json!({ "name": name }),
             value => value,
         }
@@ -775,7 +775,7 @@ impl Part for UpdatedRef {
 
     fn value(&self) -> Value {
         match self.shared.value_at(&["updatedRefs"]) {
-            // Elements that are no refs were left out of the tuple.
+            // The tuple has no invalid elements.
             Value::Array(refs) => refs
                 .into_iter()
                 .filter(|value| value.get("ref").is_some_and(Value::is_string))

@@ -151,7 +151,7 @@ fn with_bytes<T>(
     } else if let Ok(text) = value.cast::<PyString>() {
         match text.encode_utf8() {
             Ok(bytes) => use_it(bytes.as_bytes()),
-            // Lone surrogates: what is no text is no secret of ours, and no header's name.
+            // Lone surrogates: neither a secret nor the name of a header has them.
             Err(_) => use_it(b"\xff"),
         }
     } else {
