@@ -265,7 +265,7 @@ class Webhooks(Router):
         secrets = (secret,) if isinstance(secret, str | bytes) else secret
         is_given = secret is not _FROM_ENVIRONMENT
         self._verifier = Verifier(*secrets) if is_given else None
-        # A secret in the code is always required, whatever `allow_unsigned` says.
+        # A secret in the code is always required, also with `allow_unsigned`.
         self.settings = Settings(
             allow_unsigned=allow_unsigned and not is_given,
             max_body_size=max_body_size,

@@ -38,7 +38,7 @@ def test_a_page_of_another_port_reads_and_replays_nothing(tmp_path: Path, render
         app.wait_until_all_ended()
         log_in(app)
         host = f"127.0.0.1:{app.server.port}"
-        private_id = app.store()[-1]["id"]
+        private_id = app.deliveries()[-1]["id"]
         for origin in ("http://127.0.0.1:8000", "http://eve.127.0.0.1:8000", "null"):
             for more in ({}, {"X-Forwarded-Host": origin.removeprefix("http://")}):
                 headers = {"Origin": origin, **more}
@@ -236,7 +236,7 @@ def test_a_deep_link_shares_nothing_private(tmp_path: Path, way: str) -> None:
     cache = tmp_path / "gradio"
     script = "options = {}\n" + LAUNCHES[way].removeprefix(ALLOWED)
     with serving(tmp_path, way, script, GRADIO_TEMP_DIR=str(cache)) as app:
-        private_id = app.store()[-1]["id"]
+        private_id = app.deliveries()[-1]["id"]
         ticket = app.unlock("mine")
         assert PRIVATE_NAME in app.call("choose", session="mine", ticket=ticket, event_data={
             "index": [0, 0], "value": "", "row_value": [""] * 5 + [private_id],

@@ -128,7 +128,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 
 @pytest.fixture(scope="module")
 def private_id(app: App) -> str:
-    return next(one["id"] for one in app.store() if PRIVATE_NAME in one["repo"])
+    return next(one["id"] for one in app.deliveries() if PRIVATE_NAME in one["repo"])
 
 
 def test_a_stranger_sees_states_and_public_names(app: App) -> None:
@@ -165,7 +165,7 @@ def test_no_function_tells_a_stranger_more_or_replays(
     ticket = stolen if ticket == "stolen" else ticket
     row = ["", "", "", "", "", private_id]
     event = {"index": [0, 0], "value": "", "row_value": row, "selected": True}
-    before = app.store()
+    before = app.deliveries()
     config = app.read_config()
     said: list[str] = [json.dumps(config), app.client.get("/").text]
     called = 0
@@ -198,7 +198,7 @@ def test_no_function_tells_a_stranger_more_or_replays(
     for text in said:
         for secret in SECRETS:
             assert secret not in text
-    assert app.store() == before
+    assert app.deliveries() == before
 
 
 def test_the_client_of_gradio_finds_nothing_to_call(app: App) -> None:
@@ -235,11 +235,13 @@ def test_the_token_is_not_remembered_with_what_a_page_sent(app: App) -> None:
 
 
 def test_replay_runs_handlers_again_for_who_knows_the_token(app: App) -> None:
-    public_id = next(one["id"] for one in app.store() if PRIVATE_NAME not in one["repo"])
+    public_id = next(one["id"] for one in app.deliveries() if PRIVATE_NAME not in one["repo"])
     ticket = app.unlock("mine")
 
     def attempts() -> int:
-        return next(one["runs"][0]["attempts"] for one in app.store() if one["id"] == public_id)
+        return next(
+            one["runs"][0]["attempts"] for one in app.deliveries() if one["id"] == public_id
+        )
 
     before = attempts()
     parts = app.parts(
@@ -421,7 +423,7 @@ def test_a_browser_shows_it_and_replays(tmp_path: Path, rendered: str) -> None:
             page.get_by_text("2 attempts").first.wait_for(timeout=patience)
         except playwright.TimeoutError:
             shown = page.locator("body").inner_text()
-            pytest.fail(f"{shown}\n{app.store()}\n{app.server.output()}")
+            pytest.fail(f"{shown}\n{app.deliveries()}\n{app.server.output()}")
         page.get_by_role("button", name="Close").click()
         error.wait_for(state="hidden", timeout=patience)
         page.get_by_role("button", name="Lock", exact=True).click()
