@@ -379,7 +379,7 @@ def test_an_answer_that_never_comes_is_given_up() -> None:
         (("send", "http://x/", "--all", "--set", "repo.name.x=1"), "cannot set `repo.name.x`"),
         (
             ("send", "http://x/", "--all", "--set", "repo=null", "--set", "repo.name=x"),
-            "cannot set `repo.name`: `name` cannot be inside null: only an object or a list can contain it",
+            "cannot set `repo.name`: `name` cannot be inside null: only an object or a list",
         ),
         (("send", "http://x/", "--all", "--set", "repo.name"), "--set repo.name has no value"),
         (("send", "http://x/", "--all", "--id", "one"), "--id is the id of one delivery"),

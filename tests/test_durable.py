@@ -872,7 +872,9 @@ def test_an_async_handler_that_blocks_the_servers_loop_is_named(
     serving: Any, logged: Callable[[], list[str]]
 ) -> None:
     def names_it() -> bool:
-        return any(line.startswith("handler `blocks` has blocked the event loop") for line in logged())
+        return any(
+            line.startswith("handler `blocks` has blocked the event loop") for line in logged()
+        )
 
     with serving() as served:
 

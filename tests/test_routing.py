@@ -163,8 +163,7 @@ def test_a_decorator_without_parentheses_is_refused(router: Router) -> None:
 
     here = "test_a_decorator_without_parentheses_is_refused.<locals>.hears"
     assert str(refused.value) == (
-        f"`on` got the function `{here}` instead of a scope; "
-        "write `@hooks.on()`, with parentheses"
+        f"`on` got the function `{here}` instead of a scope; write `@hooks.on()`, with parentheses"
     )
 
 
@@ -231,11 +230,13 @@ def test_a_wrong_class_or_criterion_is_refused_where_it_is_written(router: Route
         router.add(takes_the_event, int)  # type: ignore[arg-type]
     with pytest.raises(ConfigError):
         router.add(takes_the_event, "repo.content", path="x", repo_type="model")
-    with pytest.raises(ConfigError, match=r"`reop=` is not a filter or an option; did you mean `repo=`\?"):
+    with pytest.raises(ConfigError, match=r"`reop=` is not a filter .*; did you mean `repo=`\?"):
         router.add(takes_the_event, "repo", reop="me/x")  # type: ignore[call-arg]
-    with pytest.raises(ConfigError, match=r"`branch=` is not a filter or an option; did you mean `ref=`\?"):
+    with pytest.raises(ConfigError, match=r"`branch=` is not a filter .*; did you mean `ref=`\?"):
         router.add(takes_the_event, "repo", branch="main")  # type: ignore[call-arg]
-    with pytest.raises(ConfigError, match=r"`zzz=` is not a filter or an option; there are action, repo_type, "):
+    with pytest.raises(
+        ConfigError, match=r"`zzz=` is not a filter .*; there are action, repo_type, "
+    ):
         router.add(takes_the_event, "repo", zzz="me/x")  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="`action=`: expected a string or strings, found int"):
         router.add(takes_the_event, "repo", action=5)  # type: ignore[arg-type]
@@ -772,7 +773,7 @@ def test_two_hooks_of_one_name_are_two(router: Router) -> None:
     [
         ("error", takes_the_event, "hook `takes_the_event` has the wrong parameters `(event)`"),
         ("error", takes_the_event, "; write `def hook(event, context, error)`"),
-        ("failure", takes_nothing, "`on_failure` hook `takes_nothing` has the wrong parameters `()`"),
+        ("failure", takes_nothing, "`on_failure` hook `takes_nothing` has the wrong parameters"),
         ("unhandled", tells, "has the wrong parameters `(event, context, error)`; write "),
         ("unhandled", tells, "write `def hook(event)`"),
         ("error", 3, "an `on_error` hook must be a function, not int"),
@@ -793,7 +794,7 @@ def test_a_hook_that_yields_or_lacks_its_object_is_refused(router: Router) -> No
     def yields(event: HubEvent) -> Any:
         yield event
 
-    with pytest.raises(ConfigError, match=r"`on_unhandled` hook .* would never run, because it contains `yield`"):
+    with pytest.raises(ConfigError, match=r"`on_unhandled` hook .* it contains `yield`"):
         router.on_unhandled(yields)
     with pytest.raises(ConfigError, match=r"register it with `on_unhandled\(bot.method\)`"):
 
@@ -844,7 +845,8 @@ def test_a_handler_cannot_be_run_in_ways_that_there_are_not(
     with pytest.raises(ConfigError) as refused:
         router.add(lambda event: None, name="hears", **options)
     ((name, value),) = options.items()
-    assert str(refused.value) == f"`{name}={value!r}` of handler `hears` is not possible; write {right}"
+    what = f"`{name}={value!r}` of handler `hears` is not possible"
+    assert str(refused.value) == f"{what}; write {right}"
     assert router.handler("hears") is None
 
 

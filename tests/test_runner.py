@@ -818,9 +818,7 @@ def test_a_preference_counts_only_where_nothing_was_chosen(event: Callable[..., 
 def test_a_loop_that_does_not_exist_is_refused(event: Callable[..., HubEvent]) -> None:
     with pytest.raises(ConfigError) as refused:
         Bench(event("repo.create"), handler_loop="main")
-    expected = (
-        '`handler_loop=\'main\'` is not a choice; write "server" or "dedicated"'
-    )
+    expected = '`handler_loop=\'main\'` is not a choice; write "server" or "dedicated"'
     assert str(refused.value) == expected
 
 
