@@ -1,7 +1,7 @@
 """The activity tab of a Gradio app.
 
-Gradio makes a public endpoint of each function here, also with `api_visibility="private"`. Any
-caller can send any values. Therefore:
+Gradio makes a public endpoint of each function here, also for those hidden from the API's
+documentation. Any caller can send any values. Therefore:
 
 * Each function checks access again, for each call.
 * The page holds the state of a visit: the filter, the page number, the selected delivery and the
@@ -17,6 +17,7 @@ import os
 from datetime import datetime, timezone
 from html import escape
 from importlib.util import find_spec
+from inspect import signature
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from urllib.parse import quote
 
@@ -50,6 +51,12 @@ _Changes: TypeAlias = dict[Any, Any]
 
 _log = get_logger()
 
+# Keep our functions out of the API's documentation. Gradio 5 has another option for that.
+_HIDDEN: dict[str, Any] = (
+    {"api_visibility": "private"}
+    if "api_visibility" in signature(gr.on).parameters
+    else {"show_api": False}
+)
 _SECONDS = 2
 _MAX_PAGES = 1000
 _ALL = "all states"
@@ -293,7 +300,7 @@ def show(activity: Activity, was_started: Callable[[], bool]) -> None:
             outputs,
             # With a prefix: the app may have a function of the same name.
             api_name=f"hubhooks_{function.__name__}",
-            api_visibility="private",
+            **_HIDDEN,
             queue=False,
             show_progress="hidden",
             js=js,
