@@ -175,11 +175,12 @@ _STYLE = """<style>
 .hubhooks summary { cursor: pointer; }
 </style>"""
 
-# Gradio sends no target with a click on HTML, so the page notes it. A new table replaces the
-# focused button, so the page gives the focus to the new one.
+# A click on a row notes its delivery, and clicks a hidden button of Gradio: clicks on HTML have no
+# target, and do not arrive in each version. A new table replaces the focused button, so the page
+# gives the focus to the new one.
 _ON_LOAD = """() => {
   if (window.hubhooks) return;
-  const page = window.hubhooks = { pressed: null, last: "", focused: "" };
+  const page = window.hubhooks = { pressed: "", focused: "" };
   const rowOf = target => target?.closest?.(".hubhooks-list tr[data-delivery]");
   page.focus = id => {
     for (const row of document.querySelectorAll(".hubhooks-list tr[data-delivery]"))
@@ -188,10 +189,10 @@ _ON_LOAD = """() => {
   };
   document.addEventListener("click", event => {
     const row = rowOf(event.target);
-    const isRow = row && !event.target.closest("a") && !String(window.getSelection());
-    page.pressed = isRow ? row.dataset.delivery : null;
-    if (isRow) page.last = page.pressed;
-  }, true);
+    if (!row || event.target.closest("a") || String(window.getSelection())) return;
+    page.pressed = row.dataset.delivery;
+    document.querySelector("button.hubhooks-choose")?.click();
+  });
   document.addEventListener("pointerdown", () => { page.focused = ""; }, true);
   document.addEventListener("focusin", event => {
     page.focused = event.target.matches?.(".hubhooks-open")
@@ -203,19 +204,18 @@ _ON_LOAD = """() => {
 }"""
 _CHOOSE = """(...values) => {
   const pressed = window.hubhooks?.pressed;
-  if (pressed !== null && pressed !== undefined) {
+  if (pressed) {
     const id = decodeURIComponent(pressed);
     values[CHOSEN] = values[CHOSEN] === id ? "" : id;
   }
   return values.slice(0, INPUTS);
 }"""
 _SHOW_DETAILS = """() => setTimeout(() => {
-  if (window.hubhooks?.pressed === null) return;
   const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
   document.querySelector(".hubhooks-details")?.scrollIntoView({
     behavior: isStill ? "auto" : "smooth", block: "nearest" });
 }, 100)"""
-_FOCUS_ROW = """() => setTimeout(() => window.hubhooks?.focus(window.hubhooks.last), 100)"""
+_FOCUS_ROW = """() => setTimeout(() => window.hubhooks?.focus(window.hubhooks.pressed), 100)"""
 
 _LOCKED = "Anonymous visitors see states and public repositories. "
 _ASK_FOR_TOKEN = _LOCKED + "Enter the admin token to see payloads and to replay deliveries."
@@ -245,6 +245,7 @@ class _Parts(NamedTuple):
     newer: gr.Button
     older: gr.Button
     table: gr.HTML
+    choose: gr.Button
     details: gr.Column
     facts: gr.HTML
     payload: gr.JSON
@@ -313,7 +314,7 @@ def show(activity: Activity, was_started: Callable[[], bool]) -> None:
     wire(tab.filter, parts.state.input)
     wire(tab.turn_to_newer, parts.newer.click)
     wire(tab.turn_to_older, parts.older.click)
-    wire(tab.choose, parts.table.click, js=choose).then(None, js=_SHOW_DETAILS)
+    wire(tab.choose, parts.choose.click, js=choose).then(None, js=_SHOW_DETAILS)
     wire(tab.close, parts.close.click).then(None, js=_FOCUS_ROW)
     wire(tab.replay, parts.replay.click, more=[parts.handler])
     wire(tab.unlock, parts.unlock.click, parts.token.submit, more=[parts.token])
@@ -331,6 +332,7 @@ def _lay_out(*, has_token: bool, has_login: bool) -> _Parts:
         older = gr.Button("Older", size="md", interactive=False, scale=0, min_width=60)
         lock = gr.Button("Lock", size="md", visible=False, scale=0, min_width=60)
     table = gr.HTML(padding=False)
+    choose = gr.Button("Select", visible="hidden", elem_classes="hubhooks-choose")
     with gr.Column(visible=False, elem_classes="hubhooks-details") as details, gr.Row():
         with gr.Column(scale=1, min_width=320):
             facts = gr.HTML(padding=False)
@@ -348,8 +350,8 @@ def _lay_out(*, has_token: bool, has_login: bool) -> _Parts:
     with gr.Column(visible=False) as locked:
         refusal, token, unlock = _lay_out_lock(has_token=has_token, has_login=has_login)
     return _Parts(
-        overview, controls, state, newer, older, table, details, facts, payload, handler, replay, outcome,
-        close, locked, token, unlock, lock, refusal,
+        overview, controls, state, newer, older, table, choose, details, facts, payload, handler,
+        replay, outcome, close, locked, token, unlock, lock, refusal,
         number=gr.Number(0, precision=0, visible=False),
         chosen=gr.Textbox(visible=False),
         key=gr.Textbox(visible=False),
