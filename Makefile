@@ -1,13 +1,13 @@
-# Everything a fresh machine needs beside Rust and Python is installed into .venv.
+# Needs Rust and Python. Everything else is installed into .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUST_SOURCES := Cargo.toml Cargo.lock .cargo/config.toml $(shell find src -name '*.rs')
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-rust test-python lint format docs wheel wheel-check wheel-suite bench bench-http bench-flat compare soak fuzz clean
+.PHONY: help build run test test-rust test-python lint words format docs images wheel wheel-check wheel-suite bench bench-http bench-flat compare soak fuzz clean
 
-help: ## Say what can be made
+help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
 $(BIN)/maturin: pyproject.toml
@@ -18,7 +18,7 @@ $(BIN)/maturin: pyproject.toml
 	$(BIN)/python -m pip install --quiet --group build
 	touch $@
 
-# A core built for one Python version would shadow the one for all of them.
+# Python prefers a core of its own version, which may be old, to the abi3 one.
 $(VENV)/built: $(BIN)/maturin $(RUST_SOURCES)
 	@echo "Building the Rust core and installing the test packages: about a minute the first time ..."
 	rm -f python/hubhooks/_core.*.so python/hubhooks/_core.*.pyd
@@ -27,7 +27,7 @@ $(VENV)/built: $(BIN)/maturin $(RUST_SOURCES)
 
 build: $(VENV)/built ## Build the core and install the package into .venv
 
-run: build ## Start the demo app, send it every sample, show what its handlers did
+run: build ## Start the demo app, send it every sample, show the output
 	$(BIN)/python scripts/demo.py
 
 test: test-rust test-python ## Run all tests
@@ -48,7 +48,7 @@ $(VENV)/linters: $(BIN)/maturin
 	$(BIN)/python -m pip install --quiet --group lint
 	touch $@
 
-lint: $(VENV)/integrations $(VENV)/linters ## Check formats, types, stubs and habits
+lint: $(VENV)/integrations $(VENV)/linters ## Check formats, types, stubs and words
 	cargo fmt --check
 	cargo clippy --no-default-features --all-targets -- -D warnings
 	cargo clippy --all-targets -- -D warnings
@@ -57,7 +57,11 @@ lint: $(VENV)/integrations $(VENV)/linters ## Check formats, types, stubs and ha
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m mypy.stubtest hubhooks._core
+	$(BIN)/python scripts/words.py
 	$(BIN)/zizmor --offline --quiet --no-progress .github/workflows
+
+words: $(BIN)/maturin ## Check the words of code and docs
+	$(BIN)/python scripts/words.py
 
 format: $(VENV)/linters ## Format the code
 	cargo fmt
@@ -69,11 +73,14 @@ $(VENV)/docs: $(VENV)/built pyproject.toml
 	$(BIN)/python -m pip install --quiet --group docs
 	touch $@
 
-docs: $(VENV)/docs ## Build the site of the docs into site, every warning an error
+docs: $(VENV)/docs ## Build the docs site into site; a warning is an error
 	@echo "Building the site into site ..."
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# On Linux zig links it, so that it runs wherever glibc is of 2014 or later.
+images: $(VENV)/docs $(VENV)/integrations ## Make the pictures of the docs; needs Chromium
+	$(BIN)/python scripts/screenshot.py
+
+# On Linux, zig links the wheel for a glibc of 2014.
 ifeq ($(shell uname),Linux)
 PORTABLE := --zig --compatibility manylinux2014
 endif
@@ -89,10 +96,10 @@ wheel: $(VENV)/wheel ## Build the wheel and the source distribution into dist
 	PATH="$(CURDIR)/$(BIN):$$PATH" maturin build --release --quiet --out dist $(PORTABLE)
 	$(BIN)/maturin sdist --out dist
 
-wheel-check: wheel ## Install the wheel elsewhere, without extras, and parse with it
+wheel-check: wheel ## Install the wheel without extras, and use it
 	$(PYTHON) scripts/wheel_check.py dist
 
-wheel-suite: wheel ## Run all tests against the wheel, installed elsewhere
+wheel-suite: wheel ## Run all tests against the installed wheel
 	$(PYTHON) scripts/wheel_check.py dist --suite
 
 $(VENV)/benches: $(VENV)/built
@@ -100,28 +107,28 @@ $(VENV)/benches: $(VENV)/built
 	$(BIN)/python -m pip install --quiet --group bench
 	touch $@
 
-bench: $(VENV)/benches ## Measure the core, the package against its peers, and the log
+bench: $(VENV)/benches ## Measure the core, parsing and the store
 	cargo bench --no-default-features
 	$(BIN)/python benches/parse.py
 	$(BIN)/python benches/log.py
 
-bench-http: $(VENV)/benches ## Measure the servers, ours and others'; needs wrk
+bench-http: $(VENV)/benches ## Measure requests to a server; needs wrk
 	$(BIN)/python benches/serving.py
 
-bench-flat: $(VENV)/benches ## Deliver a million times, and see that memory stays as it is; needs wrk
+bench-flat: $(VENV)/benches ## Measure the memory of a million deliveries; needs wrk
 	$(BIN)/python benches/flat.py
 
-compare: $(VENV)/benches ## Put requests and faults to us and to our peers, and write docs/peers.md; needs wrk
+compare: $(VENV)/benches ## Compare with other receivers, and write docs/peers.md; needs wrk
 	$(BIN)/python benches/compare.py
 
-soak: build ## Kill a server for five minutes while it takes deliveries, and look for lost ones
+soak: build ## Kill a server again and again for five minutes, and look for lost deliveries
 	$(BIN)/python scripts/soak.py
 
 FUZZ_SECONDS ?= 60
-fuzz: ## Feed the core what a machine makes up, a minute a target; needs nightly Rust and cargo-fuzz
+fuzz: ## Fuzz the core, one minute per target; needs nightly Rust and cargo-fuzz
 	for target in parse oracle verify globs; do \
 	  cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 || exit 1; \
 	done
 
-clean: ## Remove what was built
+clean: ## Remove everything that was built
 	rm -rf $(VENV) dist site target python/hubhooks/_core.*.so python/hubhooks/_core.*.pyd

@@ -1,8 +1,8 @@
-"""Put one table of requests and faults to hubhooks and its peers, and write the page about it.
+"""Send the same requests and faults to hubhooks and its peers, and write `docs/peers.md`.
 
-Run with `python benches/compare.py`, with the core built for release and `wrk` installed; it
-writes `docs/peers.md` and `docs/images/peers.svg`. The peers are in `benches/peers`: the same bot
-each time. Every one is a server process of its own, asked over loopback and killed by its id.
+Run `python benches/compare.py` with a release build of the core and with `wrk`. It writes
+`docs/images/peers.svg` too. `benches/peers` has the peers: the same bot four times. Each bot is a
+server process of its own, on the loopback interface.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CALM_SECONDS = 6.0
 
 
 class Measured(NamedTuple):
-    """Figures of all peers, by what was measured and then by peer."""
+    """Figures by row of a table, and then by peer."""
 
     stalls: dict[str, dict[str, float]]
     per_second: dict[str, dict[str, float]]
@@ -52,8 +52,8 @@ class Measured(NamedTuple):
 # ---- stalls ------------------------------------------------------------------------------------
 
 
-def longest_answer(bot: Bot, disturb: Callable[[], object] | None) -> float:
-    """Deliver calmly while something disturbs, and give the longest time to an answer."""
+def longest_response(bot: Bot, disturb: Callable[[], object] | None) -> float:
+    """Send a delivery every 20 ms during a disturbance, and return the longest response time."""
     thread = threading.Thread(target=disturb) if disturb else None
     took: list[float] = []
     end = time.monotonic() + CALM_SECONDS
@@ -73,7 +73,9 @@ def disturbances(bot: Bot) -> dict[str, Callable[[], object] | None]:
     return {
         "nothing else happens": None,
         "a handler sleeps for 3 s": lambda: bot.push(bot.new_repo("-slow")),
-        "a stranger sends 1.4 MB of faults": lambda: bot.deliver(hostile_body(), secret="sun"),
+        "a client without the secret sends 1.4 MB of errors": lambda: bot.deliver(
+            hostile_body(), secret="sun"
+        ),
     }
 
 
@@ -81,22 +83,22 @@ def stalls(folder: Path) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for name, peer in PEERS.items():
         with running(peer, folder / f"stalls-{name}") as bot:
-            bot.deliver(comment(bot.new_repo(), "To be warm."))
+            bot.deliver(comment(bot.new_repo(), "Warm up."))
             for what, disturb in disturbances(bot).items():
-                found.setdefault(what, {})[name] = longest_answer(bot, disturb)
+                found.setdefault(what, {})[name] = longest_response(bot, disturb)
     return found
 
 
 # ---- throughput and memory ---------------------------------------------------------------------
 
 LOADS = {
-    "an event nobody listens to": (200, None),
+    "an event without a handler": (200, None),
     "a wrong secret": (403, "sun"),
 }
 
 
 def throughput(folder: Path) -> dict[str, dict[str, float]]:
-    """Load all peers in turns with what the floor of `serving.py` is loaded with."""
+    """Load all peers in turns, with the load of `serving.py`."""
     rates: dict[str, dict[str, list[float]]] = {what: {} for what in LOADS}
     script = folder / "load.lua"
     script.write_text(SCRIPT, encoding="ascii")
@@ -122,10 +124,10 @@ def memory(folder: Path) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for name, peer in PEERS.items():
         with running(peer, folder / f"memory-{name}") as bot:
-            bot.deliver(comment(bot.new_repo(), "To be warm."))
+            bot.deliver(comment(bot.new_repo(), "Warm up."))
             found.setdefault("at rest", {})[name] = bot.megabytes("VmRSS")
-            bot.send_from_a_stranger(100)
-            found.setdefault("at most, after 100 MB from a stranger", {})[name] = bot.megabytes(
+            bot.send_without_secret(100)
+            found.setdefault("at most, after 100 MB without the secret", {})[name] = bot.megabytes(
                 "VmHWM"
             )
     return found
@@ -135,7 +137,7 @@ def memory(folder: Path) -> dict[str, dict[str, float]]:
 
 
 def plot(measured: Measured) -> None:
-    """Draw the figures, legible on white and on black."""
+    """Draw the figures in colours that are readable on white and on black."""
     plt.rcParams.update({
         "svg.fonttype": "none", "svg.hashsalt": "hubhooks", "font.family": "sans-serif",
         "text.color": "#888", "axes.labelcolor": "#888", "xtick.color": "#888",
@@ -146,8 +148,8 @@ def plot(measured: Measured) -> None:
         for what, by in measured.stalls.items()
     }
     panels = [
-        ("longest answer, ms, each mark ten times the one before", stalls_in_ms),
-        ("answers a second", measured.per_second),
+        ("longest response, ms (logarithmic)", stalls_in_ms),
+        ("responses per second", measured.per_second),
         ("memory, MB", measured.megabytes),
     ]
     figure, all_axes = plt.subplots(
@@ -174,59 +176,59 @@ def plot(measured: Measured) -> None:
     figure.savefig(PLOT, transparent=True, metadata={"Date": None, "Creator": None})
 
 
-HEAD = """# Beside its peers
+HEAD = """# Comparison
 
-What the same bot does with hubhooks, with huggingface_hub's `WebhooksServer`, and written by hand
-with FastAPI as the Hub's own guides write theirs. This page is made by
+{result}
+
+{summary}
+The same bot is written four times, and gets the same requests and faults:
+
+* with hubhooks;
+* with hubhooks in a Gradio app;
+* with `WebhooksServer` of huggingface_hub, which needs a Gradio app;
+* by hand with FastAPI, in the style of the Hub's guides.
+
+Made on {date} on {cores} cores, with {versions}.
+Make it again, with [wrk](https://github.com/wg/wrk) installed:
 
 ```sh
 make compare
 ```
 
-which starts each of them as a server and puts the same requests and faults to it. It was last
-made on {date} on {cores} cores, with {versions}.
+The bots: [ours.py](../benches/peers/ours.py), [incumbent.py](../benches/peers/incumbent.py),
+[by_hand.py](../benches/peers/by_hand.py). The requests: [faults.py](../benches/faults.py).
+hubhooks stores deliveries on disk, its default. The others store none.
 
-The bots are [ours.py](../benches/peers/ours.py), [incumbent.py](../benches/peers/incumbent.py)
-and [by_hand.py](../benches/peers/by_hand.py); the requests are in
-[faults.py](../benches/faults.py).
-
-hubhooks is there twice: under uvicorn alone, and inside a Gradio app, which is the only way to
-have `WebhooksServer`. It keeps deliveries on disk, as it does by default; the others keep none.
-
-## What happens
-
-{counts}
+## Checks
 """
 
 MEASURED = """
-## How long, how many, how much
+## Response times, throughput and memory
 
-![Bars for each bot: its longest answer, its answers a second, its memory](images/peers.svg)
+![Bars for each bot: its longest response, its responses per second, its memory](images/peers.svg)
 
-The longest answer is that to a comment nobody listens to, delivered every 20 ms for {calm:g} s.
-The faults are a list of 475,000 refs without a name, with a wrong secret. Answers a second are
-over 16 connections, in the median of {rounds} rounds of one second. The longest answers and the
-rates move by some tenths between runs; what one bot is beside another does not.
+* **Longest response**: of a comment without a handler, sent every 20 ms for {calm:g} s.
+* **1.4 MB of errors**: a list of 475,000 refs without a name, sent with a wrong secret.
+* **Responses per second**: over 16 connections, the median of {rounds} rounds of one second.
+
+Times and rates vary by some tenths between runs. The large differences stay.
 
 {tables}
 """
 
 TAIL = """
-## Where a peer is ahead
+## Where others are better
 
-* **The answer.** With `WebhooksServer` and by hand, what a handler returns is what the sender
-  reads. Under hubhooks the Hub has its answer before a handler starts; it does not look at
-  answers beyond their status.
-* **What there is to install.** By hand there is nothing but FastAPI, and `WebhooksServer` comes
-  with `huggingface_hub`. hubhooks is one more package, with a compiled core.
-* **A file.** hubhooks writes a log to the disk, and an app on a disk that is full, or of the
-  network, is told so. `deliveries=":memory:"` does without.
-* **A page for nothing.** `WebhooksServer` makes a Gradio page that lists its URLs if you have
-  none.
-* **Age.** `WebhooksServer` has been used since 2023, though it is still marked as experimental.
-  hubhooks is new.
+* **The result of a handler.** `WebhooksServer` and a FastAPI endpoint return it to the sender.
+  hubhooks responds before the handler starts. The Hub reads only the status.
+* **Installation.** FastAPI by hand needs nothing else, and `WebhooksServer` is part of
+  `huggingface_hub`. hubhooks is one more package, with a compiled core.
+* **A file.** hubhooks writes to the disk, and rejects deliveries if the disk is full.
+  `deliveries=":memory:"` needs no file.
+* **A page.** `WebhooksServer` makes a Gradio page with its URLs if you have none.
+* **Age.** `WebhooksServer` exists since 2023, and is marked as experimental. hubhooks is new.
 
-Step by step from one to the other: [Moving from `WebhooksServer`](moving.md).
+[Migrating from `WebhooksServer`](migrating.md) shows the change step by step.
 """
 
 
@@ -235,15 +237,18 @@ def page(results: dict[str, list[tuple[Case, Outcome]]], measured: Measured) -> 
     versions = ", ".join(
         [f"Python {platform.python_version()}", *(f"{n} {version(n)}" for n in names)]
     )
-    counts = [
-        f"{name} does {sum(outcome.is_fine for _, outcome in outcomes)} of {len(outcomes)}"
+    passed = {
+        name: float(sum(outcome.is_fine for _, outcome in outcomes))
         for name, outcomes in results.items()
-    ]
+    }
+    ours, theirs = passed["hubhooks"], passed["WebhooksServer"]
     text = HEAD.format(
-        date=date.today().isoformat(),  # noqa: DTZ011 - that of whoever makes it
+        date=date.today().isoformat(),  # noqa: DTZ011 - the date where the page is made
         versions=versions,
         cores=len(os.sched_getaffinity(0)),
-        counts="; ".join(counts) + ".",
+        result=f"hubhooks passes {ours:g} of {len(CASES)} checks. `WebhooksServer` of "
+        f"huggingface_hub passes {theirs:g}, and a bot by hand passes {passed['by hand']:g}.",
+        summary=summary(passed, measured),
     )
     for group, cases in itertools.groupby(CASES, lambda case: case.group):
         text += f"\n| {group} | " + " | ".join(PEERS) + " |\n|---|" + "---|" * len(PEERS) + "\n"
@@ -251,12 +256,28 @@ def page(results: dict[str, list[tuple[Case, Outcome]]], measured: Measured) -> 
             cells = [cell(results[name][CASES.index(case)][1]) for name in PEERS]
             text += f"| {case.title} | " + " | ".join(cells) + " |\n"
     figures = [
-        table("longest answer", measured.stalls, lambda value: f"{value * 1e3:,.0f} ms"),
-        table("answers a second", measured.per_second, lambda value: f"{value:,.0f}"),
-        table("memory", measured.megabytes, lambda value: f"{value:,.0f} MB"),
+        table("longest response", measured.stalls, milliseconds),
+        table("responses per second", measured.per_second, plain),
+        table("memory", measured.megabytes, megabytes),
     ]
     text += MEASURED.format(calm=CALM_SECONDS, rounds=ROUNDS, tables="\n".join(figures).rstrip())
     return text + TAIL
+
+
+def summary(passed: dict[str, float], measured: Measured) -> str:
+    """Make the small table at the top: one row per question."""
+    busy = "a handler sleeps for 3 s"
+    peak = measured.megabytes["at most, after 100 MB without the secret"]
+    rows = {
+        f"checks passed, of {len(CASES)}": (passed, lambda value: f"{value:g}"),
+        f"longest response while {busy}": (measured.stalls[busy], milliseconds),
+        "responses per second, to a wrong secret": (measured.per_second["a wrong secret"], plain),
+        "peak memory, with 100 MB sent without the secret": (peak, megabytes),
+    }
+    text = table_head("")
+    for title, (by, show) in rows.items():
+        text += row(title, by, show)
+    return text
 
 
 def cell(outcome: Outcome) -> str:
@@ -265,16 +286,33 @@ def cell(outcome: Outcome) -> str:
 
 
 def table(what: str, rows: dict[str, dict[str, float]], show: Callable[[float], str]) -> str:
-    text = f"| {what} | " + " | ".join(PEERS) + " |\n|---|" + "---:|" * len(PEERS) + "\n"
-    for row, by in rows.items():
-        text += f"| {row} | " + " | ".join(show(by[name]) for name in PEERS) + " |\n"
-    return text
+    return table_head(what) + "".join(row(title, by, show) for title, by in rows.items())
+
+
+def table_head(what: str) -> str:
+    return f"| {what} | " + " | ".join(PEERS) + " |\n|---|" + "---:|" * len(PEERS) + "\n"
+
+
+def row(title: str, by: dict[str, float], show: Callable[[float], str]) -> str:
+    return f"| {title} | " + " | ".join(show(by[name]) for name in PEERS) + " |\n"
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:,.0f} ms"
+
+
+def megabytes(value: float) -> str:
+    return f"{value:,.0f} MB"
+
+
+def plain(value: float) -> str:
+    return f"{value:,.0f}"
 
 
 def main() -> None:
-    """Ask all, and write the page."""
+    """Try all bots, and write the page."""
     if shutil.which("wrk") is None:
-        sys.exit("the load comes from `wrk`, which is not installed: try `apt-get install wrk`")
+        sys.exit("`wrk` makes the load, and is not installed: try `apt-get install wrk`")
     results: dict[str, list[tuple[Case, Outcome]]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -1,4 +1,4 @@
-//! What a receiver does with every request: judge the secret, read the body, find the handlers.
+//! The work for each request: check the secret, parse the body, match the handlers.
 //!
 //! Run with `cargo bench --no-default-features`.
 
@@ -57,7 +57,7 @@ fn filter(criterion: &mut Criterion) {
     let discussion = Event::read(&discussion, &strings).expect("an event");
     let bucket = Event::read(&bucket, &strings).expect("an event");
 
-    // Most handlers of an app listen to something else.
+    // Most handlers of an app match other events.
     let mixed: Vec<_> = (0..1000)
         .map(|at| match at % 4 {
             0 => on(
@@ -98,7 +98,7 @@ fn filter(criterion: &mut Criterion) {
         250,
     );
 
-    // The worst case: all criteria of all filters are judged.
+    // The worst case: all criteria of all filters are compared.
     let all: Vec<_> = (0..1000)
         .map(|_| {
             Filter::new(Criteria {
@@ -124,7 +124,7 @@ fn filter(criterion: &mut Criterion) {
         1000,
     );
 
-    // None of the files is wanted, so that every filter looks at all of them.
+    // No file matches, so every filter compares all of them.
     let paths: Vec<_> = (0..10)
         .map(|at| {
             on(
@@ -187,7 +187,7 @@ fn bucket() -> String {
     body.to_string()
 }
 
-/// A sample without the white space that makes the file readable, as the Hub sends it.
+/// A sample as the Hub sends it: without white space between values.
 fn sample(name: &str) -> Value {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/python/hubhooks/samples");
     let text = fs::read_to_string(format!("{folder}/{name}.json")).expect("a sample");

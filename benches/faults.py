@@ -1,7 +1,7 @@
-"""The requests and faults that `compare.py` puts to all peers, and tests to hubhooks alone.
+"""Requests and faults: `compare.py` sends them to all bots, `tests/test_peers.py` to hubhooks.
 
-A case asks a running bot something, and judges what came of it. None judges by time alone: what
-should happen is waited for, with a bound.
+A case sends a request to a running bot, and checks the result. No case depends on time alone: it
+waits for the result, with a limit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import httpx
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# Servers are started as the tests start them.
+# To start servers in the same way as the tests.
 sys.path.append(str(ROOT / "tests"))
 
 from servers import PATIENCE, Server, started  # noqa: E402 - see above
@@ -29,11 +29,11 @@ from servers import PATIENCE, Server, started  # noqa: E402 - see above
 from hubhooks._samples import compact, sample_json  # noqa: E402
 
 BOTS = ROOT / "benches" / "peers"
-# No word that stands anywhere else.
+# A text that appears nowhere else.
 SECRET = "wdGyKrZ7"
 BOT_ID = "6a00000000000000000000b0"
 MEGABYTE = 1_000_000
-# A refusal that is not there by now does not come before the body.
+# A rejection that takes longer is not sent before the body.
 HEADERS_SECONDS = 5
 
 
@@ -56,8 +56,8 @@ PEERS = {
 }
 
 
-class Answer(NamedTuple):
-    """What a delivery was answered; status 0 if it was not."""
+class Response(NamedTuple):
+    """The response to a delivery; status 0 if there was none."""
 
     status: int
     text: str = ""
@@ -67,11 +67,11 @@ class Answer(NamedTuple):
         return 200 <= self.status < 300
 
     def __str__(self) -> str:
-        return str(self.status) if self.status else "no answer"
+        return str(self.status) if self.status else "no response"
 
 
 class Bot:
-    """A bot that runs, and what its handlers wrote down."""
+    """A running bot, and the lines that its handlers wrote."""
 
     secret = SECRET
 
@@ -91,42 +91,42 @@ class Bot:
         secret: str | bytes | None = SECRET,
         path: str = "",
         **headers: str,
-    ) -> Answer:
+    ) -> Response:
         """Deliver as the Hub does."""
         content = body if isinstance(body, bytes) else compact(body)
         sent: dict[str, Any] = {"Content-Type": "application/json", **headers}
         if secret is not None:
             sent["X-Webhook-Secret"] = secret
         try:
-            answer = self.server.request(
+            response = self.server.request(
                 path or self.peer.path, "POST", content=content, headers=sent
             )
         except httpx.HTTPError:
-            return Answer(0)
-        return Answer(answer.status_code, answer.text)
+            return Response(0)
+        return Response(response.status_code, response.text)
 
-    def push(self, repo: str, sample: str = "repo.content.update", **headers: str) -> Answer:
+    def push(self, repo: str, sample: str = "repo.content.update", **headers: str) -> Response:
         return self.deliver(push(repo, sample), **headers)
 
     def lines(self) -> list[str]:
-        """Give what handlers wrote down so far."""
-        path = self.folder / "heard"
+        """Return the lines that handlers wrote so far."""
+        path = self.folder / "calls"
         return path.read_text("utf-8").splitlines() if path.exists() else []
 
-    def heard(self, word: str, repo: str) -> list[str]:
+    def calls(self, word: str, repo: str) -> list[str]:
         return [line for line in self.lines() if line.startswith(f"{word} {repo} ")]
 
     def wait_for(self, word: str, repo: str, seconds: float = PATIENCE) -> bool:
-        """Wait until a handler wrote something down; whether it did."""
-        return waits(lambda: bool(self.heard(word, repo)), seconds)
+        """Wait until a handler wrote a line; return whether it did."""
+        return waits(lambda: bool(self.calls(word, repo)), seconds)
 
     def settle(self) -> None:
-        """Wait until handlers have heard what was delivered before this."""
+        """Wait until handlers ran for all deliveries sent so far."""
         repo = self.new_repo()
         self.push(repo)
         self.deliver(comment(repo, "@tide-bot, are you there?"))
         if not (self.wait_for("retrained", repo) and self.wait_for("answered", repo)):
-            pytest.fail(f"{self.peer.path} hears nothing:\n{self.server.output()}")
+            pytest.fail(f"{self.peer.path} runs no handler:\n{self.server.output()}")
 
     def megabytes(self, what: str) -> float:
         """Read a figure of the process's memory, such as VmRSS."""
@@ -134,8 +134,8 @@ class Bot:
         line = next(line for line in status.splitlines() if line.startswith(what))
         return int(line.split()[1]) * 1024 / MEGABYTE
 
-    def send_from_a_stranger(self, megabytes: int) -> None:
-        """Send a body with a wrong secret until it is answered."""
+    def send_without_secret(self, megabytes: int) -> None:
+        """Send a body with a wrong secret until the response arrives."""
         head = (
             f"POST {self.peer.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Webhook-Secret: sun\r\n"
             "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -153,7 +153,7 @@ class Bot:
 
     @contextmanager
     def another(self, **environ: str | None) -> Generator[Bot]:
-        """Start the same bot once more, in a folder of its own, or go on in that of the last."""
+        """Start the same bot again, in a second folder that it keeps between calls."""
         with running(self.peer, self.folder / "another", **environ) as bot:
             yield bot
 
@@ -163,13 +163,13 @@ def running(peer: Peer, folder: Path, **environ: str | None) -> Generator[Bot]:
     """Run a bot until the block ends.
 
     Raises:
-        pytest.fail.Exception: it does not start.
+        pytest.fail.Exception: the bot does not start.
     """
     folder.mkdir(parents=True, exist_ok=True)
     variables: dict[str, str | None] = {
         "GRADIO_ANALYTICS_ENABLED": "False",
         "GRADIO_SERVER_PORT": "{port}",
-        "HEARD": str(folder / "heard"),
+        "CALLS": str(folder / "calls"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_OFFLINE": "1",
         "HUBHOOKS_DELIVERIES": str(folder / "hubhooks.db"),
@@ -180,13 +180,15 @@ def running(peer: Peer, folder: Path, **environ: str | None) -> Generator[Bot]:
     }
     with started(folder, *peer.command, environ=variables) as server:
         bot = Bot(peer, server, folder)
-        # `WebhooksServer` knows its paths a moment after it listens.
-        server.wait_until(lambda: bot.deliver({}, secret="sun").status not in (0, 404), "is deaf")
+        # `WebhooksServer` adds its paths a moment after its socket accepts connections.
+        server.wait_until(
+            lambda: bot.deliver({}, secret="sun").status not in (0, 404), "does not respond"
+        )
         yield bot
 
 
 def waits(is_so: Callable[[], bool], seconds: float) -> bool:
-    """Wait until something is so; whether it became so in time."""
+    """Wait for a condition; return whether it became true in time."""
     pause = threading.Event()
     for _ in range(int(seconds / 0.02)):
         if is_so():
@@ -213,7 +215,7 @@ def comment(repo: str, text: str | None, sample: str = "discussion.comment.creat
 
 
 def hostile_body() -> bytes:
-    """Make a body of 1.4 MB in which a model finds as many faults as there is room for."""
+    """Make a body of 1.4 MB with as many validation errors as possible."""
     body = push("ada-labs/data")
     body["updatedRefs"] = [{}] * 475_000
     return compact(body)
@@ -223,90 +225,90 @@ def hostile_body() -> bytes:
 
 
 class Outcome(NamedTuple):
-    """Whether a bot did as it should, and what it did."""
+    """Whether a bot passed a check, and what it did."""
 
     is_fine: bool
     what: str = ""
 
 
 class Case(NamedTuple):
-    """What a bot should do, and how it is asked to."""
+    """A check: what a bot should do, and the request that shows it."""
 
     group: str
     title: str
-    ask: Callable[[Bot], Outcome]
+    run: Callable[[Bot], Outcome]
 
 
 CASES: list[Case] = []
-_Ask = Callable[[Bot], Outcome]
+_Check = Callable[[Bot], Outcome]
 
 
-def case(group: str, title: str) -> Callable[[_Ask], _Ask]:
-    def keep(ask: _Ask) -> _Ask:
-        CASES.append(Case(group, title, ask))
-        return ask
+def case(group: str, title: str) -> Callable[[_Check], _Check]:
+    def keep(check: _Check) -> _Check:
+        CASES.append(Case(group, title, check))
+        return check
 
     return keep
 
 
 def try_case(case: Case, bot: Bot) -> Outcome:
-    """Ask a bot, which must be alive afterwards too."""
-    outcome = case.ask(bot)
+    """Try a case on a bot. The bot must survive it."""
+    outcome = case.run(bot)
     if bot.server.is_over:
         pytest.fail(f"{case.title}: the server ended:\n{bot.server.output()}")
     return outcome
 
 
-def _taken(answer: Answer) -> Outcome:
-    return Outcome(answer.is_success, str(answer))
+def _accepted(response: Response) -> Outcome:
+    return Outcome(response.is_success, str(response))
 
 
-def _refused(answer: Answer) -> Outcome:
-    return Outcome(answer.status in (401, 403), str(answer))
+def _rejected(response: Response) -> Outcome:
+    return Outcome(response.status in (401, 403), str(response))
 
 
-def _unharmed(answer: Answer) -> Outcome:
-    return Outcome(0 < answer.status < 500, str(answer))
+def _unharmed(response: Response) -> Outcome:
+    return Outcome(0 < response.status < 500, str(response))
 
 
-DOOR = "Who is let in"
+SECRET_CHECKS = "Secret"
 
 
-@case(DOOR, "takes the secret from the header")
+@case(SECRET_CHECKS, "accepts the secret in the header")
 def _(bot: Bot) -> Outcome:
     repo = bot.new_repo()
-    answer = bot.push(repo)
-    return Outcome(answer.is_success and bot.wait_for("retrained", repo), str(answer))
+    response = bot.push(repo)
+    return Outcome(response.is_success and bot.wait_for("retrained", repo), str(response))
 
 
-@case(DOOR, "takes the secret from the URL")
+@case(SECRET_CHECKS, "accepts the secret in the URL")
 def _(bot: Bot) -> Outcome:
-    return _taken(
+    return _accepted(
         bot.deliver(push(bot.new_repo()), secret=None, path=f"{bot.peer.path}?secret={SECRET}")
     )
 
 
-@case(DOOR, "and keeps it out of the access log")
+@case(SECRET_CHECKS, "keeps that secret out of the access log")
 def _(bot: Bot) -> Outcome:
     bot.deliver(push(bot.new_repo()), secret=None, path=f"{bot.peer.path}?secret={SECRET}")
     bot.settle()
     return Outcome(SECRET not in bot.server.output())
 
 
-@case(DOOR, "refuses a wrong secret, and one that is missing")
+@case(SECRET_CHECKS, "rejects a wrong and a missing secret")
 def _(bot: Bot) -> Outcome:
     wrong = bot.deliver(push(bot.new_repo()), secret="sun")
     missing = bot.deliver(push(bot.new_repo()), secret=None)
-    is_fine = _refused(wrong).is_fine and _refused(missing).is_fine
+    is_fine = _rejected(wrong).is_fine and _rejected(missing).is_fine
     return Outcome(is_fine, f"{wrong}, {missing}")
 
 
-@case(DOOR, "refuses a secret that is not ASCII")
+@case(SECRET_CHECKS, "rejects a secret that is not ASCII")
 def _(bot: Bot) -> Outcome:
-    return _refused(bot.deliver(push(bot.new_repo()), secret=b"m\xf6on"))
+    return _rejected(bot.deliver(push(bot.new_repo()), secret=b"m\xf6on"))
 
 
-@case(DOOR, "refuses before a byte of the body is sent")
+@case(SECRET_CHECKS, "rejects before a byte of the body is sent")
 def _(bot: Bot) -> Outcome:
     connection = http.client.HTTPConnection("127.0.0.1", bot.server.port, timeout=HEADERS_SECONDS)
     connection.putrequest("POST", bot.peer.path)
@@ -316,84 +318,84 @@ def _(bot: Bot) -> Outcome:
         connection.putheader(name, value)
     try:
         connection.endheaders()
-        return _refused(Answer(connection.getresponse().status))
+        return _rejected(Response(connection.getresponse().status))
     except TimeoutError:
         return Outcome(is_fine=False, what="it waits for the body")
     finally:
         connection.close()
 
 
-@case(DOOR, "refuses 100 MB from a stranger, and does not hold them")
+@case(SECRET_CHECKS, "rejects 100 MB without the secret, and does not hold them")
 def _(bot: Bot) -> Outcome:
     with bot.another() as other:
         other.settle()
         before = other.megabytes("VmHWM")
-        other.send_from_a_stranger(100)
+        other.send_without_secret(100)
         more = other.megabytes("VmHWM") - before
     return Outcome(more < 32, f"+{more:.0f} MB")
 
 
-@case(DOOR, "lets nobody in where no secret is configured")
+@case(SECRET_CHECKS, "accepts nothing if no secret is configured")
 def _(bot: Bot) -> Outcome:
     try:
         with bot.another(WEBHOOK_SECRET=None) as other:
-            answer = other.deliver(push(other.new_repo()), secret=None)
-            return Outcome(not answer.is_success, str(answer))
+            response = other.deliver(push(other.new_repo()), secret=None)
+            return Outcome(not response.is_success, str(response))
     except pytest.fail.Exception:
         return Outcome(is_fine=True, what="does not start")
 
 
-READING = "What is read"
+READING = "Parsing"
 
 
-@case(READING, "takes the files of a bucket")
+@case(READING, "accepts the files of a bucket")
 def _(bot: Bot) -> Outcome:
-    return _taken(bot.push(bot.new_repo(), "repo.content.update.bucket"))
+    return _accepted(bot.push(bot.new_repo(), "repo.content.update.bucket"))
 
 
-@case(READING, "takes a body of version 2")
+@case(READING, "accepts a body of version 2")
 def _(bot: Bot) -> Outcome:
-    return _taken(bot.push(bot.new_repo(), "repo.content.update.v2"))
+    return _accepted(bot.push(bot.new_repo(), "repo.content.update.v2"))
 
 
-@case(READING, "takes a scope, an action and a status the Hub has yet to add")
+@case(READING, "accepts an unknown scope, action and status")
 def _(bot: Bot) -> Outcome:
     scope = push(bot.new_repo())
     scope["event"] = {"action": "archive", "scope": "repo.config.dois"}
     status = comment(bot.new_repo(), "Nobody is asked.")
     status["discussion"]["status"] = "on hold"
-    answers = [bot.deliver(scope), bot.deliver(status)]
-    return Outcome(all(a.is_success for a in answers), ", ".join(map(str, answers)))
+    responses = [bot.deliver(scope), bot.deliver(status)]
+    return Outcome(all(each.is_success for each in responses), ", ".join(map(str, responses)))
 
 
-@case(READING, "takes a deleted branch, whose new commit is null")
+@case(READING, "accepts a deleted branch, whose new commit is null")
 def _(bot: Bot) -> Outcome:
-    return _taken(bot.push(bot.new_repo(), "repo.content.update.deleted-branch"))
+    return _accepted(bot.push(bot.new_repo(), "repo.content.update.deleted-branch"))
 
 
-@case(READING, "tells the head commit of the push")
+@case(READING, "has the head commit of a push")
 def _(bot: Bot) -> Outcome:
     body = push(bot.new_repo())
     repo, sha = body["repo"]["name"], body["repo"]["headSha"]
     bot.deliver(body)
     bot.wait_for("retrained", repo)
-    is_told = bot.heard("retrained", repo) == [f"retrained {repo} {sha}"]
-    return Outcome(is_told, "" if is_told else "it reads None")
+    has_sha = bot.calls("retrained", repo) == [f"retrained {repo} {sha}"]
+    return Outcome(has_sha, "" if has_sha else "it reads None")
 
 
-@case(READING, "takes a hidden comment, which has no content")
+@case(READING, "accepts a hidden comment, which has no content")
 def _(bot: Bot) -> Outcome:
     body = comment(bot.new_repo(), None, "discussion.comment.update.hidden")
     body["event"]["action"] = "create"
-    return _taken(bot.deliver(body))
+    return _accepted(bot.deliver(body))
 
 
-@case(READING, "hears a mention in the post that opens a discussion")
+@case(READING, "finds a mention in the first post of a discussion")
 def _(bot: Bot) -> Outcome:
     repo = bot.new_repo()
     bot.deliver(comment(repo, "@tide-bot, is it high water?", "discussion.create"))
     bot.settle()
-    return Outcome(bool(bot.heard("answered", repo)))
+    return Outcome(bool(bot.calls("answered", repo)))
 
 
 @case(READING, "takes `@tide-bot-2` and `x@tide-bot.org` for no mention")
@@ -401,10 +403,10 @@ def _(bot: Bot) -> Outcome:
     repo = bot.new_repo()
     bot.deliver(comment(repo, "Ask @tide-bot-2, or write to x@tide-bot.org"))
     bot.settle()
-    return Outcome(not bot.heard("answered", repo))
+    return Outcome(not bot.calls("answered", repo))
 
 
-@case(READING, "does not answer itself, in an opening post either")
+@case(READING, "does not reply to itself, also in a first post")
 def _(bot: Bot) -> Outcome:
     repo = bot.new_repo()
     for sample in ("discussion.comment.create", "discussion.create"):
@@ -413,21 +415,21 @@ def _(bot: Bot) -> Outcome:
             body[part]["author"]["id"] = BOT_ID
         bot.deliver(body)
     bot.settle()
-    return Outcome(not bot.heard("answered", repo))
+    return Outcome(not bot.calls("answered", repo))
 
 
-@case(READING, "counts no event as failed because nobody listens")
+@case(READING, "responds 2xx to an event without a handler")
 def _(bot: Bot) -> Outcome:
     body = sample_json("repo.config.update")
-    return _taken(bot.deliver(body))
+    return _accepted(bot.deliver(body))
 
 
-@case(READING, "takes a body it cannot read: no retry would help")
+@case(READING, "accepts a malformed body, as no retry would help")
 def _(bot: Bot) -> Outcome:
-    return _taken(bot.deliver(b'{"event": {"action": "update", "scope": '))
+    return _accepted(bot.deliver(b'{"event": {"action": "update", "scope": '))
 
 
-@case(READING, "survives 100,000 brackets, NaN, 1e999 and text that is no UTF-8")
+@case(READING, "survives 100,000 brackets, NaN, 1e999 and invalid UTF-8")
 def _(bot: Bot) -> Outcome:
     body = compact(push(bot.new_repo()))
     hostile = [
@@ -436,28 +438,28 @@ def _(bot: Bot) -> Outcome:
         body.replace(b'"version":3', b'"version":1e999'),
         body.replace(b"tide-gauges", b"tide-\xff\xfe"),
     ]
-    answers = [bot.deliver(each) for each in hostile]
-    worst = next((a for a in answers if not _unharmed(a).is_fine), answers[0])
-    return Outcome(_unharmed(worst).is_fine, ", ".join(map(str, answers)))
+    responses = [bot.deliver(each) for each in hostile]
+    worst = next((each for each in responses if not _unharmed(each).is_fine), responses[0])
+    return Outcome(_unharmed(worst).is_fine, ", ".join(map(str, responses)))
 
 
-RUNNING = "What is run"
+RUNNING = "Handlers"
 
 
-@case(RUNNING, "answers others while a handler works for 3 s")
+@case(RUNNING, "responds to others while a handler works for 3 s")
 def _(bot: Bot) -> Outcome:
     slow = bot.new_repo("-slow")
     thread = threading.Thread(target=bot.push, args=(slow,))
     thread.start()
     waits(lambda: f"began {slow}" in bot.lines(), PATIENCE)
-    answer = bot.deliver(comment(bot.new_repo(), "Nobody is asked."))
-    is_busy = not bot.heard("retrained", slow)
+    response = bot.deliver(comment(bot.new_repo(), "Nobody is asked."))
+    is_busy = not bot.calls("retrained", slow)
     thread.join()
     bot.wait_for("retrained", slow)
-    return Outcome(answer.is_success and is_busy, "" if is_busy else "only after it")
+    return Outcome(response.is_success and is_busy, "" if is_busy else "only after it")
 
 
-@case(RUNNING, "runs once what the Hub sends again while it runs")
+@case(RUNNING, "runs once if the Hub sends the delivery again meanwhile")
 def _(bot: Bot) -> Outcome:
     repo = bot.new_repo("-slow")
     again = {"Webhook-Id": f"sent-again-{repo}"}
@@ -467,54 +469,54 @@ def _(bot: Bot) -> Outcome:
     for thread in threads:
         thread.join()
     bot.wait_for("retrained", repo)
-    # It would be done last.
+    # A second run of the first delivery would end before this one.
     last = bot.new_repo("-slow")
     bot.push(last)
     bot.wait_for("retrained", last)
-    times = len(bot.heard("retrained", repo))
+    times = len(bot.calls("retrained", repo))
     return Outcome(times == 1, f"{times} times" if times != 1 else "")
 
 
-@case(RUNNING, "tries again what failed, or has the Hub do it")
+@case(RUNNING, "retries a failure, or makes the Hub do it")
 def _(bot: Bot) -> Outcome:
     repo = bot.new_repo("-flaky")
-    answer = bot.push(repo)
-    if not answer.is_success:
-        return Outcome(is_fine=True, what=f"answers {answer}, so the Hub does")
+    response = bot.push(repo)
+    if not response.is_success:
+        return Outcome(is_fine=True, what=f"responds {response}, so the Hub does")
     is_tried = bot.wait_for("retrained", repo, 5)
-    return Outcome(is_tried, "by itself" if is_tried else f"answers {answer}, and it is lost")
+    return Outcome(is_tried, "by itself" if is_tried else f"responds {response}, and it is lost")
 
 
-@case(RUNNING, "loses nothing it took when it is killed")
+@case(RUNNING, "loses nothing acknowledged when it is killed")
 def _(bot: Bot) -> Outcome:
     return _ended(bot, Server.kill)
 
 
-@case(RUNNING, "loses nothing it took when it is stopped")
+@case(RUNNING, "loses nothing acknowledged when it is stopped")
 def _(bot: Bot) -> Outcome:
     return _ended(bot, Server.stop)
 
 
 def _ended(bot: Bot, end: Callable[[Server], object]) -> Outcome:
     """End a bot while a handler works, and start it again."""
-    answers: list[Answer] = []
+    responses: list[Response] = []
     with bot.another() as other:
         slow = other.new_repo(f"-{end.__name__}-slow")
-        thread = threading.Thread(target=lambda: answers.append(other.push(slow)))
+        thread = threading.Thread(target=lambda: responses.append(other.push(slow)))
         thread.start()
         waits(lambda: f"began {slow}" in other.lines(), PATIENCE)
-        # Whoever answers first has done so by now: what it took is what is asked.
+        # A bot that responds before its handler has responded by now.
         thread.join(1)
         end(other.server)
         thread.join()
-    if not answers[0].is_success:
-        return Outcome(is_fine=True, what="had not taken it, so the Hub sends it again")
+    if not responses[0].is_success:
+        return Outcome(is_fine=True, what="not acknowledged, so the Hub sends it again")
     with bot.another() as other:
         is_done = other.wait_for("retrained", slow, 20)
-    return Outcome(is_done, "" if is_done else f"answered {answers[0]}, and it is lost")
+    return Outcome(is_done, "" if is_done else f"responded {responses[0]}, and it is lost")
 
 
-@case(RUNNING, "tells the sender what the handler returned")
+@case(RUNNING, "returns the handler's result to the sender")
 def _(bot: Bot) -> Outcome:
     repo = bot.new_repo()
     return Outcome(

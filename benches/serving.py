@@ -192,7 +192,7 @@ end
 function done(summary, latency)
   local errors = summary.errors
   io.write(string.format(
-    '\\n{"requests": %d, "microseconds": %d, "refused": %d, "broken": %d, "p50": %d, "p99": %d}\\n',
+    '\\n{"requests": %d, "microseconds": %d, "status": %d, "broken": %d, "p50": %d, "p99": %d}\\n',
     summary.requests, summary.duration, errors.status,
     errors.connect + errors.read + errors.write + errors.timeout,
     latency:percentile(50), latency:percentile(99)))
@@ -222,7 +222,7 @@ def load(server: Server, subject: Subject, script: Path, turn: int, seconds: int
     found = json.loads(done.stdout.splitlines()[-1])
     used = server.cpu_seconds() - before
     count = found["requests"]
-    if found["broken"] or found["refused"] != (count if subject.status >= 400 else 0):
+    if found["broken"] or found["status"] != (count if subject.status >= 400 else 0):
         sys.exit(f"{subject.what}: not answered as expected: {found}")
     per_second = count / found["microseconds"] * 1e6
     return Load(count, per_second, used / count, found["p50"] / 1e6, found["p99"] / 1e6)

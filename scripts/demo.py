@@ -1,6 +1,6 @@
-"""Serve the quickstart app, send it every sample as the Hub would, and show what its handlers did.
+"""Start the quickstart app, send it every sample, and show the output of its handlers.
 
-Run by `make run`; everything stays on this machine.
+`make run` calls it. Everything stays on this machine.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def address(log: IO[str]) -> str:
-    """Read the URL from uvicorn's log; the system chooses the port."""
+    """Read the URL from uvicorn's log. The system chooses the port."""
     before = ""
     for line in log:
         if served := re.search(r"running on (http://\S+)", line):
@@ -28,8 +28,8 @@ def address(log: IO[str]) -> str:
 
 
 def main() -> int:
-    """Run the demo; give the exit code of `hubhooks send`."""
-    # In memory: no file is left in the working directory, and no earlier one is in the way.
+    """Run the demo, and return the exit code of `hubhooks send`."""
+    # In memory, so that the demo neither leaves nor reads a file.
     environ = {
         **os.environ,
         "WEBHOOK_SECRET": secrets.token_hex(16),
@@ -64,7 +64,7 @@ def main() -> int:
 
 
 def show_answers(answers: list[dict[str, Any]]) -> None:
-    """Print the samples that started a handler, and count the others."""
+    """Print the samples that a handler matched, and count the others."""
     unhandled = [answer for answer in answers if is_unhandled(answer)]
     shown = [answer for answer in answers if not is_unhandled(answer)]
     width = max((len(answer["sample"]) for answer in shown), default=0)
@@ -76,13 +76,13 @@ def show_answers(answers: list[dict[str, Any]]) -> None:
     print(f"\n{len(shown)} of the {len(answers)} samples are shown.")
     if unhandled:
         print(
-            f"The other {len(unhandled)} match no handler of examples/quickstart.py. The app "
-            "answers\nthem `unhandled` with status 200: the Hub takes that as delivered."
+            f"The other {len(unhandled)} match no handler of examples/quickstart.py. Their "
+            "response is\n200 `unhandled`, which the Hub counts as delivered."
         )
 
 
 def is_unhandled(answer: dict[str, Any]) -> bool:
-    """Whether no handler matches; such an answer is a success."""
+    """Return whether no handler matches. Such a response is a success."""
     said = answer["answer"]
     return isinstance(said, dict) and said.get("status") == "unhandled"
 
@@ -101,7 +101,7 @@ and in a second terminal, with the same secret:
   {folder}/hubhooks send http://127.0.0.1:8000 --sample repo.create
   {folder}/hubhooks deliveries list
 
-Change a handler in examples/quickstart.py, or write a bot: docs/tutorial.md.""")
+Change a handler in examples/quickstart.py, or write a bot: docs/quickstart.md.""")
 
 
 if __name__ == "__main__":

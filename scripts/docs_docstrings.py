@@ -1,7 +1,6 @@
-"""Give the reference the docstrings of the compiled classes: an extension of griffe.
+"""Add the docstrings of the compiled classes to the reference: an extension of griffe.
 
-Their signatures and types are in `_core.pyi`, which griffe reads; their docstrings are in the
-compiled module alone, so that there is one place to write them.
+griffe reads signatures and types from `_core.pyi`. The docstrings are only in the compiled module.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ CORE = "_core"
 
 
 class CompiledDocstrings(griffe.Extension):
-    """Looks up each member of the stub in the module that it describes."""
+    """Copies docstrings from the compiled module to the members of its stub."""
 
     def on_package(
         self,
@@ -27,19 +26,19 @@ class CompiledDocstrings(griffe.Extension):
         loader: GriffeLoader,  # noqa: ARG002
         **kwargs: Any,  # noqa: ANN401, ARG002
     ) -> None:
-        """Add them once all of the package is read."""
+        """Add the docstrings after griffe has read the package."""
         if CORE in pkg.members:
             describe(pkg[CORE], griffe.dynamic_import(f"{pkg.name}.{CORE}"))
 
 
 def describe(described: griffe.Object, found: object) -> None:
-    """Add the docstrings of all that a module or class has."""
+    """Add the docstrings of all members of a module or class."""
     for name, member in described.members.items():
         if member.is_alias or name.startswith("_"):
             continue
         member_found = getattr(found, name)
         if not member.is_attribute or "property" in member.labels:
-            # That of a property is with the property, not with its value.
+            # The docstring of a property is on the property, not on its value.
             text = inspect.getdoc(inspect.getattr_static(found, name)) or inspect.getdoc(
                 member_found
             )
@@ -50,7 +49,7 @@ def describe(described: griffe.Object, found: object) -> None:
 
 
 def show_constructor(described: griffe.Class) -> None:
-    """Let the parameters of `__new__` be those of the class, as those of `__init__` would be."""
+    """Show the parameters of `__new__` with the class, like those of an `__init__`."""
     constructor = described.members.get("__new__")
     if constructor is not None:
         described.set_member("__init__", constructor)

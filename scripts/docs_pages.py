@@ -1,8 +1,8 @@
-"""Write the pages of the docs that are made of the code: what the Hub sends, and the commands.
+"""Write the generated pages of the docs: payloads and commands.
 
     python scripts/docs_pages.py
 
-They are kept in the repository, so that they can be read where it is.
+The pages are committed, so that they can be read on GitHub.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 NOTE = "<!-- Made by scripts/docs_pages.py: change what it reads, and run it. -->"
 KINDS = {bool: "", int: "N", float: "N", str: "TEXT"}
 
-# ---- what the Hub sends ----------------------------------------------------------------------
+# ---- payloads -----------------------------------------------------------------------------
 
 PARTS = (
     "repo",
@@ -43,22 +43,25 @@ PARTS = (
     "updated_config",
 )
 PAYLOADS = f"""\
-# What the Hub sends
+# Payloads
+
+The JSON body of each kind of delivery, with the event class that it becomes. Send one to your app:
+
+```sh
+hubhooks send http://127.0.0.1:8000 --sample repo.content.update
+```
 
 {NOTE}
 
-A delivery is a POST request with a JSON body. The secret comes in the header `X-Webhook-Secret`,
-or as `?secret=` where it is part of the webhook's URL. The header `Webhook-Id` is the id of the
-delivery, and stays the same when the Hub sends it again. What the Hub itself says about it:
-<https://huggingface.co/docs/hub/webhooks>.
+A test gets one with `testing.sample("repo.content.update")`. The samples have the shapes of the
+Hub. All names, ids and hashes in them are invented. [Event types](events.md) lists the fields of
+the classes.
 
-Here is each kind of body, with the class of event it becomes and what that event carries. They
-come with the package: `hubhooks send --sample NAME` sends one to your app, and
-`testing.sample("NAME")` gives it to a test. They have the Hub's shapes; all names, ids and hashes
-in them are invented. The fields of events are in [events.md](events.md). What the Hub adds later
-becomes a `HubEvent`.
+A delivery is a POST request. The header `X-Webhook-Secret`, or `?secret=` in the URL, has the
+secret. The header `Webhook-Id` has the id of the delivery. It is the same when the Hub sends the
+delivery again. Source: <https://huggingface.co/docs/hub/webhooks>.
 
-| scope | action | class | which |
+| scope | action | class | samples |
 |---|---|---|---|
 """
 MEANINGS = {
@@ -67,7 +70,7 @@ MEANINGS = {
     (
         "repo",
         "update",
-    ): "A repository was updated, in none of the ways that have a scope of their own.",
+    ): "A repository was updated in a way that has no scope of its own.",
     (
         "repo",
         "move",
@@ -75,28 +78,28 @@ MEANINGS = {
     (
         "repo.content",
         "update",
-    ): "Refs were pushed, by whoever or by the Hub itself; of a bucket, files changed.",
-    ("repo.config", "update"): "Settings changed. For most of them the Hub does not say which.",
+    ): "Refs were pushed, by a user or by the Hub. In a bucket: files changed.",
+    ("repo.config", "update"): "Settings changed. The Hub names only some of them.",
     (
         "discussion",
         "create",
-    ): "A discussion or pull request was opened. The comment is its first post, for "
-    "which no other delivery comes.",
+    ): "A discussion or pull request was opened. The comment is its first post. The "
+    "Hub sends no other delivery for that post.",
     (
         "discussion",
         "update",
-    ): "Its title, status or pin changed. Who did it is not said: `author` is who opened it.",
+    ): "Its title, status or pin changed. `author` is the user who opened it.",
     ("discussion", "delete"): "A discussion was deleted.",
-    ("discussion.comment", "create"): "Somebody wrote a comment, though not the first post.",
+    ("discussion.comment", "create"): "Someone wrote a comment, other than the first post.",
     (
         "discussion.comment",
         "update",
-    ): "A comment was edited or hidden. A hidden one has no `content`.",
+    ): "A comment was edited or hidden. A hidden comment has no `content`.",
 }
 
 
 class Sample(NamedTuple):
-    """A delivery of the package, and what it is read as."""
+    """A sample of the package, and its event."""
 
     name: str
     payload: dict[str, Any]
@@ -117,7 +120,7 @@ def payloads_page() -> str:
         class_name = type(samples[0].event).__name__
         anchor = f"{scope} {action}".replace(".", "").replace(" ", "-")
         rows.append(f"| `{scope}` | `{action}` | `{class_name}` | [{len(samples)}](#{anchor}) |\n")
-        sections.append(f"\n## {scope} {action}\n\n{meaning} A `{class_name}`.\n")
+        sections.append(f"\n## {scope} {action}\n\n{meaning} Class: `{class_name}`.\n")
         sections += map(sample_section, samples)
     if kinds:
         raise KeyError(*kinds)
@@ -125,7 +128,7 @@ def payloads_page() -> str:
 
 
 def sample_section(sample: Sample) -> str:
-    """Show one delivery, folded."""
+    """Show one sample, collapsed."""
     about = describe(sample.payload)
     carried = ", ".join(f"`{part}`" for part in PARTS if getattr(sample.event, part))
     return (
@@ -144,10 +147,20 @@ COMMANDS = f"""\
 
 {NOTE}
 
-`pip install "hubhooks[cli]"` brings the command. Data goes to stdout, notes and errors to stderr.
-The exit code is 2 where an option is wrong. Each command has `--help`. With examples:
-[the README](../README.md#the-command-line), and for those on the log
-[deliveries.md](deliveries.md).
+Send deliveries to an app, and look at the stored ones:
+
+```sh
+pip install "hubhooks[cli]"
+hubhooks send http://127.0.0.1:8000 --sample repo.create
+hubhooks deliveries list --state failed
+```
+
+hubhooks is not on PyPI yet. Until its first release,
+[install it from a clone](../README.md#install).
+
+Data goes to stdout, notes and errors to stderr. The exit code is 2 if an option is wrong. Each
+command has `--help`.
+[Replay](replay.md) shows the commands of `hubhooks deliveries` with examples.
 """
 
 
@@ -157,7 +170,7 @@ def commands_page() -> str:
 
 
 def commands(group: Typer, name: str) -> Iterator[str]:
-    """Describe a group, and all in it."""
+    """Describe a group and its commands."""
     if group.registered_callback is not None and group.registered_callback.callback is not None:
         info = group.registered_callback
         yield command(info.callback, name, info.help, "COMMAND")
@@ -174,7 +187,7 @@ def command(function: Callable[..., Any], name: str, text: str | None, then: str
     words, arguments, options = [name], [], []
     for parameter in inspect.signature(function, eval_str=True).parameters.values():
         if parameter.annotation is Context:
-            continue  # typer gives it, not the user
+            continue  # an argument of typer, not of the user
         hint, info = get_args(parameter.annotation)
         what = f"{sentence(info.help or '')}{extras(hint, parameter.default, info)}"
         if isinstance(info, ArgumentInfo):
@@ -202,13 +215,13 @@ def command(function: Callable[..., Any], name: str, text: str | None, then: str
 
 
 def flag_of(name: str, info: OptionInfo) -> str:
-    """Give an option its name, as typer does."""
+    """Return the name of an option, as typer names it."""
     given = [word for word in (info.default, *(info.param_decls or ())) if isinstance(word, str)]
     return next(iter(given), f"--{name.replace('_', '-')}")
 
 
 def value_of(hint: Any, info: OptionInfo) -> str:  # noqa: ANN401
-    """Say what follows an option."""
+    """Return the placeholder of an option's value."""
     kind = plain(hint)
     if get_origin(kind) is list:
         (kind,) = get_args(kind)
@@ -216,7 +229,7 @@ def value_of(hint: Any, info: OptionInfo) -> str:  # noqa: ANN401
 
 
 def plain(hint: Any) -> Any:  # noqa: ANN401
-    """Take the None out of a type."""
+    """Remove None from a type."""
     kinds = [kind for kind in get_args(hint) if kind is not NoneType]
     return kinds[0] if len(kinds) == 1 and NoneType in get_args(hint) else hint
 
@@ -227,7 +240,7 @@ def sentence(text: str) -> str:
 
 
 def extras(hint: Any, default: object, info: ArgumentInfo | OptionInfo) -> str:  # noqa: ANN401
-    """Say what else the help does: choices, the least, the variable and the default."""
+    """Describe choices, limits, the variable and the default, as the help does."""
     said = []
     kind = plain(hint)
     if inspect.isclass(kind) and issubclass(kind, Enum):

@@ -1,35 +1,46 @@
-"""Take the pictures that the docs show.
+"""Make the pictures of the docs: `make images`.
 
-    python scripts/screenshot.py
+Start the apps, send them deliveries in the format of the Hub, and take screenshots in headless
+Chromium. A local server stands in for the Hub, so no request leaves this machine.
 
-Starts the apps, sends each a few deliveries as the Hub would, and looks at it in headless Chromium;
-everything stays on this machine.
+The pictures of the README and of the docs go to `docs/images`. Those of the site, for a look at
+its layout, go to `target/site-images`.
 """
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 import os
+import re
 import secrets
 import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile, TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from servers import SECRET, started
+from hub import running_hub
+from servers import SECRET, started, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from hub import Discussion
     from playwright.sync_api import Browser, Page
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "docs" / "images"
+SITE_IMAGES = ROOT / "target" / "site-images"
+# All pictures of the docs together.
+LIMIT_KB = 600
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 FLAGS = [
     "--headless",
@@ -40,7 +51,9 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-# What the pages are shown with; the last is the newest.
+COLOURS = ("light", "dark")
+DESKTOP, PHONE = 1280, 390
+# In the order of sending; the last one is the newest.
 QUICKSTART_SAMPLES = [
     "repo.create",
     "repo.content.update.bucket",
@@ -62,90 +75,230 @@ ACTIVITY_SAMPLES = [
     "discussion.create.pull-request",
     "repo.config.update.empty",
 ]
+SITE_PAGES = ["index", "tutorial", "gradio", "reference/webhooks"]
 URL_IS_SHOWN = (
     "[...document.querySelectorAll('textarea, input')].some(e => e.value.includes('https:'))"
 )
-WIDTH, HEIGHT, TALL = 1100, 600, 860
 TOKEN = secrets.token_hex(16)
+BOT, DATASET = "my-bot", "ada-labs/tide-gauges"
+# The app of the README's picture is the bot of the README, in a Gradio app.
+README_EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+GRADIO_APP = """
+import gradio as gr
+
+with gr.Blocks(title="my-bot", fill_width=True) as demo:
+    hooks.activity()
+hooks.launch(demo)
+"""
+WEBHOOK_URL = re.compile(r"Webhook URL:\s+(\S+)")
+README_PICTURE = """
+<style>
+  body {{ background: #eef1f6; font: 15px/1.5 system-ui, sans-serif; margin: 0; }}
+  main {{ align-items: start; display: flex; gap: 20px; padding: 20px; width: 1080px; }}
+  section {{ background: white; border: 1px solid #d4dae4; border-radius: 10px; overflow: hidden; }}
+  h2 {{ background: #f6f8fb; border-bottom: 1px solid #d4dae4; font-size: 15px; margin: 0;
+        padding: 8px 16px; }}
+  #discussion {{ flex: 0 0 330px; }}
+  h3 {{ font-size: 17px; margin: 14px 16px 4px; }}
+  article {{ border: 1px solid #d4dae4; border-radius: 8px; margin: 12px 16px 16px;
+             overflow: hidden; }}
+  article b {{ border-bottom: 1px solid #d4dae4; display: block; padding: 4px 12px; }}
+  article p {{ margin: 8px 12px; }}
+  .bot {{ border-color: #5b6ee1; }}
+  .bot b {{ background: #eceffd; border-color: #5b6ee1; }}
+  img {{ display: block; width: 100%; }}
+</style>
+<main>
+  <section id="discussion"><h2>A discussion</h2><h3>{title}</h3>{comments}</section>
+  <section><h2>The activity tab</h2><img src="{activity}"></section>
+</main>
+"""
 
 
 @contextmanager
-def running(app: str) -> Iterator[str]:
-    """Run an app of Gradio; give its address."""
-    environ: dict[str, str | None] = {
+def running(app: str | Path, **environ: str | None) -> Iterator[str]:
+    """Run a Gradio app; yield its URL."""
+    variables: dict[str, str | None] = {
         "GRADIO_ANALYTICS_ENABLED": "False",
         "GRADIO_SERVER_PORT": "{port}",
         "HF_HUB_OFFLINE": "1",
         "HUBHOOKS_ADMIN_TOKEN": TOKEN,
         "HUBHOOKS_DELIVERIES": None,
         "SPACE_HOST": "ada-labs-hub-watcher.hf.space",
+        **environ,
     }
     with TemporaryDirectory() as folder:
         command = str(ROOT / app)
-        with started(Path(folder), command, prints="Webhook URL", environ=environ) as server:
+        with started(Path(folder), command, prints="Webhook URL", environ=variables) as server:
             yield server.url
 
 
 def send(url: str, *arguments: str) -> None:
-    """Send deliveries, one after the other."""
+    """Send deliveries one after the other."""
     url = f"{url}/gradio_api/webhooks"
     command = [sys.executable, "-m", "hubhooks.cli", "send", url, *arguments]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def send_samples(url: str, names: list[str]) -> None:
-    """Send samples, in their order."""
+    """Send samples in this order."""
     send(url, *(word for name in names for word in ("--sample", name)))
 
 
-def keep(page: Page, name: str) -> None:
-    """Keep what a page shows."""
-    image = IMAGES / f"{name}.png"
-    page.screenshot(path=image)
-    print(f"{image.relative_to(ROOT)}: {image.stat().st_size // 1000} kB")
+def new_page(browser: Browser, width: int, height: int, **options: Any) -> Page:  # noqa: ANN401 - Playwright checks them
+    """Open a page without access to other hosts."""
+    page = browser.new_page(viewport={"width": width, "height": height}, **options)
+    page.route(
+        lambda url: not url.startswith(("http://127.0.0.1:", "file:", "data:", "about:")),
+        lambda route: route.abort(),
+    )
+    return page
+
+
+def save(picture: bytes, path: Path) -> None:
+    """Save a screenshot as a small file: with 256 colours."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.open(io.BytesIO(picture)).convert("RGB")
+    image.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    print(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1000} kB", flush=True)
+
+
+def unlock(page: Page, row: str) -> None:
+    """Enter the admin token, and open the newest delivery with this text."""
+    page.locator("input[type=password]").fill(TOKEN)
+    page.get_by_role("button", name="Unlock").click()
+    page.get_by_role("button", name="Lock", exact=True).wait_for()
+    page.get_by_text(row).filter(visible=True).first.click()
+
+
+def take_reply(browser: Browser) -> None:
+    """Show a comment, the reply of the README's bot, and the activity tab of the bot."""
+    example = README_EXAMPLE.search((ROOT / "README.md").read_text("utf-8"))
+    if example is None:
+        sys.exit("README.md has no example")
+    with running_hub() as hub, TemporaryDirectory() as folder:
+        ada, bot = hub.sign_up("ada"), hub.sign_up(BOT)
+        ada.create_repo(DATASET, repo_type="dataset")
+        app = Path(folder, "app.py")
+        app.write_text(example[1] + GRADIO_APP, "utf-8")
+        environ = {
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": folder,
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_OFFLINE": None,
+            "HF_TOKEN": bot.token,
+            "NO_PROXY": "127.0.0.1",
+            "SPACE_HOST": None,
+        }
+        with running(app, **environ) as url:
+            watched = [{"type": "org", "name": "ada-labs"}]
+            target = f"{url}/gradio_api/webhooks"
+            bot.create_webhook(url=target, watched=watched, secret=SECRET)
+            ada.create_discussion(
+                DATASET,
+                "Two gauges report the same timestamps",
+                repo_type="dataset",
+                description=f"@{BOT} can you look at this?",
+            )
+            (discussion,) = hub.repo(f"datasets/{DATASET}").discussions
+            wait_until(lambda: len(discussion.comments) > 1)
+            hub.settle()
+            page = new_page(browser, 880, 1200, device_scale_factor=2)
+            page.goto(f"{url}/?__theme=light")
+            unlock(page, "discussion create")
+            replay = page.get_by_role("button", name="Replay")
+            replay.wait_for()
+            replay.focus()  # not the cell of the table
+            page.wait_for_timeout(1000)
+            box = replay.bounding_box() or {"y": 0, "height": 0}
+            height = box["y"] + box["height"] + 24
+            activity = page.screenshot(clip={"x": 0, "y": 0, "width": 880, "height": height})
+        page = new_page(browser, 1120, 900, device_scale_factor=2)
+        page.set_content(readme_picture(discussion, activity))
+        save(page.locator("main").screenshot(), IMAGES / "reply.png")
+
+
+def readme_picture(discussion: Discussion, activity: bytes) -> str:
+    """Return the page with the discussion beside the activity tab."""
+    comments = [
+        f'<article class="{"bot" if comment.author.name == BOT else ""}">'
+        f"<b>{comment.author.name}</b><p>{html.escape(comment.content)}</p></article>"
+        for comment in discussion.comments
+    ]
+    return README_PICTURE.format(
+        title=html.escape(discussion.title),
+        comments="".join(comments),
+        activity=f"data:image/png;base64,{base64.b64encode(activity).decode()}",
+    )
 
 
 def take_quickstart(browser: Browser) -> None:
-    """Show the quickstart Space, once the newest event is there."""
+    """Show the quickstart Space with the newest event."""
     with running("examples/quickstart_space/app.py") as url:
         send_samples(url, QUICKSTART_SAMPLES)
-        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+        page = new_page(browser, 1100, 600)
         page.goto(f"{url}/?__theme=light")
         page.get_by_text("Settings changed").first.wait_for()
         page.wait_for_function(URL_IS_SHOWN)
-        keep(page, "quickstart-space")
+        save(page.screenshot(), IMAGES / "quickstart-space.png")
 
 
 def take_activity(browser: Browser) -> None:
-    """Show rows of every state to a stranger, and to the owner of the app in both colours."""
+    """Show the activity tab with every state: to an anonymous visitor and to the owner."""
     with running("scripts/every_state.py") as url, NamedTemporaryFile(suffix=".json") as file:
         file.write(b'{"event": {"action": "update"}}')
         file.flush()
         send(url, "--file", file.name)
         send_samples(url, ACTIVITY_SAMPLES)
-        for colours in ("light", "dark"):
-            page = browser.new_page(viewport={"width": WIDTH, "height": TALL})
+        for name, colours, width in [
+            ("light", "light", 1100),
+            ("dark", "dark", 1100),
+            ("phone", "light", PHONE),
+        ]:
+            page = new_page(browser, width, 860)
             page.goto(f"{url}/?__theme={colours}")
             page.get_by_text("stuck").filter(visible=True).first.wait_for()
-            if colours == "light":
-                keep(page, "activity-stranger")
-            page.locator("input[type=password]").fill(TOKEN)
-            page.get_by_role("button", name="Unlock").click()
-            page.get_by_text("ada-labs/gauge-uploads").filter(visible=True).first.wait_for()
-            page.get_by_text("repo.config").filter(visible=True).first.click()
+            if name == "light":
+                save(page.screenshot(), IMAGES / "activity-public.png")
+            unlock(page, "repo.config")
             page.locator("pre", has_text="LookupError").first.wait_for()
-            keep(page, f"activity-{colours}")
+            save(page.screenshot(), IMAGES / f"activity-{name}.png")
+
+
+def take_site(browser: Browser) -> None:
+    """Show pages of the site from disk, for windows of a computer and of a phone."""
+    with TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", folder]
+        environ = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+        subprocess.run(command, check=True, cwd=ROOT, env=environ)
+        for name in SITE_PAGES:
+            for width in (DESKTOP, PHONE):
+                for colours in COLOURS:
+                    page = new_page(browser, width, 900, color_scheme=colours)
+                    page.goto(Path(folder, f"{name}.html").as_uri())
+                    file = f"{name.replace('/', '-')}-{width}-{colours}.png"
+                    save(page.screenshot(), SITE_IMAGES / file)
+                    page.close()
 
 
 def main() -> None:
-    """Take all pictures."""
+    """Make all pictures, or those that the arguments name."""
     os.environ["WEBHOOK_SECRET"] = SECRET
-    IMAGES.mkdir(parents=True, exist_ok=True)
+    pictures = {
+        "reply": take_reply,
+        "quickstart": take_quickstart,
+        "activity": take_activity,
+        "site": take_site,
+    }
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        take_quickstart(browser)
-        take_activity(browser)
+        for name in sys.argv[1:] or pictures:
+            pictures[name](browser)
         browser.close()
+    size = sum(path.stat().st_size for path in IMAGES.iterdir()) // 1000
+    print(f"docs/images: {size} kB")
+    if size >= LIMIT_KB:
+        sys.exit(f"docs/images should have less than {LIMIT_KB} kB")
 
 
 if __name__ == "__main__":

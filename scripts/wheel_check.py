@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LIMIT_KB = 1_000
 CHECK = """
-import importlib.util, sys
+import importlib.resources, importlib.util, sys
 from hubhooks import ContentEvent, HubEvent, Verifier, Webhooks
 from hubhooks._samples import compact, sample_json, sample_names
 
@@ -30,6 +30,8 @@ assert isinstance(event, ContentEvent), event
 Verifier("tide").verify("tide")
 # Found only: to import it takes pytest.
 assert importlib.util.find_spec("pytest_hubhooks")
+# The page for coding agents.
+assert importlib.resources.files("hubhooks").joinpath("SKILL.md").is_file()
 Webhooks()
 loaded = {"fastapi", "starlette", "gradio", "pydantic", "sqlite3", "typer"} & set(sys.modules)
 assert not loaded, loaded

@@ -1,27 +1,27 @@
-//! The crate's one error. Messages say what is wrong, where and what would be right; they never
-//! repeat the secret or the body.
+//! The error of the crate. A message names the problem, the place and the right form. It never
+//! repeats the secret or the body.
 
 use std::fmt;
 
-/// Everything that can go wrong in the core.
+/// All errors of the core.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The author of the app set something up that cannot work.
+    /// The configuration of the app is invalid.
     #[error("{0}")]
     Config(String),
-    /// The request carries no secret.
+    /// The request has no secret.
     #[error("the request carries no secret: send it as `X-Webhook-Secret` or `?secret=`")]
     SecretMissing,
-    /// The request carries a wrong secret, or two different ones.
+    /// The request has a wrong secret, or two different ones.
     #[error("the request's secret is not the one configured here")]
     SecretMismatch,
-    /// The body is no Hub event.
+    /// The body is not a Hub event.
     #[error("{0}")]
     Payload(Problem),
 }
 
 impl Error {
-    /// A mistake of a body that has no place in it.
+    /// An error about a body, without a place.
     #[cfg(feature = "python")]
     pub(crate) fn nowhere(what: impl Into<String>) -> Self {
         Self::Payload(Problem {
@@ -32,16 +32,17 @@ impl Error {
     }
 }
 
-/// What is wrong with a body, and where.
+/// The error of a body, with its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// What was wrong and what would be right, without the place.
+    /// The problem and the right form, without the place.
     pub what: String,
-    /// The field, with dots and indexes (`updatedRefs[0].ref`); empty for the body as a whole.
+    /// The field, with dots and indexes (`updatedRefs[0].ref`); empty for the whole body.
     pub path: String,
-    /// Line and column, both as `serde_json` counts them: lines from 1, columns in bytes
-    /// from 1, and 0 for the end of the line before.
-    /// None when the mistake has no place.
+    /// Line and column, as `serde_json` counts them: lines from 1, columns in bytes from 1, and 0
+    /// for the end of the line before.
+    ///
+    /// None if the error has no place.
     pub place: Option<(usize, usize)>,
 }
 

@@ -1,9 +1,9 @@
-//! The Hub's nouns, borrowed from the body of a delivery.
+//! Events and their parts, borrowed from the body of a delivery.
 //!
-//! A body is checked whole when it is read: UTF-8, syntax, depth, numbers and the type of every
-//! documented field. Only `event` must be there. A part (a repo, a discussion, ...) is well typed
-//! when the fields it cannot do without are; a part that is not reads as None, an optional field of
-//! another type reads as None, and both stay reachable in the body.
+//! The whole body is checked when it is parsed: UTF-8, syntax, depth, numbers and the type of each
+//! documented field. Only `event` is required. A part (a repo, a discussion, ...) needs its
+//! required fields with the right types; else it is None. An optional field of another type is
+//! None. Both stay in the text of the body.
 //!
 //! Fields and when the Hub sends them: <https://huggingface.co/docs/hub/webhooks>.
 
@@ -25,7 +25,7 @@ use crate::read::{
 use crate::scope;
 use crate::text::{self, Strings, range_in};
 
-/// The keys of a body that are documented, older shapes included.
+/// The documented keys of a body, also those of older bodies.
 pub const DOCUMENTED_KEYS: [&str; 12] = [
     "event",
     "scope",
@@ -41,52 +41,52 @@ pub const DOCUMENTED_KEYS: [&str; 12] = [
     "updatedFilesTruncated",
 ];
 
-/// One delivery's body.
+/// The parsed body of a delivery.
 #[derive(Debug)]
 pub struct Event<'a> {
     text: &'a str,
-    /// What happened: `create`, `delete`, `update`, `move`, or a word of the future.
+    /// The action: `create`, `delete`, `update`, `move`, or one that the Hub adds later.
     pub action: &'a str,
-    /// To what it happened, dotted: `repo.content`, `discussion.comment`, or a scope of the future.
+    /// The scope: `repo.content`, `discussion.comment`, or one that the Hub adds later.
     pub scope: &'a str,
-    /// The repository it happened in.
+    /// The repository.
     pub repo: Option<Repo<'a>>,
-    /// The discussion or pull request, with scopes `discussion*`.
+    /// The discussion or pull request, if the scope begins with `discussion`.
     pub discussion: Option<Discussion<'a>>,
-    /// The comment, or the opening post of a new discussion.
+    /// The comment, or the first post of a new discussion.
     pub comment: Option<Comment<'a>>,
     /// The webhook that sent the delivery.
     pub webhook: Option<Webhook<'a>>,
-    /// Where a moved repository is now.
+    /// The new name and owner of a moved repository.
     pub moved_to: Option<MovedTo<'a>>,
     /// The refs that a push created, moved or deleted.
     pub updated_refs: Vec<UpdatedRef<'a>>,
-    /// The files that changed in a bucket, read when asked for; boxed, as few events have any.
+    /// The changed files of a bucket, parsed lazily. Boxed, because few events have any.
     pub updated_files: Option<Box<UpdatedFiles<'a>>>,
-    /// Whether the Hub left files out of the list because there were more than 10,000.
+    /// True if the Hub left files out of the list, which it does after 10,000.
     pub updated_files_truncated: bool,
 }
 
-/// The class of an event, decided by its effective scope and the well-typed parts it has.
+/// The class of an event. The effective scope and the valid parts decide it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// An event on a repository itself.
+    /// An event about a repository itself.
     Repo,
-    /// A change of a repository's files.
+    /// A change of the content of a repository.
     Content,
-    /// A change of a repository's settings.
+    /// A change of the settings of a repository.
     Config,
     /// A discussion or pull request.
     Discussion,
-    /// A comment on one, the opening post included.
+    /// A comment on one, or its first post.
     Comment,
-    /// Anything else.
+    /// Any other event.
     Other,
 }
 
 impl Class {
-    /// The class that every event of a documented scope has at least, if its parts are as
-    /// documented.
+    /// The class of the events of a documented scope. An event with invalid parts has a broader
+    /// one.
     pub fn promised_by(scope: &str) -> Option<Self> {
         Some(match scope {
             "repo" => Self::Repo,
@@ -98,7 +98,7 @@ impl Class {
         })
     }
 
-    /// Whether this class is another one or extends it.
+    /// True if this class is `other` or extends it.
     pub fn is_a(self, other: Self) -> bool {
         self == other || other == Self::Other || (self, other) == (Self::Comment, Self::Discussion)
     }
@@ -117,8 +117,10 @@ impl Class {
 }
 
 impl<'a> Event<'a> {
-    /// Read an event from the text that [`text::decode`] gives; `strings` takes what has escapes.
-    /// Boxed, as an event is large and on its way passes many hands.
+    /// Parse an event from the text that [`text::decode`] returns. `strings` keeps strings with
+    /// escapes.
+    ///
+    /// Boxed, because an event is large and is moved often.
     pub fn read(text: &'a str, strings: &'a Strings) -> Result<Box<Self>, Error> {
         let mut reader = serde_json::Deserializer::from_str(text);
         let no_object = || mistake("", format_args!("expected {}", Self::EXPECTED));
@@ -128,7 +130,7 @@ impl<'a> Event<'a> {
         let mut event = match event {
             Ok(event) => event,
             Err(error) => {
-                // First what is wrong with it as JSON: the order of keys should not decide.
+                // Report an error of the JSON syntax first, in any order of the keys.
                 check(text, strings)?;
                 return Err(problem(String::new(), &error));
             }
@@ -140,7 +142,7 @@ impl<'a> Event<'a> {
         Ok(event)
     }
 
-    /// The body as text: what was received, lone surrogates replaced.
+    /// The body as text, with U+FFFD in place of lone surrogates.
     pub fn text(&self) -> &'a str {
         self.text
     }
@@ -150,18 +152,19 @@ impl<'a> Event<'a> {
         scope::narrow(self.scope, self.action)
     }
 
-    /// Whether the effective scope is another one than the event's own.
+    /// True if the effective scope differs from the scope.
     pub fn is_narrowed(&self) -> bool {
-        // It is shorter then. To compare two scopes as long as a body takes milliseconds.
+        // Compare lengths: an effective scope that differs is shorter, and a scope can be very
+        // long.
         self.effective().0.len() != self.scope.len()
     }
 
-    /// Whether the Hub documents this scope with this action.
+    /// True if the Hub documents this scope with this action.
     pub fn is_known(&self) -> bool {
         scope::is_known(self.scope, self.action)
     }
 
-    /// What kind of event this is.
+    /// The class of the event.
     pub fn class(&self) -> Class {
         match Class::promised_by(self.effective().0) {
             Some(class) if self.repo.is_some() => match class {
@@ -176,7 +179,7 @@ impl<'a> Event<'a> {
         }
     }
 
-    /// Whether the comment is the first post of a discussion just opened.
+    /// True if the comment is the first post of a new discussion.
     pub fn is_opening_post(&self) -> bool {
         self.comment.is_some() && self.effective() == ("discussion", "create")
     }
@@ -267,7 +270,7 @@ impl Required for What<'_> {
     const PATH: &'static str = "event";
 }
 
-/// The key `event`: an object, or in version 2 a word with the scope beside it.
+/// The key `event`: an object, or in version 2 a string with the scope in another key.
 enum What<'a> {
     Object { action: &'a str, scope: &'a str },
     Word(&'a str),
@@ -298,25 +301,26 @@ impl<'de> Read<'de> for What<'de> {
 /// A repository.
 #[derive(Debug)]
 pub struct Repo<'a> {
-    /// `model`, `dataset`, `space`, `bucket`, or a type of the future.
+    /// The type: `model`, `dataset`, `space`, `bucket`, `kernel`, or one that the Hub adds later.
     pub r#type: &'a str,
-    /// `owner/name`, or `name` alone for the oldest ones. On a move, the old name.
+    /// The full name, `owner/name`. The oldest repositories have only `name`. On a move, the old
+    /// name.
     pub name: &'a str,
-    /// The id that stays when the name changes.
+    /// The id. It does not change when the repository is renamed.
     pub id: Option<&'a str>,
-    /// Whether only members see it.
+    /// True if the repository is private.
     pub private: Option<bool>,
-    /// Where it is.
+    /// The URLs.
     pub url: Option<Url<'a>>,
-    /// Whose it is.
+    /// The owner.
     pub owner: Option<Owner<'a>>,
-    /// The head of `main`, also when another ref was pushed.
+    /// The newest commit of `main`, also if another ref was pushed.
     pub head_sha: Option<&'a str>,
-    /// The host name of a Space.
+    /// The host name of a Space, without the domain.
     pub subdomain: Option<&'a str>,
-    /// The tags, in older shapes.
+    /// The tags. Only older bodies have them.
     pub tags: Vec<&'a str>,
-    /// The storage's name, in older shapes.
+    /// The name of the storage. Only older bodies have it.
     pub gitaly_uid: Option<&'a str>,
 }
 
@@ -366,12 +370,12 @@ impl<'de> Read<'de> for Repo<'de> {
     }
 }
 
-/// Where something is.
+/// The URLs of something on the Hub.
 #[derive(Debug)]
 pub struct Url<'a> {
-    /// The page for people.
+    /// The URL of the page.
     pub web: &'a str,
-    /// The address for programs.
+    /// The URL of the API.
     pub api: Option<&'a str>,
 }
 
@@ -387,10 +391,10 @@ impl<'de> Read<'de> for Url<'de> {
     }
 }
 
-/// A user or an organisation, of whom the Hub sends only the id.
+/// A user or an organisation. The Hub sends the id, and never a login.
 #[derive(Debug)]
 pub struct Owner<'a> {
-    /// The id; never a login.
+    /// The id.
     pub id: &'a str,
 }
 
@@ -409,23 +413,23 @@ impl<'de> Read<'de> for Owner<'de> {
 /// A discussion or a pull request.
 #[derive(Debug)]
 pub struct Discussion<'a> {
-    /// Its id.
+    /// The id.
     pub id: Option<&'a str>,
-    /// Its title.
+    /// The title.
     pub title: &'a str,
-    /// Where it is.
+    /// The URLs.
     pub url: Option<Url<'a>>,
-    /// `open`, `closed`, `merged`, `draft`, or a word of the future.
+    /// The status: `open`, `closed`, `merged`, `draft`, or one that the Hub adds later.
     pub status: &'a str,
-    /// Who opened it.
+    /// The user who opened it.
     pub author: Option<Owner<'a>>,
-    /// Its number in the repository.
+    /// The number in the repository.
     pub num: u64,
-    /// Whether it is a pull request.
+    /// True if it is a pull request.
     pub is_pull_request: bool,
-    /// What a pull request changes.
+    /// The target branch and merge commit of a pull request.
     pub changes: Option<Changes<'a>>,
-    /// Whether it is pinned.
+    /// True if it is pinned.
     pub pinned: Option<bool>,
 }
 
@@ -466,12 +470,12 @@ impl<'de> Read<'de> for Discussion<'de> {
     }
 }
 
-/// What a pull request changes.
+/// The target branch and merge commit of a pull request.
 #[derive(Debug)]
 pub struct Changes<'a> {
-    /// The ref it is to be merged into, in full.
+    /// The full name of the target ref: `refs/heads/main`.
     pub base: Option<&'a str>,
-    /// The commit it was merged as.
+    /// The merge commit.
     pub merge_commit_id: Option<&'a str>,
 }
 
@@ -490,28 +494,28 @@ impl<'de> Read<'de> for Changes<'de> {
     }
 }
 
-/// A comment, or the opening post of a discussion.
+/// A comment, or the first post of a discussion.
 #[derive(Debug)]
 pub struct Comment<'a> {
-    /// Its id.
+    /// The id.
     pub id: Option<&'a str>,
-    /// Who wrote it.
+    /// The user who wrote it.
     pub author: Option<Owner<'a>>,
-    /// Its text; empty when it is hidden, as the Hub then sends none.
+    /// The text. It is empty if the comment is hidden, because the Hub sends none.
     pub content: &'a str,
-    /// Whether it was hidden.
+    /// True if it is hidden.
     pub hidden: bool,
-    /// Where it is.
+    /// The URLs.
     pub url: Option<Url<'a>>,
 }
 
-/// How much of a comment is searched for mentions, in bytes. Each handler searches it again, so a
-/// longer one would stop the server for seconds.
+/// The number of bytes of a comment that are searched for mentions. Each handler searches it again,
+/// so a longer text would block the server for seconds.
 const LONGEST_SEARCHED: usize = 1 << 20;
 
 impl Comment<'_> {
-    /// Whether the text mentions `@name`: a whole login, in any case, not part of a longer word or
-    /// of an address. Of a text longer than 1 MiB only the start is searched.
+    /// Return true if the text mentions `@name`, in any case. A part of a longer login or of an
+    /// e-mail address does not count. Only the first 1 MiB of the text is searched.
     pub fn mentions(&self, name: &str) -> bool {
         let name = name.strip_prefix('@').unwrap_or(name);
         let content = self.content;
@@ -532,7 +536,8 @@ fn is_login(c: char) -> bool {
     c.is_alphanumeric() || matches!(c, '-' | '_')
 }
 
-/// Whether a login ends here: a dot counts as part of it only when more of it follows.
+/// Return true if a login ends here. A dot belongs to the login only if another character of it
+/// follows.
 fn ends_login(rest: &str) -> bool {
     let mut rest = rest.chars();
     match rest.next() {
@@ -556,8 +561,8 @@ impl<'de> Read<'de> for Comment<'de> {
             "hidden" => hidden,
             "url" => url,
         });
-        // The Hub leaves `content` out of a hidden comment: absent is empty, but another type is no
-        // comment, as to take a hidden one for a visible one is worse than to miss it.
+        // A hidden comment has no `content`, so a missing text is empty. A text of another type
+        // makes the comment invalid: to treat a hidden comment as visible would be worse.
         let content = content.unwrap_or(Present(Some("")));
         let hidden = hidden.unwrap_or(Present(Some(false)));
         let (Present(Some(content)), Present(Some(hidden))) = (content, hidden) else {
@@ -576,7 +581,7 @@ impl<'de> Read<'de> for Comment<'de> {
 /// The webhook that sent a delivery.
 #[derive(Debug)]
 pub struct Webhook<'a> {
-    /// Its id; not that of the delivery, which comes in the header `Webhook-Id`.
+    /// The id of the webhook. The id of the delivery is in the header `Webhook-Id`.
     pub id: &'a str,
     /// The version of the body.
     pub version: Option<u64>,
@@ -594,12 +599,12 @@ impl<'de> Read<'de> for Webhook<'de> {
     }
 }
 
-/// Where a moved repository is now.
+/// The new name and owner of a moved repository.
 #[derive(Debug)]
 pub struct MovedTo<'a> {
-    /// Its new name.
+    /// The new name.
     pub name: &'a str,
-    /// Whose it is now.
+    /// The new owner.
     pub owner: Option<Owner<'a>>,
 }
 
@@ -613,7 +618,7 @@ impl<'a> MovedTo<'a> {
 impl<'de> Read<'de> for MovedTo<'de> {
     const EXPECTED: &'static str = "an object with `name` and `owner`";
 
-    // Version 2 sends the name alone.
+    // Version 2 sends only the name.
     fn from_text(name: Text<'de, '_>) -> Option<Self> {
         let name = name.keep();
         Some(Self { name, owner: None })
@@ -631,26 +636,26 @@ impl<'de> Read<'de> for MovedTo<'de> {
 /// A ref that a push created, moved or deleted.
 #[derive(Debug)]
 pub struct UpdatedRef<'a> {
-    /// The ref in full: `refs/heads/main`.
+    /// The full name: `refs/heads/main`.
     pub r#ref: &'a str,
-    /// The commit it pointed to; None when it is new.
+    /// The old commit; None if the push created the ref.
     pub old_sha: Option<&'a str>,
-    /// The commit it points to; None when it is gone.
+    /// The new commit; None if the push deleted the ref.
     pub new_sha: Option<&'a str>,
 }
 
 impl UpdatedRef<'_> {
-    /// The branch's name, if it is one.
+    /// The name of the branch; None if the ref is not a branch.
     pub fn branch(&self) -> Option<&str> {
         self.r#ref.strip_prefix("refs/heads/")
     }
 
-    /// The tag's name, if it is one.
+    /// The name of the tag; None if the ref is not a tag.
     pub fn tag(&self) -> Option<&str> {
         self.r#ref.strip_prefix("refs/tags/")
     }
 
-    /// The pull request's number, if it is one.
+    /// The number of the pull request; None if the ref is not one.
     pub fn pull_request(&self) -> Option<u64> {
         let digits = self.r#ref.strip_prefix("refs/pr/")?;
         digits
@@ -659,12 +664,12 @@ impl UpdatedRef<'_> {
             .then(|| digits.parse().ok())?
     }
 
-    /// Whether the push created it.
+    /// True if the push created the ref.
     pub fn is_created(&self) -> bool {
         self.old_sha.is_none() && self.new_sha.is_some()
     }
 
-    /// Whether the push deleted it.
+    /// True if the push deleted the ref.
     pub fn is_deleted(&self) -> bool {
         self.new_sha.is_none() && self.old_sha.is_some()
     }
@@ -686,16 +691,16 @@ impl<'de> Read<'de> for UpdatedRef<'de> {
     }
 }
 
-/// A file that changed in a bucket.
+/// A changed file of a bucket.
 #[derive(Debug)]
 pub struct UpdatedFile<'a> {
-    /// Its path in the bucket.
+    /// The path in the bucket.
     pub path: Cow<'a, str>,
-    /// `add` (also when it was overwritten), `delete`, or a word of the future.
+    /// The action: `add`, also for an overwritten file, `delete`, or one that the Hub adds later.
     pub action: Cow<'a, str>,
-    /// The hash of its contents, with `add`.
+    /// The hash of the content, if the action is `add`.
     pub xet_hash: Option<Cow<'a, str>>,
-    /// Its size in bytes, with `add`.
+    /// The size in bytes, if the action is `add`.
     pub size: Option<u64>,
 }
 
@@ -724,23 +729,23 @@ impl<'de> Read<'de> for UpdatedFile<'de> {
     }
 }
 
-/// The list of a bucket's changed files: up to 10,000, so each is read only when asked for.
+/// The changed files of a bucket. There can be 10,000, so they are parsed lazily.
 #[derive(Debug)]
 pub struct UpdatedFiles<'a> {
     text: &'a str,
     strings: &'a Strings,
-    /// Where in the text each element of the list is, once somebody asked.
+    /// The range of each element in the text, found at the first access.
     places: OnceLock<Vec<Range<usize>>>,
 }
 
 impl<'a> UpdatedFiles<'a> {
-    /// Read the files, each with the JSON text it stands in. Elements that are none are left out.
+    /// Parse the files, each with its JSON text. Invalid elements are left out.
     pub fn iter(&self) -> impl Iterator<Item = (&'a str, UpdatedFile<'a>)> {
         let places = self.places.get_or_init(|| places_of_files(self.text));
         places.iter().filter_map(|place| {
             let json = &self.text[place.clone()];
             let mut reader = serde_json::Deserializer::from_str(json);
-            // Nothing but the type can be wrong: the rest was checked with the body.
+            // Only the type can be wrong. The rest was checked with the body.
             let file = field(self.strings).deserialize(&mut reader).ok()?;
             Some((json, file?))
         })
@@ -764,7 +769,7 @@ impl<'de> Read<'de> for UpdatedFiles<'de> {
     }
 }
 
-/// An element of the list, checked and dropped: `Checked` with a loop of its own for objects.
+/// An element of the list, checked and dropped. Like `Checked`, with its own loop for objects.
 struct PassedOver;
 
 impl<'de> Read<'de> for PassedOver {
@@ -775,18 +780,18 @@ impl<'de> Read<'de> for PassedOver {
     }
 }
 
-/// Where the elements of a body's list of files are: a second reading, which skips over them.
+/// The ranges of the elements of `updatedFiles`, found by a second pass over the body.
 fn places_of_files(text: &str) -> Vec<Range<usize>> {
     let strings = Strings::default();
     let mut reader = serde_json::Deserializer::from_str(text);
     let body = field::<FilesAlone<'_>>(&strings).deserialize(&mut reader);
-    // It is there, as the body was read before.
+    // The list exists, because the body was parsed before.
     let elements = body.ok().flatten().map(|body| body.0).unwrap_or_default();
     let place = |element: &RawValue| range_in(text, element.get());
     elements.into_iter().map(place).collect()
 }
 
-/// A body of which nothing is read but the list of files.
+/// A body of which only the list of files is parsed.
 struct FilesAlone<'a>(Vec<&'a RawValue>);
 
 impl<'de> Read<'de> for FilesAlone<'de> {
@@ -801,7 +806,7 @@ impl<'de> Read<'de> for FilesAlone<'de> {
     }
 }
 
-/// Check all of a text, with an eye on where mistakes are: slower, so only where there are some.
+/// Check a whole text, and find the place of an error. It is slow, so only errors call it.
 fn check(text: &str, strings: &Strings) -> Result<(), Error> {
     let mut reader = serde_json::Deserializer::from_str(text);
     let mut track = Track::new();
@@ -814,7 +819,7 @@ fn check(text: &str, strings: &Strings) -> Result<(), Error> {
     reader.end().map_err(|error| problem(String::new(), &error))
 }
 
-/// What serde_json says about a text, in our words and with the place.
+/// Turn an error of serde_json into one with our words and the place.
 fn problem(path: String, error: &serde_json::Error) -> Error {
     let message = error.to_string();
     let message = match message.rsplit_once(" at line ") {
@@ -835,13 +840,13 @@ fn problem(path: String, error: &serde_json::Error) -> Error {
     Error::Payload(Problem {
         what: what.to_owned(),
         path: shortened(&path),
-        // A mistake of the body as a whole has no place of its own: it is at its start.
+        // An error about the whole body has no place of its own: use the start of the body.
         place: Some((error.line().max(1), error.column())),
     })
 }
 
-/// A path for people: on one line, of some length, and without the question marks that stand for
-/// keys which could not be read.
+/// A path for messages: on one line, shortened, and without the question marks at the end, which
+/// stand for keys that could not be parsed.
 fn shortened(path: &str) -> String {
     const LONGEST: usize = 80;
     let (mut shown, is_cut) = text::line_start(path.trim_end_matches(['?', '.']), LONGEST);

@@ -1,9 +1,8 @@
-//! What a handler listens to: which events it hears, and why it does not hear one.
+//! Filters: which events match, and why an event does not match.
 //!
-//! Everything rests on `Filter::judge`, which says what one criterion thinks of an event:
-//! [`Filter::matches`] asks until a criterion fails, [`Filter::explain`] asks all of them. What the
-//! Hub documents about its events is in one table, in `documented.rs`, which tells the combinations
-//! that no event can satisfy.
+//! `Filter::judge` compares one criterion with an event. [`Filter::matches`] stops at the first
+//! criterion that fails. [`Filter::explain`] asks all of them. The table in `documented.rs` has
+//! what the Hub documents about its events. It shows which combinations no event can satisfy.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -23,22 +22,23 @@ mod values;
 
 pub use documented::{ACTIONS, REPO_TYPES, STATUSES};
 
-/// What is listened to: a scope, or a class of events.
+/// A scope or a class of events in a filter.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Listened {
-    /// A scope by its name, or with all below it: `repo.*` is `repo`, `repo.content` and the rest.
+    /// A scope, or a scope with all scopes below it: `repo.*` is `repo`, `repo.content` and the
+    /// others.
     ///
-    /// A documented scope given by its name promises the parts that the Hub documents for it; an
-    /// event without them is not heard.
+    /// An event of a documented scope must have the documented parts. Otherwise it matches only
+    /// `repo.*` and classes.
     Scope(String),
-    /// A class and those that extend it: a comment is also a discussion, and everything is
+    /// A class and its subclasses: a comment is also a discussion, and every event is
     /// [`Class::Other`].
     Class(Class),
 }
 
 impl Listened {
-    /// Whether an event of this scope and class is among what is listened to. `is_complete` says
-    /// whether it is of the class that its scope promises.
+    /// Return true if an event of this scope and class matches. `is_complete` is true if the event
+    /// has the class that its scope promises.
     fn covers(&self, scope: &str, class: Class, is_complete: bool) -> bool {
         match self {
             Self::Class(wanted) => class.is_a(*wanted),
@@ -57,7 +57,7 @@ impl Listened {
             .any(|event| self.covers(event.scope, event.class, true))
     }
 
-    /// Check that the scope is one: words with dots between, at most `.*` at the end.
+    /// Check the form of the scope: words with dots between them, and at most `.*` at the end.
     fn check(&self) -> Result<(), Error> {
         let Self::Scope(name) = self else {
             return Ok(());
@@ -85,48 +85,49 @@ impl fmt::Display for Listened {
     }
 }
 
-/// What an event must be to be heard. All criteria that are given must hold; of the alternatives of
-/// one criterion, any. Words are compared exactly and may be ones the Hub has not documented.
+/// The criteria of a filter. All given criteria must match; of a list, one item must match. Values
+/// are compared exactly, and can be values that the Hub does not document.
 ///
-/// `repo`, `ref` and `path` take patterns: `*` is anything within a segment, `**` any number of
-/// whole segments, `?` one byte, `[ab]`, `[a-z]` and `[!a]` one byte of a set, `{a,b}` either;
-/// a backslash takes the meaning from the character after it.
+/// `repo`, `ref` and `path` take patterns: `*` is any text without `/`, `**` any number of
+/// segments, `?` one byte, `{a,b}` either. `[ab]`, `[a-z]` and `[!a]` are one byte of a set. After
+/// a backslash a character has no special meaning.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Criteria {
-    /// The scopes and classes; none are all.
+    /// The scopes and classes. Without them, every event matches.
     ///
-    /// A scope that the Hub has not documented is heard where it is named, and as an `update` where
-    /// its nearest documented ancestor is: see [`narrow`](crate::scope::narrow).
+    /// An event of an undocumented scope matches that scope. It also matches its nearest documented
+    /// scope, as an `update`: see [`narrow`](crate::scope::narrow).
     pub scopes: Vec<Listened>,
     /// The action: `create`, `update`, ...
     pub action: Option<Vec<String>>,
     /// The type of the repository: `model`, `dataset`, `space`, `bucket`, `kernel`.
     pub repo_type: Option<Vec<String>>,
-    /// The repository's full name, as patterns: `me/*`. On a move, the old name.
+    /// Patterns for the full name of the repository: `me/*`. On a move, for the old name.
     pub repo: Option<Vec<String>>,
-    /// Whose repository it is: the namespace (the `me` of `me/x`) or the owner's id. The Hub sends
-    /// no logins, but a namespace is one.
+    /// The namespace of the repository (the `me` of `me/x`), or the id of its owner. The Hub sends
+    /// no other logins.
     pub owner: Option<Vec<String>>,
-    /// A ref among those updated, as patterns; one that does not begin with `refs/` is a branch.
+    /// Patterns for an updated ref. One that does not begin with `refs/` is a branch.
     pub r#ref: Option<Vec<String>>,
-    /// The path of a file among those updated in a bucket, as patterns. Where the Hub left files
-    /// out of its list, this holds, as the file may be one of them. So it does where the list is
-    /// longer than the Hub's longest, or all its paths are longer than 4 MiB.
+    /// Patterns for an updated file of a bucket. This also matches if the Hub left files out of the
+    /// list, because the file can be one of them. The same holds for more than 10,000 files, or
+    /// more than 4 MiB of paths.
     pub path: Option<Vec<String>>,
-    /// Whether the discussion is a pull request; on content, whether an updated ref belongs to one.
+    /// True for pull requests, and for pushes to a ref of one; false for the others.
     pub pull_request: Option<bool>,
     /// The status of the discussion: `open`, `closed`, `merged`, `draft`.
     pub status: Option<Vec<String>>,
     /// A login that the comment mentions, in any case, with or without `@`.
     pub mention: Option<Vec<String>>,
-    /// The id of who wrote the comment or opened the discussion. The Hub names nobody for other events.
+    /// The id of the author of the comment or of the new discussion. The Hub names no author of
+    /// other events.
     pub author: Option<Vec<String>>,
-    /// Whether the repository is private.
+    /// True for private repositories, false for the others.
     pub private: Option<bool>,
 }
 
 impl Criteria {
-    /// The alternatives given for a criterion that takes some.
+    /// The values of a criterion that takes several.
     fn words(&self, criterion: Criterion) -> Option<&[String]> {
         match criterion {
             Criterion::Action => self.action.as_deref(),
@@ -142,7 +143,7 @@ impl Criteria {
         }
     }
 
-    /// The answer given for a criterion that is a question.
+    /// The value of a criterion that is true or false.
     fn flag(&self, criterion: Criterion) -> Option<bool> {
         match criterion {
             Criterion::Private => self.private,
@@ -159,7 +160,7 @@ impl Criteria {
         CRITERIA.into_iter().filter(is_given).collect()
     }
 
-    /// Check each criterion for itself.
+    /// Check each criterion on its own.
     fn check(&self) -> Result<(), Error> {
         self.scopes.iter().try_for_each(Listened::check)?;
         for criterion in CRITERIA {
@@ -204,7 +205,7 @@ enum Criterion {
     Path,
 }
 
-/// All criteria, those that cost least to judge first.
+/// All criteria, the cheapest first.
 const CRITERIA: [Criterion; 12] = [
     Criterion::Scope,
     Criterion::Action,
@@ -238,7 +239,7 @@ impl Criterion {
         }
     }
 
-    /// What is wrong with an alternative, if anything.
+    /// The error of a value; None if the value is valid.
     fn mistake(self, word: &str) -> Option<String> {
         match self {
             Self::Repo | Self::Ref | Self::Path => Glob::mistake(word),
@@ -255,29 +256,33 @@ impl Criterion {
     }
 }
 
-/// What a handler listens to. All its criteria are known to be possible together.
+/// A filter for events. An event can match all its criteria together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Filter {
     criteria: Criteria,
-    /// The criteria that are given, those that cost least to judge first.
+    /// The given criteria, the cheapest first.
     given: Vec<Criterion>,
     repo: Vec<Glob>,
     refs: Vec<Glob>,
     path: Vec<Glob>,
 }
 
-/// Whether a filter matches an event, and why.
+/// The result of a filter for an event, with the reasons.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
-    /// Whether it matches.
+    /// True if it matches.
     pub matched: bool,
-    /// The rest of a sentence that begins with the handler: `hears it`, or `does not hear it` and
-    /// every reason. Never a comment's text.
+    /// The rest of a sentence that begins with the handler: `matches`, or `does not match` with all
+    /// reasons. It never has the text of a comment.
     pub text: String,
 }
 
 impl Filter {
-    /// Make a filter, or say which criterion cannot work, or which ones cannot work together.
+    /// Make a filter.
+    ///
+    /// # Errors
+    ///
+    /// A criterion is invalid, or no event can match all criteria together.
     pub fn new(criteria: Criteria) -> Result<Self, Error> {
         criteria.check()?;
         criteria.check_together()?;
@@ -297,29 +302,29 @@ impl Filter {
         })
     }
 
-    /// What the filter was made from.
+    /// The criteria of the filter.
     pub fn criteria(&self) -> &Criteria {
         &self.criteria
     }
 
-    /// Say which of the values no documented event has, and which value is meant most likely: one
-    /// sentence for each. The Hub may add values, so such a filter is still valid.
+    /// A sentence for each value that no documented event has, with the nearest documented value.
+    /// The Hub can add values, so such a filter is valid.
     pub fn value_warnings(&self) -> Vec<String> {
         self.criteria.value_warnings()
     }
 
-    /// The classes of the documented events that can match, for each scope or class that is
-    /// listened to; None stands for all of them. Undocumented scopes are left out.
+    /// The classes of the documented events that can match, for each scope or class of the filter.
+    /// None stands for no scope. Undocumented scopes are left out.
     pub fn classes(&self) -> Vec<(Option<&Listened>, Vec<Class>)> {
         self.criteria.classes()
     }
 
-    /// Whether the handler hears an event.
+    /// Return true if the event matches.
     pub fn matches(&self, event: &Event<'_>) -> bool {
         self.hears(&Facts::new(event))
     }
 
-    /// Say whether the handler hears an event, and if not, everything that stands in the way.
+    /// Explain why the event matches or not.
     pub fn explain(&self, event: &Event<'_>) -> Explanation {
         let facts = Facts::new(event);
         let (misses, notes): (Vec<_>, Vec<_>) = self.remarks(&facts).partition(Remark::is_miss);
@@ -334,7 +339,7 @@ impl Filter {
             text += if at == 0 { ": " } else { "; " };
             text += &remark.to_string();
         }
-        // Strangers choose some of the names in it.
+        // The senders of events choose some of the names in it.
         let text = one_line(&text);
         Explanation { matched, text }
     }
@@ -349,7 +354,7 @@ impl Filter {
             .filter_map(|criterion| self.judge(*criterion, facts))
     }
 
-    /// What there is to say about one criterion: None if it simply holds.
+    /// Compare one criterion with an event. None if it matches without a remark.
     fn judge<'r>(&'r self, criterion: Criterion, facts: &'r Facts<'_>) -> Option<Remark<'r>> {
         let event = facts.event;
         let repo = event.repo.as_ref();
@@ -449,7 +454,7 @@ impl Filter {
         let event = facts.event;
         let heard = self.heard(facts);
         let is_wanted = |action: &str| wanted.iter().any(|word| word == action);
-        // Where no scope is heard at all, the action is still told from what the event counts as.
+        // If no scope matches, compare the effective action.
         let is_counted = heard.as_counted || !heard.as_sent;
         let holds =
             (heard.as_sent && is_wanted(event.action)) || (is_counted && is_wanted(facts.action));
@@ -460,7 +465,7 @@ impl Filter {
         })
     }
 
-    /// In which of its readings an event's scope is listened to.
+    /// Compare the scopes with both readings of the event's scope.
     fn heard(&self, facts: &Facts<'_>) -> Heard {
         let scopes = &self.criteria.scopes;
         Heard {
@@ -495,7 +500,7 @@ impl Filter {
     }
 }
 
-/// Give the places of the filters that match, in order.
+/// Return the indexes of the filters that match, in order.
 pub fn match_filters<'f>(
     event: &Event<'_>,
     filters: impl IntoIterator<Item = &'f Filter>,
@@ -530,8 +535,8 @@ fn judge_pull_request<'r>(event: &Event<'_>, wanted: bool) -> Option<Remark<'r>>
     (is_one != wanted).then_some(Remark::Fact(if is_one { yes } else { no }))
 }
 
-/// Who wrote the comment or opened the discussion, else what is missing to tell. A discussion's
-/// author did not cause what happens to it later.
+/// The author of the comment or of the new discussion; else the missing field. The author of an
+/// older discussion did not cause the event.
 fn author<'r>(facts: &'r Facts<'_>) -> Result<&'r str, &'static str> {
     let event = facts.event;
     let is_new_discussion = (facts.scope, facts.action) == ("discussion", "create");
@@ -545,31 +550,31 @@ fn author<'r>(facts: &'r Facts<'_>) -> Result<&'r str, &'static str> {
     author.as_ref().map(|author| author.id).ok_or(place)
 }
 
-/// What filters ask about one event, worked out once for all of them.
+/// The facts about an event that filters compare, computed once for all of them.
 struct Facts<'e> {
     event: &'e Event<'e>,
     class: Class,
-    /// The scope and action that the event counts as, and whether they are other than its own.
+    /// The effective scope and action, and true if the scope differs from the event's own.
     scope: &'e str,
     action: &'e str,
     is_narrowed: bool,
-    /// Whether the event has the parts that its scope promises.
+    /// True if the event has the parts that its scope promises.
     is_complete: bool,
     paths: OnceCell<Paths<'e>>,
 }
 
-/// The paths of a bucket's files, as far as filters compare them.
+/// The paths of the files of a bucket that filters compare.
 struct Paths<'e> {
     paths: Vec<Cow<'e, str>>,
-    /// Whether no file of the list is left out.
+    /// True if no file of the list is left out.
     is_whole: bool,
 }
 
-/// The most files that filters compare, which is the most that the Hub lists.
+/// The maximum number of files that filters compare, which is the maximum that the Hub lists.
 const MOST_FILES: usize = 10_000;
 
-/// The most bytes of paths that filters compare: each handler compares them again, so that more would
-/// stop the server for seconds.
+/// The maximum number of bytes of paths that filters compare. Each handler compares them again, so
+/// more would block the server for seconds.
 const MOST_PATH_BYTES: usize = 4 << 20;
 
 impl<'e> Facts<'e> {
@@ -587,7 +592,7 @@ impl<'e> Facts<'e> {
         }
     }
 
-    /// The paths of a bucket's files; there may be 10,000, so they are only read when asked for.
+    /// The paths of the files of a bucket. There can be 10,000, so they are parsed lazily.
     fn paths(&self) -> Option<&Paths<'e>> {
         let files = self.event.updated_files.as_ref()?;
         Some(self.paths.get_or_init(|| {
@@ -611,15 +616,15 @@ impl<'e> Facts<'e> {
     }
 }
 
-/// An event on an undocumented scope has two readings.
+/// The readings of an event's scope that match. An event of an undocumented scope has two.
 struct Heard {
-    /// With its own scope and action.
+    /// True if the event matches with its own scope and action.
     as_sent: bool,
-    /// As an `update` of its nearest documented ancestor. Documented events have only this one.
+    /// True if the event matches with its effective scope. Documented events have only this one.
     as_counted: bool,
 }
 
-/// A pattern for refs in full: one that does not begin with `refs/` is that of a branch.
+/// A pattern for full names of refs. One that does not begin with `refs/` is a branch.
 fn whole_ref(pattern: &str) -> String {
     if pattern.trim_start_matches('{').starts_with("refs/") {
         pattern.to_owned()

@@ -1,5 +1,5 @@
-//! Older shapes of a body, read as version 3: version 2 (still sent to older webhooks) and the
-//! early version 3 whose repositories have an `author` instead of an `owner`.
+//! Older bodies, parsed as version 3. Older webhooks still send version 2. Early bodies of version
+//! 3 have an `author` instead of an `owner` in the repository.
 
 use crate::event::Owner;
 use crate::read::Id;
@@ -11,7 +11,7 @@ pub(crate) const VERSION_1: &str =
 pub(crate) const SCOPE_MISSING: &str =
     "expected a key `scope` with a string beside the `event` of a version 2 body";
 
-/// The action that a version 2 `event` names.
+/// The action in the `event` of version 2.
 pub(crate) fn action(word: &str) -> &str {
     match word {
         "add" => "create",
@@ -20,7 +20,7 @@ pub(crate) fn action(word: &str) -> &str {
     }
 }
 
-/// The owner, from the shapes it has had: `owner: {id}`, `author: {id}`, `authorId`.
+/// The owner, in any of its forms: `owner: {id}`, `author: {id}`, `authorId`.
 pub(crate) fn owner<'a>(
     owner: Option<Owner<'a>>,
     author: Option<Owner<'a>>,

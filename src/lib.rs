@@ -1,12 +1,12 @@
 //! Typed, verified Hugging Face Hub webhooks: the core of the Python package `hubhooks`.
 //!
-//! * [`event`] reads a delivery's body into the Hub's nouns;
-//! * [`filter`] says which events a handler listens to, and explains why it heard one or not;
-//! * [`secret`] checks the secret a request carries;
-//! * [`scope`] knows the documented scopes and how to read newer ones.
+//! * [`event`] parses the body of a delivery.
+//! * [`filter`] matches events, and explains why an event matches or not.
+//! * [`secret`] checks the secret of a request.
+//! * [`scope`] has the documented scopes, and the narrowing rule for newer ones.
 //!
-//! Nothing outside the `python` module names the interpreter: without the `python` feature this is
-//! a plain Rust crate.
+//! Only the `python` module uses the interpreter. Without the feature `python` this is a plain Rust
+//! crate.
 //!
 //! ```
 //! use hubhooks::event::Event;

@@ -1,5 +1,5 @@
-//! Reading JSON values leniently: a value of another type than the documented one reads as None,
-//! yet everything in it is checked for syntax, depth and numbers, so that nothing can fail later.
+//! Lenient parsing of JSON values. A value of another type than the documented one is None. Its
+//! syntax, depth and numbers are still checked, so no later access fails.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,12 +11,12 @@ use serde_json::{Map, Number, Value};
 
 use crate::text::Strings;
 
-/// What a documented field can be read from. Every method stands for one JSON type; the ones a type
-/// leaves out read as None.
+/// A type that a documented field can have. Each method stands for one JSON type. A type without
+/// the method is None.
 ///
-/// `strings` keeps what cannot be borrowed from the body.
+/// `strings` keeps values that cannot be borrowed from the body.
 pub(crate) trait Read<'de>: Sized {
-    /// What the field should be, for messages: `a string`.
+    /// The expected type in messages: `a string`.
     const EXPECTED: &'static str;
 
     fn read<D: Deserializer<'de>>(
@@ -56,14 +56,14 @@ pub(crate) trait Read<'de>: Sized {
 
 /// A string of the body.
 pub(crate) enum Text<'de, 'v> {
-    /// It stands in the body as it is.
+    /// Without escapes: borrowed from the body.
     InBody(&'de str),
-    /// The body writes it with escapes, so that it lives no longer than the reader looks at it.
+    /// With escapes: the reader decoded it, and keeps it only during the call.
     Passing(&'v str, &'de Strings),
 }
 
 impl<'de> Text<'de, '_> {
-    /// The string, on its own.
+    /// The string, independent of the reader.
     pub(crate) fn into_cow(self) -> Cow<'de, str> {
         match self {
             Self::InBody(text) => Cow::Borrowed(text),
@@ -71,7 +71,7 @@ impl<'de> Text<'de, '_> {
         }
     }
 
-    /// The string, for as long as the body lives.
+    /// The string, with the lifetime of the body.
     pub(crate) fn keep(self) -> &'de str {
         match self {
             Self::InBody(text) => text,
@@ -80,7 +80,7 @@ impl<'de> Text<'de, '_> {
     }
 }
 
-/// Reads a field that may be of any type; only the documented one is kept.
+/// Parses a field of any type, and keeps only a value of the documented type.
 pub(crate) struct Field<'de, T>(&'de Strings, PhantomData<T>);
 
 pub(crate) fn field<T>(strings: &Strings) -> Field<'_, T> {
@@ -141,24 +141,24 @@ impl<'de, T: Read<'de>> Visitor<'de> for Lenient<'de, T> {
     }
 }
 
-/// What there is no event without.
+/// A required field of an event.
 pub(crate) trait Required {
-    /// Where it stands, with dots.
+    /// The path, with dots.
     const PATH: &'static str;
 }
 
-/// An error that says where it is: serde's carry nothing but a message, so the path comes first in
-/// it, on a line of its own. [`split_mistake`] takes it apart again.
+/// Make an error with a path. An error of serde is only a message, so the path is its first line.
+/// [`split_mistake`] splits it again.
 pub(crate) fn mistake<E: serde::de::Error>(path: &str, what: impl fmt::Display) -> E {
     E::custom(format_args!("{path}\n{what}"))
 }
 
-/// The path and the rest of a message that [`mistake`] made.
+/// Split a message of [`mistake`] into the path and the rest.
 pub(crate) fn split_mistake(message: &str) -> Option<(&str, &str)> {
     message.split_once('\n')
 }
 
-/// A field of which another type is an error.
+/// A field whose value must have the documented type.
 pub(crate) struct Strict<T>(pub(crate) T);
 
 impl<'de, T: Read<'de> + Required> Read<'de> for Strict<T> {
@@ -175,7 +175,7 @@ impl<'de, T: Read<'de> + Required> Read<'de> for Strict<T> {
     }
 }
 
-/// A field for which to be of another type is not the same as to be absent, which null still is.
+/// A field that distinguishes another type from a missing value. Null counts as missing.
 pub(crate) struct Present<T>(pub(crate) Option<T>);
 
 impl<'de, T: Read<'de>> Read<'de> for Present<T> {
@@ -215,7 +215,7 @@ impl<'de> Read<'de> for &'de str {
     }
 }
 
-/// A string that is read more than once and therefore not kept.
+/// A string that is parsed again at each access, and so not kept.
 impl<'de> Read<'de> for Cow<'de, str> {
     const EXPECTED: &'static str = "a string";
 
@@ -251,7 +251,7 @@ impl<'de, T: Read<'de>> Read<'de> for Box<T> {
     }
 }
 
-/// The elements that are of the documented type; the others are left out.
+/// The elements of the documented type. The others are left out.
 impl<'de, T: Read<'de>> Read<'de> for Vec<T> {
     const EXPECTED: &'static str = "an array";
 
@@ -267,8 +267,9 @@ impl<'de, T: Read<'de>> Read<'de> for Vec<T> {
     }
 }
 
-/// An id: a string, or the JSON text of whatever stands in its place. The Hub once sent ids as
-/// `{"buffer": "..."}`; such a delivery must not be lost for it.
+/// An id: a string, or the JSON text of another value.
+///
+/// The Hub once sent ids as `{"buffer": "..."}`. Such a delivery must not be lost.
 pub(crate) struct Id<'a>(&'a str);
 
 impl<'a> Id<'a> {
@@ -311,8 +312,8 @@ impl<'de> Read<'de> for Id<'de> {
     }
 }
 
-/// Any value at all; null reads as None. Not `Value`'s own `Deserialize`, to which a key that
-/// serde_json uses within (`$serde_json::private::RawValue`) is not a key like any other.
+/// Any value; null is None. This is not `Value`'s own `Deserialize`, which treats a key of
+/// serde_json (`$serde_json::private::RawValue`) as special.
 impl<'de> Read<'de> for Value {
     const EXPECTED: &'static str = "any value";
 
@@ -352,7 +353,7 @@ impl<'de> Read<'de> for Value {
     }
 }
 
-/// A value's text, neither read nor checked.
+/// The JSON text of a value, without parsing it.
 impl<'de> Read<'de> for &'de RawValue {
     const EXPECTED: &'static str = "any value";
 
@@ -364,7 +365,7 @@ impl<'de> Read<'de> for &'de RawValue {
     }
 }
 
-/// The value that a text writes; null if it writes none, which a body that was read always does.
+/// Parse a text into a value. A text of a parsed body is always valid, and any other is null.
 #[cfg(feature = "python")]
 pub(crate) fn value_of(json: &str) -> Value {
     let strings = Strings::default();
@@ -373,10 +374,11 @@ pub(crate) fn value_of(json: &str) -> Value {
     value.ok().flatten().unwrap_or_default()
 }
 
-/// Any value, checked and dropped. Unlike `serde::de::IgnoredAny`, which skips text, this meets the
-/// reader's limits on depth and numbers.
+/// Any value, checked and dropped. `serde::de::IgnoredAny` skips text without the reader's limits
+/// on depth and numbers.
 ///
-/// A use that has to be fast takes a number of its own, as the compiler inlines what is used once.
+/// A fast use takes its own number `USE`, because the compiler inlines functions that are used
+/// once.
 pub(crate) struct Checked<const USE: u8 = 0>;
 
 impl<'de, const USE: u8> Read<'de> for Checked<USE> {
@@ -427,7 +429,7 @@ impl<'de, const USE: u8> Visitor<'de> for Checked<USE> {
         Ok(Self)
     }
 
-    // What holds other values is kept apart, so that the rest can be inlined: flat objects are then
+    // Arrays and objects are separate functions, so that the rest is inlined. Flat objects are then
     // checked a tenth faster.
     #[cold]
     #[inline(never)]
@@ -454,8 +456,9 @@ pub(crate) fn check_map<'de, const USE: u8, A: MapAccess<'de>>(mut map: A) -> Re
     Ok(())
 }
 
-/// Read an object's documented keys, in any order, into variables; check the other keys' values. Of
-/// a key given twice the last counts, as for `json.loads`, so that fields agree with `to_dict`.
+/// Parse the documented keys of an object, in any order, into variables. Check the values of the
+/// other keys. Of a repeated key the last counts, like in `json.loads`, so that fields agree with
+/// `to_dict`.
 macro_rules! read_object {
     ($map:ident, $strings:ident, { $($key:literal => $slot:ident),* $(,)? }) => {
         #[derive(serde::Deserialize)]

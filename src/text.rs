@@ -1,4 +1,4 @@
-//! From bytes to text that a JSON reader can take: UTF-8, no lone surrogates, no endless numbers.
+//! Makes text of bytes for the JSON reader: UTF-8, without lone surrogates and very long numbers.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,8 +9,8 @@ use memchr::{memchr_iter, memchr2, memrchr};
 
 use crate::error::{Error, Problem};
 
-/// Strings that a body writes with escapes, decoded: what of an event cannot be borrowed from the
-/// body is borrowed from here.
+/// The decoded strings of a body that have escapes. Events borrow them from here, and all other
+/// strings from the body.
 #[derive(Default)]
 pub struct Strings {
     kept: FrozenVec<Box<str>>,
@@ -28,12 +28,12 @@ impl fmt::Debug for Strings {
     }
 }
 
-/// The longest number, in characters, that is read. A body shorter than this needs no look at the
-/// length of its numbers; a longer one cannot keep the number reader busy.
+/// The maximum length of a number, in characters. A longer number would block the reader. The
+/// numbers of a shorter body need no check.
 const LONGEST_NUMBER: usize = 65_536;
 
-/// Take a body as text. Lone surrogates, which JSON can write but no text can hold, become U+FFFD;
-/// a body without them is not copied.
+/// Decode a body. U+FFFD replaces lone surrogates, which JSON can write but text cannot have. A
+/// body without them is not copied.
 pub fn decode(body: &[u8]) -> Result<Cow<'_, str>, Error> {
     let text = std::str::from_utf8(body).map_err(|error| {
         let (line, column) = place(body, error.valid_up_to());
@@ -43,7 +43,7 @@ pub fn decode(body: &[u8]) -> Result<Cow<'_, str>, Error> {
             place: Some((line, column + 1)),
         })
     })?;
-    // The reader would say that it expected a value, about a character that nobody sees.
+    // Without this, the error would be about an invisible character.
     if text.starts_with('\u{feff}') {
         return Err(Error::Payload(Problem {
             what: "expected a body that starts with `{`, found a byte order mark".into(),
@@ -69,9 +69,10 @@ fn place(body: &[u8], at: usize) -> (usize, usize) {
     (line, column)
 }
 
-/// Where a number longer than `LONGEST_NUMBER` starts, if there is one.
+/// The start of a number longer than `LONGEST_NUMBER`; None if there is none.
 ///
-/// One byte in each stretch of that length is looked at: a longer number covers at least one of them.
+/// This checks one byte in each stretch of that length, because a longer number covers at least one
+/// of them.
 fn long_number(body: &[u8]) -> Option<usize> {
     let is_number = |byte: &&u8| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
     let mut strings = InStrings {
@@ -82,7 +83,7 @@ fn long_number(body: &[u8]) -> Option<usize> {
     (LONGEST_NUMBER..body.len())
         .step_by(LONGEST_NUMBER)
         .find_map(|probe| {
-            // A stretch back is far enough: a run that began before it has been judged already.
+            // One stretch back is enough, because a longer run was found before.
             let stretch = &body[probe - LONGEST_NUMBER..=probe];
             let before = stretch.iter().rev().take_while(is_number).count();
             let start = probe + 1 - before;
@@ -95,7 +96,7 @@ fn long_number(body: &[u8]) -> Option<usize> {
         })
 }
 
-/// Tells which bytes of a body are in strings, walking over it once.
+/// Finds the bytes of a body that are in strings, in one pass.
 struct InStrings<'b> {
     body: &'b [u8],
     at: usize,
@@ -103,7 +104,7 @@ struct InStrings<'b> {
 }
 
 impl InStrings<'_> {
-    /// Whether the byte at this place is in a string. Places must not go back.
+    /// Return true if the byte at this place is in a string. The places must increase.
     fn holds(&mut self, place: usize) -> bool {
         while let Some(next) = memchr2(b'"', b'\\', &self.body[self.at.min(place)..place]) {
             let mark = self.at + next;
@@ -118,8 +119,8 @@ impl InStrings<'_> {
     }
 }
 
-/// Replace each `\uD800`..`\uDFFF` escape that is not part of a pair by `\uFFFD`, which has the same
-/// length, so that every place in the body stays where it is.
+/// Replace each `\uD800`..`\uDFFF` escape that is not part of a pair by `\uFFFD`. It has the same
+/// length, so all other bytes of the body keep their places.
 fn replace_lone_surrogates(text: &str) -> Cow<'_, str> {
     let bytes = text.as_bytes();
     let mut repaired: Option<Vec<u8>> = None;
@@ -140,20 +141,20 @@ fn replace_lone_surrogates(text: &str) -> Cow<'_, str> {
             None => {}
         }
     }
-    // ASCII took the place of ASCII, so that it is text.
+    // ASCII replaced ASCII, so the bytes are still UTF-8.
     match repaired.and_then(|repaired| String::from_utf8(repaired).ok()) {
         Some(repaired) => Cow::Owned(repaired),
         None => Cow::Borrowed(text),
     }
 }
 
-/// A half of a pair of surrogates.
+/// Half of a surrogate pair.
 enum Half {
     High,
     Low,
 }
 
-/// The half of a pair that the escape at `at` writes, if it writes one.
+/// The half of a pair that the escape at `at` is; None if it is none.
 fn surrogate(bytes: &[u8], at: usize) -> Option<Half> {
     let Some(&[b'\\', b'u', b'd' | b'D', second, third, fourth]) = bytes.get(at..at + 6) else {
         return None;
@@ -168,18 +169,18 @@ fn surrogate(bytes: &[u8], at: usize) -> Option<Half> {
     }
 }
 
-/// Where a part of a text stands in it.
+/// The range of a part in a text.
 ///
 /// # Panics
 ///
-/// When it is no part of that text.
+/// If `part` is not a part of `text`.
 pub(crate) fn range_in(text: &str, part: &str) -> std::ops::Range<usize> {
     let start = part.as_ptr().addr() - text.as_ptr().addr();
     assert!(start + part.len() <= text.len(), "a part of the text");
     start..start + part.len()
 }
 
-/// A text that cannot break the line it is shown in, nor do anything else to a terminal.
+/// Escape line breaks and control characters of a text.
 pub(crate) fn one_line(text: &str) -> String {
     text.chars().fold(String::new(), |mut line, c| {
         match c {
@@ -190,10 +191,10 @@ pub(crate) fn one_line(text: &str) -> String {
     })
 }
 
-/// The most characters of a value that a message or a `repr` quotes.
+/// The maximum number of characters of a value that a message or a `repr` quotes.
 pub(crate) const LONGEST_QUOTE: usize = 120;
 
-/// A value of a body as messages quote it: on one line, and cut if it is long, with its length.
+/// A value of a body for messages: on one line. A long value is cut, and its length is added.
 pub(crate) fn excerpt(text: &str) -> String {
     match line_start(text, LONGEST_QUOTE) {
         (line, false) => line,
@@ -201,9 +202,9 @@ pub(crate) fn excerpt(text: &str) -> String {
     }
 }
 
-/// The start of a text as [`one_line`] gives it, and whether there is more of the text.
+/// The start of a text as [`one_line`] returns it, and true if the text is longer.
 pub(crate) fn line_start(text: &str, longest: usize) -> (String, bool) {
-    // An escaped character takes up to ten, so the line is cut once more.
+    // An escaped character has up to ten characters, so the line is cut again.
     let end = text.char_indices().nth(longest).map(|(end, _)| end);
     let mut line = one_line(&text[..end.unwrap_or(text.len())]);
     let cut = line.char_indices().nth(longest).map(|(cut, _)| cut);

@@ -1,4 +1,4 @@
-//! Which bodies are refused and in which words, how odd ones are read, and that every key counts.
+//! Rejected bodies and their messages, older and odd bodies, and every key of an event.
 
 mod common;
 
@@ -51,7 +51,7 @@ fn readings() {
     });
 }
 
-/// Whether a value is the expected one; of an object only the named attributes are compared.
+/// Return true if a value is the expected one. Of an object only the named attributes are compared.
 fn agrees(found: &Value, expected: &Value) -> bool {
     match (found, expected) {
         (Value::Object(found), Value::Object(expected)) => {
@@ -71,7 +71,7 @@ fn agrees(found: &Value, expected: &Value) -> bool {
     }
 }
 
-/// The body of a row of the table of rejected ones.
+/// The body of a row in the table of rejected bodies.
 fn bytes(row: &Row) -> Vec<u8> {
     if row.has("body") {
         return row.str("body").into();
@@ -103,7 +103,7 @@ fn refusal(body: &[u8]) -> Problem {
 
 // ---- every attribute of an event, as JSON ---------------------------------------------------
 
-/// Read a body into every attribute that the Python classes have, under their names.
+/// Parse a body into all attributes that the Python classes have, under their names.
 fn view_of(body: &[u8]) -> Result<Value, Error> {
     let (text, strings) = (decode(body)?, Strings::default());
     let event = Event::read(&text, &strings)?;
@@ -135,7 +135,7 @@ fn view(event: &Event<'_>) -> Value {
     })
 }
 
-// The parts are taken to pieces, so that a new field does not compile until it is tested.
+// Each part is destructured, so that a new field does not compile until it is tested.
 
 fn repo(part: &Repo<'_>) -> Value {
     let Repo {
@@ -212,7 +212,7 @@ fn comment(part: &Comment<'_>) -> Value {
         hidden,
         url,
     } = part;
-    // Only to see that it takes any text.
+    // This only checks that any text is accepted.
     part.mentions(content);
     json!({
         "id": id,
@@ -274,7 +274,7 @@ fn samples() -> Vec<(String, Value)> {
     sample_names().into_iter().map(with_body).collect()
 }
 
-/// The JSON pointers to everything in a value that is neither an object nor an array.
+/// The JSON pointers to all values that are neither objects nor arrays.
 fn leaves(value: &Value, pointer: &str) -> Vec<String> {
     match value {
         Value::Object(members) => members
@@ -343,7 +343,7 @@ fn every_attribute_is_in_some_sample() {
     assert_eq!(never, ["/comment/url/api"], "None in all samples");
 }
 
-/// Note the attributes below a value, and which of them are not null.
+/// Collect the attributes below a value, and those that are not null.
 fn note(value: &Value, path: String, all: &mut BTreeSet<String>, filled: &mut BTreeSet<String>) {
     match value {
         Value::Object(members) => members
@@ -393,7 +393,7 @@ fn a_body_cut_off_anywhere_is_refused() {
     }
 }
 
-// ---- what no table holds ---------------------------------------------------------------------
+// ---- cases outside the tables -----------------------------------------------------------------
 
 #[test]
 fn long_numbers_in_text_are_text() {
@@ -438,7 +438,7 @@ fn messages_are_one_line() {
 
 // ---- properties ------------------------------------------------------------------------------
 
-/// Pieces of bodies, good and bad.
+/// Pieces of bodies, valid and invalid.
 const PIECES: [&str; 42] = [
     "{",
     "}",
@@ -488,7 +488,7 @@ fn pieces() -> impl Strategy<Value = String> {
     prop::collection::vec(prop::sample::select(&PIECES), 0..6).prop_map(|pieces| pieces.concat())
 }
 
-/// Any JSON value as text, with the odd ones more often than they come by chance.
+/// Any JSON value as text. Odd ones are more frequent than by chance.
 fn json_text() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![
         Just("null".to_owned()),
@@ -524,8 +524,7 @@ fn json_text() -> impl Strategy<Value = String> {
     })
 }
 
-/// Read a body in every way there is. One that is an event must also be readable as a JSON value,
-/// as `to_dict` reads it.
+/// Parse a body in all ways. A valid event must also be a valid JSON value, for `to_dict`.
 fn exercise(body: &[u8]) {
     let Ok(read) = view_of(body) else { return };
     let text = decode(body).expect("it was just decoded");

@@ -1,4 +1,4 @@
-//! What a filter hears, what it says about it, and which filters cannot be made.
+//! Which events a filter matches, its explanations, and invalid filters.
 
 mod common;
 
@@ -53,7 +53,7 @@ fn listened(value: &Value) -> Listened {
     }
 }
 
-/// One word or a list of them.
+/// One value or a list of them.
 fn words(value: &Value) -> Vec<String> {
     match value {
         Value::String(word) => vec![word.clone()],
@@ -127,7 +127,7 @@ fn filters_compare_by_their_criteria() {
     );
 }
 
-/// What `*`, `?`, `**` and braces mean, in the plainest way: alternatives written out, then segment
+/// A simple model of `*`, `?`, `**` and braces: it expands the alternatives, and compares segment
 /// by segment.
 fn fits(pattern: &str, text: &str) -> bool {
     if let Some((before, rest)) = pattern.split_once('{') {
@@ -215,7 +215,7 @@ prop_compose! {
     }
 }
 
-/// Where a body has names that strangers choose.
+/// The fields of a body whose text the sender chooses.
 const NAMES: [&str; 10] = [
     "/event/action",
     "/event/scope",

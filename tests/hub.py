@@ -126,7 +126,7 @@ class Job:
 
 
 @dataclass
-class RunContext:
+class SentDelivery:
     """A delivery that was sent, and what the receiver answered."""
 
     id: str
@@ -154,11 +154,11 @@ class Hub:
         self.repos: dict[str, Repo] = {}
         self.jobs: list[Job] = []
         self.webhooks: list[dict[str, Any]] = []
-        self.deliveries: list[RunContext] = []
+        self.deliveries: list[SentDelivery] = []
         self.requests: list[str] = []
         """The method and path of every request so far."""
         self._ids = (f"{number:024x}" for number in itertools.count(1))
-        self._outbox: SimpleQueue[RunContext | None] = SimpleQueue()
+        self._outbox: SimpleQueue[SentDelivery | None] = SimpleQueue()
         self._unsent = 0
         self._lock = threading.Lock()
 
@@ -238,13 +238,13 @@ class Hub:
                 else:
                     self._run(webhook, mine)
 
-    def send_again(self, delivery: RunContext) -> RunContext:
+    def send_again(self, delivery: SentDelivery) -> SentDelivery:
         """Send a delivery anew with its own id, and give the new answer."""
-        again = RunContext(delivery.id, delivery.payload, delivery.url, delivery.secret)
+        again = SentDelivery(delivery.id, delivery.payload, delivery.url, delivery.secret)
         self._send(again)
         return again
 
-    def settle(self) -> list[RunContext]:
+    def settle(self) -> list[SentDelivery]:
         """Wait until all deliveries were answered, and give them."""
         wait_until(lambda: not self._unsent, "deliveries are not answered")
         return self.deliveries
@@ -272,13 +272,13 @@ class Hub:
         self._outbox.put(None)
 
     def _post(self, webhook: dict[str, Any], payload: dict[str, Any]) -> None:
-        delivery = RunContext(self.new_id(), payload, webhook["url"], webhook["secret"])
+        delivery = SentDelivery(self.new_id(), payload, webhook["url"], webhook["secret"])
         with self._lock:
             self._unsent += 1
         self.deliveries.append(delivery)
         self._outbox.put(delivery)
 
-    def _send(self, delivery: RunContext) -> None:
+    def _send(self, delivery: SentDelivery) -> None:
         headers = {"Content-Type": "application/json", "Webhook-Id": delivery.id}
         if delivery.secret is not None:
             headers["X-Webhook-Secret"] = delivery.secret

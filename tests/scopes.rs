@@ -1,4 +1,4 @@
-//! The documented scopes and the rule for reading newer ones.
+//! The documented scopes, and the narrowing rule for undocumented ones.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! The secret: where it is found, how it is judged, and that it never shows.
+//! The secret of a request: its place, its check, and that it is never shown.
 
 mod common;
 
@@ -78,7 +78,7 @@ fn errors_show_no_secret() {
     assert!(!format!("{error} {error:?}").contains("ssword"));
 }
 
-/// Secrets are compared in one file, and the core knows no interpreter.
+/// One file compares secrets, and the core does not use the interpreter.
 #[test]
 fn only_the_right_files_name_these_crates() {
     let mut files = Vec::new();
@@ -121,7 +121,7 @@ fn find(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// Few characters, so that equal texts, prefixes and escapes come up often.
+/// Few characters, so that equal texts, prefixes and escapes are frequent.
 const TEXT: &str = "[ab%+ 2]{1,4}";
 
 proptest! {

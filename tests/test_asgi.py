@@ -369,7 +369,7 @@ def test_an_accepted_delivery_keeps_the_connection(house: House, ask: Any, conte
 # ---- whether the answer arrived -----------------------------------------------------------------
 
 
-def is_delivered(house: House, delivery_id: str = "d1") -> bool:
+def is_acknowledged(house: House, delivery_id: str = "d1") -> bool:
     record = house.log.get(delivery_id)
     assert record is not None
     return record.is_acknowledged
@@ -388,16 +388,16 @@ async def deliver(house: House, ask: Any, content: bytes, **options: Any) -> Non
     await house.door.stop()
 
 
-def test_an_answer_that_was_sent_is_delivered(handled: House, ask: Any, content: bytes) -> None:
+def test_an_answer_that_was_sent_is_acknowledged(handled: House, ask: Any, content: bytes) -> None:
     asyncio.run(deliver(handled, ask, content))
-    assert is_delivered(handled)
+    assert is_acknowledged(handled)
 
 
 def test_an_answer_to_a_client_that_left_is_not_delivered(
     handled: House, ask: Any, content: bytes
 ) -> None:
     asyncio.run(deliver(handled, ask, content, stays=False))
-    assert not is_delivered(handled)
+    assert not is_acknowledged(handled)
     record = handled.log.get("d1")
     assert record is not None
     assert record.state == "succeeded"
@@ -409,7 +409,7 @@ def test_an_answer_that_took_too_long_is_not_delivered(
     came = iter([100.0])
     monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=lambda: next(came, 110.0)))
     asyncio.run(deliver(handled, ask, content))
-    assert not is_delivered(handled)
+    assert not is_acknowledged(handled)
 
 
 def test_who_left_is_looked_for_only_where_something_held_up_the_loop(
@@ -422,7 +422,7 @@ def test_who_left_is_looked_for_only_where_something_held_up_the_loop(
     async def came_and_left(delivery_id: str) -> bool:
         headers = {**SECRET, "webhook-id": delivery_id}
         await ask(handled.door, content, headers=headers, stays=False)
-        return not is_delivered(handled, delivery_id)
+        return not is_acknowledged(handled, delivery_id)
 
     async def found() -> list[bool]:
         looked = [await came_and_left("d0")]
@@ -464,7 +464,7 @@ def test_a_connection_that_breaks_does_not_lose_the_delivery(
         await handled.door.stop()
 
     asyncio.run(serve())
-    assert not is_delivered(handled)
+    assert not is_acknowledged(handled)
     record = handled.log.get("d1")
     assert record is not None
     assert record.state == "succeeded"
@@ -624,8 +624,8 @@ def test_it_works_behind_middleware_that_wraps_the_request(
     with serve(app, http=parser) as port:
         assert post(port, content)[0] == 202
         assert post(port, content, "d2")[0] == 202
-    assert is_delivered(handled)
-    assert is_delivered(handled, "d2")
+    assert is_acknowledged(handled)
+    assert is_acknowledged(handled, "d2")
 
 
 # ---- starting and stopping ----------------------------------------------------------------------

@@ -472,7 +472,7 @@ def test_job_prints_the_outcome_in_every_encoding(
     assert done.returncode == code, done.stderr
     lines = [line for line in done.stdout.decode(encoding).splitlines() if "hubhooks: " in line]
     state = f"failed: ValueError: {ESCAPED[encoding]} \\udcff" if private else "succeeded"
-    assert lines == [f"hubhooks: `{ESCAPED[encoding]}` is {state}"]
+    assert lines == [f"hubhooks: `{ESCAPED[encoding]}`: {state}"]
 
 
 GRADIO = """

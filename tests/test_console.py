@@ -333,7 +333,7 @@ def test_a_list_at_80_columns_shows_handlers(used: Path) -> None:
     )
     handlers = "".join(line.strip() for line in lines[row + 1 : row + 4])
     assert "answer_each_comment_that_mentions_the_bot" in handlers
-    assert "count: done" in handlers
+    assert "count: succeeded" in handlers
     (row,) = [number for number, line in enumerate(lines) if "1111" in line]
     assert lines[row + 1].split() == ["clean"]
 

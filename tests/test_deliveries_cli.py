@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 DAY = 24 * 60 * 60
-UNREADABLE = b'{"event": \xff\x1b[2J'
+MALFORMED = b'{"event": \xff\x1b[2J'
 TRACEBACK = (
     'Traceback (most recent call last):\n  File "app.py", line 3\nValueError: no \x1b[31mtide\n'
 )
@@ -89,7 +89,7 @@ def filled(path: Path) -> Path:
         accept(log, "failed-1", "retrain", "reply", sample="discussion.comment.create")
         end(log, "failed-1", retrain="failed", reply="succeeded")
         accept(log, "unhandled-1")
-        log.accept("malformed-1", UNREADABLE, (), "malformed", "no JSON at \x07 line 1")
+        log.accept("malformed-1", MALFORMED, (), "malformed", "no JSON at \x07 line 1")
         accept(log, "failed-2", "retrain", sample="repo.content.update")
         end(log, "failed-2", retrain="failed")
         accept(log, "queued-1", "retrain", sample="repo.content.update")
@@ -737,7 +737,7 @@ def test_a_body_that_cannot_be_read_is_exported_as_it_came(filled: Path) -> None
         check=True,
         env=environment,
     )
-    assert done.stdout == UNREADABLE
+    assert done.stdout == MALFORMED
 
 
 def test_a_body_that_was_dropped_cannot_be_exported(filled: Path) -> None:

@@ -69,13 +69,13 @@ def test_the_quickstart_says_what_happened(quickstart: App) -> None:
         "repo.content.update": ("dataset_pushed", f"ada-labs/tide-gauges is now at {head}"),
         "discussion.comment.create": (
             "mentioned",
-            "comment in ada-labs/tide-gauges#7 calls for the bot (attempt 1)",
+            "comment in ada-labs/tide-gauges#7 mentions the bot (attempt 1)",
         ),
         "repo.config.update": ("settings_changed", "ada-labs/tide-forecast has private=True"),
         "repo.config.update.empty": ("settings_changed", "ada-labs/tide-map has other settings"),
-        "repo.create": ("repo_came_or_went", "create model ada-labs/tide-forecast"),
+        "repo.create": ("repo_created_or_gone", "create model ada-labs/tide-forecast"),
         "repo.move": (
-            "repo_came_or_went",
+            "repo_created_or_gone",
             "move model ada-labs/surge-alarm to sea-archive/surge-alarm",
         ),
     }
@@ -93,7 +93,7 @@ def test_the_quickstart_reads_opening_posts_as_comments(quickstart: App) -> None
     assert quickstart.send(sample("discussion.create", not_called))[0] == 200
     assert quickstart.send(sample("discussion.create", called))[0] == 202
     assert quickstart.printed(1) == [
-        "mentioned: opening post in ada-labs/tide-gauges#7 calls for the bot (attempt 1)"
+        "mentioned: opening post in ada-labs/tide-gauges#7 mentions the bot (attempt 1)"
     ]
 
 

@@ -97,7 +97,7 @@ class NoRoomError(Exception):
 class Model:
     """What a log should know: plain lists, and the rules as the documentation has them."""
 
-    replays: str
+    on_replay: str
     now: float = 1_800_000_000.0
     # The oldest first; what came again is new.
     known: dict[str, DeliveryModel] = field(default_factory=dict)
@@ -117,7 +117,7 @@ class Model:
             if failed:
                 if skipped != "malformed":
                     handlers, skipped, reason = failed, None, ""
-            elif is_done and not (known.is_acknowledged and self.replays == "run"):
+            elif is_done and not (known.is_acknowledged and self.on_replay == "run"):
                 known.duplicates += 1
                 return Verdict("duplicate", delivery_id)
         self.make_room(len(body), is_open=bool(handlers))
@@ -334,11 +334,11 @@ class LogMachine(RuleBasedStateMachine):
         self.promised: set[tuple[str, str]] = set()
         self.seen_done: set[tuple[str, str]] = set()
 
-    @initialize(replays=st.sampled_from(["run", "run", "skip"]))
-    def begin(self, replays: str) -> None:
-        self.begin_with(replays)
+    @initialize(on_replay=st.sampled_from(["run", "run", "skip"]))
+    def begin(self, on_replay: str) -> None:
+        self.begin_with(on_replay)
 
-    def begin_with(self, replays: str) -> None:
+    def begin_with(self, on_replay: str) -> None:
         raise NotImplementedError
 
     def teardown(self) -> None:
@@ -399,7 +399,7 @@ class LogMachine(RuleBasedStateMachine):
             run = (verdict.id, name)
             if run in self.seen_done:
                 assert was_delivered, "what is done ran again, and nobody replayed it"
-                assert self.model.replays == "run"
+                assert self.model.on_replay == "run"
                 self.seen_done.remove(run)
             self.promised.add(run)
         return verdict
@@ -617,9 +617,9 @@ def seen(record: Any) -> tuple[Any, ...]:
 
 
 class MemoryMachine(LogMachine):
-    def begin_with(self, replays: Any) -> None:
-        self.model = MemoryModel(replays)
-        log: Any = MemoryLog(on_replay=replays, keep=KEPT, keep_bytes=ROOM // 2, hold_bytes=ROOM)
+    def begin_with(self, on_replay: Any) -> None:
+        self.model = MemoryModel(on_replay)
+        log: Any = MemoryLog(on_replay=on_replay, keep=KEPT, keep_bytes=ROOM // 2, hold_bytes=ROOM)
         self.patch.setattr(
             log, "_now", lambda: datetime.fromtimestamp(self.model.now, timezone.utc)
         )
@@ -646,8 +646,8 @@ class DiskMachine(LogMachine):
         self.deaths = 0
         self.others: list[Process] = []
 
-    def begin_with(self, replays: Any) -> None:
-        self.model = DiskModel(replays)
+    def begin_with(self, on_replay: Any) -> None:
+        self.model = DiskModel(on_replay)
         self.patch.setattr(sqlite, "_now", lambda: self.model.now)
         # Or it would depend on the time whether room is looked for.
         self.patch.setattr(sqlite, "_FULL_SECONDS", 0.0)
@@ -657,7 +657,7 @@ class DiskMachine(LogMachine):
         assert self.leader.log.recover() == []
 
     def opened(self) -> Process:
-        log = SqliteLog(self.path, on_replay=self.model.replays, max_bytes=ROOM)
+        log = SqliteLog(self.path, on_replay=self.model.on_replay, max_bytes=ROOM)
         log.open()
         return Process(log)
 

@@ -1,4 +1,4 @@
-"""hubhooks does what the page beside its peers says of it."""
+"""hubhooks passes the checks of `docs/peers.md`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PAGE = Path(__file__).parents[1] / "docs" / "peers.md"
-# The Hub has its answer before a handler starts.
-AHEAD = {"tells the sender what the handler returned"}
+# The response is sent before a handler starts.
+FAILED = {"returns the handler's result to the sender"}
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +23,11 @@ def bot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bot]:
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.title) for case in CASES])
-def test_it_does_what_a_receiver_should(bot: Bot, case: Case) -> None:
+def test_bot_passes_check(bot: Bot, case: Case) -> None:
     outcome = try_case(case, bot)
-    assert outcome.is_fine is (case.title not in AHEAD), outcome.what
+    assert outcome.is_fine is (case.title not in FAILED), outcome.what
 
 
-def test_the_page_has_each_case_once() -> None:
+def test_page_has_each_case_once() -> None:
     text = PAGE.read_text("utf-8")
     assert [case.title for case in CASES if text.count(f"| {case.title} |") != 1] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from servers import PATIENCE, started
 from typer.main import get_group
 
 import hubhooks
@@ -18,7 +20,8 @@ from hubhooks import testing
 from hubhooks.cli import make_app
 
 ROOT = Path(__file__).parents[1]
-DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SKILL = ROOT / "python" / "hubhooks" / "SKILL.md"
+DOCS = [ROOT / "README.md", SKILL, *sorted((ROOT / "docs").glob("*.md"))]
 # What is made of the code names all of it.
 WRITTEN = [path for path in DOCS if path.name not in {"cli.md", "payloads.md"}]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -125,3 +128,76 @@ def test_links_within_the_repository_lead_somewhere(path: Path) -> None:
 def test_the_changelog_begins_with_the_version_that_is_built() -> None:
     headings = re.findall(r"^## \[?(\d[^\] ]*)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert headings[0] == hubhooks.__version__
+
+
+# ---- the README --------------------------------------------------------------------------------
+
+
+README = ROOT / "README.md"
+COMMANDS = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NUMBER = re.compile(r"\d[\d,]*(?: ms| MB)?")
+
+
+def section(heading: str) -> str:
+    text = README.read_text("utf-8")
+    return text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+def commands(text: str) -> list[list[str]]:
+    lines = "".join(COMMANDS.findall(text)).splitlines()
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def test_readme_is_short() -> None:
+    text = README.read_text("utf-8")
+    lines = text.splitlines()
+    words = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL).split()
+    assert len(lines) <= 130
+    assert [line for line in lines if len(line) > 110] == []
+    assert len(words) <= 900
+
+
+def test_readme_needs_three_commands_to_a_reply(tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub")
+    install, serve, send = commands(section("Install")) + commands(section("Run"))
+    assert install[:2] == ["pip", "install"]
+    assert serve == ["WEBHOOK_SECRET=moon", "uvicorn", "app:hooks"]
+    assert send[:3] == ["WEBHOOK_SECRET=moon", "hubhooks", "send"]
+    code = dict(FENCE.findall(section("Example")))["python"]
+    reply = dict(FENCE.findall(section("Run")))["text"]
+    command = ["-m", *serve[1:], "--port", "{port}"]
+    environ = {"WEBHOOK_SECRET": "moon", "HF_TOKEN": None}
+    with started(tmp_path, *command, script=code, environ=environ) as server:
+        sent = subprocess.run(
+            [sys.executable, "-m", "hubhooks.cli", "send", server.url, *send[4:]],
+            env={**os.environ, "WEBHOOK_SECRET": "moon"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE,
+        )
+        assert sent.returncode == 0, sent.stdout + sent.stderr
+        server.wait_for(reply)
+
+
+def test_readme_and_quickstart_have_the_same_bot() -> None:
+    bot = dict(FENCE.findall(section("Example")))["python"]
+    assert f"```python\n{bot}```" in (ROOT / "docs" / "quickstart.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/index.md"])
+def test_figures_are_those_of_the_comparison(name: str) -> None:
+    rows = re.findall(r"^\| [a-z].*\d.* \|$", (ROOT / name).read_text("utf-8"), re.MULTILINE)
+    comparison = (ROOT / "docs" / "peers.md").read_text("utf-8")
+    assert len(rows) == 4
+    for row in rows:
+        figures = NUMBER.findall(row.partition(" | ")[2])
+        assert [figure for figure in figures if figure not in comparison] == []
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "Cargo.toml", "mkdocs.yml"])
+def test_description_is_the_same_everywhere(name: str) -> None:
+    sentence = re.search(r"^\*\*(.+)\.\*\*$", README.read_text("utf-8"), re.MULTILINE)
+    assert sentence is not None
+    assert f'"{sentence[1]}"' in (ROOT / name).read_text("utf-8")
+    assert sentence[0] in (ROOT / "docs" / "index.md").read_text("utf-8")

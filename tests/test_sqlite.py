@@ -1166,9 +1166,11 @@ def test_what_was_written_moves_to_the_file_by_a_checkpoint_only(
 
 
 def test_there_is_no_other_durability(path: Path) -> None:
-    durability: Any = "off"
-    with pytest.raises(ConfigError, match=r"`synchronous='off'` is not a choice.* \"normal\" or \"full\""):
-        SqliteLog(path, synchronous=durability)
+    synchronous: Any = "off"
+    with pytest.raises(
+        ConfigError, match=r"`synchronous='off'` is not a choice.* \"normal\" or \"full\""
+    ):
+        SqliteLog(path, synchronous=synchronous)
 
 
 @pytest.mark.parametrize(("synchronous", "expected"), [("normal", 1), ("full", 2)])

@@ -206,7 +206,7 @@ def test_file_replaced_while_no_app_runs_gets_no_foreign_wal(tmp_path: Path) -> 
         store.list()
     with started(tmp_path, *UVICORN, environ=ON_DISK) as server:
         said = server.wait_for("a file of the delivery store belongs to another one")
-        assert "hubhooks.db-wal.skipped-1" in said
+        assert "hubhooks.db-wal.moved-1" in said
         assert "ended without closing it: the file was replaced" in said
         server.post("/", BODY, headers={"Webhook-Id": "d9999"})
         check_whole(server, {"d1", "d9999"})
@@ -310,7 +310,7 @@ def test_damaged_file_takes_no_deliveries(tmp_path: Path, store: SqliteLog) -> N
             store.accept("after", b"{}", ["a"])
 
 
-def test_only_the_leader_moves_files_aside(tmp_path: Path, store: SqliteLog) -> None:
+def test_only_the_leader_renames_files(tmp_path: Path, store: SqliteLog) -> None:
     other = SqliteLog(file_of(tmp_path), lock=RunnerLock(file_of(tmp_path)))
     other.open()
     store.accept("before", b"{}", ["a"])
@@ -321,7 +321,7 @@ def test_only_the_leader_moves_files_aside(tmp_path: Path, store: SqliteLog) -> 
     assert store.accept("d2", b"{}", ["a"]).status == "accepted"
     assert other.accept("d1", b"{}", ["a"]).status == "accepted"
     assert {record.id for record in store.list()} == {"d1", "d2"}
-    assert file_of(tmp_path, "-wal.skipped-1").exists()
+    assert file_of(tmp_path, "-wal.moved-1").exists()
     other.close()
 
 

@@ -71,7 +71,9 @@ def test_second_app_in_one_folder_is_refused(tmp_path: Path) -> None:
         with started(tmp_path, *command, prints="startup failed", environ=ON_DISK) as second:
             assert second.wait() != 0
             said = second.output()
-        assert f"the delivery store `{tmp_path / 'hubhooks.db'}` belongs to the app `app.py`" in said
+        assert (
+            f"the delivery store `{tmp_path / 'hubhooks.db'}` belongs to the app `app.py`" in said
+        )
         assert "this is `app2.py`" in said
         assert 'Webhooks(deliveries="other.db")' in said
         assert "stop `app.py`, then start it once with HUBHOOKS_ADOPT_STORE=1" in said

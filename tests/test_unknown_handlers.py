@@ -104,7 +104,7 @@ def test_runs_of_an_unknown_handler_stay_and_are_shown(renamed: Server) -> None:
     folder = renamed.folder
     # What comes meanwhile runs beside them.
     assert renamed.post("/", BODY, headers={"Webhook-Id": "later"}).json()["handlers"] == ["new"]
-    wait_until_states_are(renamed, queued=COUNT, waiting=1, done=1)
+    wait_until_states_are(renamed, queued=COUNT, retrying=1, succeeded=1)
     made = stats(folder)
     assert made["unknown_handlers"] == {"old": COUNT + 1}
     assert made["leader"]["pid"] == renamed.pid
@@ -124,7 +124,7 @@ def test_replay_as_runs_them_under_another_name(renamed: Server) -> None:
     assert (code, "no running app has the handler `unknown`; there are new" in text) == (2, True)
     code, text = run_command(folder, "replay", "--as", "new")
     assert code == 0, text
-    wait_until_states_are(renamed, done=COUNT + 1)
+    wait_until_states_are(renamed, succeeded=COUNT + 1)
     assert sorted(ran(folder)[1:]) == sorted(f"d{number} new" for number in range(COUNT + 1))
     record = SqliteLog(folder / "hubhooks.db").get("d7")
     assert record is not None
@@ -146,14 +146,14 @@ def test_fail_ends_them(renamed: Server) -> None:
     assert "use --as" in text
     code, text = run_command(folder, "replay", "d3", "--only", "old", "--as", "new")
     assert code == 0, text
-    wait_until_states_are(renamed, failed=COUNT, done=1)
+    wait_until_states_are(renamed, failed=COUNT, succeeded=1)
 
 
 def test_handler_that_comes_back_runs_them(renamed: Server) -> None:
     folder = renamed.folder
     renamed.stop()
     with started(folder, script=APP.replace("NAME", "old"), environ=ON_DISK) as server:
-        wait_until_states_are(server, done=COUNT + 1)
+        wait_until_states_are(server, succeeded=COUNT + 1)
 
 
 def test_runs_in_memory_wait_for_an_unknown_handler_too() -> None:

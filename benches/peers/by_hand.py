@@ -1,6 +1,6 @@
-"""The bot with FastAPI alone: a model, a secret compared, and a background task.
+"""The bot with FastAPI alone: a model, a compared secret, and a background task.
 
-That is the shape of the receivers that the Hub's own guides build, in words of our own.
+The Hub's guides build receivers of this shape. The code is our own.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The bot with huggingface_hub's server, written as its documentation writes its examples."""
+"""The bot with huggingface_hub's server, in the style of the examples in its documentation."""
 
 import gradio as gr
 from huggingface_hub import WebhookPayload, WebhooksServer

@@ -1,4 +1,4 @@
-"""The bot with hubhooks: `uvicorn ours:hooks`, or in a Gradio app `python ours.py`."""
+"""The bot with hubhooks: `uvicorn ours:hooks`, or `python ours.py` for a Gradio app."""
 
 from work import answer, retrain
 

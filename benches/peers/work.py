@@ -1,7 +1,7 @@
-"""What the handlers of all peers do: write down that they were called, and what they read.
+"""The work of the handlers of all bots: write a line per call, with the fields that they read.
 
-The name of the repository says what else: one that ends in `-slow` takes three seconds, one in
-`-flaky` fails the first time.
+The name of the repository decides the rest: `-slow` at its end takes three seconds, and `-flaky`
+fails the first time.
 """
 
 import os
@@ -9,18 +9,18 @@ import time
 from pathlib import Path
 
 SLOW_SECONDS = 3.0
-HEARD = Path(os.environ["HEARD"])
+CALLS = Path(os.environ["CALLS"])
 
 
 def note(*words: object) -> None:
     """Write a line to the file that the comparison reads."""
-    with HEARD.open("a", encoding="utf-8") as file:
+    with CALLS.open("a", encoding="utf-8") as file:
         file.write(" ".join(map(str, words)) + "\n")
 
 
 def retrain(repo: str, head_sha: object) -> None:
-    """Do what a handler of pushes does."""
-    is_first = f"began {repo}\n" not in (HEARD.read_text("utf-8") if HEARD.exists() else "")
+    """Do the work of a handler of pushes."""
+    is_first = f"began {repo}\n" not in (CALLS.read_text("utf-8") if CALLS.exists() else "")
     note("began", repo)
     if repo.endswith("-slow"):
         time.sleep(SLOW_SECONDS)
@@ -30,6 +30,6 @@ def retrain(repo: str, head_sha: object) -> None:
 
 
 def answer(repo: str, num: int) -> str:
-    """Do what a handler of comments does."""
+    """Do the work of a handler of comments."""
     note("answered", repo, num)
     return f"answered in {repo}"

@@ -1,6 +1,6 @@
-"""A Space that shows what happens on the Hub, and where to begin with one that does something.
+"""A Space that lists the events of the Hub. Copy it, and write your own code into the handlers.
 
-The page of a public Space is public, so it shows what happens in public repositories only.
+The page of a public Space is public, so it shows only events of public repositories.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from hubhooks import (
 )
 from hubhooks.gradio import webhook_url
 
-hooks = Webhooks()  # the secret comes from WEBHOOK_SECRET; without one the Space does not start
+hooks = Webhooks()  # reads the secret from WEBHOOK_SECRET
 rows: deque[tuple[str, str, str]] = deque(maxlen=50)
 
 
 def show(event: HubEvent, text: str) -> None:
-    """Put a line on top of the table. Here your own Space would start to work."""
+    """Add a line to the table. Your own Space would start its work here."""
     where = f"{event.repo.type} {event.repo.name}" if event.repo else "?"
-    print(f"{text}, {where}", flush=True)  # into the Space's log, which its owner sees
+    print(f"{text}, {where}", flush=True)  # into the log of the Space
     if event.repo and event.repo.private is False:
         rows.appendleft((datetime.now(timezone.utc).strftime("%H:%M:%S"), text, where))
 
 
 @hooks.on("repo.content")
 def content_changed(event: ContentEvent) -> None:
-    """Hear pushes to branches, tags and pull requests, and the files of a bucket."""
+    """Match pushes to branches, tags and pull requests, and files of a bucket."""
     for ref in event.updated_refs:
         verb = "created" if ref.is_created else "deleted" if ref.is_deleted else "updated"
         show(event, f"{ref.ref.removeprefix('refs/').removeprefix('heads/')} {verb}")
@@ -45,7 +45,7 @@ def content_changed(event: ContentEvent) -> None:
 
 @hooks.on_comment()
 def commented(event: CommentEvent) -> None:
-    """Hear new comments, and the posts that open a discussion."""
+    """Match new comments, and the first post of a discussion."""
     kind = "pull request" if event.discussion.is_pull_request else "discussion"
     what = f"New {kind}" if event.is_opening_post else f"Comment in {kind}"
     show(event, f"{what} #{event.discussion.num}")
@@ -53,48 +53,48 @@ def commented(event: CommentEvent) -> None:
 
 @hooks.on("discussion", action="update")
 def discussion_changed(event: DiscussionEvent) -> None:
-    """Hear when a discussion or pull request is closed, merged, renamed or pinned."""
+    """Match closed, merged, renamed and pinned discussions and pull requests."""
     show(event, f"#{event.discussion.num} changed: {event.discussion.status}")
 
 
 @hooks.on("repo")
 def repo_changed(event: RepoEvent) -> None:
-    """Hear when a repository comes, goes or moves."""
+    """Match repositories that are created, deleted or moved."""
     done = {"create": "created", "delete": "deleted", "move": "moved"}
     show(event, f"Repository {done.get(event.action, 'updated')}")
 
 
 @hooks.on("repo.config")
 async def settings_changed(event: ConfigEvent) -> None:
-    """Hear when settings change. Handlers may be async, and even then block nothing here."""
+    """Match changes of settings. Handlers may be async."""
     show(event, "Settings changed")
 
 
 def refresh() -> tuple[str, list[tuple[str, str, str]]]:
-    """Give what the page shows."""
+    """Return the heading and the rows of the table."""
     lines = list(rows)
     heading = f"### The last {len(lines)} events" if lines else "### Waiting for the first event"
     return heading, lines
 
 
-# Letters of the reader's own machine, so that the page asks no other server for them.
+# Fonts of the visitor's machine, so that the page loads none from another server.
 THEME = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 STEPS = """
 ### Set it up
 1. **Duplicate** this Space.
-2. In its settings add the secret `WEBHOOK_SECRET`: any long word.
-3. At [your webhooks](https://huggingface.co/settings/webhooks) add one with **the URL above**, that
-   word as its secret, and the repositories to watch.
-4. Comment on one of them, and look here.
+2. In its settings, add the secret `WEBHOOK_SECRET`: a long random word.
+3. Add a [webhook](https://huggingface.co/settings/webhooks) with **the URL above**, the same
+   secret, and the repositories to watch.
+4. Write a comment in one of them. It appears here.
 
-Handlers are a decorator and a function: see `app.py`.
+The handlers are in `app.py`.
 """
 
 with gr.Blocks(title="Hub watcher") as demo:
     gr.Markdown(
         "# Hub watcher\n"
-        "This Space hears of commits, discussions and settings on the Hugging Face Hub the moment "
-        "they happen, in public repositories. Make it yours, and let it do something about them."
+        "This Space lists commits, discussions and settings of public repositories on the Hugging "
+        "Face Hub, as they happen. Copy it, and write your own handlers."
     )
     with gr.Row():
         with gr.Column(scale=3, min_width=420):

@@ -1,5 +1,5 @@
-//! A pattern that a filter takes matches as by a second reading of the rules, which takes them
-//! apart one character at a time; and no pattern takes long.
+//! A valid pattern matches like a second, independent implementation, which compares one character
+//! at a time. No pattern takes long.
 #![no_main]
 
 use hubhooks::event::Event;
@@ -15,7 +15,7 @@ struct Case {
     text: Vec<Letter>,
 }
 
-/// A part of a pattern: mostly such as mean something.
+/// A part of a pattern. Most parts are special characters.
 #[derive(Arbitrary, Debug)]
 enum Sign {
     Letter(Letter),
@@ -129,7 +129,7 @@ fn taken(left: &mut &[u8]) -> u8 {
     *byte
 }
 
-/// A set, of which the `[` was taken.
+/// A set, after its `[`.
 fn set(left: &mut &[u8]) -> Token {
     let is_not = matches!(left.first(), Some(b'!' | b'^'));
     if is_not {
@@ -153,7 +153,7 @@ fn set(left: &mut &[u8]) -> Token {
     Token::Set { is_not, ranges }
 }
 
-/// One pattern for each choice of alternatives; nothing where they are too many to try.
+/// One pattern for each choice of alternatives; None if there are too many to try.
 fn without_braces(pattern: Vec<Token>) -> Option<Vec<Vec<Token>>> {
     let mut done = Vec::new();
     let mut left = vec![pattern];
@@ -169,7 +169,7 @@ fn without_braces(pattern: Vec<Token>) -> Option<Vec<Vec<Token>>> {
     Some(done)
 }
 
-/// The patterns that the first brace stands for.
+/// The alternatives of the first brace, as patterns.
 fn alternatives(pattern: &[Token]) -> Option<Vec<Vec<Token>>> {
     let open = pattern
         .iter()
@@ -194,7 +194,7 @@ fn alternatives(pattern: &[Token]) -> Option<Vec<Vec<Token>>> {
     None
 }
 
-/// Whether a pattern without alternatives matches.
+/// Return true if a pattern without alternatives matches.
 fn fits(pattern: &[Token], text: &[u8]) -> bool {
     let Some((token, rest)) = pattern.split_first() else {
         return text.is_empty();
@@ -218,7 +218,7 @@ fn fits(pattern: &[Token], text: &[u8]) -> bool {
         }
         Token::AnyDepth => match rest {
             [] => true,
-            // Any number of whole segments, none included.
+            // Any number of segments, also none.
             [Token::Byte(b'/'), rest @ ..] => {
                 let mut starts = (0..text.len()).filter(|at| text[*at] == b'/');
                 fits(rest, text) || starts.any(|at| fits(rest, &text[at + 1..]))

@@ -1,5 +1,5 @@
-//! A body is read if, and only if, `serde_json` reads it and it has what an event needs; and its
-//! fields are what `serde_json` finds under the Hub's names.
+//! A body is an event if and only if `serde_json` parses it and it has the required fields. The
+//! fields equal those that `serde_json` finds under the names of the Hub.
 #![no_main]
 
 use hubhooks::event::Event;
@@ -20,7 +20,7 @@ fuzz_target!(|body: &[u8]| {
     }
 });
 
-/// The action and the scope, where both are there.
+/// The action and the scope, if both exist.
 fn needed(value: &Value) -> Option<(&str, &str)> {
     let word = |value: &'_ Value, key: &str| value.get(key).and_then(Value::as_str).is_some();
     match &value["event"] {

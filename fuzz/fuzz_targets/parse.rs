@@ -1,5 +1,5 @@
-//! Whatever the bytes, a body is read or refused, in words that fit in a line and name a place that
-//! is there; what was read has every field.
+//! Any bytes are parsed or rejected. The message fits in a line, and its place exists. All fields
+//! of a parsed body can be read.
 #![no_main]
 
 use hubhooks::error::Error;
@@ -30,7 +30,7 @@ fuzz_target!(|body: &[u8]| {
     let mut lines = body.split(|byte| *byte == b'\n');
     let found = lines.nth(line.checked_sub(1).expect("lines count from 1"));
     let found = found.unwrap_or_else(|| panic!("there is no line {line}"));
-    // The end of a line is a place, too.
+    // The end of a line is a valid place.
     assert!(column <= found.len() + 1, "{line}:{column}");
 });
 

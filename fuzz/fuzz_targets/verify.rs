@@ -1,5 +1,5 @@
-//! The secret of a request is judged as by a second reading of the rules, which is written to be
-//! plain and not to be fast.
+//! The check of a secret agrees with a second, independent implementation, which is simple and
+//! slow.
 #![no_main]
 
 use hubhooks::error::Error;
@@ -21,7 +21,7 @@ enum Name {
     Other(Vec<u8>),
 }
 
-/// A part of a query: mostly such as mean something.
+/// A part of a query. Most parts have a meaning.
 #[derive(Arbitrary, Debug)]
 enum Piece {
     Name,
@@ -93,7 +93,7 @@ fn written(pieces: &[Piece], known: &[&[u8]]) -> Vec<u8> {
     query
 }
 
-/// Right, wrong, or not there.
+/// True for a right secret, false for a wrong one, None for a missing one.
 fn expected(known: &[&[u8]], headers: &[(Name, Vec<u8>)], query: &[u8]) -> Option<bool> {
     let is_right = |value: &[u8]| known.contains(&value);
     let mut values = Vec::new();

@@ -264,7 +264,7 @@ def move_aside(path: str, *suffixes: str) -> list[str]:
     moved = []
     for suffix in suffixes:
         number = 1
-        while _stat(new := f"{path}{suffix}.aside-{number}") is not None:
+        while _stat(new := f"{path}{suffix}.moved-{number}") is not None:
             number += 1
         try:
             os.rename(f"{path}{suffix}", new)  # noqa: PTH104 - these are paths as SQLite has them

@@ -7,7 +7,7 @@ import json
 import os
 import warnings
 from contextlib import asynccontextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypedDict, TypeVar, get_args, overload
 from weakref import WeakSet
 
@@ -36,6 +36,7 @@ from hubhooks._body import (
 from hubhooks._core import HubEvent, Verifier
 from hubhooks._encoders import register_encoders
 from hubhooks._logging import get_logger
+from hubhooks._samples import describe, sample_json, sample_names
 from hubhooks.asgi import is_of_server
 from hubhooks.deliveries import MemoryLog
 from hubhooks.errors import ConfigError, PayloadError
@@ -65,28 +66,28 @@ register_encoders()
 
 E = TypeVar("E", bound=HubEvent)
 
-# Only shows the scheme in OpenAPI: what it finds is judged elsewhere, in constant time.
+# It only documents the scheme in OpenAPI. The secret is checked elsewhere, in constant time.
 _SCHEME = APIKeyHeader(
     name="X-Webhook-Secret",
     scheme_name="HubWebhookSecret",
-    description="The secret of the webhook's settings on the Hub. "
-    "Without this header, the query parameter `secret` is taken.",
+    description="The secret from the webhook's settings on the Hub. "
+    "Without this header, `?secret=` in the URL counts.",
     auto_error=False,
 )
 # Where a request's scope has the query that was taken out of it.
 _QUERY = "hubhooks.query"
 _OTHER_METHODS = ["GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE"]
 _REFUSALS = {
-    400: "The body is empty or was cut off, or the `Content-Length` is wrong.",
-    401: "The secret is missing.",
+    400: "The body is empty or cut off, or the `Content-Length` is wrong.",
+    401: "The request has no secret.",
     403: "The secret is wrong.",
-    413: "The body is larger than allowed.",
-    503: "The server has no secret of its own, cannot store the delivery, or is shutting down.",
+    413: "The body is too large.",
+    503: "No secret is configured, the delivery cannot be stored, or the app shuts down.",
 }
 
 
 class WebhookResponse(BaseModel):
-    """What the Hub is told about a delivery."""
+    """The JSON of a response to a delivery."""
 
     status: str
     delivery: str | None = None
@@ -95,7 +96,7 @@ class WebhookResponse(BaseModel):
 
 
 class WebhookErrorResponse(BaseModel):
-    """A `WebhookResponse` as FastAPI shows the details of an exception."""
+    """A `WebhookResponse` as the `detail` of an `HTTPException`."""
 
     detail: WebhookResponse
 
@@ -232,7 +233,7 @@ def make_router(
         msg = f"the path `{path}` of a webhook must begin with `/`: `/{path}`"
         raise ConfigError(msg)
 
-    # No body parameter: FastAPI would read the body before the secret is judged. And async, or it
+    # No body parameter: FastAPI would read the body before the secret is checked. And async, or it
     # would wait for a thread.
     async def receive_hub_webhook(request: Request) -> _Received:
         return _Received(request, hooks)
@@ -271,12 +272,15 @@ def make_router(
             receive_hub_webhook,
             methods=["POST"],
             summary="Receive a Hub webhook",
-            description="Takes a delivery of the Hugging Face Hub and runs the handlers for it.",
+            description="Receives a delivery of the Hub and runs the matching handlers.",
             status_code=202,
             response_model=WebhookResponse,
-            response_description="Accepted, or kept as unreadable.",
+            response_description="Accepted, or stored as malformed.",
             responses={
-                200: {"model": WebhookResponse, "description": "Nothing to run."},
+                200: {
+                    "model": WebhookResponse,
+                    "description": "No handler runs.",
+                },
                 **_refusals(WebhookResponse),
             },
             openapi_extra=_body_of(HubEvent),
@@ -601,8 +605,27 @@ def _refusals(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
 
 
 def _body_of(event_class: type[HubEvent]) -> dict[str, Any]:
-    schema = TypeAdapter(event_class).json_schema()
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    """Describe the request body in OpenAPI, with a sample of each kind of event."""
+    content = {
+        "schema": TypeAdapter(event_class).json_schema(),
+        "examples": {
+            name: {"summary": describe(payload), "value": payload}
+            for name, payload, found in _samples()
+            if issubclass(found, event_class)
+        },
+    }
+    return {"requestBody": {"required": True, "content": {"application/json": content}}}
+
+
+@cache
+def _samples() -> list[tuple[str, dict[str, Any], type[HubEvent]]]:
+    """Read one sample of each scope and action, the one with the shortest name."""
+    found: dict[tuple[str, str], tuple[str, dict[str, Any], type[HubEvent]]] = {}
+    for name in sorted(sample_names(), key=len):
+        payload = sample_json(name)
+        event = HubEvent.from_dict(payload)
+        found.setdefault((event.scope, event.action), (name, payload, type(event)))
+    return sorted(found.values(), key=lambda sample: sample[0])
 
 
 verified_event = _VerifiedEvent()

@@ -77,15 +77,14 @@ def run(router: Router, environ: Mapping[str, str] | None = None) -> NoReturn:
 
 def _handle(router: Router, delivery_id: str | None, body: bytes) -> Delivery:
     log = MemoryLog()
-    # Who can start Jobs is for the Hub to say: there is no request, and so no secret to judge.
+    # The Hub controls who starts a Job. There is no request, and so no secret to check.
     receiver = Receiver(router, log, lambda: None, allow_unsigned=True)
-    # The environment has all of the body.
+    # The environment has the whole body.
     headers = [(b"content-length", b"%d" % len(body))]
     if delivery_id:
         headers.append((b"webhook-id", delivery_id.encode()))
     answer = receiver.receive(headers, body, complete=True)
-    # Training code likes the main thread, and nothing else wants it here; nor a loop, as it may
-    # want to run one.
+    # Training code needs the main thread, and may run an event loop of its own.
     runner = Runner(router, log, inline=True, handler_loop="dedicated")
     if answer.work is not None:
         runner.submit(answer.work)
@@ -96,5 +95,5 @@ def _handle(router: Router, delivery_id: str | None, body: bytes) -> Delivery:
 
 
 def _say(line: str) -> None:
-    # A Job's output is its log, and nobody configured `logging` there.
+    # The output of a Job is its log, and `logging` is usually not configured there.
     print_escaped(f"hubhooks: {line}")

@@ -210,7 +210,7 @@ class Webhooks(Router):
         register_encoders()
         secrets = (secret,) if isinstance(secret, str | bytes) else secret
         self._verifier = None if secrets is None else Verifier(*secrets)
-        # A secret in the code is always required, whatever `allow_unsigned` says.
+        # A secret in the code is always required, also with `allow_unsigned`.
         self.settings = Settings(
             allow_unsigned=allow_unsigned and secret is None,
             max_body_size=max_body_size,

@@ -5,13 +5,13 @@ use super::{Criteria, Criterion, Listened};
 use crate::error::Error;
 use crate::event::Class;
 
-/// Deliveries that the Hub documents, by what they carry.
+/// A kind of event that the Hub documents.
 pub(super) struct Documented {
     pub(super) scope: &'static str,
     actions: &'static [&'static str],
     repo_types: &'static [&'static str],
     pub(super) class: Class,
-    /// Of the criteria with [`Criterion::carriers`], those that can be judged.
+    /// The criteria with [`Criterion::carriers`] that these events have a value for.
     carries: &'static [Criterion],
 }
 
@@ -24,13 +24,13 @@ pub const STATUSES: &[&str] = &["open", "closed", "merged", "draft"];
 
 /// The statuses that only pull requests have.
 const OF_PULL_REQUESTS: &[&str] = &["merged", "draft"];
-/// The types of [`REPO_TYPES`] whose events are documented. What an event of a kernel carries is not.
+/// The types of [`REPO_TYPES`] whose events are documented. Those of a kernel are not.
 const DESCRIBED: &[&str] = &["model", "dataset", "space", "bucket"];
 const WITH_REFS: &[&str] = &["model", "dataset", "space"];
 const WITH_DISCUSSIONS: &[&str] = WITH_REFS;
 const WITH_FILES: &[&str] = &["bucket"];
 
-/// What the Hub documents: <https://huggingface.co/docs/hub/webhooks>.
+/// The documented events. Source: <https://huggingface.co/docs/hub/webhooks>.
 pub(super) const EVENTS: [Documented; 7] = [
     Documented {
         scope: "repo",
@@ -94,7 +94,7 @@ pub(super) const EVENTS: [Documented; 7] = [
 ];
 
 impl Criterion {
-    /// Which events carry what the criterion asks for, where not all do.
+    /// The events that have a value for the criterion; None if all have one.
     fn carriers(self) -> Option<&'static str> {
         Some(match self {
             Self::PullRequest => {
@@ -124,11 +124,11 @@ impl Criteria {
     pub(super) fn check_together(&self) -> Result<(), Error> {
         self.check_status()?;
         let mut given = self.given();
-        // What an undocumented scope carries, nobody knows yet.
+        // The parts of an undocumented scope are not known.
         if self.can_be(&given) || self.scopes.iter().any(|listened| !listened.is_documented()) {
             return Ok(());
         }
-        // Leave out what is not to blame; the rest exclude each other.
+        // Leave out the criteria that do not conflict.
         let mut at = 0;
         while at < given.len() {
             let criterion = given.remove(at);
@@ -159,7 +159,7 @@ impl Criteria {
         )))
     }
 
-    /// Check that the status is not one of pull requests where those are excluded.
+    /// Check that a status of pull requests is not combined with `pull_request=False`.
     fn check_status(&self) -> Result<(), Error> {
         let statuses = self.words(Criterion::Status).unwrap_or_default();
         let is_excluded = |status: &String| OF_PULL_REQUESTS.contains(&&**status);
@@ -177,7 +177,7 @@ impl Criteria {
         Ok(())
     }
 
-    /// Whether only the type of the repository keeps a discussion from satisfying the criteria.
+    /// Return true if discussions satisfy all criteria except the type of the repository.
     fn wants_discussions_of_buckets(&self, given: &[Criterion]) -> bool {
         given.contains(&Criterion::RepoType)
             && EVENTS.iter().any(|event| {
@@ -188,9 +188,9 @@ impl Criteria {
             })
     }
 
-    /// The classes of the documented events that can satisfy the criteria, for each scope or class
-    /// that is listened to; None stands for all of them. What events of an undocumented scope are is
-    /// not known, so it is left out.
+    /// The classes of the documented events that can match, for each scope or class of the filter.
+    /// None stands for no scope. Undocumented scopes are left out, because their events are not
+    /// known.
     pub(super) fn classes(&self) -> Vec<(Option<&Listened>, Vec<Class>)> {
         let given = self.given();
         let classes_of = |listened: Option<&Listened>| {
@@ -218,7 +218,7 @@ impl Criteria {
             .collect()
     }
 
-    /// Say which actions the Hub documents for what is listened to.
+    /// Name the actions that the Hub documents for the scopes of the filter.
     fn documented_actions(&self) -> String {
         let events = || {
             EVENTS
@@ -231,7 +231,7 @@ impl Criteria {
         format!("only {} {verb} documented there", quoted(actions, "and"))
     }
 
-    /// Whether a documented event can satisfy these criteria.
+    /// Return true if a documented event can satisfy these criteria.
     fn can_be(&self, criteria: &[Criterion]) -> bool {
         EVENTS.iter().any(|event| {
             criteria
@@ -240,9 +240,9 @@ impl Criteria {
         })
     }
 
-    /// Whether a documented event can satisfy this criterion, which is given.
+    /// Return true if this documented event can satisfy a given criterion.
     fn allows(&self, criterion: Criterion, event: &Documented) -> bool {
-        // A word that the Hub does not document yet may come to be documented anywhere.
+        // The Hub can document a new value for any scope.
         let allows_any = |here: &[&str], anywhere: &[&str]| {
             let words = self.words(criterion).unwrap_or_default();
             words

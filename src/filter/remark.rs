@@ -1,4 +1,4 @@
-//! What there is to say about an event and a filter, in words.
+//! Remarks about an event and a filter, as text.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use super::Listened;
 use crate::event::{Class, Event, UpdatedRef};
 use crate::text::excerpt;
 
-/// What a criterion has to say about an event. Making one costs nothing; its text is made when shown.
+/// A remark of a criterion about an event. Its text is made only when it is shown.
 pub(super) enum Remark<'r> {
     Scope {
         event: &'r Event<'r>,
@@ -135,7 +135,8 @@ impl fmt::Display for Remark<'_> {
     }
 }
 
-/// Say why no listened scope or class is the event's: another one, or parts that are missing.
+/// Explain why no scope or class of the filter matches: the event has another one, or parts are
+/// missing.
 fn fmt_scope(f: &mut fmt::Formatter<'_>, event: &Event<'_>, wanted: &[Listened]) -> fmt::Result {
     let (scope, _) = event.effective();
     let wants = |class| {

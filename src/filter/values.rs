@@ -1,13 +1,13 @@
-//! Values that no documented event has, with the value that was most likely meant.
+//! Values that no documented event has, with the nearest documented value.
 
 use super::documented::{ACTIONS, REPO_TYPES, STATUSES};
 use super::remark::quoted;
 use super::{Criteria, Criterion};
 
-/// How alike two words must be for one to be a misspelling of the other: `opened` and `open` are.
+/// The similarity above which one word is a misspelling of another, such as `opened` of `open`.
 const CLOSE: f64 = 0.65;
 
-/// Words that other products and older deliveries use, with the documented ones.
+/// Words of other products and older bodies, with the documented ones.
 const OTHER_NAMES: &[(Criterion, &str, &str)] = &[
     (Criterion::Action, "add", "create"),
     (Criterion::Action, "added", "create"),
@@ -33,7 +33,7 @@ const WITH_VALUES: [(Criterion, &[&str]); 3] = [
     (Criterion::Status, STATUSES),
 ];
 
-/// What the path of an address on the Hub, or of its API, begins with for each type of repository.
+/// The beginnings of the path of a URL on the Hub, or of its API, for each type of repository.
 const PREFIXES: [(&str, &str); 5] = [
     ("models", "model"),
     ("datasets", "dataset"),
@@ -42,7 +42,7 @@ const PREFIXES: [(&str, &str); 5] = [
     ("kernels", "kernel"),
 ];
 
-/// Namespaces of refs, by the names that people give them.
+/// Namespaces of refs, by common names for them.
 const REF_NAMESPACES: [(&str, &str); 7] = [
     ("head", "heads"),
     ("heads", "heads"),
@@ -54,7 +54,7 @@ const REF_NAMESPACES: [(&str, &str); 7] = [
 ];
 
 impl Criteria {
-    /// Say which values no documented event has: one sentence for each.
+    /// A sentence for each value that no documented event has.
     pub(super) fn value_warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         for criterion in self.given() {
@@ -75,7 +75,7 @@ fn argument(criterion: Criterion, value: &str) -> String {
     format!("`{}={value:?}`", criterion.name())
 }
 
-/// Say that a value is not among the documented ones.
+/// The warning for a value that is not documented.
 fn undocumented(criterion: Criterion, documented: &[&str], word: &str) -> Option<String> {
     if documented.contains(&word) {
         return None;
@@ -88,7 +88,7 @@ fn undocumented(criterion: Criterion, documented: &[&str], word: &str) -> Option
     Some(format!("the Hub documents no {given}; {hint}"))
 }
 
-/// The documented value that is meant most likely, which may be one of another criterion.
+/// The nearest documented value, which can be one of another criterion.
 fn meant<'d>(
     criterion: Criterion,
     documented: &[&'d str],
@@ -120,7 +120,8 @@ fn nearest<'d>(documented: &[&'d str], word: &str) -> Option<&'d str> {
         .map(|(value, _)| value)
 }
 
-/// Say that a value has a form that no event has, such as a URL for the name of a repository.
+/// The warning for a value with a form that no event has, such as a URL as the name of a
+/// repository.
 fn misshapen(criterion: Criterion, word: &str) -> Option<String> {
     let given = argument(criterion, word);
     let (what, right) = match criterion {
@@ -144,15 +145,15 @@ fn misshapen(criterion: Criterion, word: &str) -> Option<String> {
     Some(format!("{given} most likely never matches: {what}{hint}"))
 }
 
-/// What an address names, or a path that begins as one.
+/// A parsed URL of the Hub, or a path that begins like one.
 struct Address<'w> {
     repo_type: Option<&'static str>,
-    /// The repository's owner and name, and what comes after them.
+    /// The owner and the name of the repository, and the segments after them.
     segments: Vec<&'w str>,
 }
 
 impl<'w> Address<'w> {
-    /// Read an address with its scheme, or with a host of the Hub.
+    /// Parse a URL with a scheme, or with a host of the Hub.
     fn read(word: &'w str) -> Option<Self> {
         const HOSTS: [&str; 3] = ["huggingface.co", "www.huggingface.co", "hf.co"];
         let path = match word.split_once("://") {
@@ -188,7 +189,7 @@ impl<'w> Address<'w> {
         name.strip_suffix(".git").unwrap_or(&name).to_owned()
     }
 
-    /// The arguments for the repository; empty if the address names none.
+    /// The arguments for the repository; empty if the URL names none.
     fn right(&self) -> String {
         match (self.repo(), self.repo_type) {
             (name, _) if name.is_empty() => name,
@@ -202,7 +203,7 @@ impl<'w> Address<'w> {
     }
 }
 
-/// Whether a pattern has parts that may stand for a `/`, or for nothing.
+/// Return true if parts of a pattern can match a `/` or nothing.
 fn is_flexible(pattern: &str) -> bool {
     pattern.contains(['{', '[', '\\']) || pattern.split('/').any(|segment| segment == "**")
 }
@@ -242,7 +243,7 @@ fn right_owner(word: &str) -> Option<String> {
     if name.contains('/') {
         return Some(argument(Criterion::Repo, name));
     }
-    // An owner is no pattern.
+    // `owner=` takes no patterns.
     if name.contains(['*', '?', '[', '{']) {
         return Some(argument(Criterion::Repo, &format!("{name}/*")));
     }
@@ -275,12 +276,12 @@ fn right_ref(word: &str) -> Option<String> {
     let (namespace, name) = rest.split_once('/').unwrap_or((rest, ""));
     let known = REF_NAMESPACES.iter().find(|(given, _)| *given == namespace);
     let right = match known {
-        // A branch may be named `pr/fix`, but a pull request is a number.
+        // A branch can have the name `pr/fix`, but a pull request has a number.
         Some((_, "pr")) if !is_full && !name.bytes().all(|b| b.is_ascii_digit() || b == b'*') => {
             path.to_owned()
         }
         Some((_, namespace)) if !name.is_empty() => format!("refs/{namespace}/{name}"),
-        // A branch may have the name of a namespace.
+        // A branch can have the name of a namespace.
         _ if !is_full => path.to_owned(),
         _ if namespace.contains(['*', '?']) => path.to_owned(),
         _ => return Some(nearest_ref(namespace, name)),
@@ -288,7 +289,7 @@ fn right_ref(word: &str) -> Option<String> {
     (right != word).then(|| argument(Criterion::Ref, &right))
 }
 
-/// The ref that is meant by one in a namespace that there is not.
+/// The nearest ref to one in an unknown namespace.
 fn nearest_ref(namespace: &str, name: &str) -> String {
     if name.is_empty() {
         // `refs/main`

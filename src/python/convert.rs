@@ -14,7 +14,7 @@ pub(super) fn to_python<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'
     Ok(pythonize::pythonize(py, value)?)
 }
 
-/// A string as Python writes it in a `repr`; a long one is cut, with its length.
+/// The `repr` of a string. A long string is cut, and its length is added.
 pub(super) fn quoted(py: Python<'_>, text: &str) -> PyResult<String> {
     let shown = |text: &str| Ok::<_, PyErr>(PyString::new(py, text).repr()?.to_string());
     match text.char_indices().nth(LONGEST_QUOTE) {
@@ -27,20 +27,20 @@ pub(super) fn quoted(py: Python<'_>, text: &str) -> PyResult<String> {
     }
 }
 
-/// A method of a class that is written in Python, as it calls Python code of others.
+/// A method of a class that is written in Python, because it calls Python code of users.
 ///
-/// While such code runs, no Rust function may wait for it: at exit the interpreter ends a daemon
-/// thread there, and the process aborts where that meets Rust.
+/// While such code runs, no Rust function may wait for it. At exit, the interpreter ends a daemon
+/// thread in Python code, and the process aborts if Rust called that code.
 pub(super) fn reentrant<'py>(py: Python<'py>, method: &str) -> PyResult<Bound<'py, PyAny>> {
     py.import("hubhooks._reentrant")?.getattr(method)
 }
 
-/// A problem with a body that has no place in it.
+/// A `PayloadError` without a place.
 pub(super) fn problem(what: impl Into<String>) -> PyErr {
     Error::nowhere(what).into()
 }
 
-/// A string for Python that is one of the Hub's few words most of the time: those are made once.
+/// A Python string. The frequent words of the Hub are made once.
 pub(super) fn word<'py>(py: Python<'py>, text: &str) -> Bound<'py, PyString> {
     macro_rules! interned {
         ($($word:literal),* $(,)?) => {
@@ -72,7 +72,8 @@ pub(super) fn word<'py>(py: Python<'py>, text: &str) -> Bound<'py, PyString> {
     )
 }
 
-/// What `==` gives: of another class the other side may know better, as `unittest.mock.ANY` does.
+/// The result of `==`. For another class, Python asks the other object too, such as
+/// `unittest.mock.ANY`.
 pub(super) fn compared<'py, T>(
     other: &Bound<'py, PyAny>,
     is_equal: impl FnOnce(&T) -> bool,

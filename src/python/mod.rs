@@ -1,4 +1,4 @@
-//! The Python package's native module: the only folder that talks to the interpreter.
+//! The native module of the Python package. Only this folder uses the interpreter.
 
 mod convert;
 mod errors;
@@ -48,7 +48,7 @@ mod _core {
         module.add("REPO_TYPES", PyTuple::new(py, REPO_TYPES)?)?;
         module.add("STATUSES", PyTuple::new(py, STATUSES)?)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
-        // Special methods that call Python code of others are written in Python, too.
+        // Special methods that call Python code of users are written in Python too.
         let special = [
             (py.get_type::<super::Filter>(), "__init__", "make_filter"),
             (

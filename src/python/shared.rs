@@ -1,4 +1,4 @@
-//! A body and what was read from it, shared by an event and its parts.
+//! A body and its parsed event, shared by an event and its parts.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::event::Event;
 use crate::read::value_of;
 use crate::text::{self, Strings};
 
-/// What an event's fields are borrowed from.
+/// The body, from which the fields of an event are borrowed.
 struct Body {
     raw: PyBackedBytes,
     /// The text without lone surrogates, if `raw` has any.
@@ -30,12 +30,12 @@ self_cell!(
     }
 );
 
-/// A parsed body. Parts hold it rather than the Python object of their event, so that no reference
-/// cycle needs the garbage collector.
+/// A parsed body. Parts hold it instead of the Python object of their event. So no reference cycle
+/// needs the garbage collector.
 #[derive(Clone)]
 pub(super) struct Shared(Arc<Cell>);
 
-/// Why a body could not be borrowed from.
+/// The reason why a body could not be parsed.
 enum Unread {
     Broken(Error),
     Repaired(Box<str>),
@@ -68,7 +68,7 @@ impl Shared {
         self.0.borrow_dependent()
     }
 
-    /// The body as it was received.
+    /// The bytes of the body as received.
     pub(super) fn raw(&self) -> &PyBackedBytes {
         &self.0.borrow_owner().raw
     }
@@ -77,12 +77,12 @@ impl Shared {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// The whole body as a JSON value. Made anew: only `to_dict` and comparisons need it.
+    /// The whole body as a new JSON value. Only `to_dict` and comparisons need it.
     pub(super) fn value(&self) -> Value {
         value_of(self.event().text())
     }
 
-    /// The value under these keys, one in another; null if there is none.
+    /// The value at this path of keys; null if there is none.
     pub(super) fn value_at(&self, keys: &[&str]) -> Value {
         keys.iter().fold(self.value(), |mut value, key| {
             value.get_mut(*key).map(Value::take).unwrap_or_default()

@@ -17,7 +17,7 @@ from openapi_spec_validator import validate
 from pythons import environment
 from servers import PATIENCE, ROOT, SECRET, UVICORN, Server, started
 
-from hubhooks import HubEvent, Webhooks, errors
+from hubhooks import CommentEvent, HubEvent, Webhooks, errors, testing
 from hubhooks._samples import compact, sample_json
 from hubhooks.fastapi import VerifiedEvent, verified_event
 
@@ -314,6 +314,25 @@ def test_several_dependencies_of_one_request_see_the_same_delivery(app: Server, 
 def test_endpoint_of_ones_own_takes_only_what_the_hub_sends(app: Server) -> None:
     answer = app.request("/wrong-method", "GET", secret="sun")
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
+def examples(operation: dict[str, Any]) -> dict[str, Any]:
+    content = operation["requestBody"]["content"]["application/json"]
+    return {name: example["value"] for name, example in content["examples"].items()}
+
+
+def test_openapi_has_a_sample_of_each_kind_of_event(app: Server) -> None:
+    paths = app.request("/openapi.json").json()["paths"]
+    kinds = {(e.scope, e.action) for e in (testing.sample(name) for name in testing.sample_names())}
+    found = [
+        HubEvent.from_dict(value) for value in examples(paths["/webhooks/hub"]["post"]).values()
+    ]
+    assert sorted((event.scope, event.action) for event in found) == sorted(kinds)
+    comments = [
+        HubEvent.from_dict(value) for value in examples(paths["/comments"]["post"]).values()
+    ]
+    assert {type(event) for event in comments} == {CommentEvent}
+    assert {event.scope for event in comments} == {"discussion", "discussion.comment"}
 
 
 def test_openapi_shows_what_is_taken_and_answered(app: Server) -> None:
