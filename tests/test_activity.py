@@ -141,18 +141,14 @@ def test_anonymous_visitors_see_no_name_that_differs_from_the_body(
     assert row.repo == ""
 
 
-def test_repository_that_became_private_is_hidden(
-    house: House, body: Callable[..., bytes]
-) -> None:
+def test_repository_that_became_private_is_hidden(house: House, body: Callable[..., bytes]) -> None:
     house.put(body("repo.create", repo__name=NAME, repo__private=False))
     house.put(body("repo.create", repo__name=NAME, repo__private=True))
     rows = house.activity.page(trusted=False).rows
     assert [(row.repo, row.is_private) for row in rows] == [("", True)] * 2
 
 
-def test_reused_id_is_checked_again(
-    house: House, body: Callable[..., bytes]
-) -> None:
+def test_reused_id_is_checked_again(house: House, body: Callable[..., bytes]) -> None:
     """The cache knows deliveries, not ids."""
 
     def receive(*, private: bool) -> None:
@@ -346,6 +342,7 @@ def test_details_say_why_and_what_can_be_replayed(house: House, body: Callable[.
 
 
 HUB = "https://huggingface.co"
+GAUGES = f"{HUB}/datasets/ada-labs/tide-gauges"
 # Changes of a body, and the links that follow: to the repository and to the discussion.
 LINKS: dict[str, tuple[str, dict[str, Any], tuple[str, str]]] = {
     "model": ("repo.create", {}, (f"{HUB}/ada-labs/tide-forecast", "")),
@@ -361,18 +358,18 @@ LINKS: dict[str, tuple[str, dict[str, Any], tuple[str, str]]] = {
     "discussion": (
         "discussion.comment.create",
         {},
-        (f"{HUB}/datasets/ada-labs/tide-gauges", f"{HUB}/datasets/ada-labs/tide-gauges/discussions/7"),
+        (GAUGES, f"{GAUGES}/discussions/7"),
     ),
     "discussion's url is not used": (
         "discussion.create",
         {"discussion.url.web": "javascript:alert(1)"},
-        (f"{HUB}/datasets/ada-labs/tide-gauges", f"{HUB}/datasets/ada-labs/tide-gauges/discussions/7"),
+        (GAUGES, f"{GAUGES}/discussions/7"),
     ),
     "no number": (
-        "discussion.create", {"discussion.num": 0}, (f"{HUB}/datasets/ada-labs/tide-gauges", ""),
+        "discussion.create", {"discussion.num": 0}, (GAUGES, ""),
     ),
     "script": ("repo.create", {"repo.url.web": "javascript:alert(1)"}, ("", "")),
-    "other host": ("repo.create", {"repo.url.web": "https://eve.co/ada-labs/tide-forecast"}, ("", "")),
+    "other host": ("repo.create", {"repo.url.web": "https://eve.co/ada-labs/x"}, ("", "")),
     "user name": (
         "repo.create", {"repo.url.web": f"{HUB}@eve.co/ada-labs/tide-forecast"}, ("", ""),
     ),

@@ -94,8 +94,8 @@ _STYLE = """<style>
 .hubhooks.hubhooks pre + p { margin-top: 16px; }
 .hubhooks.hubhooks p:last-child { margin-bottom: 0; }
 .hubhooks.hubhooks h3 { margin: 0 0 4px; font-size: var(--text-lg); font-weight: 600; }
-.hubhooks.hubhooks a { display: inline-block; margin: 0; padding: 2px 0; color: inherit; text-decoration: underline;
-  text-underline-offset: 2px; }
+.hubhooks.hubhooks a { display: inline-block; margin: 0; padding: 2px 0; color: inherit;
+  text-decoration: underline; text-underline-offset: 2px; }
 .hubhooks.hubhooks :is(small, dt, summary, th) { font-size: var(--text-sm);
   color: var(--hubhooks-muted); }
 .hubhooks.hubhooks :is(.hubhooks-muted, .hubhooks-what) { color: var(--hubhooks-muted); }

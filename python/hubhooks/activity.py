@@ -540,9 +540,7 @@ class Activity:
             states = tuple(known for known in STATES if known != State.UNHANDLED)
         if trusted:
             return self._page(states, number, self._row)
-        return self._cached(
-            (states, number), lambda: self._page(states, number, self._public_row)
-        )
+        return self._cached((states, number), lambda: self._page(states, number, self._public_row))
 
     def details(self, delivery_id: str) -> Details | None:
         """Look up a delivery; None if the store does not have it.

@@ -72,10 +72,10 @@ class App:
         return self.client.get("/config").json()
 
     def call(self, name: str, *more: Any, session: str | None = "visitor", chosen: str = "",
-             key: str = "", state: str = "all states", **options: Any) -> httpx.Response:  # fmt: skip
+             key: str = "", **options: Any) -> httpx.Response:  # fmt: skip
         """Call a function as the page does."""
         body = {
-            "data": [state, 0, chosen, key, "", *more],
+            "data": ["all states", 0, chosen, key, "", *more],
             "session_hash": session,
         }
         return self.client.post(f"/gradio_api/run/hubhooks_{name}", json=body, **options)
@@ -261,7 +261,9 @@ def test_replay_runs_handlers_again(app: App) -> None:
     key = app.unlock("mine")
 
     def attempts() -> int:
-        return next(one["runs"][0]["attempts"] for one in app.deliveries() if one["id"] == public_id)
+        return next(
+            one["runs"][0]["attempts"] for one in app.deliveries() if one["id"] == public_id
+        )
 
     before = attempts()
     parts = app.parts(
@@ -427,7 +429,7 @@ DESKTOP = {"width": 1280, "height": 800}
 UNHANDLED = "discussion.comment.create"
 HOSTILE = {
     "repo.name": "ada/<img src=x onerror=alert(1)>",
-    "repo.url.web": "https://huggingface.co/ada/x\" onclick=\"alert(1)",
+    "repo.url.web": 'https://huggingface.co/ada/x" onclick="alert(1)',
     "event.action": "{{x}}${alert(1)}</table><script>alert(1)</script>",
 }
 
@@ -525,12 +527,12 @@ def test_anonymous_visitor_reads_private_for_private_rows(
     assert page.locator(".hubhooks-open").count() == 0
 
 
-def test_selected_row_is_marked_and_the_keyboard_selects_it(
-    filled: App, browser: Browser
-) -> None:
+def test_selected_row_is_marked_and_the_keyboard_selects_it(filled: App, browser: Browser) -> None:
     page = open_page(browser, filled, DESKTOP)
     unlock(page)
-    private = page.get_by_role("button", name=f"repo.content update ada-labs/{PRIVATE_NAME}, failed")
+    private = page.get_by_role(
+        "button", name=f"repo.content update ada-labs/{PRIVATE_NAME}, failed"
+    )
     marked = page.locator(".hubhooks-list tr[aria-current=true]")
     assert marked.count() == 0
     page.get_by_label("Show", exact=True).focus()
