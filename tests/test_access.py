@@ -12,7 +12,7 @@ from servers import PATIENCE, ask_for_websocket, started
 
 from hubhooks._core import Verifier
 from hubhooks._samples import compact, sample_json
-from hubhooks.activity import Gate, is_cross_site
+from hubhooks.activity import AdminTokenGuard, is_cross_site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -162,8 +162,8 @@ class Minutes:
         self.waits.append(seconds)
         await self.go_on.wait()
 
-    def gate(self) -> Gate:
-        return Gate(lambda: Verifier("moon"), self.clock, self.sleep)
+    def guard(self) -> AdminTokenGuard:
+        return AdminTokenGuard(lambda: Verifier("moon"), self.clock, self.sleep)
 
 
 @pytest.fixture
@@ -175,16 +175,16 @@ def admin_token(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_waiting_attempts_are_bounded() -> None:
     async def attempt() -> Counter[str]:
         minutes = Minutes()
-        gate = minutes.gate()
-        assert [await gate.judge_slowly("wrong") for _ in range(5)] == ["wrong"] * 5
+        guard = minutes.guard()
+        assert [await guard.check_delayed("wrong") for _ in range(5)] == ["wrong"] * 5
         assert minutes.waits == []
-        late = [asyncio.ensure_future(gate.judge_slowly("wrong")) for _ in range(5000)]
+        late = [asyncio.ensure_future(guard.check_delayed("wrong")) for _ in range(5000)]
         await asyncio.sleep(0)
-        right: Any = [await gate.judge_slowly(TOKEN) for _ in range(3)]
+        right: Any = [await guard.check_delayed(TOKEN) for _ in range(3)]
         assert right == ["right"] * 3
         late[0].cancel()  # that frees its place
         await asyncio.gather(late[0], return_exceptions=True)
-        late[0] = asyncio.ensure_future(gate.judge_slowly("wrong"))
+        late[0] = asyncio.ensure_future(guard.check_delayed("wrong"))
         await asyncio.sleep(0)
         assert len(minutes.waits) == 4001
         minutes.go_on.set()
@@ -198,20 +198,20 @@ def test_the_delay_grows_with_the_rate_and_ends() -> None:
     async def attempt() -> None:
         minutes = Minutes()
         minutes.go_on.set()
-        gate = minutes.gate()
+        guard = minutes.guard()
         for _ in range(3000):
-            assert await gate.judge_slowly("wrong") == "wrong"
+            assert await guard.check_delayed("wrong") == "wrong"
         waits = [*minutes.waits]
         assert len(waits) == 2995
         assert waits == sorted(waits)
         assert (waits[0], waits[-1]) == (1.0, 20.0)
         minutes.now = 60.0
-        await gate.judge_slowly("wrong")
+        await guard.check_delayed("wrong")
         assert minutes.waits.pop() == 20.0
         minutes.now = 180.0
-        await gate.judge_slowly("wrong")
+        await guard.check_delayed("wrong")
         assert len(minutes.waits) == 2995
-        assert await gate.judge_slowly(TOKEN) == "right"
+        assert await guard.check_delayed(TOKEN) == "right"
 
     asyncio.run(attempt())
 
@@ -219,10 +219,10 @@ def test_the_delay_grows_with_the_rate_and_ends() -> None:
 @pytest.mark.usefixtures("admin_token")
 def test_wrong_tokens_are_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     minutes = Minutes()
-    gate = minutes.gate()
+    guard = minutes.guard()
     for now in (0.0, 1.0, 59.0, 60.0, 61.0):
         minutes.now = now
-        assert gate.judge("wrong") == "wrong"
+        assert guard.check("wrong") == "wrong"
     assert caplog.text.count("rejected an admin token") == 2
 
 

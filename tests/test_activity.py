@@ -1,4 +1,4 @@
-"""Who sees what of the deliveries, and who is trusted."""
+"""The deliveries as anonymous visitors and admins see them, and access to them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from servers import PATIENCE
 
 from hubhooks import Verifier, Webhooks
 from hubhooks._delivery_json import delivery_json
+from hubhooks._samples import sample_json, with_overrides
 from hubhooks.activity import (
     Activity,
-    Gate,
+    AdminSessions,
+    AdminTokenGuard,
+    Links,
     Replayed,
-    Tickets,
+    Row,
     is_cross_site,
     is_space_owner,
 )
@@ -50,7 +53,7 @@ class Clock:
 
 
 class House(NamedTuple):
-    """An activity, and what it tells of."""
+    """An activity with its store."""
 
     log: Any
     hooks: Webhooks
@@ -91,9 +94,9 @@ def house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[House]:
     log.close()
 
 
-# ---- what strangers see ------------------------------------------------------------------------
+# ---- anonymous visitors ------------------------------------------------------------------------
 
-# What the body says of the repository, and whether a stranger is told its name.
+# What the body says of the repository, and if an anonymous visitor sees its name.
 PRIVACY: dict[str, tuple[dict[str, Any], bool]] = {
     "public": ({"private": False}, True),
     "private": ({"private": True}, False),
@@ -104,29 +107,33 @@ PRIVACY: dict[str, tuple[dict[str, Any], bool]] = {
 
 
 @pytest.mark.parametrize("case", PRIVACY)
-def test_strangers_are_told_of_public_repositories_only(
+def test_anonymous_visitors_see_public_repositories_only(
     house: House, body: Callable[..., bytes], case: str
 ) -> None:
-    changes, is_told = PRIVACY[case]
-    given = json.loads(body("repo.create", repo__name=NAME))
+    changes, is_public = PRIVACY[case]
+    web = f"https://huggingface.co/datasets/{NAME}"
+    given = json.loads(body("repo.create", repo__name=NAME, repo__url__web=web))
     given["repo"].update(changes)
     house.put(json.dumps(given).encode(), "heard")
     (row,) = house.activity.page(trusted=False).rows
     assert row.state == "queued"
-    assert (row.event, row.repo) == (("repo create", NAME) if is_told else ("", ""))
-    assert (row.id, row.handlers) == ("", "")
+    assert (row.event, row.repo) == (("repo create", NAME) if is_public else ("", ""))
+    assert (row.id, row.handlers, row.reason) == ("", "", "")
+    assert row.is_private is not is_public
+    assert row.links.repo == (web if is_public else "")
     (row,) = house.activity.page(trusted=True).rows
     assert (row.event, row.repo, row.handlers) == ("repo create", NAME, "heard")
     assert row.id
+    assert not row.is_private
 
 
-def test_strangers_are_told_nothing_of_a_delivery_that_cannot_be_read(house: House) -> None:
+def test_anonymous_visitors_see_only_the_state_of_a_malformed_delivery(house: House) -> None:
     house.put(b'{"repo": {"private": false', skipped="malformed", reason="line 1", repo=NAME)
     (row,) = house.activity.page(trusted=False).rows
-    assert row == (row.received_at, "malformed", "", "", "", "")
+    assert row == Row(row.received_at, "malformed")
 
 
-def test_strangers_are_told_no_name_that_the_body_does_not_bear(
+def test_anonymous_visitors_see_no_name_that_differs_from_the_body(
     house: House, body: Callable[..., bytes]
 ) -> None:
     house.put(body("repo.create", repo__name="ada-labs/other", repo__private=False), repo=NAME)
@@ -134,43 +141,39 @@ def test_strangers_are_told_no_name_that_the_body_does_not_bear(
     assert row.repo == ""
 
 
-def test_a_repository_that_became_private_is_public_no_more(
-    house: House, body: Callable[..., bytes]
-) -> None:
+def test_repository_that_became_private_is_hidden(house: House, body: Callable[..., bytes]) -> None:
     house.put(body("repo.create", repo__name=NAME, repo__private=False))
     house.put(body("repo.create", repo__name=NAME, repo__private=True))
     rows = house.activity.page(trusted=False).rows
-    assert [row.repo for row in rows] == ["", ""]
+    assert [(row.repo, row.is_private) for row in rows] == [("", True)] * 2
 
 
-def test_what_strangers_are_told_is_no_different_when_asked_again(
-    house: House, body: Callable[..., bytes]
-) -> None:
-    """The judgement is remembered: of the delivery, and not of its id."""
+def test_reused_id_is_checked_again(house: House, body: Callable[..., bytes]) -> None:
+    """The cache knows deliveries, not ids."""
 
-    def come(*, private: bool) -> None:
+    def receive(*, private: bool) -> None:
         content = body("repo.create", repo__name=NAME, repo__private=private)
         house.log.accept("d1", content, (), "unhandled", repo=NAME)
 
-    come(private=False)
+    receive(private=False)
     assert house.activity.page(trusted=False).rows[0].repo == NAME
-    come(private=True)
+    receive(private=True)
     deadline = time.monotonic() + PATIENCE
     while house.activity.page(trusted=False).rows[0].repo:
         assert time.monotonic() < deadline
 
 
-def test_only_the_trusted_are_told_what_was_refused(house: House) -> None:
+def test_only_admins_see_rejections(house: House) -> None:
     house.put(skipped="unhandled")
     house.log.refused(int(time.time() // 60), "secret wrong", 3)
-    assert house.activity.gate.judge("wrong") == "wrong"
+    assert house.activity.guard.check("wrong") == "wrong"
     assert house.activity.overview(trusted=False) == ({"unhandled": 1}, {}, {})
     rejections = house.activity.overview(trusted=True).rejections
     assert rejections["admin token wrong"] == 1
     assert rejections["secret wrong"] == 3
 
 
-def test_a_page_leads_to_the_next_one(house: House) -> None:
+def test_pages_follow_each_other(house: House) -> None:
     ids = [house.put(skipped="unhandled") for _ in range(13)][::-1]
     first = house.activity.page(trusted=True)
     assert ([row.id for row in first.rows], first.is_last) == (ids[:12], False)
@@ -181,82 +184,82 @@ def test_a_page_leads_to_the_next_one(house: House) -> None:
     assert house.activity.page("failed", trusted=True).rows == ()
 
 
-# ---- who is trusted ----------------------------------------------------------------------------
+# ---- access ------------------------------------------------------------------------------------
 
 
-def gate(clock: Clock) -> Gate:
-    return Gate(lambda: Verifier("moon"), clock)
+def make_guard(clock: Clock) -> AdminTokenGuard:
+    return AdminTokenGuard(lambda: Verifier("moon"), clock)
 
 
-def test_the_token_opens_the_gate() -> None:
-    judge = gate(Clock()).judge
-    assert [judge(word) for word in (TOKEN, f" {TOKEN}\n", TOKEN.upper(), "", "moon")] == [
+def test_only_the_admin_token_is_right() -> None:
+    check = make_guard(Clock()).check
+    assert [check(word) for word in (TOKEN, f" {TOKEN}\n", TOKEN.upper(), "", "moon")] == [
         "right", "right", "wrong", "wrong", "wrong",
     ]  # fmt: skip
-    assert judge("ä" * 20) == "wrong"
+    assert check("ä" * 20) == "wrong"
 
 
 @pytest.mark.parametrize("token", ["\ud800" * 20, "x" * 5000, "\0" * 20])
-def test_no_token_breaks_the_gate(token: str) -> None:
-    assert gate(Clock()).judge(token) == "wrong"
+def test_any_other_token_is_wrong(token: str) -> None:
+    assert make_guard(Clock()).check(token) == "wrong"
 
 
 def test_wrong_tokens_never_lock_the_right_one_out(logged: Callable[[], list[str]]) -> None:
     clock = Clock()
-    door = gate(clock)
-    assert [door.judge("wrong") for _ in range(1000)] == ["wrong"] * 1000
-    assert [door.judge(TOKEN) for _ in range(10)] == ["right"] * 10
-    assert sum(door.wrong.values()) == 1000
-    # Logged, but nobody can fill the log.
+    guard = make_guard(clock)
+    assert [guard.check("wrong") for _ in range(1000)] == ["wrong"] * 1000
+    assert [guard.check(TOKEN) for _ in range(10)] == ["right"] * 10
+    assert sum(guard.wrong.values()) == 1000
+    # Wrong tokens cannot fill the log.
     assert len(logged()) == 2
     assert TOKEN not in str(logged())
     clock.now += 3600
-    door.judge("wrong")
-    assert len(door.wrong) == 1
+    guard.check("wrong")
+    assert len(guard.wrong) == 1
 
 
-def test_without_a_token_there_is_no_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_token_the_guard_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HUBHOOKS_ADMIN_TOKEN")
-    door = gate(Clock())
-    assert not door.is_on
-    assert door.judge("") == door.judge("None") == "off"
+    guard = make_guard(Clock())
+    assert not guard.is_on
+    assert guard.check("") == guard.check("None") == "off"
 
 
 @pytest.mark.parametrize("token", ["short", "ä" * 20, "the webhook's own secret"])
-def test_a_token_that_is_no_good_is_refused(monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+def test_unusable_token_is_an_error(monkeypatch: pytest.MonkeyPatch, token: str) -> None:
     monkeypatch.setenv("HUBHOOKS_ADMIN_TOKEN", token)
-    door = Gate(lambda: Verifier("the webhook's own secret"))
+    guard = AdminTokenGuard(lambda: Verifier("the webhook's own secret"))
     with pytest.raises(ConfigError, match="HUBHOOKS_ADMIN_TOKEN") as raised:
-        door.judge(token)
+        guard.check(token)
     assert token not in str(raised.value)
 
 
-def test_a_ticket_is_good_in_its_session_for_a_while() -> None:
+def test_session_key_is_valid_in_its_session_for_hours() -> None:
     clock = Clock()
-    tickets = Tickets(clock)
-    ticket = tickets.issue("mine")
-    assert tickets.admits(ticket, "mine")
-    # Neither is worth something without the other.
-    assert not tickets.admits(ticket, "other")
-    assert not tickets.admits("", "mine")
-    assert not tickets.admits("mine", "mine")
-    assert not tickets.admits(ticket[:-1], "mine")
-    assert not tickets.admits("", "")
+    sessions = AdminSessions(clock)
+    key = sessions.issue("mine")
+    assert sessions.is_valid(key, "mine")
+    # Both the key and the session are needed.
+    assert not sessions.is_valid(key, "other")
+    assert not sessions.is_valid("", "mine")
+    assert not sessions.is_valid("mine", "mine")
+    assert not sessions.is_valid(key[:-1], "mine")
+    assert not sessions.is_valid("", "")
     clock.now += 9 * 60 * 60
-    assert not tickets.admits(ticket, "mine")
+    assert not sessions.is_valid(key, "mine")
 
 
-def test_a_ticket_can_be_taken_back_and_the_oldest_makes_room() -> None:
-    tickets = Tickets(Clock())
-    first, second = tickets.issue("mine"), tickets.issue("mine")
+def test_session_key_can_be_revoked_and_the_oldest_is_dropped() -> None:
+    sessions = AdminSessions(Clock())
+    first, second = sessions.issue("mine"), sessions.issue("mine")
     assert first != second
-    tickets.take_back(first)
-    tickets.take_back("unknown")
-    assert not tickets.admits(first, "mine")
+    sessions.revoke(first)
+    sessions.revoke("unknown")
+    assert not sessions.is_valid(first, "mine")
     for _ in range(1000):
-        last = tickets.issue("other")
-    assert tickets.admits(last, "other")
-    assert not tickets.admits(second, "mine")
+        last = sessions.issue("other")
+    assert sessions.is_valid(last, "other")
+    assert not sessions.is_valid(second, "mine")
 
 
 def login(name: object = "ada", until: object = 2000) -> dict[str, Any]:
@@ -321,16 +324,16 @@ def test_details_say_why_and_what_can_be_replayed(house: House, body: Callable[.
     assert house.activity.details("unknown") is None
     details = house.activity.details(delivery)
     assert details is not None
-    assert details.objection == "its handlers have not finished yet"
+    assert details.replay_blocked_reason == "its handlers have not finished yet"
     house.end(delivery, "heard", "failed", "no tide", "Traceback")
     details = house.activity.details(delivery)
     assert details is not None
-    assert details.objection == ""
+    assert details.replay_blocked_reason == ""
     name = "test_details_say_why_and_what_can_be_replayed.<locals>.added_since"
     assert details.handlers == ("heard", name)
     assert any(name in line for line in details.explanations)
     assert details.payload["event"] == {"action": "create", "scope": "repo"}
-    assert details.url.startswith("https://huggingface.co/")
+    assert details.links.repo.startswith("https://huggingface.co/")
     said = delivery_json(details.delivery, is_whole=True)
     assert said["runs"][0]["error"] == "no tide"
     assert said["body"] == json.loads(body("repo.create"))
@@ -338,22 +341,89 @@ def test_details_say_why_and_what_can_be_replayed(house: House, body: Callable[.
     json.dumps(said)
 
 
-def test_a_link_leads_to_the_hub_only(house: House, body: Callable[..., bytes]) -> None:
-    evil = house.put(body("repo.create", repo__url__web="javascript:alert(1)"))
-    details = house.activity.details(evil)
+HUB = "https://huggingface.co"
+GAUGES = f"{HUB}/datasets/ada-labs/tide-gauges"
+# Changes of a body, and the links that follow: to the repository and to the discussion.
+LINKS: dict[str, tuple[str, dict[str, Any], tuple[str, str]]] = {
+    "model": ("repo.create", {}, (f"{HUB}/ada-labs/tide-forecast", "")),
+    "canonical model": ("repo.create.canonical", {}, (f"{HUB}/tidebert", "")),
+    "bucket": ("repo.create.bucket", {}, (f"{HUB}/buckets/ada-labs/gauge-uploads", "")),
+    "no url": ("repo.create.v2", {}, (f"{HUB}/datasets/ada-labs/wave-heights", "")),
+    "no url, new type": ("repo.create.v2", {"repo.type": "kernel"}, ("", "")),
+    "new type": (
+        "repo.create",
+        {"repo.type": "kernel", "repo.url.web": f"{HUB}/kernels/ada-labs/tide-forecast"},
+        (f"{HUB}/kernels/ada-labs/tide-forecast", ""),
+    ),
+    "discussion": (
+        "discussion.comment.create",
+        {},
+        (GAUGES, f"{GAUGES}/discussions/7"),
+    ),
+    "discussion's url is not used": (
+        "discussion.create",
+        {"discussion.url.web": "javascript:alert(1)"},
+        (GAUGES, f"{GAUGES}/discussions/7"),
+    ),
+    "no number": (
+        "discussion.create", {"discussion.num": 0}, (GAUGES, ""),
+    ),
+    "script": ("repo.create", {"repo.url.web": "javascript:alert(1)"}, ("", "")),
+    "other host": ("repo.create", {"repo.url.web": "https://eve.co/ada-labs/x"}, ("", "")),
+    "user name": (
+        "repo.create", {"repo.url.web": f"{HUB}@eve.co/ada-labs/tide-forecast"}, ("", ""),
+    ),
+    "other repository": ("repo.create", {"repo.url.web": f"{HUB}/ada-labs/secret"}, ("", "")),
+    "query": ("repo.create", {"repo.url.web": f"{HUB}/ada-labs/tide-forecast?x"}, ("", "")),
+    "line break": ("repo.create", {"repo.url.web": f"{HUB}/ada-labs/tide-forecast\n"}, ("", "")),
+    "parent folder": ("repo.create.v2", {"repo.name": "../settings"}, ("", "")),
+    "two slashes": ("repo.create.v2", {"repo.name": "a/b/c"}, ("", "")),
+    "markup": ("repo.create.v2", {"repo.name": 'ada/"><img>'}, ("", "")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LINKS)
+def test_links_lead_to_the_named_pages_of_the_hub(house: House, case: str) -> None:
+    sample, changes, links = LINKS[case]
+    given = with_overrides(sample_json(sample), changes)
+    delivery = house.put(json.dumps(given).encode(), repo=given["repo"]["name"])
+    details = house.activity.details(delivery)
     assert details is not None
-    assert details.url == ""
+    assert (details.links.repo, details.links.discussion) == links
+    for trusted in (False, True):
+        (row,) = house.activity.page(trusted=trusted).rows
+        is_shown = trusted or given["repo"]["private"] is False
+        assert row.links == (details.links if is_shown else Links())
+
+
+def test_hide_unhandled_lists_all_other_states(house: House) -> None:
+    kept: list[str] = []
+    for number in range(14):
+        house.put(skipped="unhandled")
+        kept.append(house.put(b"{}", "one"))
+        if number % 2:
+            house.end(kept[-1], "one", "failed")
+    for trusted in (True, False):
+        first = house.activity.page(hide_unhandled=True, trusted=trusted)
+        second = house.activity.page(number=1, hide_unhandled=True, trusted=trusted)
+        states = [row.state for row in (*first.rows, *second.rows)]
+        assert states == ["failed", "queued"] * 7
+        assert (first.is_last, second.is_last) == (False, True)
+    ids = [row.id for row in house.activity.page(hide_unhandled=True, trusted=True).rows]
+    assert ids == kept[:1:-1]
+    unhandled = house.activity.page("unhandled", hide_unhandled=True, trusted=True)
+    assert len(unhandled.rows) == 12
 
 
 def test_replay_runs_what_heard_it_or_what_is_named(
     house: House, body: Callable[..., bytes]
 ) -> None:
     delivery = house.put(body("repo.create"), "one", "two")
-    assert house.replay(delivery).objection == "its handlers have not finished yet"
+    assert house.replay(delivery).blocked_reason == "its handlers have not finished yet"
     house.end(delivery, "one", "succeeded")
     house.end(delivery, "two", "failed")
-    assert house.replay("unknown").objection == "there is no such delivery"
-    assert "does not match this delivery" in house.replay(delivery, ["three"]).objection
+    assert house.replay("unknown").blocked_reason == "there is no such delivery"
+    assert "does not match this delivery" in house.replay(delivery, ["three"]).blocked_reason
     assert house.woken == []
     assert house.replay(delivery, ["two"]) == (("two",), "")
     assert house.woken == [1]
@@ -390,7 +460,7 @@ def test_replay_waits_while_another_process_writes(
 
 def test_replay_runs_what_would_hear_it_now(house: House, body: Callable[..., bytes]) -> None:
     delivery = house.put(body("repo.create"))
-    assert house.replay(delivery).objection == "no handler matches it"
+    assert house.replay(delivery).blocked_reason == "no handler matches it"
     house.hooks.on("repo", name="added since")(lambda event: None)
     assert house.replay(delivery) == (("added since",), "")
 

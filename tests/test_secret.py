@@ -13,7 +13,7 @@ from tables import cases
 
 from hubhooks import Verifier, Webhooks
 from hubhooks._samples import compact, sample_json
-from hubhooks.activity import Gate
+from hubhooks.activity import AdminTokenGuard
 from hubhooks.errors import ConfigError, SecretMismatchError, SecretMissingError
 from hubhooks.fastapi import VerifiedEvent  # noqa: TC001 - FastAPI evaluates annotations
 
@@ -136,7 +136,7 @@ def test_unsendable_admin_token_is_refused(token, monkeypatch):
     with pytest.raises(
         ConfigError, match=r"^HUBHOOKS_ADMIN_TOKEN must be 16 to 1024 printable"
     ) as e:
-        Gate(lambda: None).is_on  # noqa: B018 - it is read here
+        AdminTokenGuard(lambda: None).is_on  # noqa: B018 - it is read here
     assert token not in str(e.value)
 
 

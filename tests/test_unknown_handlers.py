@@ -187,5 +187,5 @@ def test_tab_shows_unknown_handlers_to_the_owner_only() -> None:
     activity = Activity(store, Router(), lambda: None, lambda: None)
     shown = activity.overview(trusted=True)
     assert shown.unknown_handlers == {"<gone>": 1}
-    assert "1 waiting for <b>&lt;gone&gt;</b>, which the app lacks" in tab._overview_html(shown)  # noqa: SLF001 - the HTML of the tab
+    assert "1 run of <b>&lt;gone&gt;</b>: no app has this handler" in tab._overview_html(shown)  # noqa: SLF001 - the HTML of the tab
     assert activity.overview(trusted=False).unknown_handlers == {}

@@ -78,7 +78,7 @@ async def serve(
     said: object = None
     status, headers = 200, dict[str, str]()
     try:
-        if not activity().gate.is_on:
+        if not activity().guard.is_on:
             scope["query_string"] = query
             return False
         await _let_in(activity(), scope)
@@ -132,13 +132,13 @@ async def _let_in(activity: Activity, scope: Scope) -> None:
             401, "the header `Authorization: Bearer <admin token>` is missing",
             **{"www-authenticate": "Bearer"},
         )  # fmt: skip
-    judgement = await activity.gate.judge_slowly(token.decode("latin-1"))
-    if judgement == "busy":
+    result = await activity.guard.check_delayed(token.decode("latin-1"))
+    if result == "busy":
         raise _Refusal(
             429, "the admin token is wrong, after too many other wrong tokens",
             **{"retry-after": "1", **_closing(scope)},
         )  # fmt: skip
-    if judgement != "right":
+    if result != "right":
         raise _Refusal(403, "the admin token is wrong")
 
 
@@ -206,9 +206,9 @@ def _show(activity: Activity, delivery_id: str) -> dict[str, Any]:
 
 async def _replay(activity: Activity, target: _Target, body: bytes) -> dict[str, Any]:
     done = await activity.replay(target.delivery_id or "", _handlers_in(body))
-    if done.objection:
+    if done.blocked_reason:
         is_there = activity.log.get(target.delivery_id or "") is not None
-        raise _Refusal(409 if is_there else 404, done.objection)
+        raise _Refusal(409 if is_there else 404, done.blocked_reason)
     return {"delivery": target.delivery_id, "handlers": done.handlers}
 
 

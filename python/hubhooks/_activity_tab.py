@@ -1,9 +1,12 @@
-"""Shows the activity in a Gradio app.
+"""The activity tab of a Gradio app.
 
-Each of these functions can be called by anybody, with anything: Gradio makes an endpoint of every
-one, also where `api_visibility` hides it. So each asks anew whether the caller is trusted. What
-they work on is held by the page and not by the server, where it would belong to whoever names the
-session; and they do without the queue, which hands results to whoever does that.
+Gradio makes a public endpoint of each function here, also for those hidden from the API's
+documentation. Any caller can send any values. Therefore:
+
+* Each function checks access again, for each call.
+* The page holds the state of a visit: the filter, the page number, the selected delivery and the
+  key of the admin session. On the server, other callers could reach it with the session's name.
+* No function uses the queue. The queue returns results to any caller that names the session.
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ import os
 from datetime import datetime, timezone
 from html import escape
 from importlib.util import find_spec
+from inspect import signature
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from urllib.parse import quote
 
 import gradio as gr
 from gradio import oauth
@@ -31,102 +36,216 @@ from hubhooks.activity import (
     is_space_owner,
 )
 from hubhooks.errors import ConfigError, StoreError
-from hubhooks.gradio import NOT_LAUNCHED, is_about_to_start, warn_of_own_launch
+from hubhooks.gradio import NOT_LAUNCHED, is_about_to_start, warn_of_own_launch, webhook_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from hubhooks.activity import Activity, Details, Overview, Page
+    from hubhooks.activity import Activity, Details, Links, Overview, Page, Row
     from hubhooks.models import Run
 
 __all__ = ["show"]
 
-# What is to change on the page. Gradio reads the annotations of what it calls, so it is no name of
-# type checkers alone.
+# Changes of components. It must exist at run time: Gradio reads the annotations of its functions.
 _Changes: TypeAlias = dict[Any, Any]
 
 _log = get_logger()
 
+# Keep our functions out of the API's documentation. Gradio 5 has another option for that.
+_HIDDEN: dict[str, Any] = (
+    {"api_visibility": "private"}
+    if "api_visibility" in signature(gr.on).parameters
+    else {"show_api": False}
+)
 _SECONDS = 2
-_MOST_PAGES = 1000
+_MAX_PAGES = 1000
 _ALL = "all states"
-_EVERY = "all its handlers"
-_HEADERS = ["Time (UTC)", "State", "Event", "Repository", "Handlers", "Delivery"]
-_WIDTHS: list[str | int] = ["12%", "13%", "23%", "23%", "17%", "12%"]
-_STRANGERS_WIDTHS = ["14%", "16%", "34%", "36%"]
-_WORDS = {
-    "failed": "failed, and not to be tried again",
-    "stuck": "running for longer than allowed",
-    "running": "running now",
-    "retrying": "waiting to be tried again",
-    "queued": "waiting for its turn",
-    "malformed": "no event that could be read",
-    "succeeded": "handled",
-    "ignored": "not wanted by a handler or by ignore_authors",
-    "unhandled": "heard by no handler",
+_HIDE_UNHANDLED = "hide unhandled"
+_ALL_HANDLERS = "all its handlers"
+_SAMPLE = "discussion.comment.create"
+_SETTINGS = "https://huggingface.co/settings/webhooks"
+
+_MEANINGS = {
+    "failed": "A handler failed. No retry is left.",
+    "stuck": "A handler exceeded its timeout, and still runs.",
+    "running": "A handler runs now.",
+    "retrying": "An attempt failed. The next one starts later.",
+    "queued": "A run waits for a free slot.",
+    "malformed": "The body is not a valid event.",
+    "succeeded": "The handlers returned.",
+    "ignored": "A handler or `ignore_authors` ignored the event.",
+    "unhandled": "No handler matches.",
 }
-# Colours that are legible on white and on black.
+# Each colour is legible on white and on black.
 _COLOURS = {
     "failed": "#e5484d", "stuck": "#e2730f", "running": "#2b8ce6", "retrying": "#c28a00",
     "queued": "#2b8ce6", "malformed": "#e5484d", "succeeded": "#2f9e5f", "ignored": "#8b8d98",
     "unhandled": "#8b8d98",
 }  # fmt: skip
 
+# A doubled class beats the styles that Gradio gives to all HTML.
 _STYLE = """<style>
-.hubhooks { font-size: var(--text-md); color: var(--body-text-color); line-height: 1.5;
+.hubhooks { --hubhooks-muted: #5c5e66; --hubhooks-line: var(--border-color-primary);
+  font-size: var(--text-md); line-height: 1.5; color: var(--body-text-color);
   overflow-wrap: anywhere; }
-.hubhooks-chips { display: flex; flex-wrap: wrap; gap: 6px 18px; align-items: baseline; }
+.dark .hubhooks { --hubhooks-muted: #b3b5bd; }
+.html-container:has(> .prose > .hubhooks) { padding: 0 !important; }
+.hubhooks.hubhooks p { margin: 0 0 8px; }
+.hubhooks.hubhooks pre + p { margin-top: 16px; }
+.hubhooks.hubhooks p:last-child { margin-bottom: 0; }
+.hubhooks.hubhooks h3 { margin: 0 0 4px; font-size: var(--text-lg); font-weight: 600; }
+.hubhooks.hubhooks a { display: inline-block; margin: 0; padding: 2px 0; color: inherit;
+  text-decoration: underline; text-underline-offset: 2px; }
+.hubhooks.hubhooks :is(small, dt, summary, th) { font-size: var(--text-sm);
+  color: var(--hubhooks-muted); }
+.hubhooks.hubhooks :is(.hubhooks-muted, .hubhooks-what) { color: var(--hubhooks-muted); }
+.hubhooks.hubhooks :focus-visible { outline: 2px solid var(--color-accent); outline-offset: 2px;
+  border-radius: 2px; }
+.hubhooks-box { padding: 16px; border: 1px solid var(--hubhooks-line);
+  border-radius: var(--radius-lg); }
+.hubhooks-chips { display: flex; flex-wrap: wrap; gap: 4px 18px; align-items: baseline; }
 .hubhooks-dot { display: inline-block; width: .6em; height: .6em; border-radius: 50%;
   margin-right: .45em; }
-.hubhooks small, .hubhooks dt { color: var(--body-text-color-subdued); }
-.html-container:has(> .prose > .hubhooks) { padding: 0 !important; }
-.hubhooks a { margin: 0 !important; padding: 0 !important; }
-.hubhooks h4 { margin: 0 0 6px; font-size: var(--text-lg); overflow-wrap: anywhere; }
-.hubhooks dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px; margin: 0; }
-.hubhooks dd { margin: 0; overflow-wrap: anywhere; }
-.hubhooks-run { border: 1px solid var(--border-color-primary); border-radius: var(--radius-md);
+.hubhooks-controls { flex-wrap: nowrap !important; gap: 8px !important; }
+.hubhooks-controls > * { min-width: 0 !important; }
+.hubhooks-controls > button { flex: none; }
+@media (max-width: 640px) {
+  .hubhooks-controls > button { padding-inline: 8px !important;
+    font-size: var(--text-sm) !important; }
+  .hubhooks-controls .wrap-inner { padding-inline: 0; }
+  .hubhooks-controls .wrap-inner input { margin-inline: 0; padding-inline: 8px 20px;
+    text-overflow: ellipsis; }
+}
+@media (min-width: 641px) {
+  .hubhooks-controls > .block { flex: 0 1 18em !important; }
+  .hubhooks-controls > button { padding-inline: 16px; }
+}
+
+.hubhooks-list { container-type: inline-size; overflow: hidden;
+  border: 1px solid var(--hubhooks-line); border-radius: var(--radius-lg); }
+.hubhooks.hubhooks .hubhooks-list :is(table, thead, tbody, tr, th, td) { margin: 0; border: 0;
+  background: none; font-size: inherit; }
+.hubhooks.hubhooks .hubhooks-list table { width: 100%; table-layout: fixed;
+  border-collapse: collapse; }
+.hubhooks.hubhooks .hubhooks-list :is(th, td) { padding: 8px 12px; text-align: left;
+  vertical-align: top; }
+.hubhooks.hubhooks .hubhooks-list th { font-size: var(--text-sm); font-weight: 600; }
+.hubhooks.hubhooks .hubhooks-list tbody tr { border-top: 1px solid var(--hubhooks-line); }
+.hubhooks.hubhooks .hubhooks-list tr[data-delivery] { cursor: pointer; }
+.hubhooks.hubhooks .hubhooks-list tr:is([data-delivery]:hover, [aria-current]) {
+  background: var(--background-fill-secondary); }
+.hubhooks.hubhooks .hubhooks-list tr[aria-current] {
+  box-shadow: inset 4px 0 0 var(--color-accent); }
+.hubhooks-list .hubhooks-time { width: 8.5em; font-variant-numeric: tabular-nums; }
+.hubhooks-list .hubhooks-state { width: 9.5em; }
+.hubhooks.hubhooks :is(td, dd) a + a { margin-left: 12px; }
+.hubhooks-what { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2;
+  overflow: hidden; }
+.hubhooks.hubhooks :is(.hubhooks-open, .hubhooks-open:hover, .hubhooks-open:active) { margin: 0;
+  padding: 2px 0; border: 0; box-shadow: none; background: none; color: inherit; font: inherit;
+  font-weight: 600; text-align: left; cursor: pointer; }
+.hubhooks-open::before { content: "\\25B8" / ""; display: inline-block; width: 1.1em;
+  color: var(--hubhooks-muted); }
+.hubhooks-open[aria-expanded="true"]::before { content: "\\25BE" / ""; }
+@container (max-width: 640px) {
+  .hubhooks.hubhooks .hubhooks-list :is(table, tbody, td) { display: block; width: auto;
+    padding: 0; }
+  .hubhooks.hubhooks .hubhooks-list thead { position: absolute; width: 1px; height: 1px;
+    overflow: hidden; clip-path: inset(50%); }
+  .hubhooks.hubhooks .hubhooks-list tbody tr { display: grid; gap: 2px 12px;
+    grid-template-columns: 1fr auto; padding: 10px 14px; }
+  .hubhooks.hubhooks .hubhooks-list tbody tr:first-child { border-top: 0; }
+  .hubhooks.hubhooks .hubhooks-list td { grid-column: 1 / -1; }
+  .hubhooks.hubhooks .hubhooks-list td:empty { display: none; }
+  .hubhooks.hubhooks .hubhooks-list td.hubhooks-time { grid-column: 1;
+    color: var(--hubhooks-muted); }
+  .hubhooks.hubhooks .hubhooks-list td.hubhooks-state { grid-column: 2; }
+}
+
+.hubhooks-details .json-node .content { flex: 1; min-width: 0; overflow-wrap: anywhere; }
+.hubhooks.hubhooks dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px;
+  align-items: baseline; margin: 0; }
+.hubhooks.hubhooks dd { margin: 0; min-width: 0; }
+.hubhooks-run { border: 1px solid var(--hubhooks-line); border-radius: var(--radius-md);
   padding: 8px 12px; margin-top: 8px; }
-.hubhooks pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: var(--text-sm);
-  font-family: var(--font-mono); margin: 4px 0 0; max-height: 20em; overflow-y: auto; }
-.hubhooks summary { cursor: pointer; color: var(--body-text-color-subdued); }
+.hubhooks.hubhooks pre { margin: 4px 0 0; padding: 8px 12px; max-height: 20em; overflow-y: auto;
+  white-space: pre-wrap; overflow-wrap: anywhere; color: inherit; border: 0;
+  background: var(--background-fill-secondary); border-radius: var(--radius-md);
+  font-family: var(--font-mono); font-size: var(--text-sm); }
+.hubhooks summary { cursor: pointer; }
 </style>"""
 
+# A click on a row notes its delivery, and clicks a hidden button of Gradio: clicks on HTML have no
+# target, and do not arrive in each version. A new table replaces the focused button, so the page
+# gives the focus to the new one.
+_ON_LOAD = """() => {
+  if (window.hubhooks) return;
+  const page = window.hubhooks = { pressed: "", focused: "" };
+  const rowOf = target => target?.closest?.(".hubhooks-list tr[data-delivery]");
+  page.focus = id => {
+    for (const row of document.querySelectorAll(".hubhooks-list tr[data-delivery]"))
+      if (id && row.dataset.delivery === id)
+        row.querySelector("button")?.focus({ preventScroll: true });
+  };
+  document.addEventListener("click", event => {
+    const row = rowOf(event.target);
+    if (!row || event.target.closest("a") || String(window.getSelection())) return;
+    page.pressed = row.dataset.delivery;
+    document.querySelector("button.hubhooks-choose")?.click();
+  });
+  document.addEventListener("pointerdown", () => { page.focused = ""; }, true);
+  document.addEventListener("focusin", event => {
+    page.focused = event.target.matches?.(".hubhooks-open")
+      ? rowOf(event.target).dataset.delivery : "";
+  });
+  new MutationObserver(() => {
+    if (page.focused && document.activeElement === document.body) page.focus(page.focused);
+  }).observe(document.body, { childList: true, subtree: true });
+}"""
+_CHOOSE = """(...values) => {
+  const pressed = window.hubhooks?.pressed;
+  if (pressed) {
+    const id = decodeURIComponent(pressed);
+    values[CHOSEN] = values[CHOSEN] === id ? "" : id;
+  }
+  return values.slice(0, INPUTS);
+}"""
 _SHOW_DETAILS = """() => setTimeout(() => {
-  const details = document.querySelector(".hubhooks-details");
-  details?.scrollIntoView({ behavior: "smooth", block: "nearest" });
+  const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  document.querySelector(".hubhooks-details")?.scrollIntoView({
+    behavior: isStill ? "auto" : "smooth", block: "nearest" });
 }, 100)"""
-_HOW_TO_UNLOCK = f"""
-Here you see what a stranger sees: what became of deliveries, and which ones they were where their
-repository is public. Details and Replay are for those the app trusts, and it knows nobody yet.
-Set one of these up, and restart the app:
+_FOCUS_ROW = """() => setTimeout(() => window.hubhooks?.focus(window.hubhooks.pressed), 100)"""
 
-- the secret `{TOKEN_VARIABLE}`, a long random word that is then asked for here;
-- `hf_oauth: true` in the README of the Space, for its owner to log in with;
-- `hooks.launch(demo, auth=("you", "a long password"))`, which closes the whole page to others.
-"""
-_LOCKED = """
-Here you see what a stranger sees: what became of deliveries, and which ones they were where their
-repository is public. Details and Replay are for the owner of the app.
-"""
+_LOCKED = "Anonymous visitors see states and public repositories. "
+_ASK_FOR_TOKEN = _LOCKED + "Enter the admin token to see payloads and to replay deliveries."
+_ASK_FOR_LOGIN = _LOCKED + "Payloads and Replay are for the owner of the app."
+_HOW_TO_UNLOCK = (
+    "the activity tab shows payloads and Replay to nobody yet; to get access, do one of these and "
+    f"restart the app: set {TOKEN_VARIABLE} to a long random word, write `hf_oauth: true` in the "
+    "README of the Space, or pass `auth=` to `hooks.launch`"
+)
 _NOT_INCLUDED = (
     "the webhooks of this app have not started: call `app.include_router(hooks.router())` in the "
     "app that mounts this page; if it mounts `hooks` itself, they start with the first delivery"
 )
 _REFUSALS = {
-    "wrong": "That is not the token.",
-    "busy": "That is not the token, and too many wrong ones come at once.",
-    "off": f"There is no token to know: {TOKEN_VARIABLE} is not set.",
+    "wrong": "That is not the admin token.",
+    "busy": "That is not the admin token. Too many wrong ones arrive now.",
+    "off": "This app has no admin token.",
 }
 
 
 class _Parts(NamedTuple):
-    """What the tab consists of."""
+    """The components of the tab."""
 
     overview: gr.HTML
+    controls: gr.Row
     state: gr.Dropdown
     newer: gr.Button
     older: gr.Button
-    table: gr.Dataframe
+    table: gr.HTML
+    choose: gr.Button
     details: gr.Column
     facts: gr.HTML
     payload: gr.JSON
@@ -139,148 +258,163 @@ class _Parts(NamedTuple):
     unlock: gr.Button
     lock: gr.Button
     refusal: gr.HTML
-    # What the page holds for us.
+    # The state that the page holds.
     number: gr.Number
     chosen: gr.Textbox
-    ticket: gr.Textbox
+    key: gr.Textbox
     seen: gr.Textbox
 
 
 def show(activity: Activity, was_started: Callable[[], bool]) -> None:
-    """Show the activity: to be called inside `gr.Blocks()`.
+    """Show the activity. Call it inside `gr.Blocks()`.
 
     Args:
-        activity: what to show.
-        was_started: whether the webhooks of this app were ever started in this process.
+        activity: the deliveries.
+        was_started: returns True once the webhooks of this app have started in this process.
 
     Raises:
-        ConfigError: there is no `gr.Blocks` around it, or the admin token cannot be used.
+        ConfigError: it is called outside `gr.Blocks`, or the admin token cannot be used.
     """
     blocks = Context.root_block
     if blocks is None:
         msg = "`hooks.activity()` shows itself in a Gradio app: call it inside `with gr.Blocks():`"
         raise ConfigError(msg)
-    parts = _lay_out(has_token=activity.gate.is_on)
+    has_token = activity.guard.is_on
+    has_login = _is_login_signed() and _can_log_in()
+    parts = _lay_out(has_token=has_token, has_login=has_login)
     keep_private(parts)
     warn_of_own_launch(blocks)
-    tab = _Tab(activity, parts, was_started)
-    held: list[Any] = [parts.state, parts.number, parts.chosen, parts.ticket, parts.seen]
+    tab = _Tab(activity, parts, was_started, hint="" if has_token or has_login else _HOW_TO_UNLOCK)
+    held: list[Any] = [parts.state, parts.number, parts.chosen, parts.key, parts.seen]
     outputs: list[Any] = list(parts)
 
-    def wire(function: Callable[..., Any], *triggers: Any, more: Sequence[Any] = ()) -> Any:  # noqa: ANN401 - Gradio makes these methods
+    def wire(
+        function: Callable[..., Any],
+        *triggers: Any,  # noqa: ANN401 - Gradio makes these methods
+        more: Sequence[Any] = (),
+        js: str | None = None,
+    ) -> Any:  # noqa: ANN401 - Gradio's type
         return gr.on(
             triggers,
             function,
             [*held, *more],
             outputs,
-            # Not to take a name away from a function of the app.
+            # With a prefix: the app may have a function of the same name.
             api_name=f"hubhooks_{function.__name__}",
-            api_visibility="private",
+            **_HIDDEN,
             queue=False,
             show_progress="hidden",
+            js=js,
         )
 
+    choose = _CHOOSE.replace("CHOSEN", str(held.index(parts.chosen)))
+    choose = choose.replace("INPUTS", str(len(held)))
+    blocks.load(None, js=_ON_LOAD)
     wire(tab.look, blocks.load, gr.Timer(_SECONDS).tick)
     wire(tab.filter, parts.state.input)
     wire(tab.turn_to_newer, parts.newer.click)
     wire(tab.turn_to_older, parts.older.click)
-    wire(tab.choose, parts.table.select).then(None, js=_SHOW_DETAILS)
-    wire(tab.close, parts.close.click)
+    wire(tab.choose, parts.choose.click, js=choose).then(None, js=_SHOW_DETAILS)
+    wire(tab.close, parts.close.click).then(None, js=_FOCUS_ROW)
     wire(tab.replay, parts.replay.click, more=[parts.handler])
     wire(tab.unlock, parts.unlock.click, parts.token.submit, more=[parts.token])
     wire(tab.lock, parts.lock.click)
 
 
-def _lay_out(*, has_token: bool) -> _Parts:
+def _lay_out(*, has_token: bool, has_login: bool) -> _Parts:
     overview = gr.HTML(_STYLE, padding=False)
-    with gr.Row(equal_height=True):
+    with gr.Row(equal_height=True, elem_classes="hubhooks-controls") as controls:
         state = gr.Dropdown(
-            [_ALL, *STATES], value=_ALL, show_label=False, container=False, scale=2, min_width=140,
-            filterable=False,
+            [_ALL, _HIDE_UNHANDLED, *STATES], value=_ALL, label="Show", show_label=False,
+            container=False, scale=1, min_width=100, filterable=False,
         )  # fmt: skip
-        newer = gr.Button("Newer", size="md", interactive=False, scale=1, min_width=80)
-        older = gr.Button("Older", size="md", interactive=False, scale=1, min_width=80)
-        lock = gr.Button("Lock", size="md", visible=False, scale=1, min_width=80)
-    table = gr.Dataframe(
-        headers=_HEADERS,
-        datatype=["str", "html", "str", "str", "str", "str"],
-        column_widths=_WIDTHS,
-        column_count=len(_HEADERS),
-        interactive=False,
-        buttons=[],
-        show_label=False,
-    )
+        newer = gr.Button("Newer", size="md", interactive=False, scale=0, min_width=60)
+        older = gr.Button("Older", size="md", interactive=False, scale=0, min_width=60)
+        lock = gr.Button("Lock", size="md", visible=False, scale=0, min_width=60)
+    table = gr.HTML(padding=False)
+    choose = gr.Button("Select", visible="hidden", elem_classes="hubhooks-choose")
     with gr.Column(visible=False, elem_classes="hubhooks-details") as details, gr.Row():
-        with gr.Column(scale=1, min_width=380):
+        with gr.Column(scale=1, min_width=320):
             facts = gr.HTML(padding=False)
-            with gr.Row(equal_height=True):
+            with gr.Row(equal_height=True, elem_classes="hubhooks-controls"):
                 handler = gr.Dropdown(
-                    [_EVERY], value=_EVERY, show_label=False, container=False, scale=3,
-                    min_width=160, filterable=False,
+                    [_ALL_HANDLERS], value=_ALL_HANDLERS, label="Handlers to replay",
+                    show_label=False, container=False, scale=1, min_width=100, filterable=False,
                 )  # fmt: skip
-                replay = gr.Button("Replay", variant="primary", size="md", min_width=90)
-                close = gr.Button("Close", size="md", min_width=90)
+                # Not `primary`: Gradio's white on orange has too little contrast.
+                replay = gr.Button("Replay", size="md", scale=0, min_width=60)
+                close = gr.Button("Close", size="md", scale=0, min_width=60)
             outcome = gr.HTML(padding=False)
-        with gr.Column(scale=1, min_width=380):
+        with gr.Column(scale=1, min_width=320):
             payload = gr.JSON(label="Payload", open=True, max_height=560)
     with gr.Column(visible=False) as locked:
-        refusal, token, unlock = _lay_out_lock(has_token=has_token)
+        refusal, token, unlock = _lay_out_lock(has_token=has_token, has_login=has_login)
     return _Parts(
-        overview, state, newer, older, table, details, facts, payload, handler, replay, outcome,
-        close, locked, token, unlock, lock, refusal,
+        overview, controls, state, newer, older, table, choose, details, facts, payload, handler,
+        replay, outcome, close, locked, token, unlock, lock, refusal,
         number=gr.Number(0, precision=0, visible=False),
         chosen=gr.Textbox(visible=False),
-        ticket=gr.Textbox(visible=False),
+        key=gr.Textbox(visible=False),
         seen=gr.Textbox(visible=False),
     )  # fmt: skip
 
 
-def _lay_out_lock(*, has_token: bool) -> tuple[gr.HTML, gr.Textbox, gr.Button]:
-    has_login = _is_login_signed() and _can_log_in()
-    gr.Markdown(_LOCKED if has_token or has_login else _HOW_TO_UNLOCK)
+def _lay_out_lock(*, has_token: bool, has_login: bool) -> tuple[gr.HTML, gr.Textbox, gr.Button]:
+    gr.HTML(_block(f"<p>{_ASK_FOR_TOKEN if has_token else _ASK_FOR_LOGIN}</p>"), padding=False)
     if has_login:
         gr.LoginButton(size="md")
-    with gr.Row(equal_height=True, visible=has_token):
+    with gr.Row(equal_height=True, visible=has_token, elem_classes="hubhooks-controls"):
         token = gr.Textbox(
-            type="password", placeholder=f"The value of {TOKEN_VARIABLE}", show_label=False,
-            container=False, max_lines=1, scale=4,
+            type="password", placeholder="Admin token", label="Admin token", show_label=False,
+            container=False, max_lines=1, scale=1, min_width=100,
         )  # fmt: skip
-        unlock = gr.Button("Unlock", size="md", min_width=90)
+        unlock = gr.Button("Unlock", size="md", scale=0, min_width=80)
     return gr.HTML(padding=False), token, unlock
 
 
 class _Held(NamedTuple):
-    """What the page holds; whatever else somebody sends is nothing."""
+    """The state that the page holds. Invalid values of a caller become defaults."""
 
     state: str | None
+    hide_unhandled: bool
     number: int
     chosen: str
-    ticket: str
+    key: str
     seen: tuple[str, ...]
 
     @classmethod
     def of(cls, values: tuple[object, ...]) -> _Held:
-        state, number, *texts = values[: len(cls._fields)]
-        chosen, ticket, seen = (text if isinstance(text, str) else "" for text in texts)
-        if not isinstance(number, int | float) or not abs(number) < _MOST_PAGES:
+        state, number, *texts = values[:5]
+        chosen, key, seen = (text if isinstance(text, str) else "" for text in texts)
+        if not isinstance(number, int | float) or not abs(number) < _MAX_PAGES:
             number = 0
         return cls(
             next((known for known in STATES if known == state), None),
+            state == _HIDE_UNHANDLED,
             int(number),
             chosen,
-            ticket,
+            key,
             tuple(seen.split()),
         )
 
 
 class _Tab:
-    """What happens when somebody looks, or presses something."""
+    """The functions behind the page's events."""
 
-    def __init__(self, activity: Activity, parts: _Parts, was_started: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        activity: Activity,
+        parts: _Parts,
+        was_started: Callable[[], bool],
+        *,
+        hint: str,
+    ) -> None:
         self._activity = activity
         self._parts = parts
         self._was_started = was_started
-        self._is_warned = False
+        # Logged once: only the owner of the app reads the log.
+        self._hint = hint
+        self._has_warned = False
 
     def look(self, request: gr.Request, *held: object) -> _Changes:
         return self._view(request, _Held.of(held))
@@ -296,56 +430,53 @@ class _Tab:
         was = _Held.of(held)
         return self._turn(request, was._replace(number=was.number + 1))
 
-    def choose(self, request: gr.Request, event: gr.SelectData, *held: object) -> _Changes:
-        row = getattr(event, "row_value", None)
-        if not isinstance(row, list) or len(row) != len(_HEADERS):
-            row = [""]
-        return self._choose(request, _Held.of(held), str(row[-1]))
+    def choose(self, request: gr.Request, *held: object) -> _Changes:
+        was = _Held.of(held)
+        return self._choose(request, was, was.chosen)
 
     def close(self, request: gr.Request, *held: object) -> _Changes:
         return self._choose(request, _Held.of(held), "")
 
-    # On the server's loop, which the log is written from.
+    # A coroutine: only the server's loop writes to the store.
     async def replay(self, request: gr.Request, *held: object) -> _Changes:
         was = _Held.of(held)
-        handler = held[-1] if isinstance(held[-1], str) else _EVERY
-        if not self._trusts(request, was.ticket):
+        handler = held[-1] if isinstance(held[-1], str) else _ALL_HANDLERS
+        if not self._has_access(request, was.key):
             return self._view(request, was)
         try:
-            names = () if handler == _EVERY else (handler,)
+            names = () if handler == _ALL_HANDLERS else (handler,)
             done = await self._activity.replay(was.chosen, names)
-            said = done.objection or f"Queued: {', '.join(done.handlers)}"
+            text = done.blocked_reason or f"Queued: {', '.join(done.handlers)}"
         except StoreError as error:
-            said = str(error)
+            text = str(error)
         return {
             **self._view(request, was._replace(seen=())),
-            self._parts.outcome: _block(f"<small>{_text(said)}</small>"),
+            self._parts.outcome: _message(text),
         }
 
     async def unlock(self, request: gr.Request, *held: object) -> _Changes:
         was, parts = _Held.of(held), self._parts
         token = held[-1] if isinstance(held[-1], str) else ""
-        # Emptied here too, as Gradio remembers what a page sent, to be shared by a link.
-        emptied: _Changes = {parts.token: "", parts.refusal: ""}
+        # Clear the field: Gradio keeps the values of a page, for links that share them.
+        cleared: _Changes = {parts.token: "", parts.refusal: ""}
         session = request.session_hash
         if not token or not session:
-            return {**emptied, **await asyncio.to_thread(self._view, request, was)}
-        judgement = await self._activity.gate.judge_slowly(token)
-        if judgement == "right":
-            ticket = self._activity.tickets.issue(session)
-            now = was._replace(ticket=ticket, seen=())
+            return {**cleared, **await asyncio.to_thread(self._view, request, was)}
+        result = await self._activity.guard.check_delayed(token)
+        if result == "right":
+            key = self._activity.sessions.issue(session)
+            now = was._replace(key=key, seen=())
             view = await asyncio.to_thread(self._view, request, now)
-            return {**emptied, parts.ticket: ticket, **view}
-        refusal = _block(f"<small>{_text(_REFUSALS[judgement])}</small>")
+            return {**cleared, parts.key: key, **view}
         view = await asyncio.to_thread(self._view, request, was)
-        return {**emptied, **view, parts.refusal: refusal}
+        return {**cleared, **view, parts.refusal: _message(_REFUSALS[result])}
 
     def lock(self, request: gr.Request, *held: object) -> _Changes:
         was = _Held.of(held)
-        self._activity.tickets.take_back(was.ticket)
-        now = was._replace(ticket="", chosen="", seen=())
+        self._activity.sessions.revoke(was.key)
+        now = was._replace(key="", chosen="", seen=())
         parts = self._parts
-        return {parts.ticket: "", parts.chosen: "", **self._view(request, now)}
+        return {parts.key: "", parts.chosen: "", **self._view(request, now)}
 
     def _choose(self, request: gr.Request, was: _Held, chosen: str) -> _Changes:
         parts = self._parts
@@ -353,7 +484,7 @@ class _Tab:
         return {
             parts.chosen: chosen,
             parts.outcome: "",
-            parts.handler: gr.update(value=_EVERY),
+            parts.handler: gr.update(value=_ALL_HANDLERS),
             **self._view(request, now),
         }
 
@@ -362,30 +493,34 @@ class _Tab:
         view = self._view(request, now._replace(number=number, seen=()))
         return {self._parts.number: number, **view}
 
-    def _trusts(self, request: gr.Request, ticket: str) -> bool:
-        """Whether the caller may see and do everything."""
+    def _has_access(self, request: gr.Request, key: str) -> bool:
+        """Check that the caller may see payloads and replay deliveries."""
         session = request.session_hash or ""
-        if ticket and session and self._activity.tickets.admits(ticket, session):
+        if key and session and self._activity.sessions.is_valid(key, session):
             return True
         return _is_logged_in(request)
 
     def _view(self, request: gr.Request, held: _Held) -> _Changes:
-        """Give what is to be shown and is not yet: most times, when a timer asks, nothing."""
+        """Return what changed since the last call. For a tick of the timer it is mostly nothing."""
         guard_deep_links(request)
         if mistake := self._find_mistake(request):
             return self._mistake_view(mistake, held)
-        trusted = self._trusts(request, held.ticket)
+        trusted = self._has_access(request, held.key)
+        if not trusted:
+            self._log_hint()
         try:
             overview = self._activity.overview(trusted=trusted)
-            page = self._activity.page(held.state, held.number, trusted=trusted)
+            page = self._activity.page(
+                held.state, held.number, trusted=trusted, hide_unhandled=held.hide_unhandled
+            )
             details = self._activity.details(held.chosen) if trusted and held.chosen else None
         except StoreError as error:
-            said = str(error) if trusted else "The deliveries cannot be read just now."
-            return {self._parts.overview: _block(_text(said)), self._parts.seen: ""}
+            text = str(error) if trusted else "The deliveries cannot be read now."
+            return {self._parts.overview: _styled(f"<p>{_escape(text)}</p>"), self._parts.seen: ""}
         views = (
-            self._access_view(is_ticket=bool(held.ticket), trusted=trusted),
-            self._overview_view(overview),
-            self._page_view(page, trusted=trusted),
+            self._access_view(has_key=bool(held.key), trusted=trusted),
+            self._overview_view(overview, request),
+            self._page_view(page, held, is_empty=not overview.states, trusted=trusted),
             self._details_view(details),
         )
         now = tuple(_digest(view) for view in views)
@@ -402,45 +537,38 @@ class _Tab:
         """Say why the webhooks of this app were never started; empty if they were."""
         if self._was_started() or is_about_to_start(self._activity.log):
             return ""
-        app = request.request.scope.get("app") if request.request is not None else None
-        mount_path = getattr(getattr(app, "blocks", None), "custom_mount_path", None)
-        return NOT_LAUNCHED if mount_path is None else _NOT_INCLUDED
+        return _NOT_INCLUDED if _is_mounted(request) else NOT_LAUNCHED
 
     def _mistake_view(self, mistake: str, held: _Held) -> _Changes:
-        if not self._is_warned:
-            self._is_warned = True
+        if not self._has_warned:
+            self._has_warned = True
             _log.warning("%s", mistake)
         now = _digest({self._parts.overview: mistake})
         if held.seen == (now,):
             return {self._parts.seen: gr.skip()}
-        text = _text(f"{mistake[0].upper()}{mistake[1:]}.")
-        return {self._parts.overview: _block(f"<b>{text}</b>"), self._parts.seen: now}
+        text = _escape(f"{mistake[0].upper()}{mistake[1:]}.")
+        return {self._parts.overview: _styled(f"<b>{text}</b>"), self._parts.seen: now}
 
-    def _access_view(self, *, is_ticket: bool, trusted: bool) -> _Changes:
+    def _log_hint(self) -> None:
+        hint, self._hint = self._hint, ""
+        if hint:
+            _log.info("%s", hint)
+
+    def _access_view(self, *, has_key: bool, trusted: bool) -> _Changes:
         return {
             self._parts.locked: gr.update(visible=not trusted),
-            self._parts.lock: gr.update(visible=trusted and is_ticket),
+            self._parts.lock: gr.update(visible=trusted and has_key),
         }
 
-    def _overview_view(self, overview: Overview) -> _Changes:
-        return {self._parts.overview: _block(_overview_html(overview))}
+    def _overview_view(self, overview: Overview, request: gr.Request) -> _Changes:
+        html = _overview_html(overview) or _empty_html(*_find_url(request))
+        return {self._parts.overview: _styled(html)}
 
-    def _page_view(self, page: Page, *, trusted: bool) -> _Changes:
-        widths = _WIDTHS if trusted else _STRANGERS_WIDTHS
-        columns = len(widths)
-        rows = [
-            (
-                _when(row.received_at),
-                _state_html(row.state),
-                *map(escape_controls, (row.event, row.repo, row.handlers)),
-                row.id,
-            )[:columns]
-            for row in page.rows
-        ]
+    def _page_view(self, page: Page, held: _Held, *, is_empty: bool, trusted: bool) -> _Changes:
+        html = "" if is_empty else _page_html(page, held.chosen, held.state, trusted=trusted)
         return {
-            self._parts.table: gr.update(
-                value={"headers": _HEADERS[:columns], "data": rows}, column_widths=widths
-            ),
+            self._parts.controls: gr.update(visible=not is_empty),
+            self._parts.table: gr.update(value=html and _block(html), visible=not is_empty),
             self._parts.newer: gr.update(interactive=page.number > 0),
             self._parts.older: gr.update(interactive=not page.is_last),
         }
@@ -457,18 +585,18 @@ class _Tab:
         return {
             parts.details: gr.update(visible=True),
             parts.facts: _block(_details_html(details)),
-            # Text alone would be read as JSON.
+            # Gradio would parse a bare text as JSON.
             parts.payload: payload if isinstance(payload, dict | list) else {"body": payload},
-            parts.handler: gr.update(choices=[_EVERY, *details.handlers]),
-            parts.replay: gr.update(interactive=not details.objection),
+            parts.handler: gr.update(choices=[_ALL_HANDLERS, *details.handlers]),
+            parts.replay: gr.update(interactive=not details.replay_blocked_reason),
         }
 
 
-# ---- who is logged in --------------------------------------------------------------------------
+# ---- the caller --------------------------------------------------------------------------------
 
 
 def _is_logged_in(request: gr.Request) -> bool:
-    """Whether `launch(auth=...)` let the caller in, or the caller owns the Space."""
+    """Check for a login with `launch(auth=...)`, or for the owner of the Space."""
     if is_cross_site(request.headers):
         return False
     if request.username is not None:
@@ -483,17 +611,36 @@ def _is_login_signed() -> bool:
 
 
 def _can_log_in() -> bool:
-    """Whether a LoginButton would work: where it would not, it keeps the app from starting."""
+    """Check that a LoginButton would work. A broken one keeps the app from starting."""
     names = ("OAUTH_CLIENT_ID", "OAUTH_SCOPES", "OPENID_PROVIDER_URL")
     is_set = get_space() is not None and all(os.environ.get(name) for name in names)
     return is_set and all(find_spec(name) for name in ("authlib", "itsdangerous"))
 
 
-# ---- how it looks ------------------------------------------------------------------------------
+def _blocks_of(request: gr.Request) -> Any:  # noqa: ANN401 - an app of Gradio, or None
+    app = request.request.scope.get("app") if request.request is not None else None
+    return getattr(app, "blocks", None)
 
 
-def _text(text: str) -> str:
-    """Make text safe inside HTML, and inside the templates that Gradio makes of HTML."""
+def _is_mounted(request: gr.Request) -> bool:
+    return getattr(_blocks_of(request), "custom_mount_path", None) is not None
+
+
+def _find_url(request: gr.Request) -> tuple[str, bool]:
+    """Return the webhook URL, and True if its path is only a guess: other apps choose the path."""
+    blocks = _blocks_of(request)
+    if blocks is not None and not _is_mounted(request):
+        return webhook_url(blocks), False
+    base = request.request.base_url if request.request is not None else None
+    origin = f"{base.scheme}://{base.netloc}" if base is not None else ""
+    return f"{origin}/webhooks/hub", True
+
+
+# ---- HTML --------------------------------------------------------------------------------------
+
+
+def _escape(text: str) -> str:
+    """Make text safe in HTML, in attributes, and in the templates that Gradio makes of HTML."""
     safe = escape(escape_controls(text))
     for mark in "{}$`":
         safe = safe.replace(mark, f"&#{ord(mark)};")
@@ -501,7 +648,20 @@ def _text(text: str) -> str:
 
 
 def _block(html: str) -> str:
-    return f'{_STYLE}<div class="hubhooks">{html}</div>'
+    return f'<div class="hubhooks">{html}</div>'
+
+
+def _styled(html: str) -> str:
+    """Make the first block of the tab, with the style of all."""
+    return f"{_STYLE}{_block(html)}"
+
+
+def _message(text: str) -> str:
+    return _block(f'<p role="status">{_escape(text)}</p>')
+
+
+def _link(url: str, text: str) -> str:
+    return f'<a href="{_escape(url)}" target="_blank" rel="noopener">{text}</a>'
 
 
 def _dot(state: str) -> str:
@@ -509,79 +669,155 @@ def _dot(state: str) -> str:
 
 
 def _state_html(state: str) -> str:
-    return f'<span title="{_WORDS[state]}">{_dot(state)}{state}</span>'
+    return f'<span title="{_escape(_MEANINGS[state])}">{_dot(state)}{state}</span>'
 
 
 def _overview_html(overview: Overview) -> str:
+    """Show the numbers; empty if there is no delivery."""
     if not overview.states:
-        return "No deliveries yet. They are shown here as soon as they come."
+        return ""
     chips = [
-        f'<span title="{_WORDS[state]}">{_dot(state)}<b>{count}</b> {state}</span>'
+        f'<span title="{_escape(_MEANINGS[state])}">{_dot(state)}<b>{count}</b> {state}</span>'
         for state, count in overview.states.items()
     ]
-    refused = ", ".join(
-        f"{count} &times; {_text(reason)}" for reason, count in overview.rejections.items()
+    rejected = ", ".join(
+        f"{count} &times; {_escape(reason)}" for reason, count in overview.rejections.items()
     )
-    more = f"<small>refused: {refused}</small>" if refused else ""
+    more = f"<small>rejected: {rejected}</small>" if rejected else ""
     for name, count in overview.unknown_handlers.items():
-        more += f"<small>{count} waiting for <b>{_text(name)}</b>, which the app lacks</small>"
+        runs = "run" if count == 1 else "runs"
+        more += f"<small>{count} {runs} of <b>{_escape(name)}</b>: no app has this handler</small>"
     return f'<div class="hubhooks-chips">{"".join(chips)}{more}</div>'
+
+
+def _empty_html(url: str, is_guess: bool) -> str:  # noqa: FBT001 - half of a pair
+    note = " Change the path if your app has another one." if is_guess else ""
+    command = f"hubhooks send {url} --sample {_SAMPLE}"
+    return (
+        '<div class="hubhooks-box"><h3>No deliveries yet</h3>'
+        "<p>New deliveries appear here by themselves.</p>"
+        f"<p>Webhook URL:{note}</p>{_pre(url, 'Webhook URL')}"
+        f"<p>To try it, send a sample from a terminal that has the "
+        f"webhook's secret:</p>{_pre(command, 'Command')}"
+        f"<p>For real events, enter the URL in the "
+        f"{_link(_SETTINGS, 'webhook settings of the Hub')}.</p></div>"
+    )
+
+
+def _page_html(page: Page, chosen: str, state: str | None, *, trusted: bool) -> str:
+    if not page.rows:
+        text = f"No delivery has the state {state}." if state else "No delivery to show."
+        return f'<div class="hubhooks-box">{text}</div>'
+    names = ["Time (UTC)", "State", "Event", "Repository", *(["Handlers or reason"] * trusted)]
+    heads = "".join(
+        f'<th role="columnheader" scope="col" class="hubhooks-{name[:5].strip().lower()}">'
+        f"{name}</th>"
+        for name in names
+    )
+    rows = "".join(_row_html(row, chosen, trusted=trusted) for row in page.rows)
+    return (
+        '<div class="hubhooks-list"><table role="table" aria-label="Deliveries">'
+        f'<thead role="rowgroup"><tr role="row">{heads}</tr></thead>'
+        f'<tbody role="rowgroup">{rows}</tbody></table></div>'
+    )
+
+
+def _row_html(row: Row, chosen: str, *, trusted: bool) -> str:
+    time = f'<time datetime="{row.received_at.isoformat()}">{_format_time(row.received_at)}</time>'
+    event = _escape(row.event) or "no valid event"
+    repo = '<span class="hubhooks-muted">private</span>' if row.is_private else _repo_html(row)
+    attributes = ""
+    if row.is_private:
+        event = '<span class="hubhooks-muted">private</span>'
+        repo = ""
+    if row.id:
+        is_chosen = row.id == chosen
+        attributes = f' data-delivery="{quote(row.id, safe="", errors="replace")}"'
+        attributes += ' aria-current="true"' * is_chosen
+        name = f"{row.event or 'no valid event'} {row.repo}, {row.state}"
+        event = (
+            f'<button type="button" class="hubhooks-open" aria-expanded="{str(is_chosen).lower()}"'
+            f' aria-label="{_escape(name)}">{event}</button>'
+        )
+    cells = [("time", time), ("state", _state_html(row.state)), ("event", event), ("repos", repo)]
+    if trusted:
+        what = _escape(row.handlers or row.reason)
+        cells.append(("handl", what and f'<div class="hubhooks-what" title="{what}">{what}</div>'))
+    made = "".join(f'<td role="cell" class="hubhooks-{name}">{html}</td>' for name, html in cells)
+    return f'<tr role="row"{attributes}>{made}</tr>'
+
+
+def _repo_html(row: Row) -> str:
+    return _links_html(_escape(row.repo), row.links)
+
+
+def _links_html(repo: str, links: Links) -> str:
+    """Show the repository and the discussion, with links where they are safe."""
+    html = _link(links.repo, repo) if links.repo else repo
+    if links.discussion:
+        html += f" {_link(links.discussion, f'discussion #{links.number}')}"
+    return html
 
 
 def _details_html(details: Details) -> str:
     delivery = details.delivery
-    repo = _text(delivery.repo or "")
-    if details.url:
-        repo = f'<a href="{_text(details.url)}" target="_blank" rel="noopener">{repo}</a>'
+    state = delivery.state
     facts = {
-        "state": _state_html(delivery.state),
-        "repository": repo,
-        "received": _when(delivery.received_at),
-        "delivery": _text(delivery.id),
+        "state": f"{_state_html(state)}. {_escape(_MEANINGS[state])}",
+        "repository": _links_html(_escape(delivery.repo or ""), details.links),
+        "received": f"{_format_time(delivery.received_at)} UTC",
+        "delivery": _escape(delivery.id),
         "size": f"{delivery.size} bytes",
-        "answer": "" if delivery.is_acknowledged else "not known to have reached the Hub",
-        "replay": "yes" if delivery.is_replay else "",
-        "came again": f"{delivery.duplicates} &times;, not run again"
-        if delivery.duplicates
-        else "",
-        "because": "" if details.explanations else _text(delivery.reason),
-        "no Replay": _text(details.objection),
+        "response": "" if delivery.is_acknowledged else "not known to have reached the Hub",
+        "Replay on the Hub": "yes" if delivery.is_replay else "",
+        "duplicates": f"{delivery.duplicates}, without a new run" if delivery.duplicates else "",
+        "reason": "" if details.explanations else _escape(delivery.reason),
+        "no Replay": _escape(details.replay_blocked_reason),
     }
     listed = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts.items() if value)
     runs = "".join(_run_html(run) for run in delivery.runs)
-    lines = "".join(f"<div><small>{_text(line)}</small></div>" for line in details.explanations)
-    # Why no handler ran is what a reader of an unhandled delivery looks for.
-    shown = " open" if delivery.state == "unhandled" else ""
+    lines = "".join(f"<div><small>{_escape(line)}</small></div>" for line in details.explanations)
+    # Open for an unhandled delivery: its reader wants to know why.
+    shown = " open" if state == "unhandled" else ""
     why = f'<details class="hubhooks-run"{shown}><summary>Why</summary>{lines}</details>'
     why = why if lines else ""
-    title = _text(f"{delivery.scope} {delivery.action}".strip() or "malformed")
-    return f"<h4>{title}</h4><dl>{listed}</dl>{runs}{why}"
+    title = _escape(f"{delivery.scope} {delivery.action}".strip() or "no valid event")
+    return (
+        f'<section aria-label="Selected delivery"><h3>{title}</h3><dl>{listed}</dl>{runs}{why}'
+        "</section>"
+    )
 
 
 def _run_html(run: Run) -> str:
     notes = [f"{run.attempts} attempt{'s' * (run.attempts != 1)}"]
     if run.started_at and run.finished_at:
-        notes.append(f"took {_took((run.finished_at - run.started_at).total_seconds())}")
+        notes.append(f"took {_format_seconds((run.finished_at - run.started_at).total_seconds())}")
     if run.due_at:
-        notes.append(f"again at {_when(run.due_at)}")
+        notes.append(f"next attempt at {_format_time(run.due_at)}")
     if run.crashes:
-        notes.append(f"the process died during it {run.crashes} &times;")
-    error = f"<pre>{_text(run.error)}</pre>" if run.error else ""
+        notes.append(f"the process died {run.crashes} &times; during it")
+    error = _pre(run.error, f"Error of {run.handler}") if run.error else ""
     if run.traceback:
-        error += f"<details><summary>Traceback</summary><pre>{_text(run.traceback)}</pre></details>"
+        text = _pre(run.traceback, f"Traceback of {run.handler}")
+        error += f"<details><summary>Traceback</summary>{text}</details>"
     return (
-        f'<div class="hubhooks-run">{_state_html(run.state)} <b>{_text(run.handler)}</b> '
+        f'<div class="hubhooks-run">{_state_html(run.state)} <b>{_escape(run.handler)}</b> '
         f"<small>{', '.join(notes)}</small>{error}</div>"
     )
 
 
-def _when(moment: datetime) -> str:
+def _pre(text: str, name: str) -> str:
+    """Show text as it is. It can take the focus, so that the keyboard can scroll it."""
+    return f'<pre tabindex="0" role="group" aria-label="{_escape(name)}">{_escape(text)}</pre>'
+
+
+def _format_time(moment: datetime) -> str:
     moment = moment.astimezone(timezone.utc)
     is_today = moment.date() == datetime.now(timezone.utc).date()
     return moment.strftime("%H:%M:%S" if is_today else "%b %d %H:%M")
 
 
-def _took(seconds: float) -> str:
+def _format_seconds(seconds: float) -> str:
     return f"{max(seconds, 0) * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 

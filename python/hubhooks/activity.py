@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import hmac
 import os
+import re
 import secrets
 import threading
 import time
@@ -34,16 +35,17 @@ if TYPE_CHECKING:
     from hubhooks.models import Delivery, Stats
     from hubhooks.routing import Router
 
-    Judgement: TypeAlias = Literal["right", "wrong", "busy", "off"]
+    TokenCheck: TypeAlias = Literal["right", "wrong", "busy", "off"]
 
 __all__ = [
-    "STATES", "TOKEN_VARIABLE", "Activity", "Details", "Gate", "LeaderState", "Overview", "Page",
-    "Replayed", "Row", "Tickets", "is_cross_site", "is_space_owner",
+    "STATES", "TOKEN_VARIABLE", "Activity", "AdminSessions", "AdminTokenGuard", "Details",
+    "LeaderState", "Links", "Overview", "Page", "Replayed", "Row", "is_cross_site",
+    "is_space_owner",
 ]  # fmt: skip
 
 _log = get_logger()
 
-# The one that asks for attention first comes first.
+# The states that need attention come first.
 STATES: tuple[State, ...] = (
     State.FAILED, State.STUCK, State.RUNNING, State.RETRYING, State.QUEUED, State.MALFORMED,
     State.SUCCEEDED, State.IGNORED, State.UNHANDLED,
@@ -54,15 +56,15 @@ _SHORTEST_TOKEN = 16
 _LONGEST_TOKEN = 1024
 # Responses to wrong tokens are delayed after some in a minute. The delay grows with their number,
 # by one second for each `_WRONG_PER_SECOND` tokens. It bounds the guesses of one connection, and
-# `_MOST_WAITING` bounds the memory. Most servers open fewer connections than that.
+# `_MAX_WAITING` bounds the memory. Most servers open fewer connections than that.
 _WRONG_PER_MINUTE = 5
 _WRONG_PER_SECOND = 60
 _SHORTEST_DELAY = 1.0
 _LONGEST_DELAY = 20.0
-_MOST_WAITING = 4000
+_MAX_WAITING = 4000
 
-_TICKET_SECONDS = 8 * 60 * 60
-_MOST_TICKETS = 1000
+_SESSION_SECONDS = 8 * 60 * 60
+_MAX_SESSIONS = 1000
 
 # Headers about the page that made a request. Only the browser sets them.
 _ORIGIN_HEADERS = ("sec-fetch-site", "origin", "referer", "host")
@@ -72,11 +74,15 @@ _ROWS = 12
 _LAST_PAGE = 99
 # Anonymous visitors may ask as often as they like, and all get the same response.
 _FRESH_SECONDS = 1.0
-_MOST_RECENT = 256
-_MOST_JUDGED = 4096
+_MAX_CACHED = 256
+_MAX_FACTS = 4096
 
 _LONGEST_SHOWN = 256 * 1024
-_LONGEST_URL = 2048
+_HUB = "https://huggingface.co/"
+# The paths of repositories on the Hub, by type.
+_FOLDERS = {"model": "", "dataset": "datasets/", "space": "spaces/", "bucket": "buckets/"}
+_NAME_PART = re.compile(r"[A-Za-z0-9_.-]{1,96}")
+_MAX_NAME_PARTS = 2
 
 T = TypeVar("T")
 
@@ -84,13 +90,13 @@ T = TypeVar("T")
 # ---- access ------------------------------------------------------------------------------------
 
 
-class Gate:
-    """Judges the admin token. Wrong tokens are slowed down; the right one never waits.
+class AdminTokenGuard:
+    """Checks the admin token. Responses to wrong tokens are delayed; the right one never waits.
 
     Args:
-        webhook_secret: gives what judges the webhook's secret, which is not to be the same.
-        clock: gives seconds.
-        sleep: waits for so many seconds.
+        webhook_secret: returns the verifier of the webhook's secret. The token must differ from it.
+        clock: returns seconds.
+        sleep: waits for a number of seconds.
     """
 
     def __init__(
@@ -100,19 +106,19 @@ class Gate:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self.wrong: Counter[int] = Counter()
-        """How many were wrong in each of the last minutes."""
+        """The number of wrong tokens in each of the last minutes."""
         self._webhook_secret = webhook_secret
         self._clock = clock
         self._sleep = sleep
         self._waiting = 0
         self._verifier: Verifier | None = None
         self._has_warned = False
-        # Several event loops may ask at once.
+        # Several event loops may check tokens at once.
         self._lock = threading.Lock()
 
     @property
     def is_on(self) -> bool:
-        """Whether there is a token that opens it.
+        """True if an admin token is set.
 
         Raises:
             ConfigError: HUBHOOKS_ADMIN_TOKEN cannot be used.
@@ -126,28 +132,28 @@ class Gate:
                 _log.warning(what, TOKEN_VARIABLE)
         return self._verifier is not None
 
-    def judge(self, token: str) -> Judgement:
-        """Compare a token with the right one, and count a wrong one.
+    def check(self, token: str) -> TokenCheck:
+        """Compare a token with the admin token, and count a wrong one.
 
         Raises:
             ConfigError: HUBHOOKS_ADMIN_TOKEN cannot be used.
         """
-        return self._judge(token)[0]
+        return self._check(token)[0]
 
-    async def judge_slowly(self, token: str) -> Judgement:
-        """Judge a token, and wait before a wrong one is answered if many were wrong lately.
+    async def check_delayed(self, token: str) -> TokenCheck:
+        """Check a token. After many wrong ones, return for a wrong one only after a delay.
 
         Returns:
-            `busy` for a wrong one, at once, if too many answers wait already.
+            `busy` for a wrong one, without a delay, if too many responses are delayed already.
 
         Raises:
             ConfigError: HUBHOOKS_ADMIN_TOKEN cannot be used.
         """
-        judgement, delay = self._judge(token)
+        result, delay = self._check(token)
         if not delay:
-            return judgement
+            return result
         with self._lock:
-            if self._waiting >= _MOST_WAITING:
+            if self._waiting >= _MAX_WAITING:
                 return "busy"
             self._waiting += 1
         try:
@@ -155,10 +161,10 @@ class Gate:
         finally:
             with self._lock:
                 self._waiting -= 1
-        return judgement
+        return result
 
-    def _judge(self, token: str) -> tuple[Judgement, float]:
-        """Judge a token, and give the seconds by which the response is delayed."""
+    def _check(self, token: str) -> tuple[TokenCheck, float]:
+        """Check a token, and return the delay of the response in seconds."""
         if not self.is_on:
             return "off", 0
         if self._is_right(token):
@@ -167,11 +173,11 @@ class Gate:
         with self._lock:
             self.wrong[minute] += 1
             count = self.wrong[minute]
-            # Also those of the minute before, so that the delay does not end with the minute.
+            # The minute before counts too: the delay must not end with the minute.
             recent = count + self.wrong.get(minute - 1, 0)
             for old in [old for old in self.wrong if old <= minute - 60]:
                 del self.wrong[old]
-        # One line each a minute, so that nobody can fill the log.
+        # At most two lines per minute: wrong tokens must not fill the log.
         if count == 1:
             _log.warning("rejected an admin token: it is wrong")
         elif count == _WRONG_PER_MINUTE + 1:
@@ -209,46 +215,46 @@ def _verifier_of(token: str, webhook_secret: Verifier | None) -> Verifier:
         except SecretMismatchError:
             pass
         else:
-            # Whoever may send deliveries should not be able to read all others.
+            # A sender of deliveries must not be able to read all others.
             msg = f"{TOKEN_VARIABLE} is the webhook secret: use a different token"
             raise ConfigError(msg)
     return Verifier(token)
 
 
-class Tickets:
-    """Remembers who proved to know the admin token.
+class AdminSessions:
+    """Sessions of visitors who entered the admin token.
 
-    A ticket is worth something only in the session it was issued to, and a session nothing
-    without its ticket: the one is known to a page's browser, the other is asked for by anybody.
+    A key is valid only together with the session it was issued to. Only the browser of that page
+    knows the key; other visitors may know the name of the session.
 
     Args:
-        clock: gives seconds.
+        clock: returns seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        # By digest, so that looking one up tells nothing by the time it takes.
+        # By digest: the time of a lookup then tells nothing about the key.
         self._sessions: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()
         self._lock = threading.Lock()
 
     def issue(self, session: str) -> str:
-        """Make a ticket for a session."""
-        ticket = secrets.token_urlsafe(32)
+        """Make a key for a session."""
+        key = secrets.token_urlsafe(32)
         with self._lock:
-            self._sessions[_digest(ticket)] = (_digest(session), self._clock() + _TICKET_SECONDS)
-            while len(self._sessions) > _MOST_TICKETS:
+            self._sessions[_digest(key)] = (_digest(session), self._clock() + _SESSION_SECONDS)
+            while len(self._sessions) > _MAX_SESSIONS:
                 self._sessions.popitem(last=False)
-        return ticket
+        return key
 
-    def admits(self, ticket: str, session: str) -> bool:
-        """Whether the ticket was issued to the session, not too long ago."""
-        owner, until = self._sessions.get(_digest(ticket), (b"", 0.0))
+    def is_valid(self, key: str, session: str) -> bool:
+        """Check that the key was issued to the session, at most eight hours ago."""
+        owner, until = self._sessions.get(_digest(key), (b"", 0.0))
         return hmac.compare_digest(owner, _digest(session)) and self._clock() < until
 
-    def take_back(self, ticket: str) -> None:
-        """Make a ticket worthless."""
+    def revoke(self, key: str) -> None:
+        """Make a key invalid."""
         with self._lock:
-            self._sessions.pop(_digest(ticket), None)
+            self._sessions.pop(_digest(key), None)
 
 
 def _digest(text: str) -> bytes:
@@ -262,13 +268,13 @@ def is_space_owner(
     is_signed: bool,
     now: float | None = None,
 ) -> bool:
-    """Whether a Gradio session belongs to the owner of the Space, logged in with the Hub.
+    """True if a Gradio session belongs to the owner of the Space, logged in with the Hub.
 
     Args:
-        session: what the session cookie says.
-        space_id: the Space, where the app runs in one: elsewhere Gradio only pretends a login.
-        is_signed: whether the cookie is signed with the secret of the Space's OAuth app: without
-            one Gradio signs with a key that everybody knows.
+        session: the contents of the session cookie.
+        space_id: the Space of the app. Outside a Space, Gradio only simulates the login.
+        is_signed: True if the cookie is signed with the secret of the Space's OAuth app. Without
+            that secret, Gradio signs with a key that is public.
         now: seconds since 1970.
     """
     info = (session or {}).get("oauth_info")
@@ -284,18 +290,18 @@ def is_space_owner(
 
 
 def is_cross_site(headers: Mapping[str, str]) -> bool:
-    """Whether a page of another origin made the request, with the user's cookies.
+    """True if a page of another origin made the request, with the user's cookies.
 
     Browsers send Gradio's cookies from other ports and sibling domains too, and its CORS headers
     let such a page read the response. A page can set `X-Forwarded-Host`, so only headers that the
     browser sets count. Browsers send `Sec-Fetch-Site` to https and localhost only.
 
     Args:
-        headers: those of the request; a repeated one is an item of its own.
+        headers: the headers of the request; a repeated header is an item of its own.
     """
     values: dict[str, str] = {}
     for name, value in headers.items():
-        # No browser repeats these.
+        # No browser repeats these headers.
         if (key := name.lower()) in _ORIGIN_HEADERS and values.setdefault(key, value) != value:
             return True
     site, origin, referer, host = (values.get(name, "") for name in _ORIGIN_HEADERS)
@@ -308,7 +314,7 @@ def is_cross_site(headers: Mapping[str, str]) -> bool:
 
 
 def _is_origin_of(origin: str, host: str) -> bool:
-    """Whether an origin is that of a `Host` header; the default port may be left out in both."""
+    """True if an origin is that of a `Host` header. Both may omit the default port."""
     scheme, _, authority = origin.lower().partition("://")
     port = _DEFAULT_PORTS.get(scheme)
     if port is None or not host:
@@ -320,14 +326,23 @@ def _is_origin_of(origin: str, host: str) -> bool:
 
 
 class Overview(NamedTuple):
-    """The deliveries in figures."""
+    """The numbers above the list."""
 
     states: dict[str, int]
-    """How many are in each state; the one that asks for attention first comes first."""
+    """The number of deliveries per state. The states that need attention come first."""
     rejections: dict[str, int]
-    """How often requests were refused, by reason; empty for anonymous visitors."""
+    """The number of rejected requests per reason; empty for anonymous visitors."""
     unknown_handlers: dict[str, int]
-    """How many runs wait for handlers that no running app has; empty for anonymous visitors."""
+    """The number of runs per handler that no running app has; empty for anonymous visitors."""
+
+
+class Links(NamedTuple):
+    """Pages on the Hub that an event names. A URL is empty if it cannot be built safely."""
+
+    repo: str = ""
+    discussion: str = ""
+    number: int = 0
+    """The number of the discussion."""
 
 
 class Row(NamedTuple):
@@ -339,40 +354,44 @@ class Row(NamedTuple):
     repo: str = ""
     handlers: str = ""
     id: str = ""
+    reason: str = ""
+    """Why no handler ran."""
+    links: Links = Links()
+    is_private: bool = False
+    """True if the event and the repository are hidden from the caller."""
 
 
 class Page(NamedTuple):
-    """Some deliveries, the newest first."""
+    """Deliveries, the newest first."""
 
     rows: tuple[Row, ...]
     number: int
-    """Which page it is, from 0."""
+    """The number of the page, from 0."""
     is_last: bool
 
 
 class Details(NamedTuple):
-    """All that is known of a delivery."""
+    """One delivery with its payload and explanations."""
 
     delivery: Delivery
-    url: str
-    """Of the repository on the Hub."""
+    links: Links
     payload: Any
-    """What the body says, as far as a browser can show it."""
+    """The body, in the form in which a browser can show it."""
     explanations: tuple[str, ...]
-    """Why each handler hears it, or why not."""
+    """One sentence per handler: why it matches, or why not."""
     handlers: tuple[str, ...]
-    """Those it can be replayed to: they heard it, or would now."""
-    objection: str
-    """Why it cannot be replayed; empty if it can."""
+    """The handlers that Replay can run: they matched, or match now."""
+    replay_blocked_reason: str
+    """Why Replay is not possible; empty if it is."""
 
 
 class Replayed(NamedTuple):
-    """What came of a Replay."""
+    """The outcome of a Replay."""
 
     handlers: tuple[str, ...]
-    """Those that run again."""
-    objection: str = ""
-    """Why none does."""
+    """The handlers that run again."""
+    blocked_reason: str = ""
+    """Why no handler runs again."""
 
 
 class LeaderState(NamedTuple):
@@ -381,22 +400,22 @@ class LeaderState(NamedTuple):
     is_alive: bool
     pid: int
     since: datetime | None
-    """When it took the lead; None in memory, where no other process can."""
+    """The start of its leadership; None in memory, where only one process exists."""
     code: str | None
     """The version of its code; None in memory."""
     is_this_process: bool
 
 
 class Activity:
-    """The deliveries, as they may be shown.
+    """The deliveries as plain data, for callers with and without access.
 
-    Everything but `replay` may be called from any thread; nothing asks who calls.
+    All methods except `replay` may be called from any thread. No method checks its caller.
 
     Args:
-        log: where they are kept.
-        router: knows the handlers.
-        webhook_secret: gives what judges the webhook's secret.
-        wake: lets the runner know that there is something to run.
+        log: the store of the deliveries.
+        router: the registered handlers.
+        webhook_secret: returns the verifier of the webhook's secret.
+        wake: tells the runner that runs are ready.
     """
 
     def __init__(
@@ -406,25 +425,25 @@ class Activity:
         webhook_secret: Callable[[], Verifier | None],
         wake: Callable[[], object],
     ) -> None:
-        self.gate = Gate(webhook_secret)
-        self.tickets = Tickets()
+        self.guard = AdminTokenGuard(webhook_secret)
+        self.sessions = AdminSessions()
         self._log = log
         self._router = router
         self._wake = wake
-        self._recent: OrderedDict[object, tuple[float, Any]] = OrderedDict()
-        self._judged: OrderedDict[tuple[str, datetime], bool] = OrderedDict()
+        self._cache: OrderedDict[object, tuple[float, Any]] = OrderedDict()
+        self._facts_cache: OrderedDict[tuple[str, datetime], _Facts] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
     def log(self) -> Log:
-        """Where they are kept."""
+        """The store of the deliveries."""
         return self._log
 
     def overview(self, *, trusted: bool) -> Overview:
         """Count the deliveries.
 
         Raises:
-            StoreError: the log cannot be read just now.
+            StoreError: the store cannot be read now.
         """
         stats = self.stats()
         states: dict[str, int] = {
@@ -435,21 +454,21 @@ class Activity:
         return Overview(states, self.rejections(), self.unknown_handlers())
 
     def stats(self) -> Stats:
-        """Give the log in figures.
+        """Return the numbers of the store.
 
         Raises:
-            StoreError: the log cannot be read just now.
+            StoreError: the store cannot be read now.
         """
-        return self._recently("stats", self._log.stats)
+        return self._cached("stats", self._log.stats)
 
     def rejections(self) -> dict[str, int]:
-        """Count the refused requests, by reason.
+        """Count the rejected requests, by reason.
 
         Raises:
-            StoreError: the log cannot be read just now.
+            StoreError: the store cannot be read now.
         """
         rejections = {reason: count for reason, count in self.stats().rejections.items() if count}
-        if wrong := sum(self.gate.wrong.values()):
+        if wrong := sum(self.guard.wrong.values()):
             rejections["admin token wrong"] = wrong
         return rejections
 
@@ -462,17 +481,17 @@ class Activity:
         """Describe the runs that wait to start.
 
         Raises:
-            StoreError: the log cannot be read just now.
+            StoreError: the store cannot be read now.
         """
-        return self._recently("backlog", self._log.backlog)
+        return self._cached("backlog", self._log.backlog)
 
     def leader(self) -> LeaderState | None:
         """Look up the process that runs the handlers; None if none does.
 
         Raises:
-            StoreError: the log cannot be read just now.
+            StoreError: the store cannot be read now.
         """
-        return self._recently("leader", self._look_up_leader)
+        return self._cached("leader", self._look_up_leader)
 
     def _look_up_leader(self) -> LeaderState | None:
         own = current_process()
@@ -486,66 +505,78 @@ class Activity:
         return LeaderState(is_alive, leader.process.pid, leader.since, leader.code, is_own)
 
     def unknown_handlers(self) -> dict[str, int]:
-        """Count the runs that wait for handlers which no running app has.
+        """Count the queued runs of handlers that no running app has.
 
         Raises:
-            StoreError: the log cannot be read just now.
+            StoreError: the store cannot be read now.
         """
-        return self._recently(
+        return self._cached(
             "unknown handlers", lambda: self._log.unknown_handlers(self._router.handler_names)
         )
 
-    def page(self, state: str | None = None, number: int = 0, *, trusted: bool) -> Page:
+    def page(
+        self,
+        state: str | None = None,
+        number: int = 0,
+        *,
+        trusted: bool,
+        hide_unhandled: bool = False,
+    ) -> Page:
         """List deliveries.
 
         Args:
-            state: only those in this state.
-            number: which page, from 0; beyond the last one that there may be, that one.
-            trusted: whether all of them may be seen.
+            state: list only deliveries in this state.
+            number: the number of the page, from 0; limited to the last possible page.
+            trusted: True if the caller may see private deliveries.
+            hide_unhandled: without `state`, leave out unhandled deliveries.
 
         Raises:
-            StoreError: the log cannot be read just now.
+            StoreError: the store cannot be read now.
         """
         number = min(max(number, 0), _LAST_PAGE)
+        states: tuple[str | None, ...] = (state,)
+        if state is None and hide_unhandled:
+            # One query per state: a filter over all rows could read a million unhandled ones.
+            states = tuple(known for known in STATES if known != State.UNHANDLED)
         if trusted:
-            return self._page(state, number, _row)
-        return self._recently((state, number), lambda: self._page(state, number, self._public_row))
+            return self._page(states, number, self._row)
+        return self._cached((states, number), lambda: self._page(states, number, self._public_row))
 
     def details(self, delivery_id: str) -> Details | None:
-        """Look up all that is known of a delivery; None if there is no such one.
+        """Look up a delivery; None if the store does not have it.
 
         Raises:
-            StoreError: the log cannot be read just now.
+            StoreError: the store cannot be read now.
         """
         delivery = self._log.get(delivery_id)
         if delivery is None:
             return None
         event = event_of(delivery)
-        heard = [run.handler for run in delivery.runs]
+        matched = [run.handler for run in delivery.runs]
         explanations: tuple[str, ...] = ()
         if event is not None:
             match = self._router.find_match(event)
             explanations = tuple(match.explain(event))
-            heard += [handler.name for handler in match.handlers]
-        names = tuple(dict.fromkeys(heard))
+            matched += [handler.name for handler in match.handlers]
+        names = tuple(dict.fromkeys(matched))
         return Details(
             delivery,
-            _hub_url(event),
+            _links_of(event),
             _payload_of(delivery),
             explanations,
             names,
-            _objection(delivery, names),
+            _replay_blocked_reason(delivery, names),
         )
 
     async def replay(self, delivery_id: str, handlers: Sequence[str] = ()) -> Replayed:
-        """Run handlers again; to be called on the server's loop, which the log is written from.
+        """Run handlers again. Call it on the server's loop: only that loop writes to the store.
 
         Args:
             delivery_id: the delivery.
-            handlers: their names; none for all that it can be replayed to.
+            handlers: the names of the handlers; by default all that Replay can run.
 
         Raises:
-            StoreError: the log cannot be read or written just now.
+            StoreError: the store cannot be read or written now.
         """
         give_up = time.monotonic() + BUSY_SECONDS
         while True:
@@ -560,92 +591,149 @@ class Activity:
         details = self.details(delivery_id)
         if details is None:
             return Replayed((), "there is no such delivery")
-        if details.objection:
-            return Replayed((), details.objection)
+        if details.replay_blocked_reason:
+            return Replayed((), details.replay_blocked_reason)
         for name in handlers:
             if name not in details.handlers:
                 return Replayed((), f"`{name}` does not match this delivery")
-        heard = tuple(run.handler for run in details.delivery.runs)
-        names = self._log.replay(delivery_id, tuple(handlers) or heard or details.handlers)
+        matched = tuple(run.handler for run in details.delivery.runs)
+        names = self._log.replay(delivery_id, tuple(handlers) or matched or details.handlers)
         if not names:
             return Replayed((), "its handlers have not finished yet")
         self._wake()
         return Replayed(names)
 
-    def _page(self, state: str | None, number: int, make: Callable[[Delivery], Row]) -> Page:
-        # By number, so that who looks needs no ids. One more than is shown tells whether there is
-        # a next page.
+    def _page(
+        self, states: Sequence[str | None], number: int, make: Callable[[Delivery], Row]
+    ) -> Page:
+        # Pages have numbers, not ids: anonymous visitors see no ids. One row more than a page
+        # holds shows if there is a next page.
         most = (number + 1) * _ROWS
-        deliveries = self._log.list(state=state, limit=most + 1)
+        found: dict[str, Delivery] = {}
+        for state in states:
+            for delivery in self._log.list(state=state, limit=most + 1):
+                # A delivery can change its state between two queries. The later one counts.
+                found[delivery.id] = delivery
+        deliveries = [*found.values()]
+        if len(states) > 1:
+            deliveries.sort(key=lambda delivery: delivery.received_at, reverse=True)
         rows = tuple(make(delivery) for delivery in deliveries[most - _ROWS : most])
         return Page(rows, number, len(deliveries) <= most or number == _LAST_PAGE)
 
+    def _row(self, delivery: Delivery) -> Row:
+        # The state of a single run is the state of the delivery.
+        is_single = len(delivery.runs) == 1
+        handlers = ", ".join(
+            run.handler
+            if is_single or run.state == State.SUCCEEDED
+            else f"{run.handler}: {run.state}"
+            for run in delivery.runs
+        )
+        return Row(
+            delivery.received_at,
+            delivery.state,
+            _event_name(delivery),
+            delivery.repo or "",
+            handlers,
+            delivery.id,
+            delivery.reason,
+            self._facts(delivery).links,
+        )
+
     def _public_row(self, delivery: Delivery) -> Row:
-        bare = Row(delivery.received_at, delivery.state)
-        if delivery.repo is None or not self._is_public(delivery):
-            return bare
+        hidden = Row(
+            delivery.received_at, delivery.state, is_private=delivery.state != State.MALFORMED
+        )
+        facts = self._facts(delivery)
+        if delivery.repo is None or not facts.is_public:
+            return hidden
         # A repository may have become private since.
-        newest = self._recently(
+        newest = self._cached(
             ("newest", delivery.repo), lambda: self._log.list(repo=delivery.repo, limit=1)
         )
-        if not newest or not self._is_public(newest[0]):
-            return bare
-        return bare._replace(event=_event_name(delivery), repo=delivery.repo)
+        if not newest or not self._facts(newest[0]).is_public:
+            return hidden
+        return Row(
+            delivery.received_at,
+            delivery.state,
+            _event_name(delivery),
+            delivery.repo,
+            links=facts.links,
+        )
 
-    def _is_public(self, delivery: Delivery) -> bool:
-        """Whether the body says that the repository is public; what it does not say is not."""
+    def _facts(self, delivery: Delivery) -> _Facts:
+        """Read from the body what a list does not have. Without a body nothing is public."""
         key = (delivery.id, delivery.received_at)
-        found = self._judged.get(key)
-        if found is None:
+        facts = self._facts_cache.get(key)
+        if facts is None:
             whole = self._log.get(delivery.id)
-            repo = None
-            # Another one by now, if it came again.
+            facts = _Facts(False, Links())  # noqa: FBT003 - a named tuple
+            # The stored body is another one if the id was received again in between.
             if whole is not None and whole.received_at == delivery.received_at:
                 event = event_of(whole)
                 repo = event.repo if event is not None else None
-            found = repo is not None and repo.private is False and repo.name == delivery.repo
-            _put(self._judged, self._lock, key, found, _MOST_JUDGED)
-        return found
+                # A repository counts as public only if the body says so.
+                is_public = (
+                    repo is not None and repo.private is False and repo.name == delivery.repo
+                )
+                facts = _Facts(is_public, _links_of(event))
+            _cache_put(self._facts_cache, self._lock, key, facts, _MAX_FACTS)
+        return facts
 
-    def _recently(self, key: object, make: Callable[[], T]) -> T:
-        """Make something, unless it was made a moment ago."""
-        until, value = self._recent.get(key, (0.0, None))
+    def _cached(self, key: object, make: Callable[[], T]) -> T:
+        """Compute a value, or return it from the cache if it is fresh."""
+        until, value = self._cache.get(key, (0.0, None))
         began = time.monotonic()
         if began >= until:
-            value = made = make()
+            value = computed = make()
             ended = time.monotonic()
-            # What takes long is made seldom.
+            # A slow value stays longer.
             until = ended + max(_FRESH_SECONDS, 10 * (ended - began))
-            _put(self._recent, self._lock, key, (until, value), _MOST_RECENT)
-            return made
+            _cache_put(self._cache, self._lock, key, (until, value), _MAX_CACHED)
+            return computed
         return cast("T", value)
 
 
-def _row(delivery: Delivery) -> Row:
-    # One handler's state is the delivery's.
-    is_plain = len(delivery.runs) == 1
-    handlers = ", ".join(
-        run.handler if is_plain or run.state == State.SUCCEEDED else f"{run.handler}: {run.state}"
-        for run in delivery.runs
-    )
-    event = _event_name(delivery)
-    return Row(
-        delivery.received_at, delivery.state, event, delivery.repo or "", handlers, delivery.id
-    )
+class _Facts(NamedTuple):
+    """What a body says about its repository."""
+
+    is_public: bool
+    links: Links
 
 
 def _event_name(delivery: Delivery) -> str:
     return f"{delivery.scope} {delivery.action}".strip()
 
 
-def _hub_url(event: HubEvent | None) -> str:
-    url = event.repo.url if event is not None and event.repo is not None else None
-    web = "" if url is None else url.web
-    is_of_hub = web.startswith("https://huggingface.co/") and len(web) <= _LONGEST_URL
-    return web if is_of_hub else ""
+def _links_of(event: HubEvent | None) -> Links:
+    """Build links to the Hub from validated names. Text of a body never becomes a link as it is."""
+    repo = event.repo if event is not None else None
+    if repo is None or not repo.name or not _is_repo_name(repo.name):
+        return Links()
+    web = None if repo.url is None else repo.url.web
+    if web is None:
+        # Version 2 bodies have no URL.
+        folder = _FOLDERS.get(repo.type or "")
+        if folder is None:
+            return Links()
+        web = f"{_HUB}{folder}{repo.name}"
+    elif not re.fullmatch(rf"{re.escape(_HUB)}([a-z]+/)?{re.escape(repo.name)}", web):
+        return Links()
+    discussion = event.discussion if event is not None else None
+    number = discussion.num if discussion is not None else None
+    if number is None or number < 1:
+        return Links(web)
+    return Links(web, f"{web}/discussions/{number}", number)
 
 
-def _objection(delivery: Delivery, names: Sequence[str]) -> str:
+def _is_repo_name(name: str) -> bool:
+    parts = name.split("/")
+    return len(parts) <= _MAX_NAME_PARTS and all(
+        _NAME_PART.fullmatch(part) and part.strip(".") for part in parts
+    )
+
+
+def _replay_blocked_reason(delivery: Delivery, names: Sequence[str]) -> str:
     if delivery.is_open:
         return "its handlers have not finished yet"
     if delivery.body is None:
@@ -659,7 +747,7 @@ def _payload_of(delivery: Delivery) -> Any:  # noqa: ANN401 - any JSON
     return json_safe(body_of(delivery))
 
 
-def _put(  # a cache of ours is small, and an entry more or less harms nobody
+def _cache_put(
     cache: OrderedDict[Any, T], lock: threading.Lock, key: object, value: T, most: int
 ) -> None:
     with lock:
