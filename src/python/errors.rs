@@ -27,7 +27,7 @@ impl From<Error> for PyErr {
     }
 }
 
-/// Import the exceptions, so that no error has to.
+/// Import the exceptions early, because an error must not import anything.
 pub(super) fn load(py: Python<'_>) {
     let _ = (
         py.get_type::<python::ConfigError>(),
@@ -37,8 +37,8 @@ pub(super) fn load(py: Python<'_>) {
     );
 }
 
-/// A `PayloadError`, made without its `__init__`: that is Python code, in which the interpreter ends
-/// a daemon thread at exit, and the process aborts where that meets Rust.
+/// A `PayloadError`, made without its `__init__`. At exit, the interpreter ends a daemon thread in
+/// Python code, and the process aborts if Rust called that code.
 fn payload_error(py: Python<'_>, message: String, problem: Problem) -> PyResult<PyErr> {
     let class = py.get_type::<python::PayloadError>();
     let error = class.call_method1("__new__", (&class, message))?;

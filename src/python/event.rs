@@ -20,11 +20,11 @@ use super::shared::Shared;
 use crate::event::{Class, DOCUMENTED_KEYS};
 use crate::text::excerpt;
 
-/// One delivery of the Hub, read and checked; the base of all event classes.
+/// The parsed body of a delivery, and the base of all event classes.
 ///
-/// Instances come from `from_json`, `from_dict` and `from_env`, which give the class that fits:
-/// `CommentEvent`, `DiscussionEvent`, `ContentEvent`, `ConfigEvent`, `RepoEvent`, and `HubEvent`
-/// itself for anything else. Values and keys the Hub adds later are kept, never refused.
+/// `from_json`, `from_dict` and `from_env` return the matching class: `CommentEvent`,
+/// `DiscussionEvent`, `ContentEvent`, `ConfigEvent`, `RepoEvent`, or `HubEvent` for anything else.
+/// Values and keys that the Hub adds later are accepted and kept.
 ///
 /// Source: https://huggingface.co/docs/hub/webhooks
 #[pyclass(frozen, subclass, module = "hubhooks")]
@@ -39,23 +39,23 @@ pub(crate) struct HubEvent {
     updated_files: OnceLock<Py<UpdatedFiles>>,
 }
 
-/// An event on a repository itself: created, deleted, moved, or changed in what has no scope of its own.
+/// An event about a repository itself: created, deleted, moved, or updated.
 #[pyclass(frozen, extends = HubEvent, module = "hubhooks")]
 pub(crate) struct RepoEvent;
 
-/// A change of a repository's files: commits, branches, tags, or the files of a bucket.
+/// A change of the content of a repository: commits, branches, tags, or files of a bucket.
 #[pyclass(frozen, extends = HubEvent, module = "hubhooks")]
 pub(crate) struct ContentEvent;
 
-/// A change of a repository's settings; `updated_config` has the new values.
+/// A change of the settings of a repository. `updated_config` has the new values.
 #[pyclass(frozen, extends = HubEvent, module = "hubhooks")]
 pub(crate) struct ConfigEvent;
 
-/// An event on a discussion or pull request.
+/// An event about a discussion or pull request.
 #[pyclass(frozen, subclass, extends = HubEvent, module = "hubhooks")]
 pub(crate) struct DiscussionEvent;
 
-/// An event with a comment: on the comment itself, or a new discussion with its opening post.
+/// An event with a comment: about the comment, or a new discussion with its first post.
 #[pyclass(frozen, extends = DiscussionEvent, module = "hubhooks")]
 pub(crate) struct CommentEvent;
 
@@ -64,12 +64,12 @@ impl HubEvent {
         &self.shared
     }
 
-    /// Read a body into an object of the class that fits.
+    /// Parse a body into an object of the matching class.
     fn read(py: Python<'_>, body: PyBackedBytes) -> PyResult<Bound<'_, HubEvent>> {
         Self::wrap(py, Shared::read(body)?)
     }
 
-    /// An object of the class that fits.
+    /// An object of the matching class.
     pub(super) fn wrap(py: Python<'_>, shared: Shared) -> PyResult<Bound<'_, HubEvent>> {
         let class = shared.event().class();
         let base = PyClassInitializer::from(HubEvent {
@@ -99,7 +99,7 @@ impl HubEvent {
     }
 }
 
-/// Hold a class method of a subclass to its word: it gives that class or an error.
+/// Check that a class method of a subclass returns that class.
 fn instance_of<'py>(
     class: &Bound<'py, PyType>,
     event: Bound<'py, HubEvent>,
@@ -115,8 +115,8 @@ fn instance_of<'py>(
     )))
 }
 
-/// Let FastAPI write events, as soon as the process has imported it. It may have done so after this
-/// package, and an endpoint can return only events that were read.
+/// Register the encoders of FastAPI once the process has imported it, which can be after this
+/// package. An endpoint can only return events that were parsed, so this is early enough.
 fn register_encoders(py: Python<'_>) -> PyResult<()> {
     static MODULES: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
     static IS_DONE: AtomicBool = AtomicBool::new(false);
@@ -137,7 +137,7 @@ fn register_encoders(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
-/// The body as bytes, whatever it was given as.
+/// The body as bytes.
 fn body_bytes(body: &Bound<'_, PyAny>) -> PyResult<PyBackedBytes> {
     if let Ok(bytes) = body.extract::<PyBackedBytes>() {
         return Ok(bytes);
@@ -158,16 +158,16 @@ fn body_bytes(body: &Bound<'_, PyAny>) -> PyResult<PyBackedBytes> {
 
 #[pymethods]
 impl HubEvent {
-    /// Read the body of a delivery.
+    /// Parse the body of a delivery.
     ///
-    /// The whole body is checked at once, so that no field of the event raises later.
+    /// The whole body is validated here. Afterwards no field of the event raises an error.
     ///
     /// Args:
     ///     body: the body as received, in UTF-8.
     ///
     /// Raises:
-    ///     PayloadError: the body is no Hub event, or none of the class this is called on; with
-    ///         line, column and path of the mistake.
+    ///     PayloadError: the body is not a Hub event, or not one of this class. The error has
+    ///         `line`, `column` and `path`.
     #[classmethod]
     #[pyo3(signature = (body, /))]
     fn from_json<'py>(
@@ -189,73 +189,73 @@ impl HubEvent {
         reentrant(py, "from_env")
     }
 
-    /// Give the body as a dict, with every key the Hub sent under its own name. Made anew each time.
+    /// Return the body as a new dict, with all keys as the Hub sent them.
     fn to_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         to_python(py, &self.shared.value())
     }
 
-    /// Give the body as JSON text: what was received, lone surrogates replaced by U+FFFD.
+    /// Return the body as JSON text, with U+FFFD in place of lone surrogates.
     fn to_json<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
         PyString::new(py, self.shared.event().text())
     }
 
-    /// What happened: `create`, `delete`, `update`, `move`, or a word the Hub adds later.
+    /// The action: `create`, `delete`, `update`, `move`, or one that the Hub adds later.
     #[getter]
     fn action<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
         word(py, self.shared.event().action)
     }
 
-    /// To what it happened, dotted: `repo.content`, `discussion.comment`, or a later one.
+    /// The scope: `repo.content`, `discussion.comment`, or one that the Hub adds later.
     #[getter]
     fn scope<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
         word(py, self.shared.event().scope)
     }
 
-    /// Scope and action after narrowing: any action on an undocumented narrower scope is an
-    /// `update` of the nearest documented one.
+    /// The scope and action that filters use. Any action on an undocumented narrower scope is an
+    /// `update` of the nearest documented scope.
     #[getter]
     fn effective<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let (scope, action) = self.shared.event().effective();
         PyTuple::new(py, [word(py, scope), word(py, action)])
     }
 
-    /// Whether the Hub documents this scope with this action.
+    /// True if the Hub documents this scope with this action.
     #[getter]
     fn is_known(&self) -> bool {
         self.shared.event().is_known()
     }
 
-    /// The repository it happened in; None if the body has none as documented.
+    /// The repository; None if the body has no valid one.
     #[getter]
     fn repo(&self, py: Python<'_>) -> PyResult<Option<Py<Repo>>> {
         view(py, &self.repo, || Repo::of(&self.shared))
     }
 
-    /// The discussion or pull request, with scopes `discussion*`.
+    /// The discussion or pull request; None unless the scope begins with `discussion`.
     #[getter]
     fn discussion(&self, py: Python<'_>) -> PyResult<Option<Py<Discussion>>> {
         view(py, &self.discussion, || Discussion::of(&self.shared))
     }
 
-    /// The comment, or the opening post of a new discussion.
+    /// The comment, or the first post of a new discussion; else None.
     #[getter]
     fn comment(&self, py: Python<'_>) -> PyResult<Option<Py<Comment>>> {
         view(py, &self.comment, || Comment::of(&self.shared))
     }
 
-    /// The webhook that sent the delivery.
+    /// The webhook that sent the delivery; None if the body does not say it.
     #[getter]
     fn webhook(&self, py: Python<'_>) -> PyResult<Option<Py<Webhook>>> {
         view(py, &self.webhook, || Webhook::of(&self.shared))
     }
 
-    /// Where a moved repository is now; `repo.name` is the old name.
+    /// The new name and owner of a moved repository. `repo.name` is the old name.
     #[getter]
     fn moved_to(&self, py: Python<'_>) -> PyResult<Option<Py<MovedTo>>> {
         view(py, &self.moved_to, || MovedTo::of(&self.shared))
     }
 
-    /// The refs that a push created, moved or deleted; empty if it says none.
+    /// The refs that a push created, moved or deleted; empty if the body has none.
     #[getter]
     fn updated_refs(&self, py: Python<'_>) -> PyResult<Py<PyTuple>> {
         if let Some(refs) = self.updated_refs.get() {
@@ -268,7 +268,7 @@ impl HubEvent {
         Ok(keep(&self.updated_refs, refs).clone_ref(py))
     }
 
-    /// The files that changed in a bucket, read when asked for; empty if the body says none.
+    /// The changed files of a bucket; empty if the body has none.
     #[getter]
     fn updated_files(&self, py: Python<'_>) -> PyResult<Py<UpdatedFiles>> {
         if let Some(files) = self.updated_files.get() {
@@ -278,14 +278,14 @@ impl HubEvent {
         Ok(keep(&self.updated_files, files).clone_ref(py))
     }
 
-    /// Whether files are missing in `updated_files` because there were more than 10,000.
+    /// True if the Hub left files out of `updated_files`, which it does after 10,000.
     #[getter]
     fn updated_files_truncated(&self) -> bool {
         self.shared.event().updated_files_truncated
     }
 
-    /// The settings that changed, with their new values; empty if the body says none. Which keys
-    /// there are changes over time. Made anew each time.
+    /// A new dict of the changed settings; empty if the body names none. The Hub can add keys at any
+    /// time.
     #[getter]
     fn updated_config<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let config = match self.shared.value_at(&["updatedConfig"]) {
@@ -295,8 +295,7 @@ impl HubEvent {
         Ok(to_python(py, &Value::Object(config))?.cast_into()?)
     }
 
-    /// The top-level keys of the body that the Hub does not document, with their values. Made anew
-    /// each time.
+    /// A new dict of the undocumented top-level keys of the body.
     #[getter]
     fn extra<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let mut value = self.shared.value();
@@ -306,7 +305,7 @@ impl HubEvent {
         Ok(to_python(py, &value)?.cast_into()?)
     }
 
-    /// The body as it was received, to the byte.
+    /// The exact bytes of the body.
     #[getter]
     fn raw<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.shared.raw().into_bound_py_any(py)
@@ -384,7 +383,7 @@ impl HubEvent {
 
 #[pymethods]
 impl CommentEvent {
-    /// Whether the comment is the first post of a discussion just opened.
+    /// True if the comment is the first post of a new discussion.
     #[getter]
     fn is_opening_post(slf: &Bound<'_, Self>) -> PyResult<bool> {
         let event = slf.as_any().cast::<HubEvent>()?;
@@ -392,7 +391,7 @@ impl CommentEvent {
     }
 }
 
-/// A part of an event, made when it is first read and the same object ever after.
+/// A part of an event. The object is made at the first access, and is the same afterwards.
 pub(super) fn view<T: PyClass + Into<PyClassInitializer<T>>>(
     py: Python<'_>,
     slot: &OnceLock<Py<T>>,
@@ -406,10 +405,10 @@ pub(super) fn view<T: PyClass + Into<PyClassInitializer<T>>>(
     Ok(slot.get().map(|part| part.clone_ref(py)))
 }
 
-/// Keep an object, unless another thread was faster.
+/// Store an object, unless another thread was faster.
 ///
-/// Not PyO3's own `PyOnceLock`, which lets other threads run while it fills: that costs more than
-/// making a part. Here the object is there already, so that nobody waits.
+/// PyO3's `PyOnceLock` lets other threads run while it fills, which costs more than making a part.
+/// Here the object exists already, so no thread waits.
 pub(super) fn keep<T>(slot: &OnceLock<Py<T>>, object: Py<T>) -> &Py<T> {
     slot.get_or_init(|| object)
 }

@@ -1,4 +1,4 @@
-//! The files of a bucket: a sequence that makes its elements when they are read.
+//! The files of a bucket: a sequence that makes its elements lazily.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,7 +20,7 @@ use crate::read::value_of;
 type Files<'a> = Vec<(&'a str, event::UpdatedFile<'a>)>;
 
 self_cell!(
-    /// The files of a body, each with its JSON text: read once, all together.
+    /// The files of a body, each with its JSON text: found once, all together.
     struct List {
         owner: Shared,
         #[covariant]
@@ -28,7 +28,7 @@ self_cell!(
     }
 );
 
-/// A file that changed in a bucket.
+/// A changed file of a bucket.
 #[pyclass(frozen, module = "hubhooks")]
 pub(crate) struct UpdatedFile {
     list: Arc<List>,
@@ -67,19 +67,19 @@ part!(UpdatedFile {
         &self.part().path
     }
 
-    /// `add` (also when a file was overwritten), `delete`, or a word the Hub adds later.
+    /// The action: `add`, also for an overwritten file, `delete`, or one that the Hub adds later.
     #[getter]
     fn action<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
         word(py, &self.part().action)
     }
 
-    /// The hash of the contents; only with `add`.
+    /// The hash of the content; None unless the action is `add`.
     #[getter]
     fn xet_hash(&self) -> Option<&str> {
         self.part().xet_hash.as_deref()
     }
 
-    /// The size in bytes; only with `add`.
+    /// The size in bytes; None unless the action is `add`.
     #[getter]
     fn size(&self) -> Option<u64> {
         self.part().size
@@ -92,13 +92,13 @@ part!(UpdatedFile {
     }
 });
 
-/// The files that changed in a bucket: a sequence of `UpdatedFile`, each made when it is read.
+/// The changed files of a bucket: a sequence of `UpdatedFile`, made lazily.
 ///
-/// Elements of the body that are no files are left out; `to_dict()` of the event has them.
+/// Invalid elements are left out. `to_dict()` of the event has them.
 #[pyclass(frozen, sequence, module = "hubhooks")]
 pub(crate) struct UpdatedFiles {
     list: Arc<List>,
-    /// For each file its object, once there is one.
+    /// The object of each file, once it is made.
     objects: Vec<OnceLock<Py<UpdatedFile>>>,
 }
 
@@ -144,7 +144,7 @@ impl UpdatedFiles {
         self.objects.len()
     }
 
-    /// What `files[index]` does, with an index or a slice of plain integers.
+    /// Implement `files[index]`, with an index or a slice of plain integers.
     fn _get_item<'py>(&self, index: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let py = index.py();
         let Ok(slice) = index.cast::<PySlice>() else {
@@ -198,7 +198,7 @@ impl UpdatedFiles {
         reentrant(py, "index_of_file")
     }
 
-    /// What `index` does, with plain integers.
+    /// Implement `index`, with plain integers.
     #[pyo3(signature = (value, start, stop))]
     fn _index(
         &self,
@@ -276,7 +276,7 @@ impl UpdatedFiles {
     }
 }
 
-/// An index, as far as one can be: no list reaches to where a larger one would point.
+/// Clamp an index: no list is long enough for a larger one.
 fn clamped(index: &Bound<'_, PyAny>) -> PyResult<isize> {
     match index.extract::<isize>() {
         Err(error) if error.is_instance_of::<PyOverflowError>(index.py()) => {
@@ -286,7 +286,7 @@ fn clamped(index: &Bound<'_, PyAny>) -> PyResult<isize> {
     }
 }
 
-/// Walks over the files.
+/// Iterates over the files.
 #[pyclass(frozen, module = "hubhooks")]
 pub(crate) struct FileIterator {
     files: Py<UpdatedFiles>,

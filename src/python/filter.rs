@@ -14,30 +14,29 @@ use crate::event::Class;
 use crate::filter::{self, Criteria, Listened};
 use crate::scope;
 
-/// What a handler listens to. Every criterion given must hold; of several alternatives of one, any.
+/// A filter for events. All given criteria must match; of a list, one item must match.
 ///
-/// `repo`, `ref` and `path` take patterns: `*` is anything within a segment, `**` any number of
-/// segments, `?` one byte, `[ab]` one of a set, `{a,b}` either. Words are compared exactly, and may
-/// be ones the Hub adds later.
+/// `repo`, `ref` and `path` take patterns: `*` is any text without `/`, `**` any number of segments,
+/// `?` one byte, `[ab]` one of a set, `{a,b}` either. Other values are compared exactly, and can be
+/// values that the Hub adds later.
 ///
 /// Args:
-///     scopes: scopes by name (`repo.content`), with all below them (`repo.*`), or event classes;
-///         none are everything.
+///     scopes: scopes (`repo.content`), a scope with all scopes below it (`repo.*`), or event
+///         classes; without them, every event matches.
 ///     action: `create`, `update`, `delete` or `move`.
 ///     repo_type: `model`, `dataset`, `space`, `bucket` or `kernel`.
-///     repo: patterns for the full name, `owner/name`; on a move, the old one.
+///     repo: patterns for the full name, `owner/name`; on a move, for the old name.
 ///     owner: the namespace of the repository, or its owner's id.
 ///     ref: patterns for an updated ref; one that does not begin with `refs/` is a branch.
-///     path: patterns for an updated file of a bucket; holds where the Hub left files out.
-///     pull_request: whether the discussion is a pull request; on content, whether a ref of one was
-///         pushed.
+///     path: patterns for an updated file of a bucket; it also matches if the Hub left files out.
+///     pull_request: True for pull requests, and for pushes to a ref of one; False for the others.
 ///     status: `open`, `closed`, `merged` or `draft`.
 ///     mention: a login that the comment mentions.
-///     author: the id of who wrote the comment or opened the discussion.
-///     private: whether the repository is private.
+///     author: the id of the author of the comment or of the new discussion.
+///     private: True for private repositories, False for the others.
 ///
 /// Raises:
-///     ConfigError: a criterion is no pattern, or no event can satisfy all of them together.
+///     ConfigError: a pattern is invalid, or no event can match all criteria together.
 #[pyclass(frozen, eq, hash, module = "hubhooks")]
 #[derive(PartialEq, Eq)]
 pub(crate) struct Filter(OnceLock<filter::Filter>);
@@ -57,7 +56,7 @@ impl Hash for Filter {
 
 #[pymethods]
 impl Filter {
-    /// The criteria are read in `__init__`, which is written in Python: they may be iterables.
+    /// `__init__`, which is written in Python, reads the criteria, because they can be iterables.
     #[new]
     #[pyo3(signature = (
         *scopes, action = None, repo_type = None, repo = None, owner = None, r#ref = None, path = None,
@@ -86,7 +85,7 @@ impl Filter {
         Self(OnceLock::new())
     }
 
-    /// Take the criteria, with plain lists or tuples for iterables.
+    /// Set the criteria, with lists or tuples in place of iterables.
     #[pyo3(signature = (
         *scopes, action = None, repo_type = None, repo = None, owner = None, r#ref = None, path = None,
         pull_request = None, status = None, mention = None, author = None, private = None,
@@ -132,27 +131,27 @@ impl Filter {
             .map_err(|_| PyTypeError::new_err("a filter cannot be changed"))
     }
 
-    /// Tell whether the event is heard.
+    /// Return True if the event matches.
     #[pyo3(signature = (event, /))]
     fn matches(&self, event: &Bound<'_, HubEvent>) -> PyResult<bool> {
         Ok(self.made()?.matches(event.get().shared().event()))
     }
 
-    /// Say whether the event is heard, and if not, everything that stands in the way: the rest of a
-    /// sentence that begins with the handler.
+    /// Explain why the event matches or not: the rest of a sentence that begins with the handler, such
+    /// as `matches`, or `does not match:` with all reasons.
     #[pyo3(signature = (event, /))]
     fn explain(&self, event: &Bound<'_, HubEvent>) -> PyResult<String> {
         Ok(self.made()?.explain(event.get().shared().event()).text)
     }
 
-    /// Say which of the values no documented event has, and which value is meant most likely: one
-    /// sentence for each. The Hub may add values, so such a filter is still valid.
+    /// Return a sentence for each value that no documented event has, with the nearest documented
+    /// value. The Hub can add values, so such a filter is valid.
     fn value_warnings(&self) -> PyResult<Vec<String>> {
         Ok(self.made()?.value_warnings())
     }
 
-    /// List the classes of the documented events that can match, by the scope or class that is
-    /// listened to; without one by an empty string. Undocumented scopes are left out.
+    /// Return the classes of the documented events that can match, for each scope or class of the
+    /// filter; an empty string stands for no scope. Undocumented scopes are left out.
     fn event_classes<'py>(
         &self,
         py: Python<'py>,
@@ -201,7 +200,7 @@ impl Filter {
     }
 }
 
-/// Give the places of the filters that match the event, in order.
+/// Return the indexes of the filters that match the event, in order.
 #[pyfunction]
 #[pyo3(signature = (event, filters, /))]
 #[expect(
@@ -217,8 +216,8 @@ pub(crate) fn match_filters(
     Ok(filter::match_filters(event.get().shared().event(), made))
 }
 
-/// Read a scope and action as the Hub asks receivers to: any action on an undocumented narrower
-/// scope is an `update` of the nearest documented one.
+/// Apply the narrowing rule of the Hub: any action on an undocumented narrower scope is an `update`
+/// of the nearest documented scope.
 ///
 /// Source: https://huggingface.co/docs/hub/webhooks
 #[pyfunction]
@@ -232,14 +231,14 @@ pub(crate) fn narrow<'py>(
     PyTuple::new(py, [word(py, scope), word(py, action)])
 }
 
-/// Give the documented scope that a misspelt one most likely means, if any is close.
+/// Return the documented scope nearest to a misspelt one; None if none is close.
 #[pyfunction]
 #[pyo3(signature = (scope, /))]
 pub(crate) fn nearest_scope(scope: &str) -> Option<&'static str> {
     scope::nearest(scope)
 }
 
-/// The words of a criterion: a string or several.
+/// The values of a criterion: a string or several.
 fn words(criterion: &str, given: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Vec<String>>> {
     let Some(given) = given else {
         return Ok(None);
@@ -261,7 +260,7 @@ fn words(criterion: &str, given: Option<&Bound<'_, PyAny>>) -> PyResult<Option<V
     words.collect::<PyResult<_>>().map(Some)
 }
 
-/// The value of a criterion that holds or does not.
+/// The value of a criterion that is True or False.
 fn flag(criterion: &str, given: Option<&Bound<'_, PyAny>>) -> PyResult<Option<bool>> {
     given
         .map(|given| {
@@ -272,7 +271,7 @@ fn flag(criterion: &str, given: Option<&Bound<'_, PyAny>>) -> PyResult<Option<bo
         .transpose()
 }
 
-/// Names the criterion, which PyO3 tells only in a note that Python 3.10 does not have.
+/// Adds the name of the criterion, which PyO3 puts into a note that Python 3.10 does not have.
 fn unexpected(criterion: &str, wanted: &str, found: &Bound<'_, PyAny>) -> PyErr {
     match found.get_type().name() {
         Ok(found) => {

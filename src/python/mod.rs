@@ -1,4 +1,4 @@
-//! The Python package's native module: the only folder that talks to the interpreter.
+//! The native module of the Python package. Only this folder uses the interpreter.
 
 mod convert;
 mod errors;

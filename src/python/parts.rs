@@ -1,4 +1,4 @@
-//! The parts of an event: small frozen views that read from the shared body.
+//! The parts of an event: small frozen views of the shared body.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::OnceLock;
@@ -12,29 +12,28 @@ use super::event::{HubEvent, view};
 use super::shared::Shared;
 use crate::event;
 
-/// Why a view can rely on its part: it is only made of one that is there, and events never change.
+/// The reason why a view's part exists: a view is only made of an existing part, and events never change.
 const THERE: &str = "a view is made of a part that is there";
 
-/// What all parts have in common.
+/// The methods of all parts.
 pub(super) trait Part {
     fn shared(&self) -> &Shared;
 
-    /// The part as the body writes it.
+    /// The part as JSON, as the body has it.
     fn value(&self) -> Value;
 
-    /// How to get to the part from its event: attributes, and the index in a tuple.
+    /// The way from the event to the part: attributes, and the index in a tuple.
     fn path(&self) -> (&'static str, Option<usize>);
 }
 
-/// Give a part its Python methods: its own, and those that all parts share.
+/// Define the Python methods of a part: its own, and those of all parts.
 macro_rules! part {
     ($class:ident { $($methods:tt)* }) => {
         #[pymethods]
         impl $class {
             $($methods)*
 
-            /// Give the part as a dict, with every key the Hub sent under its own name. Made anew
-            /// each time.
+            /// Return the part as a new dict, with all keys as the Hub sent them.
             fn to_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
                 Ok(to_python(py, &Part::value(self))?.cast_into()?)
             }
@@ -71,7 +70,7 @@ macro_rules! part {
 }
 pub(super) use part;
 
-/// Find a part again after its event was unpickled.
+/// Return the part of an unpickled event.
 #[pyfunction]
 #[pyo3(name = "_unpickle_view")]
 pub(crate) fn restore_part<'py>(
@@ -88,7 +87,7 @@ pub(crate) fn restore_part<'py>(
     }
 }
 
-/// The repository an event happened in.
+/// The repository of an event.
 #[pyclass(frozen, module = "hubhooks")]
 pub(crate) struct Repo {
     shared: Shared,
@@ -130,50 +129,50 @@ impl Part for Repo {
 }
 
 part!(Repo {
-    /// `model`, `dataset`, `space`, `bucket`, or a type the Hub adds later.
+    /// The type: `model`, `dataset`, `space`, `bucket`, `kernel`, or one that the Hub adds later.
     #[getter]
     fn r#type<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
         word(py, self.part().r#type)
     }
 
-    /// `owner/name`, or `name` alone for the oldest repositories. On a move, the old name.
+    /// The full name, `owner/name`. The oldest repositories have only `name`. On a move, the old name.
     #[getter]
     fn name(&self) -> &str {
         self.part().name
     }
 
-    /// The `owner` of `owner/name`; None for the oldest repositories.
+    /// The `owner` of `owner/name`; None if the name has no owner.
     #[getter]
     fn namespace(&self) -> Option<&str> {
         self.part().namespace()
     }
 
-    /// The id, which stays when the name changes.
+    /// The id. It does not change when the repository is renamed.
     #[getter]
     fn id(&self) -> Option<&str> {
         self.part().id
     }
 
-    /// Whether only its members see it; None if the body does not say.
+    /// True if the repository is private; None if the body does not say it.
     #[getter]
     fn private(&self) -> Option<bool> {
         self.part().private
     }
 
-    /// Where it is.
+    /// The URLs.
     #[getter]
     fn url(&self, py: Python<'_>) -> PyResult<Option<Py<Url>>> {
         view(py, &self.url, || Url::of(&self.shared, Place::Repo))
     }
 
-    /// Whose it is.
+    /// The owner.
     #[getter]
     fn owner(&self, py: Python<'_>) -> PyResult<Option<Py<Owner>>> {
         view(py, &self.owner, || Owner::of(&self.shared, Place::Repo))
     }
 
-    /// The commit at the head of `main`, also when another ref was pushed; not sent for buckets, nor
-    /// with scopes `discussion*`.
+    /// The newest commit of `main`, also if another ref was pushed. The Hub does not send it for
+    /// buckets and for scopes that begin with `discussion`.
     #[getter]
     fn head_sha(&self) -> Option<&str> {
         self.part().head_sha
@@ -185,13 +184,13 @@ part!(Repo {
         self.part().subdomain
     }
 
-    /// The tags; only older shapes have any.
+    /// The tags. Only older bodies have them.
     #[getter]
     fn tags<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         PyTuple::new(py, &self.part().tags)
     }
 
-    /// The storage's name; only older shapes have one.
+    /// The name of the storage. Only older bodies have it.
     #[getter]
     fn gitaly_uid(&self) -> Option<&str> {
         self.part().gitaly_uid
@@ -203,7 +202,7 @@ part!(Repo {
     }
 });
 
-/// Where in an event an `Url` or `Owner` stands.
+/// The parent of a `Url` or an `Owner` in an event.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Place {
     Repo,
@@ -212,7 +211,7 @@ pub(super) enum Place {
     MovedTo,
 }
 
-/// Where something on the Hub is.
+/// The URLs of something on the Hub.
 #[pyclass(frozen, module = "hubhooks")]
 pub(crate) struct Url {
     shared: Shared,
@@ -274,13 +273,13 @@ impl Part for Url {
 }
 
 part!(Url {
-    /// The page for people.
+    /// The URL of the page.
     #[getter]
     fn web(&self) -> &str {
         self.part().web
     }
 
-    /// The address for programs; comments have none.
+    /// The URL of the API; None for comments.
     #[getter]
     fn api(&self) -> Option<&str> {
         self.part().api
@@ -291,7 +290,7 @@ part!(Url {
     }
 });
 
-/// A user or an organisation, of whom the Hub sends only the id, never a login.
+/// A user or an organisation. The Hub sends the id, and never a login.
 #[pyclass(frozen, module = "hubhooks")]
 pub(crate) struct Owner {
     shared: Shared,
@@ -414,7 +413,7 @@ impl Part for Discussion {
 }
 
 part!(Discussion {
-    /// The id; `num` is what the Hub's API and pages use.
+    /// The id. The Hub's API and pages use `num` instead.
     #[getter]
     fn id(&self) -> Option<&str> {
         self.part().id
@@ -426,43 +425,43 @@ part!(Discussion {
         self.part().title
     }
 
-    /// Where it is.
+    /// The URLs.
     #[getter]
     fn url(&self, py: Python<'_>) -> PyResult<Option<Py<Url>>> {
         view(py, &self.url, || Url::of(&self.shared, Place::Discussion))
     }
 
-    /// `open`, `closed`, `merged`, `draft`, or a word the Hub adds later.
+    /// The status: `open`, `closed`, `merged`, `draft`, or one that the Hub adds later.
     #[getter]
     fn status<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
         word(py, self.part().status)
     }
 
-    /// Who opened it; not who caused the event.
+    /// The user who opened it, and not the user who caused the event.
     #[getter]
     fn author(&self, py: Python<'_>) -> PyResult<Option<Py<Owner>>> {
         view(py, &self.author, || Owner::of(&self.shared, Place::Discussion))
     }
 
-    /// The number in the repository, counted together with pull requests.
+    /// The number in the repository. Discussions and pull requests share the numbers.
     #[getter]
     fn num(&self) -> u64 {
         self.part().num
     }
 
-    /// Whether it is a pull request.
+    /// True if it is a pull request.
     #[getter]
     fn is_pull_request(&self) -> bool {
         self.part().is_pull_request
     }
 
-    /// What a pull request changes.
+    /// The target branch and merge commit of a pull request.
     #[getter]
     fn changes(&self, py: Python<'_>) -> PyResult<Option<Py<Changes>>> {
         view(py, &self.changes, || Changes::of(&self.shared))
     }
 
-    /// Whether it is pinned; None if the body does not say.
+    /// True if it is pinned; None if the body does not say it.
     #[getter]
     fn pinned(&self) -> Option<bool> {
         self.part().pinned
@@ -480,7 +479,7 @@ part!(Discussion {
     }
 });
 
-/// What a pull request changes.
+/// The target branch and merge commit of a pull request.
 #[pyclass(frozen, module = "hubhooks")]
 pub(crate) struct Changes {
     shared: Shared,
@@ -521,13 +520,13 @@ impl Part for Changes {
 }
 
 part!(Changes {
-    /// The ref the pull request is to be merged into, in full: `refs/heads/main`.
+    /// The full name of the target ref: `refs/heads/main`.
     #[getter]
     fn base(&self) -> Option<&str> {
         self.part().base
     }
 
-    /// The commit it was merged as, once it is.
+    /// The merge commit; None until it is merged.
     #[getter]
     fn merge_commit_id(&self) -> Option<&str> {
         self.part().merge_commit_id
@@ -542,7 +541,7 @@ part!(Changes {
     }
 });
 
-/// A comment, or the opening post of a discussion.
+/// A comment, or the first post of a discussion.
 #[pyclass(frozen, module = "hubhooks")]
 pub(crate) struct Comment {
     shared: Shared,
@@ -590,32 +589,32 @@ part!(Comment {
         self.part().id
     }
 
-    /// Who wrote it.
+    /// The user who wrote it.
     #[getter]
     fn author(&self, py: Python<'_>) -> PyResult<Option<Py<Owner>>> {
         view(py, &self.author, || Owner::of(&self.shared, Place::Comment))
     }
 
-    /// The text; empty when the comment is hidden, as the Hub then sends none.
+    /// The text. It is empty if the comment is hidden, because the Hub sends none.
     #[getter]
     fn content(&self) -> &str {
         self.part().content
     }
 
-    /// Whether it was hidden.
+    /// True if it is hidden.
     #[getter]
     fn hidden(&self) -> bool {
         self.part().hidden
     }
 
-    /// Where it is.
+    /// The URLs.
     #[getter]
     fn url(&self, py: Python<'_>) -> PyResult<Option<Py<Url>>> {
         view(py, &self.url, || Url::of(&self.shared, Place::Comment))
     }
 
-    /// Tell whether the text mentions `@name`: a whole login, in any case, not part of a longer word
-    /// or of an address.
+    /// Return True if the text mentions `@name`, in any case. A part of a longer login or of an e-mail
+    /// address does not count.
     #[pyo3(signature = (name, /))]
     fn mentions(&self, name: &str) -> bool {
         self.part().mentions(name)
@@ -666,13 +665,13 @@ impl Part for Webhook {
 }
 
 part!(Webhook {
-    /// The id of the webhook; that of the delivery comes in the header `Webhook-Id`.
+    /// The id of the webhook. The id of the delivery is in the header `Webhook-Id`.
     #[getter]
     fn id(&self) -> &str {
         self.part().id
     }
 
-    /// The version of the body: 3 since 2022.
+    /// The version of the body. It is 3 since 2022.
     #[getter]
     fn version(&self) -> Option<u64> {
         self.part().version
@@ -683,7 +682,7 @@ part!(Webhook {
     }
 });
 
-/// Where a moved repository is now.
+/// The new name and owner of a moved repository.
 #[pyclass(frozen, module = "hubhooks")]
 pub(crate) struct MovedTo {
     shared: Shared,
@@ -733,7 +732,7 @@ part!(MovedTo {
         self.part().name
     }
 
-    /// Whose it is now.
+    /// The new owner.
     #[getter]
     fn owner(&self, py: Python<'_>) -> PyResult<Option<Py<Owner>>> {
         view(py, &self.owner, || Owner::of(&self.shared, Place::MovedTo))
@@ -792,49 +791,49 @@ impl Part for UpdatedRef {
 }
 
 part!(UpdatedRef {
-    /// The ref in full: `refs/heads/main`, `refs/tags/v1`, `refs/pr/3`, `refs/convert/parquet`.
+    /// The full name: `refs/heads/main`, `refs/tags/v1`, `refs/pr/3`, `refs/convert/parquet`.
     #[getter]
     fn r#ref(&self) -> &str {
         self.part().r#ref
     }
 
-    /// The commit it pointed to; None when it is new.
+    /// The old commit; None if the push created the ref.
     #[getter]
     fn old_sha(&self) -> Option<&str> {
         self.part().old_sha
     }
 
-    /// The commit it points to; None when it is gone.
+    /// The new commit; None if the push deleted the ref.
     #[getter]
     fn new_sha(&self) -> Option<&str> {
         self.part().new_sha
     }
 
-    /// The name of the branch, if the ref is one.
+    /// The name of the branch; None if the ref is not a branch.
     #[getter]
     fn branch(&self) -> Option<&str> {
         self.part().branch()
     }
 
-    /// The name of the tag, if the ref is one.
+    /// The name of the tag; None if the ref is not a tag.
     #[getter]
     fn tag(&self) -> Option<&str> {
         self.part().tag()
     }
 
-    /// The number of the pull request, if the ref is one.
+    /// The number of the pull request; None if the ref is not one.
     #[getter]
     fn pull_request(&self) -> Option<u64> {
         self.part().pull_request()
     }
 
-    /// Whether the push created the ref.
+    /// True if the push created the ref.
     #[getter]
     fn is_created(&self) -> bool {
         self.part().is_created()
     }
 
-    /// Whether the push deleted the ref.
+    /// True if the push deleted the ref.
     #[getter]
     fn is_deleted(&self) -> bool {
         self.part().is_deleted()

@@ -8,16 +8,16 @@ use super::convert::reentrant;
 use crate::error::Error;
 use crate::secret;
 
-/// Knows whether a request carries the right webhook secret, without keeping the secret itself.
+/// Checks the webhook secret of a request. It keeps only digests of the secrets.
 ///
-/// Several secrets are all right at once, so that one can be replaced without losing deliveries.
-/// White space around a secret is dropped. The Hub sends the secret as it is, in the header
-/// `X-Webhook-Secret`; it signs nothing.
+/// Each of several secrets is right, so that one can be replaced without losing deliveries. White
+/// space around a secret is removed. The Hub sends the secret itself in the header
+/// `X-Webhook-Secret`. It is not a signature.
 ///
 /// Args:
-///     secrets: the secrets, as entered in the webhook's settings on the Hub.
+///     secrets: the secrets, as in the settings of the webhook on the Hub.
 ///
-/// A secret in quotation marks is taken as it is, with a warning: an env file may have kept them.
+/// A secret in quotation marks warns, because an env file may have added them.
 ///
 /// Raises:
 ///     ConfigError: there is no secret, or one is empty, not ASCII or has control characters.
@@ -41,14 +41,14 @@ impl Verifier {
         Ok(Self(secret::Verifier::new(&secrets)?))
     }
 
-    /// Check the secret that a request carries.
+    /// Check the secret of a request.
     ///
     /// Args:
-    ///     value: the value of the header or parameter; None if the request has neither.
+    ///     value: the value of the header or of the parameter; None if the request has neither.
     ///
     /// Raises:
     ///     SecretMissingError: there is no value.
-    ///     SecretMismatchError: the value is none of the secrets.
+    ///     SecretMismatchError: the value is not one of the secrets.
     #[pyo3(signature = (value, /))]
     fn verify(&self, value: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         match value {
@@ -67,7 +67,7 @@ impl Verifier {
         reentrant(py, "check")
     }
 
-    /// What `verify_request` does, with the headers as a list of tuples or lists.
+    /// Implement `verify_request`, with the headers as a list of tuples or lists.
     #[pyo3(signature = (headers, query))]
     fn _verify_pairs(
         &self,
@@ -77,7 +77,7 @@ impl Verifier {
         Ok(self.checked(headers, query)??)
     }
 
-    /// What `check` does, with the headers as a list of tuples or lists.
+    /// Implement `check`, with the headers as a list of tuples or lists.
     #[pyo3(signature = (headers, query))]
     fn _check_pairs(
         &self,
@@ -112,7 +112,7 @@ impl Verifier {
     }
 }
 
-/// The values of the headers that carry a secret.
+/// The values of the headers with a secret.
 fn secret_headers(headers: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<u8>>> {
     let Ok(pairs) = headers.cast::<PyList>() else {
         return Err(expected("headers as a mapping or as pairs", headers));
@@ -141,7 +141,7 @@ fn name_and_value<'py>(
         .ok_or_else(|| expected("a pair of a header's name and its value", pair))
 }
 
-/// Use a str or bytes as bytes.
+/// A str or bytes as bytes.
 fn with_bytes<T>(
     value: &Bound<'_, PyAny>,
     use_it: impl FnOnce(&[u8]) -> PyResult<T>,
@@ -159,7 +159,7 @@ fn with_bytes<T>(
     }
 }
 
-/// Says the type only: the value may be a secret.
+/// Names the type only, because the value can be a secret.
 fn expected(what: &str, value: &Bound<'_, PyAny>) -> PyErr {
     let found = value.get_type();
     let found = found
