@@ -22,7 +22,7 @@ from starlette.routing import Mount
 
 from hubhooks import asgi as room
 from hubhooks._core import HubEvent, Verifier
-from hubhooks.asgi import Door
+from hubhooks.asgi import WebhookApp
 from hubhooks.deliveries import MemoryLog
 from hubhooks.receiver import Receiver
 from hubhooks.routing import Router
@@ -54,7 +54,7 @@ class House:
         verifier = None if secret is None else Verifier(secret)
         self.receiver = Receiver(self.router, self.log, lambda: verifier, **options)
         self.runner = Runner(self.router, self.log)
-        self.door = Door(self.receiver, self.runner)
+        self.app = WebhookApp(self.receiver, self.runner)
         self.on = self.router.on
 
 
@@ -84,7 +84,7 @@ def content(body: Callable[..., bytes]) -> bytes:
 def test_a_body_that_never_comes_is_not_waited_for(
     house: House, serve: Any, parser: str, method: str, headers: dict[str, str], status: int
 ) -> None:
-    with serve(house.door, http=parser) as port:
+    with serve(house.app, http=parser) as port:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
         connection.putrequest(method, "/")
         for name, value in {"Content-Length": "100", **headers}.items():
@@ -124,12 +124,12 @@ def test_a_refused_request_is_not_read(house: House) -> None:
 
     for headers in ([], [(b"x-webhook-secret", b"sun")]):
         scope = {"type": "http", "method": "POST", "query_string": b"", "headers": headers}
-        asyncio.run(house.door(scope, receive, send))
+        asyncio.run(house.app(scope, receive, send))
 
 
 @on_both_parsers
 def test_a_large_refused_body_still_gets_its_answer(serve: Any, post: Any, parser: str) -> None:
-    with serve(House().door, http=parser) as port:
+    with serve(House().app, http=parser) as port:
         status, said = post(port, b"x" * 20_000_000, secret="")
     assert (status, said["status"]) == (401, "rejected")
 
@@ -139,7 +139,7 @@ def test_a_large_refused_body_still_gets_its_answer(serve: Any, post: Any, parse
 
 def test_the_body_may_come_in_pieces(house: House, ask: Any, content: bytes) -> None:
     pieces = [content[:10], b"", content[10:100], content[100:]]
-    reply = asyncio.run(ask(house.door, *pieces, headers={**SECRET, "webhook-id": "d1"}))
+    reply = asyncio.run(ask(house.app, *pieces, headers={**SECRET, "webhook-id": "d1"}))
     assert (reply.status, reply.said["status"]) == (200, "unhandled")
     record = house.log.get("d1")
     assert record is not None
@@ -149,7 +149,7 @@ def test_the_body_may_come_in_pieces(house: House, ask: Any, content: bytes) -> 
 def test_reading_stops_at_the_limit(house: House, ask: Any) -> None:
     async def send_too_much() -> Any:
         headers = {**SECRET, "transfer-encoding": "chunked"}
-        return await ask(house.door, b"x" * 3_000, b"x" * 2_001, ends=False, headers=headers)
+        return await ask(house.app, b"x" * 3_000, b"x" * 2_001, ends=False, headers=headers)
 
     reply = asyncio.run(asyncio.wait_for(send_too_much(), PATIENCE))
     assert reply.status == 413
@@ -158,18 +158,18 @@ def test_reading_stops_at_the_limit(house: House, ask: Any) -> None:
 
 def test_a_body_of_exactly_the_limit_is_read(house: House, ask: Any) -> None:
     headers = {**SECRET, "content-length": "5000"}
-    reply = asyncio.run(ask(house.door, b"x" * 3_000, b"x" * 2_000, headers=headers))
+    reply = asyncio.run(ask(house.app, b"x" * 3_000, b"x" * 2_000, headers=headers))
     assert (reply.status, reply.said["status"]) == (202, "malformed")
 
 
 def test_an_empty_body_is_refused(house: House, ask: Any) -> None:
-    assert asyncio.run(ask(house.door, b"", headers=SECRET)).status == 400
+    assert asyncio.run(ask(house.app, b"", headers=SECRET)).status == 400
 
 
 def test_a_client_that_leaves_while_sending_has_sent_nothing(
     house: House, ask: Any, content: bytes
 ) -> None:
-    reply = asyncio.run(ask(house.door, content, ends=False, stays=False, headers=SECRET))
+    reply = asyncio.run(ask(house.app, content, ends=False, stays=False, headers=SECRET))
     assert reply.said["reason"] == "the body was cut off"
     assert house.log.list() == []
 
@@ -225,7 +225,7 @@ def peak_of_memory(pid: int) -> int:
 def test_every_path_is_answered_and_none_redirected(
     house: House, serve: Any, post: Any, parser: str, path: str, content: bytes
 ) -> None:
-    with serve(house.door, http=parser) as port:
+    with serve(house.app, http=parser) as port:
         assert post(port, content, path=path)[0] == 200
 
 
@@ -233,7 +233,7 @@ def test_every_path_is_answered_and_none_redirected(
 def test_a_mounted_door_answers_below_its_path(
     house: House, serve: Any, post: Any, path: str, content: bytes
 ) -> None:
-    app = Starlette(routes=[Mount("/hooks", house.door), Mount("/", house.door)])
+    app = Starlette(routes=[Mount("/hooks", house.app), Mount("/", house.app)])
     with serve(app) as port:
         assert post(port, content, path=path)[0] == 200
 
@@ -255,7 +255,7 @@ def test_the_answer_comes_before_the_handlers_end(
             await asyncio.sleep(0)
         seen.append(True)
 
-    with serve(house.door, http=parser) as port:
+    with serve(house.app, http=parser) as port:
         status, said = post(port, content)
         answered.set()
     assert (status, said["handlers"]) == (202, ["sync", "async"])
@@ -282,8 +282,8 @@ def test_handlers_begin_after_the_answer_was_sent(house: House, content: bytes) 
     async def serve() -> None:
         headers = [(b"x-webhook-secret", b"moon")]
         scope = {"type": "http", "method": "POST", "query_string": b"", "headers": headers}
-        await house.door(scope, receive, send)
-        await house.door.stop()
+        await house.app(scope, receive, send)
+        await house.app.stop()
 
     asyncio.run(serve())
     assert order == ["body", "http.response.start", "http.response.body", "handler"]
@@ -299,7 +299,7 @@ def test_hooks_for_the_unhandled_run_after_the_answer(
     def tell(event: HubEvent) -> None:
         seen.append((answered.wait(PATIENCE), event.scope))
 
-    with serve(house.door) as port:
+    with serve(house.app) as port:
         status, said = post(port, content)
         answered.set()
     assert (status, said["status"]) == (200, "unhandled")
@@ -316,7 +316,7 @@ def test_a_blocking_sync_handler_delays_no_answer(
     def blocks(event: HubEvent) -> None:
         release.wait(PATIENCE)
 
-    with serve(house.door, http=parser) as port:
+    with serve(house.app, http=parser) as port:
         try:
             answers = [post(port, content, f"d{number}")[0] for number in range(8)]
             assert not release.is_set()
@@ -358,12 +358,12 @@ def test_handlers_that_compute_hand_the_interpreter_over_often(
 def test_a_refusal_ends_the_connection_if_much_may_follow(
     house: House, ask: Any, headers: dict[str, str], version: str, closes: bool
 ) -> None:
-    reply = asyncio.run(ask(house.door, headers=headers, http_version=version))
+    reply = asyncio.run(ask(house.app, headers=headers, http_version=version))
     assert (reply.status, reply.headers.get(b"connection") == b"close") == (401, closes)
 
 
 def test_an_accepted_delivery_keeps_the_connection(house: House, ask: Any, content: bytes) -> None:
-    assert b"connection" not in asyncio.run(ask(house.door, content, headers=SECRET)).headers
+    assert b"connection" not in asyncio.run(ask(house.app, content, headers=SECRET)).headers
 
 
 # ---- whether the answer arrived -----------------------------------------------------------------
@@ -384,8 +384,8 @@ def handled(house: House) -> House:
 
 
 async def deliver(house: House, ask: Any, content: bytes, **options: Any) -> None:
-    await ask(house.door, content, headers={**SECRET, "webhook-id": "d1"}, **options)
-    await house.door.stop()
+    await ask(house.app, content, headers={**SECRET, "webhook-id": "d1"}, **options)
+    await house.app.stop()
 
 
 def test_an_answer_that_was_sent_is_acknowledged(handled: House, ask: Any, content: bytes) -> None:
@@ -417,11 +417,11 @@ def test_who_left_is_looked_for_only_where_something_held_up_the_loop(
 ) -> None:
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    monkeypatch.setattr(room, "_BEAT_SECONDS", 0)
+    monkeypatch.setattr(room, "_SAMPLE_SECONDS", 0)
 
     async def came_and_left(delivery_id: str) -> bool:
         headers = {**SECRET, "webhook-id": delivery_id}
-        await ask(handled.door, content, headers=headers, stays=False)
+        await ask(handled.app, content, headers=headers, stays=False)
         return not is_acknowledged(handled, delivery_id)
 
     async def found() -> list[bool]:
@@ -433,7 +433,7 @@ def test_who_left_is_looked_for_only_where_something_held_up_the_loop(
             looked.append(await came_and_left(f"d{second}"))
         clock.now += 1
         looked.append(await came_and_left("held up"))
-        await handled.door.stop()
+        await handled.app.stop()
         return looked
 
     # The first five seconds of a loop that nobody watched before tell nothing either.
@@ -460,8 +460,8 @@ def test_a_connection_that_breaks_does_not_lose_the_delivery(
     async def serve() -> None:
         headers = [(b"x-webhook-secret", b"moon"), (b"webhook-id", b"d1")]
         scope = {"type": "http", "method": "POST", "query_string": b"", "headers": headers}
-        await handled.door(scope, Connection(receive).receive, send)
-        await handled.door.stop()
+        await handled.app(scope, Connection(receive).receive, send)
+        await handled.app.stop()
 
     asyncio.run(serve())
     assert not is_acknowledged(handled)
@@ -490,7 +490,7 @@ def test_nobody_listens_to_the_client_any_more_once_it_is_answered(
 
     headers = [(b"x-webhook-secret", b"moon")]
     scope = {"type": "http", "method": "POST", "query_string": b"", "headers": headers}
-    asyncio.run(handled.door(scope, Connection(receive).receive, send))
+    asyncio.run(handled.app(scope, Connection(receive).receive, send))
     assert order[:2] == ["body", "no longer listening"]
 
 
@@ -512,7 +512,7 @@ def test_the_hubs_retry_of_what_it_gave_up_waiting_for_is_not_run_again(
         else:
             done.set()
 
-    with serve(house.door, http=parser, loop=loop) as port:
+    with serve(house.app, http=parser, loop=loop) as port:
         post(port, content, "stall")
         assert stalls.wait(PATIENCE)
         head = (
@@ -543,8 +543,8 @@ def test_a_delivery_is_a_line_of_the_log_with_fields_to_find_it_by(
     async def send() -> None:
         for delivery_id, sent in ("d1", content), ("d1", content), ("d2", body("repo.move")):
             headers = {"x-webhook-secret": "moon", "webhook-id": delivery_id}
-            await ask(house.door, sent, headers=headers)
-        await ask(house.door, content, headers={"x-webhook-secret": "sun"})
+            await ask(house.app, sent, headers=headers)
+        await ask(house.app, content, headers={"x-webhook-secret": "sun"})
         await house.runner.stop()
 
     asyncio.run(send())
@@ -573,7 +573,7 @@ def test_a_secret_in_the_url_never_reaches_the_access_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("DEBUG")
-    app: Any = Starlette(routes=[Mount("/", house.door)]) if is_mounted else house.door
+    app: Any = Starlette(routes=[Mount("/", house.app)]) if is_mounted else house.app
     with serve(app, http=parser) as port:
         for query in ("secret=moon", "secret=half-moon", "Secert=moon", "a=b&%73ecret=moon"):
             for method in ("POST", "GET"):
@@ -594,7 +594,7 @@ def test_a_secret_in_the_url_of_a_websocket_is_not_logged(
 ) -> None:
     caplog.set_level("INFO")
     with (
-        serve(house.door, http=parser) as port,
+        serve(house.app, http=parser) as port,
         socket.create_connection(("127.0.0.1", port), PATIENCE) as stream,
     ):
         stream.sendall(
@@ -618,7 +618,7 @@ def test_it_works_behind_middleware_that_wraps_the_request(
         return await call_next(request)
 
     app = Starlette(
-        routes=[Mount("/", handled.door)],
+        routes=[Mount("/", handled.app)],
         middleware=[Middleware(BaseHTTPMiddleware, dispatch=passes)] * 2,
     )
     with serve(app, http=parser) as port:
@@ -636,11 +636,11 @@ def test_one_door_can_be_served_again_and_again(
     handled: House, serve: Any, post: Any, content: bytes, lifespan: str
 ) -> None:
     for delivery_id in ("d1", "d2"):
-        with serve(handled.door, lifespan=lifespan) as port:
+        with serve(handled.app, lifespan=lifespan) as port:
             assert post(port, content, delivery_id)[0] == 202
 
 
-async def live(door: Door, *messages: str) -> list[dict[str, Any]]:
+async def live(app: WebhookApp, *messages: str) -> list[dict[str, Any]]:
     sent: list[dict[str, Any]] = []
     waiting = [{"type": f"lifespan.{message}"} for message in messages]
 
@@ -650,18 +650,18 @@ async def live(door: Door, *messages: str) -> list[dict[str, Any]]:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    await door({"type": "lifespan"}, receive, send)
+    await app({"type": "lifespan"}, receive, send)
     return sent
 
 
 def test_a_lifespan_starts_and_stops(house: House) -> None:
-    sent = asyncio.run(live(house.door, "startup", "shutdown"))
+    sent = asyncio.run(live(house.app, "startup", "shutdown"))
     complete = ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     assert [message["type"] for message in sent] == complete
 
 
 def test_a_door_without_a_secret_does_not_start() -> None:
-    (sent,) = asyncio.run(live(House(secret=None).door, "startup"))
+    (sent,) = asyncio.run(live(House(secret=None).app, "startup"))
     assert sent["type"] == "lifespan.startup.failed"
     assert "no webhook secret is configured" in sent["message"]
 
@@ -676,15 +676,15 @@ def test_new_deliveries_are_refused_while_the_old_ones_end(
         release.wait(PATIENCE)
 
     async def serve() -> None:
-        first = await ask(house.door, content, headers={**SECRET, "webhook-id": "d1"})
-        stopping = asyncio.ensure_future(house.door.stop())
+        first = await ask(house.app, content, headers={**SECRET, "webhook-id": "d1"})
+        stopping = asyncio.ensure_future(house.app.stop())
         await asyncio.sleep(0)
-        second = await ask(house.door, content, headers={**SECRET, "webhook-id": "d2"})
+        second = await ask(house.app, content, headers={**SECRET, "webhook-id": "d2"})
         release.set()
         await stopping
-        third = await ask(house.door, content, headers={**SECRET, "webhook-id": "d3"})
+        third = await ask(house.app, content, headers={**SECRET, "webhook-id": "d3"})
         assert [first.status, second.status, third.status] == [202, 503, 202]
-        await house.door.stop()
+        await house.app.stop()
 
     asyncio.run(serve())
     assert {record.id: record.state for record in house.log.list()} == {
@@ -705,7 +705,7 @@ def test_a_mistake_of_ours_is_answered_503_and_told_with_where_it_was(
         msg = "a mistake of ours"
         raise RuntimeError(msg)
 
-    with serve(house.door) as port:
+    with serve(house.app) as port:
         with monkeypatch.context() as patch:
             patch.setattr(house.log, "accept", accept_wrongly)
             status, said = post(port, content)
@@ -724,10 +724,10 @@ def test_a_websocket_is_closed(house: House) -> None:
         events.append(message)
 
     scope = {"type": "websocket", "query_string": b"secret=moon"}
-    asyncio.run(house.door(scope, receive, send))
+    asyncio.run(house.app(scope, receive, send))
     assert events == [{"type": "websocket.close", "code": 1000}]
 
 
 def test_other_kinds_of_connections_are_told_what_would_be_right(house: House) -> None:
-    with pytest.raises(ValueError, match="an ASGI scope of type `mail` is not served here"):
-        asyncio.run(house.door({"type": "mail"}, None, None))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="does not serve ASGI scopes of type `mail`"):
+        asyncio.run(house.app({"type": "mail"}, None, None))  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import pytest
 
 from hubhooks import RunContext, State, Webhooks, routing, testing
 from hubhooks._delivery_json import delivery_json
-from hubhooks.receiver import ANSWERS, ENDINGS, UNREAD_BODIES
+from hubhooks.receiver import COMPLETION_RESPONSES, RESPONSES, UNREAD_BODY_RESPONSES
 
 ROOT = Path(__file__).parents[1]
 SPAN = re.compile(r"`([^`]+)`")
@@ -69,7 +69,7 @@ def test_retries_lists_every_option() -> None:
 
 
 def test_http_lists_every_rejection() -> None:
-    specs = [*ANSWERS.values(), *UNREAD_BODIES.values()]
+    specs = [*RESPONSES.values(), *UNREAD_BODY_RESPONSES.values()]
     rejections = {(str(spec.http), spec.reason) for spec in specs if spec.status == "rejected"}
     listed = rows(section(page("http.md"), "Rejected requests"))
     assert {(response, reason) for _, response, reason in listed} == rejections
@@ -78,7 +78,7 @@ def test_http_lists_every_rejection() -> None:
 def test_http_lists_every_other_response() -> None:
     headings = ("New deliveries", "Known deliveries", "Wait for the handlers")
     listed = [row for heading in headings for row in rows(section(page("http.md"), heading))]
-    specs = [*ANSWERS.values(), *ENDINGS.values()]
+    specs = [*RESPONSES.values(), *COMPLETION_RESPONSES.values()]
     assert {(response, status.strip("`")) for _, response, status in listed} == {
         (str(spec.http), spec.status) for spec in specs if spec.status != "rejected"
     }

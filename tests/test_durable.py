@@ -24,7 +24,7 @@ from hubhooks import HubEvent, Ignore, Retry, RunContext, Webhooks, _calls, _ses
 from hubhooks import asgi as room
 from hubhooks._samples import compact, sample_json
 from hubhooks.errors import ConfigError, StoreError
-from hubhooks.receiver import Work
+from hubhooks.receiver import AcceptedRuns
 from hubhooks.routing import Router
 from hubhooks.runner import Runner
 from hubhooks.sqlite import RunnerLock, SqliteLog
@@ -332,7 +332,7 @@ def test_a_delivery_answered_in_time_that_comes_again_is_a_replay(serving: Any) 
 def test_a_delivery_answered_too_late_that_comes_again_is_the_hubs_retry(
     serving: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "_DELIVERED_SECONDS", 0)
+    monkeypatch.setattr(room, "_ACKNOWLEDGE_SECONDS", 0)
     with serving() as served:
         served.hooks.add(lambda event: None, name="hears")
         assert served.send() == (202, "accepted")
@@ -344,7 +344,7 @@ def test_a_delivery_answered_too_late_that_comes_again_is_the_hubs_retry(
 def test_an_answer_that_waited_for_its_handlers_is_not_too_late(
     serving: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "_DELIVERED_SECONDS", 0)
+    monkeypatch.setattr(room, "_ACKNOWLEDGE_SECONDS", 0)
     with serving(acknowledge="on_completion") as served:
         served.hooks.add(lambda event: None, name="hears")
         assert served.send() == (200, "succeeded")
@@ -908,7 +908,7 @@ def test_the_answer_may_wait_for_the_handlers(serving: Any) -> None:
 
 
 def test_an_answer_waits_only_so_long(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "_FINISHED_SECONDS", 0.05)
+    monkeypatch.setattr(room, "_COMPLETION_SECONDS", 0.05)
     release = threading.Event()
     with serving(acknowledge="on_completion") as served:
 
@@ -949,7 +949,7 @@ def test_answers_that_wait_leave_the_log_alone_while_another_process_writes(
             await release.wait()
 
         runner.start()
-        runner.submit(Work(log.accept("d1", BODY, ["hears"]).id, ("hears",), change))
+        runner.submit(AcceptedRuns(log.accept("d1", BODY, ["hears"]).id, ("hears",), change))
         answers = [asyncio.ensure_future(runner.wait_for("d1", PATIENCE)) for _ in range(20)]
         await until(lambda: log.looks >= 20)
         with other.batch():

@@ -24,7 +24,7 @@ from hubhooks._logging import SafeLogger, text_of
 from hubhooks._samples import compact, sample_json
 from hubhooks.deliveries import MemoryLog
 from hubhooks.errors import PayloadError, StoreError
-from hubhooks.receiver import Work
+from hubhooks.receiver import AcceptedRuns
 from hubhooks.routing import Router
 from hubhooks.runner import Runner
 from hubhooks.sqlite import RunnerLock, SqliteLog
@@ -449,7 +449,7 @@ def test_a_run_is_recorded_although_ctrl_c_comes_while_its_exception_is_read(
     runner.start()
     verdict = log.accept("d1", sample.raw, ("ignores",))
     with pytest.raises(KeyboardInterrupt):
-        runner.submit(Work(verdict.id, verdict.handlers, sample))
+        runner.submit(AcceptedRuns(verdict.id, verdict.handlers, sample))
     asyncio.run(runner.stop())
     assert log.list()[0].state == "ignored"
 
@@ -875,8 +875,8 @@ def uses_everything():
         except StoreError as error:
             print(error, flush=True)
     hooks._runner.wake()
-    asyncio.run(hooks._door.stop())
-    asyncio.run(hooks._door.drain(60))
+    asyncio.run(hooks._webhook_app.stop())
+    asyncio.run(hooks._webhook_app.drain(60))
     hooks.store.close()
     hooks._runner._lock_of_log.release()
 

@@ -21,7 +21,7 @@ from servers import PATIENCE, wait_until
 from hubhooks import HubEvent, Router, RunContext, Webhooks, testing
 from hubhooks.deliveries import MemoryLog
 from hubhooks.errors import ConfigError
-from hubhooks.receiver import Work
+from hubhooks.receiver import AcceptedRuns
 from hubhooks.runner import Runner
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def handle(function: Any, event: HubEvent, **options: Any) -> Run:
 
     async def serve() -> None:
         runner.start()
-        work = Work("d1", ("handler",), event)
+        work = AcceptedRuns("d1", ("handler",), event)
         log.accept("d1", event.raw, ("handler",))
         runner.submit(work)
         await runner.stop(PATIENCE)
@@ -297,7 +297,7 @@ def test_wrapped_async_function_runs_on_the_servers_loop(event: Event) -> None:
         runner.start()
         (handler,) = router.match(event("repo.create"))
         log.accept("d1", event("repo.create").raw, (handler.name,))
-        runner.submit(Work("d1", (handler.name,), event("repo.create")))
+        runner.submit(AcceptedRuns("d1", (handler.name,), event("repo.create")))
         await runner.stop(PATIENCE)
         loops.append(asyncio.get_running_loop())
 
@@ -351,7 +351,7 @@ def test_wrapped_async_function_is_cancelled_when_the_server_stops(event: Event)
     async def serve() -> None:
         runner.start()
         log.accept("d1", event("repo.create").raw, ("handler",))
-        runner.submit(Work("d1", ("handler",), event("repo.create")))
+        runner.submit(AcceptedRuns("d1", ("handler",), event("repo.create")))
         await asyncio.to_thread(is_waiting.wait, PATIENCE)
         await runner.stop(0)
 
@@ -377,7 +377,7 @@ def test_coroutine_returned_after_the_stop_is_closed_and_recorded(event: Event) 
     async def serve() -> None:
         runner.start()
         log.accept("d1", event("repo.create").raw, ("handler",))
-        runner.submit(Work("d1", ("handler",), event("repo.create")))
+        runner.submit(AcceptedRuns("d1", ("handler",), event("repo.create")))
         await asyncio.to_thread(is_called.wait, PATIENCE)
         await runner.stop(0)
 

@@ -237,7 +237,7 @@ def test_all_that_is_kept_and_logged_of_unhandled_delivery_is_short(kind, field,
     with log_in(kind, tmp_path) as log:
         receiver = receiver_of(router, log)
         answer = receiver.receive([(b"webhook-id", b"i" * 30_000)], long_body(field, 200_000))
-        receiver.tell(answer)
+        receiver.log_response(answer)
         assert answer.status == 200
         record = log.get(log.list()[0].id)
     assert len(record.reason) < 20_000

@@ -47,7 +47,7 @@ IDS = st.sampled_from(["d1", "d2", "d3", None])
 BODIES = st.sampled_from([b"{}", b"x" * 7, b"y" * 20, b"z" * 25])
 HEARD = st.sampled_from([("a",), ("a", "b"), ("c", "a"), "unhandled", "ignored", "malformed"])
 GROUPS = st.lists(st.tuples(IDS, BODIES, HEARD), min_size=1, max_size=3)
-ENDINGS = st.sampled_from(["succeeded", "failed", "ignored", "stuck", 0, 5, 3600])
+RUN_ENDS = st.sampled_from(["succeeded", "failed", "ignored", "stuck", 0, 5, 3600])
 ANY = st.integers(0, 99)
 
 
@@ -440,7 +440,7 @@ class LogMachine(RuleBasedStateMachine):
             assert (delivery_id, handler) not in self.seen_done
             process.running.append(delivery)
 
-    @rule(limit=st.integers(1, 4), interrupted=st.booleans(), ending=st.one_of(st.none(), ENDINGS))
+    @rule(limit=st.integers(1, 4), interrupted=st.booleans(), ending=st.one_of(st.none(), RUN_ENDS))
     def start_what_is_due(self, limit: int, interrupted: bool, ending: Any) -> None:
         process = self.leader
         self.flush_all_of(process)
@@ -464,7 +464,7 @@ class LogMachine(RuleBasedStateMachine):
                 self.start(process, known.id, handler)
 
     @precondition(lambda self: any(process.running for process in self.processes()))
-    @rule(which=ANY, ending=ENDINGS)
+    @rule(which=ANY, ending=RUN_ENDS)
     def end(self, which: int, ending: Any) -> None:
         started = [(process, one) for process in self.processes() for one in process.running]
         process, delivery = started[which % len(started)]
@@ -480,7 +480,7 @@ class LogMachine(RuleBasedStateMachine):
         self.end_as(process, delivery, ending)
 
     @precondition(lambda self: any(process.given_up for process in self.processes()))
-    @rule(which=ANY, ending=ENDINGS.filter(lambda ending: ending != "stuck"))
+    @rule(which=ANY, ending=RUN_ENDS.filter(lambda ending: ending != "stuck"))
     def end_once_more(self, which: int, ending: Any) -> None:
         ended = [(process, one) for process in self.processes() for one in process.given_up]
         self.end_as(*ended[which % len(ended)], ending)
@@ -501,7 +501,7 @@ class LogMachine(RuleBasedStateMachine):
     # ---- upkeep ---------------------------------------------------------------------------------
 
     @rule(
-        what=st.sampled_from(["flush", "answer", "refuse", "prune", "checkpoint"]),
+        what=st.sampled_from(["flush", "answer", "reject", "prune", "checkpoint"]),
         at=ANY,
         which=ANY,
     )
@@ -514,14 +514,14 @@ class LogMachine(RuleBasedStateMachine):
             delivery_id = ids[which % len(ids)]
             process.log.answered(delivery_id, delivered=True)
             self.later(process, "answered", delivery_id)
-        elif what == "refuse":
-            self.refuse(process, ("secret wrong", "too large")[which % 2], 1 + which % 3)
+        elif what == "reject":
+            self.reject(process, ("secret wrong", "too large")[which % 2], 1 + which % 3)
         elif what == "prune":
             assert process.log.prune() == self.model.prune()
         else:
             process.log.checkpoint()
 
-    def refuse(self, process: Process, reason: str, count: int) -> None:
+    def reject(self, process: Process, reason: str, count: int) -> None:
         minute = int(self.model.now) // 60
         self.write_late(process)
         with process.log.batch():

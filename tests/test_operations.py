@@ -430,10 +430,10 @@ def test_store_without_a_living_leader_says_so(tmp_path: Path) -> None:
     assert not store.is_leader_alive(leader)
     activity = Activity(store, Router(), lambda: None, lambda: None)
 
-    async def objection() -> str:
+    async def not_ready_reason() -> str:
         return ""
 
-    said = _operations.readiness(asyncio.run(_operations.check(activity, objection)))
+    said = _operations.readiness(asyncio.run(_operations.check(activity, not_ready_reason)))
     assert (said["is_ready"], said["leader"]["is_alive"]) == (False, False)
     assert "no living process leads" in said["reason"]
 

@@ -13,7 +13,7 @@ from hubhooks import receiver as room
 from hubhooks._core import Verifier
 from hubhooks.deliveries import MemoryLog
 from hubhooks.errors import ConfigError, StoreError
-from hubhooks.receiver import ANSWERS, Receiver
+from hubhooks.receiver import RESPONSES, Receiver
 from hubhooks.routing import Router
 
 if TYPE_CHECKING:
@@ -75,13 +75,13 @@ def test_the_table_of_answers(case: dict[str, Any], body: Callable[..., bytes]) 
         came = body(earlier["sample"]) if "sample" in earlier else content
         answer = first.receive(headers, came)
         assert answer.delivery_id is not None
-        receiver.answered(answer.delivery_id, delivered=earlier["delivered"])
+        receiver.mark_acknowledged(answer.delivery_id, delivered=earlier["delivered"])
         for name, ending in earlier.get("ends", {}).items():
             delivery = log.claim(answer.delivery_id, name)
             assert delivery is not None
             log.finished(delivery, ending)
 
-    refused = receiver.refuse(case["method"], headers, case["query"].encode())
+    refused = receiver.precheck(case["method"], headers, case["query"].encode())
     assert (refused is None) is case["reads"]
     answer = refused or receiver.receive(headers, content, complete=case["complete"])
 
@@ -95,13 +95,15 @@ def test_the_table_of_answers(case: dict[str, Any], body: Callable[..., bytes]) 
     assert sent.pop(b"content-type") == b"application/json"
     assert sent.pop(b"content-length") == str(len(answer.body)).encode()
     assert sent == ({b"allow": case["allow"].encode()} if case["allow"] else {})
-    assert (answer.work is not None) is (said["status"] == "accepted")
+    assert (answer.accepted is not None) is (said["status"] == "accepted")
     assert (answer.delivery_id is None) is (said["status"] == "rejected")
-    if answer.work is not None:
-        assert list(answer.work.handlers) == said["handlers"]
-        assert answer.work.delivery_id == said["delivery"]
-        assert answer.work.event.raw == content
-        assert [h.name for h in map(router.handler, answer.work.handlers) if h] == said["handlers"]
+    if answer.accepted is not None:
+        assert list(answer.accepted.handlers) == said["handlers"]
+        assert answer.accepted.delivery_id == said["delivery"]
+        assert answer.accepted.event.raw == content
+        assert [h.name for h in map(router.handler, answer.accepted.handlers) if h] == said[
+            "handlers"
+        ]
     if case["state"]:
         record = log.get("d1")
         assert record is not None
@@ -113,7 +115,7 @@ def test_the_table_of_answers(case: dict[str, Any], body: Callable[..., bytes]) 
 def test_the_table_of_answers_has_every_case() -> None:
     told = {(c["status"], c["said"]["status"], c["said"].get("reason", "")) for c in CASES}
     told = {(http, status, "" if reason == "*" else reason) for http, status, reason in told}
-    assert told == {(words.http, words.status, words.reason) for words in ANSWERS.values()}
+    assert told == {(spec.http, spec.status, spec.reason) for spec in RESPONSES.values()}
 
 
 def test_an_unhandled_delivery_is_kept_with_its_explanation(body: Callable[..., bytes]) -> None:
@@ -129,23 +131,23 @@ def test_hooks_for_the_unhandled_get_the_event_and_others_get_no_work(
     body: Callable[..., bytes],
 ) -> None:
     receiver, log, router = make(secret="moon", handlers={"retrain": "repo.content"})
-    assert receiver.receive([(b"webhook-id", b"d1")], body("repo.create")).work is None
+    assert receiver.receive([(b"webhook-id", b"d1")], body("repo.create")).accepted is None
 
     @router.on_unhandled
     def tell(event: HubEvent) -> None: ...
 
     answer = receiver.receive([(b"webhook-id", b"d2")], body("repo.create"))
     assert (answer.status, json.loads(answer.body)["status"]) == (200, "unhandled")
-    assert answer.work is not None
-    assert (answer.work.delivery_id, answer.work.handlers) == ("d2", ())
-    assert answer.work.event.raw == body("repo.create")
+    assert answer.accepted is not None
+    assert (answer.accepted.delivery_id, answer.accepted.handlers) == ("d2", ())
+    assert answer.accepted.event.raw == body("repo.create")
     assert [record.state for record in log.list()] == ["unhandled"] * 2
     unreadable = receiver.receive([(b"webhook-id", b"d3")], b"{")
     repeated = receiver.receive([(b"webhook-id", b"d4")], body("repo.content.update"))
-    assert unreadable.work is None
-    assert repeated.work is not None
-    assert repeated.work.handlers == ("retrain",)
-    assert receiver.receive([(b"webhook-id", b"d4")], body("repo.content.update")).work is None
+    assert unreadable.accepted is None
+    assert repeated.accepted is not None
+    assert repeated.accepted.handlers == ("retrain",)
+    assert receiver.receive([(b"webhook-id", b"d4")], body("repo.content.update")).accepted is None
 
 
 def test_a_log_that_holds_no_more_has_the_hub_send_it_again(body: Callable[..., bytes]) -> None:
@@ -180,18 +182,18 @@ def test_an_unreadable_delivery_is_logged_as_an_error_without_its_body(
 @pytest.mark.parametrize("secret", [None, ""])
 def test_being_ready_needs_a_secret_that_can_be_used(secret: str | None) -> None:
     with pytest.raises(ConfigError):
-        make(secret=secret, handlers={})[0].ready()
+        make(secret=secret, handlers={})[0].check_ready()
 
 
 def test_being_ready_without_a_secret_must_be_allowed() -> None:
-    make(handlers={}, allow_unsigned=True)[0].ready()
-    make(secret="moon", handlers={})[0].ready()
+    make(handlers={}, allow_unsigned=True)[0].check_ready()
+    make(secret="moon", handlers={})[0].check_ready()
     with pytest.raises(ConfigError, match=r"set WEBHOOK_SECRET .* `allow_unsigned=True`"):
-        make(handlers={})[0].ready()
+        make(handlers={})[0].check_ready()
 
 
 def test_a_length_too_long_to_be_read_as_a_number_is_too_large(receiver: Receiver) -> None:
-    answer = receiver.refuse("POST", [*SECRET_HEADER, (b"content-length", b"9" * 9_999)], b"")
+    answer = receiver.precheck("POST", [*SECRET_HEADER, (b"content-length", b"9" * 9_999)], b"")
     assert answer is not None
     assert answer.status == 413
 
@@ -209,8 +211,8 @@ def test_refusals_are_counted_by_minute_and_logged_once_in_each(
     minutes = [7.0, 7.5, 7.9, 8.0]
     for minute in minutes:
         monkeypatch.setattr(room, "time", clock_at(minute))
-        receiver.refuse("POST", [(b"x-webhook-secret", b"sun")], b"")
-        receiver.refuse("GET", [], b"")
+        receiver.precheck("POST", [(b"x-webhook-secret", b"sun")], b"")
+        receiver.precheck("GET", [], b"")
     assert receiver.rejections == {
         (7, "secret wrong"): 3,
         (7, "method"): 3,
@@ -232,16 +234,16 @@ def test_refusals_are_forgotten_after_an_hour(
 ) -> None:
     for minute in (1, 2, 61):
         monkeypatch.setattr(room, "time", clock_at(minute))
-        receiver.refuse("GET", [], b"")
+        receiver.precheck("GET", [], b"")
     assert set(receiver.rejections) == {(2, "method"), (61, "method")}
 
 
 def test_what_a_refused_request_carries_is_never_logged(
     receiver: Receiver, logged: Callable[[], list[str]]
 ) -> None:
-    receiver.refuse("POST", [(b"x-webhook-secret", b"tell-tale")], b"secret=tell-tale")
-    receiver.refuse("POST", [], b"secret=tell-tale")
-    receiver.refuse("tell-tale", [], b"")
+    receiver.precheck("POST", [(b"x-webhook-secret", b"tell-tale")], b"secret=tell-tale")
+    receiver.precheck("POST", [], b"secret=tell-tale")
+    receiver.precheck("tell-tale", [], b"")
     assert len(logged()) == 2
     assert "tell-tale" not in "".join(logged())
 
@@ -252,4 +254,4 @@ def test_constant_answers_are_made_once(receiver: Receiver, body: Callable[..., 
     _, first, second = (receiver.receive(headers, content) for _ in range(3))
     assert first.body is second.body
     assert first.headers is second.headers
-    assert receiver.refuse("GET", [], b"") is receiver.refuse("GET", [], b"")
+    assert receiver.precheck("GET", [], b"") is receiver.precheck("GET", [], b"")

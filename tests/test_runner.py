@@ -18,7 +18,7 @@ from servers import PATIENCE
 from hubhooks.deliveries import MemoryLog
 from hubhooks.errors import ConfigError
 from hubhooks.models import Delivery, Ignore, RunContext
-from hubhooks.receiver import Work
+from hubhooks.receiver import AcceptedRuns
 from hubhooks.routing import Router
 from hubhooks.runner import Runner
 
@@ -42,7 +42,7 @@ class Bench:
         self.runner.start()
         names = handlers or tuple(h.name for h in self.router.match(self.event))
         verdict = self.log.accept(delivery_id, self.event.raw, names)
-        self.runner.submit(Work(verdict.id, verdict.handlers, self.event))
+        self.runner.submit(AcceptedRuns(verdict.id, verdict.handlers, self.event))
 
     def run(self, *delivery_ids: str, drain: float = PATIENCE) -> Delivery:
         """Run deliveries to their end, on a loop of their own."""
@@ -531,7 +531,7 @@ def test_the_hooks_for_the_unhandled_are_told_of_work_without_handlers(bench: Be
     bench.router.on_error(lambda *_: pytest.fail("nothing failed"))
 
     async def serve() -> None:
-        bench.runner.submit(Work("d1", (), bench.event))
+        bench.runner.submit(AcceptedRuns("d1", (), bench.event))
         await bench.runner.stop(PATIENCE)
 
     asyncio.run(serve())
@@ -569,7 +569,7 @@ def test_stopping_waits_for_hooks_and_cancels_those_that_stay(
 
     async def serve() -> None:
         bench.submit()
-        bench.runner.submit(Work("d2", (), bench.event))
+        bench.runner.submit(AcceptedRuns("d2", (), bench.event))
         await bench.runner.stop(0.01)
         assert sorted(ended) == ["cancelled", "cancelled, too", "told"]
 
@@ -1000,7 +1000,7 @@ import asyncio, threading
 from hubhooks._core import HubEvent
 from hubhooks._samples import compact, sample_json
 from hubhooks.deliveries import MemoryLog
-from hubhooks.receiver import Work
+from hubhooks.receiver import AcceptedRuns
 from hubhooks.routing import Router
 from hubhooks.runner import Runner
 
@@ -1015,7 +1015,7 @@ async def serve():
     runner = Runner(router, log)
     runner.start()
     event = HubEvent.from_json(compact(sample_json("repo.create")))
-    runner.submit(Work(log.accept("d1", event.raw, ["stuck"]).id, ("stuck",), event))
+    runner.submit(AcceptedRuns(log.accept("d1", event.raw, ["stuck"]).id, ("stuck",), event))
     assert begun.wait(30)
     await runner.stop(0.01)
 

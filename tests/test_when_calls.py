@@ -176,16 +176,16 @@ def test_a_batch_that_is_tried_again_calls_no_when_again(tmp_path: Path, post: A
     answers: list[Any] = []
     tries = threading.Event()
     with serve(hooks) as port:
-        door = hooks._door  # noqa: SLF001 - nothing else shows a batch that is tried again
-        take, count = door._take_group, [0]  # noqa: SLF001 - see above
+        app = hooks._webhook_app  # noqa: SLF001 - nothing else shows a batch that is tried again
+        commit, count = app._commit_batch, [0]  # noqa: SLF001 - see above
 
         def counted(group: Any) -> None:
-            take(group)
+            commit(group)
             count[0] += 1
             if count[0] == 3:
                 tries.set()
 
-        door._take_group = counted  # noqa: SLF001 - see above
+        app._commit_batch = counted  # noqa: SLF001 - see above
         other = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         sender = threading.Thread(target=lambda: answers.append(post(port, PUSH)))

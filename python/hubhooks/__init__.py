@@ -1,4 +1,4 @@
-"""React to Hugging Face Hub webhooks: verified, typed, matched.
+"""Receive Hugging Face Hub webhooks: hubhooks checks the secret, and calls matching handlers.
 
     from hubhooks import ContentEvent, Webhooks
 
@@ -7,7 +7,7 @@
     @hooks.on("repo.content", repo_type="dataset", ref="main")
     def retrain(event: ContentEvent) -> None: ...
 
-`hooks` is an ASGI application: `uvicorn app:hooks` serves it, and any framework can mount it.
+`hooks` is an ASGI app: `uvicorn app:hooks` serves it, and an ASGI framework can mount it.
 """
 
 from hubhooks import errors

@@ -18,7 +18,7 @@ from hubhooks._delivery_json import delivery_json
 from hubhooks.activity import STATES
 from hubhooks.asgi import check_event_loop
 from hubhooks.errors import ConfigError, StoreError
-from hubhooks.receiver import words_of
+from hubhooks.receiver import find_spec
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -54,7 +54,7 @@ class _Target(NamedTuple):
 
 async def serve(
     activity: Callable[[], Activity],
-    objection: Callable[[], Awaitable[str]],
+    not_ready_reason: Callable[[], Awaitable[str]],
     scope: Scope,
     receive: Receive,
     send: Send,
@@ -63,7 +63,7 @@ async def serve(
 
     Args:
         activity: gives what there is to tell.
-        objection: returns why a delivery would not be stored now; empty if it would.
+        not_ready_reason: returns why a delivery would not be stored now; empty if it would.
         scope: that of the request.
         receive: gives its body.
         send: takes the answer.
@@ -84,7 +84,7 @@ async def serve(
         await _let_in(activity(), scope)
         check_event_loop()
         if target.operation:
-            health = await _operations.check(activity(), objection)
+            health = await _operations.check(activity(), not_ready_reason)
             if target.operation == "metrics":
                 said = await asyncio.to_thread(_operations.metrics, activity(), health)
             else:
@@ -230,7 +230,7 @@ async def _read(receive: Receive, headers: Headers) -> bytes:
     try:
         return await read_body(receive, _LONGEST_BODY, headers)
     except BodyError as error:
-        words = words_of(error.case)
+        words = find_spec(error.case)
         raise _Refusal(words.http, f"{words.reason}{error.detail and ': '}{error.detail}") from None
 
 

@@ -1,7 +1,7 @@
-"""The annotation of the parameter that takes the event, compared to the events that come.
+"""Read the annotation of the event parameter, and compare it with the classes of the events.
 
-Annotations are the user's code, and names in them may be imported for type checkers only. So no
-annotation is evaluated: names are looked up, and an annotation that is not understood says nothing.
+Annotations are user code, and may contain names that are imported only for type checkers. So they
+are not evaluated: names are looked up. An annotation that cannot be read is ignored.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ _UNKNOWN = object()
 def event_annotation(
     function: Callable[..., object], signature: inspect.Signature | None = None
 ) -> tuple[str, tuple[type, ...]] | None:
-    """Read what the first parameter of a function is annotated with.
+    """Read the annotation of the first parameter of a function.
 
     Args:
         function: a handler, a hook or a `when`.
-        signature: its signature, where that was read already.
+        signature: its signature, if it was read before.
 
     Returns:
-        the parameter's name and the classes, several for a union; None where there is no
-        annotation, or one that is not understood.
+        The name of the parameter and its classes, several for a union. None if it has no
+        annotation, or one that cannot be read.
     """
     try:
         signature = signature or signature_of(function)
@@ -52,19 +52,19 @@ def event_annotation(
         if parameter is None or parameter.annotation is inspect.Parameter.empty:
             return None
         found = tuple(_classes_in(parameter.annotation, _Names(function)))
-    except Exception:  # noqa: BLE001 - objects in annotations are the user's, and may do anything
+    except Exception:  # noqa: BLE001 - user code in annotations can raise anything
         return None
-    if not found or any(one is _UNKNOWN for one in found):
+    if not found or any(cls is _UNKNOWN for cls in found):
         return None
-    is_event = all(issubclass(one, HubEvent) for one in found)
+    is_event = all(issubclass(cls, HubEvent) for cls in found)
     if hasattr(function, "__wrapped__") and not is_event:
-        # The decorator may hand on a part of the event.
+        # The decorator may pass only a part of the event to the function.
         return None
     return parameter.name, found
 
 
 class _Names:
-    """Finds the objects that names in the annotations of a function stand for."""
+    """Looks up names in the annotations of a function."""
 
     def __init__(self, function: Callable[..., object]) -> None:
         self._scopes = [
@@ -90,7 +90,7 @@ class _Names:
 
 
 def _classes_in(annotation: object, names: _Names) -> Iterator[Any]:
-    """List the classes that an annotation allows, with `_UNKNOWN` for all else."""
+    """List the classes that an annotation allows, and `_UNKNOWN` for any other part of it."""
     if isinstance(annotation, ForwardRef):
         annotation = annotation.__forward_arg__
     if isinstance(annotation, str):
@@ -127,8 +127,8 @@ def _classes_in_code(node: ast.expr, names: _Names) -> Iterator[Any]:
 
 
 def takes_any_of(annotated: Iterable[type], given: Iterable[type[HubEvent]]) -> bool:
-    """Whether an event of one of the given classes is what the annotation says."""
+    """Return whether the annotation allows an event of at least one of the given classes."""
     try:
-        return any(issubclass(one, wanted) for one in given for wanted in annotated)
-    except Exception:  # noqa: BLE001 - a class of the user decides what its subclasses are
+        return any(issubclass(cls, wanted) for cls in given for wanted in annotated)
+    except Exception:  # noqa: BLE001 - `__subclasscheck__` of a user's class can raise anything
         return True

@@ -30,7 +30,7 @@ _BEGINNINGS = (b"{", b"\xef\xbb\xbf")
 # No server can hold a body whose length needs more digits.
 _MOST_DIGITS = 18
 
-# Cases of `receiver.words_of`.
+# Cases of `receiver.find_spec`.
 ALREADY_READ = "already read"
 CUT_OFF = "cut off"
 STALLED = "stalled"
@@ -53,7 +53,7 @@ class BodyError(Exception):
     """The body cannot be used.
 
     Args:
-        case: what is wrong, as `receiver.words_of` knows it.
+        case: what is wrong, as `receiver.find_spec` knows it.
         detail: more about it, for the log alone.
     """
 

@@ -1,6 +1,6 @@
-"""Events for tests: each function makes one that the Hub could have sent.
+"""Make events for tests. The Hub could have sent each of them.
 
-Names decide ids, hashes and addresses, so the same repository has the same id in every event.
+Ids, hashes and URLs depend only on names: the same repository has the same id in every event.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ def content(
     """Make the event of a push to a repository.
 
     Args:
-        repo: its full name.
-        repo_type: what it is; the files of a bucket are for `bucket`.
-        ref: what was pushed to: a branch, or a full ref such as `refs/pr/3` or `refs/tags/v1`.
-        change: what became of the ref.
-        private: whether the repository is.
+        repo: the full name of the repository, `owner/name`.
+        repo_type: its type. For a bucket, use `bucket`.
+        ref: a branch, or a full ref such as `refs/pr/3` or `refs/tags/v1`.
+        change: whether the ref was updated, created or deleted.
+        private: whether the repository is private.
 
     Raises:
-        ConfigError: the Hub sends no such event.
+        ConfigError: the Hub does not send such an event.
     """
     _check("change", change, ("updated", "created", "deleted"))
     if repo_type == "bucket":
@@ -77,14 +77,15 @@ def bucket(
     repo: str = _REPO,
     private: bool = False,
 ) -> ContentEvent:
-    """Make the event of files that were added to a bucket, or deleted from it.
+    """Make the event of added or deleted files in a bucket.
 
     Args:
-        paths: the files that were added or overwritten.
-        deleted: the files that were deleted.
-        truncated: whether the Hub cut the list short, as it does after 10,000 files.
-        repo: the full name of the bucket.
-        private: whether it is private.
+        paths: the added or overwritten files.
+        deleted: the deleted files.
+        truncated: whether the list of files is incomplete. The Hub lists at most 10,000 files
+            (https://huggingface.co/docs/hub/webhooks).
+        repo: the full name of the bucket, `owner/name`.
+        private: whether the bucket is private.
     """
     files: list[dict[str, Any]] = [
         {"path": path, "action": "add", "xetHash": _hash(64, repo, path), "size": 1024}
@@ -104,14 +105,14 @@ def config(
     repo_type: RepoType = "model",
     private: bool = False,
 ) -> ConfigEvent:
-    """Make the event of settings that changed.
+    """Make the event of changed settings of a repository.
 
     Args:
-        settings: the new values, by the Hub's names; `{"private": True}` makes the repository
-            private. Of many settings the Hub tells nothing, so none is usual.
-        repo: the full name of the repository.
-        repo_type: what it is.
-        private: whether the repository is, where the settings do not say it.
+        settings: the new values, with the keys of the Hub, such as `{"private": True}`. By default
+            there are none: for many settings, the Hub sends an empty object.
+        repo: the full name of the repository, `owner/name`.
+        repo_type: its type.
+        private: whether the repository is private, if `settings` does not have it.
     """
     new = dict(settings or {})
     part = _repo(repo, repo_type, private=new.get("private", private), has_head=True)
@@ -129,14 +130,14 @@ def repo(
     """Make the event of a repository that was created, deleted, updated or moved.
 
     Args:
-        action: what happened to it.
-        repo: its full name; on a move the old one.
-        repo_type: what it is.
-        moved_to: the new full name on a move; by default it goes to `sea-archive`.
-        private: whether it is private.
+        action: the event's action.
+        repo: the full name of the repository, `owner/name`; for a move, the old name.
+        repo_type: its type.
+        moved_to: the new full name after a move; by default, its owner is `sea-archive`.
+        private: whether the repository is private.
 
     Raises:
-        ConfigError: the Hub sends no such event.
+        ConfigError: the Hub does not send such an event.
     """
     _check("action", action, ("create", "delete", "update", "move"))
     more: dict[str, Any] = {}
@@ -178,7 +179,7 @@ def discussion(
     repo_type: RepoType = ...,
     private: bool = ...,
 ) -> DiscussionEvent: ...
-def discussion(  # noqa: PLR0913 - each is something a handler may listen to
+def discussion(  # noqa: PLR0913 - a filter can use each of them
     action: Literal["create", "update", "delete"],
     *,
     title: str = "Retrain on the March gauges",
@@ -194,20 +195,20 @@ def discussion(  # noqa: PLR0913 - each is something a handler may listen to
     """Make the event of a discussion or pull request that was opened, changed or deleted.
 
     Args:
-        action: what happened to it; one that is created comes with its opening post, for which
-            `comment(..., opening_post=True)` has the text.
-        title: its title.
-        status: its status after that.
-        pull_request: whether it is one; by default if only pull requests have the status.
-        num: its number.
-        author: the id of who opened it.
-        pinned: whether it is.
-        repo: the full name of its repository.
-        repo_type: what that is.
-        private: whether that is private.
+        action: the event's action. With `create`, the event has the opening post as its comment.
+            Use `comment(text, opening_post=True)` to choose the text of the post.
+        title: the title of the discussion.
+        status: its status after the event.
+        pull_request: whether it is a pull request; by default, True for `merged` and `draft`.
+        num: the number of the discussion.
+        author: the id of its author.
+        pinned: whether it is pinned.
+        repo: the full name of its repository, `owner/name`.
+        repo_type: the type of the repository.
+        private: whether the repository is private.
 
     Raises:
-        ConfigError: the Hub sends no such event.
+        ConfigError: the Hub does not send such an event.
     """
     _check("action", action, ("create", "update", "delete"))
     part = _repo(repo, repo_type, private=private)
@@ -221,7 +222,7 @@ def discussion(  # noqa: PLR0913 - each is something a handler may listen to
     return DiscussionEvent.from_json(_body("discussion", action, part, discussion=talk))
 
 
-def comment(  # noqa: PLR0913 - each is something a handler may listen to
+def comment(  # noqa: PLR0913 - a filter can use each of them
     content: str = "Thank you!",
     *,
     action: Literal["create", "update"] | None = None,
@@ -239,22 +240,23 @@ def comment(  # noqa: PLR0913 - each is something a handler may listen to
     """Make the event of a comment that was written, edited or hidden.
 
     Args:
-        content: its text, which the Hub leaves out of a hidden one.
-        action: `update` for one that was edited; by default only if it is hidden.
-        opening_post: whether it opens the discussion, which the Hub sends as one that was
-            created: scope `discussion`, action `create`.
-        hidden: whether it was hidden.
-        author: the id of who wrote it.
+        content: the text. The Hub does not send the text of a hidden comment.
+        action: `create` for a new comment, `update` for an edited one; by default `update` only
+            for a hidden comment.
+        opening_post: whether it is the first post of a discussion. The Hub sends it with the scope
+            `discussion` and the action `create`.
+        hidden: whether the comment is hidden.
+        author: the id of the author of the comment.
         title: the title of the discussion.
         status: the status of the discussion.
-        pull_request: whether that is one; by default if only pull requests have the status.
+        pull_request: whether it is a pull request; by default, True for `merged` and `draft`.
         num: the number of the discussion.
-        repo: the full name of its repository.
-        repo_type: what that is.
-        private: whether that is private.
+        repo: the full name of its repository, `owner/name`.
+        repo_type: the type of the repository.
+        private: whether the repository is private.
 
     Raises:
-        ConfigError: the Hub sends no such event.
+        ConfigError: the Hub does not send such an event.
     """
     _check("action", action, (None, "create", "update"))
     if opening_post and action == "update":
@@ -264,17 +266,17 @@ def comment(  # noqa: PLR0913 - each is something a handler may listen to
     writer = author or _hash(24, "author")
     opener = writer if opening_post else _hash(24, "opener")
     talk = _discussion(part, title, status, num, opener, pull_request=pull_request)
-    said = _comment(talk, content, writer, hidden=hidden)
+    post = _comment(talk, content, writer, hidden=hidden)
     scope = "discussion" if opening_post else "discussion.comment"
     default = "update" if hidden and not opening_post else "create"
     return CommentEvent.from_json(
-        _body(scope, action or default, part, discussion=talk, comment=said)
+        _body(scope, action or default, part, discussion=talk, comment=post)
     )
 
 
 def _repo(name: str, kind: str, *, private: bool, has_head: bool = False) -> dict[str, Any]:
     _check("repo_type", kind, REPO_TYPES)
-    # Addresses of models have no prefix.
+    # URLs of models have no prefix.
     prefix = "" if kind == "model" else f"{kind}s/"
     part: dict[str, Any] = {
         "type": kind,
@@ -291,7 +293,7 @@ def _repo(name: str, kind: str, *, private: bool, has_head: bool = False) -> dic
     return part
 
 
-def _discussion(  # noqa: PLR0913 - what a discussion has
+def _discussion(  # noqa: PLR0913 - one for each field of a discussion
     repo: Mapping[str, Any],
     title: str,
     status: str,

@@ -1,4 +1,4 @@
-# The Rust core; its docstrings are those of the compiled classes.
+# The Rust core. The compiled classes have the docstrings.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, SupportsIndex, final, overload

@@ -1,4 +1,4 @@
-"""Events and their parts as JSON in FastAPI and pydantic, also where no annotation names them."""
+"""Serialize events and their parts in FastAPI and pydantic, also without an annotation."""
 
 from __future__ import annotations
 
@@ -52,19 +52,19 @@ _ENCODERS: dict[type, Callable[[Any], object]] = {
 
 
 def register_encoders() -> None:
-    """Let FastAPI and pydantic write events and their parts, as far as the process uses them.
+    """Register events and their parts with FastAPI and pydantic, if they are imported.
 
-    Cheap, so it is called wherever one of them may have been imported meanwhile.
+    It is cheap, so it is called again if one of them may have been imported since.
     """
-    # An endpoint without a return annotation.
+    # For an endpoint without a return annotation.
     fastapi = sys.modules.get("fastapi.encoders")
     if fastapi is not None:
         fastapi.ENCODERS_BY_TYPE.update(_ENCODERS)
-    # A value below `dict` or `Any`.
+    # For a value in a field of type `dict` or `Any`.
     if "pydantic_core" in sys.modules and not hasattr(HubEvent, "__pydantic_serializer__"):
-        from pydantic_core import SchemaSerializer, core_schema  # noqa: PLC0415 - if it is used
+        from pydantic_core import SchemaSerializer, core_schema  # noqa: PLC0415 - an optional dependency
 
         for encoded, encoder in _ENCODERS.items():
             written = core_schema.plain_serializer_function_ser_schema(encoder)
             schema = core_schema.any_schema(serialization=written)
-            setattr(encoded, "__pydantic_serializer__", SchemaSerializer(schema))  # noqa: B010 - the stubs have none
+            setattr(encoded, "__pydantic_serializer__", SchemaSerializer(schema))  # noqa: B010 - the stubs of the classes lack the attribute

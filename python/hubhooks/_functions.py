@@ -1,4 +1,4 @@
-"""Functions that users hand in: whether they are async, what they take, what they returned."""
+"""Inspect functions of users: whether they are async, their parameters, and their results."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ __all__ = ["check_ran", "is_async", "layers", "settle", "signature_of", "wraps_a
 # `types.coroutine` makes awaitable generators.
 _AWAITABLE = inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE
 _GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
-# How `inspect` and `asyncio` mark a function that returns a coroutine without being an `async def`.
-# Not asked by `inspect.iscoroutinefunction`, which takes a `MagicMock(spec=function)` for one, nor
-# by `asyncio.iscoroutinefunction`, which Python 3.14 warns of.
+# The marks of `inspect` and `asyncio` on a function that returns a coroutine without `async def`.
+# `inspect.iscoroutinefunction` is wrong about `MagicMock(spec=function)`, and Python 3.14 warns
+# about `asyncio.iscoroutinefunction`. So neither is used.
 _MARKS = {"_is_coroutine": getattr(asyncio.coroutines, "_is_coroutine", None)}
 if sys.version_info >= (3, 12):
-    # The name of its mark is private, and not the same in all versions.
+    # The name of this mark is private, and differs between versions of Python.
     _MARKS |= vars(inspect.markcoroutinefunction(lambda: None))
-# What a function decorated with `contextmanager` or `asynccontextmanager` returns.
+# The class of the objects that functions with `contextmanager` or `asynccontextmanager` return.
 _CONTEXT_MANAGERS: Any = getattr(contextlib, "_GeneratorContextManagerBase", ())
-# Of a proxy that has every attribute, layers would never end.
+# A proxy with every attribute would have infinitely many layers.
 _MOST_LAYERS = 100
 
 
 def layers(
     function: Callable[..., object], *, through_decorators: bool = False
 ) -> Iterator[Callable[..., Any]]:
-    """List a function, and what it calls: behind partials, methods, an object's `__call__`.
+    """List a function and the functions behind it: of partials, methods and `__call__`.
 
     Args:
         function: any callable.
@@ -54,18 +54,18 @@ def layers(
 
 
 def is_async(function: Callable[..., object]) -> bool:
-    """Whether a call is known to return a coroutine."""
+    """Return whether a call is known to return a coroutine."""
     return any(_is_coroutine_function(layer) for layer in layers(function))
 
 
 def wraps_async(function: Callable[..., object]) -> bool:
-    """Whether a function is async, or a decorator's wrapper of an async function."""
+    """Return whether a function is async, or a decorator's wrapper of an async function."""
     inner = layers(function, through_decorators=True)
     return any(_is_coroutine_function(layer) for layer in inner)
 
 
 def yields(function: Callable[..., object]) -> bool:
-    """Whether a call is known to return a generator or a context manager, and to run nothing."""
+    """Return whether a call only makes a generator or a context manager, and runs no body."""
     for layer in layers(function):
         flags = _flags(layer)
         if flags & _GENERATOR and not flags & _AWAITABLE:
@@ -81,23 +81,23 @@ def signature_of(function: Callable[..., object]) -> inspect.Signature:
     """Read the parameters of a function, without evaluating its annotations.
 
     Raises:
-        TypeError: it has none that can be read.
-        ValueError: it has none that can be read.
+        TypeError: the object has no signature that can be read.
+        ValueError: the same, for some built-in functions.
     """
-    # A mock with the `spec` of a function takes what that function takes.
+    # A mock with the `spec` of a function has the parameters of that function.
     spec = getattr(function, "_spec_signature", None) if inspect.isroutine(function) else None
     if isinstance(spec, inspect.Signature):
         return spec
     if isinstance(function, FunctionType | MethodType) and hasattr(function, "__wrapped__"):
-        # A decorator that names its parameters takes those; one with `*args` hands them on.
+        # A wrapper with `*args` passes them on, so the signature of the wrapped function counts.
         own = _read(function, follow_wrapped=False)
         if all(parameter.kind != parameter.VAR_POSITIONAL for parameter in own.parameters.values()):
             return own
     try:
         return _read(function)
     except TypeError:
-        # On Python 3.10 `inspect` takes an `AsyncMock` for a function and stumbles over it.
-        call = getattr(function, "__call__", None)  # noqa: B004 - to read it, not to test for it
+        # On Python 3.10, `inspect.signature` fails for an `AsyncMock`.
+        call = getattr(function, "__call__", None)  # noqa: B004 - its value is used
         if not isinstance(call, MethodType):
             raise
         return _read(call)
@@ -105,24 +105,24 @@ def signature_of(function: Callable[..., object]) -> inspect.Signature:
 
 def _read(
     function: Callable[..., object],
-    **options: Any,  # noqa: ANN401 - those of `inspect.signature`
+    **options: Any,  # noqa: ANN401 - options of `inspect.signature`
 ) -> inspect.Signature:
     if sys.version_info >= (3, 14):
-        # By default it evaluates the annotations, and fails on names that a module imports only
-        # for type checkers.
-        import annotationlib  # noqa: PLC0415 - there is none before
+        # The default evaluates annotations, which fails for names that are imported only for type
+        # checkers.
+        import annotationlib  # noqa: PLC0415 - new in Python 3.14
 
         options["annotation_format"] = annotationlib.Format.FORWARDREF
     return inspect.signature(function, **options)
 
 
 async def settle(value: object) -> object:
-    """Give the result of an awaited function, and check that its body ran.
+    """Return the result of an async function, and check that its body ran.
 
     Raises:
         TypeError: the body never ran.
     """
-    # An async function may return a coroutine, a task or another awaitable of the work it began.
+    # An async function can return another awaitable, such as a coroutine or a task.
     while inspect.isawaitable(value):
         value = await value
     check_ran(value)
@@ -130,14 +130,14 @@ async def settle(value: object) -> object:
 
 
 def check_ran(value: object) -> None:
-    """Check by what a function returned that its body ran.
+    """Check that the body of a function ran, by its return value.
 
     Raises:
-        TypeError: the function returned something that runs the body only when it is used.
+        TypeError: it returned an object that runs the body only later, such as a generator.
     """
     what, right = "", "write it without `yield`"
     if inspect.iscoroutine(value):
-        # Python warns of a coroutine that is neither awaited nor closed.
+        # Closed, because Python warns about a coroutine that is neither awaited nor closed.
         value.close()
         what, right = "a coroutine", "write it as a plain `def`"
     elif _is_open_generator(value):
@@ -166,5 +166,5 @@ def _is_coroutine_function(function: Callable[..., object]) -> bool:
 
 def _flags(function: object) -> int:
     flags = getattr(getattr(function, "__code__", None), "co_flags", 0)
-    # A mock has mocks there.
+    # The attribute of a mock is another mock.
     return flags if isinstance(flags, int) else 0

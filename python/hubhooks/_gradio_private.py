@@ -34,19 +34,19 @@ _guarded: WeakSet[App] = WeakSet()
 
 
 def gradio_apps(app: object) -> Iterator[tuple[App, str]]:
-    """Give the Gradio apps in an app, each with the path where it is mounted."""
+    """List the Gradio apps in an app, each with its path."""
     pending: list[tuple[object, str]] = [(app, "")]
     seen: set[int] = set()
     while pending:
-        one, path = pending.pop()
-        if id(one) in seen:
+        current, path = pending.pop()
+        if id(current) in seen:
             continue
-        seen.add(id(one))
-        if isinstance(one, App) and one.blocks is not None:
-            yield one, path
+        seen.add(id(current))
+        if isinstance(current, App) and current.blocks is not None:
+            yield current, path
         pending += [
             (route.app, path + route.path)
-            for route in getattr(one, "routes", ())
+            for route in getattr(current, "routes", ())
             if isinstance(route, Mount)
         ]
 
@@ -54,26 +54,26 @@ def gradio_apps(app: object) -> Iterator[tuple[App, str]]:
 # ---- files of the store ------------------------------------------------------------------------
 
 
-def block_store(app: App, log: Log) -> None:
-    """Make Gradio serve no file of a store, also where `allowed_paths` includes its folder.
+def block_store(app: App, store: Log) -> None:
+    """Make Gradio serve no file of a store, also if `allowed_paths` includes its folder.
 
-    `protect` holds for this process. `blocked_paths` takes it into Gradio's static workers, which
-    are processes of their own.
+    `protect` works in this process. `blocked_paths` does the same in Gradio's static workers, which
+    are other processes.
     """
     blocks = app.blocks
-    if blocks is None or not log.is_durable:
+    if blocks is None or not store.is_durable:
         return
-    protect(log.path)
+    protect(store.path)
     paths = blocks.blocked_paths
     stores = paths.stores if isinstance(paths, _BlockedPaths) else ()
-    if log.path not in stores:
-        blocks.blocked_paths = _BlockedPaths(paths, (*stores, log.path))
+    if store.path not in stores:
+        blocks.blocked_paths = _BlockedPaths(paths, (*stores, store.path))
 
 
 class _BlockedPaths(list[str]):
-    """Gradio's `blocked_paths` and the files of stores.
+    """Gradio's `blocked_paths`, with the files of stores.
 
-    A copy in another process protects the stores there.
+    If it is unpickled in another process, it protects the stores there.
     """
 
     def __init__(self, paths: Iterable[str], stores: tuple[str, ...]) -> None:
@@ -91,15 +91,15 @@ class _BlockedPaths(list[str]):
 
 
 def keep_private(components: Iterable[Block]) -> None:
-    """Keep what these components show out of deep links, once `guard_deep_links` was called."""
+    """Keep the values of these components out of deep links, with `guard_deep_links`."""
     _private.update(components)
 
 
 def guard_deep_links(request: gr.Request) -> None:
-    """Put a route before Gradio's own one for deep links, in the app that serves a request.
+    """Add a route before Gradio's own route for deep links, to the app that serves a request.
 
-    A deep link is a file with all that the page of a session shows. Gradio makes one for any
-    caller that names the session.
+    A deep link is a file with all values on the page of a session. Gradio makes one for any caller
+    with the id of the session.
     """
     app = request.request.scope.get("app") if request.request is not None else None
     if not isinstance(app, App) or app in _guarded:
@@ -112,7 +112,7 @@ def guard_deep_links(request: gr.Request) -> None:
 
 
 class _DeepLinkRoute(BaseRoute):
-    """Gradio's own route, called for a copy of the session without private values."""
+    """Calls Gradio's own route with a copy of the session without private values."""
 
     def __init__(self, app: App, own: Route) -> None:
         self._app = app
@@ -145,13 +145,13 @@ class _DeepLinkRoute(BaseRoute):
 
 
 def _without_private_values(blocks: Blocks, session: SessionState) -> SessionState:
-    """Copy a session, with the private components as they are at first."""
+    """Copy a session, with the initial values of private components."""
     copied = copy(session)
     initial = SessionState(blocks).config_values
     copied.config_values = {
         key: initial[key] if blocks.blocks[key] in _private else values
         for key, values in [*session.config_values.items()]
-        # Gradio also keeps values under ids that it made for updated components. No page has them.
+        # Gradio also stores values under ids of updated components. No page shows them.
         if key in initial
     }
     return copied

@@ -53,14 +53,14 @@ class Health(NamedTuple):
         return max((datetime.now(timezone.utc) - since).total_seconds(), 0.0)
 
 
-async def check(activity: Activity, objection: Callable[[], Awaitable[str]]) -> Health:
+async def check(activity: Activity, not_ready_reason: Callable[[], Awaitable[str]]) -> Health:
     """Look whether the app stores and runs deliveries; on the server's loop.
 
     Args:
         activity: reads the store.
-        objection: returns why a delivery would not be stored now; empty if it would.
+        not_ready_reason: returns why a delivery would not be stored now; empty if it would.
     """
-    reason = await objection()
+    reason = await not_ready_reason()
     reasons = [reason] if reason else []
     leader = backlog = None
     try:

@@ -1,8 +1,8 @@
 """Keeps Gradio from serving the files of a store, anywhere in this process.
 
-Gradio serves files to anybody, and copies the files that a function returns into its cache. It
-asks `is_allowed_file` before the one, and `_check_allowed` before the other, but in a mounted app
-`_check_allowed` checks nothing. Both are wrapped here. This module does not import Gradio.
+Gradio serves files to every visitor. It also copies files that a function returns into its cache.
+It calls `is_allowed_file` before it serves a file, and `_check_allowed` before it copies one. In a
+mounted app, `_check_allowed` checks nothing. So this module wraps both. It does not import Gradio.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ _stores: set[str] = set()
 
 
 def protect(store: str) -> None:
-    """Keep the files of a store private, also in a Gradio that is imported later."""
+    """Keep the files of a store private, also if Gradio is imported later."""
     _stores.update((store, os.path.realpath(store)))
     guard_gradio()
 
 
 def guard_gradio() -> None:
-    """Make Gradio ask `is_private`, if it is imported. Cheap where that is done."""
-    # Gradio calls both by the names of their modules.
+    """Make Gradio call `is_private`, if Gradio is imported. A repeated call is cheap."""
+    # Gradio looks both functions up in these modules at each call.
     _guard(sys.modules.get("gradio.utils"), "is_allowed_file", _block)
     _guard(sys.modules.get("gradio.processing_utils"), "_check_allowed", _raise)
 
 
-def _guard(module: object, name: str, refuse: Callable[[], Any]) -> None:
+def _guard(module: object, name: str, reject: Callable[[], Any]) -> None:
     original = getattr(module, name, None)
     if original is not None and not isinstance(original, _Check):
-        setattr(module, name, _Check(original, refuse))
+        setattr(module, name, _Check(original, reject))
 
 
 def _block() -> tuple[bool, str]:
@@ -47,37 +47,37 @@ def _block() -> tuple[bool, str]:
 
 
 def _raise() -> None:
-    from gradio.exceptions import InvalidPathError  # noqa: PLC0415 - Gradio is imported by then
+    from gradio.exceptions import InvalidPathError  # noqa: PLC0415 - only Gradio calls this
 
     msg = "this file belongs to a delivery store, and is not served"
     raise InvalidPathError(msg)
 
 
 class _Check:
-    """A function of Gradio that checks a file; files of a store are refused first."""
+    """Wraps a function of Gradio that checks a file, and rejects files of a store first."""
 
-    def __init__(self, original: Callable[..., Any], refuse: Callable[[], Any]) -> None:
+    def __init__(self, original: Callable[..., Any], reject: Callable[[], Any]) -> None:
         self._original = original
-        self._refuse = refuse
+        self._reject = reject
 
     def __call__(self, path: str | os.PathLike[str], *args: Any, **options: Any) -> Any:  # noqa: ANN401 - Gradio's signature
         if is_private(path):
-            return self._refuse()
+            return self._reject()
         return self._original(path, *args, **options)
 
 
 def is_private(path: str | os.PathLike[str]) -> bool:
-    """Whether a path leads to a file of a store, over links of any kind.
+    """Return whether a path leads to a file of a store, also over links of any kind.
 
-    Each file whose name begins with that of the store is one.
+    Every file with a name that begins with the name of the store counts.
     """
     status = None
     try:
-        # The system follows links such as `/proc/self/fd/5` when it opens a file.
+        # `stat` follows links such as `/proc/self/fd/5`, like `open`.
         target = os.path.realpath(path).lower()
         with suppress(FileNotFoundError):
             status = Path(path).stat()
-    except (OSError, ValueError):  # such as a NUL in it
+    except (OSError, ValueError):  # for example a NUL in the path
         return True
     stores = tuple(_stores)
     if target.startswith(tuple(store.lower() for store in stores)):
@@ -88,7 +88,7 @@ def is_private(path: str | os.PathLike[str]) -> bool:
 
 
 def _is_same(file: str, status: os.stat_result) -> bool:
-    """Whether a file is the one with this status, as a hard link is."""
+    """Return whether a file has this status: it is the same file, perhaps with another name."""
     try:
         return os.path.samestat(Path(file).stat(), status)
     except OSError:

@@ -1,4 +1,4 @@
-"""Events as pydantic fields. Imported by pydantic's own call, so never without pydantic."""
+"""Describe events as pydantic fields. Only a call from pydantic imports this module."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["core_schema"]
 
-# What OpenAPI shows: enough to send a delivery by hand. Not what is accepted, as everything the Hub
-# adds is. Source: https://huggingface.co/docs/hub/webhooks
+# The schema in OpenAPI. It names only the main fields: the Hub can add others, which are accepted
+# too. Source: https://huggingface.co/docs/hub/webhooks
 _JSON_SCHEMA = {
     "type": "object",
     "description": "The body of a Hugging Face Hub webhook.",
@@ -41,7 +41,7 @@ _JSON_SCHEMA = {
 
 
 def core_schema(cls: type[HubEvent]) -> CoreSchema:
-    """Describe to pydantic how a field of this class is read, written and documented."""
+    """Return the pydantic schema of an event class: validation, serialization and JSON schema."""
     register_encoders()
 
     def read(value: object) -> HubEvent:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from hubhooks._app_code import AppCode
     from hubhooks.deliveries import Due, Interrupted, Log
     from hubhooks.models import Delivery
-    from hubhooks.receiver import Work
+    from hubhooks.receiver import AcceptedRuns
     from hubhooks.routing import HookName, Router
     from hubhooks.sqlite import Leader
 
@@ -292,7 +292,7 @@ class Session:
 
     # ---- what is to run ------------------------------------------------------------------------
 
-    def claim(self, work: Work, context: contextvars.Context) -> list[HandlerCall]:
+    def claim(self, work: AcceptedRuns, context: contextvars.Context) -> list[HandlerCall]:
         """Reserve what can run at once of a delivery.
 
         Args:

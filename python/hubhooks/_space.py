@@ -1,4 +1,4 @@
-"""Whether a store survives a restart, above all that of a Space."""
+"""Describe whether a store survives a restart, above all in a Space."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 __all__ = ["describe_survival", "log_survival"]
 
-_log = get_logger()
+logger = get_logger()
 
 _SPACE_VARIABLE = "SPACE_ID"
-# Where the disk of a Space is that outlives it, if it has one.
+# The folder of the persistent disk of a Space, if one is attached.
 _DISK = "/data/"
 _ADVICE = (
     "to keep unfinished deliveries, set HUBHOOKS_DELIVERIES to a file on a persistent disk, or use "
@@ -23,17 +23,17 @@ _ADVICE = (
 )
 
 
-def log_survival(log: Log) -> None:
-    """Log, in a Space, whether accepted work survives its restart."""
+def log_survival(store: Log) -> None:
+    """In a Space, log whether unfinished deliveries survive a restart."""
     if _SPACE_VARIABLE in os.environ:
-        what = describe_survival(log)
-        (_log.info if _survives(log) else _log.warning)("%s", what[0].lower() + what[1:-1])
+        what = describe_survival(store)
+        (logger.info if _survives(store) else logger.warning)("%s", what[0].lower() + what[1:-1])
 
 
-def describe_survival(log: Log) -> str:
-    """Say whether accepted work survives a restart."""
-    path = log.path
-    if not log.is_durable:
+def describe_survival(store: Log) -> str:
+    """Describe in one sentence whether unfinished deliveries survive a restart."""
+    path = store.path
+    if not store.is_durable:
         return "Deliveries are stored in memory: a restart loses unfinished deliveries."
     if _SPACE_VARIABLE in os.environ:
         if kind := _network_kind(path):
@@ -41,7 +41,7 @@ def describe_survival(log: Log) -> str:
                 f"Deliveries are stored in {path}, on a network file system ({kind}): they survive "
                 "a restart of the Space, but such a file system can lose some."
             )
-        if not _survives(log):
+        if not _survives(store):
             no_disk = f", because no disk is attached at {_DISK[:-1]}"
             why = no_disk if path.startswith(_DISK) else ""
             return (
@@ -51,13 +51,13 @@ def describe_survival(log: Log) -> str:
     return f"Deliveries are stored in {path}: unfinished deliveries continue after a restart."
 
 
-def _survives(log: Log) -> bool:
-    """Return whether the store of a Space outlives the Space, as far as it can be seen here."""
-    if not log.is_durable:
+def _survives(store: Log) -> bool:
+    """Return whether the store of a Space seems to survive its restart."""
+    if not store.is_durable:
         return False
-    if _network_kind(log.path):
+    if _network_kind(store.path):
         return True
-    return log.path.startswith(_DISK) and not _is_on_root_disk(log.path)
+    return store.path.startswith(_DISK) and not _is_on_root_disk(store.path)
 
 
 def _is_on_root_disk(path: str) -> bool:

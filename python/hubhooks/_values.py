@@ -1,4 +1,7 @@
-"""The values that the Hub documents, as types for editors: those of the core's tables."""
+"""The values that the Hub documents, as types for editors. The tables of the core have the same.
+
+Source: https://huggingface.co/docs/hub/webhooks
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The door as an ASGI application."""
+"""The ASGI app that receives deliveries."""
 
 from __future__ import annotations
 
@@ -24,58 +24,61 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from hubhooks._calls import HandlerCall
-    from hubhooks.receiver import Answer, Headers, Receiver
+    from hubhooks.receiver import Headers, Receiver, Response
     from hubhooks.runner import Runner
 
     Message: TypeAlias = MutableMapping[str, Any]
     Scope: TypeAlias = MutableMapping[str, Any]
     Receive: TypeAlias = Callable[[], Awaitable[Message]]
     Send: TypeAlias = Callable[[Message], Awaitable[None]]
-    Beside: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[bool]]
+    Admin: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[bool]]
     Acknowledge: TypeAlias = Literal["on_receipt", "on_completion"]
-    # An answer, and what it promises to run at once.
-    Taken: TypeAlias = tuple[Answer, list[HandlerCall]]
+    # A response, and the runs that were claimed for its delivery.
+    _Accepted: TypeAlias = tuple[Response, list[HandlerCall]]
 
-__all__ = ["Door", "check_event_loop", "is_of_server"]
+__all__ = ["WebhookApp", "check_event_loop", "is_server_receive"]
 
-_log = get_logger()
+logger = get_logger()
 
-# An answer that took longer is not known to have found the Hub still listening, and the Hub may
-# have sent the delivery again. It documents no limit; 30 s is what it is said to wait.
-_DELIVERED_SECONDS = 10
-# A connection that broke while the loop was held up is reported some turns after the request that
-# came over it: one to read the end of the stream, one to tell the server's protocol.
-_TURNS_TO_NOTICE = 3
+# A response after more seconds may be too late: the Hub may have sent the delivery again. The Hub
+# documents no limit. It seems to wait 30 s.
+_ACKNOWLEDGE_SECONDS = 10
+# If a connection broke while the loop was blocked, the app sees it some turns of the loop after the
+# request: one turn reads the end of the stream, one notifies the server's protocol.
+_POLL_TURNS = 3
 _ASYNCIO_NEEDED = (
     "hubhooks needs asyncio, and this server runs another event loop, such as trio: start it "
     "without `-k trio`, for example `hypercorn app:app`"
 )
-# Their `receive` is a method of an object of theirs.
+# Servers whose `receive` is a method of one of their own objects.
 _SERVERS = frozenset({"granian", "gunicorn", "uvicorn"})
-# How often a loop is seen to turn, how late that is when it was held up, and for how long after
-# that, or after the last request, it is watched. The Hub waits for longer than it may be late.
-_BEAT_SECONDS = 0.2
-_LATE_SECONDS = 0.3
-_WATCHED_SECONDS = 5.0
-_NOT_SUCCESS = 300
-# Where the answer waits for the handlers: less than the Hub is said to wait.
-_FINISHED_SECONDS = 20
-# How often refusals are written down: nobody without the secret can make us write much.
-_REFUSALS_SECONDS = 60.0
+# The interval of the samples, and the lag that counts as a blocked loop. It is far below the time
+# that the Hub waits.
+_SAMPLE_SECONDS = 0.2
+_LAG_SECONDS = 0.3
+# How long sampling goes on after a request, and how long a loop counts as blocked after a lag.
+_MONITOR_SECONDS = 5.0
+_FIRST_NON_SUCCESS = 300  # the first HTTP status that is not a success
+# How long a response waits for the handlers, with `acknowledge="on_completion"`. The Hub seems to
+# wait 30 s.
+_COMPLETION_SECONDS = 20
+# The interval of writes of the rejection counts: requests without the secret cause few writes.
+_REJECTIONS_SECONDS = 60.0
 
 
-class Door:
-    """An ASGI application that answers every path it is given, with or without a slash.
+class WebhookApp:
+    """An ASGI app that receives deliveries at every path that it gets, with or without a slash.
 
-    Where it is mounted decides the path, so there is nothing to redirect to. What is not a POST
-    is answered 405. Where the server announces no start, the first delivery starts the runner.
+    The place where it is mounted decides the path, so it never redirects. Its response to other
+    methods than POST is 405. If the server announces no start, the first delivery starts the
+    runner.
 
     Args:
-        receiver: judges the requests.
+        receiver: checks and stores the requests.
         runner: runs the handlers.
-        acknowledge: whether the Hub is answered once a delivery is `stored`, or when its handlers
-            `finished`.
-        beside: answers what is asked about deliveries, and says whether it did.
+        acknowledge: when the response is sent: `on_receipt`, once the delivery is stored, or
+            `on_completion`, once its handlers ended.
+        admin: serves requests below `/deliveries`. It returns False for a request of another path.
     """
 
     def __init__(
@@ -84,25 +87,25 @@ class Door:
         runner: Runner,
         *,
         acknowledge: Acknowledge = "on_receipt",
-        beside: Beside | None = None,
+        admin: Admin | None = None,
     ) -> None:
         self._receiver = receiver
         self._runner = runner
-        self._waits = acknowledge == "on_completion"
-        self._beside = beside
-        self._group: _Group | None = None
-        self._refusals_timer: asyncio.TimerHandle | None = None
-        self._pulse: _Pulse | None = None
+        self._ack_on_completion = acknowledge == "on_completion"
+        self._admin = admin
+        self._batch: _WriteBatch | None = None
+        self._rejections_timer: asyncio.TimerHandle | None = None
+        self._lag_monitor: LoopLagMonitor | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
         kind = scope["type"]
         if kind == "http":
-            beside = self._beside if "/deliveries" in scope.get("path", "") else None
-            if beside is None or not await beside(scope, receive, send):
+            admin = self._admin if "/deliveries" in scope.get("path", "") else None
+            if admin is None or not await admin(scope, receive, send):
                 await self._serve(scope, receive, send)
         elif kind == "lifespan":
-            await self._live(receive, send)
+            await self._lifespan(receive, send)
         elif kind == "websocket":
             # Servers log these too.
             scope["query_string"] = b""
@@ -113,27 +116,27 @@ class Door:
             raise ValueError(msg)
 
     def check(self) -> None:
-        """Check that deliveries could be let in.
+        """Check that the app could start to receive.
 
         Raises:
-            ConfigError: there is no secret, and unsigned requests are not allowed; or the log
-                cannot be used.
-            StoreError: the log cannot be used just now.
+            ConfigError: no secret is configured, and unsigned requests are not allowed; or the
+                store cannot be used.
+            StoreError: the store cannot be used now.
         """
-        self._receiver.ready()
+        self._receiver.check_ready()
         if not self._runner.is_started:
             self._runner.log.open()
             self._runner.log.close()
 
-    async def objection(self) -> str:
+    async def not_ready_reason(self) -> str:
         """Return why a delivery would not be stored now; empty if it would.
 
-        It starts the runner where nothing announces the start, as the first delivery would.
+        If the server announced no start, this starts the runner, like the first delivery.
         """
         if self._receiver.is_stopping:
             return "the app is shutting down"
         try:
-            self._receiver.ready()
+            self._receiver.check_ready()
             self._runner.start()
             await self._check_writable()
         except (ConfigError, StoreError) as error:
@@ -141,62 +144,62 @@ class Door:
         return ""
 
     async def _check_writable(self) -> None:
-        give_up = time.monotonic() + BUSY_SECONDS
+        retry_until = time.monotonic() + BUSY_SECONDS
         while True:
             try:
                 self._runner.log.check_writable()
             except BusyError:
-                if time.monotonic() >= give_up:
+                if time.monotonic() >= retry_until:
                     raise
             else:
                 return
             await asyncio.sleep(BUSY_PAUSE)
 
     def start(self) -> None:
-        """Let deliveries in.
+        """Start to receive.
 
         Raises:
-            ConfigError: there is no secret, and unsigned requests are not allowed; or the log
-                cannot be used.
-            StoreError: the log cannot be used just now.
+            ConfigError: no secret is configured, and unsigned requests are not allowed; or the
+                store cannot be used.
+            StoreError: the store cannot be used now.
         """
-        self._receiver.ready()
+        self._receiver.check_ready()
         self._receiver.is_stopping = False
         self._start_runner()
 
     def _start_runner(self) -> None:
-        """Start the runner, and log in one line what is served."""
+        """Start the runner, and log one line about handlers, store and leader."""
         is_started = self._runner.is_started
         show_log_by_default()
-        # Also if it is started: in a forked child this raises.
+        # Not only at the first call: in a forked child this raises.
         self._runner.start()
         if not is_started:
-            log = _log.info if self._runner.has_handlers else _log.warning
+            log = logger.info if self._runner.has_handlers else logger.warning
             log("hubhooks %s", self._runner.summary())
 
-    def retire(self) -> None:
-        """Let another door to the same log be opened, as this one is about to stop."""
+    def release_store(self) -> None:
+        """Release the store for another app in this process, just before this one stops."""
         self._runner.retire()
 
     async def stop(self) -> None:
-        """Refuse new deliveries, and wait for the handlers that run."""
+        """Reject new deliveries, and wait for running handlers."""
         self._receiver.is_stopping = True
         try:
-            self._store_refusals()
+            self._store_rejections()
             await self._runner.stop()
         finally:
             self._receiver.is_stopping = False
 
     async def drain(self, seconds: float) -> None:
-        """Refuse new deliveries until the next start, and wait: the process is about to end.
+        """Reject new deliveries until the next start, and wait: the process is about to end.
 
         Args:
-            seconds: how long to wait for the handlers that run.
+            seconds: how long to wait for running handlers.
         """
         self._receiver.is_stopping = True
         await self._runner.stop(seconds)
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
             check_event_loop()
@@ -210,324 +213,340 @@ class Door:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        came = time.monotonic()
+        received_at = time.monotonic()
         release_in_children(scope.get("server"))
         # Gradio may have been imported after the store was opened.
         guard_gradio()
         headers = scope["headers"]
         query = scope["query_string"]
         if query:
-            # Servers write their access log from this scope once the answer starts, and a secret
-            # may be in it, even under a misspelt name.
+            # Servers write their access log from this scope once the response starts. The query may
+            # have a secret, even under a misspelt name.
             scope["query_string"] = b""
-        answer = self._receiver.refuse(scope["method"], headers, query) or self._open()
-        runs: list[HandlerCall] = []
-        if answer is None:
-            answer, runs = await self._read(headers, receive)
-        if answer.delivery_id is None:
-            self._store_refusals_soon()
+        response = (
+            self._receiver.precheck(scope["method"], headers, query) or self._ensure_started()
+        )
+        claimed: list[HandlerCall] = []
+        if response is None:
+            response, claimed = await self._read(headers, receive)
+        if response.delivery_id is None:
+            self._store_rejections_soon()
             http_version = scope.get("http_version", "1.1")
-            closing = self._receiver.is_to_close(http_version, headers)
-            await _send(answer, send, closing=closing)
+            closing = self._receiver.should_close(http_version, headers)
+            await _send(response, send, closing=closing)
             return
-        delivery_id, work, delivered = answer.delivery_id, answer.work, False
+        delivery_id, accepted, delivered = response.delivery_id, response.accepted, False
         try:
-            if self._waits and answer.is_open:
-                if work is not None:
-                    self._runner.begin(work, runs)
-                    work = None
-                delivery = await self._runner.wait_for(delivery_id, _FINISHED_SECONDS)
-                answer = self._receiver.outcome(delivery, answer)
-            # Whoever waits for the handlers may give up meanwhile.
-            has_more_to_do = self._waits or answer.is_open or answer.work is not None
-            is_to_look = has_more_to_do and not self._is_prompt() and is_of_server(receive)
-            is_gone = is_to_look and await _is_gone(receive)
-            is_sent = await _send(answer, send)
-            patience = _FINISHED_SECONDS + 1 if self._waits else _DELIVERED_SECONDS
-            is_in_time = time.monotonic() - came < patience
-            delivered = is_sent and is_in_time and not is_gone and answer.status < _NOT_SUCCESS
+            if self._ack_on_completion and response.is_open:
+                if accepted is not None:
+                    self._runner.begin(accepted, claimed)
+                    accepted = None
+                delivery = await self._runner.wait_for(delivery_id, _COMPLETION_SECONDS)
+                response = self._receiver.completion_response(delivery, response)
+            # The Hub may close the connection during a long wait.
+            has_unfinished_runs = (
+                self._ack_on_completion or response.is_open or response.accepted is not None
+            )
+            should_poll = (
+                has_unfinished_runs and not self._was_responsive() and is_server_receive(receive)
+            )
+            is_disconnected = should_poll and await _client_disconnected(receive)
+            is_sent = await _send(response, send)
+            limit = _COMPLETION_SECONDS + 1 if self._ack_on_completion else _ACKNOWLEDGE_SECONDS
+            is_in_time = time.monotonic() - received_at < limit
+            delivered = (
+                is_sent
+                and is_in_time
+                and not is_disconnected
+                and response.status < _FIRST_NON_SUCCESS
+            )
         finally:
-            self._receiver.answered(delivery_id, delivered=delivered)
+            self._receiver.mark_acknowledged(delivery_id, delivered=delivered)
             try:
-                self._receiver.tell(answer)
+                self._receiver.log_response(response)
             finally:
-                if work is not None:
-                    self._runner.begin(work, runs)
+                if accepted is not None:
+                    self._runner.begin(accepted, claimed)
                 self._runner.flush_soon()
 
-    def _is_prompt(self) -> bool:
-        """Whether nothing has kept the loop from requests lately, so that nobody gave up waiting.
+    def _was_responsive(self) -> bool:
+        """True if the loop was not blocked lately: no client timed out unnoticed.
 
-        To look at the connection takes a task and some turns, each of which waits for handlers
-        that compute.
+        Polling the connection takes a task and some turns of the loop. Each turn can wait for
+        handlers that compute.
         """
         loop = asyncio.get_running_loop()
-        pulse = self._pulse
-        if pulse is None or pulse.loop is not loop:
-            self._pulse = pulse = _Pulse(loop)
-        # An answer that waits for the handlers gives the other side time to go away.
-        return pulse.is_regular() and not self._waits
+        monitor = self._lag_monitor
+        if monitor is None or monitor.loop is not loop:
+            self._lag_monitor = monitor = LoopLagMonitor(loop)
+        # While a response waits for the handlers, the client can disconnect.
+        return monitor.was_responsive() and not self._ack_on_completion
 
-    def _open(self) -> Answer | None:
-        """Start the runner where nothing announced the start; a refusal if it cannot."""
+    def _ensure_started(self) -> Response | None:
+        """Start the runner if the server announced no start; a rejection if it cannot start."""
         if self._runner.is_started and running_loop() is not None:
             return None
         try:
             check_event_loop()
             self._start_runner()
         except (ConfigError, StoreError) as error:
-            return self._receiver.refusal("not stored", str(error))
+            return self._receiver.reject("not stored", str(error))
         return None
 
-    async def _take(self, prepared: Prepared) -> Taken:
-        """Store a delivery with others that came at the same time."""
+    async def _store_batched(self, prepared: Prepared) -> _Accepted:
+        """Store a delivery in one batch with the others of this loop iteration."""
         loop = asyncio.get_running_loop()
-        group = self._group
-        if group is None or group.loop is not loop:
-            self._group = group = _Group(loop)
-            loop.call_soon(self._take_group, group, context=contextvars.Context())
-        give_up = time.monotonic() + BUSY_SECONDS
-        came = _Came(prepared, loop.create_future(), give_up, contextvars.copy_context())
-        group.requests.append(came)
+        batch = self._batch
+        if batch is None or batch.loop is not loop:
+            self._batch = batch = _WriteBatch(loop)
+            loop.call_soon(self._commit_batch, batch, context=contextvars.Context())
+        retry_until = time.monotonic() + BUSY_SECONDS
+        result: asyncio.Future[_Accepted | BaseException] = loop.create_future()
+        context = contextvars.copy_context()
+        batch.requests.append(_PendingRequest(prepared, result, retry_until, context))
         try:
-            return self._refuse_unstored(await came.taken)
+            return self._reject_unstored(await result)
         except asyncio.CancelledError:
-            # It is kept all the same, and so it runs: from here, or once the group is kept.
-            if not came.taken.cancelled():
-                self._begin_without_answer(came.taken.result())
+            # The delivery is stored anyway, so it runs: started here, or by `_commit_batch`.
+            if not result.cancelled():
+                self._start_unanswered(result.result())
             raise
 
-    def _take_group(self, group: _Group) -> None:
-        """Keep all deliveries that came in one turn of the loop in one batch.
+    def _commit_batch(self, batch: _WriteBatch) -> None:
+        """Commit all requests of this loop iteration in one transaction.
 
-        While another process writes, they wait, and who comes meanwhile waits with them: each try
-        holds up the loop for a moment, so there is one for all.
+        While another process writes, requests that arrive join the batch. Each try blocks the loop
+        for a moment, so all share one.
         """
-        requests = [*group.requests]
-        taken: list[Taken | BaseException] = []
+        requests = [*batch.requests]
+        results: list[_Accepted | BaseException] = []
         try:
-            # No code of the user runs inside, and nothing is logged: both may block, or raise.
+            # No user code runs inside, and nothing is logged: both can block or raise.
             with self._runner.log.batch():
                 for request in requests:
-                    taken.append(self._store(request.prepared, request.context))  # noqa: PERF401 - what was stored is to be known when a later one fails
+                    results.append(self._store(request.prepared, request.context))  # noqa: PERF401 - `_fail_batch` needs the results so far
         except BaseException as error:
-            self._fail_group(group, requests, taken, error)
-            _tell_mistake(error)
+            self._fail_batch(batch, requests, results, error)
+            _log_store_failure(error)
             if is_interrupt(error):
                 raise
         else:
-            self._end_group(group)
-            for came, what in zip(requests, taken, strict=True):
-                if came.taken.cancelled():
-                    # By itself: if it fails, the others have their answers all the same.
-                    group.loop.call_soon(self._begin_without_answer, what, context=came.context)
+            self._close_batch(batch)
+            for request, result in zip(requests, results, strict=True):
+                if request.result.cancelled():
+                    # In a call of its own: if it raises, the other requests still get responses.
+                    batch.loop.call_soon(self._start_unanswered, result, context=request.context)
                 else:
-                    came.taken.set_result(what)
+                    request.result.set_result(result)
 
-    def _fail_group(
+    def _fail_batch(
         self,
-        group: _Group,
-        requests: list[_Came],
-        taken: list[Taken | BaseException],
+        batch: _WriteBatch,
+        requests: list[_PendingRequest],
+        results: list[_Accepted | BaseException],
         error: BaseException,
     ) -> None:
-        """Answer all requests of a batch that failed, or try again if another process writes."""
+        """Retry a failed batch while another process writes; else respond to its requests."""
         now = time.monotonic() if isinstance(error, BusyError) else math.inf
-        group.requests[:] = [came for came in requests if now < came.give_up]
-        if group.requests:
+        batch.requests[:] = [request for request in requests if now < request.retry_until]
+        if batch.requests:
             context = contextvars.Context()
-            group.loop.call_later(BUSY_PAUSE, self._take_group, group, context=context)
+            batch.loop.call_later(BUSY_PAUSE, self._commit_batch, batch, context=context)
         else:
-            self._end_group(group)
-        for came in requests:
-            if now >= came.give_up and not came.taken.cancelled():
-                came.taken.set_result(error)
-        # With nothing to give back the runner may have stopped, and would begin anew.
-        stored = [one for one in taken if not isinstance(one, BaseException)]
+            self._close_batch(batch)
+        for request in requests:
+            if now >= request.retry_until and not request.result.cancelled():
+                request.result.set_result(error)
+        # Skip if nothing was claimed: a call after `stop()` would restart the runner.
+        stored = [result for result in results if not isinstance(result, BaseException)]
         if claimed := [run for _, runs in stored for run in runs]:
             self._runner.give_back(claimed)
 
-    def _end_group(self, group: _Group) -> None:
-        if self._group is group:
-            self._group = None
+    def _close_batch(self, batch: _WriteBatch) -> None:
+        if self._batch is batch:
+            self._batch = None
 
-    def _begin_without_answer(self, taken: Taken | BaseException) -> None:
-        answer, runs = self._refuse_unstored(taken)
-        self._receiver.log_unreadable(answer)
-        if answer.work is not None:
-            self._runner.begin(answer.work, runs)
+    def _start_unanswered(self, result: _Accepted | BaseException) -> None:
+        """Start the runs of a stored delivery whose request was cancelled."""
+        response, claimed = self._reject_unstored(result)
+        self._receiver.log_malformed(response)
+        if response.accepted is not None:
+            self._runner.begin(response.accepted, claimed)
 
-    def _store(self, prepared: Prepared, context: contextvars.Context) -> Taken | Exception:
-        """Store a delivery, and claim what can run of it at once; the error if it cannot be kept.
+    def _store(self, prepared: Prepared, context: contextvars.Context) -> _Accepted | Exception:
+        """Store a delivery, and claim its runs that can start now; the error if it is not stored.
 
-        What else fails, fails for the whole batch.
+        Any other exception fails the whole batch.
         """
         try:
-            answer = self._receiver.store(prepared)
+            response = self._receiver.store(prepared)
         except StoreError as error:
             return error
-        return answer, [] if answer.work is None else self._runner.claim(answer.work, context)
+        if response.accepted is None:
+            return response, []
+        return response, self._runner.claim(response.accepted, context)
 
-    def _refuse_unstored(self, taken: Taken | BaseException) -> Taken:
-        if isinstance(taken, BaseException):
-            return self._receiver.refusal("not stored", text_of(taken)), []
-        return taken
+    def _reject_unstored(self, result: _Accepted | BaseException) -> _Accepted:
+        if isinstance(result, BaseException):
+            return self._receiver.reject("not stored", text_of(result)), []
+        return result
 
-    def _store_refusals_soon(self) -> None:
-        if self._refusals_timer is None and self._runner.is_started:
+    def _store_rejections_soon(self) -> None:
+        if self._rejections_timer is None and self._runner.is_started:
             loop = running_loop()
             if loop is not None:
                 context = contextvars.Context()
-                self._refusals_timer = loop.call_later(
-                    _REFUSALS_SECONDS, self._store_refusals, context=context
+                self._rejections_timer = loop.call_later(
+                    _REJECTIONS_SECONDS, self._store_rejections, context=context
                 )
 
-    def _store_refusals(self) -> None:
-        if self._refusals_timer is not None:
-            self._refusals_timer.cancel()
-            self._refusals_timer = None
+    def _store_rejections(self) -> None:
+        if self._rejections_timer is not None:
+            self._rejections_timer.cancel()
+            self._rejections_timer = None
         if self._runner.is_started:
             try:
-                self._receiver.store_refusals()
+                self._receiver.store_rejections()
             except StoreError as error:
-                # They are kept with those of the next time.
-                _log.warning("cannot store the number of rejected requests now: %s", error)
+                # The counts stay in memory until the next try.
+                logger.warning("cannot store the number of rejected requests now: %s", error)
 
-    async def _read(self, headers: Headers, receive: Receive) -> Taken:
-        """Read the body as far as it is allowed to go, and judge it."""
+    async def _read(self, headers: Headers, receive: Receive) -> _Accepted:
+        """Read the body up to the limit, match its event, and store the delivery."""
         try:
             body = await read_body(receive, self._receiver.max_body_size, headers)
         except BodyError as error:
-            return self._receiver.refusal(error.case, error.detail), []
+            return self._receiver.reject(error.case, error.detail), []
         context = contextvars.copy_context()
         try:
-            # `when=` is the user's code: it has a copy of the request's context, as each run has.
+            # `when=` is user code. Like each run, it gets a copy of the request's context.
             process = os.getpid()
-            is_direct = is_of_server(receive)
+            is_direct = is_server_receive(receive)
             prepare = functools.partial(self._receiver.prepare, headers, body, is_direct=is_direct)
             prepared = context.copy().run(prepare)
             end_forked_child(process)
             if not isinstance(prepared, Prepared):
                 return prepared, []
             if not self._runner.log.is_durable:
-                return self._refuse_unstored(self._store(prepared, context))
-        # As in a batch, so that the Hub sends it again.
+                return self._reject_unstored(self._store(prepared, context))
+        # The response is 503, as for a failed batch: the Hub retries the delivery.
         except BaseException as error:
             if is_interrupt(error):
                 raise
-            _tell_mistake(error)
-            return self._refuse_unstored(error)
-        return await self._take(prepared)
+            _log_store_failure(error)
+            return self._reject_unstored(error)
+        return await self._store_batched(prepared)
 
 
-class _Came:
-    """A delivery that is yet to be stored."""
+class _PendingRequest:
+    """A request whose delivery is not stored yet."""
 
-    __slots__ = ("context", "give_up", "prepared", "taken")
+    __slots__ = ("context", "prepared", "result", "retry_until")
 
     def __init__(
         self,
         prepared: Prepared,
-        taken: asyncio.Future[Taken | BaseException],
-        give_up: float,
+        result: asyncio.Future[_Accepted | BaseException],
+        retry_until: float,
         context: contextvars.Context,
     ) -> None:
         self.prepared = prepared
-        self.taken = taken
-        self.give_up = give_up
+        self.result = result
+        self.retry_until = retry_until
+        """The monotonic time until which a busy store is retried."""
         self.context = context
-        """That of the request."""
+        """The `contextvars` context of the request."""
 
 
-class _Group:
-    """Deliveries that were ready to be stored in the same turn of a loop."""
+class _WriteBatch:
+    """The pending requests of one loop iteration, stored in one transaction."""
 
     __slots__ = ("loop", "requests")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.requests: list[_Came] = []
+        self.requests: list[_PendingRequest] = []
 
 
-class _Pulse:
-    """Notices when a loop is held up, as long as somebody asks now and then."""
+class LoopLagMonitor:
+    """Detects event-loop lag; it samples only while requests arrive."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self._is_beating = False
-        self._beat_at = 0.0
-        self._is_regular_since = 0.0
-        self._watch_until = 0.0
+        self._is_sampling = False
+        self._sampled_at = 0.0
+        self._responsive_since = 0.0
+        self._monitor_until = 0.0
 
-    def is_regular(self) -> bool:
-        """Whether the loop is known to have turned all the time for some seconds."""
+    def was_responsive(self) -> bool:
+        """Return whether no lag was seen in the last `_MONITOR_SECONDS`; False until then."""
         now = time.monotonic()
-        self._watch_until = now + _WATCHED_SECONDS
-        if not self._is_beating:
-            self._is_beating = True
-            self._beat_at = self._is_regular_since = now
-            self._plan_beat()
-        return not self._is_late(now) and now - self._is_regular_since > _WATCHED_SECONDS
+        self._monitor_until = now + _MONITOR_SECONDS
+        if not self._is_sampling:
+            self._is_sampling = True
+            self._sampled_at = self._responsive_since = now
+            self._plan_sample()
+        return not self._is_lagging(now) and now - self._responsive_since > _MONITOR_SECONDS
 
-    def _plan_beat(self) -> None:
-        # Not in the context of the request, which would be kept.
-        self.loop.call_later(_BEAT_SECONDS, self._beat, context=contextvars.Context())
+    def _plan_sample(self) -> None:
+        # In an empty context: the timer would keep the request's context alive.
+        self.loop.call_later(_SAMPLE_SECONDS, self._sample, context=contextvars.Context())
 
-    def _is_late(self, now: float) -> bool:
-        return now - self._beat_at > _BEAT_SECONDS + _LATE_SECONDS
+    def _is_lagging(self, now: float) -> bool:
+        return now - self._sampled_at > _SAMPLE_SECONDS + _LAG_SECONDS
 
-    def _beat(self) -> None:
+    def _sample(self) -> None:
         now = time.monotonic()
-        if self._is_late(now):
-            self._is_regular_since = now
-        self._beat_at = now
-        self._is_beating = now < self._watch_until
-        if self._is_beating:
-            self._plan_beat()
+        if self._is_lagging(now):
+            self._responsive_since = now
+        self._sampled_at = now
+        self._is_sampling = now < self._monitor_until
+        if self._is_sampling:
+            self._plan_sample()
 
 
 def check_event_loop() -> None:
-    """Raise `ConfigError` where another event loop than asyncio's runs."""
+    """Raise `ConfigError` if the running event loop is not asyncio's."""
     if running_loop() is None:
         raise ConfigError(_ASYNCIO_NEEDED)
 
 
-def _tell_mistake(error: BaseException) -> None:
-    """Log an error of ours with its traceback; what a log says of itself the refusal tells."""
+def _log_store_failure(error: BaseException) -> None:
+    """Log an unexpected error with its traceback. The rejection logs a `StoreError`."""
     if not isinstance(error, StoreError):
-        _log.error("cannot store deliveries", exc_info=error)
+        logger.error("cannot store deliveries", exc_info=error)
 
 
-async def _send(answer: Answer, send: Send, *, closing: bool = False) -> bool:
-    """Send an answer; False if the server says that the other side is gone."""
-    # A list of its own: middleware adds to it, and some answers are shared.
-    headers = [*answer.headers]
+async def _send(response: Response, send: Send, *, closing: bool = False) -> bool:
+    """Send a response; False if the server reports that the client disconnected."""
+    # A copy: middleware adds headers to it, and some responses are shared.
+    headers = [*response.headers]
     if closing:
         headers.append((b"connection", b"close"))
     try:
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer.body})
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await send({"type": "http.response.body", "body": response.body})
     except OSError:
         return False
     return True
 
 
-def is_of_server(receive: Receive) -> bool:
-    """Whether a `receive` is the server's own, so that its `http.disconnect` is a lost connection.
+def is_server_receive(receive: Receive) -> bool:
+    """Return whether a `receive` is the server's own: its `http.disconnect` is a lost connection.
 
-    Middleware that read the body may give `http.disconnect` where nothing more is to be read.
+    Middleware that read the body can send `http.disconnect` just because nothing more follows.
     """
     receive = getattr(receive, "asgi_receive", receive)
     owner = getattr(receive, "__self__", None)
     if isinstance(owner, asyncio.Queue):
-        return _is_queue_of_hypercorn(receive)
+        return _is_hypercorn_queue(receive)
     return type(owner).__module__.partition(".")[0] in _SERVERS
 
 
-def _is_queue_of_hypercorn(receive: Receive) -> bool:
-    """Whether a `receive` is the one that hypercorn called the app with.
+def _is_hypercorn_queue(receive: Receive) -> bool:
+    """Return whether a `receive` is the one with which hypercorn called the app.
 
-    It is the `get` of a queue, as that of some middleware is.
+    It is the `get` method of a queue. Some middleware passes one of those too.
     """
     task = asyncio.current_task()
     frame = getattr(task.get_coro(), "cr_frame", None) if task is not None else None
@@ -538,14 +557,14 @@ def _is_queue_of_hypercorn(receive: Receive) -> bool:
     )
 
 
-async def _is_gone(receive: Receive) -> bool:
-    """Whether the other side went away while the body waited to be read."""
-    listening = asyncio.ensure_future(receive())
+async def _client_disconnected(receive: Receive) -> bool:
+    """Return whether the client disconnected while the body waited to be read."""
+    receiving = asyncio.ensure_future(receive())
     try:
-        for _ in range(_TURNS_TO_NOTICE):
+        for _ in range(_POLL_TURNS):
             await asyncio.sleep(0)
-        if not listening.done():
+        if not receiving.done():
             return False
-        return listening.exception() is not None or listening.result()["type"] == "http.disconnect"
+        return receiving.exception() is not None or receiving.result()["type"] == "http.disconnect"
     finally:
-        listening.cancel()
+        receiving.cancel()

@@ -16,7 +16,7 @@ from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Mount
@@ -38,7 +38,7 @@ from hubhooks._core import HubEvent, Verifier
 from hubhooks._encoders import register_encoders
 from hubhooks._logging import get_logger
 from hubhooks._samples import describe, sample_json, sample_names
-from hubhooks.asgi import is_of_server
+from hubhooks.asgi import is_server_receive
 from hubhooks.deliveries import MemoryLog
 from hubhooks.errors import ConfigError, PayloadError
 from hubhooks.receiver import MAX_BODY_SIZE, Receiver, check_size
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Message, Receive, Scope, Send
 
-    from hubhooks.receiver import Answer
+    from hubhooks.receiver import Response as HubResponse
 
 __all__ = [
     "VerifiedEvent",
@@ -61,13 +61,13 @@ __all__ = [
     "verified_event",
 ]
 
-_log = get_logger()
+logger = get_logger()
 
 register_encoders()
 
 E = TypeVar("E", bound=HubEvent)
 
-# It only documents the scheme in OpenAPI. The secret is checked elsewhere, in constant time.
+# It only documents the scheme in OpenAPI. The `Verifier` checks the secret, in constant time.
 _SCHEME = APIKeyHeader(
     name="X-Webhook-Secret",
     scheme_name="HubWebhookSecret",
@@ -75,10 +75,10 @@ _SCHEME = APIKeyHeader(
     "Without this header, `?secret=` in the URL counts.",
     auto_error=False,
 )
-# Where a request's scope has the query that was taken out of it.
+# The key of the original query in the scope of a request.
 _QUERY = "hubhooks.query"
 _OTHER_METHODS = ["GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE"]
-_REFUSALS = {
+_ERRORS = {
     400: "The body is empty or cut off, or the `Content-Length` is wrong.",
     401: "The request has no secret.",
     403: "The secret is wrong.",
@@ -90,30 +90,33 @@ _REFUSALS = {
 class WebhookResponse(BaseModel):
     """The JSON of a response to a delivery."""
 
-    status: str
-    delivery: str | None = None
-    handlers: list[str] | None = None
-    reason: str | None = None
+    status: str = Field(description="A word for the result, such as `accepted` or `rejected`.")
+    delivery: str | None = Field(None, description="The id of the stored delivery.")
+    handlers: list[str] | None = Field(None, description="The names of the handlers that will run.")
+    reason: str | None = Field(None, description="Why no handler runs.")
+    explanations: list[str] | None = Field(
+        None, description="Why each handler does not match. Only for `unhandled`."
+    )
 
 
 class WebhookErrorResponse(BaseModel):
-    """A `WebhookResponse` as the `detail` of an `HTTPException`."""
+    """The JSON of an error response: a `WebhookResponse` as the `detail` of an `HTTPException`."""
 
     detail: WebhookResponse
 
 
 class RouteOptions(TypedDict):
-    """The options of a route in FastAPI."""
+    """Options of `app.post(path, **options)` in FastAPI."""
 
     responses: dict[int | str, dict[str, Any]]
     openapi_extra: dict[str, Any]
 
 
 class RequestReceive:
-    """Receives the body of a request that may hold it already.
+    """Receives the body of a request, also if the request already holds it.
 
-    Dependencies, a `route_class` or a monitoring tool may have read it, and a request class of
-    the app may decode it.
+    Dependencies, a `route_class` or a monitoring tool can read the body before. A request class of
+    the app can decode it.
     """
 
     def __init__(self, request: Request) -> None:
@@ -139,12 +142,12 @@ class RequestReceive:
             body = await self._decode_body(limit)
         elif hasattr(request, "_body"):
             body = await request.body()
-        elif request._stream_consumed:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - Starlette says it nowhere else
+        elif request._stream_consumed:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - Starlette has no public attribute for it
             raise BodyError(ALREADY_READ, KEEP_A_COPY)
         else:
             body = await read_parts(request.receive, limit)
             # Later readers, such as another dependency, find it there.
-            request._body = body  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - there Starlette keeps it
+            request._body = body  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - Starlette's cache of the body
         if len(body) > limit:
             raise BodyError(TOO_LARGE)
         return body
@@ -152,40 +155,41 @@ class RequestReceive:
     async def _decode_body(self, limit: int) -> bytes:
         request = self._request
         receive = request.receive
-        request._receive = BoundedReceive(receive, limit)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - `body()` has no bounds
+        request._receive = BoundedReceive(receive, limit)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - `body()` has no limit of its own
         try:
             return await request.body()
         except (BodyError, StarletteHTTPException):
             raise
         except ClientDisconnect:
             raise BodyError(CUT_OFF) from None
-        except Exception as error:  # noqa: BLE001 - code of the app
+        except Exception as error:  # noqa: BLE001 - user code can raise anything
             if isinstance(error, RuntimeError) and request._stream_consumed:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - see above
                 raise BodyError(ALREADY_READ, KEEP_A_COPY) from None
             # Its text may quote the body.
             detail = f"`{type(request).__name__}.body` raised {type(error).__name__}"
             raise BodyError(UNDECODED, detail) from None
         finally:
-            request._receive = receive  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - as it was
+            request._receive = receive  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - restores it
 
 
 def _decodes_body(request: Request) -> bool:
+    """Return whether the app's request class reads the body in its own way."""
     kind = type(request)
     return kind.body is not Request.body or kind.stream is not Request.stream
 
 
 class _Received(Response):
-    """A response of FastAPI that reads the body itself, and responds."""
+    """A FastAPI response that lets an ASGI app read the request and respond."""
 
     def __init__(
-        self, request: Request, answer: Callable[[Scope, Receive, Send], Awaitable[object]]
+        self, request: Request, app: Callable[[Scope, Receive, Send], Awaitable[object]]
     ) -> None:
         super().__init__()
         self._request = request
-        self._answer = answer
+        self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the request has it
-        await self._answer(scope, RequestReceive(self._request), send)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - Starlette's signature
+        await self._app(scope, RequestReceive(self._request), send)
         if self.background is not None:  # from a dependency of the app
             await self.background()
 
@@ -234,20 +238,20 @@ def make_router(
         msg = f"the path `{path}` of a webhook must begin with `/`: `/{path}`"
         raise ConfigError(msg)
 
-    # No body parameter: FastAPI would read the body before the secret is checked. And async, or it
-    # would wait for a thread.
+    # No body parameter: FastAPI would read the body before the secret is checked. Async, because
+    # FastAPI runs sync endpoints in threads.
     async def receive_hub_webhook(request: Request) -> _Received:
         return _Received(request, hooks)
 
     _endpoints.add(receive_hub_webhook)
 
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    async def serve_admin(scope: Scope, receive: Receive, send: Send) -> None:
         if not await hooks.handle_admin_request(scope, receive, send):
             scope["query_string"] = b""
             await JSONResponse({"detail": "Not Found"}, 404)(scope, receive, send)
 
-    async def about_deliveries(request: Request) -> _Received:
-        return _Received(request, answer)
+    async def view_deliveries(request: Request) -> _Received:
+        return _Received(request, serve_admin)
 
     @asynccontextmanager
     async def lifespan(app: object) -> AsyncGenerator[None]:
@@ -259,10 +263,10 @@ def make_router(
 
     router = APIRouter(lifespan=lifespan, **options)
     exact = path.rstrip("/")
-    # A path that FastAPI does not know it redirects to the one with or without a slash, and a
-    # secret in the query would be shown in `Location`. So both are there, for each method.
+    # FastAPI redirects an unknown path to the one with or without a slash. `Location` would show a
+    # secret in the query. So both exist, for each method.
     for at in dict.fromkeys((path if path == "/" else exact, f"{exact}/")):
-        # First: of several partial matches FastAPI takes the first.
+        # Added first, because FastAPI takes the first of several partial matches.
         router.add_api_route(
             at,
             receive_hub_webhook,
@@ -284,25 +288,25 @@ def make_router(
                     "model": WebhookResponse,
                     "description": "No handler runs.",
                 },
-                **_refusals(WebhookResponse),
+                **_error_responses(WebhookResponse),
             },
-            openapi_extra=_body_of(HubEvent),
+            openapi_extra=_request_body(HubEvent),
             dependencies=[Depends(_SCHEME)],
             include_in_schema=at == (exact or path),
         )
         router.add_api_route(
             at, receive_hub_webhook, methods=_OTHER_METHODS, include_in_schema=False
         )
-    # At "/" they would be any app's paths, such as `/deliveries`.
+    # Not at "/": they would hide paths of the app, such as `/deliveries`.
     if path != "/" or options.get("prefix"):
-        _add_below(router, exact, about_deliveries)
+        _add_below(router, exact, view_deliveries)
     return router
 
 
 def _add_below(
-    router: APIRouter, path: str, about_deliveries: Callable[[Request], Awaitable[_Received]]
+    router: APIRouter, path: str, view_deliveries: Callable[[Request], Awaitable[_Received]]
 ) -> None:
-    # First, for the same reason.
+    # Added first, because FastAPI takes the first of several partial matches.
     router.add_api_route(
         f"{path}/{{rest:path}}",
         _not_found,
@@ -312,7 +316,7 @@ def _add_below(
     )
     for below in ("deliveries", "deliveries/{rest:path}"):
         router.add_api_route(
-            f"{path}/{below}", about_deliveries, methods=["GET", "POST"], include_in_schema=False
+            f"{path}/{below}", view_deliveries, methods=["GET", "POST"], include_in_schema=False
         )
 
 
@@ -349,14 +353,14 @@ def _has(route: object, endpoint: object) -> bool:
 # Endpoints of the routers of `Webhooks`.
 _endpoints: WeakSet[Any] = WeakSet()
 # Apps whose routes were checked: each mistake is reported once.
-_examined: WeakSet[Any] = WeakSet()
+_checked_apps: WeakSet[Any] = WeakSet()
 
 
 def _new_faults(app: object) -> list[str]:
     """Report mistakes in the routes of an app, once."""
-    if app is None or app in _examined:
+    if app is None or app in _checked_apps:
         return []
-    _examined.add(app)
+    _checked_apps.add(app)
     routes = getattr(app, "routes", ())
     return [*_shared_paths(routes), *_query_parameters(routes)]
 
@@ -466,20 +470,21 @@ class _VerifiedEvent:
     ) -> Any:
         """Make a dependency that returns the event of a delivery whose secret was verified.
 
-        It answers 401, 403, 413 and 400 as a `Webhooks` does. A malformed body is answered 202 and
-        an event of another class 200, because the Hub suspends webhooks that fail, and no retry
-        would help. The secret is checked before the body is read, unless the endpoint has a body
-        parameter of its own: it must have none.
+        It rejects requests with 401, 403, 413 and 400, like a `Webhooks`. For a malformed body it
+        responds 202, and for an event of another class 200. The Hub suspends webhooks that fail
+        (https://huggingface.co/docs/hub/webhooks), and a retry would not help.
+
+        The secret is checked before the body is read. So the endpoint must have no body parameter:
+        FastAPI would read the body first.
 
         Args:
-            event_class: the class of the event; a delivery of another class is answered 200
-                `ignored`.
+            event_class: the class of the event. The response to other classes is 200 `ignored`.
             secret: the webhook's secret, several secrets, a `Verifier` or a `Webhooks`; by default
-                that of the environment variable WEBHOOK_SECRET, read at each request.
-            allow_unsigned: accept every request if no secret is configured; otherwise that is a
-                503.
-            max_body_size: the longest accepted body, in bytes.
-            by_fastapi: the parameters of the default dependency, which FastAPI gives by name.
+                the environment variable WEBHOOK_SECRET, read at each request.
+            allow_unsigned: accept every request if no secret is configured. Without it, the
+                response is 503.
+            max_body_size: the limit of a body, in bytes.
+            by_fastapi: the parameters of the default dependency. FastAPI passes them by name.
 
         Returns:
             A dependency for `Annotated[..., Depends(...)]` and `app.dependency_overrides`.
@@ -507,13 +512,13 @@ def _make_dependency(
     allow_unsigned: bool,
     max_body_size: int,
 ) -> Callable[..., Awaitable[HubEvent]]:
-    wanted = HubEvent if event_class is None else _check_class(event_class)
+    wanted = HubEvent if event_class is None else _check_event_class(event_class)
     check_size(max_body_size)
     # It only checks requests: it stores nothing and runs nothing.
     receiver = Receiver(
         Router(),
         MemoryLog(),
-        _finder(secret),
+        _verifier_getter(secret),
         allow_unsigned=allow_unsigned,
         max_body_size=max_body_size,
     )
@@ -524,22 +529,22 @@ def _make_dependency(
     ) -> HubEvent:
         scope = request.scope
         for fault in _new_faults(scope.get("app")):
-            _log.warning("%s", fault)
-        refusal = receiver.refuse(scope["method"], scope["headers"], _take_query(scope))
-        if refusal is not None:
-            raise _refused(receiver, refusal, request)
+            logger.warning("%s", fault)
+        rejection = receiver.precheck(scope["method"], scope["headers"], _take_query(scope))
+        if rejection is not None:
+            raise _reject_request(receiver, rejection, request)
         body = await _read(receiver, request)
         try:
             event = HubEvent.from_json(body)
         except PayloadError as error:
-            if is_part(scope["headers"], body, is_direct=is_of_server(request.receive)):
-                answer = receiver.refusal(ALREADY_READ, KEEP_A_COPY)
-                raise _refused(receiver, answer, request) from None
-            _log.error("a delivery is malformed: %s", error)
-            raise _answered(202, "malformed", str(error)) from None
+            if is_part(scope["headers"], body, is_direct=is_server_receive(request.receive)):
+                rejection = receiver.reject(ALREADY_READ, KEEP_A_COPY)
+                raise _reject_request(receiver, rejection, request) from None
+            logger.error("a delivery is malformed: %s", error)  # noqa: TRY400 - the body is at fault, so no traceback
+            raise _make_exception(202, "malformed", str(error)) from None
         if not isinstance(event, wanted):
             reason = f"this endpoint takes a {wanted.__name__}, not a {type(event).__name__}"
-            raise _answered(200, "ignored", reason)
+            raise _make_exception(200, "ignored", reason)
         return event
 
     return event_of
@@ -552,18 +557,22 @@ def openapi_options(event_class: type[HubEvent] = HubEvent) -> RouteOptions:
         event_class: the class of the event.
 
     Returns:
-        The request body and the error responses, which FastAPI cannot see in the parameters.
+        The request body, with a sample of each kind of event, and the error responses. FastAPI
+        cannot see them in the parameters of an endpoint.
     """
-    return {"responses": _refusals(WebhookErrorResponse), "openapi_extra": _body_of(event_class)}
+    return {
+        "responses": _error_responses(WebhookErrorResponse),
+        "openapi_extra": _request_body(event_class),
+    }
 
 
-def _check_class(event_class: object) -> type[HubEvent]:
+def _check_event_class(event_class: object) -> type[HubEvent]:
     if isinstance(event_class, type) and issubclass(event_class, HubEvent):
         return event_class
     if isinstance(event_class, type):
         what = f"`{event_class.__name__}` is not an event class"
     else:
-        # Its value may be a secret.
+        # Without the value, which may be a secret.
         what = f"a `{type(event_class).__name__}` is not an event class"
     hint = ""
     if isinstance(event_class, (str, Verifier, Webhooks)):
@@ -572,7 +581,7 @@ def _check_class(event_class: object) -> type[HubEvent]:
     raise ConfigError(msg)
 
 
-def _finder(
+def _verifier_getter(
     secret: str | Sequence[str] | Verifier | Webhooks | None,
 ) -> Callable[[], Verifier | None]:
     if secret is None:
@@ -590,14 +599,14 @@ def _verifier_of_environment() -> Verifier | None:
     return None if secret is None else _verifier_of(secret)
 
 
-# A new verifier for each request would repeat its warnings.
+# Cached, because a new verifier for each request would repeat its warnings.
 @lru_cache(maxsize=1)
 def _verifier_of(secret: str) -> Verifier:
     return Verifier(secret)
 
 
 class _Query:
-    """The original query, for the other dependencies of a request. It has no useful `repr`."""
+    """The original query, for other dependencies of a request. Its `repr` does not show it."""
 
     def __init__(self, value: bytes) -> None:
         self.value = value
@@ -606,7 +615,7 @@ class _Query:
 def _take_query(scope: Scope) -> bytes:
     query: bytes = scope["query_string"]
     if query:
-        # FastAPI has parsed it by now, so only the access log misses it.
+        # FastAPI has parsed the query before. Without it here, the access log does not show it.
         scope["query_string"] = b""
         scope[_QUERY] = _Query(query)
     elif _QUERY in scope:
@@ -619,32 +628,35 @@ async def _read(receiver: Receiver, request: Request) -> bytes:
         headers = request.scope["headers"]
         body = await read_body(RequestReceive(request), receiver.max_body_size, headers)
     except BodyError as error:
-        refusal = receiver.refusal(error.case, error.detail)
-        raise _refused(receiver, refusal, request) from None
+        rejection = receiver.reject(error.case, error.detail)
+        raise _reject_request(receiver, rejection, request) from None
     if not body:
-        raise _refused(receiver, receiver.refusal("empty"), request)
+        raise _reject_request(receiver, receiver.reject("empty"), request)
     return body
 
 
-def _refused(receiver: Receiver, answer: Answer, request: Request) -> HTTPException:
-    headers = {name.decode(): value.decode() for name, value in answer.headers if name == b"allow"}
-    if receiver.is_to_close(request.scope.get("http_version", "1.1"), request.scope["headers"]):
+def _reject_request(receiver: Receiver, rejection: HubResponse, request: Request) -> HTTPException:
+    """Return the exception that FastAPI turns into a rejection."""
+    headers = {
+        name.decode(): value.decode() for name, value in rejection.headers if name == b"allow"
+    }
+    if receiver.should_close(request.scope.get("http_version", "1.1"), request.scope["headers"]):
         headers["connection"] = "close"
-    return HTTPException(answer.status, json.loads(answer.body), headers)
+    return HTTPException(rejection.status, json.loads(rejection.body), headers)
 
 
-def _answered(status: int, word: str, reason: str) -> HTTPException:
+def _make_exception(status: int, word: str, reason: str) -> HTTPException:
     return HTTPException(status, {"status": word, "reason": reason})
 
 
-def _refusals(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+def _error_responses(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     return {
         status: {"model": model, "description": description}
-        for status, description in _REFUSALS.items()
+        for status, description in _ERRORS.items()
     }
 
 
-def _body_of(event_class: type[HubEvent]) -> dict[str, Any]:
+def _request_body(event_class: type[HubEvent]) -> dict[str, Any]:
     """Describe the request body in OpenAPI, with a sample of each kind of event."""
     content = {
         "schema": TypeAdapter(event_class).json_schema(),

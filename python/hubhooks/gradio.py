@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from starlette.routing import BaseRoute
 
-    from hubhooks.asgi import Door, Receive, Scope, Send
+    from hubhooks.asgi import Receive, Scope, Send, WebhookApp
     from hubhooks.deliveries import Log
     from hubhooks.webhooks import Webhooks
 
@@ -81,7 +81,7 @@ def launch(
             "FastAPI app, `gr.Server` too, takes `app.include_router(hooks.router(...))`"
         )
         raise ConfigError(msg)
-    served = _Served.of(hooks)
+    served = _ReloadableApp.of(hooks)
     options["app_kwargs"] = _combine(served, options.get("app_kwargs") or {})
     if _is_reloading():
         return demo.launch(**options)
@@ -127,7 +127,7 @@ def make_app_kwargs(
     Raises:
         ConfigError: no secret is configured, and unsigned requests are not allowed.
     """
-    return _combine(_Served.of(hooks), own)
+    return _combine(_ReloadableApp.of(hooks), own)
 
 
 def webhook_url(demo: Blocks) -> str:
@@ -153,7 +153,9 @@ def warn_of_own_launch(demo: Blocks) -> None:
         **options: Any,  # noqa: ANN401 - Gradio types them
     ) -> Any:  # noqa: ANN401 - as Gradio returns it
         routes = (options.get("app_kwargs") or {}).get("routes") or ()
-        if not any(isinstance(getattr(route, "endpoint", None), _Served) for route in routes):
+        if not any(
+            isinstance(getattr(route, "endpoint", None), _ReloadableApp) for route in routes
+        ):
             warnings.warn(NOT_LAUNCHED, stacklevel=2)
         # The method at the time of the call: packages replace it when they are imported.
         return type(demo).launch(demo, *args, **options)
@@ -161,23 +163,23 @@ def warn_of_own_launch(demo: Blocks) -> None:
     vars(demo)["launch"] = launch
 
 
-def is_about_to_start(log: Log) -> bool:
+def is_about_to_start(store: Log) -> bool:
     """Return whether a running app is about to start the hooks of this store, after a reload."""
-    served = _Served.latest
-    return served is not None and served.is_running and served.hooks.store is log
+    served = _ReloadableApp.latest
+    return served is not None and served.is_running and served.hooks.store is store
 
 
-def prepare_mounted(app: object, log: Log) -> None:
+def prepare_mounted(app: object, store: Log) -> None:
     """Keep mounted Gradio apps from serving the files of the store.
 
     It also warns about mounted apps that started a Node server, which nothing uses.
 
     Args:
         app: the FastAPI or Starlette app, once everything is mounted.
-        log: the store.
+        store: the store of the hooks.
     """
     for found, path in gradio_apps(app):
-        block_store(found, log)
+        block_store(found, store)
         if found is not app:
             _warn_of_node(found, path)
 
@@ -194,10 +196,10 @@ def _warn_of_node(app: App, path: str) -> None:
         )
 
 
-class _Served:
+class _ReloadableApp:
     """The hooks that an app serves now. A reloaded script replaces them."""
 
-    latest: ClassVar[_Served | None] = None
+    latest: ClassVar[_ReloadableApp | None] = None
 
     def __init__(self, hooks: Webhooks) -> None:
         self.hooks = hooks
@@ -205,7 +207,7 @@ class _Served:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @classmethod
-    def of(cls, hooks: Webhooks) -> _Served:
+    def of(cls, hooks: Webhooks) -> _ReloadableApp:
         """Return the object that serves some hooks, or make it.
 
         Raises:
@@ -213,7 +215,7 @@ class _Served:
         """
         # On the server's loop, a blocking handler would block the page too.
         hooks._runner.prefer_loop("dedicated")  # noqa: SLF001 - the same package
-        _door(hooks).check()
+        _webhook_app(hooks).check()
         if not _is_reloading() or cls.latest is None:
             cls.latest = cls(hooks)
         elif cls.latest.hooks is not hooks:
@@ -240,29 +242,29 @@ class _Served:
         self._loop = asyncio.get_running_loop()
         # Gradio configures its server to log warnings only.
         show_log_by_default(is_server_quiet=True)
-        _door(self.hooks).start()
+        _webhook_app(self.hooks).start()
         try:
             yield
         finally:
             self._loop = None
-            await _door(self.hooks).stop()
+            await _webhook_app(self.hooks).stop()
 
     def _replace(self, hooks: Webhooks) -> None:
         old, self.hooks = self.hooks, hooks
         if self._app is not None:
             block_store(self._app, hooks.store)
         if self._loop is not None:
-            asyncio.run_coroutine_threadsafe(_hand_over(old, hooks), self._loop)
+            asyncio.run_coroutine_threadsafe(_swap(old, hooks), self._loop)
 
 
-def _door(hooks: Webhooks) -> Door:
-    return hooks._door  # noqa: SLF001 - the same package
+def _webhook_app(hooks: Webhooks) -> WebhookApp:
+    return hooks._webhook_app  # noqa: SLF001 - the same package
 
 
-async def _hand_over(old: Webhooks, new: Webhooks) -> None:
-    _door(old).retire()
-    _door(new).start()
-    await _door(old).stop()
+async def _swap(old: Webhooks, new: Webhooks) -> None:
+    _webhook_app(old).release_store()
+    _webhook_app(new).start()
+    await _webhook_app(old).stop()
 
 
 def _is_reloading() -> bool:
@@ -270,20 +272,20 @@ def _is_reloading() -> bool:
     return bool(getattr(reload_thread, "running_reload", False))
 
 
-def _combine(served: _Served, own: Mapping[str, Any]) -> dict[str, Any]:
+def _combine(served: _ReloadableApp, own: Mapping[str, Any]) -> dict[str, Any]:
     """Add routes and a lifespan to the user's own `app_kwargs`."""
     # The alias yields to a route of the user at the same path.
     routes = [*_routes(_PATH, served), *(own.get("routes") or ()), *_routes(_ALIAS, served)]
     return {**own, "routes": routes, "lifespan": _nest(own.get("lifespan"), served)}
 
 
-def _routes(path: str, served: _Served) -> Iterable[BaseRoute]:
+def _routes(path: str, served: _ReloadableApp) -> Iterable[BaseRoute]:
     # A Mount would redirect its bare path, with `?secret=`.
     paths = (path, path + "/{rest:path}")
     return [kind(at, served) for at in paths for kind in (Route, WebSocketRoute)]
 
 
-def _nest(own: Lifespan | None, served: _Served) -> Lifespan:
+def _nest(own: Lifespan | None, served: _ReloadableApp) -> Lifespan:
     if own is None:
         return served.lifespan
 
@@ -308,10 +310,12 @@ def _announcement(hooks: Webhooks, demo: Blocks) -> list[str]:
     return [*lines, f"  {describe_survival(hooks.store)}"]
 
 
-class _Drain:
+class _DrainOnSignal:
     """A signal handler that waits for running handlers, and then calls the previous one."""
 
-    def __init__(self, served: _Served, seconds: float, before: Callable[..., Any] | int) -> None:
+    def __init__(
+        self, served: _ReloadableApp, seconds: float, before: Callable[..., Any] | int
+    ) -> None:
         self._served = served
         self._seconds = seconds
         self._before = before
@@ -353,21 +357,21 @@ class _Drain:
             signal.raise_signal(signum)
 
     def _drain(self, seconds: float) -> None:
-        asyncio.run(_door(self._served.hooks).drain(seconds))
+        asyncio.run(_webhook_app(self._served.hooks).drain(seconds))
 
 
-def _drain_on(number: signal.Signals, served: _Served, seconds: float) -> None:
+def _drain_on(number: signal.Signals, served: _ReloadableApp, seconds: float) -> None:
     """Wait for running handlers on a signal that ends the process, if we may handle it."""
     if threading.current_thread() is not threading.main_thread():
         return
     before = signal.getsignal(number)
     if before is not None and before != signal.SIG_IGN:
-        signal.signal(number, _Drain(served, seconds, before))
+        signal.signal(number, _DrainOnSignal(served, seconds, before))
         delay_in_children(number)
 
 
 @contextmanager
-def _draining_on_ctrl_c(served: _Served) -> Generator[None]:
+def _draining_on_ctrl_c(served: _ReloadableApp) -> Generator[None]:
     """Wait for running handlers on Ctrl-C; not in a notebook, which does not block."""
     before = signal.getsignal(signal.SIGINT)
     _drain_on(signal.SIGINT, served, _CTRL_C_SECONDS)

@@ -83,11 +83,11 @@ def _handle(router: Router, delivery_id: str | None, body: bytes) -> Delivery:
     headers = [(b"content-length", b"%d" % len(body))]
     if delivery_id:
         headers.append((b"webhook-id", delivery_id.encode()))
-    answer = receiver.receive(headers, body, complete=True)
+    response = receiver.receive(headers, body, complete=True)
     # Training code needs the main thread, and may run an event loop of its own.
     runner = Runner(router, log, inline=True, handler_loop="dedicated")
-    if answer.work is not None:
-        runner.submit(answer.work)
+    if response.accepted is not None:
+        runner.submit(response.accepted)
         runner.run_to_the_end()
     asyncio.run(runner.stop(drain=None))
     (delivery,) = log.list()

@@ -1,7 +1,7 @@
-"""The door without the network: method, headers, query and body in, an answer out.
+"""Check a request and choose its response, without the network.
 
-Two steps, so that nobody without the secret can make us read a body: `refuse` judges what is known
-before it, `receive` the rest.
+`precheck` checks everything before the body: without the secret, no body is read. `receive` does
+the rest. An ASGI app that stores in batches calls its two halves, `prepare` and `store`.
 """
 
 from __future__ import annotations
@@ -28,23 +28,22 @@ if TYPE_CHECKING:
     from hubhooks.models import Delivery, Reason
     from hubhooks.routing import Match, Router
 
-    # As ASGI has them: names in lower case.
+    # As in ASGI: names in lower case.
     Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
 
 __all__ = [
-    "ANSWERS", "ENDINGS", "MAX_BODY_SIZE", "UNREAD_BODIES", "Answer", "Prepared", "Receiver",
-    "Work",
- "check_size", "words_of",
+    "COMPLETION_RESPONSES", "MAX_BODY_SIZE", "RESPONSES", "UNREAD_BODY_RESPONSES", "AcceptedRuns",
+    "Prepared", "Receiver", "Response", "ResponseSpec", "check_size", "find_spec",
 ]  # fmt: skip
 
 MAX_BODY_SIZE = 32 * 1024 * 1024
-"""The longest body that is read by default, in bytes."""
+"""The default limit of a body, in bytes."""
 
-_log = get_logger()
+logger = get_logger()
 
 
-class Work:
-    """What is to be done once the answer is sent."""
+class AcceptedRuns:
+    """The runs of an accepted delivery; without handlers, its `on_unhandled` hooks."""
 
     __slots__ = ("delivery_id", "event", "handlers")
 
@@ -54,28 +53,21 @@ class Work:
         self.event = event
 
 
-class Answer:
-    """What the Hub is answered, and what that promises."""
+class Response:
+    """The response to a request, and the runs that it promises."""
 
     __slots__ = (
-        "body",
-        "complaint",
-        "delivery_id",
-        "event",
-        "headers",
-        "is_open",
-        "outcome",
-        "status",
-        "work",
-    )
+        "accepted", "body", "delivery_id", "event", "headers", "is_open", "malformed_reason",
+        "skip_text", "status",
+    )  # fmt: skip
 
-    def __init__(  # noqa: PLR0913 - what is promised is not the same for any two
+    def __init__(  # noqa: PLR0913 - each kind of response sets other fields
         self,
         status: int,
         body: bytes,
         headers: list[tuple[bytes, bytes]],
         delivery_id: str | None = None,
-        work: Work | None = None,
+        accepted: AcceptedRuns | None = None,
         *,
         is_open: bool = False,
         event: HubEvent | None = None,
@@ -84,15 +76,16 @@ class Answer:
         self.body = body
         self.headers = headers
         self.delivery_id = delivery_id
-        """The delivery that is recorded as answered once this was sent; None for a refusal."""
-        self.work = work
+        """The stored delivery; None for a rejection."""
+        self.accepted = accepted
+        """The runs to start; None if there are none."""
         self.is_open = is_open
-        """Whether handlers of the delivery have yet to end."""
+        """Whether the delivery has unfinished runs."""
         self.event = event
-        """What the delivery says, if it can be read."""
-        self.complaint = ""
-        """Why the body cannot be read, for the log."""
-        self.outcome = ""
+        """The event; None if the body is malformed, or for a rejection."""
+        self.malformed_reason = ""
+        """Why the body is malformed, for the log."""
+        self.skip_text = ""
         """Why no handler runs, for the log."""
 
 
@@ -115,18 +108,18 @@ class Prepared:
         self.headers = headers
         self.body = body
         self.event = event
-        """None if the body cannot be read."""
+        """None if the body is malformed."""
         self.handlers: tuple[str, ...] = ()
         self.skipped: State | None = None
-        """Why no handler runs."""
+        """The state of a delivery without runs; None if handlers match."""
         self.reason: Reason = ""
-        """Why it was skipped, in words."""
+        """Why no handler runs. A callable computes the text when it is needed."""
         self.explanations: list[str] = []
-        """For the response: why the handlers do not match."""
+        """Why the handlers do not match, for the response."""
 
 
-class Words:
-    """A line of the table of answers: the HTTP status, and what the body says."""
+class ResponseSpec:
+    """One case of the response tables: the HTTP status, and the text of the body."""
 
     __slots__ = ("http", "reason", "status")
 
@@ -141,110 +134,112 @@ class Words:
         self.reason = reason
 
 
-# Everything we answer. A status that is not 2xx makes the Hub retry and in the end suspend the
-# webhook (https://huggingface.co/docs/hub/webhooks), so after the secret a delivery that is whole
-# and can be stored is never refused for what it says.
-ANSWERS: Mapping[str, Words] = {
-    "method": Words(405, "rejected", "only POST requests are accepted"),
-    "not configured": Words(503, "rejected", "no webhook secret is configured on this server"),
-    "secret missing": Words(401, "rejected", "the webhook secret is missing"),
-    "secret wrong": Words(403, "rejected", "the webhook secret is wrong"),
-    "stopping": Words(503, "rejected", "this server is shutting down"),
-    "length": Words(400, "rejected", "the Content-Length header is not one number"),
-    "too large": Words(413, "rejected", "the body is too large"),
-    "empty": Words(400, "rejected", "the body is empty"),
-    "cut off": Words(400, "rejected", "the body was cut off"),
-    "not stored": Words(503, "rejected", "the delivery could not be stored"),
-    "malformed": Words(202, "malformed"),
-    "accepted": Words(202, "accepted"),
-    "unhandled": Words(200, "unhandled", "no matching handler"),
-    "ignored": Words(200, "ignored", "its author is in ignore_authors"),
-    "in_progress": Words(200, "in_progress", "this delivery is still in progress"),
-    "duplicate": Words(200, "duplicate", "this delivery was already handled"),
+# All responses. After other statuses than 2xx, the Hub retries, and in the end suspends the webhook
+# (https://huggingface.co/docs/hub/webhooks). So a complete delivery with the right secret is never
+# rejected because of its content.
+RESPONSES: Mapping[str, ResponseSpec] = {
+    "method": ResponseSpec(405, "rejected", "only POST requests are accepted"),
+    "not configured": ResponseSpec(
+        503, "rejected", "no webhook secret is configured on this server"
+    ),
+    "secret missing": ResponseSpec(401, "rejected", "the webhook secret is missing"),
+    "secret wrong": ResponseSpec(403, "rejected", "the webhook secret is wrong"),
+    "stopping": ResponseSpec(503, "rejected", "this server is shutting down"),
+    "length": ResponseSpec(400, "rejected", "the Content-Length header is not one number"),
+    "too large": ResponseSpec(413, "rejected", "the body is too large"),
+    "empty": ResponseSpec(400, "rejected", "the body is empty"),
+    "cut off": ResponseSpec(400, "rejected", "the body was cut off"),
+    "not stored": ResponseSpec(503, "rejected", "the delivery could not be stored"),
+    "malformed": ResponseSpec(202, "malformed"),
+    "accepted": ResponseSpec(202, "accepted"),
+    "unhandled": ResponseSpec(200, "unhandled", "no matching handler"),
+    "ignored": ResponseSpec(200, "ignored", "its author is in ignore_authors"),
+    "in_progress": ResponseSpec(200, "in_progress", "this delivery is still in progress"),
+    "duplicate": ResponseSpec(200, "duplicate", "this delivery was already handled"),
 }
 
-# Responses to a request whose body cannot be read, for a reason in the app: the Hub sends it again.
-UNREAD_BODIES: Mapping[str, Words] = {
-    ALREADY_READ: Words(503, "rejected", "the body was read before it reached hubhooks"),
-    STALLED: Words(503, "rejected", "the body did not arrive in time"),
-    UNDECODED: Words(503, "rejected", "the app could not decode the body"),
+# Responses if code of the app keeps the body from being read: the Hub retries the delivery.
+UNREAD_BODY_RESPONSES: Mapping[str, ResponseSpec] = {
+    ALREADY_READ: ResponseSpec(503, "rejected", "the body was read before it reached hubhooks"),
+    STALLED: ResponseSpec(503, "rejected", "the body did not arrive in time"),
+    UNDECODED: ResponseSpec(503, "rejected", "the app could not decode the body"),
 }
 
-# What is answered instead where the answer waits for the handlers.
-ENDINGS: Mapping[str, Words] = {
-    "succeeded": Words(200, "succeeded"),
-    "failed": Words(503, "failed", "a handler failed"),
+# Responses after the handlers ended, with `acknowledge="on_completion"`.
+COMPLETION_RESPONSES: Mapping[str, ResponseSpec] = {
+    "succeeded": ResponseSpec(200, "succeeded"),
+    "failed": ResponseSpec(503, "failed", "a handler failed"),
 }
 
-_CASE_OF_SECRET = {None: None, "missing": "secret missing", "mismatch": "secret wrong"}
-_MINUTES_KEPT = 60
-# No server can hold a body whose length needs more digits; reading more of them is only work.
-_MOST_DIGITS = 18
-# The longest explanation of an unhandled event that is kept, and the longest id of a delivery, in
-# characters. The Hub's own ids are shorter.
-_LONGEST_REASON = 16 * 1024
-_LONGEST_ID = 256
-# The same for the response, where each line and all of them together are short, and for the log.
-_LONGEST_LINE = 300
-_LONGEST_EXPLANATIONS = 1000
-_LONGEST_LOGGED = 400
+_SECRET_CASES = {None: None, "missing": "secret missing", "mismatch": "secret wrong"}
+_KEPT_MINUTES = 60
+# No body is so long that its length has more digits. Converting many digits is slow.
+_MAX_DIGITS = 18
+# Limits in characters: the stored explanation of an unhandled event, and the id of a delivery. The
+# ids of the Hub are shorter.
+_MAX_REASON = 16 * 1024
+_MAX_ID = 256
+# Limits of explanations in characters: a line of a response, all its lines, a line of the log.
+_MAX_LINE = 300
+_MAX_EXPLANATIONS = 1000
+_MAX_LOGGED = 400
 
 
-def _headers_of(body: bytes) -> list[tuple[bytes, bytes]]:
+def _headers_for(body: bytes) -> list[tuple[bytes, bytes]]:
     return [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
 
 
-def _body_of(words: Words, **more: object) -> bytes:
-    said = {"status": words.status, **more}
-    said.setdefault("reason", words.reason)
-    return _json({key: value for key, value in said.items() if value})
+def _make_body(spec: ResponseSpec, **more: object) -> bytes:
+    body = {"status": spec.status, **more}
+    body.setdefault("reason", spec.reason)
+    return _json({key: value for key, value in body.items() if value})
 
 
 def _json(value: object) -> bytes:
-    import json  # noqa: PLC0415 - `import hubhooks` can do without
+    import json  # noqa: PLC0415 - `import hubhooks` does not load it
 
     return json.dumps(value).encode()
 
 
 @functools.lru_cache(maxsize=64)
-def _acceptance(handlers: tuple[str, ...]) -> tuple[bytes, bytes]:
-    """Give what stands before and after the id of a delivery that these handlers hear."""
+def _accepted_body_parts(handlers: tuple[str, ...]) -> tuple[bytes, bytes]:
+    """Return the parts of an `accepted` body before and after the id of the delivery."""
     marker = "\0"
-    before, _, after = _body_of(ANSWERS["accepted"], delivery=marker, handlers=handlers).partition(
-        _json(marker)
-    )
+    before, _, after = _make_body(
+        RESPONSES["accepted"], delivery=marker, handlers=handlers
+    ).partition(_json(marker))
     return before, after
 
 
-def words_of(case: str) -> Words:
-    """Look up a case in the tables above."""
-    return ANSWERS.get(case) or UNREAD_BODIES.get(case) or ENDINGS[case]
+def find_spec(case: str) -> ResponseSpec:
+    """Find a case in the tables above."""
+    return RESPONSES.get(case) or UNREAD_BODY_RESPONSES.get(case) or COMPLETION_RESPONSES[case]
 
 
 @functools.cache
-def _constant(case: str) -> Answer:
-    words = words_of(case)
-    body = _body_of(words)
-    allow = [(b"allow", b"POST")] if words.http == 405 else []  # noqa: PLR2004 - HTTP's number
-    return Answer(words.http, body, _headers_of(body) + allow)
+def _shared_response(case: str) -> Response:
+    spec = find_spec(case)
+    body = _make_body(spec)
+    allow = [(b"allow", b"POST")] if spec.http == 405 else []  # noqa: PLR2004 - the number is from HTTP
+    return Response(spec.http, body, _headers_for(body) + allow)
 
 
 class Receiver:
-    """Decides what a request is answered.
+    """Checks requests, stores deliveries, and chooses the responses.
 
     Args:
-        router: says who hears an event.
-        log: keeps the deliveries.
-        verifier: gives the verifier, or None where no secret is configured; asked at each request,
-            and may raise `ConfigError`.
-        allow_unsigned: let everybody in where no secret is configured.
-        max_body_size: the longest body that is read, in bytes.
+        router: finds the handlers that match an event.
+        store: stores the deliveries.
+        verifier: returns the verifier, or None if no secret is configured. It is called at each
+            request, and may raise `ConfigError`.
+        allow_unsigned: accept every request if no secret is configured.
+        max_body_size: the limit of a body, in bytes.
     """
 
     def __init__(
         self,
         router: Router,
-        log: Log,
+        store: Log,
         verifier: Callable[[], Verifier | None],
         *,
         allow_unsigned: bool = False,
@@ -252,21 +247,21 @@ class Receiver:
     ) -> None:
         self.max_body_size = max_body_size
         self.is_stopping = False
-        """Whether new deliveries are refused because the server shuts down."""
+        """Whether the server shuts down: new deliveries are rejected."""
         self.rejections: dict[tuple[int, str], int] = {}
-        """How often we refused, by minute since 1970 and case of `ANSWERS`, until that is stored;
-        of the last hour at most."""
-        self._told: dict[str, int] = {}
+        """The rejections that are not stored yet, of the last hour at most. The keys are the minute
+        since 1970 and the case of `RESPONSES`."""
+        self._last_logged: dict[str, int] = {}
         self._router = router
-        self._log = log
+        self._store = store
         self._verifier = verifier
         self._allow_unsigned = allow_unsigned
 
-    def ready(self) -> None:
-        """Check that requests can be let in.
+    def check_ready(self) -> None:
+        """Check that a secret is configured, or that none is needed.
 
         Raises:
-            ConfigError: there is no secret, or none that can be used.
+            ConfigError: no secret is configured, or it cannot be used.
         """
         if self._verifier() is None and not self._allow_unsigned:
             msg = (
@@ -275,57 +270,60 @@ class Receiver:
             )
             raise ConfigError(msg)
 
-    def refuse(self, method: str, headers: Headers, query: bytes) -> Answer | None:
-        """Judge a request by all that comes before its body; None to go on and read it."""
+    def precheck(self, method: str, headers: Headers, query: bytes) -> Response | None:
+        """Check everything before the body; None if the body can be read."""
         if method != "POST":
-            return self.refusal("method")
-        if (refused := self._judge_secret(headers, query)) is not None:
-            return self.refusal(*refused)
+            return self.reject("method")
+        if (rejection := self._check_secret(headers, query)) is not None:
+            return self.reject(*rejection)
         if self.is_stopping:
-            return self.refusal("stopping")
-        case = self._judge_length(headers)
-        return None if case in (None, "undeclared") else self.refusal(case)
+            return self.reject("stopping")
+        case = self._check_length(headers)
+        return None if case in (None, "undeclared") else self.reject(case)
 
-    def receive(self, headers: Headers, body: bytes, *, complete: bool = True) -> Answer:
-        """Judge a delivery by its body, and store it.
+    def receive(self, headers: Headers, body: bytes, *, complete: bool = True) -> Response:
+        """Check the body, and store the delivery.
 
         Args:
-            headers: those that `refuse` let in.
-            body: the body as far as it came.
-            complete: whether it came to its end.
+            headers: headers that passed `precheck`.
+            body: the bytes that were received.
+            complete: whether the body is complete.
         """
         if not complete:
-            return self.refusal(CUT_OFF)
+            return self.reject(CUT_OFF)
         prepared = self.prepare(headers, body)
-        if isinstance(prepared, Answer):
+        if isinstance(prepared, Response):
             return prepared
         try:
-            answer = self.store(prepared)
+            response = self.store(prepared)
         except StoreError as error:
-            return self.refusal("not stored", str(error))
-        self.log_unreadable(answer)
-        return answer
+            return self.reject("not stored", str(error))
+        self.log_malformed(response)
+        return response
 
     def prepare(
         self, headers: Headers, body: bytes, *, is_direct: bool = True
-    ) -> Prepared | Answer:
-        """Do all that needs no store: parse the body, match the event, explain it; or refuse.
+    ) -> Prepared | Response:
+        """Parse the body, match the event and explain a mismatch, without the store.
 
-        The user's code runs here, such as `when=`, so it holds no lock of the store.
+        User code such as `when=` runs here, so no lock of the store is held.
 
         Args:
-            headers: those that `refuse` let in.
+            headers: headers that passed `precheck`.
             body: the whole body.
             is_direct: whether the body came from the server, with no middleware in between.
+
+        Returns:
+            the delivery to store, or a rejection.
         """
         if not body:
-            return self.refusal("empty")
+            return self.reject("empty")
         delivery_id = _delivery_id(headers)
         try:
             event = HubEvent.from_json(body)
         except PayloadError as error:
             if is_part(headers, body, is_direct=is_direct):
-                return self.refusal(ALREADY_READ, KEEP_A_COPY)
+                return self.reject(ALREADY_READ, KEEP_A_COPY)
             prepared = Prepared(delivery_id, headers, body)
             prepared.skipped, prepared.reason = State.MALFORMED, str(error)
             return prepared
@@ -337,23 +335,24 @@ class Receiver:
         elif not prepared.handlers:
             prepared.skipped = State.UNHANDLED
             prepared.explanations = _explain_briefly(match, event, len(self._router.handler_names))
-            # A log in memory asks late or never, and would hold the event that long.
+            # A store in memory computes the reason late or never. Until then, the body needs less
+            # memory than the event.
             prepared.reason = (
                 _explain(match, event)
-                if self._log.is_durable
+                if self._store.is_durable
                 else functools.partial(_explain, match, body)
             )
         return prepared
 
-    def store(self, prepared: Prepared) -> Answer:
-        """Store a delivery, and decide what is answered. It calls no code of the user.
+    def store(self, prepared: Prepared) -> Response:
+        """Store a delivery, and choose its response. It calls no user code.
 
         Raises:
-            StoreError: it cannot be stored.
+            StoreError: the delivery cannot be stored.
         """
         event = prepared.event
         repo = None if event is None else event.repo
-        verdict = self._log.accept(
+        result = self._store.accept(
             prepared.delivery_id,
             prepared.body,
             prepared.handlers,
@@ -365,115 +364,116 @@ class Receiver:
             headers=self._storable(prepared.headers),
         )
         if event is None:
-            return _unreadable(verdict, prepared)
-        if verdict.status == "accepted":
-            before, after = _acceptance(verdict.handlers)
-            said = before + _json(verdict.id) + after
-            work = Work(verdict.id, verdict.handlers, event)
-            status = ANSWERS["accepted"].http
-            return Answer(
-                status, said, _headers_of(said), verdict.id, work, is_open=True, event=event
+            return _malformed_response(result, prepared)
+        if result.status == "accepted":
+            before, after = _accepted_body_parts(result.handlers)
+            body = before + _json(result.id) + after
+            accepted = AcceptedRuns(result.id, result.handlers, event)
+            status = RESPONSES["accepted"].http
+            return Response(
+                status, body, _headers_for(body), result.id, accepted, is_open=True, event=event
             )
-        if verdict.status == "unhandled":
-            answer = _unhandled(verdict, event, prepared.explanations)
+        if result.status == "unhandled":
+            response = _unhandled_response(result, event, prepared.explanations)
             if self._router.has_unhandled_hook:
-                answer.work = Work(verdict.id, (), event)
-            return answer
-        return _constant_for(verdict, event)
+                response.accepted = AcceptedRuns(result.id, (), event)
+            return response
+        return _skip_response(result, event)
 
     def _storable(self, headers: Headers) -> Headers:
-        verifier = self._verifier() if self._log.is_durable else None
+        verifier = self._verifier() if self._store.is_durable else None
         return headers if verifier is None else redact_secret(headers, verifier)
 
-    def outcome(self, delivery: Delivery | None, answer: Answer) -> Answer:
-        """Give the answer once the handlers ended: `answer` if they did not."""
+    def completion_response(self, delivery: Delivery | None, response: Response) -> Response:
+        """Return the response after the handlers ended; the given one if they did not end."""
         if delivery is None:
-            return answer
+            return response
         is_failed = any(run.state == State.FAILED for run in delivery.runs)
-        ended = _constant(State.FAILED if is_failed else State.SUCCEEDED)
-        return Answer(ended.status, ended.body, ended.headers, delivery.id, event=answer.event)
+        ended = _shared_response(State.FAILED if is_failed else State.SUCCEEDED)
+        return Response(ended.status, ended.body, ended.headers, delivery.id, event=response.event)
 
-    def is_to_close(self, http_version: str, headers: Headers) -> bool:
-        """Whether a refusal is to end the connection: too long a body may follow.
+    def should_close(self, http_version: str, headers: Headers) -> bool:
+        """Return whether to send `Connection: close` with a rejection.
 
-        What is short is left for the server to throw away: a client that is still sending when
-        the connection ends often never sees the answer. HTTP/2 forbids the header.
+        It is for bodies that are too long, or of unknown length. The server discards short ones: if
+        the connection closes while a client still sends, the client often misses the response.
+        HTTP/2 forbids the header.
         """
-        return http_version < "2" and self._judge_length(headers) is not None
+        return http_version < "2" and self._check_length(headers) is not None
 
-    def tell(self, answer: Answer) -> None:
-        """Log what became of a delivery, in a line of its own."""
-        self.log_unreadable(answer)
-        if _log.is_enabled_for(logging.INFO):
-            handlers = answer.work.handlers if answer.work else ()
-            fields = log_fields(answer.delivery_id, answer.event)
-            _log.info(
+    def log_response(self, response: Response) -> None:
+        """Log the response to a delivery in one line."""
+        self.log_malformed(response)
+        if logger.is_enabled_for(logging.INFO):
+            handlers = response.accepted.handlers if response.accepted else ()
+            fields = log_fields(response.delivery_id, response.event)
+            logger.info(
                 "delivery `%s`, %s: response %d%s",
-                answer.delivery_id,
-                answer.event or "malformed",
-                answer.status,
-                f", handlers: {', '.join(handlers)}" if handlers else answer.outcome,
-                extra={**fields, "status": answer.status, "handlers": list(handlers)},
+                response.delivery_id,
+                response.event or "malformed",
+                response.status,
+                f", handlers: {', '.join(handlers)}" if handlers else response.skip_text,
+                extra={**fields, "status": response.status, "handlers": list(handlers)},
             )
 
-    def log_unreadable(self, answer: Answer) -> None:
-        """Log that a body cannot be read."""
-        if answer.complaint:
-            fields = log_fields(answer.delivery_id, None)
+    def log_malformed(self, response: Response) -> None:
+        """Log that a body is malformed, if it is."""
+        if response.malformed_reason:
+            fields = log_fields(response.delivery_id, None)
             what = "delivery `%s` is malformed: %s"
-            _log.error(what, answer.delivery_id, answer.complaint, extra=fields)
+            logger.error(what, response.delivery_id, response.malformed_reason, extra=fields)
 
-    def answered(self, delivery_id: str, *, delivered: bool) -> None:
-        """Record whether an answer is known to have reached the Hub."""
-        self._log.answered(delivery_id, delivered=delivered)
+    def mark_acknowledged(self, delivery_id: str, *, delivered: bool) -> None:
+        """Record whether the Hub is known to have received the response."""
+        self._store.answered(delivery_id, delivered=delivered)
 
-    def store_refusals(self) -> None:
-        """Add the refusals since the last time to the log.
+    def store_rejections(self) -> None:
+        """Store the counts of rejections since the last call.
 
         Raises:
-            StoreError: they cannot be kept just now.
+            StoreError: the counts cannot be stored now.
         """
         if self.rejections:
-            with self._log.batch():
+            with self._store.batch():
                 for (minute, case), count in self.rejections.items():
-                    self._log.refused(minute, case, count)
+                    self._store.refused(minute, case, count)
             self.rejections.clear()
 
-    def refusal(self, case: str, detail: str = "") -> Answer:
-        """Count a refusal and give its answer; only the first of its kind in a minute is logged.
+    def reject(self, case: str, detail: str = "") -> Response:
+        """Count a rejection and return its response; log the first of its case in each minute.
 
         Args:
-            case: that of `ANSWERS`.
-            detail: more about it, for the log alone.
+            case: a key of `RESPONSES` or `UNREAD_BODY_RESPONSES`.
+            detail: more about it, only for the log.
         """
         minute = int(time.time()) // 60
         key = (minute, case)
         self.rejections[key] = self.rejections.get(key, 0) + 1
-        answer = _constant(case)
-        if self._told.get(case) != minute:
-            self._told[case] = minute
-            reason = f"{words_of(case).reason}{detail and ': '}{detail}"
-            _log.warning("rejected a request with %d: %s", answer.status, reason)
-            for old in [old for old in self.rejections if old[0] <= minute - _MINUTES_KEPT]:
+        response = _shared_response(case)
+        if self._last_logged.get(case) != minute:
+            self._last_logged[case] = minute
+            reason = f"{find_spec(case).reason}{detail and ': '}{detail}"
+            logger.warning("rejected a request with %d: %s", response.status, reason)
+            for old in [old for old in self.rejections if old[0] <= minute - _KEPT_MINUTES]:
                 del self.rejections[old]
-        return answer
+        return response
 
-    def _judge_secret(self, headers: Headers, query: bytes) -> tuple[str, str] | None:
-        """Give the case of a refusal and its detail, which never has the secret."""
+    def _check_secret(self, headers: Headers, query: bytes) -> tuple[str, str] | None:
+        """Return the case of a rejection and its detail, which never contains the secret."""
         try:
             verifier = self._verifier()
         except ConfigError as error:
             return "not configured", str(error)
         if verifier is not None:
-            case = _CASE_OF_SECRET[verifier.check(headers, query)]
+            case = _SECRET_CASES[verifier.check(headers, query)]
         else:
             case = None if self._allow_unsigned else "not configured"
         return None if case is None else (case, "")
 
-    def _judge_length(
+    def _check_length(
         self, headers: Headers
     ) -> Literal["length", "too large", "undeclared"] | None:
-        """Judge the declared length; without one a body that follows is counted as it comes."""
+        """Check the declared length. A body without one is counted while it is read."""
         declared, is_chunked = None, False
         for name, value in headers:
             if name == b"content-length":
@@ -486,82 +486,85 @@ class Receiver:
             return "undeclared" if is_chunked else None
         if not declared.isdigit():
             return "length"
-        too_large = len(declared) > _MOST_DIGITS or int(declared) > self.max_body_size
+        too_large = len(declared) > _MAX_DIGITS or int(declared) > self.max_body_size
         return "too large" if too_large else None
 
 
 def check_size(size: object) -> None:
-    """Raise `ConfigError` if it is no `max_body_size`."""
+    """Raise `ConfigError` if the value is not valid for `max_body_size`."""
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         msg = f"`max_body_size={size!r}` is not a size; write a number of bytes, such as 1024"
         raise ConfigError(msg)
 
 
 def _delivery_id(headers: Headers) -> str | None:
-    # The Hub sends one per delivery, not per attempt: https://huggingface.co/docs/hub/webhooks.
+    # The Hub sends one id per delivery, also in its retries and in a Replay:
+    # https://huggingface.co/docs/hub/webhooks
     for name, value in headers:
         if name == b"webhook-id" and value:
             text = value.decode("latin-1")
-            return _short_id(text if text.isprintable() else _printable(text))
+            return _shorten_id(text if text.isprintable() else _escape_controls(text))
     return None
 
 
-def _printable(text: str) -> str:
-    """Escape what controls a terminal: an id is shown in logs and tables."""
+def _escape_controls(text: str) -> str:
+    """Escape control characters, because logs and tables show the id."""
     return "".join(
         sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
     )
 
 
-def _short_id(delivery_id: str) -> str:
-    """Cut an id that is too long; two that differ stay different."""
-    if len(delivery_id) <= _LONGEST_ID:
+def _shorten_id(delivery_id: str) -> str:
+    """Shorten an id that is too long. The hash keeps different ids different."""
+    if len(delivery_id) <= _MAX_ID:
         return delivery_id
-    import hashlib  # noqa: PLC0415 - the Hub's ids need none
+    import hashlib  # noqa: PLC0415 - the ids of the Hub need no hash
 
     digest = hashlib.sha256(delivery_id.encode()).hexdigest()
-    return f"{delivery_id[: _LONGEST_ID - len(digest) - 3]}...{digest}"
+    return f"{delivery_id[: _MAX_ID - len(digest) - 3]}...{digest}"
 
 
-def _constant_for(verdict: Verdict, event: HubEvent | None = None) -> Answer:
-    """Answer a delivery that no handler runs: only its id differs from others' of its kind."""
-    said = _constant(verdict.status)
-    is_open = verdict.status == "in_progress"
-    answer = Answer(said.status, said.body, said.headers, verdict.id, is_open=is_open, event=event)
-    words = words_of(verdict.status)
-    answer.outcome = f", {words.status}: {words.reason}"
-    return answer
+def _skip_response(result: Verdict, event: HubEvent | None = None) -> Response:
+    """Return the response to a delivery without new runs. Its body is the same for each id."""
+    shared = _shared_response(result.status)
+    is_open = result.status == "in_progress"
+    response = Response(
+        shared.status, shared.body, shared.headers, result.id, is_open=is_open, event=event
+    )
+    spec = find_spec(result.status)
+    response.skip_text = f", {spec.status}: {spec.reason}"
+    return response
 
 
-def _unhandled(verdict: Verdict, event: HubEvent, explanations: Sequence[str]) -> Answer:
-    """Answer a delivery that no handler matches, and say why."""
-    words = ANSWERS["unhandled"]
-    said = _body_of(words, explanations=explanations)
-    answer = Answer(words.http, said, _headers_of(said), verdict.id, event=event)
-    why = "; ".join([words.reason, *explanations])
-    answer.outcome = f", {words.status}: {shorten(why, _LONGEST_LOGGED)}"
-    return answer
+def _unhandled_response(result: Verdict, event: HubEvent, explanations: Sequence[str]) -> Response:
+    """Return the response to a delivery that no handler matches, with the reasons."""
+    spec = RESPONSES["unhandled"]
+    body = _make_body(spec, explanations=explanations)
+    response = Response(spec.http, body, _headers_for(body), result.id, event=event)
+    reason = "; ".join([spec.reason, *explanations])
+    response.skip_text = f", {spec.status}: {shorten(reason, _MAX_LOGGED)}"
+    return response
 
 
-def _unreadable(verdict: Verdict, prepared: Prepared) -> Answer:
-    if verdict.status != "malformed":
-        return _constant_for(verdict)
-    words = ANSWERS["malformed"]
-    said = _body_of(words, delivery=verdict.id, reason=prepared.reason)
-    answer = Answer(words.http, said, _headers_of(said), verdict.id)
-    answer.complaint = str(prepared.reason)
-    return answer
+def _malformed_response(result: Verdict, prepared: Prepared) -> Response:
+    if result.status != "malformed":
+        return _skip_response(result)
+    spec = RESPONSES["malformed"]
+    body = _make_body(spec, delivery=result.id, reason=prepared.reason)
+    response = Response(spec.http, body, _headers_for(body), result.id)
+    response.malformed_reason = str(prepared.reason)
+    return response
 
 
 def _explain_briefly(match: Match, event: HubEvent, count: int) -> list[str]:
-    """Explain the first handlers, as far as it fits into a response."""
+    """Explain the mismatch of the first handlers, up to the limit of a response."""
     lines: list[str] = []
     length = 0
     for full in match.explanations(event):
-        line = shorten(full, _LONGEST_LINE)
-        # Escapes count too.
+        line = shorten(full, _MAX_LINE)
+        # As JSON, because escapes are longer.
         length += len(_json(line))
-        if length > _LONGEST_EXPLANATIONS:
+        if length > _MAX_EXPLANATIONS:
             return [*lines, f"... and {count - len(lines)} more handlers"]
         lines.append(line)
     return lines
@@ -573,7 +576,7 @@ def _explain(match: Match, source: HubEvent | bytes) -> str:
     length = 0
     for at, line in enumerate(lines):
         length += len(line) + 1
-        if length > _LONGEST_REASON:
+        if length > _MAX_REASON:
             rest = f"... and {len(lines) - at} more handlers"
             return "\n".join([*lines[:at], shorten(line, 1024), rest])
     return "\n".join(lines)

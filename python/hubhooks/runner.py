@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hubhooks._session import Lock
     from hubhooks.deliveries import Log
     from hubhooks.models import Delivery
-    from hubhooks.receiver import Work
+    from hubhooks.receiver import AcceptedRuns
     from hubhooks.routing import Router
 
     HandlerLoop: TypeAlias = Literal["server", "dedicated"]
@@ -151,7 +151,9 @@ class Runner:
         leader = self._begun().describe_leader()
         return f"started with {handlers}; store: {where}; {leader}"
 
-    def claim(self, work: Work, context: contextvars.Context | None = None) -> list[HandlerCall]:
+    def claim(
+        self, work: AcceptedRuns, context: contextvars.Context | None = None
+    ) -> list[HandlerCall]:
         """Reserve what can run at once of a delivery that was accepted; in the same batch.
 
         What is not reserved runs later. What is must be given to `begin` or `give_back`. Each runs
@@ -161,7 +163,7 @@ class Runner:
             return []
         return self._begun().claim(work, context or contextvars.copy_context())
 
-    def begin(self, work: Work, runs: Sequence[HandlerCall]) -> None:
+    def begin(self, work: AcceptedRuns, runs: Sequence[HandlerCall]) -> None:
         """Run what `claim` gave; of work without handlers, the hooks for the unhandled."""
         here = running_loop()
         session = self._begun(here)
@@ -179,7 +181,7 @@ class Runner:
         """Forget what `claim` gave, as the batch failed."""
         self._begun().give_back(runs)
 
-    def submit(self, work: Work) -> None:
+    def submit(self, work: AcceptedRuns) -> None:
         """Run the handlers of a delivery soon; without any, the hooks for the unhandled."""
         self.begin(work, self.claim(work))
 

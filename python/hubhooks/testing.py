@@ -30,7 +30,7 @@ from hubhooks._calls import running_loop
 from hubhooks._core import HubEvent, Verifier
 from hubhooks._functions import check_ran, settle
 from hubhooks._samples import compact, sample_json, sample_names, wire_path, with_overrides
-from hubhooks.asgi import Door
+from hubhooks.asgi import WebhookApp
 from hubhooks.deliveries import MemoryLog
 from hubhooks.errors import ConfigError, PayloadError
 from hubhooks.models import Deliveries, State
@@ -301,7 +301,7 @@ class Result:
 
 
 class TestClient:
-    """Delivers events to handlers in this process.
+    """Delivers events to handlers, in this process.
 
     It checks the secret, stores the delivery and runs the handlers: sync ones in threads, async
     ones on an event loop. Each call returns after all handlers and hooks ended. The settings are
@@ -326,10 +326,10 @@ class TestClient:
         settings = (hooks if isinstance(hooks, Webhooks) else Webhooks()).settings
         verifier = None if settings.allow_unsigned else Verifier(_SECRET)
         self._hooks = hooks
-        self._log = _Log(on_replay=settings.on_replay)
+        self._store = _ImmediateRetryStore(on_replay=settings.on_replay)
         self._receiver = Receiver(
             hooks,
-            self._log,
+            self._store,
             lambda: verifier,
             allow_unsigned=settings.allow_unsigned,
             max_body_size=settings.max_body_size,
@@ -343,7 +343,7 @@ class TestClient:
     @property
     def deliveries(self) -> Deliveries:
         """The deliveries sent so far, as `Webhooks.deliveries` shows them."""
-        return Deliveries(lambda: self._log, self._replay_stored)
+        return Deliveries(lambda: self._store, self._replay_stored)
 
     def _replay_stored(self, delivery_id: str, handlers: Sequence[str]) -> tuple[str, ...]:
         if handlers:
@@ -355,7 +355,7 @@ class TestClient:
         self,
         event: Sendable,
         *,
-        id: str | None = None,  # noqa: A002 - as in `RunContext.id`
+        id: str | None = None,  # noqa: A002 - the name of the field in `RunContext`
         **options: Unpack[Options],
     ) -> Result:
         """Deliver an event for the first time.
@@ -372,7 +372,7 @@ class TestClient:
             RuntimeError: an event loop runs in this thread; use `await client.asend(...)` there.
         """
         __tracebackhide__ = True
-        return self._judged(self._wait("send", self._first(event, id, options)), options)
+        return self._checked(self._wait("send", self._first(event, id, options)), options)
 
     def replay(self, id: str, **options: Unpack[Options]) -> Result:  # noqa: A002 - as in `send`
         """Deliver a delivery again, like the Replay button on the Hub.
@@ -385,7 +385,7 @@ class TestClient:
             ConfigError: no such delivery was sent, or there is no such option.
         """
         __tracebackhide__ = True
-        return self._judged(self._wait("replay", self._deliver(id, options)), options)
+        return self._checked(self._wait("replay", self._deliver(id, options)), options)
 
     def retry(self, id: str, **options: Unpack[Options]) -> Result:  # noqa: A002 - as in `send`
         """Deliver a delivery again, like the Hub after a lost response.
@@ -398,7 +398,7 @@ class TestClient:
             ConfigError: no such delivery was sent, or there is no such option.
         """
         __tracebackhide__ = True
-        return self._judged(self._wait("retry", self._lost(id, options)), options)
+        return self._checked(self._wait("retry", self._retry_unacknowledged(id, options)), options)
 
     async def asend(
         self,
@@ -409,17 +409,17 @@ class TestClient:
     ) -> Result:
         """Do the same as `send`, in the running event loop."""
         __tracebackhide__ = True
-        return self._judged(await self._first(event, id, options), options)
+        return self._checked(await self._first(event, id, options), options)
 
     async def areplay(self, id: str, **options: Unpack[Options]) -> Result:  # noqa: A002 - as in `send`
         """Do the same as `replay`, in the running event loop."""
         __tracebackhide__ = True
-        return self._judged(await self._deliver(id, options), options)
+        return self._checked(await self._deliver(id, options), options)
 
     async def aretry(self, id: str, **options: Unpack[Options]) -> Result:  # noqa: A002 - as in `send`
         """Do the same as `retry`, in the running event loop."""
         __tracebackhide__ = True
-        return self._judged(await self._lost(id, options), options)
+        return self._checked(await self._retry_unacknowledged(id, options), options)
 
     def close(self) -> None:
         """Cancel tasks that handlers left behind. It also happens when the client is deleted."""
@@ -431,8 +431,8 @@ class TestClient:
         _check_options(options, "id")
         body = _body(event)
         if delivery_id is None:
-            made = (f"delivery-{number}" for number in self._numbers)
-            delivery_id = next(new for new in made if new not in self._bodies)
+            names = (f"delivery-{number}" for number in self._numbers)
+            delivery_id = next(new for new in names if new not in self._bodies)
         elif delivery_id in self._bodies:
             msg = (
                 f"delivery `{delivery_id}` was sent before; send it again with `retry`, as the Hub "
@@ -442,9 +442,9 @@ class TestClient:
         self._bodies[delivery_id] = body
         return await self._deliver(delivery_id, options)
 
-    async def _lost(self, delivery_id: str, options: Options) -> Result:
+    async def _retry_unacknowledged(self, delivery_id: str, options: Options) -> Result:
         _check_options(options)
-        self._log.lose_answer(delivery_id)
+        self._store.mark_unacknowledged(delivery_id)
         return await self._deliver(delivery_id, options)
 
     async def _deliver(self, delivery_id: str, options: Options) -> Result:
@@ -454,36 +454,40 @@ class TestClient:
             msg = f"no delivery `{delivery_id}` was sent; sent so far: {known}"
             raise ConfigError(msg)
         body = self._bodies[delivery_id]
-        watched = _Watched(self._hooks)
-        # One for each delivery: its end is the end of all that the delivery set off.
-        runner = Runner(watched, cast("Log", _Part(self._log, delivery_id)))
+        recording = _RecordingRouter(self._hooks)
+        # One runner for each delivery: it stops after the handlers and hooks of this delivery.
+        runner = Runner(recording, cast("Log", _SingleDeliveryStore(self._store, delivery_id)))
         secret = options.get("secret", _SECRET)
-        # Before the first request, as a test starts no server that has a start to log.
+        # Started here, because the ASGI app would log the start.
         runner.start()
-        status, said = await _post(Door(self._receiver, runner), body, delivery_id, secret)
+        status, response_body = await _post(
+            WebhookApp(self._receiver, runner), body, delivery_id, secret
+        )
         await self._finish(runner, delivery_id, options.get("timeout", self._timeout))
-        runs = [self._run_of(delivery_id, name, watched) for name in said.get("handlers", ())]
+        runs = [
+            self._run_of(delivery_id, name, recording) for name in response_body.get("handlers", ())
+        ]
         failures = [run.error for run in runs if run.state == State.FAILED and run.error]
         return Result(
             status,
-            said,
+            response_body,
             delivery_id=delivery_id,
             event=_event(body),
             runs=runs,
-            errors=[*failures, *watched.hook_errors],
+            errors=[*failures, *recording.hook_errors],
             router=self._hooks,
         )
 
-    def _judged(self, result: Result, options: Options) -> Result:
+    def _checked(self, result: Result, options: Options) -> Result:
         __tracebackhide__ = True
         if not result.errors or not options.get("raise_errors", self._raise_errors):
             return result
         error = result.errors[0]
         if isinstance(error, asyncio.CancelledError):
-            # Raised as it is, it would seem to cancel the test.
+            # Raised directly, it would look like a cancellation of the test.
             msg = "a handler was cancelled"
             raise RuntimeError(msg) from error  # noqa: TRY004 - no type is wrong
-        # What a test shows is its own line and the handler, not what is between.
+        # The traceback shows the line of the test and the handler, without the frames between.
         traceback = error.__traceback__
         while traceback and traceback.tb_frame.f_globals["__name__"].startswith("hubhooks."):
             traceback = traceback.tb_next
@@ -493,12 +497,12 @@ class TestClient:
         unfinished: list[str] = []
 
         def look() -> None:
-            delivery = self._log.get(delivery_id)
+            delivery = self._store.get(delivery_id)
             runs = delivery.runs if delivery else ()
             busy = [run.handler for run in runs if run.is_open]
             unfinished.extend(busy or ["a hook"])
 
-        # Just before the runner gives up and cancels what it can.
+        # Just before the runner cancels unfinished runs.
         timer = asyncio.get_running_loop().call_later(timeout, look)
         await runner.stop(timeout)
         timer.cancel()
@@ -507,15 +511,15 @@ class TestClient:
             msg = f"after {timeout:g} s, delivery `{delivery_id}` still runs {what}"
             raise TimeoutError(msg)
 
-    def _run_of(self, delivery_id: str, name: str, watched: _Watched) -> HandlerRun:
-        delivery = self._log.get(delivery_id)
-        assert delivery is not None  # noqa: S101 - it was accepted
+    def _run_of(self, delivery_id: str, name: str, recording: _RecordingRouter) -> HandlerRun:
+        delivery = self._store.get(delivery_id)
+        assert delivery is not None  # noqa: S101 - the delivery was accepted, so it is stored
         run = delivery.run(name)
-        # What it raised before it was tried again is no error of one that is done.
-        error = None if run.state == State.SUCCEEDED else watched.errors.get(name)
+        # A run that succeeded after a retry has no error.
+        error = None if run.state == State.SUCCEEDED else recording.errors.get(name)
         if run.state == State.FAILED and error is None:
             error = RuntimeError(run.error)
-        value = watched.values.get(name) if run.state == State.SUCCEEDED else None
+        value = recording.values.get(name) if run.state == State.SUCCEEDED else None
         return HandlerRun(name, run.state, value, error, run.attempts)
 
     def _wait(self, method: str, result: Coroutine[Any, Any, Result]) -> Result:
@@ -523,14 +527,16 @@ class TestClient:
             result.close()
             msg = f"`{method}` cannot run inside an event loop; write `await client.a{method}(...)`"
             raise RuntimeError(msg)
-        # One loop for all calls, as a server has: what handlers keep between them belongs to it.
+        # One loop for all calls, as in a server: objects that handlers keep belong to it.
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             self._end_loop = weakref.finalize(self, _close, self._loop)
         return self._loop.run_until_complete(result)
 
 
-class _Log(MemoryLog):
+class _ImmediateRetryStore(MemoryLog):
+    """A store in which retries have no delay."""
+
     def finished(
         self,
         run_context: RunContext,
@@ -544,22 +550,22 @@ class _Log(MemoryLog):
         again = None if retry_after is None else 0.0
         super().finished(run_context, ending, error, traceback, retry_after=again)
 
-    def lose_answer(self, delivery_id: str) -> None:
+    def mark_unacknowledged(self, delivery_id: str) -> None:
         """Record that the response was lost."""
         with self._lock:
             if delivery := self._records.get(delivery_id):
                 delivery.is_acknowledged = False
 
 
-class _Part:
+class _SingleDeliveryStore:
     """A view of the store with one delivery, for the runner of that delivery."""
 
-    def __init__(self, log: MemoryLog, delivery_id: str) -> None:
-        self._log = log
+    def __init__(self, store: MemoryLog, delivery_id: str) -> None:
+        self._store = store
         self._delivery_id = delivery_id
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - all else is the log's
-        return getattr(self._log, name)
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any other method of the store
+        return getattr(self._store, name)
 
     def due(
         self,
@@ -569,11 +575,11 @@ class _Part:
         among: Container[str] | None = None,
         interrupted: bool = False,
     ) -> list[Due]:
-        everything = self._log.due(sys.maxsize, without, among=among, interrupted=interrupted)
+        everything = self._store.due(sys.maxsize, without, among=among, interrupted=interrupted)
         return [due for due in everything if due[0] == self._delivery_id][:limit]
 
 
-class _Watched(Router):
+class _RecordingRouter(Router):
     """A router that records the results and exceptions of its handlers and hooks."""
 
     def __init__(self, router: Router) -> None:
@@ -587,30 +593,30 @@ class _Watched(Router):
         known = self._router.handler(name)
         if known is None:
             return None
-        function = _noted(
+        function = _recorded(
             known.function,
             functools.partial(self.values.__setitem__, name),
             functools.partial(self.errors.__setitem__, name),
         )
-        noted = copy(known)
-        noted.function = function
-        return noted
+        recorded = copy(known)
+        recorded.function = function
+        return recorded
 
     @property
     def handler_names(self) -> KeysView[str]:
         return self._router.handler_names
 
     def hooks_for(self, hook_name: HookName) -> tuple[Hook, ...]:
-        return tuple(self._noted_hook(hook) for hook in self._router.hooks_for(hook_name))
+        return tuple(self._recorded_hook(hook) for hook in self._router.hooks_for(hook_name))
 
-    def _noted_hook(self, hook: Hook) -> Hook:
+    def _recorded_hook(self, hook: Hook) -> Hook:
         fail = self.hook_errors.append
-        noted = copy(hook)
-        noted.function = _noted(hook.function, lambda _: None, fail)
-        return noted
+        recorded = copy(hook)
+        recorded.function = _recorded(hook.function, lambda _: None, fail)
+        return recorded
 
 
-def _noted(
+def _recorded(
     function: Callable[..., Any],
     returned: Callable[[Any], None],
     raised: Callable[[BaseException], None],
@@ -644,7 +650,7 @@ def _changed(
 ) -> HubEvent:
     body = dict(payload)
     for name, value in changes.items():
-        # One by one: each may make what the next one needs.
+        # One by one: a change can create the part that the next one needs.
         body = with_overrides(body, {wire_path(body, name): value})
     return HubEvent.from_json(compact(with_overrides(body, extra or {})))
 
@@ -684,7 +690,7 @@ def _event(body: bytes) -> HubEvent | None:
 
 
 async def _post(
-    door: Door, body: bytes, delivery_id: str, secret: str | None
+    app: WebhookApp, body: bytes, delivery_id: str, secret: str | None
 ) -> tuple[int, dict[str, Any]]:
     """Send one request to the ASGI app, and return the response."""
     headers = [
@@ -698,14 +704,14 @@ async def _post(
     sent: list[Message] = []
 
     async def receive() -> Message:
-        # Once the body is read, nothing more comes, and nobody hangs up.
+        # After the body, the client sends nothing and stays connected.
         return unread.pop() if unread else await asyncio.Future()
 
     async def send(message: Message) -> None:
         sent.append(message)
 
     scope = {"type": "http", "method": "POST", "query_string": b"", "headers": headers}
-    await door(scope, receive, send)
+    await app(scope, receive, send)
     start, end = sent
     return start["status"], json.loads(end["body"])
 

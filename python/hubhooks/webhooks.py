@@ -14,7 +14,7 @@ from hubhooks._core import Verifier
 from hubhooks._encoders import register_encoders
 from hubhooks._logging import shorten_traceback
 from hubhooks._suggestions import suggestion
-from hubhooks.asgi import Door, check_event_loop
+from hubhooks.asgi import WebhookApp, check_event_loop
 from hubhooks.deliveries import MemoryLog
 from hubhooks.errors import ConfigError, StoreError
 from hubhooks.models import Deliveries
@@ -332,7 +332,7 @@ class Webhooks(Router):
         return AppIdentity(self._code, name, may_adopt)
 
     @cached_property
-    def _door(self) -> Door:
+    def _webhook_app(self) -> WebhookApp:
         receiver = Receiver(
             self,
             self._runner.log,
@@ -340,11 +340,11 @@ class Webhooks(Router):
             allow_unsigned=self.settings.allow_unsigned,
             max_body_size=self.settings.max_body_size,
         )
-        return Door(
+        return WebhookApp(
             receiver,
             self._runner,
             acknowledge=self._acknowledge,
-            beside=self.handle_admin_request,
+            admin=self.handle_admin_request,
         )
 
     @property
@@ -372,7 +372,7 @@ class Webhooks(Router):
         """
         try:
             check_event_loop()
-            self._door.start()
+            self._webhook_app.start()
         except (ConfigError, StoreError) as error:
             raise shorten_traceback(error) from None
         if "gradio" in sys.modules:
@@ -382,7 +382,7 @@ class Webhooks(Router):
         try:
             yield
         finally:
-            await self._door.stop()
+            await self._webhook_app.stop()
 
     def __call__(
         self, scope: Scope, receive: Receive | None = None, send: Send | None = None
@@ -397,7 +397,7 @@ class Webhooks(Router):
         return self._serve(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._door(scope, receive, send)
+        await self._webhook_app(scope, receive, send)
 
     @_with_fastapi_hint
     @_with_short_errors
@@ -506,7 +506,7 @@ class Webhooks(Router):
         from hubhooks import _activity_http  # noqa: PLC0415 - only viewing needs it
 
         return await _activity_http.serve(
-            lambda: self._activity, self._door.objection, scope, receive, send
+            lambda: self._activity, self._webhook_app.not_ready_reason, scope, receive, send
         )
 
     @cached_property

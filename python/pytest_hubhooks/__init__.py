@@ -1,7 +1,7 @@
-"""Fixtures for tests of handlers.
+"""Pytest fixtures for tests of handlers.
 
-No part of `hubhooks`, since pytest imports its plugins at every start. Like this the package is
-imported by those tests only that use it, and coverage sees all of that.
+This is not a module of `hubhooks`, because pytest imports its plugins at every start. So `hubhooks`
+is imported only when a test uses it, and coverage measures that import.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ __all__ = ["hubhooks_client", "hubhooks_sample"]
 
 @pytest.fixture
 def hubhooks_client() -> Iterator[Callable[..., TestClient]]:
-    """Make a client that delivers to handlers, and close it after the test.
+    """Return a function that makes a `TestClient`, which is closed after the test.
 
-    Call it as `hubhooks.testing.TestClient`: `hubhooks_client(hooks)`.
+    The function takes the arguments of `hubhooks.testing.TestClient`: `hubhooks_client(hooks)`.
     """
-    from hubhooks.testing import TestClient  # noqa: PLC0415 - see above
+    from hubhooks.testing import TestClient  # noqa: PLC0415 - see the module's docstring
 
     clients: list[TestClient] = []
 
@@ -40,10 +40,10 @@ def hubhooks_client() -> Iterator[Callable[..., TestClient]]:
 
 @pytest.fixture
 def hubhooks_sample() -> Callable[..., HubEvent]:
-    """Make an event from a sample: `hubhooks_sample("repo.create", repo__name="me/x")`.
+    """Return `hubhooks.testing.sample`, which makes an event from a sample of the package.
 
-    It is `hubhooks.testing.sample`.
+    Example: `hubhooks_sample("repo.create", repo__name="me/x")`.
     """
-    from hubhooks.testing import sample  # noqa: PLC0415 - see above
+    from hubhooks.testing import sample  # noqa: PLC0415 - see the module's docstring
 
     return sample

@@ -509,8 +509,8 @@ def test_no_later_signal_waits_as_long_as_the_first(monkeypatch: pytest.MonkeyPa
         begun.set()
         release.wait(PATIENCE)
 
-    monkeypatch.setattr(room._Drain, "_drain", drain)  # noqa: SLF001 - no server is needed here
-    heard = room._Drain(None, 5.0, lambda *_: None)  # noqa: SLF001 - see above
+    monkeypatch.setattr(room._DrainOnSignal, "_drain", drain)  # noqa: SLF001 - no server is needed here
+    heard = room._DrainOnSignal(None, 5.0, lambda *_: None)  # noqa: SLF001 - see above
     first = threading.Thread(target=heard, args=(signal.SIGINT, None))
     first.start()
     try:

@@ -27,7 +27,7 @@ from fastapi import Body, Depends, FastAPI, Request
 from fastapi.routing import APIRoute
 
 from hubhooks import Webhooks
-from hubhooks.asgi import is_of_server
+from hubhooks.asgi import is_server_receive
 from hubhooks.fastapi import VerifiedEvent
 
 if "SENTRY" in os.environ:
@@ -72,14 +72,15 @@ async def of_server_in_fastapi(request: Request) -> list[bool]:
     async def wrapped():
         return await request.receive()
 
-    return [is_of_server(request.receive), is_of_server(wrapped), request["state"]["of_server"]]
+    seen = request["state"]["of_server"]
+    return [is_server_receive(request.receive), is_server_receive(wrapped), seen]
 
 
 async def takes_the_body(scope, receive, send):
     more = scope["type"] == "http" and scope["path"] == "/taken"
     while more:
         more = (await receive()).get("more_body", False)
-    scope["state"]["of_server"] = is_of_server(receive)
+    scope["state"]["of_server"] = is_server_receive(receive)
     await app(scope, receive, send)
 
 
