@@ -111,8 +111,8 @@ _REPLAY_HELP = """Queue the handlers of deliveries again, and wait until the app
 
 If no app is running, the runs are queued and start with the next app.
 
-Exit codes: 0 if all runs succeeded or are queued; 1 if a run failed, a delivery could not be
-replayed, or the app stopped; 2 if an option is wrong and nothing was queued.
+The exit code is 0 if all runs succeeded or are queued. It is 1 if a run failed, a delivery could
+not be replayed, or the app stopped. It is 2 if an option is wrong and nothing was queued.
 """
 _FAIL_HELP = """\
 Mark the queued and retrying runs of a handler as failed, for example of a removed handler.

@@ -1,4 +1,4 @@
-"""Webhooks in a FastAPI app: a router that receives them, or a dependency for your own routes."""
+"""Receive webhooks in FastAPI: a router, or a dependency for your own endpoints."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class WebhookErrorResponse(BaseModel):
 
 
 class RouteOptions(TypedDict):
-    """Options of a route."""
+    """The options of a route in FastAPI."""
 
     responses: dict[int | str, dict[str, Any]]
     openapi_extra: dict[str, Any]
@@ -125,7 +125,7 @@ class RequestReceive:
 
     @property
     def asgi_receive(self) -> Receive:
-        """What the request receives with: the server's own, unless middleware wraps it."""
+        """The `receive` of the request: the server's own, unless middleware wraps it."""
         return self._request.receive
 
     async def read_body(self, limit: int) -> bytes:
@@ -175,7 +175,7 @@ def _decodes_body(request: Request) -> bool:
 
 
 class _Received(Response):
-    """What FastAPI takes for a response: reads the body itself, and answers."""
+    """A response of FastAPI that reads the body itself, and responds."""
 
     def __init__(
         self, request: Request, answer: Callable[[Scope, Receive, Send], Awaitable[object]]
@@ -186,15 +186,15 @@ class _Received(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the request has it
         await self._answer(scope, RequestReceive(self._request), send)
-        if self.background is not None:  # what a dependency of the app asked for
+        if self.background is not None:  # from a dependency of the app
             await self.background()
 
 
 class _Leftover(APIRoute):
-    """Takes the query out of a request at our path, or below, that no other route takes.
+    """Removes the query of a request at the webhook's path, or below, that no route matches.
 
-    FastAPI answers such a request with 404 or 405, and servers log its query with a secret in it.
-    A partial match comes after all full ones, so routes of the app below our path stay.
+    FastAPI responds 404 or 405, and the server would log the query with a secret in it. A partial
+    match comes after all full ones, so the app's own routes below the path still work.
     """
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
@@ -218,14 +218,14 @@ def make_router(
     path: str = "/webhooks/hub",
     **options: Any,  # noqa: ANN401 - FastAPI types them
 ) -> APIRouter:
-    """Make a router that receives at exactly this path, with and without a slash at its end.
+    """Make a router that receives webhooks at a path, with and without a slash at its end.
 
-    Below it, but not at `/`, it also serves the deliveries as JSON to callers with the admin token.
+    Below the path, but not below `/`, it also serves the JSON API to callers with the admin token.
 
     Args:
-        hooks: what receives. It starts and stops with the app that includes the router.
-        path: where; empty to be nothing but the `prefix` the router is included with.
-        options: for FastAPI's `APIRouter`.
+        hooks: the `Webhooks` that receives. It starts and stops with the app.
+        path: the path; empty to use only the `prefix` of `include_router`.
+        options: options of FastAPI's `APIRouter`.
 
     Raises:
         ConfigError: the path does not begin with a slash.
@@ -321,7 +321,7 @@ async def _not_found() -> None:
 
 
 def _warn_of_mount(app: object, endpoint: object, path: str) -> None:
-    """Warn where an app that is mounted at `/` gets all that is for a route behind it."""
+    """Warn if an app mounted at `/` gets the requests of a later route."""
     is_hidden = False
     for route in getattr(app, "routes", ()):
         if isinstance(route, Mount) and not route.path:
@@ -339,7 +339,7 @@ def _warn_of_mount(app: object, endpoint: object, path: str) -> None:
 
 
 def _has(route: object, endpoint: object) -> bool:
-    """Whether a route is the endpoint's, or a router that FastAPI included as it is."""
+    """Return whether a route, or a router that FastAPI included as it is, has the endpoint."""
     if getattr(route, "endpoint", None) is endpoint:
         return True
     included = getattr(getattr(route, "original_router", None), "routes", ())
@@ -390,7 +390,7 @@ def _webhook_paths(routes: Iterable[object], prefix: str = "") -> Iterator[str]:
 
 
 def _query_parameters(routes: Iterable[object]) -> list[str]:
-    """Report the parameters that were meant as the body and are read from the query."""
+    """Report parameters that are meant as the body, but FastAPI reads them from the query."""
     return [
         f"FastAPI reads the parameter `{parameter}` of the endpoint `{endpoint}` from the query, "
         "because its class is not a pydantic model. For a delivery of the Hub, annotate it with "
@@ -416,7 +416,7 @@ def _query_events(routes: Iterable[object]) -> Iterator[tuple[str, str]]:
 
 
 def _is_event(annotation: object) -> bool:
-    """Whether an annotation is a class of events, or a union with one."""
+    """Return whether an annotation is an event class, or a union with one."""
     if isinstance(annotation, type) and issubclass(annotation, HubEvent):
         return True
     return any(_is_event(argument) for argument in get_args(annotation))
@@ -546,13 +546,13 @@ def _make_dependency(
 
 
 def openapi_options(event_class: type[HubEvent] = HubEvent) -> RouteOptions:
-    """Give the options that show a verified event in OpenAPI: `@app.post(path, **...)`.
+    """Return the options that show a verified event in OpenAPI: `@app.post(path, **...)`.
 
     Args:
-        event_class: that of the event.
+        event_class: the class of the event.
 
     Returns:
-        The body and the refusals, which FastAPI cannot know as no parameter says them.
+        The request body and the error responses, which FastAPI cannot see in the parameters.
     """
     return {"responses": _refusals(WebhookErrorResponse), "openapi_extra": _body_of(event_class)}
 
@@ -597,7 +597,7 @@ def _verifier_of(secret: str) -> Verifier:
 
 
 class _Query:
-    """The query as it came, for the other dependencies of a request; not to be seen in a dump."""
+    """The original query, for the other dependencies of a request. It has no useful `repr`."""
 
     def __init__(self, value: bytes) -> None:
         self.value = value
