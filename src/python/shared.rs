@@ -33,7 +33,7 @@ self_cell!(
 /// A parsed body. Parts hold it rather than the Python object of their event, so that no reference
 /// cycle needs the garbage collector.
 #[derive(Clone)]
-pub(super) struct Shared(Arc<Cell>);
+pub(super) struct EventCell(Arc<Cell>);
 
 /// Why a body could not be borrowed from.
 enum Unread {
@@ -41,7 +41,7 @@ enum Unread {
     Repaired(Box<str>),
 }
 
-impl Shared {
+impl EventCell {
     pub(super) fn read(raw: PyBackedBytes) -> Result<Self, Error> {
         let body = Body {
             raw,
