@@ -9,7 +9,7 @@ use criterion::Criterion;
 use hubhooks::event::{Class, Event};
 use hubhooks::filter::{Criteria, Filter, Listened, match_filters};
 use hubhooks::secret::Verifier;
-use hubhooks::text::{Strings, decode};
+use hubhooks::text::{StringArena, decode};
 use serde_json::{Value, json};
 
 fn main() {
@@ -46,14 +46,14 @@ fn read(criterion: &mut Criterion) {
         criterion.bench_function(name, |bencher| {
             bencher.iter(|| {
                 let text = decode(black_box(body.as_bytes())).expect("text");
-                Event::read(&text, &Strings::default()).is_ok()
+                Event::read(&text, &StringArena::default()).is_ok()
             });
         });
     }
 }
 
 fn filter(criterion: &mut Criterion) {
-    let (discussion, bucket, strings) = (discussion(), bucket(), Strings::default());
+    let (discussion, bucket, strings) = (discussion(), bucket(), StringArena::default());
     let discussion = Event::read(&discussion, &strings).expect("an event");
     let bucket = Event::read(&bucket, &strings).expect("an event");
 

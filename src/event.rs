@@ -19,11 +19,10 @@ use serde_path_to_error::Track;
 use crate::error::{Error, Problem};
 use crate::legacy;
 use crate::read::{
-    Checked, Id, Present, Read, Required, Strict, Text, check_map, field, mistake, read_object,
-    split_mistake,
+    Checked, Id, Present, Read, Required, Strict, Text, check_map, field, read_object,
 };
 use crate::scope;
-use crate::text::{self, Strings, range_in};
+use crate::text::{self, StringArena, range_in};
 
 /// The keys of a body that are documented, older shapes included.
 pub const DOCUMENTED_KEYS: [&str; 12] = [
@@ -119,18 +118,21 @@ impl Class {
 impl<'a> Event<'a> {
     /// Read an event from the text that [`text::decode`] gives; `strings` takes what has escapes.
     /// Boxed, as an event is large and on its way passes many hands.
-    pub fn read(text: &'a str, strings: &'a Strings) -> Result<Box<Self>, Error> {
+    pub fn read(text: &'a str, strings: &'a StringArena) -> Result<Box<Self>, Error> {
         let mut reader = serde_json::Deserializer::from_str(text);
-        let no_object = || mistake("", format_args!("expected {}", Self::EXPECTED));
+        let no_object = || strings.mistake("", format_args!("expected {}", Self::EXPECTED));
         let event = Box::<Self>::read(&mut reader, strings)
             .and_then(|event| event.ok_or_else(no_object))
             .and_then(|event| reader.end().map(|()| event));
         let mut event = match event {
             Ok(event) => event,
             Err(error) => {
-                // First what is wrong with it as JSON: the order of keys should not decide.
-                check(text, strings)?;
-                return Err(problem(String::new(), &error));
+                // Invalid JSON comes first: the order of keys must not decide.
+                check(text)?;
+                return Err(match strings.first_mistake() {
+                    Some((path, what)) => payload_error(path, what, &error),
+                    None => json_error("", &error),
+                });
             }
         };
         if let Some(files) = &mut event.updated_files {
@@ -187,7 +189,7 @@ impl<'de> Read<'de> for Event<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de Strings,
+        strings: &'de StringArena,
     ) -> Result<Option<Self>, A::Error> {
         read_object!(map, strings, {
             "event" => event,
@@ -208,7 +210,7 @@ impl<'de> Read<'de> for Event<'de> {
         let Some(Strict(event)) = event else {
             let version_1: [Option<Checked>; 3] = [add, remove, update];
             let is_version_1 = version_1.iter().any(Option::is_some);
-            return Err(mistake(
+            return Err(strings.mistake(
                 "",
                 if is_version_1 {
                     legacy::VERSION_1
@@ -221,7 +223,7 @@ impl<'de> Read<'de> for Event<'de> {
             What::Object { action, scope } => (action, scope),
             What::Word(word) => {
                 let Some(scope) = scope else {
-                    return Err(mistake("", legacy::SCOPE_MISSING));
+                    return Err(strings.mistake("", legacy::SCOPE_MISSING));
                 };
                 (legacy::action(word), scope)
             }
@@ -282,15 +284,15 @@ impl<'de> Read<'de> for What<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de Strings,
+        strings: &'de StringArena,
     ) -> Result<Option<Self>, A::Error> {
         read_object!(map, strings, { "action" => action, "scope" => scope });
         match (action, scope) {
             (Some(Strict(InEvent::<true>(action))), Some(Strict(InEvent::<false>(scope)))) => {
                 Ok(Some(Self::Object { action, scope }))
             }
-            (None, _) => Err(mistake(What::PATH, "expected a key `action`")),
-            (_, None) => Err(mistake(What::PATH, "expected a key `scope`")),
+            (None, _) => Err(strings.mistake(What::PATH, "expected a key `action`")),
+            (_, None) => Err(strings.mistake(What::PATH, "expected a key `scope`")),
         }
     }
 }
@@ -332,7 +334,7 @@ impl<'de> Read<'de> for Repo<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de Strings,
+        strings: &'de StringArena,
     ) -> Result<Option<Self>, A::Error> {
         read_object!(map, strings, {
             "type" => r#type,
@@ -380,7 +382,7 @@ impl<'de> Read<'de> for Url<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de Strings,
+        strings: &'de StringArena,
     ) -> Result<Option<Self>, A::Error> {
         read_object!(map, strings, { "web" => web, "api" => api });
         Ok(web.map(|web| Self { web, api }))
@@ -399,7 +401,7 @@ impl<'de> Read<'de> for Owner<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de Strings,
+        strings: &'de StringArena,
     ) -> Result<Option<Self>, A::Error> {
         read_object!(map, strings, { "id" => id });
         Ok(id.map(Id::text).map(|id| Self { id }))
@@ -434,7 +436,7 @@ impl<'de> Read<'de> for Discussion<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de Strings,
+        strings: &'de StringArena,
     ) -> Result<Option<Self>, A::Error> {
         read_object!(map, strings, {
             "id" => id,
@@ -480,7 +482,7 @@ impl<'de> Read<'de> for Changes<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de Strings,
+        strings: &'de StringArena,
     ) -> Result<Option<Self>, A::Error> {
         read_object!(map, strings, { "base" => base, "mergeCommitId" => merge_commit_id });
         Ok(Some(Self {
@@ -547,7 +549,7 @@ impl<'de> Read<'de> for Comment<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de Strings,
+        strings: &'de StringArena,
     ) -> Result<Option<Self>, A::Error> {
         read_object!(map, strings, {
             "id" => id,
@@ -587,7 +589,7 @@ impl<'de> Read<'de> for Webhook<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de Strings,
+        strings: &'de StringArena,
     ) -> Result<Option<Self>, A::Error> {
         read_object!(map, strings, { "id" => id, "version" => version });
         Ok(id.map(Id::text).map(|id| Self { id, version }))
@@ -621,7 +623,7 @@ impl<'de> Read<'de> for MovedTo<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de Strings,
+        strings: &'de StringArena,
     ) -> Result<Option<Self>, A::Error> {
         read_object!(map, strings, { "name" => name, "owner" => owner });
         Ok(name.map(|name| Self { name, owner }))
@@ -675,7 +677,7 @@ impl<'de> Read<'de> for UpdatedRef<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de Strings,
+        strings: &'de StringArena,
     ) -> Result<Option<Self>, A::Error> {
         read_object!(map, strings, { "ref" => r#ref, "oldSha" => old_sha, "newSha" => new_sha });
         Ok(r#ref.map(|r#ref| Self {
@@ -704,7 +706,7 @@ impl<'de> Read<'de> for UpdatedFile<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de Strings,
+        strings: &'de StringArena,
     ) -> Result<Option<Self>, A::Error> {
         read_object!(map, strings, {
             "path" => path,
@@ -728,7 +730,7 @@ impl<'de> Read<'de> for UpdatedFile<'de> {
 #[derive(Debug)]
 pub struct UpdatedFiles<'a> {
     text: &'a str,
-    strings: &'a Strings,
+    strings: &'a StringArena,
     /// Where in the text each element of the list is, once somebody asked.
     places: OnceLock<Vec<Range<usize>>>,
 }
@@ -752,7 +754,7 @@ impl<'de> Read<'de> for UpdatedFiles<'de> {
 
     fn from_seq<A: SeqAccess<'de>>(
         mut seq: A,
-        strings: &'de Strings,
+        strings: &'de StringArena,
     ) -> Result<Option<Self>, A::Error> {
         let element = || field::<PassedOver>(strings);
         while seq.next_element_seed(element())?.is_some() {}
@@ -770,14 +772,14 @@ struct PassedOver;
 impl<'de> Read<'de> for PassedOver {
     const EXPECTED: &'static str = UpdatedFile::EXPECTED;
 
-    fn from_map<A: MapAccess<'de>>(map: A, _: &'de Strings) -> Result<Option<Self>, A::Error> {
+    fn from_map<A: MapAccess<'de>>(map: A, _: &'de StringArena) -> Result<Option<Self>, A::Error> {
         check_map::<1, _>(map).map(|()| None)
     }
 }
 
 /// Where the elements of a body's list of files are: a second reading, which skips over them.
 fn places_of_files(text: &str) -> Vec<Range<usize>> {
-    let strings = Strings::default();
+    let strings = StringArena::default();
     let mut reader = serde_json::Deserializer::from_str(text);
     let body = field::<FilesAlone<'_>>(&strings).deserialize(&mut reader);
     // It is there, as the body was read before.
@@ -794,48 +796,43 @@ impl<'de> Read<'de> for FilesAlone<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de Strings,
+        strings: &'de StringArena,
     ) -> Result<Option<Self>, A::Error> {
         read_object!(map, strings, { "updatedFiles" => files });
         Ok(files.map(Self))
     }
 }
 
-/// Check all of a text, with an eye on where mistakes are: slower, so only where there are some.
-fn check(text: &str, strings: &Strings) -> Result<(), Error> {
+/// Check that a text is valid JSON, and find the path of an error. It is slower than reading an
+/// event, so it runs only after a failure.
+fn check(text: &str) -> Result<(), Error> {
+    let strings = StringArena::default();
     let mut reader = serde_json::Deserializer::from_str(text);
     let mut track = Track::new();
-    field::<Checked>(strings)
+    field::<Checked>(&strings)
         .deserialize(serde_path_to_error::Deserializer::new(
             &mut reader,
             &mut track,
         ))
-        .map_err(|error| problem(track.path().to_string(), &error))?;
-    reader.end().map_err(|error| problem(String::new(), &error))
+        .map_err(|error| json_error(&track.path().to_string(), &error))?;
+    reader.end().map_err(|error| json_error("", &error))
 }
 
-/// What serde_json says about a text, in our words and with the place.
-fn problem(path: String, error: &serde_json::Error) -> Error {
-    let message = error.to_string();
-    let message = match message.rsplit_once(" at line ") {
-        Some((message, _)) => message,
-        None => &message,
-    };
-    let (path, message) = match split_mistake(message) {
-        Some((path, message)) => (path.to_owned(), message),
-        None => (path, message),
-    };
-    let what = match message {
-        "recursion limit exceeded" => "expected at most 127 levels of nesting, found more",
-        "number out of range" => "expected a number that 64 bits can hold, found a larger one",
-        "expected ident" => "expected `true`, `false` or `null`, found another word",
-        _ if error.is_eof() => "expected more, found the end of the body",
-        other => other,
-    };
+/// An error of `serde_json`, with its own text: a new version may change it.
+fn json_error(path: &str, error: &serde_json::Error) -> Error {
+    if error.is_eof() {
+        return payload_error(path, "expected more, found the end of the body", error);
+    }
+    let text = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    payload_error(path, text.strip_suffix(&place).unwrap_or(&text), error)
+}
+
+fn payload_error(path: &str, what: &str, error: &serde_json::Error) -> Error {
     Error::Payload(Problem {
         what: what.to_owned(),
-        path: shortened(&path),
-        // A mistake of the body as a whole has no place of its own: it is at its start.
+        path: shortened(path),
+        // An error about the whole body has no position. It is shown at the start.
         place: Some((error.line().max(1), error.column())),
     })
 }

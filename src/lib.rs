@@ -10,10 +10,10 @@
 //!
 //! ```
 //! use hubhooks::event::Event;
-//! use hubhooks::text::{Strings, decode};
+//! use hubhooks::text::{StringArena, decode};
 //!
 //! let body = br#"{"event": {"action": "update", "scope": "repo.content"}}"#;
-//! let (text, strings) = (decode(body)?, Strings::default());
+//! let (text, strings) = (decode(body)?, StringArena::default());
 //! let event = Event::read(&text, &strings)?;
 //! assert_eq!(event.scope, "repo.content");
 //! # Ok::<(), hubhooks::error::Error>(())

@@ -9,7 +9,7 @@ use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess
 use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value};
 
-use crate::text::Strings;
+use crate::text::StringArena;
 
 /// What a documented field can be read from. Every method stands for one JSON type; the ones a type
 /// leaves out read as None.
@@ -21,17 +21,17 @@ pub(crate) trait Read<'de>: Sized {
 
     fn read<D: Deserializer<'de>>(
         deserializer: D,
-        strings: &'de Strings,
+        strings: &'de StringArena,
     ) -> Result<Option<Self>, D::Error> {
         deserializer.deserialize_any(Lenient(strings, PhantomData))
     }
 
-    fn from_bool(_: bool, _strings: &'de Strings) -> Option<Self> {
+    fn from_bool(_: bool, _strings: &'de StringArena) -> Option<Self> {
         None
     }
 
     /// A number of any kind.
-    fn from_number(_: Number, _strings: &'de Strings) -> Option<Self> {
+    fn from_number(_: Number, _strings: &'de StringArena) -> Option<Self> {
         None
     }
 
@@ -41,14 +41,14 @@ pub(crate) trait Read<'de>: Sized {
 
     fn from_seq<A: SeqAccess<'de>>(
         seq: A,
-        _strings: &'de Strings,
+        _strings: &'de StringArena,
     ) -> Result<Option<Self>, A::Error> {
         check_seq(seq).map(|()| None)
     }
 
     fn from_map<A: MapAccess<'de>>(
         map: A,
-        _strings: &'de Strings,
+        _strings: &'de StringArena,
     ) -> Result<Option<Self>, A::Error> {
         check_map::<0, _>(map).map(|()| None)
     }
@@ -59,7 +59,7 @@ pub(crate) enum Text<'de, 'v> {
     /// It stands in the body as it is.
     InBody(&'de str),
     /// The body writes it with escapes, so that it lives no longer than the reader looks at it.
-    Passing(&'v str, &'de Strings),
+    Passing(&'v str, &'de StringArena),
 }
 
 impl<'de> Text<'de, '_> {
@@ -81,9 +81,9 @@ impl<'de> Text<'de, '_> {
 }
 
 /// Reads a field that may be of any type; only the documented one is kept.
-pub(crate) struct Field<'de, T>(&'de Strings, PhantomData<T>);
+pub(crate) struct Field<'de, T>(&'de StringArena, PhantomData<T>);
 
-pub(crate) fn field<T>(strings: &Strings) -> Field<'_, T> {
+pub(crate) fn field<T>(strings: &StringArena) -> Field<'_, T> {
     Field(strings, PhantomData)
 }
 
@@ -95,7 +95,7 @@ impl<'de, T: Read<'de>> DeserializeSeed<'de> for Field<'de, T> {
     }
 }
 
-struct Lenient<'de, T>(&'de Strings, PhantomData<T>);
+struct Lenient<'de, T>(&'de StringArena, PhantomData<T>);
 
 impl<'de, T: Read<'de>> Visitor<'de> for Lenient<'de, T> {
     type Value = Option<T>;
@@ -141,24 +141,13 @@ impl<'de, T: Read<'de>> Visitor<'de> for Lenient<'de, T> {
     }
 }
 
-/// What there is no event without.
+/// A field that every event needs.
 pub(crate) trait Required {
-    /// Where it stands, with dots.
+    /// Its path, with dots.
     const PATH: &'static str;
 }
 
-/// An error that says where it is: serde's carry nothing but a message, so the path comes first in
-/// it, on a line of its own. [`split_mistake`] takes it apart again.
-pub(crate) fn mistake<E: serde::de::Error>(path: &str, what: impl fmt::Display) -> E {
-    E::custom(format_args!("{path}\n{what}"))
-}
-
-/// The path and the rest of a message that [`mistake`] made.
-pub(crate) fn split_mistake(message: &str) -> Option<(&str, &str)> {
-    message.split_once('\n')
-}
-
-/// A field of which another type is an error.
+/// A field whose wrong type is an error.
 pub(crate) struct Strict<T>(pub(crate) T);
 
 impl<'de, T: Read<'de> + Required> Read<'de> for Strict<T> {
@@ -166,11 +155,11 @@ impl<'de, T: Read<'de> + Required> Read<'de> for Strict<T> {
 
     fn read<D: Deserializer<'de>>(
         deserializer: D,
-        strings: &'de Strings,
+        strings: &'de StringArena,
     ) -> Result<Option<Self>, D::Error> {
         match T::read(deserializer, strings)? {
             Some(value) => Ok(Some(Self(value))),
-            None => Err(mistake(T::PATH, format_args!("expected {}", T::EXPECTED))),
+            None => Err(strings.mistake(T::PATH, format_args!("expected {}", T::EXPECTED))),
         }
     }
 }
@@ -183,13 +172,13 @@ impl<'de, T: Read<'de>> Read<'de> for Present<T> {
 
     fn read<D: Deserializer<'de>>(
         deserializer: D,
-        strings: &'de Strings,
+        strings: &'de StringArena,
     ) -> Result<Option<Self>, D::Error> {
         deserializer.deserialize_option(Presence(strings, PhantomData))
     }
 }
 
-struct Presence<'de, T>(&'de Strings, PhantomData<T>);
+struct Presence<'de, T>(&'de StringArena, PhantomData<T>);
 
 impl<'de, T: Read<'de>> Visitor<'de> for Presence<'de, T> {
     type Value = Option<Present<T>>;
@@ -227,7 +216,7 @@ impl<'de> Read<'de> for Cow<'de, str> {
 impl<'de> Read<'de> for u64 {
     const EXPECTED: &'static str = "a whole number";
 
-    fn from_number(value: Number, _: &'de Strings) -> Option<Self> {
+    fn from_number(value: Number, _: &'de StringArena) -> Option<Self> {
         value.as_u64()
     }
 }
@@ -235,7 +224,7 @@ impl<'de> Read<'de> for u64 {
 impl<'de> Read<'de> for bool {
     const EXPECTED: &'static str = "true or false";
 
-    fn from_bool(value: bool, _: &'de Strings) -> Option<Self> {
+    fn from_bool(value: bool, _: &'de StringArena) -> Option<Self> {
         Some(value)
     }
 }
@@ -245,7 +234,7 @@ impl<'de, T: Read<'de>> Read<'de> for Box<T> {
 
     fn read<D: Deserializer<'de>>(
         deserializer: D,
-        strings: &'de Strings,
+        strings: &'de StringArena,
     ) -> Result<Option<Self>, D::Error> {
         Ok(T::read(deserializer, strings)?.map(Self::new))
     }
@@ -257,7 +246,7 @@ impl<'de, T: Read<'de>> Read<'de> for Vec<T> {
 
     fn from_seq<A: SeqAccess<'de>>(
         mut seq: A,
-        strings: &'de Strings,
+        strings: &'de StringArena,
     ) -> Result<Option<Self>, A::Error> {
         let mut items = Vec::new();
         while let Some(item) = seq.next_element_seed(field(strings))? {
@@ -276,7 +265,7 @@ impl<'a> Id<'a> {
         self.0
     }
 
-    fn json(value: &Value, strings: &'a Strings) -> Self {
+    fn json(value: &Value, strings: &'a StringArena) -> Self {
         Self(strings.keep(value.to_string()))
     }
 }
@@ -284,11 +273,11 @@ impl<'a> Id<'a> {
 impl<'de> Read<'de> for Id<'de> {
     const EXPECTED: &'static str = "an id";
 
-    fn from_bool(value: bool, strings: &'de Strings) -> Option<Self> {
+    fn from_bool(value: bool, strings: &'de StringArena) -> Option<Self> {
         Some(Self::json(&value.into(), strings))
     }
 
-    fn from_number(value: Number, strings: &'de Strings) -> Option<Self> {
+    fn from_number(value: Number, strings: &'de StringArena) -> Option<Self> {
         Some(Self::json(&value.into(), strings))
     }
 
@@ -298,14 +287,14 @@ impl<'de> Read<'de> for Id<'de> {
 
     fn from_seq<A: SeqAccess<'de>>(
         seq: A,
-        strings: &'de Strings,
+        strings: &'de StringArena,
     ) -> Result<Option<Self>, A::Error> {
         Ok(Value::from_seq(seq, strings)?.map(|value| Self::json(&value, strings)))
     }
 
     fn from_map<A: MapAccess<'de>>(
         map: A,
-        strings: &'de Strings,
+        strings: &'de StringArena,
     ) -> Result<Option<Self>, A::Error> {
         Ok(Value::from_map(map, strings)?.map(|value| Self::json(&value, strings)))
     }
@@ -316,11 +305,11 @@ impl<'de> Read<'de> for Id<'de> {
 impl<'de> Read<'de> for Value {
     const EXPECTED: &'static str = "any value";
 
-    fn from_bool(value: bool, _: &'de Strings) -> Option<Self> {
+    fn from_bool(value: bool, _: &'de StringArena) -> Option<Self> {
         Some(Self::Bool(value))
     }
 
-    fn from_number(value: Number, _: &'de Strings) -> Option<Self> {
+    fn from_number(value: Number, _: &'de StringArena) -> Option<Self> {
         Some(Self::Number(value))
     }
 
@@ -330,7 +319,7 @@ impl<'de> Read<'de> for Value {
 
     fn from_seq<A: SeqAccess<'de>>(
         mut seq: A,
-        strings: &'de Strings,
+        strings: &'de StringArena,
     ) -> Result<Option<Self>, A::Error> {
         let mut items = Vec::new();
         while let Some(item) = seq.next_element_seed(field(strings))? {
@@ -341,7 +330,7 @@ impl<'de> Read<'de> for Value {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de Strings,
+        strings: &'de StringArena,
     ) -> Result<Option<Self>, A::Error> {
         let mut pairs = Map::new();
         while let Some(key) = map.next_key::<String>()? {
@@ -358,7 +347,7 @@ impl<'de> Read<'de> for &'de RawValue {
 
     fn read<D: Deserializer<'de>>(
         deserializer: D,
-        _: &'de Strings,
+        _: &'de StringArena,
     ) -> Result<Option<Self>, D::Error> {
         Self::deserialize(deserializer).map(Some)
     }
@@ -367,7 +356,7 @@ impl<'de> Read<'de> for &'de RawValue {
 /// The value that a text writes; null if it writes none, which a body that was read always does.
 #[cfg(feature = "python")]
 pub(crate) fn value_of(json: &str) -> Value {
-    let strings = Strings::default();
+    let strings = StringArena::default();
     let mut reader = serde_json::Deserializer::from_str(json);
     let value = field(&strings).deserialize(&mut reader);
     value.ok().flatten().unwrap_or_default()
@@ -384,7 +373,7 @@ impl<'de, const USE: u8> Read<'de> for Checked<USE> {
 
     fn read<D: Deserializer<'de>>(
         deserializer: D,
-        _: &'de Strings,
+        _: &'de StringArena,
     ) -> Result<Option<Self>, D::Error> {
         Self::deserialize(deserializer).map(Some)
     }

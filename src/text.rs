@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::OnceLock;
 
 use elsa::sync::FrozenVec;
 
@@ -9,20 +10,39 @@ use memchr::{memchr_iter, memchr2, memrchr};
 
 use crate::error::{Error, Problem};
 
-/// Strings that a body writes with escapes, decoded: what of an event cannot be borrowed from the
-/// body is borrowed from here.
+/// Decoded strings that a body writes with escapes. Fields of an event borrow from the body or from
+/// here.
 #[derive(Default)]
-pub struct Strings {
+pub struct StringArena {
     kept: FrozenVec<Box<str>>,
+    /// The first field that has a wrong type, and the message. An error of serde carries only text.
+    mistake: OnceLock<(&'static str, String)>,
 }
 
-impl Strings {
+impl StringArena {
     pub(crate) fn keep(&self, text: String) -> &str {
         self.kept.push_get(text.into())
     }
+
+    /// Make an error about a field, and remember the path and the message.
+    pub(crate) fn mistake<E: serde::de::Error>(
+        &self,
+        path: &'static str,
+        what: impl fmt::Display,
+    ) -> E {
+        let what = what.to_string();
+        let error = E::custom(&what);
+        self.mistake.get_or_init(|| (path, what));
+        error
+    }
+
+    /// The path and the message of the error of [`StringArena::mistake`], if there is one.
+    pub(crate) fn first_mistake(&self) -> Option<&(&'static str, String)> {
+        self.mistake.get()
+    }
 }
 
-impl fmt::Debug for Strings {
+impl fmt::Debug for StringArena {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} strings", self.kept.len())
     }

@@ -11,7 +11,7 @@ use hubhooks::event::{
     Changes, Comment, DOCUMENTED_KEYS, Discussion, Event, MovedTo, Owner, Repo, UpdatedFile,
     UpdatedRef, Url, Webhook,
 };
-use hubhooks::text::{Strings, decode};
+use hubhooks::text::{StringArena, decode};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -105,7 +105,7 @@ fn refusal(body: &[u8]) -> Problem {
 
 /// Read a body into every attribute that the Python classes have, under their names.
 fn view_of(body: &[u8]) -> Result<Value, Error> {
-    let (text, strings) = (decode(body)?, Strings::default());
+    let (text, strings) = (decode(body)?, StringArena::default());
     let event = Event::read(&text, &strings)?;
     assert_eq!(event.text(), text);
     Ok(view(&event))

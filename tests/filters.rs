@@ -4,7 +4,7 @@ mod common;
 
 use hubhooks::event::{Class, Event};
 use hubhooks::filter::{Criteria, Filter, Listened, match_filters};
-use hubhooks::text::Strings;
+use hubhooks::text::StringArena;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -77,7 +77,7 @@ fn table() {
             return assert_eq!(filter.value_warnings(), row.strings("warnings"));
         }
         let body = common::body(row);
-        let strings = Strings::default();
+        let strings = StringArena::default();
         let event = Event::read(&body, &strings).expect("the body is an event");
         let explanation = filter.explain(&event);
         assert_eq!(explanation.text, row.str("explain"));
@@ -97,7 +97,7 @@ fn matching_gives_the_places_in_order() {
     };
     let filters = [filter("2026/**"), filter("*.txt"), filter("incoming/*")];
     let body = common::sample("repo.content.update.bucket").to_string();
-    let strings = Strings::default();
+    let strings = StringArena::default();
     let event = Event::read(&body, &strings).expect("the sample is an event");
     assert_eq!(match_filters(&event, &filters), [0, 2]);
 }
@@ -175,7 +175,7 @@ fn hears_path(pattern: &str, path: &str) -> Option<bool> {
     let mut body = common::sample("repo.content.update.bucket");
     body["updatedFiles"] = json!([{"path": path, "action": "add"}]);
     let body = body.to_string();
-    let strings = Strings::default();
+    let strings = StringArena::default();
     let event = Event::read(&body, &strings).expect("an event");
     Some(filter.matches(&event))
 }
@@ -280,7 +280,7 @@ proptest! {
             body[lost] = 7.into();
         }
         let body = body.to_string();
-        let strings = Strings::default();
+        let strings = StringArena::default();
         let event = Event::read(&body, &strings).expect("an event");
         let filters: Vec<_> = criteria.into_iter().filter_map(|criteria| Filter::new(criteria).ok()).collect();
         let matched = match_filters(&event, &filters);
@@ -307,7 +307,7 @@ proptest! {
             }
         }
         let body = body.to_string();
-        let strings = Strings::default();
+        let strings = StringArena::default();
         let event = Event::read(&body, &strings).expect("an event");
         let status = Some(vec![name.clone()]);
         for criteria in [Criteria { status, ..Criteria::default() }, criteria] {

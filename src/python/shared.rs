@@ -10,14 +10,14 @@ use serde_json::Value;
 use crate::error::Error;
 use crate::event::Event;
 use crate::read::value_of;
-use crate::text::{self, Strings};
+use crate::text::{self, StringArena};
 
 /// What an event's fields are borrowed from.
 struct Body {
     raw: PyBackedBytes,
     /// The text without lone surrogates, if `raw` has any.
     repaired: Option<Box<str>>,
-    strings: Strings,
+    strings: StringArena,
 }
 
 type BoxedEvent<'a> = Box<Event<'a>>;
@@ -46,7 +46,7 @@ impl EventCell {
         let body = Body {
             raw,
             repaired: None,
-            strings: Strings::default(),
+            strings: StringArena::default(),
         };
         let cell = match Cell::try_new_or_recover(body, borrow) {
             Ok(cell) => cell,
