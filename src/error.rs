@@ -17,14 +17,14 @@ pub enum Error {
     SecretMismatch,
     /// The body is no Hub event.
     #[error("{0}")]
-    Payload(Problem),
+    Payload(PayloadError),
 }
 
 impl Error {
     /// A mistake of a body that has no place in it.
     #[cfg(feature = "python")]
     pub(crate) fn nowhere(what: impl Into<String>) -> Self {
-        Self::Payload(Problem {
+        Self::Payload(PayloadError {
             what: what.into(),
             path: String::new(),
             place: None,
@@ -34,7 +34,7 @@ impl Error {
 
 /// What is wrong with a body, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub struct PayloadError {
     /// What was wrong and what would be right, without the place.
     pub what: String,
     /// The field, with dots and indexes (`updatedRefs[0].ref`); empty for the body as a whole.
@@ -45,7 +45,7 @@ pub struct Problem {
     pub place: Option<(usize, usize)>,
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for PayloadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.path.is_empty() {
             write!(f, "`{}`: ", self.path)?;

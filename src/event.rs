@@ -16,10 +16,10 @@ use serde::de::{DeserializeSeed, MapAccess, SeqAccess};
 use serde_json::value::RawValue;
 use serde_path_to_error::Track;
 
-use crate::error::{Error, Problem};
+use crate::error::{Error, PayloadError};
 use crate::legacy;
 use crate::read::{
-    Checked, Id, Present, Read, Required, Strict, Text, check_map, field, read_object,
+    Checked, Id, Read, Required, Strict, Text, Typed, check_map, field, read_object,
 };
 use crate::scope;
 use crate::text::{self, StringArena, range_in};
@@ -220,8 +220,8 @@ impl<'de> Read<'de> for Event<'de> {
             ));
         };
         let (action, scope) = match event {
-            What::Object { action, scope } => (action, scope),
-            What::Word(word) => {
+            EventField::Object { action, scope } => (action, scope),
+            EventField::Word(word) => {
                 let Some(scope) = scope else {
                     return Err(strings.mistake("", legacy::SCOPE_MISSING));
                 };
@@ -265,17 +265,17 @@ impl<'de, const IS_ACTION: bool> Read<'de> for InEvent<'de, IS_ACTION> {
     }
 }
 
-impl Required for What<'_> {
+impl Required for EventField<'_> {
     const PATH: &'static str = "event";
 }
 
 /// The key `event`: an object, or in version 2 a word with the scope beside it.
-enum What<'a> {
+enum EventField<'a> {
     Object { action: &'a str, scope: &'a str },
     Word(&'a str),
 }
 
-impl<'de> Read<'de> for What<'de> {
+impl<'de> Read<'de> for EventField<'de> {
     const EXPECTED: &'static str = "an object with `action` and `scope`";
 
     fn from_text(word: Text<'de, '_>) -> Option<Self> {
@@ -291,8 +291,8 @@ impl<'de> Read<'de> for What<'de> {
             (Some(Strict(InEvent::<true>(action))), Some(Strict(InEvent::<false>(scope)))) => {
                 Ok(Some(Self::Object { action, scope }))
             }
-            (None, _) => Err(strings.mistake(What::PATH, "expected a key `action`")),
-            (_, None) => Err(strings.mistake(What::PATH, "expected a key `scope`")),
+            (None, _) => Err(strings.mistake(EventField::PATH, "expected a key `action`")),
+            (_, None) => Err(strings.mistake(EventField::PATH, "expected a key `scope`")),
         }
     }
 }
@@ -560,9 +560,9 @@ impl<'de> Read<'de> for Comment<'de> {
         });
         // The Hub leaves `content` out of a hidden comment: absent is empty, but another type is no
         // comment, as to take a hidden one for a visible one is worse than to miss it.
-        let content = content.unwrap_or(Present(Some("")));
-        let hidden = hidden.unwrap_or(Present(Some(false)));
-        let (Present(Some(content)), Present(Some(hidden))) = (content, hidden) else {
+        let content = content.unwrap_or(Typed(Some("")));
+        let hidden = hidden.unwrap_or(Typed(Some(false)));
+        let (Typed(Some(content)), Typed(Some(hidden))) = (content, hidden) else {
             return Ok(None);
         };
         Ok(Some(Self {
@@ -756,7 +756,7 @@ impl<'de> Read<'de> for UpdatedFiles<'de> {
         mut seq: A,
         strings: &'de StringArena,
     ) -> Result<Option<Self>, A::Error> {
-        let element = || field::<PassedOver>(strings);
+        let element = || field::<SkippedFile>(strings);
         while seq.next_element_seed(element())?.is_some() {}
         Ok(Some(Self {
             text: "",
@@ -767,9 +767,9 @@ impl<'de> Read<'de> for UpdatedFiles<'de> {
 }
 
 /// An element of the list, checked and dropped: `Checked` with a loop of its own for objects.
-struct PassedOver;
+struct SkippedFile;
 
-impl<'de> Read<'de> for PassedOver {
+impl<'de> Read<'de> for SkippedFile {
     const EXPECTED: &'static str = UpdatedFile::EXPECTED;
 
     fn from_map<A: MapAccess<'de>>(map: A, _: &'de StringArena) -> Result<Option<Self>, A::Error> {
@@ -781,7 +781,7 @@ impl<'de> Read<'de> for PassedOver {
 fn places_of_files(text: &str) -> Vec<Range<usize>> {
     let strings = StringArena::default();
     let mut reader = serde_json::Deserializer::from_str(text);
-    let body = field::<FilesAlone<'_>>(&strings).deserialize(&mut reader);
+    let body = field::<FileListOnly<'_>>(&strings).deserialize(&mut reader);
     // It is there, as the body was read before.
     let elements = body.ok().flatten().map(|body| body.0).unwrap_or_default();
     let place = |element: &RawValue| range_in(text, element.get());
@@ -789,9 +789,9 @@ fn places_of_files(text: &str) -> Vec<Range<usize>> {
 }
 
 /// A body of which nothing is read but the list of files.
-struct FilesAlone<'a>(Vec<&'a RawValue>);
+struct FileListOnly<'a>(Vec<&'a RawValue>);
 
-impl<'de> Read<'de> for FilesAlone<'de> {
+impl<'de> Read<'de> for FileListOnly<'de> {
     const EXPECTED: &'static str = Event::EXPECTED;
 
     fn from_map<A: MapAccess<'de>>(
@@ -829,9 +829,9 @@ fn json_error(path: &str, error: &serde_json::Error) -> Error {
 }
 
 fn payload_error(path: &str, what: &str, error: &serde_json::Error) -> Error {
-    Error::Payload(Problem {
+    Error::Payload(PayloadError {
         what: what.to_owned(),
-        path: shortened(path),
+        path: shorten(path),
         // An error about the whole body has no position. It is shown at the start.
         place: Some((error.line().max(1), error.column())),
     })
@@ -839,7 +839,7 @@ fn payload_error(path: &str, what: &str, error: &serde_json::Error) -> Error {
 
 /// A path for people: on one line, of some length, and without the question marks that stand for
 /// keys which could not be read.
-fn shortened(path: &str) -> String {
+fn shorten(path: &str) -> String {
     const LONGEST: usize = 80;
     let (mut shown, is_cut) = text::line_start(path.trim_end_matches(['?', '.']), LONGEST);
     if is_cut {

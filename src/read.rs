@@ -59,7 +59,7 @@ pub(crate) enum Text<'de, 'v> {
     /// It stands in the body as it is.
     InBody(&'de str),
     /// The body writes it with escapes, so that it lives no longer than the reader looks at it.
-    Passing(&'v str, &'de StringArena),
+    Scratch(&'v str, &'de StringArena),
 }
 
 impl<'de> Text<'de, '_> {
@@ -67,7 +67,7 @@ impl<'de> Text<'de, '_> {
     pub(crate) fn into_cow(self) -> Cow<'de, str> {
         match self {
             Self::InBody(text) => Cow::Borrowed(text),
-            Self::Passing(text, _) => Cow::Owned(text.to_owned()),
+            Self::Scratch(text, _) => Cow::Owned(text.to_owned()),
         }
     }
 
@@ -75,7 +75,7 @@ impl<'de> Text<'de, '_> {
     pub(crate) fn keep(self) -> &'de str {
         match self {
             Self::InBody(text) => text,
-            Self::Passing(text, strings) => strings.keep(text.to_owned()),
+            Self::Scratch(text, strings) => strings.keep(text.to_owned()),
         }
     }
 }
@@ -125,7 +125,7 @@ impl<'de, T: Read<'de>> Visitor<'de> for Lenient<'de, T> {
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Self::Value, E> {
-        Ok(T::from_text(Text::Passing(value, self.0)))
+        Ok(T::from_text(Text::Scratch(value, self.0)))
     }
 
     fn visit_unit<E>(self) -> Result<Self::Value, E> {
@@ -165,9 +165,9 @@ impl<'de, T: Read<'de> + Required> Read<'de> for Strict<T> {
 }
 
 /// A field for which to be of another type is not the same as to be absent, which null still is.
-pub(crate) struct Present<T>(pub(crate) Option<T>);
+pub(crate) struct Typed<T>(pub(crate) Option<T>);
 
-impl<'de, T: Read<'de>> Read<'de> for Present<T> {
+impl<'de, T: Read<'de>> Read<'de> for Typed<T> {
     const EXPECTED: &'static str = T::EXPECTED;
 
     fn read<D: Deserializer<'de>>(
@@ -181,7 +181,7 @@ impl<'de, T: Read<'de>> Read<'de> for Present<T> {
 struct Presence<'de, T>(&'de StringArena, PhantomData<T>);
 
 impl<'de, T: Read<'de>> Visitor<'de> for Presence<'de, T> {
-    type Value = Option<Present<T>>;
+    type Value = Option<Typed<T>>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(T::EXPECTED)
@@ -192,7 +192,7 @@ impl<'de, T: Read<'de>> Visitor<'de> for Presence<'de, T> {
     }
 
     fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        T::read(deserializer, self.0).map(|value| Some(Present(value)))
+        T::read(deserializer, self.0).map(|value| Some(Typed(value)))
     }
 }
 

@@ -81,10 +81,10 @@ impl Verifier {
             .into_iter()
             .filter(|(name, _)| name.eq_ignore_ascii_case(HEADER))
             .map(|(_, value)| value.trim_ascii());
-        if let Some(value) = only(values)? {
+        if let Some(value) = single_value(values)? {
             return self.verify(Some(value));
         }
-        match only(parameters(query.unwrap_or_default()))? {
+        match single_value(parameters(query.unwrap_or_default()))? {
             Some(Parameter { plain, spaced }) => decide(self.knows(&plain) | self.knows(&spaced)),
             None => Err(Error::SecretMissing),
         }
@@ -145,7 +145,7 @@ fn decide(is_known: Choice) -> Result<(), Error> {
 
 /// The one value among several equal ones. All come from the request, so that comparing them tells
 /// nothing about our secrets.
-fn only<T: PartialEq>(mut values: impl Iterator<Item = T>) -> Result<Option<T>, Error> {
+fn single_value<T: PartialEq>(mut values: impl Iterator<Item = T>) -> Result<Option<T>, Error> {
     let Some(first) = values.next() else {
         return Ok(None);
     };

@@ -8,7 +8,7 @@ use elsa::sync::FrozenVec;
 
 use memchr::{memchr_iter, memchr2, memrchr};
 
-use crate::error::{Error, Problem};
+use crate::error::{Error, PayloadError};
 
 /// Decoded strings that a body writes with escapes. Fields of an event borrow from the body or from
 /// here.
@@ -57,7 +57,7 @@ const LONGEST_NUMBER: usize = 65_536;
 pub fn decode(body: &[u8]) -> Result<Cow<'_, str>, Error> {
     let text = std::str::from_utf8(body).map_err(|error| {
         let (line, column) = place(body, error.valid_up_to());
-        Error::Payload(Problem {
+        Error::Payload(PayloadError {
             what: "expected UTF-8, found other bytes".into(),
             path: String::new(),
             place: Some((line, column + 1)),
@@ -65,14 +65,14 @@ pub fn decode(body: &[u8]) -> Result<Cow<'_, str>, Error> {
     })?;
     // The reader would say that it expected a value, about a character that nobody sees.
     if text.starts_with('\u{feff}') {
-        return Err(Error::Payload(Problem {
+        return Err(Error::Payload(PayloadError {
             what: "expected a body that starts with `{`, found a byte order mark".into(),
             path: String::new(),
             place: Some((1, 1)),
         }));
     }
     if let Some(at) = long_number(body) {
-        return Err(Error::Payload(Problem {
+        return Err(Error::Payload(PayloadError {
             what: format!("expected a number of at most {LONGEST_NUMBER} characters"),
             path: String::new(),
             place: Some(place(body, at + 1)),

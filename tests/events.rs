@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use common::Row;
-use hubhooks::error::{Error, Problem};
+use hubhooks::error::{Error, PayloadError};
 use hubhooks::event::{
     Changes, Comment, DOCUMENTED_KEYS, Discussion, Event, MovedTo, Owner, Repo, UpdatedFile,
     UpdatedRef, Url, Webhook,
@@ -93,7 +93,7 @@ fn bytes(row: &Row) -> Vec<u8> {
 }
 
 #[track_caller]
-fn refusal(body: &[u8]) -> Problem {
+fn refusal(body: &[u8]) -> PayloadError {
     match view_of(body) {
         Err(Error::Payload(problem)) => problem,
         Err(other) => panic!("expected a problem with the body, found: {other}"),

@@ -61,7 +61,7 @@ fn look_at(event: &Event<'_>) {
         assert!(event.text().contains(json) && !json.is_empty());
         assert!(json.len() >= file.path.len());
     }
-    let filter = Filter::new(Criteria::default()).expect("a filter that hears all");
+    let filter = Filter::new(Criteria::default()).expect("a filter that matches all");
     assert!(filter.matches(event) && filter.explain(event).matched);
     assert!(!format!("{class:?} {event:?}").is_empty());
 }

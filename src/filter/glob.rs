@@ -1,10 +1,11 @@
 //! Patterns. The only file that names `fast_glob`.
 
-/// The longest text, in bytes, that is searched for a pattern: the longest path that Linux takes. A longer
-/// one matches only itself and `**`: each handler searches again, so that others would wait.
+/// The longest text, in bytes, that is compared with most patterns: the longest path of Linux. A
+/// longer text matches only itself and `**`. Each handler compares it again, so it would block the
+/// server.
 const LONGEST_TEXT: usize = 4096;
 
-/// A pattern that was checked, with the length of what stands before its first special character.
+/// A valid pattern, with the length of the text before its first special character.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Glob {
     pattern: String,
@@ -23,7 +24,7 @@ impl Glob {
         globs.iter().any(|glob| glob.matches(text))
     }
 
-    /// The commonest shapes, and texts that differ early, do without the glob engine.
+    /// Common patterns, and texts with another start, are compared without the glob engine.
     fn matches(&self, text: &str) -> bool {
         let (plain, special) = self.pattern.split_at(self.plain);
         text.strip_prefix(plain).is_some_and(|rest| match special {
@@ -34,9 +35,9 @@ impl Glob {
         })
     }
 
-    /// What is wrong with a pattern, beyond what the glob engine refuses itself: it takes some
-    /// mistakes for ordinary characters, and they would silently match nothing.
-    pub(super) fn mistake(pattern: &str) -> Option<String> {
+    /// The error of a pattern, if it has one. The glob engine takes some errors for ordinary
+    /// characters, and such a pattern would match nothing.
+    pub(super) fn error(pattern: &str) -> Option<String> {
         const ESCAPABLE: &[u8] = b"*?[]{}\\!^-,";
         if pattern.starts_with('!') {
             return Some(
@@ -49,9 +50,9 @@ impl Glob {
         }
         let bytes = pattern.as_bytes();
         let mut braces: Vec<Brace> = Vec::new();
-        // Where the members of the open `[` start: a `]` there is one of them.
+        // The place of the first member of the open `[`. A `]` there is a member.
         let mut members = None;
-        // The byte before; the backslash where that takes the meaning from it.
+        // The byte before this one. For an escaped byte, it is the backslash.
         let mut before = None;
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
@@ -112,15 +113,15 @@ impl Glob {
     }
 }
 
-/// A `{` that is open.
+/// An open `{`.
 struct Brace {
-    /// Whether its alternatives stand at the start of a segment.
+    /// Whether its alternatives begin a segment.
     is_at_start: bool,
-    /// Where an alternative has a `**` at its end, so that a segment has to end after the `}`, too.
+    /// The place of a `**` at the end of an alternative. Then a segment must end after the `}`, too.
     any_depth: Option<usize>,
 }
 
-/// Whether what stands after a byte is at the start of a segment, whichever alternatives are chosen.
+/// Whether a segment begins after a byte, for each of the alternatives.
 fn begins_segment(before: Option<u8>, braces: &[Brace]) -> bool {
     match (before, braces.last()) {
         (None | Some(b'/'), _) => true,
@@ -129,8 +130,8 @@ fn begins_segment(before: Option<u8>, braces: &[Brace]) -> bool {
     }
 }
 
-/// Whether a segment ends before a place; where that is for the open brace to say, it is noted
-/// there, with the place of the `**` that needs it.
+/// Whether a segment ends before the byte at `at`. If this depends on the text after the open
+/// brace, the brace keeps `any_depth`, and its end is checked later.
 fn ends_segment(pattern: &[u8], at: usize, any_depth: usize, braces: &mut [Brace]) -> bool {
     match (pattern.get(at), braces.last_mut()) {
         (None | Some(b'/'), _) => true,

@@ -2,7 +2,7 @@
 
 use pyo3::prelude::*;
 
-use crate::error::{Error, Problem};
+use crate::error::{Error, PayloadError};
 
 mod python {
     use pyo3::import_exception;
@@ -39,7 +39,7 @@ pub(super) fn load(py: Python<'_>) {
 
 /// A `PayloadError`, made without its `__init__`. At exit, the interpreter ends a daemon thread in
 /// Python code, and the process aborts if Rust called that code.
-fn payload_error(py: Python<'_>, message: String, problem: Problem) -> PyResult<PyErr> {
+fn payload_error(py: Python<'_>, message: String, problem: PayloadError) -> PyResult<PyErr> {
     let class = py.get_type::<python::PayloadError>();
     let error = class.call_method1("__new__", (&class, message))?;
     let (line, column) = problem.place.unzip();
