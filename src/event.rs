@@ -18,9 +18,7 @@ use serde_path_to_error::Track;
 
 use crate::error::{Error, PayloadError};
 use crate::legacy;
-use crate::read::{
-    Checked, Id, Read, Required, Strict, Text, Typed, check_map, field, read_object,
-};
+use crate::read::{Checked, Id, Read, Text, Typed, check_map, field, read_object};
 use crate::scope;
 use crate::text::{self, StringArena, range_in};
 
@@ -120,7 +118,7 @@ impl<'a> Event<'a> {
     /// Boxed, as an event is large and on its way passes many hands.
     pub fn read(text: &'a str, strings: &'a StringArena) -> Result<Box<Self>, Error> {
         let mut reader = serde_json::Deserializer::from_str(text);
-        let no_object = || strings.mistake("", format_args!("expected {}", Self::EXPECTED));
+        let no_object = || strings.field_error("", format_args!("expected {}", Self::EXPECTED));
         let event = Box::<Self>::read(&mut reader, strings)
             .and_then(|event| event.ok_or_else(no_object))
             .and_then(|event| reader.end().map(|()| event));
@@ -129,7 +127,7 @@ impl<'a> Event<'a> {
             Err(error) => {
                 // Invalid JSON comes first: the order of keys must not decide.
                 check(text)?;
-                return Err(match strings.first_mistake() {
+                return Err(match strings.first_field_error() {
                     Some((path, what)) => payload_error(path, what, &error),
                     None => json_error("", &error),
                 });
@@ -192,7 +190,7 @@ impl<'de> Read<'de> for Event<'de> {
         strings: &'de StringArena,
     ) -> Result<Option<Self>, A::Error> {
         read_object!(map, strings, {
-            "event" => event,
+            "event" => event required at "event",
             "repo" => repo,
             "discussion" => discussion,
             "comment" => comment,
@@ -207,10 +205,10 @@ impl<'de> Read<'de> for Event<'de> {
             "remove" => remove,
             "update" => update,
         });
-        let Some(Strict(event)) = event else {
+        let Some(event) = event else {
             let version_1: [Option<Checked>; 3] = [add, remove, update];
             let is_version_1 = version_1.iter().any(Option::is_some);
-            return Err(strings.mistake(
+            return Err(strings.field_error(
                 "",
                 if is_version_1 {
                     legacy::VERSION_1
@@ -223,7 +221,7 @@ impl<'de> Read<'de> for Event<'de> {
             EventField::Object { action, scope } => (action, scope),
             EventField::Word(word) => {
                 let Some(scope) = scope else {
-                    return Err(strings.mistake("", legacy::SCOPE_MISSING));
+                    return Err(strings.field_error("", legacy::SCOPE_MISSING));
                 };
                 (legacy::action(word), scope)
             }
@@ -246,29 +244,6 @@ impl<'de> Read<'de> for Event<'de> {
 
 const NO_EVENT: &str = "expected a key `event` with `action` and `scope`";
 
-/// A string in `event`: the action, or else the scope.
-struct InEvent<'a, const IS_ACTION: bool>(&'a str);
-
-impl<const IS_ACTION: bool> Required for InEvent<'_, IS_ACTION> {
-    const PATH: &'static str = if IS_ACTION {
-        "event.action"
-    } else {
-        "event.scope"
-    };
-}
-
-impl<'de, const IS_ACTION: bool> Read<'de> for InEvent<'de, IS_ACTION> {
-    const EXPECTED: &'static str = <&str>::EXPECTED;
-
-    fn from_text(text: Text<'de, '_>) -> Option<Self> {
-        Some(Self(text.keep()))
-    }
-}
-
-impl Required for EventField<'_> {
-    const PATH: &'static str = "event";
-}
-
 /// The key `event`: an object, or in version 2 a word with the scope beside it.
 enum EventField<'a> {
     Object { action: &'a str, scope: &'a str },
@@ -286,13 +261,14 @@ impl<'de> Read<'de> for EventField<'de> {
         mut map: A,
         strings: &'de StringArena,
     ) -> Result<Option<Self>, A::Error> {
-        read_object!(map, strings, { "action" => action, "scope" => scope });
+        read_object!(map, strings, {
+            "action" => action required at "event.action",
+            "scope" => scope required at "event.scope",
+        });
         match (action, scope) {
-            (Some(Strict(InEvent::<true>(action))), Some(Strict(InEvent::<false>(scope)))) => {
-                Ok(Some(Self::Object { action, scope }))
-            }
-            (None, _) => Err(strings.mistake(EventField::PATH, "expected a key `action`")),
-            (_, None) => Err(strings.mistake(EventField::PATH, "expected a key `scope`")),
+            (Some(action), Some(scope)) => Ok(Some(Self::Object { action, scope })),
+            (None, _) => Err(strings.field_error("event", "expected a key `action`")),
+            (_, None) => Err(strings.field_error("event", "expected a key `scope`")),
         }
     }
 }
@@ -359,7 +335,7 @@ impl<'de> Read<'de> for Repo<'de> {
             id: id.map(Id::text),
             private,
             url,
-            owner: legacy::owner(owner, author, author_id),
+            owner: Owner::from_ids(owner, author, author_id),
             head_sha,
             subdomain,
             tags: tags.unwrap_or_default(),
@@ -394,6 +370,18 @@ impl<'de> Read<'de> for Url<'de> {
 pub struct Owner<'a> {
     /// The id; never a login.
     pub id: &'a str,
+}
+
+impl<'a> Owner<'a> {
+    fn from_ids(
+        owner: Option<Self>,
+        author: Option<Self>,
+        author_id: Option<Id<'a>>,
+    ) -> Option<Self> {
+        let id = |owner: Self| owner.id;
+        legacy::owner_id(owner.map(id), author.map(id), author_id.map(Id::text))
+            .map(|id| Self { id })
+    }
 }
 
 impl<'de> Read<'de> for Owner<'de> {
@@ -607,7 +595,7 @@ pub struct MovedTo<'a> {
 
 impl<'a> MovedTo<'a> {
     fn owned_by(mut self, author: Option<Id<'a>>) -> Self {
-        self.owner = legacy::owner(self.owner, None, author);
+        self.owner = Owner::from_ids(self.owner, None, author);
         self
     }
 }

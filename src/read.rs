@@ -141,25 +141,33 @@ impl<'de, T: Read<'de>> Visitor<'de> for Lenient<'de, T> {
     }
 }
 
-/// A field that every event needs.
-pub(crate) trait Required {
-    /// Its path, with dots.
-    const PATH: &'static str;
+/// Reads a required field: another type is an error with this path.
+pub(crate) struct RequiredField<'de, T> {
+    path: &'static str,
+    strings: &'de StringArena,
+    r#type: PhantomData<T>,
 }
 
-/// A field whose wrong type is an error.
-pub(crate) struct Strict<T>(pub(crate) T);
+pub(crate) fn required<'de, T>(
+    path: &'static str,
+    strings: &'de StringArena,
+) -> RequiredField<'de, T> {
+    RequiredField {
+        path,
+        strings,
+        r#type: PhantomData,
+    }
+}
 
-impl<'de, T: Read<'de> + Required> Read<'de> for Strict<T> {
-    const EXPECTED: &'static str = T::EXPECTED;
+impl<'de, T: Read<'de>> DeserializeSeed<'de> for RequiredField<'de, T> {
+    type Value = Option<T>;
 
-    fn read<D: Deserializer<'de>>(
-        deserializer: D,
-        strings: &'de StringArena,
-    ) -> Result<Option<Self>, D::Error> {
-        match T::read(deserializer, strings)? {
-            Some(value) => Ok(Some(Self(value))),
-            None => Err(strings.mistake(T::PATH, format_args!("expected {}", T::EXPECTED))),
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        match T::read(deserializer, self.strings)? {
+            Some(value) => Ok(Some(value)),
+            None => Err(self
+                .strings
+                .field_error(self.path, format_args!("expected {}", T::EXPECTED))),
         }
     }
 }
@@ -446,7 +454,13 @@ pub(crate) fn check_map<'de, const USE: u8, A: MapAccess<'de>>(mut map: A) -> Re
 /// Read an object's documented keys, in any order, into variables; check the other keys' values. Of
 /// a key given twice the last counts, as for `json.loads`, so that fields agree with `to_dict`.
 macro_rules! read_object {
-    ($map:ident, $strings:ident, { $($key:literal => $slot:ident),* $(,)? }) => {
+    (@seed $strings:ident) => {
+        $crate::read::field($strings)
+    };
+    (@seed $strings:ident $path:literal) => {
+        $crate::read::required($path, $strings)
+    };
+    ($map:ident, $strings:ident, { $($key:literal => $slot:ident $(required at $path:literal)?),* $(,)? }) => {
         #[derive(serde::Deserialize)]
         #[serde(field_identifier)]
         #[allow(non_camel_case_types, reason = "a key is called as its variable is")]
@@ -459,7 +473,7 @@ macro_rules! read_object {
         $(let mut $slot = None;)*
         while let Some(key) = $map.next_key()? {
             match key {
-                $(Key::$slot => $slot = $map.next_value_seed($crate::read::field($strings))?,)*
+                $(Key::$slot => $slot = $map.next_value_seed($crate::read::read_object!(@seed $strings $($path)?))?,)*
                 Key::undocumented => {
                     $map.next_value::<$crate::read::Checked>()?;
                 }

@@ -16,7 +16,7 @@ use crate::error::{Error, PayloadError};
 pub struct StringArena {
     kept: FrozenVec<Box<str>>,
     /// The first field that has a wrong type, and the message. An error of serde carries only text.
-    mistake: OnceLock<(&'static str, String)>,
+    field_error: OnceLock<(&'static str, String)>,
 }
 
 impl StringArena {
@@ -25,20 +25,20 @@ impl StringArena {
     }
 
     /// Make an error about a field, and remember the path and the message.
-    pub(crate) fn mistake<E: serde::de::Error>(
+    pub(crate) fn field_error<E: serde::de::Error>(
         &self,
         path: &'static str,
         what: impl fmt::Display,
     ) -> E {
         let what = what.to_string();
         let error = E::custom(&what);
-        self.mistake.get_or_init(|| (path, what));
+        self.field_error.get_or_init(|| (path, what));
         error
     }
 
-    /// The path and the message of the error of [`StringArena::mistake`], if there is one.
-    pub(crate) fn first_mistake(&self) -> Option<&(&'static str, String)> {
-        self.mistake.get()
+    /// The path and the message of the error of [`StringArena::field_error`], if there is one.
+    pub(crate) fn first_field_error(&self) -> Option<&(&'static str, String)> {
+        self.field_error.get()
     }
 }
 
