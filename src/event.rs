@@ -1,11 +1,11 @@
-//! The Hub's nouns, borrowed from the body of a delivery.
+//! Events: the parsed body of a delivery, and its parts.
 //!
-//! A body is checked whole when it is read: UTF-8, syntax, depth, numbers and the type of every
-//! documented field. Only `event` must be there. A part (a repo, a discussion, ...) is well typed
-//! when the fields it cannot do without are; a part that is not reads as None, an optional field of
-//! another type reads as None, and both stay reachable in the body.
+//! The parser checks the whole body: UTF-8, syntax, depth, numbers and the types of all documented
+//! fields. Only `event` is required. A part, such as a repository, is valid if its required fields
+//! have their documented types. An invalid part reads as `None`, and so does an optional field with
+//! another type. The text of the body has both.
 //!
-//! Fields and when the Hub sends them: <https://huggingface.co/docs/hub/webhooks>.
+//! Source: <https://huggingface.co/docs/hub/webhooks>.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -18,11 +18,11 @@ use serde_path_to_error::Track;
 
 use crate::error::{Error, PayloadError};
 use crate::legacy;
-use crate::read::{Checked, Id, Read, Text, Typed, check_map, field, read_object};
+use crate::read::{Id, Read, Source, Text, Typed, Validate, check_map, field, read_object};
 use crate::scope;
 use crate::text::{self, StringArena, range_in};
 
-/// The keys of a body that are documented, older shapes included.
+/// The documented keys of a body, with those of older versions.
 pub const DOCUMENTED_KEYS: [&str; 12] = [
     "event",
     "scope",
@@ -38,52 +38,52 @@ pub const DOCUMENTED_KEYS: [&str; 12] = [
     "updatedFilesTruncated",
 ];
 
-/// One delivery's body.
+/// The parsed body of a delivery.
 #[derive(Debug)]
 pub struct Event<'a> {
     text: &'a str,
-    /// What happened: `create`, `delete`, `update`, `move`, or a word of the future.
+    /// The action: `create`, `delete`, `update`, `move`, or one that the Hub adds later.
     pub action: &'a str,
-    /// To what it happened, dotted: `repo.content`, `discussion.comment`, or a scope of the future.
+    /// The scope: `repo.content`, `discussion.comment`, or one that the Hub adds later.
     pub scope: &'a str,
-    /// The repository it happened in.
+    /// The repository.
     pub repo: Option<Repo<'a>>,
-    /// The discussion or pull request, with scopes `discussion*`.
+    /// The discussion or pull request. Only scopes that begin with `discussion` have it.
     pub discussion: Option<Discussion<'a>>,
-    /// The comment, or the opening post of a new discussion.
+    /// The comment, or the first post of a new discussion.
     pub comment: Option<Comment<'a>>,
     /// The webhook that sent the delivery.
     pub webhook: Option<Webhook<'a>>,
-    /// Where a moved repository is now.
+    /// The new name and owner of a moved repository.
     pub moved_to: Option<MovedTo<'a>>,
     /// The refs that a push created, moved or deleted.
     pub updated_refs: Vec<UpdatedRef<'a>>,
-    /// The files that changed in a bucket, read when asked for; boxed, as few events have any.
+    /// The changed files of a bucket, read lazily. The box keeps other events small.
     pub updated_files: Option<Box<UpdatedFiles<'a>>>,
-    /// Whether the Hub left files out of the list because there were more than 10,000.
+    /// Whether the Hub left files out of the list, which it does after 10,000.
     pub updated_files_truncated: bool,
 }
 
-/// The class of an event, decided by its effective scope and the well-typed parts it has.
+/// The class of an event. It depends on the effective scope and on the valid parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// An event on a repository itself.
+    /// An event about a repository itself.
     Repo,
-    /// A change of a repository's files.
+    /// A change of the content of a repository.
     Content,
-    /// A change of a repository's settings.
+    /// A change of the settings of a repository.
     Config,
-    /// A discussion or pull request.
+    /// An event about a discussion or pull request.
     Discussion,
-    /// A comment on one, the opening post included.
+    /// An event with a comment: about the comment, or a new discussion with its first post.
     Comment,
-    /// Anything else.
+    /// Any other event.
     Other,
 }
 
 impl Class {
-    /// The class that every event of a documented scope has at least, if its parts are as
-    /// documented.
+    /// The class of all events of a documented scope with the documented parts. An event of a
+    /// subclass has it, too.
     pub fn promised_by(scope: &str) -> Option<Self> {
         Some(match scope {
             "repo" => Self::Repo,
@@ -95,7 +95,7 @@ impl Class {
         })
     }
 
-    /// Whether this class is another one or extends it.
+    /// Whether this class is `other` or a subclass of it.
     pub fn is_a(self, other: Self) -> bool {
         self == other || other == Self::Other || (self, other) == (Self::Comment, Self::Discussion)
     }
@@ -114,45 +114,40 @@ impl Class {
 }
 
 impl<'a> Event<'a> {
-    /// Read an event from the text that [`text::decode`] gives; `strings` takes what has escapes.
-    /// Boxed, as an event is large and on its way passes many hands.
+    /// Parse the text of a body, as [`text::decode`] returns it. `strings` keeps the decoded strings
+    /// with escapes. [`OwnedEvent`](crate::OwnedEvent) needs neither.
+    ///
+    /// The box makes it cheap to move an event.
     pub fn read(text: &'a str, strings: &'a StringArena) -> Result<Box<Self>, Error> {
-        let mut reader = serde_json::Deserializer::from_str(text);
+        let source = Source { text, strings };
+        let mut reader = source.reader();
         let no_object = || strings.field_error("", format_args!("expected {}", Self::EXPECTED));
-        let event = Box::<Self>::read(&mut reader, strings)
+        Box::<Self>::read(&mut reader, source)
             .and_then(|event| event.ok_or_else(no_object))
-            .and_then(|event| reader.end().map(|()| event));
-        let mut event = match event {
-            Ok(event) => event,
-            Err(error) => {
-                // Invalid JSON comes first: the order of keys must not decide.
-                check(text)?;
-                return Err(match strings.first_field_error() {
+            .and_then(|event| reader.end().map(|()| event))
+            .or_else(|error| {
+                // Report invalid JSON first, so that the error does not depend on the order of keys.
+                check_json(text)?;
+                Err(match strings.first_field_error() {
                     Some((path, what)) => payload_error(path, what, &error),
                     None => json_error("", &error),
-                });
-            }
-        };
-        if let Some(files) = &mut event.updated_files {
-            files.text = text;
-        }
-        event.text = text;
-        Ok(event)
+                })
+            })
     }
 
-    /// The body as text: what was received, lone surrogates replaced.
+    /// The body as text, with U+FFFD in place of lone surrogates.
     pub fn text(&self) -> &'a str {
         self.text
     }
 
-    /// The scope and action after the narrowing rule (see [`scope::narrow`]).
+    /// The effective scope and action: see [`scope::narrow`].
     pub fn effective(&self) -> (&'a str, &'a str) {
         scope::narrow(self.scope, self.action)
     }
 
-    /// Whether the effective scope is another one than the event's own.
+    /// Whether the effective scope differs from the scope.
     pub fn is_narrowed(&self) -> bool {
-        // It is shorter then. To compare two scopes as long as a body takes milliseconds.
+        // A narrowed scope is shorter. A scope can be as long as a body, so comparing it is slow.
         self.effective().0.len() != self.scope.len()
     }
 
@@ -161,7 +156,7 @@ impl<'a> Event<'a> {
         scope::is_known(self.scope, self.action)
     }
 
-    /// What kind of event this is.
+    /// The class of this event.
     pub fn class(&self) -> Class {
         match Class::promised_by(self.effective().0) {
             Some(class) if self.repo.is_some() => match class {
@@ -176,7 +171,7 @@ impl<'a> Event<'a> {
         }
     }
 
-    /// Whether the comment is the first post of a discussion just opened.
+    /// Whether the comment is the first post of a new discussion.
     pub fn is_opening_post(&self) -> bool {
         self.comment.is_some() && self.effective() == ("discussion", "create")
     }
@@ -187,9 +182,9 @@ impl<'de> Read<'de> for Event<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de StringArena,
+        source: Source<'de>,
     ) -> Result<Option<Self>, A::Error> {
-        read_object!(map, strings, {
+        read_object!(map, source, {
             "event" => event required at "event",
             "repo" => repo,
             "discussion" => discussion,
@@ -206,9 +201,9 @@ impl<'de> Read<'de> for Event<'de> {
             "update" => update,
         });
         let Some(event) = event else {
-            let version_1: [Option<Checked>; 3] = [add, remove, update];
-            let is_version_1 = version_1.iter().any(Option::is_some);
-            return Err(strings.field_error(
+            let of_version_1: [Option<Validate>; 3] = [add, remove, update];
+            let is_version_1 = of_version_1.iter().any(Option::is_some);
+            return Err(source.strings.field_error(
                 "",
                 if is_version_1 {
                     legacy::VERSION_1
@@ -221,13 +216,13 @@ impl<'de> Read<'de> for Event<'de> {
             EventField::Object { action, scope } => (action, scope),
             EventField::Word(word) => {
                 let Some(scope) = scope else {
-                    return Err(strings.field_error("", legacy::SCOPE_MISSING));
+                    return Err(source.strings.field_error("", legacy::SCOPE_MISSING));
                 };
                 (legacy::action(word), scope)
             }
         };
         Ok(Some(Self {
-            text: "",
+            text: source.text,
             action,
             scope,
             repo,
@@ -244,7 +239,7 @@ impl<'de> Read<'de> for Event<'de> {
 
 const NO_EVENT: &str = "expected a key `event` with `action` and `scope`";
 
-/// The key `event`: an object, or in version 2 a word with the scope beside it.
+/// The key `event`: an object, or in version 2 a word, with `scope` as a key of the body.
 enum EventField<'a> {
     Object { action: &'a str, scope: &'a str },
     Word(&'a str),
@@ -259,16 +254,20 @@ impl<'de> Read<'de> for EventField<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de StringArena,
+        source: Source<'de>,
     ) -> Result<Option<Self>, A::Error> {
-        read_object!(map, strings, {
+        read_object!(map, source, {
             "action" => action required at "event.action",
             "scope" => scope required at "event.scope",
         });
         match (action, scope) {
             (Some(action), Some(scope)) => Ok(Some(Self::Object { action, scope })),
-            (None, _) => Err(strings.field_error("event", "expected a key `action`")),
-            (_, None) => Err(strings.field_error("event", "expected a key `scope`")),
+            (None, _) => Err(source
+                .strings
+                .field_error("event", "expected a key `action`")),
+            (_, None) => Err(source
+                .strings
+                .field_error("event", "expected a key `scope`")),
         }
     }
 }
@@ -276,25 +275,26 @@ impl<'de> Read<'de> for EventField<'de> {
 /// A repository.
 #[derive(Debug)]
 pub struct Repo<'a> {
-    /// `model`, `dataset`, `space`, `bucket`, or a type of the future.
+    /// The type: `model`, `dataset`, `space`, `bucket`, `kernel`, or one that the Hub adds later.
     pub r#type: &'a str,
-    /// `owner/name`, or `name` alone for the oldest ones. On a move, the old name.
+    /// The full name, `owner/name`. The oldest repositories have only `name`. On a move, the old
+    /// name.
     pub name: &'a str,
-    /// The id that stays when the name changes.
+    /// The id. It does not change when the repository is renamed.
     pub id: Option<&'a str>,
-    /// Whether only members see it.
+    /// Whether the repository is private.
     pub private: Option<bool>,
-    /// Where it is.
+    /// The URLs.
     pub url: Option<Url<'a>>,
-    /// Whose it is.
+    /// The owner.
     pub owner: Option<Owner<'a>>,
-    /// The head of `main`, also when another ref was pushed.
+    /// The newest commit of `main`, also if another ref was pushed.
     pub head_sha: Option<&'a str>,
-    /// The host name of a Space.
+    /// The host name of a Space, without the domain.
     pub subdomain: Option<&'a str>,
-    /// The tags, in older shapes.
+    /// The tags. Only older bodies have them.
     pub tags: Vec<&'a str>,
-    /// The storage's name, in older shapes.
+    /// The name of the storage. Only older bodies have it.
     pub gitaly_uid: Option<&'a str>,
 }
 
@@ -310,9 +310,9 @@ impl<'de> Read<'de> for Repo<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de StringArena,
+        source: Source<'de>,
     ) -> Result<Option<Self>, A::Error> {
-        read_object!(map, strings, {
+        read_object!(map, source, {
             "type" => r#type,
             "name" => name,
             "id" => id,
@@ -344,12 +344,12 @@ impl<'de> Read<'de> for Repo<'de> {
     }
 }
 
-/// Where something is.
+/// The URLs of something on the Hub.
 #[derive(Debug)]
 pub struct Url<'a> {
-    /// The page for people.
+    /// The URL of the page.
     pub web: &'a str,
-    /// The address for programs.
+    /// The URL of the API; `None` for comments.
     pub api: Option<&'a str>,
 }
 
@@ -358,17 +358,17 @@ impl<'de> Read<'de> for Url<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de StringArena,
+        source: Source<'de>,
     ) -> Result<Option<Self>, A::Error> {
-        read_object!(map, strings, { "web" => web, "api" => api });
+        read_object!(map, source, { "web" => web, "api" => api });
         Ok(web.map(|web| Self { web, api }))
     }
 }
 
-/// A user or an organisation, of whom the Hub sends only the id.
+/// A user or an organisation. The Hub sends the id, and never a login.
 #[derive(Debug)]
 pub struct Owner<'a> {
-    /// The id; never a login.
+    /// The id.
     pub id: &'a str,
 }
 
@@ -389,9 +389,9 @@ impl<'de> Read<'de> for Owner<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de StringArena,
+        source: Source<'de>,
     ) -> Result<Option<Self>, A::Error> {
-        read_object!(map, strings, { "id" => id });
+        read_object!(map, source, { "id" => id });
         Ok(id.map(Id::text).map(|id| Self { id }))
     }
 }
@@ -399,21 +399,21 @@ impl<'de> Read<'de> for Owner<'de> {
 /// A discussion or a pull request.
 #[derive(Debug)]
 pub struct Discussion<'a> {
-    /// Its id.
+    /// The id. The Hub's API and pages use `num` instead.
     pub id: Option<&'a str>,
-    /// Its title.
+    /// The title.
     pub title: &'a str,
-    /// Where it is.
+    /// The URLs.
     pub url: Option<Url<'a>>,
-    /// `open`, `closed`, `merged`, `draft`, or a word of the future.
+    /// The status: `open`, `closed`, `merged`, `draft`, or one that the Hub adds later.
     pub status: &'a str,
-    /// Who opened it.
+    /// The user who opened it, and not the user who caused the event.
     pub author: Option<Owner<'a>>,
-    /// Its number in the repository.
+    /// The number in the repository. Discussions and pull requests share the numbers.
     pub num: u64,
     /// Whether it is a pull request.
     pub is_pull_request: bool,
-    /// What a pull request changes.
+    /// The target branch and merge commit of a pull request.
     pub changes: Option<Changes<'a>>,
     /// Whether it is pinned.
     pub pinned: Option<bool>,
@@ -424,9 +424,9 @@ impl<'de> Read<'de> for Discussion<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de StringArena,
+        source: Source<'de>,
     ) -> Result<Option<Self>, A::Error> {
-        read_object!(map, strings, {
+        read_object!(map, source, {
             "id" => id,
             "title" => title,
             "url" => url,
@@ -456,12 +456,12 @@ impl<'de> Read<'de> for Discussion<'de> {
     }
 }
 
-/// What a pull request changes.
+/// The target branch and merge commit of a pull request.
 #[derive(Debug)]
 pub struct Changes<'a> {
-    /// The ref it is to be merged into, in full.
+    /// The full name of the target ref: `refs/heads/main`.
     pub base: Option<&'a str>,
-    /// The commit it was merged as.
+    /// The merge commit; `None` until it is merged.
     pub merge_commit_id: Option<&'a str>,
 }
 
@@ -470,9 +470,9 @@ impl<'de> Read<'de> for Changes<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de StringArena,
+        source: Source<'de>,
     ) -> Result<Option<Self>, A::Error> {
-        read_object!(map, strings, { "base" => base, "mergeCommitId" => merge_commit_id });
+        read_object!(map, source, { "base" => base, "mergeCommitId" => merge_commit_id });
         Ok(Some(Self {
             base,
             merge_commit_id: merge_commit_id.map(Id::text),
@@ -480,28 +480,28 @@ impl<'de> Read<'de> for Changes<'de> {
     }
 }
 
-/// A comment, or the opening post of a discussion.
+/// A comment, or the first post of a discussion.
 #[derive(Debug)]
 pub struct Comment<'a> {
-    /// Its id.
+    /// The id.
     pub id: Option<&'a str>,
-    /// Who wrote it.
+    /// The user who wrote it.
     pub author: Option<Owner<'a>>,
-    /// Its text; empty when it is hidden, as the Hub then sends none.
+    /// The text. It is empty if the comment is hidden, because the Hub sends none.
     pub content: &'a str,
-    /// Whether it was hidden.
+    /// Whether it is hidden.
     pub hidden: bool,
-    /// Where it is.
+    /// The URLs.
     pub url: Option<Url<'a>>,
 }
 
-/// How much of a comment is searched for mentions, in bytes. Each handler searches it again, so a
-/// longer one would stop the server for seconds.
+/// The bytes of a comment that are searched for mentions. Each handler searches them again, so a long
+/// comment would block the server for seconds.
 const LONGEST_SEARCHED: usize = 1 << 20;
 
 impl Comment<'_> {
-    /// Whether the text mentions `@name`: a whole login, in any case, not part of a longer word or
-    /// of an address. Of a text longer than 1 MiB only the start is searched.
+    /// Whether the text mentions `@name`, in any case. A part of a longer login or of an e-mail
+    /// address does not count. Only the first MiB of a long text is searched.
     pub fn mentions(&self, name: &str) -> bool {
         let name = name.strip_prefix('@').unwrap_or(name);
         let content = self.content;
@@ -522,7 +522,7 @@ fn is_login(c: char) -> bool {
     c.is_alphanumeric() || matches!(c, '-' | '_')
 }
 
-/// Whether a login ends here: a dot counts as part of it only when more of it follows.
+/// Whether a login ends before this text. A dot belongs to a login only if more of it follows.
 fn ends_login(rest: &str) -> bool {
     let mut rest = rest.chars();
     match rest.next() {
@@ -537,17 +537,17 @@ impl<'de> Read<'de> for Comment<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de StringArena,
+        source: Source<'de>,
     ) -> Result<Option<Self>, A::Error> {
-        read_object!(map, strings, {
+        read_object!(map, source, {
             "id" => id,
             "author" => author,
             "content" => content,
             "hidden" => hidden,
             "url" => url,
         });
-        // The Hub leaves `content` out of a hidden comment: absent is empty, but another type is no
-        // comment, as to take a hidden one for a visible one is worse than to miss it.
+        // The Hub leaves `content` out of a hidden comment, so an absent text is empty. With another
+        // type, the comment is invalid: a hidden comment must never read as a visible one.
         let content = content.unwrap_or(Typed(Some("")));
         let hidden = hidden.unwrap_or(Typed(Some(false)));
         let (Typed(Some(content)), Typed(Some(hidden))) = (content, hidden) else {
@@ -566,9 +566,9 @@ impl<'de> Read<'de> for Comment<'de> {
 /// The webhook that sent a delivery.
 #[derive(Debug)]
 pub struct Webhook<'a> {
-    /// Its id; not that of the delivery, which comes in the header `Webhook-Id`.
+    /// The id of the webhook. The id of the delivery is in the header `Webhook-Id`.
     pub id: &'a str,
-    /// The version of the body.
+    /// The version of the body. It is 3 since 2022.
     pub version: Option<u64>,
 }
 
@@ -577,19 +577,19 @@ impl<'de> Read<'de> for Webhook<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de StringArena,
+        source: Source<'de>,
     ) -> Result<Option<Self>, A::Error> {
-        read_object!(map, strings, { "id" => id, "version" => version });
+        read_object!(map, source, { "id" => id, "version" => version });
         Ok(id.map(Id::text).map(|id| Self { id, version }))
     }
 }
 
-/// Where a moved repository is now.
+/// The new name and owner of a moved repository.
 #[derive(Debug)]
 pub struct MovedTo<'a> {
-    /// Its new name.
+    /// The new name, `owner/name`.
     pub name: &'a str,
-    /// Whose it is now.
+    /// The new owner.
     pub owner: Option<Owner<'a>>,
 }
 
@@ -603,7 +603,7 @@ impl<'a> MovedTo<'a> {
 impl<'de> Read<'de> for MovedTo<'de> {
     const EXPECTED: &'static str = "an object with `name` and `owner`";
 
-    // Version 2 sends the name alone.
+    // Version 2 sends only the name.
     fn from_text(name: Text<'de, '_>) -> Option<Self> {
         let name = name.keep();
         Some(Self { name, owner: None })
@@ -611,9 +611,9 @@ impl<'de> Read<'de> for MovedTo<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de StringArena,
+        source: Source<'de>,
     ) -> Result<Option<Self>, A::Error> {
-        read_object!(map, strings, { "name" => name, "owner" => owner });
+        read_object!(map, source, { "name" => name, "owner" => owner });
         Ok(name.map(|name| Self { name, owner }))
     }
 }
@@ -621,26 +621,26 @@ impl<'de> Read<'de> for MovedTo<'de> {
 /// A ref that a push created, moved or deleted.
 #[derive(Debug)]
 pub struct UpdatedRef<'a> {
-    /// The ref in full: `refs/heads/main`.
+    /// The full name: `refs/heads/main`.
     pub r#ref: &'a str,
-    /// The commit it pointed to; None when it is new.
+    /// The old commit; `None` if the push created the ref.
     pub old_sha: Option<&'a str>,
-    /// The commit it points to; None when it is gone.
+    /// The new commit; `None` if the push deleted the ref.
     pub new_sha: Option<&'a str>,
 }
 
 impl UpdatedRef<'_> {
-    /// The branch's name, if it is one.
+    /// The name of the branch; `None` if the ref is not a branch.
     pub fn branch(&self) -> Option<&str> {
         self.r#ref.strip_prefix("refs/heads/")
     }
 
-    /// The tag's name, if it is one.
+    /// The name of the tag; `None` if the ref is not a tag.
     pub fn tag(&self) -> Option<&str> {
         self.r#ref.strip_prefix("refs/tags/")
     }
 
-    /// The pull request's number, if it is one.
+    /// The number of the pull request; `None` if the ref is not one.
     pub fn pull_request(&self) -> Option<u64> {
         let digits = self.r#ref.strip_prefix("refs/pr/")?;
         digits
@@ -649,12 +649,12 @@ impl UpdatedRef<'_> {
             .then(|| digits.parse().ok())?
     }
 
-    /// Whether the push created it.
+    /// Whether the push created the ref.
     pub fn is_created(&self) -> bool {
         self.old_sha.is_none() && self.new_sha.is_some()
     }
 
-    /// Whether the push deleted it.
+    /// Whether the push deleted the ref.
     pub fn is_deleted(&self) -> bool {
         self.new_sha.is_none() && self.old_sha.is_some()
     }
@@ -665,9 +665,9 @@ impl<'de> Read<'de> for UpdatedRef<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de StringArena,
+        source: Source<'de>,
     ) -> Result<Option<Self>, A::Error> {
-        read_object!(map, strings, { "ref" => r#ref, "oldSha" => old_sha, "newSha" => new_sha });
+        read_object!(map, source, { "ref" => r#ref, "oldSha" => old_sha, "newSha" => new_sha });
         Ok(r#ref.map(|r#ref| Self {
             r#ref,
             old_sha,
@@ -676,16 +676,16 @@ impl<'de> Read<'de> for UpdatedRef<'de> {
     }
 }
 
-/// A file that changed in a bucket.
+/// A changed file of a bucket.
 #[derive(Debug)]
 pub struct UpdatedFile<'a> {
-    /// Its path in the bucket.
+    /// The path in the bucket.
     pub path: Cow<'a, str>,
-    /// `add` (also when it was overwritten), `delete`, or a word of the future.
+    /// The action: `add`, also for an overwritten file, `delete`, or one that the Hub adds later.
     pub action: Cow<'a, str>,
-    /// The hash of its contents, with `add`.
+    /// The hash of the content; `None` unless the action is `add`.
     pub xet_hash: Option<Cow<'a, str>>,
-    /// Its size in bytes, with `add`.
+    /// The size in bytes; `None` unless the action is `add`.
     pub size: Option<u64>,
 }
 
@@ -694,9 +694,9 @@ impl<'de> Read<'de> for UpdatedFile<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de StringArena,
+        source: Source<'de>,
     ) -> Result<Option<Self>, A::Error> {
-        read_object!(map, strings, {
+        read_object!(map, source, {
             "path" => path,
             "action" => action,
             "xetHash" => xet_hash,
@@ -714,25 +714,27 @@ impl<'de> Read<'de> for UpdatedFile<'de> {
     }
 }
 
-/// The list of a bucket's changed files: up to 10,000, so each is read only when asked for.
+/// The changed files of a bucket, read lazily, because there can be 10,000.
 #[derive(Debug)]
 pub struct UpdatedFiles<'a> {
-    text: &'a str,
-    strings: &'a StringArena,
-    /// Where in the text each element of the list is, once somebody asked.
+    source: Source<'a>,
+    /// The place of each element of the list in the text, found at the first access.
     places: OnceLock<Vec<Range<usize>>>,
 }
 
 impl<'a> UpdatedFiles<'a> {
-    /// Read the files, each with the JSON text it stands in. Elements that are none are left out.
+    /// Read the files, each with its JSON text. Invalid elements are left out.
     pub fn iter(&self) -> impl Iterator<Item = (&'a str, UpdatedFile<'a>)> {
-        let places = self.places.get_or_init(|| places_of_files(self.text));
+        let text = self.source.text;
+        let places = self.places.get_or_init(|| places_of_files(text));
         places.iter().filter_map(|place| {
-            let json = &self.text[place.clone()];
-            let mut reader = serde_json::Deserializer::from_str(json);
-            // Nothing but the type can be wrong: the rest was checked with the body.
-            let file = field(self.strings).deserialize(&mut reader).ok()?;
-            Some((json, file?))
+            let element = Source {
+                text: &text[place.clone()],
+                ..self.source
+            };
+            // The syntax was checked with the body, so only the type can be invalid.
+            let file = field(element).deserialize(&mut element.reader()).ok()?;
+            Some((element.text, file?))
         })
     }
 }
@@ -742,41 +744,45 @@ impl<'de> Read<'de> for UpdatedFiles<'de> {
 
     fn from_seq<A: SeqAccess<'de>>(
         mut seq: A,
-        strings: &'de StringArena,
+        source: Source<'de>,
     ) -> Result<Option<Self>, A::Error> {
-        let element = || field::<SkippedFile>(strings);
-        while seq.next_element_seed(element())?.is_some() {}
+        while seq
+            .next_element_seed(field::<SkippedFile>(source))?
+            .is_some()
+        {}
         Ok(Some(Self {
-            text: "",
-            strings,
+            source,
             places: OnceLock::new(),
         }))
     }
 }
 
-/// An element of the list, checked and dropped: `Checked` with a loop of its own for objects.
+/// An element of the list, checked and dropped: `Validate` with its own copy of the code.
 struct SkippedFile;
 
 impl<'de> Read<'de> for SkippedFile {
     const EXPECTED: &'static str = UpdatedFile::EXPECTED;
 
-    fn from_map<A: MapAccess<'de>>(map: A, _: &'de StringArena) -> Result<Option<Self>, A::Error> {
+    fn from_map<A: MapAccess<'de>>(map: A, _: Source<'de>) -> Result<Option<Self>, A::Error> {
         check_map::<1, _>(map).map(|()| None)
     }
 }
 
-/// Where the elements of a body's list of files are: a second reading, which skips over them.
+/// The places of the elements in the list of files. This reads the body again, and skips each element.
 fn places_of_files(text: &str) -> Vec<Range<usize>> {
     let strings = StringArena::default();
-    let mut reader = serde_json::Deserializer::from_str(text);
-    let body = field::<FileListOnly<'_>>(&strings).deserialize(&mut reader);
-    // It is there, as the body was read before.
+    let source = Source {
+        text,
+        strings: &strings,
+    };
+    let body = field::<FileListOnly<'_>>(source).deserialize(&mut source.reader());
+    // The body was parsed before, so the list exists.
     let elements = body.ok().flatten().map(|body| body.0).unwrap_or_default();
     let place = |element: &RawValue| range_in(text, element.get());
     elements.into_iter().map(place).collect()
 }
 
-/// A body of which nothing is read but the list of files.
+/// A body of which only the list of files is read.
 struct FileListOnly<'a>(Vec<&'a RawValue>);
 
 impl<'de> Read<'de> for FileListOnly<'de> {
@@ -784,20 +790,24 @@ impl<'de> Read<'de> for FileListOnly<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de StringArena,
+        source: Source<'de>,
     ) -> Result<Option<Self>, A::Error> {
-        read_object!(map, strings, { "updatedFiles" => files });
+        read_object!(map, source, { "updatedFiles" => files });
         Ok(files.map(Self))
     }
 }
 
-/// Check that a text is valid JSON, and find the path of an error. It is slower than reading an
+/// Check that a text is valid JSON, and find the path of an error. This is slower than parsing an
 /// event, so it runs only after a failure.
-fn check(text: &str) -> Result<(), Error> {
+fn check_json(text: &str) -> Result<(), Error> {
     let strings = StringArena::default();
-    let mut reader = serde_json::Deserializer::from_str(text);
+    let source = Source {
+        text,
+        strings: &strings,
+    };
+    let mut reader = source.reader();
     let mut track = Track::new();
-    field::<Checked>(&strings)
+    field::<Validate>(source)
         .deserialize(serde_path_to_error::Deserializer::new(
             &mut reader,
             &mut track,
@@ -806,7 +816,7 @@ fn check(text: &str) -> Result<(), Error> {
     reader.end().map_err(|error| json_error("", &error))
 }
 
-/// An error of `serde_json`, with its own text: a new version may change it.
+/// An error with the text of `serde_json`. A new version of it can change the text.
 fn json_error(path: &str, error: &serde_json::Error) -> Error {
     if error.is_eof() {
         return payload_error(path, "expected more, found the end of the body", error);
@@ -820,13 +830,12 @@ fn payload_error(path: &str, what: &str, error: &serde_json::Error) -> Error {
     Error::Payload(PayloadError {
         what: what.to_owned(),
         path: shorten(path),
-        // An error about the whole body has no position. It is shown at the start.
+        // An error about the whole body has no position, so it gets that of the start.
         place: Some((error.line().max(1), error.column())),
     })
 }
 
-/// A path for people: on one line, of some length, and without the question marks that stand for
-/// keys which could not be read.
+/// A path for messages: on one line, cut if it is long, and without the `?` of unreadable keys.
 fn shorten(path: &str) -> String {
     const LONGEST: usize = 80;
     let (mut shown, is_cut) = text::line_start(path.trim_end_matches(['?', '.']), LONGEST);
