@@ -1,29 +1,29 @@
-//! The crate's one error. Messages say what is wrong, where and what would be right; they never
-//! repeat the secret or the body.
+//! The error type of the crate. A message names the fault, its position and a valid value. It never
+//! has the secret or the body.
 
 use std::fmt;
 
-/// Everything that can go wrong in the core.
+/// An error of the core.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The author of the app set something up that cannot work.
+    /// A secret or a filter is invalid.
     #[error("{0}")]
     Config(String),
-    /// The request carries no secret.
+    /// The request has no secret.
     #[error("the request carries no secret: send it as `X-Webhook-Secret` or `?secret=`")]
     SecretMissing,
-    /// The request carries a wrong secret, or two different ones.
+    /// The request has a wrong secret, or two different ones.
     #[error("the request's secret is not the one configured here")]
     SecretMismatch,
-    /// The body is no Hub event.
+    /// The body is not a valid Hub event.
     #[error("{0}")]
     Payload(PayloadError),
 }
 
 impl Error {
-    /// A mistake of a body that has no place in it.
+    /// An error of a body without a position.
     #[cfg(feature = "python")]
-    pub(crate) fn nowhere(what: impl Into<String>) -> Self {
+    pub(crate) fn without_position(what: impl Into<String>) -> Self {
         Self::Payload(PayloadError {
             what: what.into(),
             path: String::new(),
@@ -32,16 +32,15 @@ impl Error {
     }
 }
 
-/// What is wrong with a body, and where.
+/// An error of a body, with its position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PayloadError {
-    /// What was wrong and what would be right, without the place.
+    /// The message without the path and the position.
     pub what: String,
     /// The field, with dots and indexes (`updatedRefs[0].ref`); empty for the body as a whole.
     pub path: String,
-    /// Line and column, both as `serde_json` counts them: lines from 1, columns in bytes
-    /// from 1, and 0 for the end of the line before.
-    /// None when the mistake has no place.
+    /// The line and the column, as `serde_json` counts them. Both begin at 1, and columns count
+    /// bytes. A newline has column 0 of the next line. `None` if the error has no position.
     pub place: Option<(usize, usize)>,
 }
 

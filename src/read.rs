@@ -458,7 +458,7 @@ pub(crate) fn check_map<'de, const COPY: u8, A: MapAccess<'de>>(
 ///
 /// `read_object!(map, source, { "web" => web, "api" => api required at "url.api" })` expands to:
 ///
-/// ```ignore
+/// ```text
 /// enum Key { web, api, undocumented }
 ///
 /// let mut web = None;

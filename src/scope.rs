@@ -1,12 +1,12 @@
-//! The scopes and actions the Hub documents, and the rule for reading ones it has not yet told us about.
+//! The documented scopes and actions, and the rule for undocumented ones.
 
-/// A scope with the actions the Hub documents for it.
+/// A scope with its documented actions.
 pub type Documented = (&'static str, &'static [&'static str]);
 
 /// The documented scopes, broader ones first. Source: <https://huggingface.co/docs/hub/webhooks>.
 ///
-/// Frozen per major version: were a sixth scope added here, its events would stop reaching the
-/// handlers that hear them today as updates of its parent.
+/// The list can change only in a major version. With a sixth scope, its events would no longer match
+/// filters on its parent.
 pub const SCOPES: [Documented; 5] = [
     ("repo", &["create", "delete", "update", "move"]),
     ("repo.content", &["update"]),
@@ -15,7 +15,7 @@ pub const SCOPES: [Documented; 5] = [
     ("discussion.comment", &["create", "update"]),
 ];
 
-/// What any action on an undocumented narrower scope counts as on its nearest documented ancestor.
+/// The effective action of an event on an undocumented narrower scope.
 pub const NARROWED_ACTION: &str = "update";
 
 /// Whether the Hub documents this scope.
@@ -30,15 +30,15 @@ pub fn is_known(scope: &str, action: &str) -> bool {
         .any(|(name, actions)| *name == scope && actions.contains(&action))
 }
 
-/// Read a scope and action as the Hub asks receivers to: any action on a scope narrower than a
-/// documented one is an `update` of that one. Everything else stays as it is.
+/// Apply the narrowing rule of the Hub: any action on an undocumented narrower scope is an `update`
+/// of the nearest documented scope. Other scopes and actions do not change.
 ///
 /// Source: the section on event scopes of <https://huggingface.co/docs/hub/webhooks>.
 pub fn narrow<'a>(scope: &'a str, action: &'a str) -> (&'a str, &'a str) {
     if is_documented(scope) {
         return (scope, action);
     }
-    // The longest one is the nearest. The scope itself may be as long as a body.
+    // The longest ancestor is the nearest. Do not split the scope: it can be as long as a body.
     let ancestor = SCOPES
         .iter()
         .map(|(name, _)| *name)
@@ -54,7 +54,7 @@ pub fn narrow<'a>(scope: &'a str, action: &'a str) -> (&'a str, &'a str) {
     }
 }
 
-/// The documented scope that a misspelt one most likely means, if any is close.
+/// The documented scope nearest to a misspelt one; `None` if none is close.
 pub fn nearest(scope: &str) -> Option<&'static str> {
     const CLOSE: f64 = 0.75;
     let scope = scope.to_ascii_lowercase();

@@ -1,4 +1,4 @@
-//! From bytes to text that a JSON reader can take: UTF-8, no lone surrogates, no endless numbers.
+//! Decoding: from bytes to UTF-8 text without lone surrogates and without overlong numbers.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,12 +10,12 @@ use memchr::{memchr_iter, memchr2, memrchr};
 
 use crate::error::{Error, PayloadError};
 
-/// Decoded strings that a body writes with escapes. Fields of an event borrow from the body or from
-/// here.
+/// The decoded strings of a body that have escapes. The fields of an event borrow from the body or
+/// from this arena.
 #[derive(Default)]
 pub struct StringArena {
     kept: FrozenVec<Box<str>>,
-    /// The first field that has a wrong type, and the message. An error of serde carries only text.
+    /// The path and the message of the first field error. An error of serde has only text.
     field_error: OnceLock<(&'static str, String)>,
 }
 
@@ -24,7 +24,7 @@ impl StringArena {
         self.kept.push_get(text.into())
     }
 
-    /// Make an error about a field, and remember the path and the message.
+    /// Make an error about a field, and store the path and the message.
     pub(crate) fn field_error<E: serde::de::Error>(
         &self,
         path: &'static str,
@@ -48,12 +48,12 @@ impl fmt::Debug for StringArena {
     }
 }
 
-/// The longest number, in characters, that is read. A body shorter than this needs no look at the
-/// length of its numbers; a longer one cannot keep the number reader busy.
+/// The length of the longest valid number, in characters. Without a limit, one number could keep the
+/// parser busy for seconds. A shorter body needs no check.
 const LONGEST_NUMBER: usize = 65_536;
 
-/// Take a body as text. Lone surrogates, which JSON can write but no text can hold, become U+FFFD;
-/// a body without them is not copied.
+/// Decode a body. U+FFFD replaces lone surrogates: JSON can have them, and UTF-8 text cannot. A body
+/// without them is not copied.
 pub fn decode(body: &[u8]) -> Result<Cow<'_, str>, Error> {
     let text = std::str::from_utf8(body).map_err(|error| {
         let (line, column) = place(body, error.valid_up_to());
@@ -63,7 +63,7 @@ pub fn decode(body: &[u8]) -> Result<Cow<'_, str>, Error> {
             place: Some((line, column + 1)),
         })
     })?;
-    // The reader would say that it expected a value, about a character that nobody sees.
+    // The error of the parser would not name this invisible character.
     if text.starts_with('\u{feff}') {
         return Err(Error::Payload(PayloadError {
             what: "expected a body that starts with `{`, found a byte order mark".into(),
@@ -89,9 +89,9 @@ fn place(body: &[u8], at: usize) -> (usize, usize) {
     (line, column)
 }
 
-/// Where a number longer than `LONGEST_NUMBER` starts, if there is one.
+/// The start of the first number that is longer than `LONGEST_NUMBER`.
 ///
-/// One byte in each stretch of that length is looked at: a longer number covers at least one of them.
+/// Only one byte in each `LONGEST_NUMBER` is read, because a longer number covers at least one.
 fn long_number(body: &[u8]) -> Option<usize> {
     let is_number = |byte: &&u8| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
     let mut strings = InStrings {
@@ -102,20 +102,20 @@ fn long_number(body: &[u8]) -> Option<usize> {
     (LONGEST_NUMBER..body.len())
         .step_by(LONGEST_NUMBER)
         .find_map(|probe| {
-            // A stretch back is far enough: a run that began before it has been judged already.
-            let stretch = &body[probe - LONGEST_NUMBER..=probe];
-            let before = stretch.iter().rev().take_while(is_number).count();
+            // A number that begins before this window was checked at the probe before.
+            let window = &body[probe - LONGEST_NUMBER..=probe];
+            let before = window.iter().rev().take_while(is_number).count();
             let start = probe + 1 - before;
             if before == 0 || (before > LONGEST_NUMBER && start > 0) {
                 return None;
             }
             let rest = body[start..].iter().take(LONGEST_NUMBER + 1);
-            (rest.take_while(is_number).count() > LONGEST_NUMBER && !strings.holds(start))
+            (rest.take_while(is_number).count() > LONGEST_NUMBER && !strings.contain(start))
                 .then_some(start)
         })
 }
 
-/// Tells which bytes of a body are in strings, walking over it once.
+/// Finds out whether bytes are inside strings, in one pass over the body.
 struct InStrings<'b> {
     body: &'b [u8],
     at: usize,
@@ -123,8 +123,8 @@ struct InStrings<'b> {
 }
 
 impl InStrings<'_> {
-    /// Whether the byte at this place is in a string. Places must not go back.
-    fn holds(&mut self, place: usize) -> bool {
+    /// Whether the byte at this place is inside a string. Each call needs a later place.
+    fn contain(&mut self, place: usize) -> bool {
         while let Some(next) = memchr2(b'"', b'\\', &self.body[self.at.min(place)..place]) {
             let mark = self.at + next;
             if self.body[mark] == b'"' {
@@ -138,8 +138,8 @@ impl InStrings<'_> {
     }
 }
 
-/// Replace each `\uD800`..`\uDFFF` escape that is not part of a pair by `\uFFFD`, which has the same
-/// length, so that every place in the body stays where it is.
+/// Replace each escape of a lone surrogate by `\uFFFD`. It has the same length, so the positions in
+/// the body do not change.
 fn replace_lone_surrogates(text: &str) -> Cow<'_, str> {
     let bytes = text.as_bytes();
     let mut repaired: Option<Vec<u8>> = None;
@@ -160,20 +160,20 @@ fn replace_lone_surrogates(text: &str) -> Cow<'_, str> {
             None => {}
         }
     }
-    // ASCII took the place of ASCII, so that it is text.
+    // ASCII replaced ASCII, so this is valid UTF-8.
     match repaired.and_then(|repaired| String::from_utf8(repaired).ok()) {
         Some(repaired) => Cow::Owned(repaired),
         None => Cow::Borrowed(text),
     }
 }
 
-/// A half of a pair of surrogates.
+/// A half of a surrogate pair.
 enum Half {
     High,
     Low,
 }
 
-/// The half of a pair that the escape at `at` writes, if it writes one.
+/// The surrogate of the escape at `at`, if it is one.
 fn surrogate(bytes: &[u8], at: usize) -> Option<Half> {
     let Some(&[b'\\', b'u', b'd' | b'D', second, third, fourth]) = bytes.get(at..at + 6) else {
         return None;
@@ -188,18 +188,18 @@ fn surrogate(bytes: &[u8], at: usize) -> Option<Half> {
     }
 }
 
-/// Where a part of a text stands in it.
+/// The range of a slice in its text.
 ///
 /// # Panics
 ///
-/// When it is no part of that text.
+/// If it is not a slice of the text.
 pub(crate) fn range_in(text: &str, part: &str) -> std::ops::Range<usize> {
     let start = part.as_ptr().addr() - text.as_ptr().addr();
     assert!(start + part.len() <= text.len(), "a part of the text");
     start..start + part.len()
 }
 
-/// A text that cannot break the line it is shown in, nor do anything else to a terminal.
+/// Escape control characters, so that a text stays on its line and cannot control a terminal.
 pub(crate) fn one_line(text: &str) -> String {
     text.chars().fold(String::new(), |mut line, c| {
         match c {
@@ -210,10 +210,10 @@ pub(crate) fn one_line(text: &str) -> String {
     })
 }
 
-/// The most characters of a value that a message or a `repr` quotes.
+/// The largest number of characters of a value in a message or a `repr`.
 pub(crate) const LONGEST_QUOTE: usize = 120;
 
-/// A value of a body as messages quote it: on one line, and cut if it is long, with its length.
+/// A value of a body for messages: on one line, and cut if it is long, with its length.
 pub(crate) fn excerpt(text: &str) -> String {
     match line_start(text, LONGEST_QUOTE) {
         (line, false) => line,
@@ -221,9 +221,9 @@ pub(crate) fn excerpt(text: &str) -> String {
     }
 }
 
-/// The start of a text as [`one_line`] gives it, and whether there is more of the text.
+/// The start of a text as one line, and whether the text was cut.
 pub(crate) fn line_start(text: &str, longest: usize) -> (String, bool) {
-    // An escaped character takes up to ten, so the line is cut once more.
+    // Escaping can make a character ten times as long, so the line is cut again.
     let end = text.char_indices().nth(longest).map(|(end, _)| end);
     let mut line = one_line(&text[..end.unwrap_or(text.len())]);
     let cut = line.char_indices().nth(longest).map(|(cut, _)| cut);
@@ -236,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn excerpt_keeps_what_is_short() {
+    fn excerpt_keeps_short_text() {
         for text in ["", "main", "a\"b'c\\d", &"é".repeat(LONGEST_QUOTE)] {
             assert_eq!(excerpt(text), text);
         }
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn excerpt_of_a_long_text_is_short_and_tells_its_length() {
+    fn excerpt_of_a_long_text_is_short_and_has_its_length() {
         for c in ["a", "é", "😀", "\n", "\u{1b}", "\u{e0001}"] {
             let text = c.repeat(100_000);
             let shown = excerpt(&text);

@@ -1,4 +1,4 @@
-//! Patterns. The only file that names `fast_glob`.
+//! Patterns: their syntax check and the comparison.
 
 /// The longest text, in bytes, that is compared with most patterns: the longest path of Linux. A
 /// longer text matches only itself and `**`. Each handler compares it again, so it would block the

@@ -13,7 +13,7 @@ use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 use pyo3::{IntoPyObjectExt, PyTypeInfo};
 use serde_json::Value;
 
-use super::convert::{compared, problem, reentrant, to_python, word};
+use super::convert::{compared, payload_error, reentrant, to_python, word};
 use super::files::UpdatedFiles;
 use super::parts::{Comment, Discussion, MovedTo, Repo, UpdatedRef, Webhook};
 use super::shared::EventCell;
@@ -109,7 +109,7 @@ fn instance_of<'py>(
     if is_any || event.is_instance(class)? {
         return Ok(event);
     }
-    Err(problem(format!(
+    Err(payload_error(format!(
         "expected the body of a `{}`, found that of a `{}`",
         class.name()?,
         event.get_type().name()?,
@@ -129,7 +129,7 @@ fn register_encoders(py: Python<'_>) -> PyResult<()> {
         Ok::<_, PyErr>(modules.cast_into::<PyDict>()?.unbind())
     })?;
     let modules = modules.bind(py);
-    // FastAPI imports `fastapi.routing` after its encoders, which are whole by then.
+    // FastAPI imports `fastapi.routing` after its encoders.
     if modules.contains(intern!(py, "fastapi.routing"))? {
         py.import("hubhooks._encoders")?
             .call_method0("register_encoders")?;
@@ -151,7 +151,7 @@ fn body_bytes(body: &Bound<'_, PyAny>) -> PyResult<PyBackedBytes> {
     };
     match text.encode_utf8() {
         Ok(bytes) => Ok(bytes.into()),
-        Err(_) => Err(problem(
+        Err(_) => Err(payload_error(
             "expected text that UTF-8 can write, found lone surrogates",
         )),
     }
@@ -322,7 +322,7 @@ impl HubEvent {
     }
 
     fn __hash__(&self) -> u64 {
-        // Of what equal bodies cannot differ in, enough to tell most events apart.
+        // Equal bodies have equal values of these fields, and most events differ in them.
         let event = self.shared.event();
         let mut hasher = DefaultHasher::new();
         (event.action, event.scope).hash(&mut hasher);

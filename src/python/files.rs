@@ -20,7 +20,7 @@ use crate::read::value_of;
 type Files<'a> = Vec<(&'a str, event::UpdatedFile<'a>)>;
 
 self_cell!(
-    /// The files of a body, each with its JSON text: found once, all together.
+    /// The files of a body, each with its JSON text.
     struct List {
         owner: EventCell,
         #[covariant]

@@ -205,7 +205,7 @@ impl Filter {
 #[pyo3(signature = (event, filters, /))]
 #[expect(
     clippy::needless_pass_by_value,
-    reason = "how PyO3 hands over a sequence"
+    reason = "PyO3 extracts only owned sequences"
 )]
 pub(crate) fn match_filters(
     event: &Bound<'_, HubEvent>,

@@ -51,7 +51,7 @@ mod _core {
         module.add("REPO_TYPES", PyTuple::new(py, REPO_TYPES)?)?;
         module.add("STATUSES", PyTuple::new(py, STATUSES)?)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
-        // Special methods that call Python code of others are written in Python, too.
+        // Special methods that call user code are written in Python: see `convert::reentrant`.
         let special = [
             (py.get_type::<super::Filter>(), "__init__", "make_filter"),
             (

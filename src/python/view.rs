@@ -13,18 +13,17 @@ use super::convert::{compared, to_python};
 use super::event::HubEvent;
 use super::shared::EventCell;
 
-/// The reason why a view's part exists: a view is only made of an existing part, and events never
-/// change.
+/// A panic message that never shows: events do not change, and `of` checks that the part exists.
 pub(super) const EXISTS: &str = "a view is made of an existing part";
 
-/// What all views have in common.
+/// The common interface of all views.
 pub(super) trait View {
     fn shared(&self) -> &EventCell;
 
-    /// The part as JSON, as the body has it.
+    /// The part as JSON.
     fn value(&self) -> Value;
 
-    /// The way from the event to the part: attributes, and the index in a tuple.
+    /// The path from the event to the part: attributes, and an index.
     fn path(&self) -> (&'static str, Option<usize>);
 }
 
@@ -72,12 +71,17 @@ macro_rules! view_methods {
 }
 pub(super) use view_methods;
 
-/// Define a view: its class, how it finds its part, and its Python methods.
+/// Define a view: its class, the access to its part, and its Python methods.
 ///
 /// `Repo at () { url: Url }` defines a class `Repo` of the part `event::Repo`. `()` is the type of
 /// the position of the part, such as an index. `url` is a view that is made at the first access.
-/// `find` borrows the part from an event, `hash` returns what `==` of two parts implies, `value`
-/// returns the JSON, and `path` the attributes from the event to the part. The rest are methods.
+///
+/// * `find` borrows the part from an event.
+/// * `hash` returns fields that are equal in equal parts.
+/// * `value` returns the JSON of the part.
+/// * `path` returns the attributes from the event to the part.
+///
+/// Methods follow.
 macro_rules! view {
     (
         $(#[$doc:meta])*
@@ -161,7 +165,7 @@ pub(super) fn hash(key: impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// Pickle a view as its event, and the way from there to the part.
+/// Pickle a view as its event and the path to the part.
 pub(super) fn reduce<'py, T>(slf: &Bound<'py, T>) -> PyResult<Bound<'py, PyTuple>>
 where
     T: View + PyClass<Frozen = True> + Sync,
