@@ -2,9 +2,9 @@
 
 mod common;
 
-use hubhooks::event::{Class, Event};
+use hubhooks::OwnedEvent;
+use hubhooks::event::Class;
 use hubhooks::filter::{Criteria, Filter, ScopeOrClass, match_filters};
-use hubhooks::text::StringArena;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -77,12 +77,12 @@ fn table() {
             return assert_eq!(filter.value_warnings(), row.strings("warnings"));
         }
         let body = common::body(row);
-        let strings = StringArena::default();
-        let event = Event::read(&body, &strings).expect("the body is an event");
-        let explanation = filter.explain(&event);
+        let event = OwnedEvent::parse(body).expect("the body is an event");
+        let event = event.event();
+        let explanation = filter.explain(event);
         assert_eq!(explanation.text, row.str("explain"));
-        assert_eq!(filter.matches(&event), row.get("matches") == true);
-        assert_eq!(explanation.matched, filter.matches(&event));
+        assert_eq!(filter.matches(event), row.get("matches") == true);
+        assert_eq!(explanation.matched, filter.matches(event));
     });
 }
 
@@ -97,9 +97,9 @@ fn matching_gives_the_places_in_order() {
     };
     let filters = [filter("2026/**"), filter("*.txt"), filter("incoming/*")];
     let body = common::sample("repo.content.update.bucket").to_string();
-    let strings = StringArena::default();
-    let event = Event::read(&body, &strings).expect("the sample is an event");
-    assert_eq!(match_filters(&event, &filters), [0, 2]);
+    let event = OwnedEvent::parse(body).expect("the sample is an event");
+    let event = event.event();
+    assert_eq!(match_filters(event, &filters), [0, 2]);
 }
 
 #[test]
@@ -175,9 +175,9 @@ fn path_matches(pattern: &str, path: &str) -> Option<bool> {
     let mut body = common::sample("repo.content.update.bucket");
     body["updatedFiles"] = json!([{"path": path, "action": "add"}]);
     let body = body.to_string();
-    let strings = StringArena::default();
-    let event = Event::read(&body, &strings).expect("an event");
-    Some(filter.matches(&event))
+    let event = OwnedEvent::parse(body).expect("an event");
+    let event = event.event();
+    Some(filter.matches(event))
 }
 
 const SAMPLES: [&str; 9] = [
@@ -280,13 +280,13 @@ proptest! {
             body[lost] = 7.into();
         }
         let body = body.to_string();
-        let strings = StringArena::default();
-        let event = Event::read(&body, &strings).expect("an event");
+        let event = OwnedEvent::parse(body).expect("an event");
+        let event = event.event();
         let filters: Vec<_> = criteria.into_iter().filter_map(|criteria| Filter::new(criteria).ok()).collect();
-        let matched = match_filters(&event, &filters);
+        let matched = match_filters(event, &filters);
         for (at, filter) in filters.iter().enumerate() {
-            let explanation = filter.explain(&event);
-            prop_assert_eq!(filter.matches(&event), explanation.matched);
+            let explanation = filter.explain(event);
+            prop_assert_eq!(filter.matches(event), explanation.matched);
             prop_assert_eq!(matched.contains(&at), explanation.matched);
             prop_assert_eq!(explanation.text.starts_with("matches"), explanation.matched);
             prop_assert!(!explanation.text.ends_with(": "), "{}", explanation.text);
@@ -307,12 +307,12 @@ proptest! {
             }
         }
         let body = body.to_string();
-        let strings = StringArena::default();
-        let event = Event::read(&body, &strings).expect("an event");
+        let event = OwnedEvent::parse(body).expect("an event");
+        let event = event.event();
         let status = Some(vec![name.clone()]);
         for criteria in [Criteria { status, ..Criteria::default() }, criteria] {
             if let Ok(filter) = Filter::new(criteria) {
-                let explanation = filter.explain(&event);
+                let explanation = filter.explain(event);
                 let breaks = |c: char| c.is_control() || "\u{2028}\u{202e}".contains(c);
                 prop_assert!(!explanation.text.contains(breaks), "{:?}", explanation.text);
             }
