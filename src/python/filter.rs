@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyTuple, PyType};
+use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 
 use super::convert::word;
 use super::errors::config_error;
@@ -131,6 +131,35 @@ impl Filter {
             .map_err(|_| PyTypeError::new_err("a filter cannot be changed"))
     }
 
+    /// The scopes and event classes, as in the call; empty if every scope matches.
+    #[getter]
+    fn scopes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let classes = classes(py);
+        let scopes = self.inner()?.criteria().scopes.iter();
+        let items = scopes.filter_map(|item| match item {
+            ScopeOrClass::Scope(name) => Some(PyString::new(py, name).into_any()),
+            ScopeOrClass::Class(class) => classes
+                .iter()
+                .find(|(_, known)| known == class)
+                .map(|(class, _)| class.clone().into_any()),
+        });
+        PyTuple::new(py, items.collect::<Vec<_>>())
+    }
+
+    /// A new dict of the given criteria: a tuple of strings, or a bool, under the name of each.
+    #[getter]
+    fn criteria<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let criteria = self.inner()?.criteria();
+        let given = PyDict::new(py);
+        for (name, words) in word_criteria(criteria) {
+            given.set_item(name, PyTuple::new(py, words)?)?;
+        }
+        for (name, flag) in flag_criteria(criteria) {
+            given.set_item(name, flag)?;
+        }
+        Ok(given)
+    }
+
     /// Return True if the event matches.
     #[pyo3(signature = (event, /))]
     fn matches(&self, event: &Bound<'_, HubEvent>) -> PyResult<bool> {
@@ -175,26 +204,11 @@ impl Filter {
     fn __repr__(&self) -> PyResult<String> {
         let criteria = self.inner()?.criteria();
         let mut given: Vec<String> = criteria.scopes.iter().map(python_name).collect();
-        let words = [
-            ("action", &criteria.action),
-            ("repo_type", &criteria.repo_type),
-            ("repo", &criteria.repo),
-            ("owner", &criteria.owner),
-            ("ref", &criteria.r#ref),
-            ("path", &criteria.path),
-            ("status", &criteria.status),
-            ("mention", &criteria.mention),
-            ("author", &criteria.author),
-        ];
-        for (name, words) in words {
-            given.extend(words.as_ref().map(|words| format!("{name}={words:?}")));
+        for (name, words) in word_criteria(criteria) {
+            given.push(format!("{name}={words:?}"));
         }
-        for (name, flag) in [
-            ("pull_request", criteria.pull_request),
-            ("private", criteria.private),
-        ] {
-            given
-                .extend(flag.map(|flag| format!("{name}={}", if flag { "True" } else { "False" })));
+        for (name, flag) in flag_criteria(criteria) {
+            given.push(format!("{name}={}", if flag { "True" } else { "False" }));
         }
         Ok(format!("Filter({})", given.join(", ")))
     }
@@ -236,6 +250,33 @@ pub(crate) fn narrow<'py>(
 #[pyo3(signature = (scope, /))]
 pub(crate) fn nearest_scope(scope: &str) -> Option<&'static str> {
     scope::nearest(scope)
+}
+
+/// The given criteria with words or patterns.
+fn word_criteria(criteria: &Criteria) -> impl Iterator<Item = (&'static str, &[String])> {
+    [
+        ("action", &criteria.action),
+        ("repo_type", &criteria.repo_type),
+        ("repo", &criteria.repo),
+        ("owner", &criteria.owner),
+        ("ref", &criteria.r#ref),
+        ("path", &criteria.path),
+        ("status", &criteria.status),
+        ("mention", &criteria.mention),
+        ("author", &criteria.author),
+    ]
+    .into_iter()
+    .filter_map(|(name, words)| Some((name, words.as_deref()?)))
+}
+
+/// The given criteria that are True or False.
+fn flag_criteria(criteria: &Criteria) -> impl Iterator<Item = (&'static str, bool)> {
+    [
+        ("pull_request", criteria.pull_request),
+        ("private", criteria.private),
+    ]
+    .into_iter()
+    .filter_map(|(name, flag)| Some((name, flag?)))
 }
 
 /// The values of a criterion: a string or several.
