@@ -62,12 +62,12 @@ async fn receive(State(receiver): State<Arc<Receiver>>, request: Request) -> (St
         return (StatusCode::OK, explanation.text);
     }
     // The Hub waits for the response, so start slow work after it.
-    tokio::spawn(handle(event));
+    tokio::task::spawn_blocking(move || handle(&event));
     (StatusCode::ACCEPTED, "started".into())
 }
 
 #[expect(clippy::print_stdout, reason = "it is the output of the example")]
-async fn handle(event: OwnedEvent) {
+fn handle(event: &OwnedEvent) {
     if let Some(repo) = &event.event().repo {
         println!("{} has new commits on main", repo.name);
     }
