@@ -352,10 +352,11 @@ def _lay_out(*, has_token: bool, has_login: bool) -> _Parts:
     return _Parts(
         overview, controls, state, newer, older, table, choose, details, facts, payload, handler,
         replay, outcome, close, locked, token, unlock, lock, refusal,
-        number=gr.Number(0, precision=0, visible=False),
-        chosen=gr.Textbox(visible=False),
-        key=gr.Textbox(visible=False),
-        seen=gr.Textbox(visible=False),
+        # Not `False`: Gradio 6.0 forgets the values of components that are not on the page.
+        number=gr.Number(0, precision=0, visible="hidden"),
+        chosen=gr.Textbox(visible="hidden"),
+        key=gr.Textbox(visible="hidden"),
+        seen=gr.Textbox(visible="hidden"),
     )  # fmt: skip
 
 
