@@ -162,6 +162,7 @@ _STYLE = """<style>
   .hubhooks.hubhooks .hubhooks-list td.hubhooks-state { grid-column: 2; }
 }
 
+.hubhooks-details:not(:has(section)) { display: none; }
 .hubhooks-details .json-node .content { flex: 1; min-width: 0; overflow-wrap: anywhere; }
 .hubhooks.hubhooks dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px;
   align-items: baseline; margin: 0; }
@@ -246,7 +247,6 @@ class _Parts(NamedTuple):
     older: gr.Button
     table: gr.HTML
     choose: gr.Button
-    details: gr.Column
     facts: gr.HTML
     payload: gr.JSON
     handler: gr.Dropdown
@@ -333,7 +333,9 @@ def _lay_out(*, has_token: bool, has_login: bool) -> _Parts:
         lock = gr.Button("Lock", size="md", visible=False, scale=0, min_width=60)
     table = gr.HTML(padding=False)
     choose = gr.Button("Select", visible="hidden", elem_classes="hubhooks-choose")
-    with gr.Column(visible=False, elem_classes="hubhooks-details") as details, gr.Row():
+    # The style hides it while it is empty, not `visible=False`: Gradio 6.0 drops the values of
+    # components that it shows with the same response.
+    with gr.Column(elem_classes="hubhooks-details"), gr.Row():
         with gr.Column(scale=1, min_width=320):
             facts = gr.HTML(padding=False)
             with gr.Row(equal_height=True, elem_classes="hubhooks-controls"):
@@ -350,7 +352,7 @@ def _lay_out(*, has_token: bool, has_login: bool) -> _Parts:
     with gr.Column(visible=False) as locked:
         refusal, token, unlock = _lay_out_lock(has_token=has_token, has_login=has_login)
     return _Parts(
-        overview, controls, state, newer, older, table, choose, details, facts, payload, handler,
+        overview, controls, state, newer, older, table, choose, facts, payload, handler,
         replay, outcome, close, locked, token, unlock, lock, refusal,
         # Not `False`: Gradio 6.0 forgets the values of components that are not on the page.
         number=gr.Number(0, precision=0, visible="hidden"),
@@ -578,13 +580,11 @@ class _Tab:
         parts = self._parts
         if details is None:
             return {
-                parts.details: gr.update(visible=False),
                 parts.facts: "",
                 parts.payload: None,
             }
         payload = details.payload
         return {
-            parts.details: gr.update(visible=True),
             parts.facts: _block(_details_html(details)),
             # Gradio would parse a bare text as JSON.
             parts.payload: payload if isinstance(payload, dict | list) else {"body": payload},
