@@ -128,7 +128,7 @@ _STYLE = """<style>
 .hubhooks.hubhooks .hubhooks-list table { width: 100%; table-layout: fixed;
   border-collapse: collapse; }
 .hubhooks.hubhooks .hubhooks-list :is(th, td) { padding: 8px 12px; text-align: left;
-  vertical-align: top; }
+  vertical-align: baseline; }
 .hubhooks.hubhooks .hubhooks-list th { font-size: var(--text-sm); font-weight: 600; }
 .hubhooks.hubhooks .hubhooks-list tbody tr { border-top: 1px solid var(--hubhooks-line); }
 .hubhooks.hubhooks .hubhooks-list tr[data-delivery] { cursor: pointer; }
