@@ -1,9 +1,13 @@
 """An app that prints one line for each event of the Hub.
 
-Start it, and send it the samples from a second terminal. Both need the same secret:
+Start it:
 
     export WEBHOOK_SECRET=moon
     uvicorn quickstart:hooks --app-dir examples
+
+Send it all samples from a second terminal, with the same secret:
+
+    export WEBHOOK_SECRET=moon
     hubhooks send http://127.0.0.1:8000 --all
 
 An event that no handler matches gets the response `unhandled`. The Hub counts it as delivered.
@@ -16,15 +20,15 @@ from hubhooks import CommentEvent, ConfigEvent, ContentEvent, RepoEvent, RunCont
 hooks = Webhooks()  # reads the secret from WEBHOOK_SECRET
 
 
-def say(handler: str, text: str) -> None:
+def show(handler: str, text: str) -> None:
     """Print a line without a buffer."""
     print(f"{handler}: {text}", flush=True)
 
 
 @hooks.on("repo.content", repo_type="dataset", ref="main")
 def dataset_pushed(event: ContentEvent) -> None:
-    """Match pushes to the main branch of datasets. A training could start here."""
-    say("dataset_pushed", f"{event.repo.name} is now at {(event.repo.head_sha or '?')[:8]}")
+    """Match pushes to the main branch of datasets. You could start a training here."""
+    show("dataset_pushed", f"{event.repo.name} is now at {(event.repo.head_sha or '?')[:8]}")
 
 
 @hooks.on_comment(mention="my-bot")
@@ -32,18 +36,18 @@ async def mentioned(event: CommentEvent, context: RunContext) -> None:
     """Match new comments and first posts that mention the bot."""
     where = f"{event.repo.name}#{event.discussion.num}"
     post = "opening post" if event.is_opening_post else "comment"
-    say("mentioned", f"{post} in {where} mentions the bot (attempt {context.attempt})")
+    show("mentioned", f"{post} in {where} mentions the bot (attempt {context.attempt})")
 
 
 @hooks.on("repo.config")
 def settings_changed(event: ConfigEvent) -> None:
     """Match changes of settings. The Hub does not always name the setting."""
     changes = ", ".join(f"{key}={value}" for key, value in event.updated_config.items())
-    say("settings_changed", f"{event.repo.name} has {changes or 'other settings'}")
+    show("settings_changed", f"{event.repo.name} has {changes or 'other settings'}")
 
 
 @hooks.on("repo", action=["create", "delete", "move"])
 def repo_created_or_gone(event: RepoEvent) -> None:
     """Match repositories that are created, deleted or renamed."""
     target = f" to {event.moved_to.name}" if event.moved_to else ""
-    say("repo_created_or_gone", f"{event.action} {event.repo.type} {event.repo.name}{target}")
+    show("repo_created_or_gone", f"{event.action} {event.repo.type} {event.repo.name}{target}")

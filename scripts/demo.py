@@ -56,24 +56,24 @@ def main() -> int:
     finally:
         server.terminate()
         printed, _ = server.communicate(timeout=30)
-    show_answers([json.loads(line) for line in sent.stdout.splitlines()])
+    show_responses([json.loads(line) for line in sent.stdout.splitlines()])
     print("\nWhat the handlers printed:\n")
     print(printed)
     show_next_steps()
     return sent.returncode
 
 
-def show_answers(answers: list[dict[str, Any]]) -> None:
+def show_responses(responses: list[dict[str, Any]]) -> None:
     """Print the samples that a handler matched, and count the others."""
-    unhandled = [answer for answer in answers if is_unhandled(answer)]
-    shown = [answer for answer in answers if not is_unhandled(answer)]
-    width = max((len(answer["sample"]) for answer in shown), default=0)
-    for answer in shown:
-        said = answer["answer"]
-        handlers = said.get("handlers", ()) if isinstance(said, dict) else ()
-        outcome = "ran " + ", ".join(handlers) if handlers else answer["error"] or said
-        print(f"  {answer['sample']:{width}}  {answer['status']}  {outcome}")
-    print(f"\n{len(shown)} of the {len(answers)} samples are shown.")
+    unhandled = [response for response in responses if is_unhandled(response)]
+    shown = [response for response in responses if not is_unhandled(response)]
+    width = max((len(response["sample"]) for response in shown), default=0)
+    for response in shown:
+        body = response["answer"]
+        handlers = body.get("handlers", ()) if isinstance(body, dict) else ()
+        outcome = "ran " + ", ".join(handlers) if handlers else response["error"] or body
+        print(f"  {response['sample']:{width}}  {response['status']}  {outcome}")
+    print(f"\n{len(shown)} of the {len(responses)} samples are shown.")
     if unhandled:
         print(
             f"The other {len(unhandled)} match no handler of examples/quickstart.py. Their "
@@ -81,10 +81,10 @@ def show_answers(answers: list[dict[str, Any]]) -> None:
         )
 
 
-def is_unhandled(answer: dict[str, Any]) -> bool:
-    """Return whether no handler matches. Such a response is a success."""
-    said = answer["answer"]
-    return isinstance(said, dict) and said.get("status") == "unhandled"
+def is_unhandled(response: dict[str, Any]) -> bool:
+    """Return whether no handler matches. The Hub counts such a response as a success."""
+    body = response["answer"]
+    return isinstance(body, dict) and body.get("status") == "unhandled"
 
 
 def show_next_steps() -> None:

@@ -203,7 +203,7 @@ def take_reply(browser: Browser) -> None:
             (discussion,) = hub.repo(f"datasets/{DATASET}").discussions
             wait_until(lambda: len(discussion.comments) > 1)
             hub.settle()
-            page = new_page(browser, 880, 1200, device_scale_factor=2)
+            page = new_page(browser, 960, 1200, device_scale_factor=2)
             page.goto(f"{url}/?__theme=light")
             unlock(page, "discussion create")
             replay = page.get_by_role("button", name="Replay")
@@ -212,7 +212,7 @@ def take_reply(browser: Browser) -> None:
             page.wait_for_timeout(1000)
             box = replay.bounding_box() or {"y": 0, "height": 0}
             height = box["y"] + box["height"] + 24
-            activity = page.screenshot(clip={"x": 0, "y": 0, "width": 880, "height": height})
+            activity = page.screenshot(clip={"x": 0, "y": 0, "width": 960, "height": height})
         page = new_page(browser, 1120, 900, device_scale_factor=2)
         page.set_content(readme_picture(discussion, activity))
         save(page.locator("main").screenshot(), IMAGES / "reply.png")
@@ -250,18 +250,19 @@ def take_activity(browser: Browser) -> None:
         file.flush()
         send(url, "--file", file.name)
         send_samples(url, ACTIVITY_SAMPLES)
-        for name, colours, width in [
-            ("light", "light", 1100),
-            ("dark", "dark", 1100),
-            ("phone", "light", PHONE),
+        for name, colours, width, height in [
+            ("light", "light", 1100, 1060),
+            ("dark", "dark", 1100, 1060),
+            ("phone", "light", PHONE, 860),
         ]:
-            page = new_page(browser, width, 860)
+            page = new_page(browser, width, height)
             page.goto(f"{url}/?__theme={colours}")
             page.get_by_text("stuck").filter(visible=True).first.wait_for()
             if name == "light":
                 save(page.screenshot(), IMAGES / "activity-public.png")
             unlock(page, "repo.config")
             page.locator("pre", has_text="LookupError").first.wait_for()
+            page.evaluate("scrollTo(0, 0)")
             save(page.screenshot(), IMAGES / f"activity-{name}.png")
 
 

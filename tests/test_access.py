@@ -122,7 +122,7 @@ def test_wrong_tokens_never_lock_the_right_one_out(guarded: Server) -> None:
     for _ in range(7):
         assert list_deliveries(guarded, "wrong").status_code == 403
         assert list_deliveries(guarded, TOKEN).status_code == 200
-    assert "refused an admin token" in guarded.output()
+    assert "rejected an admin token" in guarded.output()
 
 
 def test_a_flood_of_wrong_tokens_blocks_nobody(guarded: Server) -> None:
@@ -223,7 +223,7 @@ def test_wrong_tokens_are_logged_once_a_minute(caplog: pytest.LogCaptureFixture)
     for now in (0.0, 1.0, 59.0, 60.0, 61.0):
         minutes.now = now
         assert guard.check("wrong") == "wrong"
-    assert caplog.text.count("refused an admin token") == 2
+    assert caplog.text.count("rejected an admin token") == 2
 
 
 # ---- a secret in the query ---------------------------------------------------------------------
@@ -385,7 +385,7 @@ def test_a_delivery_id_cannot_control_a_terminal(tmp_path: Path) -> None:
         with httpx.Client(base_url=server.url, trust_env=False, timeout=PATIENCE) as client:
             for body, status in ((BODY, 200), (b"no JSON", 202)):
                 assert client.post("/", content=body, headers=headers).status_code == status
-        said = server.wait_for("answered 202")
+        said = server.wait_for("response 202")
         assert "d\xe9\\x80" in said
         assert not any(sign in said for sign in controls)
         admin = {"Authorization": f"Bearer {TOKEN}"}

@@ -557,7 +557,7 @@ def test_a_delivery_is_a_line_of_the_log_with_fields_to_find_it_by(
     ]
     assert lines[0].getMessage() == (
         "delivery `d1`, <ContentEvent repo.content update of dataset ada-labs/tide-gauges>: "
-        "answered 202, to be handled by hears"
+        "response 202, handlers: hears"
     )
 
 

@@ -243,7 +243,7 @@ def test_json_lines_hold_the_whole_answer(receiver: Receiver) -> None:
         "sample": "repo.create",
         "id": "d1",
         "status": 202,
-        "answer": {"status": "accepted", "delivery": "d1", "handlers": ["retrain", "reply"]},
+        "response": {"status": "accepted", "delivery": "d1", "handlers": ["retrain", "reply"]},
         "error": None,
     }
 
@@ -287,8 +287,8 @@ def test_a_terminal_sees_the_progress_of_many(receiver: Receiver) -> None:
 @pytest.mark.parametrize(
     ("status", "hint"),
     [
-        (401, "hint: the app wants the webhook's secret"),
-        (403, "hint: the app's secret is another one"),
+        (401, "hint: the app requires the webhook secret"),
+        (403, "hint: the app has a different webhook secret"),
         (404, "hint: the app has no webhook at /webhooks/hub"),
         (405, "hint: the app has no webhook at /webhooks/hub"),
         (503, ""),
@@ -350,14 +350,14 @@ def test_a_refused_connection_is_one_clear_error_for_all() -> None:
     assert done.stdout == ""
     error, hint = done.stderr.splitlines()
     assert error.startswith(f"hubhooks: cannot connect to {url}: ")
-    assert hint == "hint: start the app first, and check the URL's host and port"
+    assert hint == "hint: start the app first, and check the host and port of the URL"
 
 
 def test_a_refused_connection_is_a_json_line_too() -> None:
     with bound_socket(listening=False) as url:
         done = hubhooks("send", url, "--all", "--json")
     line = json.loads(done.stdout)
-    assert (line["status"], line["answer"]) == (None, None)
+    assert (line["status"], line["response"]) == (None, None)
     assert line["error"]
 
 
@@ -365,33 +365,33 @@ def test_an_answer_that_never_comes_is_given_up() -> None:
     with bound_socket(listening=True) as url:
         done = hubhooks("send", url, "--sample", "repo.create", "--timeout", "0.1")
     assert done.returncode == 1
-    assert "no answer within 0.1 seconds" in done.stdout
+    assert "no response within 0.1 seconds" in done.stdout
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("send", "http://x/"), "there is nothing to send"),
+        (("send", "http://x/"), "nothing to send"),
         (("send", "http://x/", "--sample", "repo.creat"), "the nearest are `repo.create`"),
         (("send", "http://x/", "--file", "no-such-file"), "cannot read no-such-file: "),
         (("send", "http://x/", "--file", "."), "cannot read .: "),
-        (("send", "http://x/", "--file", "-", "--set", "a=1"), "(stdin) is no JSON object"),
+        (("send", "http://x/", "--file", "-", "--set", "a=1"), "(stdin) is not a JSON object"),
         (("send", "http://x/", "--all", "--set", "repo.name.x=1"), "cannot set `repo.name.x`"),
         (
             ("send", "http://x/", "--all", "--set", "repo=null", "--set", "repo.name=x"),
-            "cannot set `repo.name`: `name` cannot be inside null, only inside an object or a list",
+            "cannot set `repo.name`: `name` cannot be inside null: only an object or a list",
         ),
         (("send", "http://x/", "--all", "--set", "repo.name"), "--set repo.name has no value"),
-        (("send", "http://x/", "--all", "--id", "one"), "--id names one delivery"),
+        (("send", "http://x/", "--all", "--id", "one"), "--id is the id of one delivery"),
         (("send", "http://x/", "--sample", "repo.move", "--id", "é"), "--id must be printable"),
         (("send", "http://x/", "--all", "--secret", "\n"), "the secret must be printable ASCII"),
         (("send", "http://x/", "--all", "--secret", "tidé"), "the secret must be printable ASCII"),
         (("send", "http://x/", "--all", "--repeat", "0"), "--repeat"),
-        (("send", "/webhooks/hub", "--all"), "the URL must be a whole one"),
+        (("send", "/webhooks/hub", "--all"), "the URL is incomplete"),
         (("send", "http://x:port/", "--all"), "the URL cannot be read"),
         (("send", "http://xn--/", "--all"), "the URL cannot be read"),
         (("send", "http://user:password@xn--a/", "--all"), "the URL cannot be read"),
-        (("send", "http://x:65536/", "--all"), "the URL's port is 65536"),
+        (("send", "http://x:65536/", "--all"), "the port of the URL is 65536"),
         (("samples", "repo.creat"), "the nearest are `repo.create`"),
         (("samples", "--set", "a=1"), "--set changes one sample"),
         (("no-such-command",), "no-such-command"),
@@ -426,10 +426,47 @@ def test_without_the_extra_the_command_says_what_to_install(library: str) -> Non
 # ---- samples and version ---------------------------------------------------------------------
 
 
+def test_no_line_in_a_pipe_ends_with_a_blank(receiver: Receiver) -> None:
+    some = ("--sample", "repo.create", "--sample", "repo.move")
+    many = ("--sample", "repo.create", "--repeat", "21")
+    for words in (("samples",), ("send", receiver.url, *some), ("send", receiver.url, *many)):
+        done = hubhooks(*words)
+        lines = done.stdout.splitlines()
+        assert len(lines) > 3
+        assert [line for line in lines if line != line.rstrip()] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "near"),
+    [
+        ("repo.nmae", "repo.name"),
+        ("headSha", "repo.headSha"),
+        ("updatedRefs.1.newsha", "updatedRefs.1.newSha"),
+    ],
+)
+def test_misspelt_path_of_set_warns_and_is_sent(receiver: Receiver, path: str, near: str) -> None:
+    sets = ("--set", "updatedRefs.1.ref=x", "--set", f"{path}=x")
+    done = hubhooks("send", receiver.url, "--sample", "repo.content.update", *sets)
+    assert done.returncode == 0
+    assert done.stderr == (
+        f"warning: --set {path}: the Hub documents no such field; the nearest is {near}\n"
+    )
+    assert b'"x"' in receiver.only.body
+
+
+def test_documented_path_of_set_does_not_warn(receiver: Receiver, tmp_path: Path) -> None:
+    for path in ("repo.name=me/x", "updatedConfig.any=1", "comment.content=x"):
+        assert hubhooks("samples", "repo.config.update", "--set", path).stderr == ""
+    file = tmp_path / "own.json"
+    file.write_text('{"own": {"field": 1}}')
+    done = hubhooks("send", receiver.url, "--file", str(file), "--set", "own.field=2")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_list_of_samples_is_complete() -> None:
     done = hubhooks("samples")
     rows: list[list[str]] = [line.split() for line in done.stdout.splitlines() if line.strip()]
-    assert rows[0] == ["name", "scope", "action", "shows"]
+    assert rows[0] == ["name", "scope", "action", "summary"]
     assert [row[0] for row in rows[2:]] == sample_names()
     assert ["repo.delete.v2", "repo", "remove", "dataset"] in [row[:4] for row in rows]
 

@@ -204,7 +204,7 @@ def test_full_disk_is_one_line_and_exit_code_1(
     with Path("/dev/full").open("wb") as full:
         done = deliveries(path, *words, stdout=full, options=options)
     assert done.returncode == 1
-    lines = [line for line in done.stderr.splitlines() if not line.startswith(b"a dry run")]
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(b"dry run")]
     assert lines == [FULL]
 
 
@@ -258,7 +258,7 @@ def test_closed_pipe_is_no_error(
 ) -> None:
     with closed_pipe() as pipe:
         done = deliveries(path, *words, stdout=pipe, options=options)
-    lines = [line for line in done.stderr.splitlines() if not line.startswith(b"a dry run")]
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(b"dry run")]
     assert (done.returncode, lines) == (0, [])
 
 
@@ -330,7 +330,7 @@ def test_closed_standard_input_is_told() -> None:
         check=False, capture_output=True, timeout=PATIENCE, env=ENVIRONMENT,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, b"")
-    assert b"cannot read standard input, which is closed" in done.stderr
+    assert b"cannot read standard input: it is closed" in done.stderr
 
 
 @needs_posix
@@ -418,16 +418,16 @@ def test_send_to_a_full_disk_is_one_line_and_exit_code_1(tmp_path: Path) -> None
 # ---- python -OO --------------------------------------------------------------------------------
 
 HELPED = [
-    ((), "Try out an app"),
+    ((), "Send test deliveries to a webhook app"),
     (("send",), "Send deliveries as the Hub does"),
     (("samples",), "List the sample deliveries"),
-    (("deliveries",), "Read and replay what an app keeps"),
-    (("deliveries", "list"), "List deliveries, the newest first"),
-    (("deliveries", "show"), "Show all that is known"),
-    (("deliveries", "replay"), "Queue handlers again"),
+    (("deliveries",), "List, show and replay the stored deliveries"),
+    (("deliveries", "list"), "List deliveries, newest first"),
+    (("deliveries", "show"), "Show one delivery"),
+    (("deliveries", "replay"), "Queue the handlers of deliveries again"),
     (("deliveries", "export"), "Write the body of a delivery"),
-    (("deliveries", "stats"), "Show the log in figures"),
-    (("deliveries", "prune"), "Drop the bodies of finished deliveries"),
+    (("deliveries", "stats"), "Show the delivery store"),
+    (("deliveries", "prune"), "Delete the bodies of old finished deliveries"),
 ]
 
 
@@ -495,7 +495,7 @@ def test_gradio_app_starts_in_a_folder_that_the_encoding_lacks(tmp_path: Path) -
         "GRADIO_SERVER_PORT": "{port}", "GRADIO_ANALYTICS_ENABLED": "False",
     }  # fmt: skip
     with started(folder, "app.py", script=GRADIO, environ=environ) as server:
-        said = server.wait_for("Deliveries are kept in ")
+        said = server.wait_for("Deliveries are stored in ")
         server.wait_for("hubhooks.db")
         assert ESCAPED["ascii"] in said
         assert "Traceback" not in server.output()

@@ -83,10 +83,10 @@ def test_a_server_logs_its_start_and_each_delivery_in_its_own_style(
     )
     for line in (
         started_line,
-        r"delivery `d1`, <ContentEvent .*>: answered 202, to be handled by retrain",
+        r"delivery `d1`, <ContentEvent .*>: response 202, handlers: retrain",
         r"delivery `d1`: handler `retrain`: succeeded after \d+ ms",
-        r"delivery `d2`, .*: answered 202, to be handled by clean",
-        r"delivery `d3`, .*: answered 200, unhandled: no handler .*`retrain` does not match: .*",
+        r"delivery `d2`, .*: response 202, handlers: clean",
+        r"delivery `d3`, .*: response 200, unhandled: no matching handler; `retrain` does not .*",
     ):
         found = [one for one in lines if re.fullmatch(style.format(line=line), one)]
         assert len(found) == 1, said
@@ -103,7 +103,7 @@ def test_a_gradio_app_logs_its_start_and_each_delivery(tmp_path: Path) -> None:
         one.post("/gradio_api/webhooks", CONTENT, headers={"Webhook-Id": "d1"})
         said = one.wait_for("`retrain`: succeeded")
     assert len(re.findall("(?m)^INFO:     hubhooks started with 2 handlers", said)) == 1, said
-    assert len(re.findall("(?m)^INFO:     delivery `d1`, .* answered 202", said)) == 1, said
+    assert len(re.findall("(?m)^INFO:     delivery `d1`, .* response 202", said)) == 1, said
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_each_further_process_says_in_its_start_line_which_one_leads(tmp_path: P
         started(tmp_path, environ=ON_DISK) as second,
     ):
         said = second.output()
-        assert f"process {first.pid} leads the delivery store `" in said
+        assert f"process {first.pid} is the leader of the delivery store `" in said
         assert "WARNING" not in said
         first.kill()
         second.wait_for("this process runs the handlers now")
@@ -278,11 +278,11 @@ def test_send_shows_whole_answers_and_says_why_a_delivery_is_unhandled(tmp_path:
     table = lines[: lines.index("repo.move is unhandled:")]
     assert max(map(len, table)) <= 80
     assert re.search(r"202 .* accepted: retrain +[0-9a-f]{8}$", text, re.MULTILINE)
-    assert re.search(r"200 .* repo.move +unhandled: no handler +[0-9a-f]{8}$", text, re.MULTILINE)
+    assert re.search(r"200 .* repo.move +unhandled: no matching +[0-9a-f]{8}$", text, re.MULTILINE)
     why = "`clean` does not match: the action is `move`, not `delete`"
     assert f"  {why}" in lines
     assert f"{samples[-1]} is unhandled:" in lines
-    assert any(re.search("unhandled: no handler matches this event +[0-9a-f]", x) for x in wide)
+    assert any(re.search("unhandled: no matching handler +[0-9a-f]", x) for x in wide)
 
 
 def test_send_explains_few_of_many_unhandled_samples(tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_send_explains_few_of_many_unhandled_samples(tmp_path: Path) -> None:
     assert "discussion.comment.create and 34 more are unhandled:" in lines
     assert lines.count("  no handler is registered") == 1
     assert sum(line.endswith("unhandled:") for line in more) == 3
-    assert any(line.endswith("`hubhooks deliveries show ID` says why") for line in more)
+    assert any(line.endswith("hubhooks deliveries show ID") for line in more)
 
 
 @pytest.fixture(scope="module")
@@ -316,7 +316,7 @@ async def count(event): ...
         for number, sample in enumerate(("repo.move", "repo.delete", "discussion.comment.create")):
             headers = {"Webhook-Id": f"{number}" * 32}
             server.post("/", compact(sample_json(sample)), headers=headers)
-        server.wait_for("it is tried again")
+        server.wait_for("retry in")
         server.wait_for("no disk")
         server.wait_for("`count`: succeeded")
     return folder
@@ -374,10 +374,10 @@ def test_reading_deliveries_before_the_first_start_says_so(tmp_path: Path) -> No
         SqliteLog(tmp_path / "hubhooks.db"),
     ):
         for read in (deliveries.list, lambda log=deliveries: log.get("d1")):
-            with pytest.raises(StoreError, match="the app has not been started yet"):
+            with pytest.raises(StoreError, match="the app creates the file at its first start"):
                 read()
     (tmp_path / "empty.db").touch()
-    with pytest.raises(StoreError, match="the app has not been started yet"):
+    with pytest.raises(StoreError, match="the app creates the file at its first start"):
         SqliteLog(tmp_path / "empty.db").list()
     assert not (tmp_path / "hubhooks.db").exists()
     with pytest.raises(StoreError, match="check the path"):
@@ -443,7 +443,7 @@ def test_an_empty_admin_token_counts_as_none_with_a_warning(tmp_path: Path) -> N
         }  # fmt: skip
         done = run_python(script, environ=environ, cwd=tmp_path, timeout=PATIENCE)
         assert done.returncode == 0, done.stderr
-        assert done.stderr.count("HUBHOOKS_ADMIN_TOKEN is set, but empty") == 1, done.stderr
+        assert done.stderr.count("HUBHOOKS_ADMIN_TOKEN is empty") == 1, done.stderr
 
 
 def run_python(code: str, **options: Any) -> subprocess.CompletedProcess[str]:

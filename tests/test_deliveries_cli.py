@@ -146,9 +146,9 @@ def at_terminal(path: Path, *words: str, columns: int = 80) -> list[str]:
     ("words", "message"),
     [
         (["list", "--limit", "9" * 20], "--limit"),
-        (["list", "--repo", "me/\udcff"], "--repo must be printable text"),
-        (["list", "--scope", "repo\x1b[31m"], "--scope must be printable text"),
-        (["replay", "d1", "--only", "\udcff"], "--only must be printable text"),
+        (["list", "--repo", "me/\udcff"], "--repo must contain only printable characters"),
+        (["list", "--scope", "repo\x1b[31m"], "--scope must contain only printable characters"),
+        (["replay", "d1", "--only", "\udcff"], "--only must contain only printable characters"),
         (["list", "--file", "x" * 5000], "ile name too long"),
         (["show", "d1", "--file", "x" * 5000], "ile name too long"),
     ],
@@ -227,6 +227,37 @@ def test_deliveries_are_listed_with_the_newest_first(filled: Path) -> None:
     assert [row[0] for row in rows] == NEWEST_FIRST
     assert rows[1][3:] == ["failed", "repo.content", "update", "ada-labs/tide-gauges", "retrain"]
     assert rows[4][-4:] == ["retrain:", "failed,", "reply:", "succeeded"]
+
+
+TABLES = [
+    ("list",),
+    ("show", "failed-1"),
+    ("show", "unhandled-1"),
+    ("show", "malformed-1"),
+    ("stats",),
+    ("replay", "--failed", "--dry-run"),
+    ("replay", "--failed"),
+]
+
+
+@pytest.mark.parametrize("words", TABLES, ids=" ".join)
+def test_no_line_in_a_pipe_ends_with_a_blank(filled: Path, words: tuple[str, ...]) -> None:
+    done = invoke(filled, *words)
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert len(lines) > 3
+    assert [line for line in lines if line != line.rstrip()] == []
+
+
+@pytest.mark.parametrize("words", TABLES, ids=" ".join)
+def test_every_table_fits_a_terminal_of_80_columns(filled: Path, words: tuple[str, ...]) -> None:
+    lines = at_terminal(filled, *words)
+    # Bodies are not folded.
+    end = lines.index("{") if "{" in lines else len(lines)
+    assert max(map(len, lines[:end])) <= 80
+    columns = {"list": ("id", "state", "event", "repo"), "replay": ("id", "handler")}
+    header = " ".join(lines)
+    assert all(column in header for column in columns.get(words[0], ("state",)))
 
 
 def test_a_list_fits_a_terminal_of_80_columns(path: Path) -> None:
@@ -314,7 +345,9 @@ def test_old_deliveries_are_not_recent(path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_next_page_is_named(filled: Path) -> None:
-    assert "older ones: --before failed-2" in invoke(filled, "list", "--limit", "2").stderr
+    assert (
+        "for older deliveries: --before failed-2" in invoke(filled, "list", "--limit", "2").stderr
+    )
     assert invoke(filled, "list", "--limit", "6").stderr == ""
 
 
@@ -357,7 +390,7 @@ def test_a_delivery_is_shown_with_all_that_is_known(filled: Path) -> None:
 
 def test_a_delivery_that_nobody_heard_says_why_for_each_handler(filled: Path) -> None:
     lines = [line.strip() for line in command(filled, "show", "unh").stdout.splitlines()]
-    assert "because `retrain` does not match: no ref" in [re.sub(" +", " ", x) for x in lines]
+    assert "reason `retrain` does not match: no ref" in [re.sub(" +", " ", x) for x in lines]
     assert "`reply` does not match: no comment" in lines
 
 
@@ -391,7 +424,7 @@ def test_runs_that_wait_say_until_when_and_why(path: Path) -> None:
         log.recover()
     shown = re.sub(" +", " ", invoke(path, "show", "d1").stdout)
     assert re.search(
-        r"retrying 1 .* again at [-\d]+ [-+:\d]+; the process died during it: 1 time", shown
+        r"retrying 1 .* retry at [-\d]+ [-+:\d]+; the process died during 1 attempt", shown
     )
 
 
@@ -429,16 +462,16 @@ def test_a_long_line_of_a_body_stays_whole_to_be_copied(path: Path) -> None:
 def test_a_body_that_was_dropped_is_told(filled: Path) -> None:
     with opened(filled, max_bytes=1) as log:
         log.prune()
-    assert "dropped to make room" in invoke(filled, "show", "succeeded-1").stdout
+    assert "deleted to free space" in invoke(filled, "show", "succeeded-1").stdout
     assert said(filled, "show", "succeeded-1")[0]["body"] is None
 
 
 @pytest.mark.parametrize(
     ("prefix", "message"),
     [
-        ("x", "no delivery has an id that begins with `x`"),
-        ("failed", "several ids begin with `failed`; write more of one: failed-1, failed-2"),
-        ("\udcff", "no delivery has an id that begins with `?`"),
+        ("x", "no id begins with `x`"),
+        ("failed", "several ids begin with `failed`: write more of one: failed-1, failed-2"),
+        ("\udcff", "no id begins with `?`"),
     ],
 )
 def test_an_id_that_is_not_one_is_a_usage_error(filled: Path, prefix: str, message: str) -> None:
@@ -535,7 +568,7 @@ def test_what_runs_again_is_chosen(
     assert said(filled, "list") == before
     done = invoke(filled, "replay", "--dry-run", *options.split())
     assert [line.split()[0] for line in done.stdout.splitlines()[3:-1]] == list(expected)
-    assert f"a dry run: nothing was queued of {len(expected)} deliver" in done.stderr
+    assert f"dry run: nothing was queued, {len(expected)} deliver" in done.stderr
 
 
 def test_more_than_a_page_is_chosen_with_the_oldest_first(path: Path) -> None:
@@ -548,7 +581,7 @@ def test_more_than_a_page_is_chosen_with_the_oldest_first(path: Path) -> None:
     assert [one["id"] for one in said(path, "replay", "--failed", "--dry-run")] == names
     done = invoke(path, "replay", "--failed", "--dry-run")
     assert len(done.stdout.splitlines()) == 104
-    assert f"and {page - 95} more, which --json lists too" in done.stderr
+    assert f"and {page - 95} more: --json lists all" in done.stderr
 
 
 def test_all_that_failed_are_told_of_even_if_they_are_dropped_meanwhile(
@@ -573,7 +606,7 @@ def test_all_that_failed_are_told_of_even_if_they_are_dropped_meanwhile(
     monkeypatch.setattr(_deliveries_cli, "_replay_of", choose_and_prune)
     plans = said(path, "replay", "--failed", "--dry-run", code=1)
     assert [plan["id"] for plan in plans] == names
-    assert {plan["skipped"] for plan in plans} == {"its body was dropped to make room"}
+    assert {plan["skipped"] for plan in plans} == {"its body was deleted to free space"}
     assert said(path, "list") == []
 
 
@@ -581,7 +614,7 @@ def test_where_no_app_runs_the_work_waits_for_it(path: Path) -> None:
     fill(path, retrain="succeeded")
     done = command(path, "replay", "of-retrain")
     assert done.returncode == 0
-    assert done.stderr == "no app runs on this log: 1 run queued, to start with it\n"
+    assert done.stderr == "no app is running: 1 run queued for its next start\n"
     assert "queued" in done.stdout
     log = SqliteLog(path)
     with running_app(path) as app:
@@ -594,19 +627,19 @@ def test_what_cannot_be_replayed_says_why(filled: Path) -> None:
     done = command(filled, "replay", "succeeded-1", "unhandled-1", "queued-1")
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        "hubhooks: `succeeded-1` is not replayed: its body was dropped to make room",
-        "hubhooks: `unhandled-1` is not replayed: no handler heard it: use --only",
-        "hubhooks: `queued-1` is not replayed: retrain is still queued",
+        "hubhooks: `succeeded-1` is not replayed: its body was deleted to free space",
+        "hubhooks: `unhandled-1` is not replayed: no handler matches it: use --only",
+        "hubhooks: `queued-1` is not replayed: handler `retrain` is still queued",
     ]
     assert done.stdout == ""
     (plan,) = said(filled, "replay", "succeeded-1", "--dry-run", code=1)
-    assert (plan["handlers"], plan["skipped"]) == ([], "its body was dropped to make room")
+    assert (plan["handlers"], plan["skipped"]) == ([], "its body was deleted to free space")
 
 
 def test_nothing_to_replay_is_no_failure(filled: Path) -> None:
     done = invoke(filled, "replay", "--failed", "--since", "2100-01-01")
     assert (done.exit_code, done.stdout) == (0, "")
-    assert "there is nothing to replay" in done.stderr
+    assert "nothing to replay" in done.stderr
 
 
 def test_an_app_that_goes_away_is_not_waited_for(path: Path) -> None:
@@ -614,7 +647,7 @@ def test_an_app_that_goes_away_is_not_waited_for(path: Path) -> None:
     with running_app(path):
         done = command(path, "replay", "of-die")
     assert done.returncode == 1
-    assert done.stderr == "the app went away: what has not ended runs when it is there again\n"
+    assert done.stderr == "the app stopped: the unfinished runs start with its next start\n"
     assert done.stdout.split()[-3:] == ["running", "die", "of-die"]
 
 
@@ -625,7 +658,7 @@ def test_following_can_be_ended(path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=PATIENCE)
         assert process.returncode == 130
-        assert stderr == "no longer followed: the app runs what is queued\n"
+        assert stderr == "stopped waiting: the app still runs what is queued\n"
         assert SqliteLog(path).get("of-hang").state == "running"
 
 
@@ -673,12 +706,12 @@ def test_a_log_that_stays_locked_is_given_up(filled: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "there is nothing to replay: give ids, --failed or --since"),
-        (("--only", "reply"), "there is nothing to replay"),
-        (("succeeded-1", "--since", "1h"), "--since chooses deliveries, and so do ids"),
-        (("--since", "soon"), "`soon` is no time"),
-        (("--since", "999999999999w"), "is no time"),
-        (("succeeded-1", "nobody"), "no delivery has an id that begins with `nobody`"),
+        ((), "nothing to replay: give ids, --failed or --since"),
+        (("--only", "reply"), "nothing to replay"),
+        (("succeeded-1", "--since", "1h"), "give either ids or --since, not both"),
+        (("--since", "soon"), "`soon` is not a time"),
+        (("--since", "999999999999w"), "is not a time"),
+        (("succeeded-1", "nobody"), "no id begins with `nobody`"),
     ],
 )
 def test_a_wrong_replay_queues_nothing(filled: Path, options: Sequence[str], message: str) -> None:
@@ -721,7 +754,7 @@ def test_an_export_is_named_after_the_event(
 
 def test_an_export_writes_over_nothing(filled: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text("mine")
-    for output, message in (("mine.json", "exists already"), ("no/x.json", "cannot write")):
+    for output, message in (("mine.json", "already exists"), ("no/x.json", "cannot write")):
         done = invoke(filled, "export", "failed-1", "--output", str(tmp_path / output))
         assert (done.exit_code, done.stdout) == (2, "")
         assert message in Text.from_ansi(done.stderr).plain
@@ -745,7 +778,7 @@ def test_a_body_that_was_dropped_cannot_be_exported(filled: Path) -> None:
         log.prune()
     done = invoke(filled, "export", "succeeded-1")
     assert done.exit_code == 2
-    assert "the body of `succeeded-1` was dropped" in Text.from_ansi(done.stderr).plain
+    assert "the body of `succeeded-1` was deleted" in Text.from_ansi(done.stderr).plain
 
 
 def test_what_cannot_be_exported_is_named_without_what_controls_a_terminal(path: Path) -> None:
@@ -755,7 +788,7 @@ def test_what_cannot_be_exported_is_named_without_what_controls_a_terminal(path:
         log.prune()
     done = invoke(path, "export", "\x1b")
     assert done.exit_code == 2
-    assert "[2Jodd ` was dropped" in done.stderr
+    assert "[2Jodd ` was deleted" in done.stderr
     assert {sign for sign in done.stderr if not sign.isprintable()} == {"\n"}
 
 
@@ -766,13 +799,13 @@ def test_old_bodies_are_dropped_and_unfinished_work_stays(filled: Path) -> None:
     sizes = {record["id"]: record["size"] for record in said(filled, "list")}
     what = f"5 bodies ({(sum(sizes.values()) - sizes['queued-1']) / 1000:.1f} kB) and 0 deliveries"
     for options, told in (
-        ("1h", "dropped 0 bodies (0 bytes) and 0 deliveries"),
-        ("0s --dry-run", f"would drop {what}"),
+        ("1h", "deleted 0 bodies (0 bytes) and 0 deliveries"),
+        ("0s --dry-run", f"would delete {what}"),
     ):
         done = invoke(filled, "prune", "--older-than", *options.split())
         assert done.stdout.startswith(f"{told} received before 2")
         assert with_bodies() == NEWEST_FIRST
-    assert invoke(filled, "prune", "--older-than", "0s").stdout.startswith(f"dropped {what}")
+    assert invoke(filled, "prune", "--older-than", "0s").stdout.startswith(f"deleted {what}")
     assert with_bodies() == ["queued-1"]
 
 
@@ -809,9 +842,9 @@ def test_a_log_in_figures(filled: Path) -> None:
     assert lock.try_acquire()
     shown = [line.split() for line in command(filled, "stats").stdout.splitlines()]
     lock.release()
-    for row in (["app", "runs"], ["failed", "2"], ["secret", "wrong", "3"]):
+    for row in (["app", "running"], ["failed", "2"], ["secret", "wrong", "3"]):
         assert row in shown
-    assert ["app", "does", "not", "run"] in [
+    assert ["app", "not", "running"] in [
         line.split() for line in invoke(filled, "stats").stdout.splitlines()
     ]
 
@@ -886,10 +919,10 @@ def make_older(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "code", "message"),
     [
-        (make_text, 1, "is no SQLite file: give another path"),
+        (make_text, 1, "is not an SQLite file: give another path"),
         (make_other, 2, "belongs to another program"),
-        (make_newer, 2, "was written by a newer hubhooks (its version is 99"),
-        (make_older, 1, "is of an older version: start the app with this version"),
+        (make_newer, 2, "was written by a newer hubhooks (format 99"),
+        (make_older, 1, "has an older format: start the app with this version"),
         (Path.mkdir, 2, "is a folder: give the path of a file"),
     ],
 )
@@ -911,7 +944,7 @@ def test_a_file_that_is_no_log_of_this_version_is_left_alone(
 def test_deliveries_in_memory_cannot_be_read() -> None:
     done = invoke(Path(":memory:"), "list")
     assert done.exit_code == 2
-    assert "keeps its deliveries in memory" in Text.from_ansi(done.stderr).plain
+    assert "stores its deliveries in memory" in Text.from_ansi(done.stderr).plain
 
 
 def test_a_path_below_a_file_is_told(filled: Path) -> None:

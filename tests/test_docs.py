@@ -158,6 +158,17 @@ def test_site_builds_without_warnings(tmp_path: Path) -> None:
     assert [url for _, url in listed if not (tmp_path / url).exists()] == []
 
 
+def test_pictures_are_small() -> None:
+    sizes = [path.stat().st_size for path in (ROOT / "docs" / "images").iterdir()]
+    assert sum(sizes) < 600_000
+
+
+def test_every_picture_is_shown() -> None:
+    text = "".join(texts().values()) + (ROOT / "mkdocs.yml").read_text("utf-8")
+    names = [path.name for path in (ROOT / "docs" / "images").iterdir()]
+    assert [name for name in names if f"images/{name}" not in text] == []
+
+
 # ---- the page for coding agents ----------------------------------------------------------------
 
 SKILL = ROOT / "python" / "hubhooks" / "SKILL.md"

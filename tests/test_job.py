@@ -168,6 +168,6 @@ def test_where_a_loop_runs_no_handler_does() -> None:
     async def main() -> None:
         hooks.run_job({"WEBHOOK_PAYLOAD": json.dumps(sample_json("repo.create"))})
 
-    with pytest.raises(ConfigError, match="`run_job` cannot wait where a loop runs"):
+    with pytest.raises(ConfigError, match="`run_job` cannot run inside an event loop"):
         asyncio.run(main())
     assert ran == []

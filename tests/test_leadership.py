@@ -84,13 +84,13 @@ def test_process_with_newer_code_takes_the_lead(tmp_path: Path) -> None:
             wait_until_ran(new, "to-old", "to-new")
             said = new.output()
         pattern = (
-            rf"process {old.pid} leads the delivery store `.*hubhooks\.db` since [-\d]+ [:\d]+ UTC "
-            r"with code (\w{8})\. This process has code (\w{8}), and takes the lead"
+            rf"process {old.pid} is the leader of the delivery store `.*hubhooks\.db` since "
+            r"[-\d]+ [:\d]+ UTC, with code (\w{8})\. This process has code (\w{8}), and becomes"
         )
         found = re.search(pattern, said)
         assert found is not None, said
         assert found[1] != found[2]
-        assert said.count("leads the delivery store") == 1
+        assert said.count("is the leader of the delivery store") == 1
         # The old one leads again once no other process does.
         wait_until_leads(old)
     runs = ran(tmp_path)
@@ -332,7 +332,7 @@ def test_second_object_of_one_file_is_refused_by_name(tmp_path: Path) -> None:
         started(tmp_path, *second, prints="startup failed", environ=ON_DISK) as two,
     ):
         said = two.wait_for("does not have the handler `two`, which would never run")
-        assert f"process {one.pid} leads the delivery store" in said
+        assert f"process {one.pid} is the leader of the delivery store" in said
         assert 'Webhooks(deliveries="other.db")' in said
 
 

@@ -58,7 +58,7 @@ def test_every_sample_is_answered_and_handled(heard):
     answers = send(port, "--all")
     assert [answer["sample"] for answer in answers] == sample_names()
     assert {answer["status"] for answer in answers} == {202}
-    assert all(answer["answer"]["handlers"] == [keep_name()] for answer in answers)
+    assert all(answer["response"]["handlers"] == [keep_name()] for answer in answers)
     received = {events.get(timeout=PATIENCE).to_json() for _ in answers}
     assert {HubEvent.from_json(text) for text in received} == {
         HubEvent.from_dict(sample_json(name)) for name in sample_names()
@@ -83,7 +83,7 @@ def test_fragment_completed_into_an_event_is_handled(heard, tmp_path, fragment):
     file = tmp_path / "body.json"
     file.write_text(json.dumps(body))
     (answer,) = send(port, "--file", str(file))
-    assert answer["answer"]["status"] == "accepted"
+    assert answer["response"]["status"] == "accepted"
     event = events.get(timeout=PATIENCE)
     assert event.to_dict() == body
     assert getattr(event, fragment).to_dict() == body[fragment]
@@ -97,7 +97,7 @@ def test_body_of_version_1_is_kept_as_unreadable(heard, tmp_path):
     file = tmp_path / "body.json"
     file.write_text('{"update": "datasets/ada-labs/tide-gauges"}')
     (answer,) = send(port, "--file", str(file))
-    assert (answer["status"], answer["answer"]["status"]) == (202, "malformed")
+    assert (answer["status"], answer["response"]["status"]) == (202, "malformed")
     with pytest.raises(PayloadError) as caught:
         HubEvent.from_json(file.read_bytes())
-    assert answer["answer"]["reason"] == str(caught.value)
+    assert answer["response"]["reason"] == str(caught.value)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import subprocess
 import sys
+import warnings
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar, Union, get_args
 
 import pytest
 from fastapi import APIRouter, FastAPI
+from fastapi.testclient import TestClient
 from starlette.routing import Mount
 from typer.testing import CliRunner
 
@@ -147,7 +150,6 @@ def of_content_by_module(event: hubhooks.ContentEvent) -> None: ...
 def of_content_in_quotes(event: "ContentEvent") -> None: ...  # noqa: UP037 - a spelling
 def of_dict(event: dict[str, Any]) -> None: ...
 def of_plain_dict(event: dict) -> None: ...  # type: ignore[type-arg]
-def of_delivery_first(delivery: Router, event: HubEvent) -> None: ...
 async def of_content_async(event: ContentEvent, context: RunContext) -> None: ...
 
 
@@ -168,7 +170,6 @@ class Bot:
         of_content_in_quotes,
         of_content_async,
         of_plain_dict,
-        of_delivery_first,
         Bot().of_content,
         Bot(),
         functools.partial(of_content_async, context=None),
@@ -324,6 +325,34 @@ def test_annotations_may_be_objects(router: Router, annotation: Any, is_refused:
         router.add(handler, "discussion")
 
 
+# ---- arguments in the wrong order ----------------------------------------------------------------
+
+
+def with_delivery_first(delivery: Any, event: HubEvent) -> None: ...
+def with_context_first(context: Any, e: Any) -> None: ...
+def with_error_first(error: Any, event: HubEvent, context: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "names"),
+    [(with_delivery_first, "(delivery, event)"), (with_context_first, "(context, e)")],
+)
+def test_handler_with_swapped_parameters_is_refused(
+    router: Router, function: Any, names: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        router.add(function, "repo", name="x")
+    assert str(refused.value) == (
+        f"handler `x` takes `{names}` in the wrong order; "
+        "write `def handler(event)` or `def handler(event, context)`"
+    )
+
+
+def test_hook_with_swapped_parameters_is_refused(router: Router) -> None:
+    with pytest.raises(ConfigError, match=r"write `def hook\(event, context, error\)`"):
+        router.on_error(with_error_first)
+
+
 # ---- names that people type ----------------------------------------------------------------------
 
 
@@ -335,9 +364,9 @@ def test_annotations_may_be_objects(router: Router, annotation: Any, is_refused:
         ("db", "did you mean `deliveries=`?"),
         ("database", "did you mean `deliveries=`?"),
         ("store", "did you mean `deliveries=`?"),
-        ("path", "`deliveries=`, and the path of the URL belongs to the FastAPI router"),
+        ("path", "`deliveries=`, and the path of the URL is an argument of the FastAPI router"),
         ("prefix", 'app.include_router(hooks.router("/webhooks/hub"))'),
-        ("token", "the secret of the webhook is `secret=`"),
+        ("token", "the webhook secret is `secret=`"),
         ("retries", '`@hooks.on("repo.content", retries=...)`'),
         ("ui", "`hooks.launch(demo)`"),
         ("ignore_author", "did you mean `ignore_authors=`?"),
@@ -347,7 +376,7 @@ def test_annotations_may_be_objects(router: Router, annotation: Any, is_refused:
 def test_unknown_setting_suggests_the_right_one(name: str, hint: str) -> None:
     with pytest.raises(ConfigError) as refused:
         Webhooks(**{name: "hidden"})  # type: ignore[arg-type]
-    assert str(refused.value).startswith(f"`{name}=` is no setting of `Webhooks`; ")
+    assert str(refused.value).startswith(f"`{name}=` is not a setting of `Webhooks`; ")
     assert hint in str(refused.value)
     assert "hidden" not in str(refused.value)
 
@@ -362,7 +391,7 @@ def test_unknown_setting_of_a_router_suggests_the_right_one() -> None:
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("scope", 'scopes come first, without a name: `@hooks.on("repo.content")`'),
+        ("scope", 'scopes are positional arguments: `@hooks.on("repo.content")`'),
         ("type", "did you mean `repo_type=`?"),
         ("pr", "did you mean `pull_request=`?"),
         ("max_retries", "did you mean `retries=`?"),
@@ -371,7 +400,7 @@ def test_unknown_setting_of_a_router_suggests_the_right_one() -> None:
 def test_unknown_criterion_suggests_the_right_one(router: Router, name: str, hint: str) -> None:
     with pytest.raises(ConfigError) as refused:
         router.add(of_hub, **{name: "x"})  # type: ignore[arg-type]
-    assert str(refused.value) == f"`{name}=` is no criterion; {hint}"
+    assert str(refused.value) == f"`{name}=` is not a filter or an option; {hint}"
 
 
 def test_include_router_replaces_include(router: Router) -> None:
@@ -398,11 +427,107 @@ def test_fastapi_given_the_webhooks_itself_is_told_to_take_its_router(
         app.include_router(Router(), **options)
 
 
+@pytest.mark.parametrize("app", [FastAPI(), APIRouter()])
+@pytest.mark.parametrize("options", [{}, {"prefix": "/webhooks"}])
+def test_router_method_without_parentheses_is_a_config_error(
+    app: Any, options: dict[str, str]
+) -> None:
+    with pytest.raises(ConfigError, match=r"hooks\.router\(\)\)`, with parentheses"):
+        app.include_router(Webhooks("moon").router, **options)
+
+
+def test_router_method_is_documented_and_has_its_signature() -> None:
+    hooks = Webhooks("moon")
+    assert hooks.router.__doc__ == Webhooks.router.__doc__
+    assert list(inspect.signature(hooks.router).parameters) == ["path", "options"]
+    assert not hasattr(hooks.router, "routes")
+
+
 def test_other_uses_as_an_app_need_no_routes() -> None:
     hooks = Webhooks("moon")
     assert Mount("/hub", hooks).routes == []
     assert not hasattr(hooks, "routes")
     assert not hasattr(hooks, "no_such_attribute")
+
+
+# ---- secrets, paths and handlers of an app -------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"allow_unsigned": True}])
+def test_secret_of_an_unset_variable_is_a_config_error(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="the secret is None: perhaps its variable is not set"):
+        Webhooks(None, **options)  # type: ignore[arg-type] # ty: ignore
+
+
+def two_routers(app: FastAPI, one: Webhooks, _: Webhooks) -> None:
+    app.include_router(one.router())
+    app.include_router(one.router())
+
+
+def two_webhooks(app: FastAPI, one: Webhooks, other: Webhooks) -> None:
+    app.include_router(one.router())
+    app.include_router(other.router())
+
+
+def two_spellings(app: FastAPI, one: Webhooks, other: Webhooks) -> None:
+    app.include_router(one.router(), prefix="")
+    app.include_router(other.router("/hub/"), prefix="/webhooks")
+
+
+def a_mount(app: FastAPI, one: Webhooks, other: Webhooks) -> None:
+    app.include_router(one.router())
+    app.mount("/webhooks/hub", other)
+
+
+def two_paths(app: FastAPI, one: Webhooks, other: Webhooks) -> None:
+    app.include_router(one.router())
+    app.include_router(other.router("/webhooks/other"))
+    app.mount("/hub", other)
+
+
+@pytest.mark.parametrize("build", [two_routers, two_webhooks, two_spellings, a_mount])
+def test_two_webhooks_at_one_path_warn_at_the_start(
+    build: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.warns(UserWarning, match="receives webhooks at `/webhooks/hub` twice"):
+        start(build, monkeypatch)
+
+
+def test_two_webhooks_at_two_paths_do_not_warn(monkeypatch: pytest.MonkeyPatch) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        start(two_paths, monkeypatch)
+
+
+def start(build: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HUBHOOKS_DELIVERIES", ":memory:")
+    app = FastAPI()
+    build(app, Webhooks("moon"), Webhooks("sun"))
+    with TestClient(app):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("register", "level"),
+    [
+        (lambda _: None, "WARNING"),
+        (lambda hooks: hooks.on("repo")(of_hub), "INFO"),
+        (lambda hooks: hooks.on_unhandled(of_hub), "INFO"),
+    ],
+)
+def test_start_without_handlers_is_logged_as_a_warning(
+    register: Callable[[Webhooks], object], level: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    hooks = Webhooks("moon", deliveries=":memory:")
+    register(hooks)
+    app = FastAPI(lifespan=hooks.lifespan)
+    with caplog.at_level("INFO", "hubhooks"), TestClient(app):
+        pass
+    (record,) = [r for r in caplog.records if r.getMessage().startswith("hubhooks started with ")]
+    assert record.levelname == level
+
+
+# ---- the command line ----------------------------------------------------------------------------
 
 
 def send(*arguments: str) -> tuple[int, str]:
@@ -457,4 +582,4 @@ def test_url_without_a_scheme_is_http(serve: Callable[..., Any], host: str) -> N
 def test_url_without_a_host_or_with_another_scheme_is_a_usage_error(url: str) -> None:
     status, output = send(url, "--sample", "repo.create")
     assert status == 2
-    assert "the URL must be a whole one" in output
+    assert "the URL is incomplete" in output

@@ -76,7 +76,7 @@ def test_replay_from_another_thread_runs_the_handler(
         assert queued == [("handle",)]
         wait_until(lambda: attempts == [1, 2], "the handler does not run again")
         assert hooks.deliveries.replay("unknown") == ()
-        with pytest.raises(ConfigError, match="is no name of a handler"):
+        with pytest.raises(ConfigError, match="is not a name of a handler"):
             hooks.deliveries.replay("d1", [""])
 
 

@@ -140,7 +140,7 @@ def test_backup_never_writes_over_a_file(tmp_path: Path) -> None:
         there = sorted(path.name for path in tmp_path.iterdir())
         done = command(tmp_path, "backup", name)
         assert (done.returncode, done.stdout) == (2, ""), name
-        assert f"`{name}` exists already" in done.stderr
+        assert f"`{name}` already exists" in done.stderr
         assert sorted(path.name for path in tmp_path.iterdir()) == there
     assert (tmp_path / "mine").read_text() == "mine"
 
@@ -619,7 +619,7 @@ def test_first_delivery_in_a_space_says_that_the_store_is_lost(tmp_path: Path) -
 def test_start_in_a_space_says_that_memory_is_lost(tmp_path: Path) -> None:
     environ = {**SPACE, "HUBHOOKS_DELIVERIES": ":memory:"}
     with started(tmp_path, script=APP, environ=environ) as server:
-        server.wait_for("deliveries are kept in memory: what is unfinished at a restart is lost")
+        server.wait_for("deliveries are stored in memory: a restart loses unfinished deliveries")
 
 
 def test_start_elsewhere_says_nothing_of_a_space(tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def test_an_ignored_delivery_is_kept_with_the_author(body: Callable[..., bytes])
     receiver.receive([(b"webhook-id", b"d1")], body("discussion.create"))
     record = log.get("d1")
     assert record is not None
-    assert record.reason == f"its author `{author}` is one of `ignore_authors`"
+    assert record.reason == f"its author `{author}` is in `ignore_authors`"
 
 
 def test_an_unreadable_delivery_is_logged_as_an_error_without_its_body(
@@ -173,7 +173,7 @@ def test_an_unreadable_delivery_is_logged_as_an_error_without_its_body(
     answer = receiver.receive([(b"webhook-id", b"d1")], b'{"event": "tell-tale')
     (record,) = caplog.records
     assert record.levelname == "ERROR"
-    assert record.getMessage().startswith("delivery `d1` cannot be read: ")
+    assert record.getMessage().startswith("delivery `d1` is malformed: ")
     assert "tell-tale" not in record.getMessage() + answer.body.decode()
 
 
@@ -221,7 +221,7 @@ def test_refusals_are_counted_by_minute_and_logged_once_in_each(
         logged()
         == [
             "rejected a request with 403: the webhook secret is wrong",
-            "rejected a request with 405: only POST is answered here",
+            "rejected a request with 405: only POST requests are accepted",
         ]
         * 2
     )

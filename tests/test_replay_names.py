@@ -88,7 +88,7 @@ def test_replay_queues_many_names(log: Log) -> None:
 def test_replay_refuses_a_name_that_no_handler_has(log: Log, named: Any) -> None:
     log.accept("d1", b"{}", ["a"])
     run(log, "a")
-    with pytest.raises(ConfigError, match="is no name of a handler"):
+    with pytest.raises(ConfigError, match="is not a name of a handler"):
         log.replay("d1", named)
     assert states(log) == [("a", "succeeded")]
 

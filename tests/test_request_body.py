@@ -421,7 +421,7 @@ def test_body_of_any_framing_that_nobody_kept_is_503(
     app.include_router(hooks.router())
     with serve(DropsTheBody(app)) as port:
         status, said = deliver(port, content, **headers)
-    assert (status, said["reason"]) == (503, "the body was read before it came to hubhooks")
+    assert (status, said["reason"]) == (503, "the body was read before it reached hubhooks")
     assert hooks.deliveries.list() == []
 
 

@@ -74,7 +74,7 @@ class Object:
 def test_a_callable_without_a_name_must_be_given_one(
     router: Router, event: Event, anonymous: Any
 ) -> None:
-    with pytest.raises(ConfigError, match="has no name of its own: give it one with `name=`"):
+    with pytest.raises(ConfigError, match="has no name: give it one with `name=`"):
         router.add(anonymous, "repo")
     router.add(anonymous, "repo", name="given")
     assert names(router, event("repo.create")) == ["given"]
@@ -127,7 +127,7 @@ def test_a_function_that_cannot_be_called_so_is_refused_with_the_right_form(
         router.on("repo")(function)
     name = function.__name__
     assert str(refused.value) == (
-        f"handler `{name}` takes `{has}`, which cannot be called; "
+        f"handler `{name}` has the wrong parameters `{has}`; "
         "write `def handler(event)` or `def handler(event, context)`"
     )
 
@@ -163,8 +163,7 @@ def test_a_decorator_without_parentheses_is_refused(router: Router) -> None:
 
     here = "test_a_decorator_without_parentheses_is_refused.<locals>.hears"
     assert str(refused.value) == (
-        f"`on` was given the function `{here}` where scopes belong; "
-        "write `@hooks.on()`, with parentheses"
+        f"`on` got the function `{here}` instead of a scope; write `@hooks.on()`, with parentheses"
     )
 
 
@@ -188,7 +187,7 @@ def test_generators_are_refused_as_they_would_never_run(router: Router) -> None:
         yield event
 
     for function in (yields, yields_too, functools.partial(yields)):
-        with pytest.raises(ConfigError, match="would never run, as it yields"):
+        with pytest.raises(ConfigError, match="would never run, because it contains `yield`"):
             router.add(function, name="x")
 
 
@@ -231,17 +230,19 @@ def test_a_wrong_class_or_criterion_is_refused_where_it_is_written(router: Route
         router.add(takes_the_event, int)  # type: ignore[arg-type]
     with pytest.raises(ConfigError):
         router.add(takes_the_event, "repo.content", path="x", repo_type="model")
-    with pytest.raises(ConfigError, match=r"`reop=` is no criterion; did you mean `repo=`\?"):
+    with pytest.raises(ConfigError, match=r"`reop=` is not a filter .*; did you mean `repo=`\?"):
         router.add(takes_the_event, "repo", reop="me/x")  # type: ignore[call-arg]
-    with pytest.raises(ConfigError, match=r"`branch=` is no criterion; did you mean `ref=`\?"):
+    with pytest.raises(ConfigError, match=r"`branch=` is not a filter .*; did you mean `ref=`\?"):
         router.add(takes_the_event, "repo", branch="main")  # type: ignore[call-arg]
-    with pytest.raises(ConfigError, match=r"`zzz=` is no criterion; there are action, repo_type, "):
+    with pytest.raises(
+        ConfigError, match=r"`zzz=` is not a filter .*; there are action, repo_type, "
+    ):
         router.add(takes_the_event, "repo", zzz="me/x")  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="`action=`: expected a string or strings, found int"):
         router.add(takes_the_event, "repo", action=5)  # type: ignore[arg-type]
     for name in (5, "", "two\nlines", "\ud800"):
         with pytest.raises(
-            ConfigError, match=re.escape(f"`name={name!r}` is no name of a handler")
+            ConfigError, match=re.escape(f"`name={name!r}` is not a name of a handler")
         ):
             router.add(takes_the_event, "repo", name=name)  # type: ignore[arg-type]
     assert router.handler("takes_the_event") is None
@@ -291,7 +292,7 @@ def test_a_misspelt_stem_is_recognised_on_its_own(router: Router) -> None:
 
 
 def test_a_scope_like_no_other_warns_with_all_there_are(router: Router) -> None:
-    with pytest.warns(UserWarning, match=r"no scope `zzz`; known ones: repo, repo\.content, "):
+    with pytest.warns(UserWarning, match=r"no scope `zzz`; it documents repo, repo\.content, "):
         router.on("zzz")(takes_the_event)
 
 
@@ -399,10 +400,10 @@ def test_a_predicate_that_raises_keeps_the_event_from_its_handler_alone(
     router.add(takes_the_event, "repo", name="whole")
     assert names(router, event("repo.create")) == ["whole"]
     (record,) = caplog.records
-    assert record.getMessage() == "`when` of handler `broken` failed; it misses an event"
+    assert record.getMessage() == "`when` of handler `broken` failed: the event does not match"
     assert record.exc_info is not None
     explained = router.explain(event("repo.create"))
-    assert explained[0] == "`broken` does not match: its `when` raises ZeroDivisionError"
+    assert explained[0] == "`broken` does not match: its `when` raised ZeroDivisionError"
 
 
 @pytest.mark.parametrize(
@@ -448,7 +449,7 @@ def test_on_comment_takes_the_criteria_of_on(router: Router, event: Event) -> No
     assert names(router, unmentioned) == []
     opening = event("discussion.create", comment__content="@my-bot hello")
     assert names(router, opening) == []
-    assert router.explain(opening) == ["`bot` does not match: its `when` says no"]
+    assert router.explain(opening) == ["`bot` does not match: its `when` returned false"]
 
 
 # ---- explaining -------------------------------------------------------------------------------
@@ -469,7 +470,7 @@ def test_a_handler_that_hears_nothing_is_explained_by_all_its_decorators(
     router.add(takes_the_event, "repo", when=lambda _: False, name="both")
     (line,) = router.explain(event("repo.create"))
     assert line.startswith("`both` does not match: the scope is `repo`")
-    assert line.endswith(". Nor by another decorator: its `when` says no")
+    assert line.endswith("; by another decorator: its `when` returned false")
 
 
 def test_a_router_without_handlers_says_so(router: Router, event: Event) -> None:
@@ -482,8 +483,8 @@ def test_what_two_decorators_object_to_alike_is_said_once(router: Router, event:
     router.add(takes_the_event, "discussion", action="delete", when=bool, name="both")
     (line,) = router.explain(event("discussion.update.closed"))
     assert line == (
-        "`both` does not match: the action is `update`, not `create`. "
-        "Nor by another decorator: the action is `update`, not `delete`"
+        "`both` does not match: the action is `update`, not `create`; "
+        "by another decorator: the action is `update`, not `delete`"
     )
 
 
@@ -498,7 +499,7 @@ def test_ignored_authors_of_comments_are_not_heard(event: Event, ignored: Any) -
     router.add(takes_the_event)
     own = event("discussion.comment.create", comment__author__id=BOT)
     assert router.match(own) == []
-    expected = f"its author `{BOT}` is one of `ignore_authors`"
+    expected = f"its author `{BOT}` is in `ignore_authors`"
     assert router.ignored_reason(own) == expected
     assert router.explain(own) == [f"no handler matches: {expected}"]
     assert names(router, event("discussion.comment.create")) == ["takes_the_event"]
@@ -525,18 +526,18 @@ def test_where_the_hub_does_not_say_who_acted_nobody_is_ignored(event: Event, na
     told = event(name, discussion__author__id=BOT) if "discussion" in name else event(name)
     assert names(router, told) == ["takes_the_event"]
     assert router.explain(told) == [
-        "`ignore_authors` has no say: the event does not tell who acted",
+        "`ignore_authors` has no effect: the event does not name its author",
         "`takes_the_event` matches",
     ]
 
 
 def test_an_ignored_author_that_looks_like_a_login_warns_where_it_is_written() -> None:
     expected = (
-        "`my-bot` in `ignore_authors=` is no id of a user, and perhaps a login; the Hub tells "
-        'authors by ids of 24 hexadecimal digits: `huggingface_hub.whoami()["id"]` is your own'
+        "`my-bot` in `ignore_authors=` is not the id of a user, but perhaps a username; the id of "
+        'a user has 24 hexadecimal digits; yours is `huggingface_hub.whoami()["id"]`'
     )
     for make in (Router, Webhooks):
-        with pytest.warns(UserWarning, match="perhaps a login") as warned:
+        with pytest.warns(UserWarning, match="perhaps a username") as warned:
             make(ignore_authors=[BOT, "my-bot"])
         (warning,) = warned
         assert str(warning.message) == expected
@@ -544,7 +545,7 @@ def test_an_ignored_author_that_looks_like_a_login_warns_where_it_is_written() -
 
 
 def test_an_author_that_looks_like_a_login_warns_where_it_is_written(router: Router) -> None:
-    with pytest.warns(UserWarning, match="`my-bot` in `author=` is no id of a user") as warned:
+    with pytest.warns(UserWarning, match="`my-bot` in `author=` is not the id of a user") as warned:
 
         @router.on_comment(author=(author for author in ["my-bot", BOT]))
         def hears(event: CommentEvent) -> None: ...
@@ -557,7 +558,7 @@ def test_an_author_that_looks_like_a_login_warns_where_it_is_written(router: Rou
     ("ids", "found"), [("", "an empty string"), (None, "NoneType"), ([None], "NoneType")]
 )
 def test_an_ignored_author_that_is_not_there_is_refused(ids: Any, found: str) -> None:
-    with pytest.raises(ConfigError, match=f"takes the ids of users, not {found}; the Hub tells"):
+    with pytest.raises(ConfigError, match=f"takes the ids of users, not {found}; the id of a user"):
         Router(ignore_authors=ids)
 
 
@@ -770,10 +771,10 @@ def test_two_hooks_of_one_name_are_two(router: Router) -> None:
 @pytest.mark.parametrize(
     ("occasion", "function", "says"),
     [
-        ("error", takes_the_event, "hook `takes_the_event` takes `(event)`, which cannot be"),
-        ("error", takes_the_event, "called; write `def hook(event, context, error)`"),
-        ("failure", takes_nothing, "`on_failure` hook `takes_nothing` takes `()`"),
-        ("unhandled", tells, "takes `(event, context, error)`, which cannot be called; write "),
+        ("error", takes_the_event, "hook `takes_the_event` has the wrong parameters `(event)`"),
+        ("error", takes_the_event, "; write `def hook(event, context, error)`"),
+        ("failure", takes_nothing, "`on_failure` hook `takes_nothing` has the wrong parameters"),
+        ("unhandled", tells, "has the wrong parameters `(event, context, error)`; write "),
         ("unhandled", tells, "write `def hook(event)`"),
         ("error", 3, "an `on_error` hook must be a function, not int"),
         ("unhandled", {}.update, "the parameters of `on_unhandled` hook `dict.update` cannot be"),
@@ -793,7 +794,7 @@ def test_a_hook_that_yields_or_lacks_its_object_is_refused(router: Router) -> No
     def yields(event: HubEvent) -> Any:
         yield event
 
-    with pytest.raises(ConfigError, match=r"`on_unhandled` hook .* would never run, as it yields"):
+    with pytest.raises(ConfigError, match=r"`on_unhandled` hook .* it contains `yield`"):
         router.on_unhandled(yields)
     with pytest.raises(ConfigError, match=r"register it with `on_unhandled\(bot.method\)`"):
 
@@ -828,13 +829,13 @@ router.on_error(lambda event, context, error: -{version})
         ({"retries": 1.5}, "a whole number, 0 for no retry"),
         ({"retries": True}, "a whole number, 0 for no retry"),
         ({"retries": None}, "a whole number, 0 for no retry"),
-        ({"backoff": -1}, "seconds, or a plain function that gives them"),
-        ({"backoff": "10"}, "seconds, or a plain function that gives them"),
-        ({"backoff": float("inf")}, "seconds, or a plain function that gives them"),
-        ({"timeout": 0}, "how many seconds, more than 0"),
-        ({"timeout": float("nan")}, "how many seconds, more than 0"),
-        ({"concurrency": 0}, "a whole number from 1 on"),
-        ({"concurrency": 1.5}, "a whole number from 1 on"),
+        ({"backoff": -1}, "seconds, or a plain function that returns them"),
+        ({"backoff": "10"}, "seconds, or a plain function that returns them"),
+        ({"backoff": float("inf")}, "seconds, or a plain function that returns them"),
+        ({"timeout": 0}, "a number of seconds greater than 0"),
+        ({"timeout": float("nan")}, "a number of seconds greater than 0"),
+        ({"concurrency": 0}, "a whole number from 1"),
+        ({"concurrency": 1.5}, "a whole number from 1"),
     ],
 )
 def test_a_handler_cannot_be_run_in_ways_that_there_are_not(
@@ -844,7 +845,8 @@ def test_a_handler_cannot_be_run_in_ways_that_there_are_not(
     with pytest.raises(ConfigError) as refused:
         router.add(lambda event: None, name="hears", **options)
     ((name, value),) = options.items()
-    assert str(refused.value) == f"`{name}={value!r}` of handler `hears` cannot be; write {right}"
+    what = f"`{name}={value!r}` of handler `hears` is not possible"
+    assert str(refused.value) == f"{what}; write {right}"
     assert router.handler("hears") is None
 
 
@@ -886,6 +888,6 @@ def test_two_decorators_must_not_disagree_on_how_a_handler_runs() -> None:
     with pytest.raises(ConfigError) as refused:
         router.add(hears, "discussion", name="hears", retries=2)
     assert str(refused.value) == (
-        "handler `hears` is given `retries=1` and `retries=2`; it runs once for all its "
-        "decorators: write it in one"
+        "handler `hears` has `retries=1` and `retries=2`: write the option in only one of its "
+        "decorators"
     )

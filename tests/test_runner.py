@@ -170,7 +170,7 @@ def test_run_of_an_unknown_handler_stays_queued(
     (run,) = bench.record().runs
     assert (run.state, run.attempts) == ("queued", 0)
     (line,) = logged()
-    assert line.startswith("1 runs wait for the handler `gone`, which this process does not have: ")
+    assert line.startswith("1 run cannot start: this process has no handler `gone`. ")
 
 
 # ---- failing ----------------------------------------------------------------------------------
@@ -609,7 +609,7 @@ def test_a_hook_is_told_of_a_handler_that_outlived_the_stop(
     assert bench.states() == {"stuck": "failed"}
     assert wait_for_threads() == []
     (line,) = [line for line in logged() if "has_no_loop_any_more" in line]
-    assert line.endswith(": the server stopped before the handler was done")
+    assert line.endswith(": the server stopped before the handler finished")
 
 
 # ---- a loop of their own ----------------------------------------------------------------------
@@ -796,7 +796,7 @@ def test_the_own_loop_and_what_else_runs_on_it_outlives_a_handler_that_stops_it(
     assert own.states("d2") == {"waits": "succeeded", "stops": "succeeded"}
     assert [run.attempts for run in own.record().runs] == [1, 1]
     assert loops[0] is loops[1]
-    told = [line for line in logged() if line.startswith("a handler stopped the loop")]
+    told = [line for line in logged() if line.startswith("a handler stopped the event loop")]
     assert len(told) == (other == "succeeded")
     assert wait_for_threads() == []
 
@@ -818,9 +818,7 @@ def test_a_preference_counts_only_where_nothing_was_chosen(event: Callable[..., 
 def test_a_loop_that_does_not_exist_is_refused(event: Callable[..., HubEvent]) -> None:
     with pytest.raises(ConfigError) as refused:
         Bench(event("repo.create"), handler_loop="main")
-    expected = (
-        '`handler_loop=\'main\'` is no loop that handlers run on; write "server" or "dedicated"'
-    )
+    expected = '`handler_loop=\'main\'` is not a choice; write "server" or "dedicated"'
     assert str(refused.value) == expected
 
 
@@ -894,7 +892,7 @@ def test_what_does_not_end_in_time_is_left_or_cancelled(
     bench.run(drain=0.01)
     assert cleaned_up == [True]
     assert bench.states() == {"sync": "running", "async": "failed"}
-    assert "the server stopped before the handler was done" in bench.record().runs[1].error
+    assert "the server stopped before the handler finished" in bench.record().runs[1].error
     assert logged()[0] == "stopped with handlers still running after 0.01 s"
     release.set()
 
@@ -912,7 +910,7 @@ def test_a_handler_cancelled_before_it_began_has_failed(bench: Bench) -> None:
     asyncio.run(serve())
     (run,) = bench.record().runs
     assert run.state == "failed"
-    assert run.error == "the server stopped before the handler was done"
+    assert run.error == "the server stopped before the handler finished"
     # And nobody waits for it later.
     asyncio.run(bench.runner.stop(PATIENCE))
 

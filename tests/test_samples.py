@@ -219,7 +219,7 @@ def test_every_call_gives_a_new_dict() -> None:
 
 @pytest.mark.parametrize("name", ["repo.creat", "../errors", ""])
 def test_an_unknown_name_is_answered_with_the_nearest(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"no sample is named `.*`; the nearest are `"):
+    with pytest.raises(ConfigError, match=r"there is no sample `.*`; the nearest are `"):
         sample_json(name)
 
 
@@ -295,14 +295,14 @@ def test_overrides_are_set_in_their_order() -> None:
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        ("", "a path is names"),
-        ("a..b", "a path is names"),
+        ("", "write names and list indexes"),
+        ("a..b", "write names and list indexes"),
         ("text.x", "`x` cannot be inside a string"),
         ("nothing.x", "`x` cannot be inside null"),
-        ("list.2", "`2` is no index of a list of 1; use 0 to 1"),
-        ("list.-1", "`-1` is no index"),
-        ("list.x.y", "`x` is no index"),
-        ("list.\u0660", "is no index"),
+        ("list.2", "`2` is not an index of this list of 1: use 0 to 1"),
+        ("list.-1", "`-1` is not an index"),
+        ("list.x.y", "`x` is not an index"),
+        ("list.\u0660", "is not an index"),
     ],
 )
 def test_a_path_that_cannot_be_set_is_named(path: str, reason: str) -> None:

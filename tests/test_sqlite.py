@@ -766,7 +766,7 @@ def test_a_file_that_may_not_grow_loses_nothing_accepted(path: Path) -> None:
 @pytest.mark.parametrize("content", [b"Dear diary\n" * 1_000, os.urandom(100_000), b"Dear diary\n"])
 def test_a_file_that_is_no_database(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    assert "is no SQLite file: give another path, or move the file away" in refusal(path)
+    assert "is not an SQLite file: give another path, or move the file away" in refusal(path)
     assert path.read_bytes() == content
 
 
@@ -790,7 +790,7 @@ def test_a_file_of_a_newer_version(path: Path) -> None:
         pass
     query(path, "PRAGMA user_version = 99")
     message = refusal(path)
-    assert "was written by a newer hubhooks (its version is 99, here 3 is known)" in message
+    assert "was written by a newer hubhooks (format 99, here 3 is known)" in message
     assert "upgrade hubhooks, or give another path" in message
     with pytest.raises(ConfigError, match="newer hubhooks"):
         SqliteLog(path).get("d1")
@@ -1099,7 +1099,7 @@ def opened_database(path: Path, steps: Any) -> Database:
 def test_an_older_file_is_brought_up_to_date_step_by_step(path: Path) -> None:
     opened_database(path, STEPS).close()
     added = [*STEPS, ["ALTER TABLE t ADD COLUMN b DEFAULT 2"], ["UPDATE t SET a = a + b"]]
-    older = "is of an older version: start the app with this version of hubhooks first"
+    older = "has an older format: start the app with this version of hubhooks first"
     with pytest.raises(StoreError, match=older), Database(path, added).elsewhere():
         pass
     for _ in range(2):
@@ -1472,5 +1472,5 @@ def test_a_lock_that_cannot_be_made(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"x\.db\.runner` cannot be created"):
         RunnerLock(tmp_path / "no" / "x.db").try_acquire()
     (tmp_path / "y.db.runner").write_bytes(b"not a database" * 100)
-    with pytest.raises(ConfigError, match=r"y\.db\.runner` is no SQLite file"):
+    with pytest.raises(ConfigError, match=r"y\.db\.runner` is not an SQLite file"):
         RunnerLock(tmp_path / "y.db").try_acquire()

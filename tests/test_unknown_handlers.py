@@ -91,7 +91,7 @@ def renamed(tmp_path: Path) -> Any:
     store.resign(is_end=True)
     store.close()
     with started(tmp_path, script=APP.replace("NAME", "new"), environ=ON_DISK) as server:
-        server.wait_for("runs wait for the handler `old`, which this process does not have")
+        server.wait_for("runs cannot start: this process has no handler `old`")
         yield server
 
 
@@ -108,20 +108,20 @@ def test_runs_of_an_unknown_handler_stay_and_are_shown(renamed: Server) -> None:
     made = stats(folder)
     assert made["unknown_handlers"] == {"old": COUNT + 1}
     assert made["leader"]["pid"] == renamed.pid
-    note = f"{COUNT + 1} runs wait for `old`, which no running app has"
+    note = f"{COUNT + 1} runs cannot start: the running app has no handler `old`"
     for command in ("list", "stats"):
         code, text = run_command(folder, command)
         assert (code, note in text) == (0, True), text
     answer = renamed.request("/deliveries", headers={"Authorization": f"Bearer {TOKEN}"})
     assert answer.json()["unknown_handlers"] == {"old": COUNT + 1}
-    assert renamed.output().count("runs wait for the handler `old`") == 1
+    assert renamed.output().count("this process has no handler `old`") == 1
     assert ran(folder)[1:] == ["later new"]
 
 
 def test_replay_as_runs_them_under_another_name(renamed: Server) -> None:
     folder = renamed.folder
     code, text = run_command(folder, "replay", "--as", "unknown")
-    assert (code, "no running app has the handler `unknown`; there are new" in text) == (2, True)
+    assert (code, "the running app has no handler `unknown`; it has new" in text) == (2, True)
     code, text = run_command(folder, "replay", "--as", "new")
     assert code == 0, text
     wait_until_states_are(renamed, succeeded=COUNT + 1)
@@ -138,9 +138,9 @@ def test_replay_as_runs_them_under_another_name(renamed: Server) -> None:
 def test_fail_ends_them(renamed: Server) -> None:
     folder = renamed.folder
     code, text = run_command(folder, "fail", "--handler", "old", "--dry-run")
-    assert (code, text) == (0, f"would end {COUNT + 1} runs of `old` as failed\n")
+    assert (code, text) == (0, f"would mark {COUNT + 1} runs of `old` as failed\n")
     code, text = run_command(folder, "fail", "--handler", "old")
-    assert (code, text) == (0, f"ended {COUNT + 1} runs of `old` as failed\n")
+    assert (code, text) == (0, f"marked {COUNT + 1} runs of `old` as failed\n")
     wait_until_states_are(renamed, failed=COUNT + 1)
     code, text = run_command(folder, "replay", "--failed")
     assert "use --as" in text

@@ -207,7 +207,7 @@ def test_a_bot_does_not_answer_itself(ask: Any, body: Callable[..., bytes]) -> N
     assert (answer.status, answer.said["status"]) == (200, "ignored")
     assert told == []
     assert hooks.explain(HubEvent.from_json(own)) == [
-        f"no handler matches: its author `{bot}` is one of `ignore_authors`"
+        f"no handler matches: its author `{bot}` is in `ignore_authors`"
     ]
 
 

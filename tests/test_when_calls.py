@@ -44,7 +44,7 @@ def test_when_is_called_once_per_handler_and_delivery(
         record = hooks.deliveries.get("d1")
         assert record is not None
         if not is_matched:
-            assert "`one` does not match: its `when` says no" in record.reason
+            assert "`one` does not match: its `when` returned false" in record.reason
     assert asked == ["one", "two"]
 
 
@@ -62,7 +62,7 @@ def test_when_of_two_decorators_is_called_once(hooks: Webhooks, post: Any) -> No
         post(port, PUSH)
         record = hooks.deliveries.get("d1")
         assert record is not None
-        assert record.reason.count("says no") == 1
+        assert record.reason.count("returned false") == 1
     assert len(asked) == 1
 
 
@@ -158,7 +158,7 @@ def test_when_that_raises_is_answered_and_recorded(
         assert (status, said["status"]) == (200, "unhandled")
         record = hooks.deliveries.get("d1")
         assert record is not None
-        assert f"`raises` does not match: its `when` raises {error.__name__}" in record.reason
+        assert f"`raises` does not match: its `when` raised {error.__name__}" in record.reason
     assert len(asked) == 1
 
 

@@ -135,7 +135,7 @@ async def _check_access(activity: Activity, scope: Scope) -> None:
     result = await activity.guard.check_delayed(token.decode("latin-1"))
     if result == "busy":
         raise _Refusal(
-            429, "the admin token is wrong, and too many wrong ones come at once",
+            429, "the admin token is wrong, after too many other wrong tokens",
             **{"retry-after": "1", **_closing(scope)},
         )  # fmt: skip
     if result != "right":
@@ -151,10 +151,11 @@ def _list(activity: Activity, query: bytes) -> dict[str, Any]:
     given = dict(parse_qsl(query.decode("latin-1")))
     for name in given:
         if name not in _LIST_OPTIONS:
-            raise _Refusal(400, f"there is no `{name}`; there are {', '.join(_LIST_OPTIONS)}")
+            known = ", ".join(_LIST_OPTIONS)
+            raise _Refusal(400, f"there is no parameter `{name}`; there are {known}")
     state = given.get("state")
     if state is not None and state not in STATES:
-        raise _Refusal(400, f"`{state}` is no state; they are {', '.join(STATES)}")
+        raise _Refusal(400, f"`{state}` is not a state; the states are {', '.join(STATES)}")
     limit = _limit_of(given.get("limit", str(_PAGE)))
     deliveries = activity.log.list(
         state=state,
@@ -175,7 +176,7 @@ def _limit_of(text: str) -> int:
     # Python refuses to convert very long numbers.
     is_number = text.isascii() and text.isdigit() and len(text) <= len(str(_LONGEST_PAGE))
     if not (is_number and 0 < int(text) <= _LONGEST_PAGE):
-        raise _Refusal(400, f"`limit` is a number from 1 to {_LONGEST_PAGE}")
+        raise _Refusal(400, f"`limit` must be a number from 1 to {_LONGEST_PAGE}")
     return int(text)
 
 
@@ -188,7 +189,7 @@ def _moment_of(text: str | None) -> datetime | None:
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:
-        raise _Refusal(400, "`since` is a time with its zone, as in 2026-07-31T14:00:00Z")
+        raise _Refusal(400, "`since` must be a time with a zone, such as 2026-07-31T14:00:00Z")
     return moment
 
 
@@ -218,10 +219,10 @@ def _handlers_in(body: bytes) -> tuple[str, ...]:
     try:
         said = json.loads(body)
     except (ValueError, RecursionError):
-        raise _Refusal(400, f"the body is no JSON; it is empty, or {right}") from None
+        raise _Refusal(400, f"the body is not JSON: leave it empty, or send {right}") from None
     names = said.get("handlers") if isinstance(said, dict) else None
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise _Refusal(400, f"the body is not as expected: it is empty, or {right}")
+        raise _Refusal(400, f"the body has the wrong content: leave it empty, or send {right}")
     return tuple(names)
 
 

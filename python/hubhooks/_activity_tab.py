@@ -28,7 +28,7 @@ from gradio.utils import get_space
 
 from hubhooks._gradio_private import guard_deep_links, keep_private
 from hubhooks._logging import get_logger
-from hubhooks._terminal import visible
+from hubhooks._terminal import escape_controls
 from hubhooks.activity import (
     STATES,
     TOKEN_VARIABLE,
@@ -647,7 +647,7 @@ def _find_url(request: gr.Request) -> tuple[str, bool]:
 
 def _escape(text: str) -> str:
     """Make text safe in HTML, in attributes, and in the templates that Gradio makes of HTML."""
-    safe = escape(visible(text))
+    safe = escape(escape_controls(text))
     for mark in "{}$`":
         safe = safe.replace(mark, f"&#{ord(mark)};")
     return safe

@@ -38,13 +38,13 @@ TOO_LARGE = "too large"
 UNDECODED = "undecoded"
 
 KEEP_A_COPY = (
-    "middleware, a dependency or a monitoring tool kept no copy of it: use "
-    "`await request.body()` of the same request there, which keeps it, or pass on what was read"
+    "middleware, a dependency or a monitoring tool read it and kept no copy: read it there with "
+    "`await request.body()` of the same request, which keeps a copy"
 )
 """What to do about a body that was read before."""
 _NOTHING_CAME = (
-    "no part of it came for {seconds:g} s: the sender is slow, or ASGI middleware read it and "
-    "passed `receive` on unchanged; such middleware must pass on what it read"
+    "no part of it arrived for {seconds:g} s: the sender is slow, or ASGI middleware read it and "
+    "passed `receive` on unchanged; such middleware must pass on the bytes"
 )
 _NOTHING_MORE_CAME = "the next part of it did not arrive within {seconds:g} s"
 

@@ -46,7 +46,7 @@ _log = get_logger()
 
 # What is cancelled may clean up, but cannot keep the server from stopping.
 CLEAN_UP_SECONDS = 1.0
-TOO_LATE = "the server stopped before the handler was done"
+TOO_LATE = "the server stopped before the handler finished"
 _BLOCKED_SECONDS = 1.0
 # What is cancelled at its time limit should have ended after this.
 _HEED_SECONDS = 5.0
@@ -289,11 +289,11 @@ class HandlerCall(Call):
             shown = without_own_frames(error)
             _log.error(what, name, delivery_id, exc_info=shown, extra=self._log_fields())
         elif issubclass(type(error), Retry):
-            what = "handler `%s` asks for another try on delivery `%s` in %.3g s: %s"
+            what = "handler `%s` asks for a retry of delivery `%s` in %.3g s: %s"
             reason = text_of(error)
             _log.info(what, name, delivery_id, pause, reason, extra=self._log_fields())
         else:
-            what = "handler `%s` failed on delivery `%s`; it is tried again in %.3g s"
+            what = "handler `%s` failed on delivery `%s`; retry in %.3g s"
             fields = self._log_fields()
             shown = without_own_frames(error)
             _log.error(what, name, delivery_id, pause, exc_info=shown, extra=fields)
@@ -326,11 +326,11 @@ class HandlerCall(Call):
         """Record that it should have ended, and cannot be."""
         self.deadline = None
         self.is_overdue = True
-        what = "%s on delivery `%s` takes more than %g s; nothing can end it but itself"
+        what = "%s on delivery `%s` is stuck: it took more than %g s; a thread cannot be stopped"
         if self.is_async:
             what = (
-                "%s on delivery `%s` takes more than %g s and does not end when it is cancelled; "
-                "nothing can end it but itself"
+                "%s on delivery `%s` is stuck: it took more than %g s, and did not end when it was "
+                "cancelled"
             )
         self._session.log.overdue(self.run_context)
         self._session.wake()
@@ -376,7 +376,7 @@ class HandlerCall(Call):
             except BaseException as failure:
                 if is_interrupt(failure):
                     raise
-                _log.exception("`backoff` of handler `%s` failed; it waits a minute", self.name)
+                _log.exception("`backoff` of handler `%s` failed; retry in a minute", self.name)
                 return _USUAL_PAUSE
         import random  # noqa: PLC0415 - slow to import, and not everybody has retries
 
@@ -393,7 +393,7 @@ class HandlerCall(Call):
         except BaseException as failure:
             if is_interrupt(failure):
                 raise
-            what = "`after` of what handler `%s` raised failed; its `backoff` decides"
+            what = "`after` of the error of handler `%s` failed; using its `backoff`"
             _log.exception(what, self.name)
             return None
 
@@ -513,8 +513,8 @@ class OwnLoop:
             error = raised
         if not self._is_ending:
             what = (
-                "a handler stopped the loop that async handlers run on, which goes on: to end, a "
-                "handler returns or raises"
+                "a handler stopped the event loop of the async handlers, which continues: end a "
+                "handler with `return` or `raise`"
             )
             _log.error(what, exc_info=error)
 
@@ -575,7 +575,7 @@ class Threads:
                 threading.Thread(target=self._work, name="hubhooks", daemon=True).start()
             except RuntimeError as error:
                 # The next free thread, or the next call, takes it.
-                _log.error("a handler waits for a thread: %s", error)
+                _log.error("cannot start a thread for a handler now: %s", error)
                 return
             self._running += 1
         else:
@@ -670,8 +670,8 @@ class Watchdog:
         call = None if task is None else self._tasks.get(task)
         if call is not None:
             _log.warning(
-                "%s has kept the server's loop busy for more than %g s: no request is answered "
-                'meanwhile; write it as `def`, or give `Webhooks` a `handler_loop="dedicated"`',
+                "%s has blocked the event loop of the server for more than %g s, and all responses "
+                'wait: write it as `def`, or use `Webhooks(handler_loop="dedicated")`',
                 call.what,
                 _BLOCKED_SECONDS,
             )
@@ -703,6 +703,6 @@ def _pause_of(given: float) -> float:
 
 def _limited(seconds: float, longest: float) -> float:
     if not math.isfinite(seconds):
-        msg = f"it gave {seconds}: write seconds, such as 60"
+        msg = f"it returned {seconds}: return seconds, such as 60"
         raise ValueError(msg)
     return min(max(seconds, 0.0), longest)

@@ -82,15 +82,15 @@ _LOCAL_FUSE = re.compile(
 
 # What SQLite says, and what it means to the owner of the app.
 _ADVICE = {
-    "database is locked": "is locked by another program: close what has it open",
+    "database is locked": "is locked by another program: close that program",
     "database or disk is full": "cannot grow, its disk is full: free some space",
     "disk I/O error": "cannot be read or written: check its disk",
     "database disk image is malformed": (
-        "is damaged: move it away with its `-wal` and `-shm` files, and start with a new one"
+        "is damaged: move it and its `-wal` and `-shm` files away, and start with a new file"
     ),
-    "file is not a database": "is no SQLite file: give another path, or move the file away",
+    "file is not a database": "is not an SQLite file: give another path, or move the file away",
     "attempt to write a readonly database": "is read-only: make it and its folder writable",
-    "unable to open database file": "cannot be opened: check the path, and who may write there",
+    "unable to open database file": "cannot be opened: check the path and its permissions",
 }
 _DAMAGE = frozenset(
     {"disk I/O error", "database disk image is malformed", "file is not a database"}
@@ -389,8 +389,8 @@ class Database:
             # A process that uses it dies of SIGBUS. Full of zeros, SQLite makes it anew.
             os.truncate(f"{self.path}-shm", self._files.shm_size)
             _log.error(
-                "the `-shm` file of the delivery store `%s` was shortened while it was in use; it "
-                "is made anew",
+                "the `-shm` file of the delivery store `%s` was truncated while it was in use; it "
+                "is created again",
                 self.path,
             )
             now = StoreFiles.at(self.path)
@@ -471,7 +471,7 @@ class Database:
 
     def _move_aside(self, *suffixes: str) -> None:
         for name in move_aside(self.path, *suffixes):
-            _log.error("a file of the delivery store belongs to another one; renamed it `%s`", name)
+            _log.error("a file belongs to another delivery store; renamed it to `%s`", name)
 
     @contextmanager
     def _only_repairer(self) -> Generator[None]:
@@ -610,8 +610,8 @@ class Database:
             try:
                 if (version := self._check(connection)) < len(self._steps):
                     msg = (
-                        f"the delivery store `{self.path}` is of an older version: start the app "
-                        "with this version of hubhooks first"
+                        f"the delivery store `{self.path}` has an older format: start the app with "
+                        "this version of hubhooks first"
                     )
                     raise StoreError(msg if version else _not_started(self.path))
                 connection.execute("PRAGMA wal_autocheckpoint = 0")
@@ -725,13 +725,13 @@ class Database:
         """Check that the file is ours, and give its version: how many steps it has seen."""
         version, application, has_tables = connection.execute(_WHAT_IT_IS).fetchone()
         if application != _APPLICATION_ID and has_tables:
-            msg = f"`{self.path}` belongs to another program: give another path for the log"
+            msg = f"`{self.path}` belongs to another program: give another path"
             raise ConfigError(msg)
         if version > len(self._steps):
             msg = (
-                f"the delivery store `{self.path}` was written by a newer hubhooks (its version is "
-                f"{version}, here {len(self._steps)} is known): upgrade hubhooks, or give another "
-                "path"
+                f"the delivery store `{self.path}` was written by a newer hubhooks (format "
+                f"{version}; this version reads {len(self._steps)}): upgrade hubhooks, or give "
+                "another path"
             )
             raise ConfigError(msg)
         return int(version)
@@ -830,7 +830,7 @@ class RunnerLock:
             if (connection := self._connect()) is not None:
                 self._connection.close()
                 self._connection, self._file = connection, self._file_now()
-                _log.error("`%s` was removed or replaced; it is locked again", self._path)
+                _log.error("`%s` was removed or replaced; locked it again", self._path)
                 return True
         return False
 
@@ -892,9 +892,9 @@ def _keep_until_the_end() -> None:
 def _refuse_after_fork(path: str) -> None:
     if path in _of_parent:
         msg = (
-            f"the delivery store `{path}` was open when this process was forked from the one that "
-            "serves: only that one can use it. Start serving after the fork, or give this process "
-            "a file of its own"
+            f"the delivery store `{path}` was open when this process was forked from a serving "
+            "process: only the parent can use it. Start serving after the fork, or give this "
+            "process its own file"
         )
         raise StoreError(msg)
 
@@ -902,7 +902,7 @@ def _refuse_after_fork(path: str) -> None:
 def _told_of_loss(path: str) -> str:
     return (
         f"a file of the delivery store `{path}` was removed or replaced while the app used it. The "
-        "app goes on with the files that are there now. Leave them alone while it runs"
+        "app continues with the current files. Do not touch them while it runs"
     )
 
 
@@ -947,8 +947,8 @@ def _told(path: str, error: sqlite3.Error) -> StoreError:
 
 def _not_started(path: str) -> str:
     return (
-        f"the delivery store `{path}` cannot be opened: the app has not been started yet, and "
-        "makes the file when it starts; or it keeps its deliveries at another path"
+        f"the delivery store `{path}` cannot be opened: the app creates the file at its first "
+        "start, or its delivery store has another path"
     )
 
 
@@ -967,7 +967,7 @@ def _create(path: str) -> None:
         require_file(path)
     except OSError as error:
         why = (error.strerror or "").lower()
-        msg = f"the delivery store `{path}` cannot be created ({why}): give a path that can be"
+        msg = f"the delivery store `{path}` cannot be created ({why}): give another path"
         raise ConfigError(msg) from error
 
 
@@ -979,7 +979,7 @@ def require_file(path: str) -> None:
         raise ConfigError(msg)
     # SQLite would read from a pipe or a device, or make files beside it.
     if there.exists() and not there.is_file():
-        msg = f"the delivery store `{path}` is no regular file: give the path of one"
+        msg = f"the delivery store `{path}` is not a regular file: give the path of a file"
         raise ConfigError(msg)
 
 
@@ -987,9 +987,9 @@ def _refuse_network(path: str) -> None:
     """Raise `ConfigError` for a file system on which SQLite's locks cannot be relied on."""
     if kind := find_network(path):
         msg = (
-            f"the delivery store `{path}` is on a network file system ({kind}), where it would "
-            "lose deliveries: give a path on a local disk, or `allow_network=True` or the "
-            "variable HUBHOOKS_ALLOW_NETWORK=1 to use it all the same"
+            f"the delivery store `{path}` is on a network file system ({kind}), where it can lose "
+            "deliveries: give a path on a local disk. To use it anyway, set `allow_network=True` "
+            "or HUBHOOKS_ALLOW_NETWORK=1"
         )
         raise ConfigError(msg)
 

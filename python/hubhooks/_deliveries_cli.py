@@ -1,4 +1,4 @@
-"""The commands on the delivery store of an app, which may run meanwhile."""
+"""The `hubhooks deliveries` commands on the delivery store of an app, which may be running."""
 
 from __future__ import annotations
 
@@ -24,16 +24,18 @@ from rich.text import Text
 
 from hubhooks._database import require_file
 from hubhooks._delivery_json import LONGEST_BODY, delivery_json, iso, run_json, too_long
+from hubhooks._suggestions import nearest
 from hubhooks._terminal import (
     WIDE,
-    complain,
+    escape_controls,
     new_table,
-    one_line,
+    print_error,
     print_line,
+    print_trimmed,
     shown_id_length,
+    single_line,
     terminal,
     usage_errors,
-    visible,
 )
 from hubhooks.errors import BusyError, ConfigError, StoreError
 from hubhooks.models import State
@@ -51,33 +53,33 @@ if TYPE_CHECKING:
 __all__ = ["make_group"]
 
 _MANY = 20
-"""More runs than this are counted, not listed."""
+"""More runs than this are counted instead of listed."""
 
 _LONGEST_PLAN = 100
-# In characters of up to four bytes, as file systems take 255 bytes. The end has the id.
+"""A dry run lists at most this many deliveries."""
+# File systems allow 255 bytes, and a character has up to four. The end of the name is the id.
 _LONGEST_NAME = 60
-"""So many of what would run again are listed."""
 
 _PAGE = 500
-# More than a terminal holds; `--json` has pages too.
+# More rows than a terminal shows; `--json` has pages too.
 _MOST_LISTED = 100_000
 _SHORTEST_ID = 8
 _UNITS = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60, "w": 7 * 24 * 60 * 60}
 _SPAN = re.compile(rf"(\d+(?:\.\d+)?)([{''.join(_UNITS)}])")
 _UNSAFE_IN_NAME = re.compile(r"[^\w.-]")
 
-# Another process that writes holds the log for a moment, and now and then for a little longer.
+# Retry a write for up to `_BUSY_SECONDS`, while another process holds the write lock.
 _BUSY_SECONDS = 10.0
 _POLL_SECONDS = 0.2
-# What is queued in one transaction, and how long the app has before the next.
+# The size of one transaction, and the pause after it, in which the app can write.
 _CHUNK = 50
 _CHUNK_BYTES = 4 * 1024 * 1024
 _PAUSE_SECONDS = 0.02
-# An app that restarts is away for a moment.
+# A restarting app has no leader for a moment.
 _GONE_SECONDS = 5.0
 _CTRL_C = 130
 _WAITING = frozenset({State.QUEUED, State.RETRYING})
-_ENDED = "ended by `hubhooks deliveries fail`"
+_ENDED = "marked as failed by `hubhooks deliveries fail`"
 
 _STYLES = {
     State.SUCCEEDED: "green",
@@ -93,59 +95,61 @@ _STYLES = {
 _File = Annotated[
     str,
     typer.Option(
-        "--file", envvar="HUBHOOKS_DELIVERIES", metavar="PATH", help="The app's delivery store."
+        "--file",
+        envvar="HUBHOOKS_DELIVERIES",
+        metavar="PATH",
+        help="The delivery store of the app.",
     ),
 ]
-_Id = Annotated[str, typer.Argument(metavar="ID", help="Its id, or how that begins.")]
+_Id = Annotated[str, typer.Argument(metavar="ID", help="The id of the delivery, or its beginning.")]
 _AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-_AsJsonLines = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object per delivery and line.")
-]
-_WHEN_HELP = 'as in "2h" (s, m, h, d or w), or a date and time, as in 2026-07-31T14:00.'
+_AsJsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
+_WHEN_HELP = "2h for two hours ago (units: s, m, h, d, w), or a time such as 2026-07-31T14:00."
 _DEFAULT_FILE = "hubhooks.db"
 # Not docstrings, which `python -OO` drops.
-_REPLAY_HELP = """Queue handlers again, and follow the app that runs them until all have ended.
+_REPLAY_HELP = """Queue the handlers of deliveries again, and wait until the app has run them.
 
-Exits with 0 when all did well, or are queued and no app runs; with 1 when a handler failed,
-a delivery could not be replayed, or the app went away; with 2 when nothing was queued because
-an option is wrong.
+If no app is running, the runs are queued and start with the next app.
+
+The exit code is 0 if all runs succeeded or are queued. It is 1 if a run failed, a delivery could
+not be replayed, or the app stopped. It is 2 if an option is wrong and nothing was queued.
 """
 _FAIL_HELP = """\
-Mark the waiting runs of a handler as failed, for example after the handler was removed.
+Mark the queued and retrying runs of a handler as failed, for example of a removed handler.
 
-They can be replayed like other failed runs.
+You can replay them like other failed runs.
 """
 _PRUNE_HELP = """\
-Drop the bodies of finished deliveries now that are older; the app drops old ones by itself.
+Delete the bodies of old finished deliveries now. The app deletes old bodies by itself, too.
 
-Their ids are kept for a week more, so that what the Hub sends again is recognised. The file
-keeps its size, and fills what is free in it first.
+The ids stay for another week, to recognise deliveries that the Hub sends again. The file keeps
+its size, and reuses the free space.
 """
 
 _BACKUP_HELP = """\
-Copy the log as it is now into a new file, also while the app runs.
+Copy the delivery store to a new file. The app may be running.
 
-The copy is one file, and only its owner may read it. The app can use it in place of the log.
+The copy is one file that only its owner can read. An app can use it as its delivery store.
 """
 
 
 def make_group() -> typer.Typer:
-    """Put the commands together."""
+    """Build the group of commands."""
     group = typer.Typer(no_args_is_help=True)
     group.callback(
-        help="Read and replay what an app keeps of its deliveries, whether it runs or not."
+        help="List, show and replay the stored deliveries of an app. The app may be running or not."
     )(_deliveries)
-    group.command("list", help="List deliveries, the newest first.")(_list)
-    group.command(
-        "show", help="Show all that is known of a delivery: its handlers, headers and body."
-    )(_show)
+    group.command("list", help="List deliveries, newest first.")(_list)
+    group.command("show", help="Show one delivery: its runs, errors, headers and body.")(_show)
     group.command("replay", help=_REPLAY_HELP)(_replay)
     group.command(
         "export",
-        help="Write the body of a delivery to a file, for `hubhooks send --file` and for tests.",
+        help="Write the body of a delivery to a file, for tests and for `hubhooks send --file`.",
     )(_export)
     group.command("fail", help=_FAIL_HELP)(_fail)
-    group.command("stats", help="Show the log in figures: states, sizes, what was refused.")(_stats)
+    group.command(
+        "stats", help="Show the delivery store: size, deliveries by state, rejected requests."
+    )(_stats)
     group.command("prune", help=_PRUNE_HELP)(_prune)
     group.command("backup", help=_BACKUP_HELP)(_backup)
     return group
@@ -155,38 +159,40 @@ def make_group() -> typer.Typer:
 
 
 def _deliveries() -> None:
-    """Take no options before the command."""
+    """Accept no options before the command."""
 
 
-def _list(  # noqa: PLR0913, one parameter per option
+def _list(  # noqa: PLR0913 - one parameter per option
     *,
-    state: Annotated[State | None, typer.Option(help="Only those in this state.")] = None,
+    state: Annotated[State | None, typer.Option(help="Only deliveries in this state.")] = None,
     scope: Annotated[
-        str | None, typer.Option(help="Only those of this scope, as in repo.content.")
+        str | None, typer.Option(help="Only deliveries of this scope, such as repo.content.")
     ] = None,
-    repo: Annotated[str | None, typer.Option(help="Only those of this repository.")] = None,
+    repo: Annotated[str | None, typer.Option(help="Only deliveries of this repository.")] = None,
     since: Annotated[
-        str | None, typer.Option(help=f"Only those that came since: {_WHEN_HELP}")
+        str | None, typer.Option(help=f"Only deliveries received since: {_WHEN_HELP}")
     ] = None,
     before: Annotated[
-        str | None, typer.Option(metavar="ID", help="Only those older than this one.")
+        str | None, typer.Option(metavar="ID", help="Only deliveries older than this one.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=_MOST_LISTED, help="So many at most.")] = 20,
+    limit: Annotated[
+        int, typer.Option(min=1, max=_MOST_LISTED, help="Maximum number of deliveries.")
+    ] = 20,
     as_json: _AsJsonLines = False,
     file: _File = _DEFAULT_FILE,
 ) -> None:
     with _errors():
-        log = _log(file)
-        # One more than asked for tells whether there are more.
-        deliveries = log.list(
+        store = _open_store(file)
+        # One delivery more than the limit shows whether there are more.
+        deliveries = store.list(
             state=state and state.value,
             scope=_utf_8(scope, "--scope"),
             repo=_utf_8(repo, "--repo"),
             since=None if since is None else _moment(since),
-            before=None if before is None else _id(log, before),
+            before=None if before is None else _id(store, before),
             limit=limit + 1,
         )
-        unknown = _unknown_handlers(log, is_led=RunnerLock(file).is_taken())
+        unknown = _unknown_handlers(store, is_led=RunnerLock(file).is_taken())
     page, is_more = deliveries[:limit], len(deliveries) > limit
     if as_json:
         for delivery in page:
@@ -195,73 +201,79 @@ def _list(  # noqa: PLR0913, one parameter per option
     if page:
         _print_list(page)
     _note_unknown(unknown)
-    _note(f"older ones: --before {page[-1].id}" if is_more else "" if page else "no deliveries")
+    _note(f"for older deliveries: --before {page[-1].id}" if is_more else "")
+    _note("" if page else "no deliveries")
 
 
 def _show(*, delivery_id: _Id, as_json: _AsJson = False, file: _File = _DEFAULT_FILE) -> None:
     with _errors():
-        delivery = _find_delivery(_log(file), delivery_id)
+        delivery = _find_delivery(_open_store(file), delivery_id)
     if as_json:
         _print_json(delivery_json(delivery, is_whole=True))
     else:
         _print_delivery(delivery)
 
 
-def _replay(  # noqa: PLR0913, one parameter per option
+def _replay(  # noqa: PLR0913 - one parameter per option
     *,
     deliveries: Annotated[
-        list[str] | None, typer.Argument(metavar="ID", help="Their ids, or how these begin.")
+        list[str] | None,
+        typer.Argument(metavar="ID", help="Ids of deliveries, or their beginnings."),
     ] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(
             metavar="HANDLER",
-            help="Only this handler; of deliveries named by id also one that did not hear it. "
-            "May be given several times.",
+            help="Run only this handler. With ids, also on deliveries that it does not match. "
+            "Repeatable.",
         ),
     ] = None,
     failed: Annotated[
         bool,
-        typer.Option("--failed", help="Only handlers that failed; without ids, all that did."),
+        typer.Option("--failed", help="Run only failed handlers. Without ids, of all deliveries."),
     ] = False,
     since: Annotated[
-        str | None, typer.Option(help=f"Instead of ids, all that came since: {_WHEN_HELP}")
+        str | None,
+        typer.Option(help=f"Without ids, all deliveries received since: {_WHEN_HELP}"),
     ] = None,
     replacement: Annotated[
         str | None,
         typer.Option(
             "--as",
             metavar="HANDLER",
-            help="Run this handler in place of those of --only, or of those that no running app "
-            "has; without ids, of all deliveries that wait for these.",
+            help="Run this handler instead of those of --only, or of those that the running app "
+            "lacks. Without ids, on all deliveries with queued or retrying runs of them.",
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would run, and change nothing.")
+    ] = False,
     as_json: _AsJsonLines = False,
     file: _File = _DEFAULT_FILE,
 ) -> None:
     with _errors():
-        log = _log(file)
+        store = _open_store(file)
         lock = RunnerLock(file)
         moment = None if since is None else _moment(since)
         for name in only or ():
             _check_handler(name, "--only")
-        leader = log.leader() if lock.is_taken() else None
+        leader = store.leader() if lock.is_taken() else None
         live = None if leader is None else leader.handlers
         if replacement is None:
-            replays = _replays(log, deliveries or [], only or [], moment, is_failed=failed)
+            replays = _replays(store, deliveries or [], only or [], moment, is_failed=failed)
+            _check_known(only or [], replays, live)
             _skip_unknown(replays, live)
         else:
             _check_handler(replacement, "--as")
-            replays = _replays_as(log, deliveries or [], only or [], moment, replacement, live)
-        _skip_without_body(log, replays)
+            replays = _replays_as(store, deliveries or [], only or [], moment, replacement, live)
+        _skip_without_body(store, replays)
         is_ended = True
         if not dry_run:
             try:
-                _queue(log, replays)
-                is_ended = _follow(log, lock, replays)
+                _queue(store, replays)
+                is_ended = _follow(store, lock, replays)
             except KeyboardInterrupt:
-                _note("no longer followed: the app runs what is queued")
+                _note("stopped waiting: the app still runs what is queued")
                 raise typer.Exit(_CTRL_C) from None
     if as_json:
         for replay in replays:
@@ -276,17 +288,21 @@ def _export(
     delivery_id: _Id,
     output: Annotated[
         str | None,
-        typer.Option(metavar="PATH", help="A new file, or - for standard output; else named so."),
+        typer.Option(
+            metavar="PATH",
+            help="The new file, or - for standard output. By default, a name with scope, action "
+            "and id.",
+        ),
     ] = None,
     file: _File = _DEFAULT_FILE,
 ) -> None:
     with _errors():
-        delivery = _find_delivery(_log(file), delivery_id)
+        delivery = _find_delivery(_open_store(file), delivery_id)
         if delivery.body is None:
             msg = (
-                f"the body of `{delivery.id}` was dropped to make room, so there is none to export"
+                f"the body of `{delivery.id}` was deleted to free space: there is nothing to export"
             )
-            raise ConfigError(one_line(msg))
+            raise ConfigError(single_line(msg))
         text = _pretty(delivery.body)
         content = delivery.body if text is None else f"{text}\n".encode()
         if output == "-":
@@ -294,10 +310,10 @@ def _export(
             return
         path = Path(output or _file_name(delivery))
         try:
-            with path.open("xb") as made:
-                made.write(content)
+            with path.open("xb") as new_file:
+                new_file.write(content)
         except FileExistsError:
-            msg = f"`{path}` exists already: give another --output"
+            msg = f"`{path}` already exists: give another --output"
             raise ConfigError(msg) from None
         except OSError as error:
             msg = f"cannot write `{path}`: {error.strerror}"
@@ -308,31 +324,36 @@ def _export(
 def _fail(
     *,
     handler: Annotated[str, typer.Option(metavar="HANDLER", help="The name of the handler.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would change, and change nothing.")
+    ] = False,
     file: _File = _DEFAULT_FILE,
 ) -> None:
     with _errors():
         _check_handler(handler, "--handler")
-        log = _log(file)
-        count = log.waiting_handlers().get(handler, 0)
+        store = _open_store(file)
+        waiting = store.waiting_handlers()
+        count = waiting.get(handler, 0)
         if not dry_run:
-            count = _fail_waiting(log, handler)
-    verb = "would end" if dry_run else "ended"
-    print_line(f"{verb} {_count(count, 'run')} of `{one_line(handler)}` as failed")
+            count = _fail_waiting(store, handler)
+        near = "" if count else nearest(handler, waiting)
+    verb = "would mark" if dry_run else "marked"
+    print_line(f"{verb} {_count(count, 'run')} of `{single_line(handler)}` as failed")
+    _note(f"did you mean `{near}`?" if near else "")
 
 
 def _stats(*, as_json: _AsJson = False, file: _File = _DEFAULT_FILE) -> None:
     with _errors():
-        log = _log(file)
-        stats = log.stats()
+        store = _open_store(file)
+        stats = store.stats()
         is_running = RunnerLock(file).is_taken()
-        size = Path(log.path).stat().st_size
-        leader = log.leader() if is_running else None
-        unknown = _unknown_handlers(log, is_led=is_running)
+        size = Path(store.path).stat().st_size
+        leader = store.leader() if is_running else None
+        unknown = _unknown_handlers(store, is_led=is_running)
     if as_json:
         _print_json(
             {
-                "file": log.path,
+                "file": store.path,
                 "file_bytes": size,
                 "body_bytes": stats.body_bytes,
                 "is_app_running": is_running,
@@ -346,43 +367,45 @@ def _stats(*, as_json: _AsJson = False, file: _File = _DEFAULT_FILE) -> None:
         return
     console = terminal()
     facts = {
-        "file": f"{log.path}, {filesize.decimal(size)}",
+        "file": f"{store.path}, {filesize.decimal(size)}",
         "bodies": filesize.decimal(stats.body_bytes),
-        "app": "runs" if is_running else "does not run",
+        "app": "running" if is_running else "not running",
         "leader": leader and _leader_text(leader),
     }
     if stats.unfinished_since:
-        facts["unfinished"] = f"since {_local(stats.unfinished_since)}"
-    console.print(_facts(facts))
+        facts["oldest unfinished"] = f"received {_local(stats.unfinished_since)}"
+    print_trimmed(console, _facts(facts))
     if stats.states:
         counts = new_table("state", "deliveries")
         for state in State:
             if count := stats.states.get(state):
                 counts.add_row(_state_cell(state), str(count))
-        console.print(counts)
+        print_trimmed(console, counts)
     if stats.rejections:
-        refused = new_table("rejected because", "requests")
+        rejected = new_table("rejection reason", "requests")
         for reason, count in sorted(stats.rejections.items()):
-            refused.add_row(Text(reason), str(count))
-        console.print(refused)
+            rejected.add_row(Text(reason), str(count))
+        print_trimmed(console, rejected)
     _note_unknown(unknown)
 
 
 def _prune(
     *,
-    older_than: Annotated[str, typer.Option(help=f"What came before: {_WHEN_HELP}")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is.")] = False,
+    older_than: Annotated[str, typer.Option(help=f"Deliveries received before: {_WHEN_HELP}")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would change, and change nothing.")
+    ] = False,
     file: _File = _DEFAULT_FILE,
 ) -> None:
     with _errors():
         moment = _moment(older_than)
         days = (datetime.now(timezone.utc) - moment) / timedelta(days=1)
-        # The limit on the size is the app's, which we do not know.
-        log = _log(file, keep_days=days, max_bytes=sys.maxsize)
-        old = log.prunable()
+        # Only the app knows its limit on the size.
+        store = _open_store(file, keep_days=days, max_bytes=sys.maxsize)
+        old = store.prunable()
         if not dry_run:
-            _patiently(log.prune)
-    verb = "would drop" if dry_run else "dropped"
+            _patiently(store.prune)
+    verb = "would delete" if dry_run else "deleted"
     print_line(
         f"{verb} {_count(old.bodies, 'body', 'bodies')} ({filesize.decimal(old.body_bytes)}) and "
         f"{_count(old.deliveries, 'delivery', 'deliveries')} received before {_local(moment)}"
@@ -395,8 +418,8 @@ def _backup(
     file: _File = _DEFAULT_FILE,
 ) -> None:
     with _errors():
-        log = _log(file)
-        _patiently(lambda: log.backup(target))
+        store = _open_store(file)
+        _patiently(lambda: store.backup(target))
     print_line(target)
 
 
@@ -409,98 +432,98 @@ def _errors() -> Iterator[None]:
         with usage_errors():
             yield
     except StoreError as error:
-        complain(str(error))
+        print_error(str(error))
         raise typer.Exit(1) from error
 
 
 def _check_handler(name: str, option: str) -> None:
     _utf_8(name, option)
     if not name:
-        msg = f"{option} must be the name of a handler, and is empty"
+        msg = f"{option} is empty: give the name of a handler"
         raise ConfigError(msg)
 
 
-def _unknown_handlers(log: SqliteLog, *, is_led: bool) -> dict[str, int]:
-    """Count the runs that wait for handlers which the running app does not have."""
-    return log.unknown_handlers() if is_led else {}
+def _unknown_handlers(store: SqliteLog, *, is_led: bool) -> dict[str, int]:
+    """Count the waiting runs of handlers that the running app does not have."""
+    return store.unknown_handlers() if is_led else {}
 
 
 def _note_unknown(unknown: Mapping[str, int]) -> None:
     for name, count in unknown.items():
         _note(
-            f"{_count(count, 'run')} wait for `{name}`, which no running app has: `hubhooks "
-            f"deliveries replay --only {name} --as NEW`, or `hubhooks deliveries fail --handler "
-            f"{name}`"
+            f"{_count(count, 'run')} cannot start: the running app has no handler `{name}`. Run "
+            f"another handler, `hubhooks deliveries replay --only {name} --as NEW`, or mark them "
+            f"as failed, `hubhooks deliveries fail --handler {name}`"
         )
 
 
 def _utf_8(text: str | None, option: str) -> str | None:
-    """Refuse what no delivery says: bytes of the command line that are no text."""
+    """Reject text that no delivery contains, such as undecodable bytes of the command line."""
     if text is not None and not text.isprintable():
-        msg = f"{option} must be printable text"
+        msg = f"{option} must contain only printable characters"
         raise ConfigError(msg)
     return text
 
 
-def _log(file: str, **options: Any) -> SqliteLog:  # noqa: ANN401, those of the log
-    """Give the log of a file that is there: nothing here makes one."""
+def _open_store(file: str, **options: Any) -> SqliteLog:  # noqa: ANN401 - options of the store
+    """Open an existing store; the commands never create one."""
     if file == ":memory:":
-        msg = "the app keeps its deliveries in memory (:memory:), where only it can read them"
+        msg = "the app stores its deliveries in memory (:memory:): no other process can read them"
         raise ConfigError(msg)
-    # It is for the app to refuse a network file system.
-    log = SqliteLog(file, allow_network=True, **options)
+    # Only the app checks for a network file system.
+    store = SqliteLog(file, allow_network=True, **options)
     try:
-        require_file(log.path)
-        is_there = Path(log.path).stat().st_size > 0
+        require_file(store.path)
+        exists = Path(store.path).stat().st_size > 0
     except FileNotFoundError:
-        is_there = False
+        exists = False
     except OSError as error:
         msg = f"cannot read the delivery store `{file}`: {error.strerror}"
         raise ConfigError(msg) from error
-    if not is_there:
+    if not exists:
         msg = (
-            f"there is no delivery store `{log.path}`; the app makes it when it starts: "
-            "run this where the app runs, give --file, or set HUBHOOKS_DELIVERIES"
+            f"there is no delivery store `{store.path}`. The app creates it at its start: run this "
+            "command in the folder of the app, give --file, or set HUBHOOKS_DELIVERIES"
         )
         raise ConfigError(msg)
-    return log
+    return store
 
 
-def _id(log: SqliteLog, prefix: str) -> str:
-    """Find the one id that begins so."""
+def _id(store: SqliteLog, prefix: str) -> str:
+    """Return the only id that begins with `prefix`."""
     if not prefix:
-        # Every id begins so. A script whose variable is not set means none of them.
+        # Every id begins with an empty text, but a script with an unset variable means no id.
         msg = "an id is empty; see `hubhooks deliveries list`"
         raise ConfigError(msg)
     prefix = prefix.encode("utf-8", "replace").decode()
-    found = log.ids(prefix)
+    found = store.ids(prefix)
     if prefix in found or len(found) == 1:
         return found[0]
     if not found:
-        msg = f"no delivery has an id that begins with `{prefix}`; see `hubhooks deliveries list`"
+        msg = f"no id begins with `{prefix}`; see `hubhooks deliveries list`"
         raise ConfigError(msg)
-    msg = f"several ids begin with `{prefix}`; write more of one: {', '.join(found)}"
-    raise ConfigError(one_line(msg))
+    msg = f"several ids begin with `{prefix}`: write more of one: {', '.join(found)}"
+    raise ConfigError(single_line(msg))
 
 
-def _find_delivery(log: SqliteLog, prefix: str) -> Delivery:
-    delivery = log.get(_id(log, prefix))
+def _find_delivery(store: SqliteLog, prefix: str) -> Delivery:
+    delivery = store.get(_id(store, prefix))
     if delivery is None:
-        msg = f"the delivery `{prefix}` was dropped just now"
+        msg = f"the delivery `{prefix}` was deleted meanwhile"
         raise ConfigError(msg)
     return delivery
 
 
 def _moment(text: str) -> datetime:
-    """Read a time: so long ago, or a date as ISO 8601 has it, local unless it says otherwise."""
+    """Parse a time span before now, or an ISO 8601 time, which is local without a zone."""
     try:
         if span := _SPAN.fullmatch(text.strip()):
             ago = timedelta(seconds=float(span[1]) * _UNITS[span[2]])
             return datetime.now(timezone.utc) - ago
-        # Python 3.10 does not know the Z.
+        # Python 3.10 does not parse "Z".
         return datetime.fromisoformat(re.sub("[Zz]$", "+00:00", text.strip())).astimezone()
     except (ValueError, OverflowError, OSError):
-        msg = f"`{text}` is no time; write {_WHEN_HELP}"
+        msg = f"`{text}` is not a time; write {_WHEN_HELP}"
         raise ConfigError(msg) from None
 
 
@@ -509,16 +532,16 @@ def _moment(text: str) -> datetime:
 
 @dataclass
 class _Replay:
-    """Handlers of one delivery that are to run again."""
+    """A delivery to replay, and the handlers that run again."""
 
     delivery: Delivery
     handlers: tuple[str, ...] = ()
     skipped: str = ""
-    """Why none do."""
+    """The reason why no handler runs."""
     replaces: tuple[str, ...] = ()
-    """The handlers in whose place it runs, for `--as`."""
+    """With `--as`, the handlers that the new one replaces."""
     runs: list[Run] = field(default_factory=list)
-    """What became of them, as far as it is known."""
+    """The last known state of the runs."""
 
     @property
     def is_ended(self) -> bool:
@@ -529,8 +552,8 @@ class _Replay:
     def is_well(self) -> bool:
         return not self.skipped and all(run.state != State.FAILED for run in self.runs)
 
-    def skip(self, why: str) -> None:
-        self.skipped, self.handlers = why, ()
+    def skip(self, reason: str) -> None:
+        self.skipped, self.handlers = reason, ()
 
     @property
     def json(self) -> dict[str, Any]:
@@ -543,29 +566,30 @@ class _Replay:
 
 
 def _replays(
-    log: SqliteLog,
+    store: SqliteLog,
     prefixes: Sequence[str],
     only: Sequence[str],
     since: datetime | None,
     *,
     is_failed: bool,
 ) -> list[_Replay]:
-    """Choose what is to run again, the oldest first or in the order of the ids."""
+    """Choose deliveries and handlers, oldest first or in the order of the ids."""
     if prefixes and since:
-        msg = "--since chooses deliveries, and so do ids: give one of them"
+        msg = "give either ids or --since, not both"
         raise ConfigError(msg)
     if prefixes:
-        ids = list(dict.fromkeys(_id(log, prefix) for prefix in prefixes))
-        return [_replay_of(delivery, only, is_failed=is_failed) for delivery in log.deliveries(ids)]
+        ids = list(dict.fromkeys(_id(store, prefix) for prefix in prefixes))
+        deliveries = store.deliveries(ids)
+        return [_replay_of(delivery, only, is_failed=is_failed) for delivery in deliveries]
     if not (is_failed or since):
-        msg = "there is nothing to replay: give ids, --failed or --since"
+        msg = "nothing to replay: give ids, --failed or --since"
         raise ConfigError(msg)
     chosen = []
-    for delivery in log.every(state=State.FAILED if is_failed else None, since=since):
-        # Nobody meant those that did not hear it, as long as they are not named.
-        heard = [run.handler for run in delivery.runs if not only or run.handler in only]
-        replay = _replay_of(delivery, heard, is_failed=is_failed)
-        if heard and not replay.skipped:
+    for delivery in store.every(state=State.FAILED if is_failed else None, since=since):
+        # Without ids, only deliveries that the handler matched.
+        matched = [run.handler for run in delivery.runs if not only or run.handler in only]
+        replay = _replay_of(delivery, matched, is_failed=is_failed)
+        if matched and not replay.skipped:
             chosen.append(replay)
     return chosen[::-1]
 
@@ -576,37 +600,38 @@ def _replay_of(delivery: Delivery, only: Sequence[str], *, is_failed: bool) -> _
         failed = {run.handler for run in delivery.runs if run.state == State.FAILED}
         names = [name for name in names if name in failed]
     if unfinished := [run for run in delivery.runs if run.finished_at is None]:
-        return _Replay(delivery, skipped=f"{unfinished[0].handler} is still {unfinished[0].state}")
+        run = unfinished[0]
+        return _Replay(delivery, skipped=f"handler `{run.handler}` is still {run.state}")
     if not names:
-        why = "none of its handlers failed" if is_failed else "no handler heard it: use --only"
-        return _Replay(delivery, skipped=why)
+        reason = "none of its handlers failed" if is_failed else "no handler matches it: use --only"
+        return _Replay(delivery, skipped=reason)
     return _Replay(delivery, tuple(names))
 
 
-def _replays_as(  # noqa: PLR0913, PLR0917 - as for `_replays`, and what replaces what
-    log: SqliteLog,
+def _replays_as(  # noqa: PLR0913, PLR0917 - the options of the command
+    store: SqliteLog,
     prefixes: Sequence[str],
     only: Sequence[str],
     since: datetime | None,
     new: str,
     live: frozenset[str] | None,
 ) -> list[_Replay]:
-    """Choose deliveries in which another handler is to run in place of some."""
+    """Choose deliveries on which another handler replaces some."""
     if live is not None and new not in live:
         raise ConfigError(_no_such_handler(new, live))
-    names = list(only) or list(_unknown(log, live))
+    names = list(only) or list(_unknown(store, live))
     if not names:
-        msg = "--as replaces handlers: name them with --only"
+        msg = "--as replaces handlers: name these with --only"
         raise ConfigError(msg)
     if prefixes:
-        ids = list(dict.fromkeys(_id(log, prefix) for prefix in prefixes))
-        deliveries: Iterable[Delivery] = log.deliveries(ids)
+        ids = list(dict.fromkeys(_id(store, prefix) for prefix in prefixes))
+        deliveries: Iterable[Delivery] = store.deliveries(ids)
     else:
-        deliveries = reversed(list(log.every(since=since)))
+        deliveries = reversed(list(store.every(since=since)))
     chosen = []
     for delivery in deliveries:
         old = [run.handler for run in delivery.runs if run.handler in names and run.handler != new]
-        # Without ids, those that wait: what ended is replayed by name.
+        # Without ids or --since, only waiting runs.
         is_waiting = any(run.handler in old and run.state in _WAITING for run in delivery.runs)
         if old and (is_waiting or prefixes or since):
             chosen.append(_Replay(delivery, (new,), replaces=tuple(old)))
@@ -615,46 +640,64 @@ def _replays_as(  # noqa: PLR0913, PLR0917 - as for `_replays`, and what replace
     return chosen
 
 
-def _unknown(log: SqliteLog, live: frozenset[str] | None) -> Iterable[str]:
-    return () if live is None else [name for name in log.waiting_handlers() if name not in live]
+def _unknown(store: SqliteLog, live: frozenset[str] | None) -> Iterable[str]:
+    return () if live is None else [name for name in store.waiting_handlers() if name not in live]
 
 
 def _no_such_handler(name: str, live: frozenset[str]) -> str:
-    return f"no running app has the handler `{name}`; there are {', '.join(sorted(live)) or 'none'}"
+    near = nearest(name, live)
+    known = f"it has {', '.join(sorted(live))}" if live else "it has none"
+    hint = f"did you mean `{near}`?" if near else known
+    return f"the running app has no handler `{name}`; {hint}"
+
+
+def _check_known(
+    only: Sequence[str], replays: Sequence[_Replay], live: frozenset[str] | None
+) -> None:
+    """Report a misspelt handler, for which no delivery was found."""
+    unknown = [name for name in only if live is not None and name not in live]
+    if unknown and live is not None and not replays:
+        raise ConfigError(_no_such_handler(unknown[0], live))
 
 
 def _skip_unknown(replays: Sequence[_Replay], live: frozenset[str] | None) -> None:
-    """Skip what no running app can run: it would wait for ever."""
+    """Skip runs of handlers that the running app does not have: they would wait for ever."""
     for replay in replays:
         missing = [name for name in replay.handlers if live is not None and name not in live]
         if missing and live is not None:
-            replay.skip(f"{_no_such_handler(missing[0], live)}: use --as")
+            name = missing[0]
+            if name in {run.handler for run in replay.delivery.runs}:
+                replay.skip(
+                    f"the running app does not have the handler `{name}` any more: use --as"
+                )
+            else:
+                replay.skip(_no_such_handler(name, live))
 
 
-def _fail_waiting(log: SqliteLog, handler: str) -> int:
-    """End runs in short transactions with pauses, as the app has to write meanwhile."""
+def _fail_waiting(store: SqliteLog, handler: str) -> int:
+    """Mark runs as failed in short transactions, with pauses in which the app can write."""
     total = 0
-    log.open()
+    store.open()
     try:
-        while count := _patiently(lambda: log.fail_waiting(handler, _ENDED, _CHUNK)):
+        while count := _patiently(lambda: store.fail_waiting(handler, _ENDED, _CHUNK)):
             total += count
             time.sleep(_PAUSE_SECONDS)
     finally:
-        log.close()
+        store.close()
     return total
 
 
-def _skip_without_body(log: SqliteLog, replays: Sequence[_Replay]) -> None:
-    kept = log.with_bodies(replay.delivery.id for replay in replays)
+def _skip_without_body(store: SqliteLog, replays: Sequence[_Replay]) -> None:
+    kept = store.with_bodies(replay.delivery.id for replay in replays)
     for replay in replays:
         if replay.handlers and replay.delivery.id not in kept:
-            replay.skip("its body was dropped to make room")
+            replay.skip("its body was deleted to free space")
 
 
-def _queue(log: SqliteLog, replays: Sequence[_Replay]) -> None:
-    """Queue in short transactions with pauses, as the app has to write meanwhile."""
+def _queue(store: SqliteLog, replays: Sequence[_Replay]) -> None:
+    """Queue runs in short transactions, with pauses in which the app can write."""
     waiting = deque(replay for replay in replays if replay.handlers)
-    log.open()
+    store.open()
     try:
         while waiting:
             chunk: list[_Replay] = []
@@ -662,50 +705,50 @@ def _queue(log: SqliteLog, replays: Sequence[_Replay]) -> None:
             while waiting and len(chunk) < _CHUNK and size < _CHUNK_BYTES:
                 chunk.append(waiting.popleft())
                 size += chunk[-1].delivery.size
-            _patiently(lambda: _queue_together(log, chunk))  # noqa: B023, it is called at once
+            _patiently(lambda: _queue_together(store, chunk))  # noqa: B023 - called immediately
             if waiting:
                 time.sleep(_PAUSE_SECONDS)
     finally:
-        log.close()
+        store.close()
 
 
-def _queue_together(log: SqliteLog, chunk: Sequence[_Replay]) -> None:
-    with log.batch():
-        refused = [one for one in chunk if not _queue_one(log, one)]
-    for replay in refused:
+def _queue_together(store: SqliteLog, chunk: Sequence[_Replay]) -> None:
+    with store.batch():
+        rejected = [replay for replay in chunk if not _queue_one(store, replay)]
+    for replay in rejected:
         replay.skip("it changed meanwhile")
 
 
-def _queue_one(log: SqliteLog, replay: _Replay) -> bool:
+def _queue_one(store: SqliteLog, replay: _Replay) -> bool:
     if replay.replaces:
-        return log.replay_as(replay.delivery.id, replay.replaces, *replay.handlers)
-    return bool(log.replay(replay.delivery.id, replay.handlers))
+        return store.replay_as(replay.delivery.id, replay.replaces, *replay.handlers)
+    return bool(store.replay(replay.delivery.id, replay.handlers))
 
 
 def _patiently(write: Callable[[], T]) -> T:
-    """Try again while another process writes."""
-    give_up = time.monotonic() + _BUSY_SECONDS
+    """Retry a write while another process holds the write lock."""
+    deadline = time.monotonic() + _BUSY_SECONDS
     while True:
         try:
             return write()
-        except BusyError:  # noqa: PERF203, it loops only where it failed
-            if time.monotonic() > give_up:
+        except BusyError:  # noqa: PERF203 - it loops only after a failure
+            if time.monotonic() > deadline:
                 raise
             time.sleep(_POLL_SECONDS)
 
 
-def _follow(log: SqliteLog, lock: RunnerLock, replays: Sequence[_Replay]) -> bool:
-    """Wait until all that was queued has ended; whether the app was there to the end.
+def _follow(store: SqliteLog, lock: RunnerLock, replays: Sequence[_Replay]) -> bool:
+    """Wait until all queued runs ended; return False if the app stopped before.
 
-    Where no app runs, there is nothing to wait for.
+    If no app is running, return at once.
     """
     pending = deque(replay for replay in replays if replay.handlers)
     count = sum(len(replay.handlers) for replay in pending)
     if not pending:
         return True
-    _look(log, list(pending))
+    _refresh(store, list(pending))
     if not lock.is_taken():
-        _note(f"no app runs on this log: {_count(count, 'run')} queued, to start with it")
+        _note(f"no app is running: {_count(count, 'run')} queued for its next start")
         return True
     console = Console(stderr=True)
     seen = time.monotonic()
@@ -713,30 +756,29 @@ def _follow(log: SqliteLog, lock: RunnerLock, replays: Sequence[_Replay]) -> boo
         task = progress.add_task("replaying", total=count)
         while pending:
             batch = [pending.popleft() for _ in range(min(len(pending), _PAGE))]
-            _look(log, batch)
+            _refresh(store, batch)
             ended = [replay for replay in batch if replay.is_ended]
             progress.advance(task, sum(len(replay.handlers) for replay in ended))
             pending.extend(replay for replay in batch if not replay.is_ended)
             if ended or lock.is_taken():
                 seen = time.monotonic()
             elif time.monotonic() - seen > _GONE_SECONDS:
-                _note("the app went away: what has not ended runs when it is there again")
+                _note("the app stopped: the unfinished runs start with its next start")
                 return False
             if not ended:
                 time.sleep(_POLL_SECONDS)
     return True
 
 
-def _look(log: SqliteLog, replays: Sequence[_Replay]) -> None:
-    """Note what became of runs so far."""
-    deliveries = {
-        delivery.id: delivery for delivery in log.deliveries(one.delivery.id for one in replays)
-    }
+def _refresh(store: SqliteLog, replays: Sequence[_Replay]) -> None:
+    """Read the current state of the runs."""
+    ids = (replay.delivery.id for replay in replays)
+    deliveries = {delivery.id: delivery for delivery in store.deliveries(ids)}
     for replay in replays:
         if delivery := deliveries.get(replay.delivery.id):
             replay.runs = [run for run in delivery.runs if run.handler in replay.handlers]
         else:
-            replay.skipped = "it was dropped meanwhile"
+            replay.skipped = "it was deleted meanwhile"
 
 
 # ---- printing ----------------------------------------------------------------------------------
@@ -744,7 +786,7 @@ def _look(log: SqliteLog, replays: Sequence[_Replay]) -> None:
 
 def _note(text: str) -> None:
     if text:
-        sys.stderr.write(f"{one_line(text)}\n")
+        sys.stderr.write(f"{single_line(text)}\n")
 
 
 def _print_json(value: object) -> None:
@@ -756,12 +798,12 @@ def _print_list(deliveries: Sequence[Delivery]) -> None:
     if console.width >= WIDE:
         table = new_table("id", "received", "state", "event", "repo", "handlers")
     else:
-        # A column of their own would be too narrow for the names of handlers.
+        # A separate column would be too narrow for the names of handlers.
         table = new_table("id", "age", "state", "event, handlers", "repo")
     length = shown_id_length([delivery.id for delivery in deliveries])
     for delivery in deliveries:
-        delivery_id, state = Text(one_line(delivery.id[:length])), _state_cell(delivery.state)
-        event, repo = Text(_event(delivery)), Text(one_line(delivery.repo or ""))
+        delivery_id, state = Text(single_line(delivery.id[:length])), _state_cell(delivery.state)
+        event, repo = Text(_event(delivery)), Text(single_line(delivery.repo or ""))
         handlers = _handlers_cell(delivery.runs)
         if console.width >= WIDE:
             received = _local(delivery.received_at)
@@ -770,7 +812,7 @@ def _print_list(deliveries: Sequence[Delivery]) -> None:
             both = Text("\n").join([event, handlers]) if delivery.runs else event
             age = _age(delivery.received_at)
             table.add_row(delivery_id, age, state, both, repo)
-    console.print(table)
+    print_trimmed(console, table)
 
 
 def _print_delivery(delivery: Delivery) -> None:
@@ -781,34 +823,35 @@ def _print_delivery(delivery: Delivery) -> None:
         "received": f"{_local(delivery.received_at)} ({_age(delivery.received_at)} ago)",
         "event": _event(delivery),
         "repo": delivery.repo,
-        "answer": ("" if delivery.is_acknowledged else "not ") + "known to have reached the Hub",
+        "response": ("" if delivery.is_acknowledged else "not known to have ") + "reached the Hub",
         "replay": "yes" if delivery.is_replay else "",
-        "repeated": _count(delivery.duplicates, "time") if delivery.duplicates else "",
-        "because": delivery.reason,
+        "duplicates": str(delivery.duplicates) if delivery.duplicates else "",
+        "reason": delivery.reason,
     }
-    console.print(_facts(facts))
+    print_trimmed(console, _facts(facts))
     if delivery.runs:
-        console.print(_runs_table(delivery.runs))
+        print_trimmed(console, _runs_table(delivery.runs))
     if any(run.history for run in delivery.runs):
-        console.print(_attempts_table(delivery.runs))
+        print_trimmed(console, _attempts_table(delivery.runs))
     for run in delivery.runs:
         if run.error or run.traceback:
-            console.print(Text(f"{run.handler}: ", style="bold") + Text(visible(run.error)))
+            heading = Text(f"{run.handler}: ", style="bold")
+            console.print(heading + Text(escape_controls(run.error)))
         if run.traceback:
             _print_indented(console, run.traceback.rstrip("\n"))
     console.print(Text("headers", style="bold"))
     _print_indented(console, "\n".join(f"{name}: {value}" for name, value in delivery.headers))
     console.print(Text(f"body, {filesize.decimal(delivery.size)}", style="bold"))
     if delivery.body is None:
-        _print_indented(console, "dropped to make room")
+        _print_indented(console, "deleted to free space")
         return
     if delivery.size > LONGEST_BODY:
         _print_indented(console, too_long(delivery))
         return
     text = _pretty(delivery.body)
-    # Not folded, so that it can be copied.
+    # Not folded, for copying.
     if text is None:
-        console.print(Text(visible(_as_text(delivery.body))), soft_wrap=True)
+        console.print(Text(escape_controls(_as_text(delivery.body))), soft_wrap=True)
     else:
         console.print(JSONHighlighter()(text), soft_wrap=True)
 
@@ -821,9 +864,9 @@ def _runs_table(runs: Sequence[Run]) -> Table:
             took = _took(run.finished_at - run.started_at)
         notes = []
         if run.due_at:
-            notes.append(f"again at {_local(run.due_at)}")
+            notes.append(f"retry at {_local(run.due_at)}")
         if run.crashes:
-            notes.append(f"the process died during it: {_count(run.crashes, 'time')}")
+            notes.append(f"the process died during {_count(run.crashes, 'attempt')}")
         table.add_row(
             Text(run.handler),
             _state_cell(run.state),
@@ -856,17 +899,18 @@ def _leader_text(leader: Leader) -> str:
 def _print_replays(replays: Sequence[_Replay], *, is_dry_run: bool) -> None:
     for replay in replays:
         if replay.skipped:
-            complain(f"`{one_line(replay.delivery.id)}` is not replayed: {replay.skipped}")
+            print_error(f"`{single_line(replay.delivery.id)}` is not replayed: {replay.skipped}")
     if not replays:
-        _note("there is nothing to replay")
+        _note("nothing to replay")
     table = _plan_table(replays) if is_dry_run else _endings_table(replays)
     if table.row_count:
-        terminal().print(table)
+        print_trimmed(terminal(), table)
     if is_dry_run:
         count = sum(bool(replay.handlers) for replay in replays)
         hidden = count - table.row_count
-        _note(f"and {hidden} more, which --json lists too" if hidden else "")
-        _note(f"a dry run: nothing was queued of {_count(count, 'delivery', 'deliveries')}")
+        _note(f"and {hidden} more: --json lists all" if hidden else "")
+        deliveries = _count(count, "delivery", "deliveries")
+        _note(f"dry run: nothing was queued, {deliveries} would be replayed")
 
 
 def _plan_table(replays: Sequence[_Replay]) -> Table:
@@ -876,7 +920,7 @@ def _plan_table(replays: Sequence[_Replay]) -> Table:
     for replay in planned:
         delivery = replay.delivery
         table.add_row(
-            Text(one_line(delivery.id[:length])),
+            Text(single_line(delivery.id[:length])),
             _local(delivery.received_at),
             Text(_event(delivery)),
             Text(", ".join(replay.handlers)),
@@ -895,24 +939,26 @@ def _endings_table(replays: Sequence[_Replay]) -> Table:
     table = new_table("state", "handler", "id", "error")
     length = shown_id_length([delivery_id for delivery_id, _ in runs])
     for delivery_id, run in runs:
-        names = (Text(run.handler), Text(one_line(delivery_id[:length])))
-        table.add_row(_state_cell(run.state), *names, Text(one_line(run.error)))
+        names = (Text(run.handler), Text(single_line(delivery_id[:length])))
+        table.add_row(_state_cell(run.state), *names, Text(single_line(run.error)))
     return table
 
 
 def _facts(facts: Mapping[str, str | Text | None]) -> Table:
-    """Put names before values, leaving out what is empty."""
+    """Lay out names and values; leave out empty values."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in facts.items():
         if value:
-            table.add_row(name, value if isinstance(value, Text) else Text(visible(value)))
+            text = value if isinstance(value, Text) else Text(escape_controls(value))
+            table.add_row(name, text)
     return table
 
 
 def _print_indented(console: Console, text: str) -> None:
-    console.print(Padding(Text(visible(text), overflow="fold"), (0, 0, 0, 2), expand=False))
+    indented = Padding(Text(escape_controls(text), overflow="fold"), (0, 0, 0, 2), expand=False)
+    print_trimmed(console, indented)
 
 
 def _state_cell(state: State) -> Text:
@@ -920,18 +966,18 @@ def _state_cell(state: State) -> Text:
 
 
 def _handlers_cell(runs: Sequence[Run]) -> Text:
-    """Name the handlers, and where there are several, their states too."""
+    """Name the handlers; several handlers have their states, too."""
     is_one = len(runs) == 1
     names = [f"{run.handler}" if is_one else f"{run.handler}: {run.state}" for run in runs]
     return Text(", ".join(names))
 
 
 def _event(delivery: Delivery) -> str:
-    return one_line(f"{delivery.scope} {delivery.action}")
+    return single_line(f"{delivery.scope} {delivery.action}")
 
 
 def _local(when: datetime) -> str:
-    """Write a time with its zone, so that `--since` reads the same time from it."""
+    """Format a time with its zone, which `--since` accepts."""
     return when.astimezone().isoformat(" ", "seconds")
 
 
@@ -946,14 +992,14 @@ def _took(span: timedelta) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
-def _count(count: int, one: str, many: str = "") -> str:
-    return f"{count} {one if count == 1 else many or f'{one}s'}"
+def _count(count: int, singular: str, plural: str = "") -> str:
+    return f"{count} {singular if count == 1 else plural or f'{singular}s'}"
 
 
 def _pretty(body: bytes) -> str | None:
-    """Lay out a body; None if it is no JSON."""
+    """Indent a body; return None if it is not JSON."""
     try:
-        return visible(json.dumps(json.loads(body), indent=2, ensure_ascii=False))
+        return escape_controls(json.dumps(json.loads(body), indent=2, ensure_ascii=False))
     except (ValueError, RecursionError):
         return None
 

@@ -20,8 +20,8 @@ __all__ = [
     "delivery_json",
     "event_of",
     "iso",
+    "json_safe",
     "run_json",
-    "showable",
     "too_long",
 ]  # fmt: skip
 
@@ -62,7 +62,7 @@ def delivery_json(delivery: Delivery, *, is_whole: bool = False) -> dict[str, An
                 made["body_omitted"] = too_long(delivery)
             return made
         body = body_of(delivery)
-        made["body"] = body if _can_be_written(body) else showable(body)
+        made["body"] = body if _can_be_written(body) else json_safe(body)
     return made
 
 
@@ -134,7 +134,7 @@ def body_of(delivery: Delivery) -> Any:  # noqa: ANN401 - any JSON
         return delivery.body.decode("utf-8", "backslashreplace")
 
 
-def showable(value: Any, depth: int = _DEEPEST_SHOWN) -> Any:  # noqa: ANN401 - any JSON
+def json_safe(value: Any, depth: int = _DEEPEST_SHOWN) -> Any:  # noqa: ANN401 - any JSON
     """Give a JSON value as what a browser reads from JSON: numbers that are exact, whole text."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
@@ -143,8 +143,8 @@ def showable(value: Any, depth: int = _DEEPEST_SHOWN) -> Any:  # noqa: ANN401 - 
     if not isinstance(value, dict | list):
         return value
     if depth == 0:
-        return "(deeper than is shown here)"
+        return "(too deep to show here)"
     if isinstance(value, list):
-        return [showable(item, depth - 1) for item in value]
+        return [json_safe(item, depth - 1) for item in value]
     pairs = cast("dict[str, Any]", value).items()
-    return {showable(key, depth): showable(item, depth - 1) for key, item in pairs}
+    return {json_safe(key, depth): json_safe(item, depth - 1) for key, item in pairs}

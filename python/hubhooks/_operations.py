@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["CONTENT_TYPE", "Health", "check", "metrics", "readiness"]
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
-_NO_LEADER = "no living process leads the delivery store, so no handler runs"
+_NO_LEADER = "the delivery store has no living leader, so no handler runs"
 # Only these have a meaning in a label's value.
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
 
@@ -105,7 +105,7 @@ def metrics(activity: Activity, health: Health) -> str:
     lines = [
         *_gauge(
             "hubhooks_ready",
-            "Whether deliveries are stored and some process runs their handlers.",
+            "Whether the store is writable and a living leader runs the handlers.",
             [({}, health.is_ready)],
         ),
         *_gauge(
@@ -113,7 +113,7 @@ def metrics(activity: Activity, health: Health) -> str:
             "Whether a delivery could be stored.",
             [({}, health.is_store_writable)],
         ),
-        *_gauge("hubhooks_leader_alive", "Whether a living process leads.", [({}, is_led)]),
+        *_gauge("hubhooks_leader_alive", "Whether the leader process is alive.", [({}, is_led)]),
         *_gauge(
             "hubhooks_leader_info",
             "The process that runs the handlers, and the version of its code.",
@@ -121,7 +121,7 @@ def metrics(activity: Activity, health: Health) -> str:
         ),
         *_gauge(
             "hubhooks_leader_start_time_seconds",
-            "When the leader took the lead, in seconds since 1970.",
+            "When this process became the leader, in seconds since 1970.",
             [({}, leader.since.timestamp())] if leader and leader.since else [],
         ),
         *_gauge(
@@ -131,22 +131,22 @@ def metrics(activity: Activity, health: Health) -> str:
         ),
         *_gauge(
             "hubhooks_rejected_requests",
-            "Rejected requests that the store remembers, by reason.",
+            "Rejected requests in the store, by reason.",
             [({"reason": reason}, count) for reason, count in activity.rejections().items()],
         ),
         *_gauge(
             "hubhooks_waiting_runs",
-            "Runs that wait to start, retries included, by handler.",
+            "Runs that wait to start, including retries, by handler.",
             [({"handler": name}, count) for name, count in runs.items()],
         ),
         *_gauge(
             "hubhooks_unknown_handler_runs",
-            "Runs that wait for a handler that no running app has.",
+            "Waiting runs whose handler does not exist in any running app.",
             [({"handler": name}, n) for name, n in activity.unknown_handlers().items()],
         ),
         *_gauge(
             "hubhooks_oldest_queued_run_age_seconds",
-            "For how long the oldest run that can start has waited; 0 if none waits.",
+            "How long the oldest run that can start has waited; 0 if none waits.",
             [({}, health.oldest_seconds or 0.0)],
         ),
         *_gauge("hubhooks_body_bytes", "The size of all stored bodies.", [({}, stats.body_bytes)]),

@@ -40,8 +40,8 @@ _log = get_logger()
 _LONGEST_QUOTE = 200
 _PLAIN = frozenset({tuple, list})
 _QUOTED = (
-    "a secret begins and ends with the same quotation mark, and is taken with both: the quotation "
-    "marks are part of the secret. If an env file kept them, write it there without"
+    "a secret begins and ends with the same quotation mark, and both count as part of it. If they "
+    "come from an env file, remove them there"
 )
 # Python notes here that the warning was shown.
 _shown: dict[Any, Any] = {}
@@ -60,7 +60,7 @@ def from_dict(cls: type[HubEvent], payload: Mapping[str, Any], /) -> HubEvent:
         # Python's own writer guards against cycles and depth, and refuses NaN when told to.
         body = json.dumps(dict(payload), allow_nan=False, separators=(",", ":"))
     except Exception as error:
-        msg = f"expected a mapping that JSON can write: {_text_of(error)}"
+        msg = f"the mapping cannot be written as JSON: {_text_of(error)}"
         raise PayloadError(msg) from error
     return cls.from_json(body)
 
@@ -83,9 +83,8 @@ def from_env(cls: type[HubEvent], environ: Mapping[str, str] | None = None, /) -
     payload = (os.environ if environ is None else environ).get("WEBHOOK_PAYLOAD")
     if not payload:
         msg = (
-            "no `WEBHOOK_PAYLOAD` in the environment: the Hub sets it in a Job that a webhook "
-            "started, not in one started by hand. To try it, set it to what `hubhooks samples "
-            "NAME` prints"
+            "no `WEBHOOK_PAYLOAD` in the environment: the Hub sets it only in a Job that a webhook "
+            "started. To test the Job, set it to the output of `hubhooks samples NAME`"
         )
         raise ConfigError(msg)
     return cls.from_json(payload)

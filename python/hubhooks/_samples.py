@@ -1,10 +1,9 @@
-"""The sample deliveries that come with the package, and small changes to them.
+"""The sample deliveries of the package, and functions that change them.
 
-They tell one story. The organisation `ada-labs` forecasts tides: grace-h retrains the model
-`tide-forecast` on the dataset `tide-gauges` in pull request 3, asks `@my-bot` in discussion 7 to
-check the gauges, and everybody looks at the space `tide-map`. Raw readings arrive in the bucket
-`gauge-uploads`; finished work moves to `sea-archive`. All names, ids and hashes are invented, and
-what is the same thing has the same id in every sample.
+All samples belong to one invented organisation, `ada-labs`, which forecasts tides. grace-h retrains
+the model `tide-forecast` on the dataset `tide-gauges` in pull request 3. In discussion 7 grace-h
+asks `@my-bot` to check the gauges. `tide-map` is a Space. The bucket `gauge-uploads` receives raw
+readings, and finished work moves to `sea-archive`. The same object has the same id in every sample.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ __all__ = [
     "sample_json",
     "sample_names",
     "scope_and_action",
+    "suggest_path",
     "wire_path",
     "with_overrides",
 ]
@@ -39,7 +39,7 @@ __all__ = [
 _FOLDER = resources.files("hubhooks") / "samples"
 _SUFFIX = ".json"
 _VERSION = 3
-_FLATTENED = ("action", "scope")  # the fields of an event that are deeper on the wire
+_FLATTENED = ("action", "scope")  # fields of an event that are nested on the wire
 _KINDS = {
     bool: "true or false",
     float: "a number",
@@ -49,14 +49,15 @@ _KINDS = {
 }
 _CAMEL = re.compile("_([a-z])")
 _SNAKE = re.compile("[A-Z]")
+_INDEX = re.compile(r"\.\d+(?=\.|$)")
 
-# The keys of an object, each with those below it; the items of a list all share the key `_ITEM`.
+# A tree of keys. All items of a list share the key `_ITEM`.
 _Outline: TypeAlias = "dict[str, _Outline]"
 _ITEM = "[]"
 
 
 def sample_names() -> list[str]:
-    """Name every sample, sorted: `<scope>.<action>`, then a word for what is special about it."""
+    """Return the sorted names of the samples: `<scope>.<action>`, some with a suffix."""
     return sorted(
         entry.name.removesuffix(_SUFFIX)
         for entry in _FOLDER.iterdir()
@@ -65,7 +66,7 @@ def sample_names() -> list[str]:
 
 
 def sample_json(name: str) -> dict[str, Any]:
-    """Read one sample; every call gives a new dict.
+    """Read one sample; every call returns a new dict.
 
     Raises:
         ConfigError: no sample has this name.
@@ -73,7 +74,7 @@ def sample_json(name: str) -> dict[str, Any]:
     names = sample_names()
     if name not in names:
         near = ", ".join(f"`{name}`" for name in difflib.get_close_matches(name, names, cutoff=0))
-        msg = f"no sample is named `{name}`; the nearest are {near}"
+        msg = f"there is no sample `{name}`; the nearest are {near}"
         raise ConfigError(msg)
     payload: dict[str, Any] = json.loads((_FOLDER / f"{name}{_SUFFIX}").read_bytes())
     return payload
@@ -83,12 +84,12 @@ def with_overrides(payload: Mapping[str, Any], overrides: Mapping[str, Any]) -> 
     """Copy a payload and set values in the copy.
 
     Args:
-        payload: what to start from; it stays as it is.
-        overrides: dotted paths and their new values, as in `{"updatedRefs.0.newSha": None}`.
-            What is missing on the way is made, and the index just past the end of a list appends.
+        payload: the original, which is not changed.
+        overrides: dotted paths and their new values, such as `{"updatedRefs.0.newSha": None}`.
+            Missing objects and lists are created. The index after the last one appends.
 
     Raises:
-        ConfigError: a path leads through something that is neither an object nor a list.
+        ConfigError: a path leads through a value that is neither an object nor a list.
     """
     changed = copy.deepcopy(dict(payload))
     for path, value in overrides.items():
@@ -97,12 +98,11 @@ def with_overrides(payload: Mapping[str, Any], overrides: Mapping[str, Any]) -> 
 
 
 def wire_path(payload: Mapping[str, Any], name: str) -> str:
-    """Give the dotted path of what Python code calls `repo__head_sha`.
+    """Translate a Python name such as `repo__head_sha` into a dotted path.
 
     Args:
-        payload: what the path is for; its own keys count as well as the documented ones.
-        name: names of fields as events have them, or as they are on the wire, and indexes of
-            lists, with two underscores between.
+        payload: the payload; its own keys are known too.
+        name: field names of events or of the wire, and list indexes, joined by two underscores.
 
     Raises:
         ConfigError: neither the payload nor any sample has such a field.
@@ -117,7 +117,7 @@ def wire_path(payload: Mapping[str, Any], name: str) -> str:
             key, is_right = piece, piece.isdecimal()
         else:
             key = piece if piece in outline else _CAMEL.sub(_upper, piece)
-            # A setting may have any name.
+            # `updatedConfig` has arbitrary keys.
             is_right = key in outline or "updatedConfig" in path
         if not is_right:
             raise ConfigError(_unknown(payload, name))
@@ -126,11 +126,29 @@ def wire_path(payload: Mapping[str, Any], name: str) -> str:
     return ".".join(path)
 
 
-def read_value(text: str) -> Any:  # noqa: ANN401, any JSON value is possible
-    """Read a value typed by a person: as JSON where it is valid JSON, else as the string it is."""
+def suggest_path(path: str, payload: Mapping[str, Any]) -> str:
+    """Return the documented path most similar to an unknown one; empty if the path is known.
+
+    Args:
+        path: a dotted path, as for `with_overrides`.
+        payload: the payload; its own paths are known too.
+    """
+    same_index = _INDEX.sub(".0", path)
+    known = [*_paths(_merged(_documented(), _outline(payload)))]
+    # `updatedConfig` has arbitrary keys.
+    if same_index in known or path.startswith("updatedConfig."):
+        return ""
+    same_end = [other for other in known if other.endswith(f".{same_index}")]
+    near = (same_end or difflib.get_close_matches(same_index, known, n=1, cutoff=0))[0]
+    indexes = iter(_INDEX.findall(path))
+    return _INDEX.sub(lambda match: next(indexes, match[0]), near)
+
+
+def read_value(text: str) -> Any:  # noqa: ANN401 - any JSON value
+    """Parse a value of the command line as JSON, or return it as a string."""
     try:
         value = json.loads(text)
-        # Python also reads `NaN`, `Infinity` and `1e999`, which no JSON body can carry.
+        # Python also parses `NaN`, `Infinity` and `1e999`, which are not valid JSON.
         json.dumps(value, allow_nan=False)
     except (ValueError, RecursionError):
         return text
@@ -138,14 +156,14 @@ def read_value(text: str) -> Any:  # noqa: ANN401, any JSON value is possible
 
 
 def compact(payload: Mapping[str, Any]) -> bytes:
-    """Write a payload as the body of a delivery: UTF-8, no white space between tokens."""
+    """Serialize a payload as UTF-8 JSON without white space between tokens."""
     text = json.dumps(payload, ensure_ascii=False, separators=(",", ":"))
     # UTF-8 has no lone surrogates; Python's escape for one happens to be JSON's.
     return text.encode("utf-8", "backslashreplace")
 
 
 def scope_and_action(payload: Mapping[str, Any]) -> tuple[str, str]:
-    """Read both as they are on the wire, where version 2 has the action alone as `event`."""
+    """Read the scope and the action; in version 2, `event` is the action itself."""
     event = payload["event"]
     if isinstance(event, str):
         return payload["scope"], event
@@ -153,7 +171,7 @@ def scope_and_action(payload: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def describe(payload: Mapping[str, Any]) -> str:
-    """Say in one line what a sample is about."""
+    """Summarize a sample in one line."""
     repo = payload["repo"]
     subject = f"{repo['type']} {repo['name']}"
     return "; ".join([subject, *_talk(payload), *_changes(payload), *_age(payload)])
@@ -194,11 +212,11 @@ def _age(payload: Mapping[str, Any]) -> Iterator[str]:
 
 @functools.cache
 def _documented() -> _Outline:
-    """Outline all that the samples have, which is all that the Hub documents."""
+    """Return the outline of all samples together, which contain every documented field."""
     return functools.reduce(_merged, (_outline(sample_json(name)) for name in sample_names()))
 
 
-def _outline(value: Any) -> _Outline:  # noqa: ANN401, any JSON value is possible
+def _outline(value: Any) -> _Outline:  # noqa: ANN401 - any JSON value
     if isinstance(value, dict):
         return {key: _outline(member) for key, member in value.items()}
     if isinstance(value, list):
@@ -220,8 +238,8 @@ def _unknown(payload: Mapping[str, Any], name: str) -> str:
     same_end = [known for known in names if known.endswith(f"__{name}")]
     nearest = (same_end or difflib.get_close_matches(name, names, n=1, cutoff=0))[0]
     return (
-        f"no field is named `{name}`; the nearest is `{nearest}`. What the Hub does not document "
-        "is set with `extra=`"
+        f"there is no field `{name}`; the nearest is `{nearest}`. Set a field that the Hub does "
+        "not document with `extra=`"
     )
 
 
@@ -230,6 +248,13 @@ def _names(outline: _Outline, above: str = "") -> Iterator[str]:
         name = above + ("0" if key == _ITEM else _SNAKE.sub(lambda m: f"_{m[0].lower()}", key))
         yield name
         yield from _names(below, f"{name}__")
+
+
+def _paths(outline: _Outline, above: str = "") -> Iterator[str]:
+    for key, below in outline.items():
+        path = above + ("0" if key == _ITEM else key)
+        yield path
+        yield from _paths(below, f"{path}.")
 
 
 def _set(payload: dict[str, Any], path: str, value: Any) -> None:  # noqa: ANN401
@@ -244,7 +269,7 @@ def _set(payload: dict[str, Any], path: str, value: Any) -> None:  # noqa: ANN40
 
 
 def _place(node: Any, key: str, path: str) -> str | int:  # noqa: ANN401
-    """Turn a piece of a path into the key or the index it means in this node."""
+    """Convert one piece of a path into a key or an index of this node."""
     if isinstance(node, dict) and key:
         return key
     if isinstance(node, list) and key in map(str, range(len(node) + 1)):
@@ -255,11 +280,11 @@ def _place(node: Any, key: str, path: str) -> str | int:  # noqa: ANN401
 
 def _obstacle(node: Any, key: str) -> str:  # noqa: ANN401
     if not key:
-        return "a path is names and list indexes with single dots between, as in `repo.owner.id`"
+        return "write names and list indexes with single dots between, such as `repo.owner.id`"
     if isinstance(node, list):
-        return f"`{key}` is no index of a list of {len(node)}; use 0 to {len(node)}"
+        return f"`{key}` is not an index of this list of {len(node)}: use 0 to {len(node)}"
     found = _KINDS.get(type(node), type(node).__name__)
-    return f"`{key}` cannot be inside {found}, only inside an object or a list"
+    return f"`{key}` cannot be inside {found}: only an object or a list can contain it"
 
 
 def _is_missing(node: Any, place: str | int) -> bool:  # noqa: ANN401
@@ -268,6 +293,6 @@ def _is_missing(node: Any, place: str | int) -> bool:  # noqa: ANN401
 
 def _put(node: Any, place: Any, value: Any) -> None:  # noqa: ANN401
     if isinstance(node, list):
-        node[place : place + 1] = [value]  # which appends when the place is just past the end
+        node[place : place + 1] = [value]  # appends if the index is the length
     else:
         node[place] = value

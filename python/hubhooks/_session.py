@@ -221,9 +221,9 @@ class Session:
         missing = [name for name in self._router.handler_names if name not in leader.handlers]
         if missing:
             msg = (
-                f"process {leader.process.pid} leads the delivery store `{self.log.path}` with the "
-                f"same code, and does not have the handler `{missing[0]}`, which would never run: "
-                "give each `Webhooks` of the app a file of its own, "
+                f"process {leader.process.pid} is the leader of the delivery store "
+                f"`{self.log.path}`. It has the same code, but no handler `{missing[0]}`, which "
+                "would never run: give each `Webhooks` of the app its own file, "
                 '`Webhooks(deliveries="other.db")`'
             )
             raise ConfigError(msg)
@@ -237,14 +237,14 @@ class Session:
             return "another process runs the handlers"
         pid, own = leader.process.pid, self._version
         leads = (
-            f"process {pid} leads the delivery store `{self.log.path}` since {_since(leader)} with "
-            f"code {leader.code}"
+            f"process {pid} is the leader of the delivery store `{self.log.path}` since "
+            f"{_since(leader)}, with code {leader.code}"
         )
         if leader.code == own:
-            return f"{leads}. This process has the same code, and accepts deliveries only"
-        then = "and takes the lead with its newer code once no handler runs there"
+            return f"{leads}. This process has the same code, and only accepts deliveries"
+        then = "and becomes the leader with its newer code once no handler runs there"
         _log.warning("%s. This process has code %s, %s", leads, own, then)
-        return f"process {pid} runs the handlers, with other code"
+        return f"process {pid} runs the handlers, with different code"
 
     def _reserve(self) -> None:
         """Keep two routers from one log: one of them would get what the other accepted."""
@@ -255,9 +255,9 @@ class Session:
             if other is not None and other._router is not self._router:  # noqa: SLF001 - one of us
                 msg = (
                     f"the delivery store `{self.log.path}` is in use by another `Webhooks` of this "
-                    "process, whose handlers would be given what this one accepts: give each a "
-                    'file of its own, `Webhooks(deliveries="other.db")`, or have one '
-                    "`include_router` the other"
+                    "process: their handlers would get each other's deliveries. Give each its own "
+                    'file, `Webhooks(deliveries="other.db")`, or combine them with '
+                    "`include_router`"
                 )
                 raise ConfigError(msg)
             _reserved[self.log.path] = self
@@ -451,7 +451,7 @@ class Session:
             self._not_before = now + _BUSY_SECONDS
         else:
             self._not_before = now + _BROKEN_SECONDS
-            _log.error("handlers wait: %s", error)
+            _log.error("handlers cannot start now: %s", error)
 
     def _look(self, now: float) -> None:
         if self.log.is_durable and now >= self._look_at:
@@ -472,7 +472,7 @@ class Session:
             self.is_behind = True
             what = (
                 "handler `%s` on delivery `%s`, during which the process died before, has not "
-                "ended alone; others run beside it again"
+                "finished alone: other handlers now run at the same time"
             )
             _log.warning(what, alone.name, alone.run_context.id)
         if self.is_behind and self._may_start():
@@ -485,7 +485,7 @@ class Session:
             if now >= self._resigned_until:
                 self._lead()
                 if self.is_leading:
-                    _log.info("this process runs the handlers now: no other one leads")
+                    _log.info("this process runs the handlers now: there is no other leader")
             return
         if self._lock_of_log is not None and self._lock_of_log.keep():
             self.log.note_lock()
@@ -511,8 +511,11 @@ class Session:
         if self._successor is None or self._successor.key != other.key:
             self._successor = other
             self._handover_until = now + _HANDOVER_SECONDS
-            what = "process %d has newer code: it takes the lead of the delivery store `%s` once %s"
-            _log.warning(what, other.process.pid, self.log.path, "no handler runs here")
+            what = (
+                "process %d has newer code: it becomes the leader of the delivery store `%s` once "
+                "no handler runs here"
+            )
+            _log.warning(what, other.process.pid, self.log.path)
         # A handler may take hours, and the queued runs cannot wait that long. It goes on here.
         is_idle = all(run.is_overdue for run in tuple(self._running))
         if is_idle or now >= self._handover_until:
@@ -536,11 +539,12 @@ class Session:
             if name not in known and name not in self._logged_unknown:
                 self._logged_unknown.add(name)
                 what = (
-                    "%d runs wait for the handler `%s`, which this process does not have: run them "
-                    "with another handler, `hubhooks deliveries replay --only %s --as NEW`, or end "
-                    "them, `hubhooks deliveries fail --handler %s`"
+                    "%d %s cannot start: this process has no handler `%s`. Run another handler, "
+                    "`hubhooks deliveries replay --only %s --as NEW`, or mark them as failed, "
+                    "`hubhooks deliveries fail --handler %s`"
                 )
-                _log.warning(what, count, name, name, name)
+                runs = "run" if count == 1 else "runs"
+                _log.warning(what, count, runs, name, name, name)
 
     def _start_what_is_ready(self) -> None:
         # First, so that it stays if another thread sets it meanwhile.
@@ -640,7 +644,7 @@ class Session:
             run.lose(error)
         except StoreError as error:
             run.leave(str(error), _BROKEN_SECONDS)
-            _log.error("handler `%s` waits: %s", run.name, error)
+            _log.error("handler `%s` cannot start now: %s", run.name, error)
         else:
             self.start(run)
 
@@ -651,8 +655,8 @@ class Session:
         closes it in this process, takes it away.
         """
         _log.warning(
-            "this process does not lead the delivery store `%s` any more: another process took the "
-            "lead, or the file was replaced",
+            "this process is no longer the leader of the delivery store `%s`: another process "
+            "became the leader, or the file was replaced",
             self.log.path,
         )
         if self._lock_of_log is not None:
@@ -689,10 +693,10 @@ class Session:
                     self._bury(delivery_id, name)
                 except StoreError as failure:
                     # The others are still to be told of.
-                    what = "hooks are not told of handler `%s` on delivery `%s`: %s"
+                    what = "cannot call the hooks for handler `%s` on delivery `%s`: %s"
                     _log.error(what, name, delivery_id, failure)
             else:
-                what = "the process died during handler `%s` on delivery `%s`; it runs again, alone"
+                what = "the process died during handler `%s` on delivery `%s`: retrying it alone"
                 _log.warning(what, name, delivery_id)
 
     def _bury(self, delivery_id: str, name: str) -> None:
@@ -739,7 +743,7 @@ class Session:
             except Exception as error:  # noqa: PERF203, BLE001 - hardly ever raised; see above
                 # Somebody else who writes is no reason to speak, and to try again is.
                 if not isinstance(error, BusyError):
-                    _log.warning("the delivery store is not tidied up: %s", text_of(error))
+                    _log.warning("cleaning up the delivery store failed: %s", text_of(error))
                     self._upkeep_is_over.wait(_PRUNE_SECONDS)
 
     # ---- running -------------------------------------------------------------------------------
@@ -868,7 +872,8 @@ class Session:
         try:
             await self._close_log()
         except StoreError as error:
-            _log.error("handlers that ended will run again: %s", error)
+            what = "finished handlers will run again: their results could not be stored: %s"
+            _log.error(what, error)
         finally:
             if self._lock_of_log is not None:
                 self._lock_of_log.release()
@@ -925,7 +930,7 @@ class Session:
     def _begun_own_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._is_closed:
-                msg = "the runner has stopped"
+                msg = "the worker has stopped"
                 raise RuntimeError(msg)
             self._own_loop = self._own_loop or OwnLoop()
             return self._own_loop.loop

@@ -18,8 +18,8 @@ _SPACE_VARIABLE = "SPACE_ID"
 # Where the disk of a Space is that outlives it, if it has one.
 _DISK = "/data/"
 _ADVICE = (
-    "for work that has to survive that, set HUBHOOKS_DELIVERIES to a file on a disk that does, or "
-    'acknowledge="on_completion"'
+    "to keep unfinished deliveries, set HUBHOOKS_DELIVERIES to a file on a persistent disk, or use "
+    '`acknowledge="on_completion"`'
 )
 
 
@@ -34,20 +34,21 @@ def describe_survival(log: Log) -> str:
     """Say whether accepted work survives a restart."""
     path = log.path
     if not log.is_durable:
-        return "Deliveries are kept in memory: what is unfinished at a restart is lost."
+        return "Deliveries are stored in memory: a restart loses unfinished deliveries."
     if _SPACE_VARIABLE in os.environ:
         if kind := _network_kind(path):
             return (
-                f"Deliveries are kept in {path}, on a network file system ({kind}): they are there "
-                "after a restart of the Space, but such a file system may lose some."
+                f"Deliveries are stored in {path}, on a network file system ({kind}): they survive "
+                "a restart of the Space, but such a file system can lose some."
             )
         if not _survives(log):
-            why = "" if not path.startswith(_DISK) else f", as no disk is attached at {_DISK[:-1]}"
+            no_disk = f", because no disk is attached at {_DISK[:-1]}"
+            why = no_disk if path.startswith(_DISK) else ""
             return (
-                f"Deliveries are kept in {path}, which is lost when the Space restarts or sleeps"
+                f"Deliveries are stored in {path}, which is lost when the Space restarts or sleeps"
                 f"{why}: {_ADVICE}."
             )
-    return f"Deliveries are kept in {path}: what is unfinished at a restart is taken up again."
+    return f"Deliveries are stored in {path}: unfinished deliveries continue after a restart."
 
 
 def _survives(log: Log) -> bool:

@@ -178,9 +178,9 @@ class LeaderFile(NamedTuple):
             return ""
         since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.since))
         changes = self._changes(now)
-        why = ", and ".join(changes) or "SIGKILL or a lack of memory may be the cause"
+        why = ", and ".join(changes) or "a possible cause is SIGKILL or too little memory"
         return (
-            f"process {self.process.pid}, which led the delivery store since {since}, ended "
+            f"process {self.process.pid}, the leader of the delivery store since {since}, ended "
             f"without closing it: {why}"
         )
 
@@ -195,14 +195,14 @@ class LeaderFile(NamedTuple):
         if now.db != files.db:
             changes.append("the file was replaced" if now.db else "the file was removed")
         elif now.db_size < files.db_size:
-            changes.append(f"the file was shortened from {files.db_size} to {now.db_size} bytes")
+            changes.append(f"the file was truncated from {files.db_size} to {now.db_size} bytes")
         if now.wal and now.wal != files.wal:
             changes.append("its `-wal` file was replaced")
         if now.shm and now.shm != files.shm:
             changes.append("its `-shm` file was replaced")
         elif now.shm and now.shm_size < files.shm_size:
             changes.append(
-                f"its `-shm` file was shortened from {files.shm_size} to {now.shm_size} bytes, "
+                f"its `-shm` file was truncated from {files.shm_size} to {now.shm_size} bytes, "
                 "which ends a process with SIGBUS"
             )
         return changes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["suggestion"]
+__all__ = ["nearest", "suggestion"]
 
 
 def suggestion(
@@ -21,10 +21,16 @@ def suggestion(
         other_names: names that people write instead, with the right one, or with a whole hint.
         default: the hint where no name is near.
     """
-    import difflib  # noqa: PLC0415 - slow to import, and only a mistake needs it
-
-    (near,) = difflib.get_close_matches(name, (*known, *other_names), 1) or ("",)
+    near = nearest(name, (*known, *other_names))
     right = other_names.get(name) or other_names.get(near, near)
     if " " in right:
         return right
     return f"did you mean `{right}=`?" if right else default
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the known name most similar to a misspelt one; empty if none is similar."""
+    import difflib  # noqa: PLC0415 - slow to import, and only a mistake needs it
+
+    (near,) = difflib.get_close_matches(name, list(known), 1) or ("",)
+    return near

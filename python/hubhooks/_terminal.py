@@ -1,6 +1,6 @@
-"""What the commands share: how they print, complain, and read options.
+"""Helpers of the commands: printing, error messages and tables.
 
-The libraries it needs come with the extra `cli`, so it imports them where it uses them.
+Functions import the libraries of the extra `cli` themselves: this module works without the extra.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from _typeshed import ReadableBuffer
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.table import Table
 
 __all__ = [
-    "WIDE", "complain", "guarded_output", "new_table", "one_line", "print_escaped", "print_line",
-    "shown_id_length", "terminal", "usage_errors", "visible",
+    "WIDE", "escape_controls", "guarded_output", "new_table", "print_error", "print_escaped",
+    "print_line", "print_trimmed", "shown_id_length", "single_line", "terminal", "usage_errors",
 ]  # fmt: skip
 
 WIDE = 120
-"""From this width on a table has all its columns."""
+"""The smallest width of a terminal at which tables have all columns."""
 
 _UNFOLDED = 1000
 _SHORTEST_ID = 8
-# Of a long id the beginning tells enough.
+# Commands accept the beginning of an id, so a long id may be cut.
 _CUT = frozenset({"id"})
-# These stay whole: they are copied, or read at a glance.
+# People copy these values or scan them, so they are never folded.
 _WHOLE = frozenset({"age", "name", "received", "sample", "state"})
 
 
-def complain(message: str, hint: str = "") -> None:
-    """Tell what went wrong, and what to do about it."""
+def print_error(message: str, hint: str = "") -> None:
+    """Print what went wrong and, as a hint, what to do about it."""
     sys.stderr.write(f"hubhooks: {message}\n" + (f"hint: {hint}\n" if hint else ""))
 
 
@@ -49,25 +49,26 @@ def print_line(text: str) -> None:
 
 
 def print_escaped(text: str) -> None:
-    """Print text in a process of the user, with escapes for characters that the encoding lacks."""
+    """Print text in a process of the user, and escape characters that the encoding lacks."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)  # noqa: T201 - it is for the user to read
 
 
 class _GuardedStream(io.RawIOBase):
-    """Write to a stream, and after the first error to nowhere.
+    """Write to a stream, and drop all output after the first error.
 
-    So a command goes on to its end and its own exit code, such as when `head` has read enough.
+    A command then runs to its end and exits with its own code, for example when `head` has read
+    enough.
 
     Args:
-        raw: the stream; None where the process has none.
+        raw: the stream, or None if the process has none.
     """
 
     def __init__(self, raw: io.RawIOBase | None) -> None:
         self._raw = raw
         self._is_broken = raw is None
         self.failure = ""
-        """Why the output is incomplete; empty if it is whole, or if nobody reads it any more."""
+        """Why the output is incomplete; empty if it is complete or the reader closed the pipe."""
 
     def writable(self) -> bool:
         return True
@@ -82,7 +83,7 @@ class _GuardedStream(io.RawIOBase):
         if self._raw is not None and not self._is_broken:
             try:
                 while (written := self._raw.write(data)) is None:
-                    # Another program that has the same output open made it non-blocking.
+                    # Another program with the same output made it non-blocking.
                     select.select([], [self._raw], [])
             except OSError as error:
                 self._is_broken = True
@@ -95,10 +96,10 @@ class _GuardedStream(io.RawIOBase):
 
 @contextmanager
 def guarded_output() -> Iterator[None]:
-    """Print to standard output and standard error without errors while the block runs.
+    """Keep printing inside the block free of errors.
 
-    Characters that the encoding lacks are printed as escapes. Where the output cannot be written,
-    such as on a full disk, the process exits with 1. A closed pipe is no error.
+    Characters that the encoding lacks are printed as escapes. If the output cannot be written, for
+    example on a full disk, the process exits with 1. A closed pipe is no error.
     """
     streams = sys.stdout, sys.stderr
     sys.stdout, guard = _guarded(sys.stdout)
@@ -108,7 +109,7 @@ def guarded_output() -> Iterator[None]:
     finally:
         sys.stdout.flush()
         if guard.failure:
-            complain(f"cannot write to standard output: {guard.failure}")
+            print_error(f"cannot write to standard output: {guard.failure}")
         sys.stderr.flush()
         sys.stdout, sys.stderr = streams
         if guard.failure:
@@ -117,10 +118,10 @@ def guarded_output() -> Iterator[None]:
 
 def _guarded(stream: TextIO | None) -> tuple[TextIO, _GuardedStream]:
     buffer = getattr(stream, "buffer", None)
-    # Unbuffered output has no raw stream below the binary one.
+    # Unbuffered output has no raw stream below the binary stream.
     guard = _GuardedStream(cast("io.RawIOBase | None", getattr(buffer, "raw", buffer)))
     if stream is not None and buffer is None:
-        # A text in memory, say of a test: it takes everything.
+        # A text stream in memory, for example in a test, accepts every character.
         return stream, guard
     text = io.TextIOWrapper(
         io.BufferedWriter(guard),
@@ -134,7 +135,7 @@ def _guarded(stream: TextIO | None) -> tuple[TextIO, _GuardedStream]:
 
 @contextmanager
 def usage_errors() -> Iterator[None]:
-    """Turn what is wrong with an option into an error of the command line, which exits with 2."""
+    """Turn a wrong option into a usage error, which exits with 2."""
     import typer  # noqa: PLC0415 - see above
 
     try:
@@ -144,49 +145,60 @@ def usage_errors() -> Iterator[None]:
 
 
 def terminal() -> Console:
-    """Fold to the terminal's width; in a pipe or a file a row is one line."""
+    """Return a console as wide as the terminal; in a pipe or a file, each row is one line."""
     from rich.console import Console  # noqa: PLC0415 - see above
 
     return Console(width=None if sys.stdout.isatty() else _UNFOLDED)
 
 
 def new_table(*columns: str) -> Table:
-    """Begin a table."""
+    """Create a table with these columns."""
     from rich import box  # noqa: PLC0415 - see above
     from rich.table import Table  # noqa: PLC0415 - see above
 
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
-        made.add_column(
+        table.add_column(
             column,
             overflow="ellipsis" if column in _CUT else "fold",
             no_wrap=column in _WHOLE,
         )
-    return made
+    return table
+
+
+def print_trimmed(console: Console, block: RenderableType) -> None:
+    """Print a table or an indented text; in a pipe or a file, no line ends with blanks."""
+    if sys.stdout.isatty():
+        console.print(block)
+        return
+    with console.capture() as capture:
+        console.print(block)
+    for line in capture.get().removesuffix("\n").split("\n"):
+        print_line(line.rstrip())
 
 
 def shown_id_length(ids: Sequence[str]) -> int | None:
-    """Return how many characters of each id to show: all in a pipe, else as many as differ.
+    """Return how many characters of each id to print: all in a pipe, else enough to differ.
 
-    People write the beginning of an id, and scripts read all of it.
+    People type the beginning of an id; scripts read the whole id.
     """
     if not sys.stdout.isatty():
         return None
     different = set(ids)
     length = _SHORTEST_ID
-    while len({one[:length] for one in different}) < len(different):
+    while len({item[:length] for item in different}) < len(different):
         length += 1
     return length
 
 
-def one_line(text: str) -> str:
-    """Put somebody else's text on one line, without what controls a terminal."""
-    line = "".join(sign if sign.isprintable() else " " for sign in text)
+def single_line(text: str) -> str:
+    """Put an untrusted text on one line, without control characters."""
+    line = "".join(char if char.isprintable() else " " for char in text)
     return " ".join(line.split())
 
 
-def visible(text: str) -> str:
-    """Write what controls a terminal in somebody else's text, but for line breaks, as JSON does."""
+def escape_controls(text: str) -> str:
+    """Escape the control characters of an untrusted text as JSON does, except line breaks."""
     return "".join(
-        sign if sign.isprintable() or sign == "\n" else json.dumps(sign)[1:-1] for sign in text
+        char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text
     )

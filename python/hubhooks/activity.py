@@ -18,7 +18,7 @@ from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 from hubhooks._core import Verifier
-from hubhooks._delivery_json import body_of, event_of, showable
+from hubhooks._delivery_json import body_of, event_of, json_safe
 from hubhooks._logging import get_logger
 from hubhooks._process import current_process
 from hubhooks.deliveries import BUSY_PAUSE, BUSY_SECONDS
@@ -128,7 +128,7 @@ class AdminTokenGuard:
                 self._verifier = _verifier_of(token.strip(), self._webhook_secret())
             elif not self._has_warned:
                 self._has_warned = True
-                what = "%s is set, but empty: no token gives access to payloads and Replay"
+                what = "%s is empty: no token gives access to payloads and Replay"
                 _log.warning(what, TOKEN_VARIABLE)
         return self._verifier is not None
 
@@ -179,10 +179,10 @@ class AdminTokenGuard:
                 del self.wrong[old]
         # At most two lines per minute: wrong tokens must not fill the log.
         if count == 1:
-            _log.warning("refused an admin token: it is wrong")
+            _log.warning("rejected an admin token: it is wrong")
         elif count == _WRONG_PER_MINUTE + 1:
             _log.warning(
-                "more than %d admin tokens were wrong in a minute: responses to further wrong ones "
+                "more than %d wrong admin tokens in a minute: responses to further wrong tokens "
                 "are delayed",
                 _WRONG_PER_MINUTE,
             )
@@ -206,7 +206,7 @@ def _verifier_of(token: str, webhook_secret: Verifier | None) -> Verifier:
     if not is_printable or not _SHORTEST_TOKEN <= len(token) <= _LONGEST_TOKEN:
         msg = (
             f"{TOKEN_VARIABLE} must be {_SHORTEST_TOKEN} to {_LONGEST_TOKEN} printable ASCII "
-            "characters that nobody can guess, such as what `openssl rand -hex 32` prints"
+            "characters that nobody can guess, such as the output of `openssl rand -hex 32`"
         )
         raise ConfigError(msg)
     if webhook_secret is not None:
@@ -216,7 +216,7 @@ def _verifier_of(token: str, webhook_secret: Verifier | None) -> Verifier:
             pass
         else:
             # A sender of deliveries must not be able to read all others.
-            msg = f"{TOKEN_VARIABLE} is the webhook's secret: it must be another word"
+            msg = f"{TOKEN_VARIABLE} is the webhook secret: use a different token"
             raise ConfigError(msg)
     return Verifier(token)
 
@@ -599,7 +599,7 @@ class Activity:
         matched = tuple(run.handler for run in details.delivery.runs)
         names = self._log.replay(delivery_id, tuple(handlers) or matched or details.handlers)
         if not names:
-            return Replayed((), "it is being handled already")
+            return Replayed((), "its handlers have not finished yet")
         self._wake()
         return Replayed(names)
 
@@ -735,16 +735,16 @@ def _is_repo_name(name: str) -> bool:
 
 def _replay_blocked_reason(delivery: Delivery, names: Sequence[str]) -> str:
     if delivery.is_open:
-        return "it is being handled already"
+        return "its handlers have not finished yet"
     if delivery.body is None:
-        return "its body was dropped to make room for newer ones"
-    return "" if names else "no handler matched it, and none matches now"
+        return "its body was deleted to free space"
+    return "" if names else "no handler matches it"
 
 
 def _payload_of(delivery: Delivery) -> Any:  # noqa: ANN401 - any JSON
     if delivery.size > _LONGEST_SHOWN:
-        return {"(too long to be shown here)": f"{delivery.size} bytes"}
-    return showable(body_of(delivery))
+        return {"(too long to show here)": f"{delivery.size} bytes"}
+    return json_safe(body_of(delivery))
 
 
 def _cache_put(

@@ -47,8 +47,8 @@ _DELIVERED_SECONDS = 10
 # came over it: one to read the end of the stream, one to tell the server's protocol.
 _TURNS_TO_NOTICE = 3
 _ASYNCIO_NEEDED = (
-    "hubhooks runs on asyncio, and this server runs another event loop, such as trio: start it "
-    "without `-k trio`, as in `hypercorn app:app`"
+    "hubhooks needs asyncio, and this server runs another event loop, such as trio: start it "
+    "without `-k trio`, for example `hypercorn app:app`"
 )
 # Their `receive` is a method of an object of theirs.
 _SERVERS = frozenset({"granian", "gunicorn", "uvicorn"})
@@ -109,7 +109,7 @@ class Door:
             await receive()
             await send({"type": "websocket.close", "code": 1000})
         else:
-            msg = f"an ASGI scope of type `{kind}` is not served here; `http` would be"
+            msg = f"hubhooks does not serve ASGI scopes of type `{kind}`, only `http`"
             raise ValueError(msg)
 
     def check(self) -> None:
@@ -171,7 +171,8 @@ class Door:
         # Also if it is started: in a forked child this raises.
         self._runner.start()
         if not is_started:
-            _log.info("hubhooks %s", self._runner.summary())
+            log = _log.info if self._runner.has_handlers else _log.warning
+            log("hubhooks %s", self._runner.summary())
 
     def retire(self) -> None:
         """Let another door to the same log be opened, as this one is about to stop."""
@@ -390,7 +391,7 @@ class Door:
                 self._receiver.store_refusals()
             except StoreError as error:
                 # They are kept with those of the next time.
-                _log.warning("refusals are not counted in the log: %s", error)
+                _log.warning("cannot store the number of rejected requests now: %s", error)
 
     async def _read(self, headers: Headers, receive: Receive) -> Taken:
         """Read the body as far as it is allowed to go, and judge it."""
@@ -494,7 +495,7 @@ def check_event_loop() -> None:
 def _tell_mistake(error: BaseException) -> None:
     """Log an error of ours with its traceback; what a log says of itself the refusal tells."""
     if not isinstance(error, StoreError):
-        _log.error("deliveries cannot be stored", exc_info=error)
+        _log.error("cannot store deliveries", exc_info=error)
 
 
 async def _send(answer: Answer, send: Send, *, closing: bool = False) -> bool:

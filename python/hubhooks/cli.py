@@ -1,14 +1,13 @@
-"""The `hubhooks` command: sends deliveries to an app as the Hub would, and shows what there is.
+"""The `hubhooks` command: `send`, `samples` and the group `deliveries`.
 
-Data goes to stdout, notes and errors to stderr; the secret goes nowhere but into the request.
-The libraries it needs come with the extra `cli`, so this module can be imported without them and
-names them in functions and annotations only.
+Data goes to stdout, notes and errors to stderr. The secret is never printed.
+This module can be imported without the extra `cli`: only functions and annotations use its
+libraries.
 """
 
 from __future__ import annotations
 
 import asyncio
-import difflib
 import json
 import re
 import statistics
@@ -30,16 +29,19 @@ from hubhooks._samples import (
     sample_json,
     sample_names,
     scope_and_action,
+    suggest_path,
     with_overrides,
 )
+from hubhooks._suggestions import nearest
 from hubhooks._terminal import (
     WIDE,
-    complain,
     guarded_output,
     new_table,
-    one_line,
+    print_error,
     print_line,
+    print_trimmed,
     shown_id_length,
+    single_line,
     terminal,
     usage_errors,
 )
@@ -55,7 +57,7 @@ try:
 except ModuleNotFoundError:
     _extra_is_installed = False
     if TYPE_CHECKING:
-        # main() stops before anything uses them; this is how to say so to a type checker.
+        # Type checkers must not continue here. At run time, `main` exits before using them.
         raise
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ if TYPE_CHECKING:
 __all__ = ["main", "make_app"]
 
 _MANY = 20
-"""More deliveries than this are worth a progress bar, and repeated ones a summary."""
+"""More deliveries than this get a progress bar, and repeated ones a summary."""
 
 _LAST_PORT = 65535
 _has_scheme = re.compile("[A-Za-z][A-Za-z0-9+.-]*://").match
@@ -75,45 +77,45 @@ _MOST_EXPLAINED = 3
 _NARROW_SAMPLE = 25
 
 _SHOWN_TEXT = 200
-"""So many characters of an answer that is not ours are shown."""
+"""The maximum length of a response in a table, in characters."""
 
 _GRADIO_PATH = "/gradio_api/webhooks"
 _ROUTER_PATH = "/webhooks/hub"
-_NO_ROUTE = (404, 405)
+_NO_ROUTE = frozenset({404, 405})
 _PROBE_SECONDS = 5.0
 
 _STATUS_HINTS = {
-    401: "the app wants the webhook's secret: set WEBHOOK_SECRET or give --secret",
-    403: "the app's secret is another one than the one sent",
+    401: "the app requires the webhook secret: set WEBHOOK_SECRET or give --secret",
+    403: "the app has a different webhook secret: check WEBHOOK_SECRET or --secret",
 }
 
 # Not docstrings, which `python -OO` drops.
-_SEND_HELP = """Send deliveries as the Hub does, and show what the app answers.
+_SEND_HELP = """Send deliveries as the Hub does, and print the responses of the app.
 
-Exits with 0 when every answer was 2xx, with 1 when one was not, with 2 when nothing was sent
-because an option is wrong.
+Exit codes: 0 if every response was 2xx, 1 if one was not, 2 if an option is wrong and nothing
+was sent.
 """
 
 _SET_HELP = (
-    "Change a field, as in repo.name=me/x or updatedRefs.0.newSha=null; the value is read as JSON "
-    "where it is valid JSON. May be given several times."
+    "Set a field of the body, for example repo.name=me/x or updatedRefs.0.newSha=null. The value "
+    "is JSON, or else a string. Repeatable."
 )
 
 
 def main() -> None:
     """Run the command line; the console script `hubhooks` starts here."""
     if not _extra_is_installed:
-        complain('the command line needs the "cli" extra', 'pip install "hubhooks[cli]"')
+        print_error('the command line needs the "cli" extra', 'pip install "hubhooks[cli]"')
         raise SystemExit(2)
     with guarded_output():
         make_app()(prog_name="hubhooks")
 
 
 def make_app() -> typer.Typer:
-    """Put the commands together."""
-    from hubhooks._deliveries_cli import make_group  # noqa: PLC0415 - it needs the extra at once
+    """Build the command line."""
+    from hubhooks._deliveries_cli import make_group  # noqa: PLC0415 - it imports the extra
 
-    # Tracebacks with local variables would print the secret, so typer's own are off.
+    # typer's tracebacks show local variables, and so the secret.
     app = typer.Typer(
         no_args_is_help=True,
         add_completion=False,
@@ -121,9 +123,9 @@ def make_app() -> typer.Typer:
         rich_markup_mode="markdown",
     )
     app.callback(
-        help="Try out an app that reacts to webhooks of the Hugging Face Hub, and look after it."
+        help="Send test deliveries to a webhook app, and manage the deliveries that it stores."
     )(_hubhooks)
-    # Arguments too many are taken, so that the error names the right option.
+    # Extra arguments are accepted here, and `_check_arguments` names the right option.
     app.command("send", help=_SEND_HELP, context_settings={"allow_extra_args": True})(_send)
     app.command("samples", help="List the sample deliveries, or print one as JSON.")(_samples)
     app.add_typer(make_group(), name="deliveries")
@@ -134,13 +136,13 @@ def make_app() -> typer.Typer:
 
 
 class SecretPlace(str, Enum):
-    """Where a delivery carries the secret."""
+    """The part of the request that carries the secret."""
 
     HEADER = "header"
     QUERY = "query"
 
 
-def _print_version(wanted: bool) -> None:  # noqa: FBT001, typer passes it by position
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer passes it by position
     if wanted:
         print_line(f"hubhooks {__version__}")
         raise typer.Exit
@@ -155,28 +157,27 @@ def _hubhooks(
         ),
     ] = False,
 ) -> None:
-    """Take the options before the command."""
+    """Accept the options before the command."""
 
 
-def _send(  # noqa: PLR0913, one parameter per option
+def _send(  # noqa: PLR0913 - one parameter per option
     *,
     context: typer.Context,
     url: Annotated[
         str,
         typer.Argument(
-            help="Where to send, as in http://127.0.0.1:8000/webhooks/hub; http:// may be left out."
+            help="The webhook URL, for example http://127.0.0.1:8000/webhooks/hub. Without a "
+            "scheme, http:// is used."
         ),
     ],
     sample: Annotated[
         list[str] | None,
-        typer.Option(help="Send this sample, see `hubhooks samples`. May be given several times."),
+        typer.Option(help="Send this sample; `hubhooks samples` lists them. Repeatable."),
     ] = None,
     all_samples: Annotated[bool, typer.Option("--all", help="Send every sample.")] = False,
     file: Annotated[
         str | None,
-        typer.Option(
-            metavar="PATH", help="Send this file's bytes as they are; - reads standard input."
-        ),
+        typer.Option(metavar="PATH", help="Send the bytes of this file; - reads standard input."),
     ] = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help=_SET_HELP)] = None,
     secret: Annotated[
@@ -184,28 +185,28 @@ def _send(  # noqa: PLR0913, one parameter per option
         typer.Option(
             envvar="WEBHOOK_SECRET",
             show_default=False,
-            help="The webhook's secret. Other users of this machine can read command lines, "
-            "so prefer the variable.",
+            help="The webhook secret. Prefer the variable: other users of the machine can read "
+            "command lines.",
         ),
     ] = None,
     secret_in: Annotated[
-        SecretPlace, typer.Option(help="Send the secret as a header, or in the URL as ?secret=.")
+        SecretPlace, typer.Option(help="Send the secret in a header, or in the URL as ?secret=.")
     ] = SecretPlace.HEADER,
     webhook_id: Annotated[
         str | None,
         typer.Option(
             "--id",
-            help="The Webhook-Id header; with --repeat the same one again, as in the Hub's "
-            "retries. Fresh for each delivery by default.",
+            help="The Webhook-Id header. With --repeat, every request has this id, like a retry "
+            "of the Hub. By default, each delivery has a new id.",
         ),
     ] = None,
-    repeat: Annotated[int, typer.Option(min=1, help="Send everything so many times.")] = 1,
-    concurrency: Annotated[int, typer.Option(min=1, help="Send so many at a time.")] = 1,
+    repeat: Annotated[int, typer.Option(min=1, help="Number of times to send everything.")] = 1,
+    concurrency: Annotated[int, typer.Option(min=1, help="Number of requests at a time.")] = 1,
     timeout: Annotated[
-        float, typer.Option(min=0.1, help="Wait so many seconds; the Hub waits 30.")
+        float, typer.Option(min=0.1, help="Seconds to wait for a response; the Hub waits 30.")
     ] = 30.0,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object per delivery and line.")
+        bool, typer.Option("--json", help="Print one JSON object per line.")
     ] = False,
 ) -> None:
     with usage_errors():
@@ -217,19 +218,21 @@ def _send(  # noqa: PLR0913, one parameter per option
         if file is not None:
             bodies.append(_file_body(file, overrides))
         deliveries = _deliveries(bodies, webhook_id, repeat)
+    if names:
+        _warn_about_paths(overrides)
     count = len(bodies) * repeat
-    answers = _send_watched(_Courier(target, concurrency, timeout), deliveries, count)
+    responses = _send_with_progress(_Sender(target, concurrency, timeout), deliveries, count)
     if as_json:
-        _print_json_lines(answers)
+        _print_json_lines(responses)
     else:
-        _print_answers(answers, is_summary=repeat > 1 and count > _MANY)
-    _print_hints(target, answers)
-    raise typer.Exit(0 if all(answer.is_success for answer in answers) else 1)
+        _print_responses(responses, is_summary=repeat > 1 and count > _MANY)
+    _print_hints(target, responses)
+    raise typer.Exit(0 if all(response.is_success for response in responses) else 1)
 
 
 def _samples(
     *,
-    name: Annotated[str | None, typer.Argument(help="Print this sample's JSON.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Print this sample as JSON.")] = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help=_SET_HELP)] = None,
 ) -> None:
     with usage_errors():
@@ -237,9 +240,10 @@ def _samples(
         if name is not None:
             payload = with_overrides(sample_json(name), overrides)
             print_line(json.dumps(payload, indent=2))
+            _warn_about_paths(overrides)
             return
         if overrides:
-            msg = "--set changes one sample: name it"
+            msg = "--set changes one sample: give its NAME"
             raise ConfigError(msg)
     _print_samples()
 
@@ -248,7 +252,7 @@ def _samples(
 
 
 def _check_arguments(url: str, more: Sequence[str]) -> None:
-    """Check that the URL is the only argument, and name the option for what came beside it."""
+    """Check that the URL is the only argument; the error names the option for any other."""
     names = sample_names()
     samples = [argument for argument in more if argument in names]
     if url in names:
@@ -262,9 +266,9 @@ def _check_arguments(url: str, more: Sequence[str]) -> None:
         if argument == "-" or Path(argument).is_file():
             msg = f"did you mean --file {argument}? The URL is the only argument"
             raise ConfigError(msg)
-        # Arguments are not repeated: one may be a URL that holds the secret.
-        (near,) = difflib.get_close_matches(argument, names, 1) or ("",)
-        msg = f"did you mean --sample {near or 'NAME'}? The URL is the only argument"
+        # The message does not repeat the argument: it may be a URL with the secret.
+        near = nearest(argument, names) or "NAME"
+        msg = f"did you mean --sample {near}? The URL is the only argument"
         raise ConfigError(msg)
 
 
@@ -273,7 +277,7 @@ class _Target:
     url: httpx.URL = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     hidden: Sequence[str] = field(repr=False)
-    """What must not be printed: the secret and its percent-encoded form."""
+    """Texts to redact from the output: the secret and its percent-encoded form."""
 
     @property
     def shown(self) -> str:
@@ -294,7 +298,7 @@ def _target(text: str, secret: str | None, place: SecretPlace) -> _Target:
     hidden = url.params.get_list("secret")
     headers = {"Content-Type": "application/json"}
     if secret is not None:
-        # Receivers strip the secret's white space, for it is easily pasted along.
+        # Receivers strip white space around the secret: people paste it by accident.
         secret = _printable_ascii(secret.strip(), "the secret")
         hidden.append(secret)
         if place is SecretPlace.HEADER:
@@ -303,27 +307,27 @@ def _target(text: str, secret: str | None, place: SecretPlace) -> _Target:
             pair = f"secret={quote(secret, safe='')}".encode()
             url = url.copy_with(query=b"&".join(filter(None, (url.query, pair))))
     forms = {form for value in hidden if value for form in (value, quote(value, safe=""))}
-    # The longest first, so that no part of one is left when it contains another.
+    # Longest first: a text may contain a shorter one.
     return _Target(url, headers, sorted(forms, key=len, reverse=True))
 
 
 def _url(text: str) -> httpx.URL:
-    # The messages do not repeat the URL: it may hold the secret.
+    # The messages do not repeat the URL: it may contain the secret.
     text = text.strip()
     if not _has_scheme(text) and not text.lower().startswith(("http:", "https:")):
         text = f"http://{text}"
     try:
         url = httpx.URL(text)
         host = url.host
-    # The latter from names that IDNA cannot encode, or, when the host is read, decode.
+    # UnicodeError: IDNA cannot encode the host, or not decode it when `host` is read.
     except (httpx.InvalidURL, UnicodeError):
         msg = "the URL cannot be read; check its host and port"
         raise ConfigError(msg) from None
     if url.scheme not in {"http", "https"} or not host:
-        msg = "the URL must be a whole one: http:// or https://, host, port and path"
+        msg = "the URL is incomplete: write http:// or https://, host, port and path"
         raise ConfigError(msg)
     if url.port is not None and url.port > _LAST_PORT:
-        msg = f"the URL's port is {url.port}; the last one is {_LAST_PORT}"
+        msg = f"the port of the URL is {url.port}; the highest port is {_LAST_PORT}"
         raise ConfigError(msg)
     return url
 
@@ -346,6 +350,16 @@ def _overrides(assignments: Sequence[str]) -> dict[str, Any]:
     return overrides
 
 
+def _warn_about_paths(
+    overrides: Mapping[str, Any], payload: Mapping[str, Any] | None = None
+) -> None:
+    """Warn about paths of --set that the Hub does not document: they may be misspelt."""
+    for path in overrides:
+        if near := suggest_path(path, payload or {}):
+            text = f"warning: --set {path}: the Hub documents no such field; the nearest is {near}"
+            sys.stderr.write(f"{single_line(text)}\n")
+
+
 def _sample_body(name: str, overrides: Mapping[str, Any]) -> bytes:
     return compact(with_overrides(sample_json(name), overrides))
 
@@ -354,7 +368,7 @@ def _file_body(file: str, overrides: Mapping[str, Any]) -> tuple[str, bytes]:
     is_stdin = file == "-"
     name = "(stdin)" if is_stdin else Path(file).name
     if is_stdin and sys.stdin is None:
-        msg = "cannot read standard input, which is closed"
+        msg = "cannot read standard input: it is closed"
         raise ConfigError(msg)
     try:
         body = sys.stdin.buffer.read() if is_stdin else Path(file).read_bytes()
@@ -368,23 +382,25 @@ def _file_body(file: str, overrides: Mapping[str, Any]) -> tuple[str, bytes]:
     except (ValueError, RecursionError):
         payload = None
     if not isinstance(payload, dict):
-        msg = f"{name} is no JSON object, so --set cannot change it; send it without"
+        msg = f"{name} is not a JSON object, so --set cannot change it: send it without --set"
         raise ConfigError(msg)
-    return name, compact(with_overrides(payload, overrides))
+    changed = compact(with_overrides(payload, overrides))
+    _warn_about_paths(overrides, payload)
+    return name, changed
 
 
 def _deliveries(
     bodies: Sequence[tuple[str, bytes]], webhook_id: str | None, repeat: int
 ) -> Iterator[_Delivery]:
     if not bodies:
-        msg = "there is nothing to send; give --sample, --all or --file"
+        msg = "nothing to send: give --sample, --all or --file"
         raise ConfigError(msg)
     if webhook_id is not None:
         _printable_ascii(webhook_id, "--id")
         if len(bodies) > 1:
-            msg = "--id names one delivery; give one sample or one file with it"
+            msg = "--id is the id of one delivery: give one sample or one file"
             raise ConfigError(msg)
-    # Made one by one: there may be more than fit into memory.
+    # A generator: all deliveries together may not fit into memory.
     repeated = (body for _ in range(repeat) for body in bodies)
     return (
         _Delivery(number, name, webhook_id or uuid.uuid4().hex, body)
@@ -396,12 +412,12 @@ def _deliveries(
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _Response:
     delivery: _Delivery
     milliseconds: float
     status: int | None = None
-    said: Any = None
-    """The answer's body: as JSON where it is JSON, else as text."""
+    body: Any = None
+    """The parsed JSON body, or the text if it is not JSON."""
     error: str = ""
     is_unreachable: bool = False
 
@@ -411,77 +427,79 @@ class _Answer:
 
     @property
     def shown(self) -> str:
-        """The answer as one line for people."""
-        words = self.error or _in_words(self.said) or _as_text(self.said)
-        return one_line(words)[:_SHOWN_TEXT]
+        """The response as one line of a table."""
+        text = self.error or _summarize(self.body) or _as_text(self.body)
+        return single_line(text)[:_SHOWN_TEXT]
 
 
 @dataclass(frozen=True)
-class _Courier:
-    """Sends deliveries, so many at a time."""
+class _Sender:
+    """Sends deliveries, `concurrency` at a time."""
 
     target: _Target
     concurrency: int
     timeout: float
 
     async def send(
-        self, deliveries: Iterator[_Delivery], count: int, report: Callable[[_Answer], None]
+        self, deliveries: Iterator[_Delivery], count: int, report: Callable[[_Response], None]
     ) -> None:
-        """Send all, and stop early when nobody is there to take them."""
-        is_anybody_there = True
+        """Send all deliveries, and stop at the first connection failure."""
+        is_reachable = True
 
         async def work() -> None:
-            nonlocal is_anybody_there
-            while is_anybody_there and (delivery := next(deliveries, None)):
-                answer = await self._send_one(client, delivery)
-                report(answer)
-                if answer.is_unreachable:
-                    is_anybody_there = False
+            nonlocal is_reachable
+            while is_reachable and (delivery := next(deliveries, None)):
+                response = await self._send_one(client, delivery)
+                report(response)
+                if response.is_unreachable:
+                    is_reachable = False
 
-        # No proxy of the environment may come between us and an app on this machine, and no
-        # redirect is followed, so that a receiver the Hub would not reach fails here too.
+        # `trust_env=False`: a proxy of the environment must not handle requests to this machine.
+        # Redirects are not followed: the Hub does not follow them either.
         limits = httpx.Limits(max_connections=self.concurrency)
         async with httpx.AsyncClient(
             trust_env=False, follow_redirects=False, timeout=self.timeout, limits=limits
         ) as client:
             await asyncio.gather(*(work() for _ in range(min(self.concurrency, count))))
 
-    async def _send_one(self, client: httpx.AsyncClient, delivery: _Delivery) -> _Answer:
+    async def _send_one(self, client: httpx.AsyncClient, delivery: _Delivery) -> _Response:
         headers = {**self.target.headers, "Webhook-Id": delivery.id}
         hidden = self.target.hidden
         start = time.perf_counter()
         try:
             response = await client.post(self.target.url, content=delivery.body, headers=headers)
         except httpx.RequestError as error:
-            return _Answer(
+            return _Response(
                 delivery,
                 _milliseconds_since(start),
                 error=_redacted(_failure(error, self.timeout), hidden),
                 is_unreachable=isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)),
             )
-        return _Answer(
+        return _Response(
             delivery,
             _milliseconds_since(start),
             status=response.status_code,
-            said=_redacted(_said(response), hidden),
+            body=_redacted(_parsed_body(response), hidden),
             error=_redacted(_redirection(response), hidden),
         )
 
 
-def _send_watched(courier: _Courier, deliveries: Iterator[_Delivery], count: int) -> list[_Answer]:
-    """Send all behind a progress bar, and give the answers in the order of the deliveries."""
-    answers: list[_Answer] = []
+def _send_with_progress(
+    sender: _Sender, deliveries: Iterator[_Delivery], count: int
+) -> list[_Response]:
+    """Send all with a progress bar; return the responses in the order of the deliveries."""
+    responses: list[_Response] = []
     console = Console(stderr=True)
     is_silent = count <= _MANY or not console.is_terminal
     with Progress(console=console, transient=True, disable=is_silent) as progress:
         task = progress.add_task("sending", total=count)
 
-        def report(answer: _Answer) -> None:
-            answers.append(answer)
+        def report(response: _Response) -> None:
+            responses.append(response)
             progress.advance(task)
 
-        asyncio.run(courier.send(deliveries, count, report))
-    return sorted(answers, key=lambda answer: answer.delivery.number)
+        asyncio.run(sender.send(deliveries, count, report))
+    return sorted(responses, key=lambda response: response.delivery.number)
 
 
 def _milliseconds_since(start: float) -> float:
@@ -490,11 +508,11 @@ def _milliseconds_since(start: float) -> float:
 
 def _failure(error: httpx.RequestError, timeout: float) -> str:
     if isinstance(error, httpx.TimeoutException):
-        return f"no answer within {timeout:g} seconds"
+        return f"no response within {timeout:g} seconds"
     return str(error) or type(error).__name__
 
 
-def _said(response: httpx.Response) -> Any:  # noqa: ANN401, any JSON value is possible
+def _parsed_body(response: httpx.Response) -> Any:  # noqa: ANN401 - any JSON value
     try:
         return response.json()
     except (ValueError, RecursionError):
@@ -504,11 +522,11 @@ def _said(response: httpx.Response) -> Any:  # noqa: ANN401, any JSON value is p
 def _redirection(response: httpx.Response) -> str:
     if not response.has_redirect_location:
         return ""
-    return f"redirects to {response.headers['Location']}; give the Hub that URL instead"
+    return f"redirects to {response.headers['Location']}: give the Hub that URL"
 
 
-def _redacted(value: Any, hidden: Sequence[str]) -> Any:  # noqa: ANN401
-    """Take the secret out of what a receiver said: some repeat what they were sent."""
+def _redacted(value: Any, hidden: Sequence[str]) -> Any:  # noqa: ANN401 - any JSON value
+    """Remove the secret from a response: some servers repeat the request."""
     if isinstance(value, str):
         for secret in hidden:
             value = value.replace(secret, "[secret]")
@@ -525,79 +543,78 @@ def _redacted(value: Any, hidden: Sequence[str]) -> Any:  # noqa: ANN401
 
 def _print_samples() -> None:
     console = terminal()
-    # The name begins with the scope and the action, so these two go first when space is short.
+    # The name begins with the scope and the action, so a narrow table leaves these two out.
     event_columns = ("scope", "action") if console.width >= WIDE else ()
-    table = new_table("name", *event_columns, "shows")
+    table = new_table("name", *event_columns, "summary")
     for name in sample_names():
         payload = sample_json(name)
         event = scope_and_action(payload) if event_columns else ()
         table.add_row(name, *event, describe(payload))
-    console.print(table)
+    print_trimmed(console, table)
 
 
-def _print_json_lines(answers: Sequence[_Answer]) -> None:
-    for answer in answers:
+def _print_json_lines(responses: Sequence[_Response]) -> None:
+    for response in responses:
         line = {
-            "sample": answer.delivery.sample,
-            "id": answer.delivery.id,
-            "status": answer.status,
-            "milliseconds": answer.milliseconds,
-            "answer": answer.said,
-            "error": answer.error or None,
+            "sample": response.delivery.sample,
+            "id": response.delivery.id,
+            "status": response.status,
+            "milliseconds": response.milliseconds,
+            "response": response.body,
+            "error": response.error or None,
         }
         print_line(json.dumps(line))
 
 
-def _print_answers(answers: Sequence[_Answer], *, is_summary: bool) -> None:
-    received = [answer for answer in answers if not answer.is_unreachable]
+def _print_responses(responses: Sequence[_Response], *, is_summary: bool) -> None:
+    received = [response for response in responses if not response.is_unreachable]
     if not received:
         return
     console = terminal()
     is_wide = console.width >= WIDE
-    console.print(
-        _summary_table(received) if is_summary else _answer_table(received, is_wide=is_wide)
-    )
+    table = _summary_table(received) if is_summary else _response_table(received, is_wide=is_wide)
+    print_trimmed(console, table)
     _print_explanations(received)
 
 
-def _print_explanations(answers: Sequence[_Answer]) -> None:
-    """Explain below the table why deliveries are unhandled, once for each explanation."""
+def _print_explanations(responses: Sequence[_Response]) -> None:
+    """Print below the table why deliveries are unhandled, each explanation once."""
     samples: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for answer in answers:
-        if lines := _explanations(answer.said):
-            samples[lines].append(answer.delivery.sample)
+    for response in responses:
+        if lines := _explanations(response.body):
+            samples[lines].append(response.delivery.sample)
     for lines, (first, *others) in list(samples.items())[:_MOST_EXPLAINED]:
         more = f" and {len(others)} more are" if others else " is"
-        sys.stderr.write(f"{one_line(first)}{more} unhandled:\n")
+        sys.stderr.write(f"{single_line(first)}{more} unhandled:\n")
         for line in lines:
-            sys.stderr.write(f"  {one_line(line)}\n")
+            sys.stderr.write(f"  {single_line(line)}\n")
     if len(samples) > _MOST_EXPLAINED:
-        sys.stderr.write("of the other unhandled ones `hubhooks deliveries show ID` says why\n")
+        sys.stderr.write("for the other unhandled deliveries: hubhooks deliveries show ID\n")
 
 
-def _answer_table(answers: Sequence[_Answer], *, is_wide: bool) -> Table:
-    table = new_table("status", "ms", "sample", "answer", "id")
+def _response_table(responses: Sequence[_Response], *, is_wide: bool) -> Table:
+    table = new_table("status", "ms", "sample", "response", "id")
     if not is_wide:
-        # The names of samples are long, and the answer is what people look for.
+        # Names of samples are long; fold them and keep the response readable.
         sample = table.columns[2]
         sample.no_wrap, sample.max_width = False, _NARROW_SAMPLE
-    length = shown_id_length([answer.delivery.id for answer in answers])
-    for answer in answers:
+    length = shown_id_length([response.delivery.id for response in responses])
+    for response in responses:
         table.add_row(
-            _status_cell(answer.status),
-            f"{answer.milliseconds:.1f}",
-            Text(answer.delivery.sample),
-            Text(answer.shown),
-            Text(answer.delivery.id[:length]),
+            _status_cell(response.status),
+            f"{response.milliseconds:.1f}",
+            Text(response.delivery.sample),
+            Text(response.shown),
+            Text(response.delivery.id[:length]),
         )
     return table
 
 
-def _summary_table(answers: Sequence[_Answer]) -> Table:
+def _summary_table(responses: Sequence[_Response]) -> Table:
     times: dict[tuple[int | None, str], list[float]] = defaultdict(list)
-    for answer in answers:
-        times[answer.status, answer.shown].append(answer.milliseconds)
-    table = new_table("status", "answer", "count", "median ms", "slowest ms")
+    for response in responses:
+        times[response.status, response.shown].append(response.milliseconds)
+    table = new_table("status", "response", "count", "median ms", "slowest ms")
     for (status, shown), values in times.items():
         table.add_row(
             _status_cell(status),
@@ -609,41 +626,43 @@ def _summary_table(answers: Sequence[_Answer]) -> Table:
     return table
 
 
-def _print_hints(target: _Target, answers: Sequence[_Answer]) -> None:
-    unreachable = [answer.error for answer in answers if answer.is_unreachable]
+def _print_hints(target: _Target, responses: Sequence[_Response]) -> None:
+    unreachable = [response.error for response in responses if response.is_unreachable]
     if unreachable:
-        complain(
+        print_error(
             f"cannot connect to {target.shown}: {unreachable[0]}",
-            "start the app first, and check the URL's host and port",
+            "start the app first, and check the host and port of the URL",
         )
-    hints = {_STATUS_HINTS.get(answer.status) for answer in answers if answer.status is not None}
-    if any(answer.status in _NO_ROUTE for answer in answers):
+    statuses = {response.status for response in responses if response.status is not None}
+    hints = {_STATUS_HINTS.get(status) for status in statuses}
+    if statuses & _NO_ROUTE:
         hints.add(_route_hint(target))
     for hint in sorted(filter(None, hints)):
-        sys.stderr.write(f"hint: {one_line(hint)}\n")
+        sys.stderr.write(f"hint: {single_line(hint)}\n")
 
 
 def _route_hint(target: _Target) -> str:
-    """Say where webhooks arrive in this kind of app, or that nothing receives them."""
+    """Name the webhook path of this kind of app, or say that nothing receives webhooks."""
     path = target.url.path.rstrip("/") or "/"
-    # What a Gradio app is mounted at, when the path is one of its own.
+    # The mount point of a Gradio app, if the path is one of its paths.
     base = path.partition("/gradio_api")[0].rstrip("/") if "/gradio_api" in path else ""
     if _is_gradio(target.url, base):
         if path == base + _GRADIO_PATH:
             return (
                 "this Gradio app receives no webhooks: start it with `hooks.launch(demo)` instead "
-                "of `demo.launch()`; if a FastAPI app mounts it, `app.include_router("
-                f"hooks.router())` receives at {_ROUTER_PATH}"
+                "of `demo.launch()`. If a FastAPI app mounts it, add `app.include_router("
+                f"hooks.router())`, and send to {_ROUTER_PATH}"
             )
         place = f"{target.url.scheme}://{target.url.netloc.decode()}{base}{_GRADIO_PATH}"
         return (
-            f"this is a Gradio app: started with `hooks.launch(demo)`, it receives at {place}; if "
-            f"a FastAPI app mounts it, `app.include_router(hooks.router())` does, at {_ROUTER_PATH}"
+            f"this is a Gradio app. Started with `hooks.launch(demo)`, its webhook URL is {place}. "
+            "If a FastAPI app mounts it, add `app.include_router(hooks.router())`, and send to "
+            f"{_ROUTER_PATH}"
         )
     if path.endswith(_ROUTER_PATH):
         return (
             f"the app has no webhook at {path}: add `app.include_router(hooks.router())`, or give "
-            "the path and the prefix that the router has"
+            "the path of the router with its prefix"
         )
     return (
         f"the app has no webhook at {path}: give the path of `hooks.router(...)` with its prefix, "
@@ -652,16 +671,16 @@ def _route_hint(target: _Target) -> str:
 
 
 def _is_gradio(url: httpx.URL, base: str) -> bool:
-    """Ask the server for a page that only Gradio has; without the secret."""
+    """Request a page that only Gradio has, without the secret."""
     probe = httpx.URL(
         scheme=url.scheme, host=url.host, port=url.port, path=f"{base}/gradio_api/app_id"
     )
     try:
-        answer = httpx.get(probe, timeout=_PROBE_SECONDS, trust_env=False, follow_redirects=False)
-        said = answer.json()
+        response = httpx.get(probe, timeout=_PROBE_SECONDS, trust_env=False, follow_redirects=False)
+        body = response.json()
     except (httpx.HTTPError, ValueError, RecursionError):
         return False
-    return isinstance(said, dict) and "app_id" in said
+    return isinstance(body, dict) and "app_id" in body
 
 
 def _status_cell(status: int | None) -> Text:
@@ -670,23 +689,23 @@ def _status_cell(status: int | None) -> Text:
     return Text(str(status), style="green" if httpx.codes.is_success(status) else "red")
 
 
-def _explanations(said: Any) -> tuple[str, ...]:  # noqa: ANN401
-    """Read why no handler matched, from a response of hubhooks' own receiver."""
-    given = said.get("explanations") if isinstance(said, dict) else None
+def _explanations(body: Any) -> tuple[str, ...]:  # noqa: ANN401 - any JSON value
+    """Read why no handler matched, from a response of hubhooks."""
+    given = body.get("explanations") if isinstance(body, dict) else None
     return tuple(map(str, given)) if isinstance(given, list) else ()
 
 
-def _in_words(said: Any) -> str:  # noqa: ANN401
-    """Read an answer of hubhooks' own receiver; empty for anything else."""
-    if not isinstance(said, dict):
+def _summarize(body: Any) -> str:  # noqa: ANN401 - any JSON value
+    """Summarize a response of hubhooks; empty for other responses."""
+    if not isinstance(body, dict):
         return ""
-    handlers = said.get("handlers")
+    handlers = body.get("handlers")
     names = ", ".join(map(str, handlers)) if isinstance(handlers, list) else None
-    return ": ".join(str(part) for part in (said.get("status"), names, said.get("reason")) if part)
+    return ": ".join(str(part) for part in (body.get("status"), names, body.get("reason")) if part)
 
 
-def _as_text(said: Any) -> str:  # noqa: ANN401
-    return said if isinstance(said, str) else json.dumps(said)
+def _as_text(body: Any) -> str:  # noqa: ANN401 - any JSON value
+    return body if isinstance(body, str) else json.dumps(body)
 
 
 if __name__ == "__main__":

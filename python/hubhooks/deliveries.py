@@ -806,8 +806,8 @@ class MemoryLog:
             if size <= self._hold_bytes:
                 self._refused_size = size
             msg = (
-                f"the bodies of deliveries that wait for their handlers take {self._held} bytes, "
-                f"and {size} more would be over the limit of {self._hold_bytes}"
+                f"the bodies of unfinished deliveries take {self._held} bytes of memory, and "
+                f"{size} more would exceed the limit of {self._hold_bytes}"
             )
             raise StoreError(msg)
 
@@ -847,7 +847,7 @@ def handler_names(given: str | Sequence[str]) -> tuple[str, ...]:
     for name in names:
         # Not every user has a type checker.
         if not (isinstance(name, str) and name and name.isprintable()):  # pyright: ignore[reportUnnecessaryIsInstance]
-            msg = f"`{name!r}` is no name of a handler; write a string that can be printed"
+            msg = f"`{name!r}` is not a name of a handler; write a printable string"
             raise ConfigError(msg)
     return tuple(dict.fromkeys(names))
 

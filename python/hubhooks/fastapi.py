@@ -1,4 +1,4 @@
-"""Webhooks in a FastAPI app: a router that receives them, or a dependency for your own routes."""
+"""Receive webhooks in FastAPI: a router, or a dependency for your own endpoints."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import warnings
+from collections import Counter
 from contextlib import asynccontextmanager
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypedDict, TypeVar, get_args, overload
@@ -102,7 +103,7 @@ class WebhookErrorResponse(BaseModel):
 
 
 class RouteOptions(TypedDict):
-    """Options of a route."""
+    """The options of a route in FastAPI."""
 
     responses: dict[int | str, dict[str, Any]]
     openapi_extra: dict[str, Any]
@@ -124,7 +125,7 @@ class RequestReceive:
 
     @property
     def asgi_receive(self) -> Receive:
-        """What the request receives with: the server's own, unless middleware wraps it."""
+        """The `receive` of the request: the server's own, unless middleware wraps it."""
         return self._request.receive
 
     async def read_body(self, limit: int) -> bytes:
@@ -174,7 +175,7 @@ def _decodes_body(request: Request) -> bool:
 
 
 class _Received(Response):
-    """What FastAPI takes for a response: reads the body itself, and answers."""
+    """A response of FastAPI that reads the body itself, and responds."""
 
     def __init__(
         self, request: Request, answer: Callable[[Scope, Receive, Send], Awaitable[object]]
@@ -185,15 +186,15 @@ class _Received(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the request has it
         await self._answer(scope, RequestReceive(self._request), send)
-        if self.background is not None:  # what a dependency of the app asked for
+        if self.background is not None:  # from a dependency of the app
             await self.background()
 
 
 class _Leftover(APIRoute):
-    """Takes the query out of a request at our path, or below, that no other route takes.
+    """Removes the query of a request at the webhook's path, or below, that no route matches.
 
-    FastAPI answers such a request with 404 or 405, and servers log its query with a secret in it.
-    A partial match comes after all full ones, so routes of the app below our path stay.
+    FastAPI responds 404 or 405, and the server would log the query with a secret in it. A partial
+    match comes after all full ones, so the app's own routes below the path still work.
     """
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
@@ -217,14 +218,14 @@ def make_router(
     path: str = "/webhooks/hub",
     **options: Any,  # noqa: ANN401 - FastAPI types them
 ) -> APIRouter:
-    """Make a router that receives at exactly this path, with and without a slash at its end.
+    """Make a router that receives webhooks at a path, with and without a slash at its end.
 
-    Below it, but not at `/`, it also serves the deliveries as JSON to callers with the admin token.
+    Below the path, but not below `/`, it also serves the JSON API to callers with the admin token.
 
     Args:
-        hooks: what receives. It starts and stops with the app that includes the router.
-        path: where; empty to be nothing but the `prefix` the router is included with.
-        options: for FastAPI's `APIRouter`.
+        hooks: the `Webhooks` that receives. It starts and stops with the app.
+        path: the path; empty to use only the `prefix` of `include_router`.
+        options: options of FastAPI's `APIRouter`.
 
     Raises:
         ConfigError: the path does not begin with a slash.
@@ -238,6 +239,8 @@ def make_router(
     async def receive_hub_webhook(request: Request) -> _Received:
         return _Received(request, hooks)
 
+    _endpoints.add(receive_hub_webhook)
+
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if not await hooks.handle_admin_request(scope, receive, send):
             scope["query_string"] = b""
@@ -250,7 +253,7 @@ def make_router(
     async def lifespan(app: object) -> AsyncGenerator[None]:
         async with hooks.lifespan(app):
             _warn_of_mount(app, receive_hub_webhook, path)
-            for fault in _new_query_events(app):
+            for fault in _new_faults(app):
                 warnings.warn(fault, stacklevel=1)
             yield
 
@@ -318,7 +321,7 @@ async def _not_found() -> None:
 
 
 def _warn_of_mount(app: object, endpoint: object, path: str) -> None:
-    """Warn where an app that is mounted at `/` gets all that is for a route behind it."""
+    """Warn if an app mounted at `/` gets the requests of a later route."""
     is_hidden = False
     for route in getattr(app, "routes", ()):
         if isinstance(route, Mount) and not route.path:
@@ -326,8 +329,9 @@ def _warn_of_mount(app: object, endpoint: object, path: str) -> None:
         elif _has(route, endpoint):
             if is_hidden:
                 warnings.warn(
-                    f"no delivery reaches the router at `{path}`, as the app mounted at `/` before "
-                    "it takes every path: call `app.include_router(hooks.router(...))` before "
+                    f"no delivery reaches the router at `{path}`, because an app mounted at "
+                    "`/` before it handles every path: call "
+                    "`app.include_router(hooks.router(...))` before "
                     '`gr.mount_gradio_app(app, demo, path="/")` or `app.mount("/", ...)`',
                     stacklevel=1,
                 )
@@ -335,28 +339,64 @@ def _warn_of_mount(app: object, endpoint: object, path: str) -> None:
 
 
 def _has(route: object, endpoint: object) -> bool:
-    """Whether a route is the endpoint's, or a router that FastAPI included as it is."""
+    """Return whether a route, or a router that FastAPI included as it is, has the endpoint."""
     if getattr(route, "endpoint", None) is endpoint:
         return True
     included = getattr(getattr(route, "original_router", None), "routes", ())
     return any(_has(inner, endpoint) for inner in included)
 
 
-# Apps whose routes were looked at, so that each fault is reported once.
+# Endpoints of the routers of `Webhooks`.
+_endpoints: WeakSet[Any] = WeakSet()
+# Apps whose routes were checked: each mistake is reported once.
 _examined: WeakSet[Any] = WeakSet()
 
 
-def _new_query_events(app: object) -> list[str]:
-    """Report the parameters that were meant as the body and are read from the query."""
+def _new_faults(app: object) -> list[str]:
+    """Report mistakes in the routes of an app, once."""
     if app is None or app in _examined:
         return []
     _examined.add(app)
+    routes = getattr(app, "routes", ())
+    return [*_shared_paths(routes), *_query_parameters(routes)]
+
+
+def _shared_paths(routes: Iterable[object]) -> list[str]:
+    """Report the paths at which the app receives webhooks more than once."""
+    counts = Counter(_webhook_paths(routes))
+    # With and without a slash at the end, it is one path.
+    shared = {path.rstrip("/") or "/" for path, count in counts.items() if count > 1}
     return [
-        f"the parameter `{parameter}` of the endpoint `{endpoint}` is read from the query: FastAPI "
-        "does so with every class that is no pydantic model. For a delivery of the Hub, annotate "
-        "it with `hubhooks.fastapi.VerifiedEvent`; for another body, with "
+        f"the app receives webhooks at `{path}` twice, and only the first gets the deliveries: "
+        'remove one, or give it another path, such as `hooks.router("/webhooks/other")`'
+        for path in sorted(shared)
+    ]
+
+
+def _webhook_paths(routes: Iterable[object], prefix: str = "") -> Iterator[str]:
+    """List the paths of the routers of `Webhooks`, and of mounted `Webhooks`."""
+    for route in routes:
+        included = getattr(route, "original_router", None)
+        if included is not None:
+            context = getattr(route, "include_context", None)
+            yield from _webhook_paths(included.routes, prefix + getattr(context, "prefix", ""))
+        elif (isinstance(route, Mount) and isinstance(route.app, Webhooks)) or (
+            isinstance(route, APIRoute)
+            and not isinstance(route, _Leftover)
+            and route.endpoint in _endpoints
+            and "POST" in (route.methods or ())
+        ):
+            yield f"{prefix}{route.path}"
+
+
+def _query_parameters(routes: Iterable[object]) -> list[str]:
+    """Report parameters that are meant as the body, but FastAPI reads them from the query."""
+    return [
+        f"FastAPI reads the parameter `{parameter}` of the endpoint `{endpoint}` from the query, "
+        "because its class is not a pydantic model. For a delivery of the Hub, annotate it with "
+        "`hubhooks.fastapi.VerifiedEvent`; for another body, with "
         "`Annotated[HubEvent, Body()]`"
-        for endpoint, parameter in _query_events(getattr(app, "routes", ()))
+        for endpoint, parameter in _query_events(routes)
     ]
 
 
@@ -376,7 +416,7 @@ def _query_events(routes: Iterable[object]) -> Iterator[tuple[str, str]]:
 
 
 def _is_event(annotation: object) -> bool:
-    """Whether an annotation is a class of events, or a union with one."""
+    """Return whether an annotation is an event class, or a union with one."""
     if isinstance(annotation, type) and issubclass(annotation, HubEvent):
         return True
     return any(_is_event(argument) for argument in get_args(annotation))
@@ -483,7 +523,7 @@ def _make_dependency(
         _: Annotated[str | None, Depends(_SCHEME)] = None,
     ) -> HubEvent:
         scope = request.scope
-        for fault in _new_query_events(scope.get("app")):
+        for fault in _new_faults(scope.get("app")):
             _log.warning("%s", fault)
         refusal = receiver.refuse(scope["method"], scope["headers"], _take_query(scope))
         if refusal is not None:
@@ -495,7 +535,7 @@ def _make_dependency(
             if is_part(scope["headers"], body, is_direct=is_of_server(request.receive)):
                 answer = receiver.refusal(ALREADY_READ, KEEP_A_COPY)
                 raise _refused(receiver, answer, request) from None
-            _log.error("a delivery cannot be read: %s", error)
+            _log.error("a delivery is malformed: %s", error)
             raise _answered(202, "malformed", str(error)) from None
         if not isinstance(event, wanted):
             reason = f"this endpoint takes a {wanted.__name__}, not a {type(event).__name__}"
@@ -506,13 +546,13 @@ def _make_dependency(
 
 
 def openapi_options(event_class: type[HubEvent] = HubEvent) -> RouteOptions:
-    """Give the options that show a verified event in OpenAPI: `@app.post(path, **...)`.
+    """Return the options that show a verified event in OpenAPI: `@app.post(path, **...)`.
 
     Args:
-        event_class: that of the event.
+        event_class: the class of the event.
 
     Returns:
-        The body and the refusals, which FastAPI cannot know as no parameter says them.
+        The request body and the error responses, which FastAPI cannot see in the parameters.
     """
     return {"responses": _refusals(WebhookErrorResponse), "openapi_extra": _body_of(event_class)}
 
@@ -521,14 +561,14 @@ def _check_class(event_class: object) -> type[HubEvent]:
     if isinstance(event_class, type) and issubclass(event_class, HubEvent):
         return event_class
     if isinstance(event_class, type):
-        what = f"`{event_class.__name__}` is no class of events"
+        what = f"`{event_class.__name__}` is not an event class"
     else:
         # Its value may be a secret.
-        what = f"a `{type(event_class).__name__}` is no class of events"
+        what = f"a `{type(event_class).__name__}` is not an event class"
     hint = ""
     if isinstance(event_class, (str, Verifier, Webhooks)):
-        hint = "; a secret is given by name, `verified_event(secret=...)`"
-    msg = f"{what}; write `verified_event(CommentEvent)` or another of the package{hint}"
+        hint = "; pass a secret by name, `verified_event(secret=...)`"
+    msg = f"{what}; write `verified_event(CommentEvent)` or another event class{hint}"
     raise ConfigError(msg)
 
 
@@ -557,7 +597,7 @@ def _verifier_of(secret: str) -> Verifier:
 
 
 class _Query:
-    """The query as it came, for the other dependencies of a request; not to be seen in a dump."""
+    """The original query, for the other dependencies of a request. It has no useful `repr`."""
 
     def __init__(self, value: bytes) -> None:
         self.value = value

@@ -1,6 +1,6 @@
-"""Receives webhooks in a Gradio app, above all in a Space.
+"""Receive webhooks in a Gradio app, for example in a Space.
 
-`Webhooks.launch` and `Webhooks.app_kwargs` are the way in.
+`Webhooks.launch` and `Webhooks.app_kwargs` use this module.
 """
 
 from __future__ import annotations
@@ -41,15 +41,16 @@ if TYPE_CHECKING:
 
 __all__ = ["launch", "make_app_kwargs", "webhook_url"]
 
-# Under server-side rendering Gradio's Node proxy hands POST requests on to Python only below
-# `/gradio_api` and a few other paths of its own, so this is the one that works everywhere.
+# With server-side rendering, Gradio's Node server forwards POST requests to Python only below
+# `/gradio_api` and a few other paths, so this path works everywhere.
 _PATH = "/gradio_api/webhooks"
 _ALIAS = "/webhooks"
 _SETTINGS = "https://huggingface.co/settings/webhooks"
 
 NOT_LAUNCHED = (
-    "no delivery reaches this app, as its webhooks were not started: call `hooks.launch(demo)` "
-    "instead of `demo.launch()`, or pass `demo.launch(app_kwargs=hooks.app_kwargs())`"
+    "no delivery reaches this app, because its webhooks were not started: call "
+    "`hooks.launch(demo)` instead of `demo.launch()`, or pass "
+    "`demo.launch(app_kwargs=hooks.app_kwargs())`"
 )
 
 _SIGTERM_SECONDS = 10.0
@@ -59,20 +60,20 @@ _CTRL_C_SECONDS = 5.0
 def launch(
     hooks: Webhooks,
     demo: Blocks,
-    **options: Any,  # noqa: ANN401 - they are Gradio's
+    **options: Any,  # noqa: ANN401 - Gradio types them
 ) -> tuple[App, str, str]:
-    """Launch a Gradio app that receives webhooks, and print their URL.
+    """Launch a Gradio app that receives webhooks, and print the webhook URL.
 
     Args:
-        hooks: what receives them.
-        demo: the app.
-        options: for `demo.launch`; your own `app_kwargs` are kept.
+        hooks: the `Webhooks` that receives them.
+        demo: the Gradio app.
+        options: options of `demo.launch`; your own `app_kwargs` are kept.
 
     Returns:
-        What `demo.launch` does.
+        The result of `demo.launch`.
 
     Raises:
-        ConfigError: there is no secret, and unsigned requests are not allowed.
+        ConfigError: no secret is configured, and unsigned requests are not allowed.
     """
     if not isinstance(demo, Blocks):
         msg = (
@@ -84,8 +85,8 @@ def launch(
     options["app_kwargs"] = _combine(served, options.get("app_kwargs") or {})
     if _is_reloading():
         return demo.launch(**options)
-    # The announcement says it.
-    hooks._runner.logs_survival = bool(options.get("quiet"))  # noqa: SLF001 - a room of the same house
+    # The printed lines say it already.
+    hooks._runner.logs_survival = bool(options.get("quiet"))  # noqa: SLF001 - the same package
     is_announced = False
 
     def announce() -> None:
@@ -94,7 +95,7 @@ def launch(
             return
         is_announced = True
         release_in_children((demo.server_name, demo.server_port))
-        # Not before: with server-side rendering `demo.launch` sets handlers of its own.
+        # After the launch: with server-side rendering, `demo.launch` sets signal handlers too.
         _drain_on(signal.SIGTERM, served, _SIGTERM_SECONDS)
         if not options.get("quiet"):
             print_escaped("\n".join(_announcement(hooks, demo)))
@@ -104,8 +105,7 @@ def launch(
         with _draining_on_ctrl_c(served):
             type(demo).block_thread(demo)
 
-    # Whether `demo.launch` blocks depends on more than its options, and only here, once the server
-    # is up, does it say so.
+    # `demo.launch` calls this exactly if it blocks, once the server runs.
     vars(demo)["block_thread"] = block_thread
     launched = demo.launch(**options)
     announce()
@@ -114,26 +114,28 @@ def launch(
 
 def make_app_kwargs(
     hooks: Webhooks,
-    **own: Any,  # noqa: ANN401 - they are Gradio's
+    **own: Any,  # noqa: ANN401 - Gradio types them
 ) -> dict[str, Any]:
-    """Give what Gradio needs to receive webhooks: `demo.launch(app_kwargs=...)`.
+    """Return the `app_kwargs` that make a Gradio app receive webhooks.
+
+    Use them as `demo.launch(app_kwargs=...)`.
 
     Args:
-        hooks: what receives them.
-        own: your own `app_kwargs`, which are kept.
+        hooks: the `Webhooks` that receives them.
+        own: your own `app_kwargs`; they are kept.
 
     Raises:
-        ConfigError: there is no secret, and unsigned requests are not allowed.
+        ConfigError: no secret is configured, and unsigned requests are not allowed.
     """
     return _combine(_Served.of(hooks), own)
 
 
 def webhook_url(demo: Blocks) -> str:
-    """Give the URL at which a launched app receives webhooks, as public as it is known here."""
+    """Return the webhook URL of a launched app: the public one, if it is known."""
     root_path = demo.root_path.rstrip("/")
     if root_path.startswith(("http://", "https://")):
         return root_path + _PATH
-    # Of a Space with a domain of its own it is a list.
+    # A Space with a domain of its own has a list here.
     host = os.environ.get("SPACE_HOST", "").split(",")[0]
     origin = f"https://{host}" if host else demo.share_url or demo.local_url or ""
     return f"{origin.rstrip('/')}{root_path and '/' + root_path.lstrip('/')}{_PATH}"
@@ -142,33 +144,33 @@ def webhook_url(demo: Blocks) -> str:
 def warn_of_own_launch(demo: Blocks) -> None:
     """Make `demo.launch` warn if it is called without the routes that receive webhooks.
 
-    Nothing else shows the mistake: the page works, and only deliveries are missing.
+    Nothing else shows the mistake: the page works, but no delivery arrives.
     """
 
     @functools.wraps(demo.launch)
     def launch(
-        *args: Any,  # noqa: ANN401 - they are Gradio's
-        **options: Any,  # noqa: ANN401 - they are Gradio's
+        *args: Any,  # noqa: ANN401 - Gradio types them
+        **options: Any,  # noqa: ANN401 - Gradio types them
     ) -> Any:  # noqa: ANN401 - as Gradio returns it
         routes = (options.get("app_kwargs") or {}).get("routes") or ()
         if not any(isinstance(getattr(route, "endpoint", None), _Served) for route in routes):
             warnings.warn(NOT_LAUNCHED, stacklevel=2)
-        # Not the method of now: packages replace it when they are imported.
+        # The method at the time of the call: packages replace it when they are imported.
         return type(demo).launch(demo, *args, **options)
 
     vars(demo)["launch"] = launch
 
 
 def is_about_to_start(log: Log) -> bool:
-    """Whether an app that runs is starting the hooks of this log: a reloaded script's."""
+    """Return whether a running app is about to start the hooks of this store, after a reload."""
     served = _Served.latest
     return served is not None and served.is_running and served.hooks.store is log
 
 
 def prepare_mounted(app: object, log: Log) -> None:
-    """Keep Gradio apps mounted in another one from serving the store's files.
+    """Keep mounted Gradio apps from serving the files of the store.
 
-    It also warns of those that started a Node server, which nobody asks.
+    It also warns about mounted apps that started a Node server, which nothing uses.
 
     Args:
         app: the FastAPI or Starlette app, once everything is mounted.
@@ -183,17 +185,17 @@ def prepare_mounted(app: object, log: Log) -> None:
 def _warn_of_node(app: App, path: str) -> None:
     blocks = app.blocks
     if blocks is not None and blocks.ssr_mode and blocks.node_port is not None:
-        # From one line: what two ask about is told once.
+        # Both warnings come from one line, so Python shows the same text once.
         warnings.warn(
             f"the Gradio app mounted at `{path or '/'}` started a Node server on port "
-            f"{blocks.node_port}, which may be the one this app needs: mount it with "
+            f"{blocks.node_port}, which may be the port of this app: mount it with "
             "`gr.mount_gradio_app(..., ssr_mode=False)`",
             stacklevel=1,
         )
 
 
 class _Served:
-    """The hooks that an app serves now; a script that was executed again brings new ones."""
+    """The hooks that an app serves now. A reloaded script replaces them."""
 
     latest: ClassVar[_Served | None] = None
 
@@ -204,13 +206,13 @@ class _Served:
 
     @classmethod
     def of(cls, hooks: Webhooks) -> _Served:
-        """Find or make what serves some hooks.
+        """Return the object that serves some hooks, or make it.
 
         Raises:
-            ConfigError: there is no secret, and unsigned requests are not allowed.
+            ConfigError: no secret is configured, and unsigned requests are not allowed.
         """
-        # One that blocks would block the app's page too.
-        hooks._runner.prefer_loop("dedicated")  # noqa: SLF001 - a room of the same house
+        # On the server's loop, a blocking handler would block the page too.
+        hooks._runner.prefer_loop("dedicated")  # noqa: SLF001 - the same package
         _door(hooks).check()
         if not _is_reloading() or cls.latest is None:
             cls.latest = cls(hooks)
@@ -220,7 +222,7 @@ class _Served:
 
     @property
     def is_running(self) -> bool:
-        """Whether the app has started and not stopped."""
+        """Whether the app runs."""
         return self._loop is not None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -232,11 +234,11 @@ class _Served:
             self._app = app
             block_store(app, self.hooks.store)
             path = getattr(app.blocks, "custom_mount_path", None)
-            if path is not None:  # launched, Node is before it, as it should be
+            if path is not None:  # a launched app needs Node
                 _warn_of_node(app, path.rstrip("/"))
-        # Gradio may begin anew on another loop, and may never come to the end.
+        # Gradio may start again on another loop, and may never end the first lifespan.
         self._loop = asyncio.get_running_loop()
-        # Gradio has its server show warnings only.
+        # Gradio configures its server to log warnings only.
         show_log_by_default(is_server_quiet=True)
         _door(self.hooks).start()
         try:
@@ -254,7 +256,7 @@ class _Served:
 
 
 def _door(hooks: Webhooks) -> Door:
-    return hooks._door  # noqa: SLF001 - a room of the same house
+    return hooks._door  # noqa: SLF001 - the same package
 
 
 async def _hand_over(old: Webhooks, new: Webhooks) -> None:
@@ -264,19 +266,19 @@ async def _hand_over(old: Webhooks, new: Webhooks) -> None:
 
 
 def _is_reloading() -> bool:
-    """Whether this thread executes an edited script for an app that is running."""
+    """Return whether this thread executes an edited script for a running app."""
     return bool(getattr(reload_thread, "running_reload", False))
 
 
 def _combine(served: _Served, own: Mapping[str, Any]) -> dict[str, Any]:
-    """Add routes and a lifespan to somebody's own."""
-    # Our path is no other's. The alias is left to whoever has that path already.
+    """Add routes and a lifespan to the user's own `app_kwargs`."""
+    # The alias yields to a route of the user at the same path.
     routes = [*_routes(_PATH, served), *(own.get("routes") or ()), *_routes(_ALIAS, served)]
     return {**own, "routes": routes, "lifespan": _nest(own.get("lifespan"), served)}
 
 
 def _routes(path: str, served: _Served) -> Iterable[BaseRoute]:
-    # Not a Mount: it redirects its bare path, and takes `?secret=` along.
+    # A Mount would redirect its bare path, with `?secret=`.
     paths = (path, path + "/{rest:path}")
     return [kind(at, served) for at in paths for kind in (Route, WebSocketRoute)]
 
@@ -287,7 +289,7 @@ def _nest(own: Lifespan | None, served: _Served) -> Lifespan:
 
     @asynccontextmanager
     async def lifespan(app: object) -> AsyncGenerator[Any]:
-        # What handlers use is there before the first of them runs, and after the last one.
+        # The user's lifespan starts before the first handler, and ends after the last one.
         async with own(app) as state, served.lifespan(app):
             yield state
 
@@ -298,16 +300,16 @@ def _announcement(hooks: Webhooks, demo: Blocks) -> list[str]:
     url = webhook_url(demo)
     lines = [f"* Webhook URL:  {url}"]
     if url.startswith(demo.local_url or _PATH):
-        lines.append("  The Hub needs a public one: use a Space, `share=True`, or a proxy.")
+        lines.append("  The Hub needs a public URL: use a Space, `share=True`, or a proxy.")
     if hooks.verifier is None:
-        lines.append(f"  Enter it at {_SETTINGS} (everybody is let in, without a secret).")
+        lines.append(f"  Enter it at {_SETTINGS} (without a secret: every request is accepted).")
     else:
-        lines.append(f"  Enter it at {_SETTINGS}, with the secret that is set here.")
+        lines.append(f"  Enter it at {_SETTINGS}, with the secret of this app.")
     return [*lines, f"  {describe_survival(hooks.store)}"]
 
 
 class _Drain:
-    """A signal handler that lets webhook handlers finish, and then does what was done before."""
+    """A signal handler that waits for running handlers, and then calls the previous one."""
 
     def __init__(self, served: _Served, seconds: float, before: Callable[..., Any] | int) -> None:
         self._served = served
@@ -319,14 +321,14 @@ class _Drain:
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
-            # In a forked child, where a handler of somebody else's wraps this one.
+            # In a forked child, if another signal handler wraps this one.
             self._do_as_before(signum, frame)
             return
-        # Another signal, during the first, ends what that waits for, and what the server would.
+        # A second signal ends the waiting, also that of the server.
         is_first = not self._is_draining
         seconds = self._seconds if is_first else 0
         self._is_draining = True
-        # On a thread, as this one may have a running loop. A daemon: nothing waits longer.
+        # On a daemon thread, because this thread may have a running loop.
         drain = threading.Thread(
             target=self._drain, args=(seconds,), name="hubhooks-drain", daemon=True
         )
@@ -337,7 +339,7 @@ class _Drain:
         self._do_as_before(signum, frame)
 
     def switch_off(self) -> None:
-        """In a forked child, let the signal do what it did before."""
+        """In a forked child, restore the previous signal handler."""
         before = self._before
         for number in signal.valid_signals():
             if signal.getsignal(number) is self:
@@ -355,7 +357,7 @@ class _Drain:
 
 
 def _drain_on(number: signal.Signals, served: _Served, seconds: float) -> None:
-    """Let handlers finish on a signal, where it ends the process and we may say how."""
+    """Wait for running handlers on a signal that ends the process, if we may handle it."""
     if threading.current_thread() is not threading.main_thread():
         return
     before = signal.getsignal(number)
@@ -366,7 +368,7 @@ def _drain_on(number: signal.Signals, served: _Served, seconds: float) -> None:
 
 @contextmanager
 def _draining_on_ctrl_c(served: _Served) -> Generator[None]:
-    """Let handlers finish on Ctrl-C; in a notebook, which does not block, it is not ours."""
+    """Wait for running handlers on Ctrl-C; not in a notebook, which does not block."""
     before = signal.getsignal(signal.SIGINT)
     _drain_on(signal.SIGINT, served, _CTRL_C_SECONDS)
     try:

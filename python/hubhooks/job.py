@@ -51,14 +51,14 @@ def run(router: Router, environ: Mapping[str, str] | None = None) -> NoReturn:
     """
     if running_loop() is not None:
         # Checked before the handlers run, not after.
-        msg = "`run_job` cannot wait where a loop runs; call it outside, as the script's last line"
+        msg = "`run_job` cannot run inside an event loop: call it in the last line of the script"
         raise ConfigError(msg)
     variables = os.environ if environ is None else environ
     payload = variables.get("WEBHOOK_PAYLOAD")
     if not payload:
         _say(
-            "there is no WEBHOOK_PAYLOAD: the Hub sets it in a Job that a webhook started, not in "
-            "one run by hand. To try the handlers, set it to what `hubhooks samples NAME` prints"
+            "there is no WEBHOOK_PAYLOAD: the Hub sets it only in a Job that a webhook started. To "
+            "test the handlers, set it to the output of `hubhooks samples NAME`"
         )
         sys.exit(NO_DELIVERY)
     # Bytes that are not UTF-8 arrive as lone surrogates.

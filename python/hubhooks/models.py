@@ -144,11 +144,11 @@ class Retry(Exception):  # noqa: N818 - it reports no error
     def __init__(self, reason: str = "", *, after: float | None = None) -> None:
         # `Retry(60)` means the time. Not every user has a type checker.
         if not isinstance(reason, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            msg = f"`Retry({reason!r})` has no reason in words; for a time write `after={reason!r}`"
+            msg = f"the reason of `Retry({reason!r})` is not text; for a time, write `after=`"
             raise ConfigError(msg)
         seconds = _to_seconds(after)
         if seconds is not None and not 0 <= seconds < float("inf"):
-            msg = f"`Retry(after={after!r})` is no time from now; write seconds, such as 60"
+            msg = f"`Retry(after={after!r})` is not a number of seconds; write for example 60"
             raise ConfigError(msg)
         super().__init__(reason)
         self.after = seconds

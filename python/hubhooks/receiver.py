@@ -145,8 +145,8 @@ class Words:
 # webhook (https://huggingface.co/docs/hub/webhooks), so after the secret a delivery that is whole
 # and can be stored is never refused for what it says.
 ANSWERS: Mapping[str, Words] = {
-    "method": Words(405, "rejected", "only POST is answered here"),
-    "not configured": Words(503, "rejected", "this server has no valid WEBHOOK_SECRET of its own"),
+    "method": Words(405, "rejected", "only POST requests are accepted"),
+    "not configured": Words(503, "rejected", "no webhook secret is configured on this server"),
     "secret missing": Words(401, "rejected", "the webhook secret is missing"),
     "secret wrong": Words(403, "rejected", "the webhook secret is wrong"),
     "stopping": Words(503, "rejected", "this server is shutting down"),
@@ -157,15 +157,15 @@ ANSWERS: Mapping[str, Words] = {
     "not stored": Words(503, "rejected", "the delivery could not be stored"),
     "malformed": Words(202, "malformed"),
     "accepted": Words(202, "accepted"),
-    "unhandled": Words(200, "unhandled", "no handler matches this event"),
-    "ignored": Words(200, "ignored", "its author is one of those to ignore"),
-    "in_progress": Words(200, "in_progress", "this delivery is being handled already"),
-    "duplicate": Words(200, "duplicate", "this delivery was handled already"),
+    "unhandled": Words(200, "unhandled", "no matching handler"),
+    "ignored": Words(200, "ignored", "its author is in ignore_authors"),
+    "in_progress": Words(200, "in_progress", "this delivery is still in progress"),
+    "duplicate": Words(200, "duplicate", "this delivery was already handled"),
 }
 
 # Responses to a request whose body cannot be read, for a reason in the app: the Hub sends it again.
 UNREAD_BODIES: Mapping[str, Words] = {
-    ALREADY_READ: Words(503, "rejected", "the body was read before it came to hubhooks"),
+    ALREADY_READ: Words(503, "rejected", "the body was read before it reached hubhooks"),
     STALLED: Words(503, "rejected", "the body did not arrive in time"),
     UNDECODED: Words(503, "rejected", "the app could not decode the body"),
 }
@@ -270,8 +270,8 @@ class Receiver:
         """
         if self._verifier() is None and not self._allow_unsigned:
             msg = (
-                "no webhook secret is configured: set WEBHOOK_SECRET to the one in the webhook's "
-                "settings on the Hub, or let everybody in with `allow_unsigned=True`"
+                "no webhook secret is configured: set WEBHOOK_SECRET to the secret in the "
+                "webhook's settings on the Hub, or accept every request with `allow_unsigned=True`"
             )
             raise ConfigError(msg)
 
@@ -408,11 +408,11 @@ class Receiver:
             handlers = answer.work.handlers if answer.work else ()
             fields = log_fields(answer.delivery_id, answer.event)
             _log.info(
-                "delivery `%s`, %s: answered %d%s",
+                "delivery `%s`, %s: response %d%s",
                 answer.delivery_id,
                 answer.event or "malformed",
                 answer.status,
-                f", to be handled by {', '.join(handlers)}" if handlers else answer.outcome,
+                f", handlers: {', '.join(handlers)}" if handlers else answer.outcome,
                 extra={**fields, "status": answer.status, "handlers": list(handlers)},
             )
 
@@ -420,7 +420,7 @@ class Receiver:
         """Log that a body cannot be read."""
         if answer.complaint:
             fields = log_fields(answer.delivery_id, None)
-            what = "delivery `%s` cannot be read: %s"
+            what = "delivery `%s` is malformed: %s"
             _log.error(what, answer.delivery_id, answer.complaint, extra=fields)
 
     def answered(self, delivery_id: str, *, delivered: bool) -> None:
@@ -493,7 +493,7 @@ class Receiver:
 def check_size(size: object) -> None:
     """Raise `ConfigError` if it is no `max_body_size`."""
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        msg = f"`max_body_size={size!r}` is no size; write a number of bytes, such as 1024 * 1024"
+        msg = f"`max_body_size={size!r}` is not a size; write a number of bytes, such as 1024"
         raise ConfigError(msg)
 
 

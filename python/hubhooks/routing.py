@@ -89,16 +89,16 @@ if TYPE_CHECKING:
     OnUnhandled = TypeVar("OnUnhandled", bound=Callable[[HubEvent], object])
     OnError = TypeVar("OnError", bound=Callable[[HubEvent, RunContext, BaseException], object])
 
-__all__ = ["Handler", "Hook", "Match", "Router", "Rule"]
+__all__ = [
+    "ATTRIBUTES_OF_FASTAPI_ROUTERS", "Handler", "Hook", "Match", "NotAnApiRouterError", "Router",
+    "Rule",
+]  # fmt: skip
 
 _log = get_logger()
 
 # The beginning of the core's explanation if a filter does not match.
 _DOES_NOT_MATCH = "does not match: "
-_IDS = (
-    "the Hub tells authors by ids of 24 hexadecimal digits: "
-    '`huggingface_hub.whoami()["id"]` is your own'
-)
+_IDS = 'the id of a user has 24 hexadecimal digits; yours is `huggingface_hub.whoami()["id"]`'
 _CRITERIA = (
     "action", "repo_type", "repo", "owner", "ref", "path", "pull_request", "status", "mention",
     "author", "private", "when", "name", "retries", "backoff", "timeout", "concurrency",
@@ -109,7 +109,7 @@ _CRITERIA_BY_OTHER_NAMES = {
     "branch": "ref",
     "condition": "when",
     "delay": "backoff",
-    "event": 'scopes come first, without a name: `@hooks.on("repo.content")`',
+    "event": 'scopes are positional arguments: `@hooks.on("repo.content")`',
     "file": "path",
     "is_pull_request": "pull_request",
     "max_retries": "retries",
@@ -119,14 +119,14 @@ _CRITERIA_BY_OTHER_NAMES = {
     "predicate": "when",
     "repo_id": "repo",
     "repository": "repo",
-    "scope": 'scopes come first, without a name: `@hooks.on("repo.content")`',
+    "scope": 'scopes are positional arguments: `@hooks.on("repo.content")`',
     "tag": "ref",
     "type": "repo_type",
     "user": "author",
     "workers": "concurrency",
 }
 # The first attribute that FastAPI's `include_router` reads from its argument, by version.
-_ATTRIBUTES_OF_FASTAPI_ROUTERS = ("_contains_router", "routes")
+ATTRIBUTES_OF_FASTAPI_ROUTERS = ("_contains_router", "routes")
 _is_id = re.compile("[0-9a-f]{24}").fullmatch
 
 
@@ -185,9 +185,9 @@ class WhenResults:
             if is_interrupt(error):
                 raise
             if self._is_logged:
-                _log.exception("`when` of handler `%s` failed; it misses an event", handler)
-            return f"its `when` raises {type(error).__name__}"
-        return "" if is_match else "its `when` says no"
+                _log.exception("`when` of handler `%s` failed: the event does not match", handler)
+            return f"its `when` raised {type(error).__name__}"
+        return "" if is_match else "its `when` returned false"
 
 
 class Origin:
@@ -254,7 +254,7 @@ class Policy:
         for name, value in options.items():
             right = _wrong_option(name, value)
             if right:
-                msg = f"`{name}={value!r}` of handler `{handler}` cannot be; write {right}"
+                msg = f"`{name}={value!r}` of handler `{handler}` is not possible; write {right}"
                 raise ConfigError(msg)
         return cls(**options)
 
@@ -307,7 +307,7 @@ class Handler:
                 return f"`{self.name}` {rule.filter.explain(event)}"
             if mismatch_reason not in reasons:
                 reasons.append(mismatch_reason)
-        text = ". Nor by another decorator: ".join(reasons)
+        text = "; by another decorator: ".join(reasons)
         return f"`{self.name}` {_DOES_NOT_MATCH}{text}"
 
 
@@ -393,7 +393,7 @@ class Router:
     def __init__(self, *, ignore_authors: Strings = (), **unknown: Never) -> None:
         for name in unknown:
             default = "a `Router` takes only `ignore_authors=`; other settings belong to `Webhooks`"
-            msg = f"`{name}=` is no setting of a `Router`; " + suggestion(
+            msg = f"`{name}=` is not a setting of a `Router`; " + suggestion(
                 name, ("ignore_authors",), {}, default
             )
             raise ConfigError(msg)
@@ -411,7 +411,7 @@ class Router:
 
         def __getattr__(self, name: str) -> object:
             """Name the right call if FastAPI gets this object as a router."""
-            if name in _ATTRIBUTES_OF_FASTAPI_ROUTERS:
+            if name in ATTRIBUTES_OF_FASTAPI_ROUTERS:
                 raise NotAnApiRouterError(self._fastapi_hint)
             return object.__getattribute__(self, name)
 
@@ -495,13 +495,13 @@ class Router:
         _check_no_function(nothing, "on_comment")
         if nothing:
             msg = (
-                "`on_comment` takes no scopes: it matches new comments, wherever they are written; "
-                'for those that mention an account write `on_comment(mention="my-bot")`'
+                "`on_comment` takes no scopes: it matches all new comments. For comments that "
+                'mention an account, write `on_comment(mention="my-bot")`'
             )
             raise ConfigError(msg)
         if "action" in criteria:
             msg = (
-                "`on_comment` matches new comments only and takes no `action=`; for others write "
+                "`on_comment` takes no `action=`: it matches only new comments. For edits, write "
                 '`@hooks.on("discussion.comment", action="update")`'
             )
             raise ConfigError(msg)
@@ -644,7 +644,7 @@ class Router:
         author = _author_id(event)
         if author is None or author not in self._ignore_authors:
             return ""
-        return f"its author `{author}` is one of `ignore_authors`"
+        return f"its author `{author}` is in `ignore_authors`"
 
     def _explanations(
         self, table: _FilterTable, whens: WhenResults, event: HubEvent
@@ -653,7 +653,7 @@ class Router:
             yield f"no handler matches: {ignored}"
             return
         if self._ignore_authors and _author_id(event) is None:
-            yield "`ignore_authors` has no say: the event does not tell who acted"
+            yield "`ignore_authors` has no effect: the event does not name its author"
         if not table.handlers:
             yield "no handler is registered"
         for handler in table.handlers:
@@ -673,14 +673,14 @@ class Router:
         when = filters.pop("when", None)
         name = filters.pop("name", None)
         if name is not None and not (isinstance(name, str) and name and name.isprintable()):
-            msg = f"`name={name!r}` is no name of a handler; write a string that can be printed"
+            msg = f"`name={name!r}` is not a name of a handler; write a printable string"
             raise ConfigError(msg)
         name = name or _own_name(function)
         if not callable(function):
             msg = f"a handler must be a function, not {type(function).__name__}"
             raise ConfigError(msg)
         if name is None:
-            msg = f"a {type(function).__name__} has no name of its own: give it one with `name=`"
+            msg = f"a {type(function).__name__} has no name: give it one with `name=`"
             raise ConfigError(msg)
         if when is not None and not _is_plain(when):
             msg = (
@@ -756,13 +756,13 @@ def _wrong_option(name: str, value: Any) -> str:  # noqa: ANN401 - the user wrot
         right = "a whole number, 0 for no retry"
         return "" if is_time and isinstance(value, int) else right
     if name == "backoff":
-        right = "seconds, or a plain function that gives them"
+        right = "seconds, or a plain function that returns them"
         return "" if is_time or _is_plain(value) else right
     is_none = value is None
     if name == "timeout":
-        return "" if is_none or (is_time and value > 0) else "how many seconds, more than 0"
+        return "" if is_none or (is_time and value > 0) else "a number of seconds greater than 0"
     is_count = is_time and isinstance(value, int) and value > 0
-    return "" if is_none or is_count else "a whole number from 1 on"
+    return "" if is_none or is_count else "a whole number from 1"
 
 
 def _merge(known: Handler, again: Handler) -> Handler:
@@ -770,8 +770,8 @@ def _merge(known: Handler, again: Handler) -> Handler:
     for option, value in again.options.items():
         if option in known.options and known.options[option] != value:
             msg = (
-                f"handler `{known.name}` is given `{option}={known.options[option]!r}` and "
-                f"`{option}={value!r}`; it runs once for all its decorators: write it in one"
+                f"handler `{known.name}` has `{option}={known.options[option]!r}` and "
+                f"`{option}={value!r}`: write the option in only one of its decorators"
             )
             raise ConfigError(msg)
     more = (rule for rule in again.rules if rule not in known.rules)
@@ -785,7 +785,7 @@ def _check_no_function(scopes: Iterable[object], decorator: str) -> None:
     for scope in scopes:
         if inspect.isroutine(scope):
             msg = (
-                f"`{decorator}` was given the function `{scope.__qualname__}` where scopes belong; "
+                f"`{decorator}` got the function `{scope.__qualname__}` instead of a scope; "
                 f"write `@hooks.{decorator}()`, with parentheses"
             )
             raise ConfigError(msg)
@@ -901,7 +901,7 @@ def _check_hook(function: Callable[..., object], hook_name: HookName, name: str)
 
 def _signature(function: Callable[..., object], what: str, right: str) -> inspect.Signature:
     if yields(function):
-        msg = f"{what} would never run, as it yields; {right} without `yield`"
+        msg = f"{what} would never run, because it contains `yield`; {right} without `yield`"
         raise ConfigError(msg)
     try:
         return signature_of(function)
@@ -918,12 +918,16 @@ def _check_call(
     if first is not None and first.name in ("self", "cls"):
         msg = f"{what} is a method without its object; register it with `{register}(bot.method)`"
         raise ConfigError(msg)
+    names = list(signature.parameters)[:count]
+    if "event" in names[1:] or (count > 1 and names[:1] in (["context"], ["error"])):
+        msg = f"{what} takes `({', '.join(names)})` in the wrong order; {right}"
+        raise ConfigError(msg)
     try:
         signature.bind(*(None,) * count)
     except TypeError:
         # Names only: a default value may be a secret.
         has = ", ".join(signature.parameters)
-        msg = f"{what} takes `({has})`, which cannot be called; {right}"
+        msg = f"{what} has the wrong parameters `({has})`; {right}"
         raise ConfigError(msg) from None
 
 
@@ -938,7 +942,7 @@ def _warn_if_misspelt(scope: str) -> None:
         # The Hub may add a scope below a documented one at any time.
         if base in SCOPES and (stem == base or nearest in (None, base)):
             return
-        hint = f"did you mean `{nearest}`?" if nearest else f"known ones: {', '.join(SCOPES)}"
+        hint = f"did you mean `{nearest}`?" if nearest else f"it documents {', '.join(SCOPES)}"
     _warn(f"the Hub documents no scope `{scope}`; {hint}")
 
 
@@ -947,7 +951,7 @@ def _check_criteria(names: Iterable[str]) -> None:
         if name not in _CRITERIA:
             default = f"there are {', '.join(_CRITERIA)}"
             hint = suggestion(name, _CRITERIA, _CRITERIA_BY_OTHER_NAMES, default)
-            msg = f"`{name}=` is no criterion; {hint}"
+            msg = f"`{name}=` is not a filter or an option; {hint}"
             raise ConfigError(msg)
 
 
@@ -962,7 +966,7 @@ def _check_ignored(user: object) -> None:
 
 def _warn_if_login(user: str, where: str) -> None:
     if not _is_id(user):
-        _warn(f"`{user}` in `{where}=` is no id of a user, and perhaps a login; {_IDS}")
+        _warn(f"`{user}` in `{where}=` is not the id of a user, but perhaps a username; {_IDS}")
 
 
 def _warn(message: str) -> None:

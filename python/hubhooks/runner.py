@@ -38,10 +38,7 @@ _LONGEST_DESCRIPTION = 200
 def check_handler_loop(handler_loop: object) -> None:
     """Raise `ConfigError` if there is no such loop."""
     if handler_loop not in ("server", "dedicated", None):
-        msg = (
-            f"`handler_loop={handler_loop!r}` is no loop that handlers run on; "
-            'write "server" or "dedicated"'
-        )
+        msg = f'`handler_loop={handler_loop!r}` is not a choice; write "server" or "dedicated"'
         raise ConfigError(msg)
 
 
@@ -49,7 +46,10 @@ def _describe_handlers(router: Router) -> str:
     """Name the handlers and their filters, on one line."""
     names = tuple(router.handler_names)
     if not names:
-        return "no handlers, so every delivery will be unhandled"
+        return (
+            "no handlers, so every delivery will be unhandled: register them with `@hooks.on(...)` "
+            "before the server starts"
+        )
     described: list[str] = []
     for name in names[:_MOST_DESCRIBED]:
         handler = router.handler(name)
@@ -137,6 +137,11 @@ class Runner:
             StoreError: the log cannot be used just now.
         """
         self._begun()
+
+    @property
+    def has_handlers(self) -> bool:
+        """Whether some function will be called for deliveries."""
+        return bool(self._router.handler_names) or self._router.has_unhandled_hook
 
     def summary(self) -> str:
         """Describe in one line the handlers, the store, and the process that runs handlers."""
@@ -278,8 +283,8 @@ class Runner:
                     self.was_started = True
         if session.is_of_parent:
             msg = (
-                "this process was forked from the one that serves, after it began to: only that "
-                "one runs handlers. Start serving after the fork"
+                "this process was forked from a serving process, and only the parent runs "
+                "handlers: start serving after the fork"
             )
             raise StoreError(msg)
         here = here or running_loop()

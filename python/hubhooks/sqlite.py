@@ -343,10 +343,10 @@ class SqliteLog:
             first = f"stop `{known}`, then " if is_in_use else ""
             msg = (
                 f"the delivery store `{self.path}` belongs to the app `{known}`, and this is "
-                f"`{name}`: their handlers would be given each other's deliveries. Give this app a "
-                'file of its own, `Webhooks(deliveries="other.db")` or HUBHOOKS_DELIVERIES; or, if '
-                f"it is the same app under another name, {first}start it once with "
-                "HUBHOOKS_ADOPT_STORE=1, or name it with HUBHOOKS_APP_NAME"
+                f"`{name}`: their handlers would get each other's deliveries. Give this app its "
+                'own file, `Webhooks(deliveries="other.db")` or HUBHOOKS_DELIVERIES. If it is the '
+                f"same app with a new name, {first}start it once with HUBHOOKS_ADOPT_STORE=1, or "
+                "name it with HUBHOOKS_APP_NAME"
             )
             raise ConfigError(msg)
 
@@ -397,8 +397,8 @@ class SqliteLog:
                 self._led = (self._db.file, self._led[1])
         elif not self._is_new_file_of_app():
             msg = (
-                f"the delivery store `{self.path}` was replaced by the one of another app, "
-                f"`{self._known_app()}`: put the right file there"
+                f"the delivery store `{self.path}` was replaced by the store of another app, "
+                f"`{self._known_app()}`: restore the right file"
             )
             raise StoreError(msg)
         elif self._registration is not None:
@@ -639,8 +639,8 @@ class SqliteLog:
         if size <= self._max_bytes:
             self._refused_size = size
         msg = (
-            f"the delivery store `{self._db.path}` has no room beside unfinished work: it has "
-            "again when handlers finish"
+            f"the delivery store `{self._db.path}` is full of unfinished deliveries: it accepts "
+            "new ones when handlers finish"
         )
         raise StoreError(msg)
 
@@ -797,7 +797,7 @@ class SqliteLog:
             and other.process != current_process()
             and is_alive(other.process)
         ):
-            msg = f"process {other.process.pid} leads the delivery store `{self.path}`"
+            msg = f"process {other.process.pid} is the leader of the delivery store `{self.path}`"
             raise BusyError(msg)
 
     def keep_noted(self) -> None:
@@ -1125,7 +1125,7 @@ class SqliteLog:
             msg = f"cannot create `{path}`: {why}"
             raise ConfigError(msg) from error
         if is_taken:
-            msg = f"`{path}` exists already, or belongs to the log: give the path of a new file"
+            msg = f"`{path}` already exists, or belongs to the delivery store: give a new path"
             raise ConfigError(msg)
 
     # ---- upkeep --------------------------------------------------------------------------------

@@ -1,14 +1,14 @@
-"""Unit tests for handlers: events as the Hub sends them, and a client that delivers them.
+"""Test handlers without a server: make events, and deliver them to your handlers.
 
     from hubhooks import testing
     from app import hooks
 
-    def test_the_bot_answers() -> None:
+    def test_reply() -> None:
         result = testing.TestClient(hooks).send(testing.comment("hello @my-bot"))
         assert result["reply"].value == "hello!"
 
-The client goes the way of a real delivery, from the secret to the handlers, without a network. With
-pytest the fixtures `hubhooks_client` and `hubhooks_sample` are there too.
+The client does the same steps as a server, from the secret to the handlers, without a network. In
+pytest there are also the fixtures `hubhooks_client` and `hubhooks_sample`.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     ResultStatus: TypeAlias = Status | Literal["rejected"]
 
     class Options(TypedDict, total=False):
-        """What may differ at each call of a client."""
+        """The options of each call of a client."""
 
         secret: str | None
         raise_errors: bool
@@ -135,8 +135,8 @@ RepoSample = Literal[
     "repo.update.v2",
 ]
 
-# The client's own: what a test sends must not depend on the secret of whoever runs it.
-_SECRET = "hubhooks.testing"  # noqa: S105 - it opens nothing but the door of a test
+# A secret of its own: a test must not depend on WEBHOOK_SECRET.
+_SECRET = "hubhooks.testing"  # noqa: S105 - not a real secret
 _CLEAN_UP_SECONDS = 1.0
 _NAMED = re.compile("`(.+?)` ")
 
@@ -172,30 +172,30 @@ def sample(
     extra: Mapping[str, Any] | None = None,
     **changes: object,
 ) -> HubEvent:
-    """Make an event from one of the package's samples.
+    """Make an event from a sample of the package.
 
     Args:
         name: one of `sample_names()`.
         extra: as for `replace`.
-        changes: as for `replace`; those of scope or action may change the class of the event.
+        changes: as for `replace`. A new scope or action can change the class of the event.
 
     Raises:
-        ConfigError: there is no such sample, or no such field.
+        ConfigError: there is no such sample or field.
     """
     return _changed(sample_json(name), changes, extra)
 
 
 def replace(event: E, /, *, extra: Mapping[str, Any] | None = None, **changes: object) -> E:
-    """Make an event that differs from another one in some fields.
+    """Return a copy of an event with some fields changed.
 
-    Nothing else follows a change: with another `repo__name`, `repo.url` stays what it was.
+    Other fields stay the same: a new `repo__name` does not change `repo.url`.
 
     Args:
-        event: the other one, which stays as it is.
-        extra: what the Hub does not document, by dotted paths: `{"repo.newThing": 1}`.
-        changes: new values by the names of fields, with two underscores where there is a dot in
-            `event.repo.head_sha`: `repo__head_sha=...`, `updated_refs__0__ref=...`. What is
-            missing on the way is made, and the index just past the end of a list appends.
+        event: the event to copy.
+        extra: undocumented fields, by dotted paths: `{"repo.newThing": 1}`.
+        changes: new values by field, with two underscores in place of a dot:
+            `repo__head_sha=...`, `updated_refs__0__ref=...`. Missing parts are created. The index
+            after the last element of a list appends.
 
     Raises:
         ConfigError: there is no such field.
@@ -204,17 +204,17 @@ def replace(event: E, /, *, extra: Mapping[str, Any] | None = None, **changes: o
 
 
 class HandlerRun(NamedTuple):
-    """What a handler made of a delivery."""
+    """The run of a handler on a delivery."""
 
     name: str
     state: State
     """`succeeded`, `failed`, or `ignored` after `Ignore`."""
     value: Any = None
-    """What it returned."""
+    """The return value."""
     error: BaseException | None = None
-    """What it raised."""
+    """The exception; None if it raised none."""
     attempt: int = 1
-    """How often it was started for this delivery so far."""
+    """The number of the attempt, from 1."""
 
     def __repr__(self) -> str:
         ended = f", raised {self.error!r}" if self.error else f", returned {self.value!r}"
@@ -222,9 +222,9 @@ class HandlerRun(NamedTuple):
 
 
 class Result:
-    """What a delivery was answered, and what the handlers made of it."""
+    """The response to a delivery, and the runs of the handlers."""
 
-    def __init__(  # noqa: PLR0913 - it only holds what the client found out
+    def __init__(  # noqa: PLR0913 - a plain record
         self,
         http_status: int,
         body: dict[str, Any],
@@ -236,22 +236,22 @@ class Result:
         router: Router,
     ) -> None:
         self.http_status = http_status
-        """The HTTP status."""
+        """The HTTP status of the response."""
         self.body = body
-        """The answer's JSON, as the Hub's Activity tab shows it."""
+        """The JSON of the response."""
         self.delivery_id = delivery_id
         """The `Webhook-Id`."""
         self.event = event
-        """The event; None if the body cannot be read."""
+        """The event; None if the body is malformed."""
         self.runs = runs
-        """What the handlers did, in the order they were registered."""
+        """The runs of the handlers, in the order of registration."""
         self.errors = errors
-        """What handlers and hooks raised; `Ignore` is no error."""
+        """The exceptions of handlers and hooks, without `Ignore`."""
         self._router = router
 
     @property
     def status(self) -> ResultStatus:
-        """The answer in a word, such as `accepted`, `duplicate` or `refused`."""
+        """The status in the JSON, such as `accepted`, `duplicate` or `rejected`."""
         status: ResultStatus = self.body["status"]
         return status
 
@@ -261,10 +261,10 @@ class Result:
         return [run.name for run in self.runs]
 
     def __getitem__(self, name: str) -> HandlerRun:
-        """Look up what one handler did.
+        """Return the run of one handler.
 
         Raises:
-            LookupError: it did not run; the message says why.
+            LookupError: the handler did not run; the message says why.
         """
         for run in self.runs:
             if run.name == name:
@@ -272,9 +272,9 @@ class Result:
         raise LookupError(self._why_not(name))
 
     def explain(self) -> list[str]:
-        """Say for each handler why it hears the event, or why not."""
+        """Explain for each handler why it matches the event, or why not."""
         if self.event is None:
-            return ["the body cannot be read as an event"]
+            return ["the body is malformed"]
         return self._router.explain(self.event)
 
     def __repr__(self) -> str:
@@ -293,7 +293,7 @@ class Result:
             names = [word for word in first_words if self._router.handler(word)]
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(names)}"
-            return f"no handler is named `{name}`; {hint if names else 'none was asked'}"
+            return f"there is no handler `{name}`; {hint if names else lines[0]}"
         if self.status not in ("unhandled", "accepted"):
             return f"`{name}` did not run: {self.status}, {self.body.get('reason', '')}"
         mine = [line for line in lines if line.startswith(f"`{name}` ")]
@@ -301,18 +301,18 @@ class Result:
 
 
 class TestClient:
-    """Delivers events to handlers in this process, the way the Hub does over the network.
+    """Delivers events to handlers in this process.
 
-    The secret is checked, the delivery stored, the handlers run: sync ones in threads, async ones
-    on a loop. Each call returns when all of them are done, and their hooks too. The settings are
-    those of `hooks`, while the secret and the log of deliveries are the client's own, so that
-    tests need no WEBHOOK_SECRET and know nothing of each other.
+    It checks the secret, stores the delivery and runs the handlers: sync ones in threads, async
+    ones on an event loop. Each call returns after all handlers and hooks ended. The settings are
+    those of `hooks`. The secret and the store are the client's own, so tests need no
+    WEBHOOK_SECRET, and do not affect each other.
 
     Args:
         hooks: a `Webhooks`, or any `Router`.
-        raise_errors: raise what a handler or a hook raised, of several the first, so that the
-            test fails. With False it is only in the result.
-        timeout: how many seconds a delivery may take.
+        raise_errors: raise the first exception of a handler or a hook, so that the test fails.
+            With False, the exceptions are only in the result.
+        timeout: the seconds that a delivery may take.
 
     Raises:
         ConfigError: `hooks` is neither.
@@ -363,22 +363,22 @@ class TestClient:
         Args:
             event: an event, the name of a sample, or a body as bytes or as a dict.
             id: the `Webhook-Id`; by default a new one.
-            options: `secret`, a wrong one or None for none at all; `raise_errors` and `timeout`
-                as for the client.
+            options: `secret`, to send a wrong one, or None to send none; `raise_errors` and
+                `timeout`, as for the client.
 
         Raises:
             TimeoutError: a handler still runs.
-            ConfigError: the id is not new, or there is no such sample or option.
-            RuntimeError: called where an event loop runs: there it is `await client.asend(...)`.
+            ConfigError: the id was sent before, or there is no such sample or option.
+            RuntimeError: an event loop runs in this thread; use `await client.asend(...)` there.
         """
         __tracebackhide__ = True
         return self._judged(self._wait("send", self._first(event, id, options)), options)
 
     def replay(self, id: str, **options: Unpack[Options]) -> Result:  # noqa: A002 - as in `send`
-        """Deliver again what was delivered before, as the Replay button on the Hub does.
+        """Deliver a delivery again, like the Replay button on the Hub.
 
         Args:
-            id: which delivery.
+            id: the `Webhook-Id` of the delivery.
             options: as for `send`.
 
         Raises:
@@ -388,10 +388,10 @@ class TestClient:
         return self._judged(self._wait("replay", self._deliver(id, options)), options)
 
     def retry(self, id: str, **options: Unpack[Options]) -> Result:  # noqa: A002 - as in `send`
-        """Deliver again as the Hub does by itself when our answer did not arrive.
+        """Deliver a delivery again, like the Hub after a lost response.
 
         Args:
-            id: which delivery.
+            id: the `Webhook-Id` of the delivery.
             options: as for `send`.
 
         Raises:
@@ -407,22 +407,22 @@ class TestClient:
         id: str | None = None,  # noqa: A002 - as in `send`
         **options: Unpack[Options],
     ) -> Result:
-        """Do what `send` does, in the running loop."""
+        """Do the same as `send`, in the running event loop."""
         __tracebackhide__ = True
         return self._judged(await self._first(event, id, options), options)
 
     async def areplay(self, id: str, **options: Unpack[Options]) -> Result:  # noqa: A002 - as in `send`
-        """Do what `replay` does, in the running loop."""
+        """Do the same as `replay`, in the running event loop."""
         __tracebackhide__ = True
         return self._judged(await self._deliver(id, options), options)
 
     async def aretry(self, id: str, **options: Unpack[Options]) -> Result:  # noqa: A002 - as in `send`
-        """Do what `retry` does, in the running loop."""
+        """Do the same as `retry`, in the running event loop."""
         __tracebackhide__ = True
         return self._judged(await self._lost(id, options), options)
 
     def close(self) -> None:
-        """End what handlers left behind, which happens anyway once nobody has the client."""
+        """Cancel tasks that handlers left behind. It also happens when the client is deleted."""
         if self._loop is not None:
             self._end_loop()
             self._loop = None
@@ -435,8 +435,8 @@ class TestClient:
             delivery_id = next(new for new in made if new not in self._bodies)
         elif delivery_id in self._bodies:
             msg = (
-                f"delivery `{delivery_id}` was sent before; `retry` sends it again as the Hub does "
-                "by itself, `replay` as its owner does"
+                f"delivery `{delivery_id}` was sent before; send it again with `retry`, as the Hub "
+                "does, or with `replay`"
             )
             raise ConfigError(msg)
         self._bodies[delivery_id] = body
@@ -504,7 +504,7 @@ class TestClient:
         timer.cancel()
         if unfinished:
             what = " and ".join(name if name == "a hook" else f"`{name}`" for name in unfinished)
-            msg = f"after {timeout:g} s delivery `{delivery_id}` still waits for {what}"
+            msg = f"after {timeout:g} s, delivery `{delivery_id}` still runs {what}"
             raise TimeoutError(msg)
 
     def _run_of(self, delivery_id: str, name: str, watched: _Watched) -> HandlerRun:
@@ -521,7 +521,7 @@ class TestClient:
     def _wait(self, method: str, result: Coroutine[Any, Any, Result]) -> Result:
         if running_loop() is not None:
             result.close()
-            msg = f"`{method}` cannot wait where a loop runs; write `await client.a{method}(...)`"
+            msg = f"`{method}` cannot run inside an event loop; write `await client.a{method}(...)`"
             raise RuntimeError(msg)
         # One loop for all calls, as a server has: what handlers keep between them belongs to it.
         if self._loop is None:
@@ -540,19 +540,19 @@ class _Log(MemoryLog):
         *,
         retry_after: float | None = None,
     ) -> None:
-        """Record how a handler ended; what is tried again is so at once."""
+        """Record the end of a run. A retry starts at once."""
         again = None if retry_after is None else 0.0
         super().finished(run_context, ending, error, traceback, retry_after=again)
 
     def lose_answer(self, delivery_id: str) -> None:
-        """Record that the answer did not arrive after all."""
+        """Record that the response was lost."""
         with self._lock:
             if delivery := self._records.get(delivery_id):
                 delivery.is_acknowledged = False
 
 
 class _Part:
-    """What a log has of one delivery, for the runner that is there for that one."""
+    """A view of the store with one delivery, for the runner of that delivery."""
 
     def __init__(self, log: MemoryLog, delivery_id: str) -> None:
         self._log = log
@@ -574,7 +574,7 @@ class _Part:
 
 
 class _Watched(Router):
-    """The handlers and hooks of a router, with a note of what each of them returns or raises."""
+    """A router that records the results and exceptions of its handlers and hooks."""
 
     def __init__(self, router: Router) -> None:
         super().__init__()
@@ -654,7 +654,7 @@ def _check_hooks(hooks: object) -> None:
         what = f"a `{type(hooks).__name__}`"
         if isinstance(hooks, type):
             what = f"the class `{hooks.__name__}`"
-        msg = f"a client delivers to a `Webhooks` or a `Router`, `TestClient(hooks)`, not to {what}"
+        msg = f"write `TestClient(hooks)` with a `Webhooks` or a `Router`, not {what}"
         raise ConfigError(msg)
 
 
@@ -664,7 +664,7 @@ def _check_options(options: Mapping[str, object], *more: str) -> None:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(names)}"
-            msg = f"`{name}` is no option of a delivery; {hint}"
+            msg = f"`{name}` is not an option of a delivery; {hint}"
             raise ConfigError(msg)
 
 
@@ -686,7 +686,7 @@ def _event(body: bytes) -> HubEvent | None:
 async def _post(
     door: Door, body: bytes, delivery_id: str, secret: str | None
 ) -> tuple[int, dict[str, Any]]:
-    """Send one request to the door, and take its answer."""
+    """Send one request to the ASGI app, and return the response."""
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
@@ -711,7 +711,7 @@ async def _post(
 
 
 def _close(loop: asyncio.AbstractEventLoop) -> None:
-    """Close a client's loop, and end what handlers left behind on it."""
+    """Close a client's event loop, and cancel the tasks that handlers left on it."""
     tasks = [task for task in asyncio.all_tasks(loop) if task.cancel()]
     if tasks and running_loop() is None:
         loop.run_until_complete(asyncio.wait(tasks, timeout=_CLEAN_UP_SECONDS))

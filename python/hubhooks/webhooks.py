@@ -7,7 +7,7 @@ import os
 import sys
 from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from hubhooks._app_code import AppIdentity, find_app_code
 from hubhooks._core import Verifier
@@ -19,7 +19,12 @@ from hubhooks.deliveries import MemoryLog
 from hubhooks.errors import ConfigError, StoreError
 from hubhooks.models import Deliveries
 from hubhooks.receiver import MAX_BODY_SIZE, Receiver, check_size
-from hubhooks.routing import Policy, Router
+from hubhooks.routing import (
+    ATTRIBUTES_OF_FASTAPI_ROUTERS,
+    NotAnApiRouterError,
+    Policy,
+    Router,
+)
 from hubhooks.runner import Runner, check_handler_loop
 
 if TYPE_CHECKING:
@@ -60,7 +65,7 @@ _NETWORK_VARIABLE = "HUBHOOKS_ALLOW_NETWORK"
 _LOG = "hubhooks.db"
 _IN_MEMORY = ":memory:"
 _NOT_ASGI = (
-    "`Webhooks` is an ASGI app, and this server does not call it as one: serve it with `uvicorn "
+    "`Webhooks` is an ASGI app, and this server is not an ASGI server: serve it with `uvicorn "
     "app:hooks`, or with `gunicorn -k uvicorn_worker.UvicornWorker app:hooks` after `pip install "
     "uvicorn-worker`"
 )
@@ -72,11 +77,11 @@ _SETTINGS = (
     "synchronous", "allow_network", "app_name", "adopt_store", "acknowledge",
 )  # fmt: skip
 _URL_HINT = (
-    "the path of the URL belongs to the FastAPI router: "
+    "the path of the URL is an argument of the FastAPI router: "
     '`app.include_router(hooks.router("/webhooks/hub"))`'
 )
 _ADMIN_HINT = (
-    "the secret of the webhook is `secret=`, and the admin token is the environment variable "
+    "the webhook secret is `secret=`, and the admin token is the environment variable "
     "HUBHOOKS_ADMIN_TOKEN"
 )
 _HANDLER_HINT = 'it belongs to a handler: `@hooks.on("repo.content", {}=...)`'
@@ -96,7 +101,7 @@ _SETTINGS_BY_OTHER_NAMES = {
     "log": "deliveries",
     "loop": "handler_loop",
     "name": "app_name",
-    "path": f"the file of the deliveries is `deliveries=`, and {_URL_HINT}",
+    "path": f"the file of the delivery store is `deliveries=`, and {_URL_HINT}",
     "prefix": _URL_HINT,
     "replays": "on_replay",
     "sqlite": "deliveries",
@@ -125,6 +130,54 @@ def _with_short_errors(method: Callable[P, T]) -> Callable[P, T]:
             raise shorten_traceback(error) from None
 
     return call
+
+
+class _BoundRouter(functools.partial["APIRouter"]):
+    """The method `hooks.router`, which names the right call if FastAPI gets it uncalled."""
+
+    def __getattr__(self, name: str) -> object:
+        if name in ATTRIBUTES_OF_FASTAPI_ROUTERS:
+            msg = (
+                "FastAPI's `include_router` takes no method: write "
+                "`app.include_router(hooks.router())`, with parentheses"
+            )
+            raise NotAnApiRouterError(msg)
+        return object.__getattribute__(self, name)
+
+
+class _RouterMethod:
+    """Makes `hooks.router` a `_BoundRouter`.
+
+    Args:
+        function: the method.
+    """
+
+    def __init__(self, function: Callable[..., APIRouter]) -> None:
+        self._function = function
+
+    def __get__(self, hooks: Webhooks | None, owner: type[Webhooks]) -> object:
+        if hooks is None:
+            return self._function
+        bound = _BoundRouter(self._function, hooks)
+        bound.__doc__ = self._function.__doc__
+        return bound
+
+
+def _with_fastapi_hint(method: Callable[P, T]) -> Callable[P, T]:
+    """Name the right call if FastAPI gets the method instead of its result."""
+    return cast("Callable[P, T]", _RouterMethod(cast("Callable[..., APIRouter]", method)))
+
+
+class _FromEnvironment(tuple[str, ...]):
+    """The default of `secret`, unlike None: a variable that is not set gives None."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return _VARIABLE
+
+
+_FROM_ENVIRONMENT = _FromEnvironment()
 
 
 class Settings:
@@ -183,7 +236,7 @@ class Webhooks(Router):
 
     def __init__(  # noqa: PLR0913 - one for each setting, and all but the secret are named
         self,
-        secret: str | Sequence[str] | None = None,
+        secret: str | Sequence[str] = _FROM_ENVIRONMENT,
         *,
         allow_unsigned: bool = False,
         max_body_size: int = MAX_BODY_SIZE,
@@ -199,6 +252,7 @@ class Webhooks(Router):
         **unknown: Never,
     ) -> None:
         _check_settings(unknown)
+        _check_secret(secret)
         _check_choice("synchronous", synchronous, "normal", "full")
         _check_choice("acknowledge", acknowledge, "on_receipt", "on_completion")
         _check_choice("on_replay", on_replay, "run", "skip")
@@ -209,10 +263,11 @@ class Webhooks(Router):
         # FastAPI may have been imported after this package.
         register_encoders()
         secrets = (secret,) if isinstance(secret, str | bytes) else secret
-        self._verifier = None if secrets is None else Verifier(*secrets)
+        is_given = secret is not _FROM_ENVIRONMENT
+        self._verifier = Verifier(*secrets) if is_given else None
         # A secret in the code is always required, also with `allow_unsigned`.
         self.settings = Settings(
-            allow_unsigned=allow_unsigned and secret is None,
+            allow_unsigned=allow_unsigned and not is_given,
             max_body_size=max_body_size,
             on_replay=on_replay,
         )
@@ -344,6 +399,7 @@ class Webhooks(Router):
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._door(scope, receive, send)
 
+    @_with_fastapi_hint
     @_with_short_errors
     def router(
         self,
@@ -481,7 +537,7 @@ def _read_flag(variable: str) -> bool:
         return True
     if given.lower() in {"", "0", "false", "no", "off"}:
         return False
-    msg = f"{variable} is {given!r}, which is neither true nor false; write 1 or 0"
+    msg = f"{variable} is {given!r}, which is not a flag; write 1 or 0"
     raise ConfigError(msg)
 
 
@@ -489,7 +545,16 @@ def _check_settings(unknown: Iterable[str]) -> None:
     for name in unknown:
         default = f"there are {', '.join(_SETTINGS)}"
         hint = suggestion(name, _SETTINGS, _SETTINGS_BY_OTHER_NAMES, default)
-        msg = f"`{name}=` is no setting of `Webhooks`; {hint}"
+        msg = f"`{name}=` is not a setting of `Webhooks`; {hint}"
+        raise ConfigError(msg)
+
+
+def _check_secret(secret: object) -> None:
+    if secret is None:
+        msg = (
+            "the secret is None: perhaps its variable is not set. Leave `secret` out to use the "
+            f"environment variable {_VARIABLE}"
+        )
         raise ConfigError(msg)
 
 
@@ -501,5 +566,5 @@ def _check_choice(name: str, given: object, first: str, second: str) -> None:
 
 def _check_app_name(name: object) -> None:
     if name is not None and not (isinstance(name, str) and name and name.isprintable()):
-        msg = f"`app_name={name!r}` is no name; write a string that can be printed"
+        msg = f"`app_name={name!r}` is not a name; write a printable string"
         raise ConfigError(msg)

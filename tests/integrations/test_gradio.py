@@ -584,7 +584,7 @@ def test_the_quickstart_space_shows_public_repositories_only(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("path", "is_space", "told"),
     [
-        (":memory:", False, "kept in memory: what is unfinished at a restart is lost"),
+        (":memory:", False, "kept in memory: a restart loses unfinished deliveries"),
         ("/tmp/x.db", False, "kept in /tmp/x.db: what is unfinished at a restart is taken up"),
         ("/tmp/x.db", True, "kept in /tmp/x.db, which is lost when the Space restarts"),
         ("/data/x.db", True, "kept in /data/x.db: what is unfinished at a restart is taken up"),
@@ -629,7 +629,7 @@ def test_edited_app_runs_the_deliveries_beside_the_one_that_was_left_running(
         return started(tmp_path, "app.py", script=script, prints=READY, environ=environ)
 
     with copy(1) as old, copy(2) as new:
-        new.wait_for(f"process {old.pid} leads the delivery store")
+        new.wait_for(f"process {old.pid} is the leader of the delivery store")
         store = SqliteLog(tmp_path / "hubhooks.db")
         new.wait_until(
             lambda: getattr(store.leader(), "process", old).pid == new.pid, "does not take the lead"
