@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(find_spec("gradio") is None, reason="gradio is not installed")
 
-READY = "Deliveries are kept"
+READY = "Deliveries are stored"
 OFFLINE: dict[str, str | None] = {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "GRADIO_SERVER_PORT": "{port}",
