@@ -1,4 +1,4 @@
-//! The work for each request: check the secret, parse the body, match the handlers.
+//! The work of a receiver for each request: check the secret, parse the body, find the handlers.
 //!
 //! Run with `cargo bench --no-default-features`.
 
@@ -7,9 +7,9 @@ use std::hint::black_box;
 
 use criterion::Criterion;
 use hubhooks::event::{Class, Event};
-use hubhooks::filter::{Criteria, Filter, Listened, match_filters};
+use hubhooks::filter::{Criteria, Filter, ScopeOrClass, match_filters};
 use hubhooks::secret::Verifier;
-use hubhooks::text::{Strings, decode};
+use hubhooks::text::{StringArena, decode};
 use serde_json::{Value, json};
 
 fn main() {
@@ -46,18 +46,18 @@ fn read(criterion: &mut Criterion) {
         criterion.bench_function(name, |bencher| {
             bencher.iter(|| {
                 let text = decode(black_box(body.as_bytes())).expect("text");
-                Event::read(&text, &Strings::default()).is_ok()
+                Event::read(&text, &StringArena::default()).is_ok()
             });
         });
     }
 }
 
 fn filter(criterion: &mut Criterion) {
-    let (discussion, bucket, strings) = (discussion(), bucket(), Strings::default());
+    let (discussion, bucket, strings) = (discussion(), bucket(), StringArena::default());
     let discussion = Event::read(&discussion, &strings).expect("an event");
     let bucket = Event::read(&bucket, &strings).expect("an event");
 
-    // Most handlers of an app match other events.
+    // Most handlers of an app have filters for other events.
     let mixed: Vec<_> = (0..1000)
         .map(|at| match at % 4 {
             0 => on(
@@ -98,11 +98,11 @@ fn filter(criterion: &mut Criterion) {
         250,
     );
 
-    // The worst case: all criteria of all filters are compared.
+    // The worst case: all criteria of all filters are checked.
     let all: Vec<_> = (0..1000)
         .map(|_| {
             Filter::new(Criteria {
-                scopes: vec![Listened::Class(Class::Discussion)],
+                scopes: vec![ScopeOrClass::Class(Class::Discussion)],
                 action: words("create"),
                 repo_type: words("model"),
                 repo: words("ada-labs/*"),
@@ -118,13 +118,13 @@ fn filter(criterion: &mut Criterion) {
         .collect();
     bench_matching(
         criterion,
-        "match 1,000 filters that all hear it",
+        "match 1,000 filters that all match",
         &discussion,
         &all,
         1000,
     );
 
-    // No file matches, so every filter compares all of them.
+    // No file matches, so every filter compares all files.
     let paths: Vec<_> = (0..10)
         .map(|at| {
             on(
@@ -150,20 +150,20 @@ fn bench_matching(
     name: &str,
     event: &Event<'_>,
     filters: &[Filter],
-    heard: usize,
+    count: usize,
 ) {
-    assert_eq!(match_filters(event, filters).len(), heard, "{name}");
+    assert_eq!(match_filters(event, filters).len(), count, "{name}");
     criterion.bench_function(name, |bencher| {
         bencher.iter(|| match_filters(black_box(event), filters));
     });
 }
 
 fn on(scope: &str, criteria: Criteria) -> Filter {
-    let scopes = vec![Listened::Scope(scope.into())];
+    let scopes = vec![ScopeOrClass::Scope(scope.into())];
     Filter::new(Criteria { scopes, ..criteria }).expect("a filter")
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "what a criterion takes")]
+#[expect(clippy::unnecessary_wraps, reason = "the type of a criterion")]
 fn words(word: &str) -> Option<Vec<String>> {
     Some(vec![word.into()])
 }
@@ -187,7 +187,7 @@ fn bucket() -> String {
     body.to_string()
 }
 
-/// A sample as the Hub sends it: without white space between values.
+/// A sample without white space, as the Hub sends it.
 fn sample(name: &str) -> Value {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/python/hubhooks/samples");
     let text = fs::read_to_string(format!("{folder}/{name}.json")).expect("a sample");

@@ -436,10 +436,13 @@ def matching_many(seconds: float) -> dict[str, float]:
     timers = {}
     for what, name in EVENTS.items():
         event = HubEvent.from_json(compact(sample_json(name)))
-        heard = f"{what} heard by {len(router.match(event))}"
-        timers[f"Router.match, {heard}"] = timed("match(event)", match=router.match, event=event)
-        timers[f"_core.matching, {heard}"] = timed(
-            "matching(event, filters)", match_filters=match_filters, event=event, filters=filters
+        matched = f"{what} matched by {len(router.match(event))}"
+        timers[f"Router.match, {matched}"] = timed("match(event)", match=router.match, event=event)
+        timers[f"_core.match_filters, {matched}"] = timed(
+            "match_filters(event, filters)",
+            match_filters=match_filters,
+            event=event,
+            filters=filters,
         )
     return least_times(timers, seconds)
 

@@ -69,7 +69,7 @@ def show_responses(responses: list[dict[str, Any]]) -> None:
     shown = [response for response in responses if not is_unhandled(response)]
     width = max((len(response["sample"]) for response in shown), default=0)
     for response in shown:
-        body = response["answer"]
+        body = response["response"]
         handlers = body.get("handlers", ()) if isinstance(body, dict) else ()
         outcome = "ran " + ", ".join(handlers) if handlers else response["error"] or body
         print(f"  {response['sample']:{width}}  {response['status']}  {outcome}")
@@ -83,7 +83,7 @@ def show_responses(responses: list[dict[str, Any]]) -> None:
 
 def is_unhandled(response: dict[str, Any]) -> bool:
     """Return whether no handler matches. The Hub counts such a response as a success."""
-    body = response["answer"]
+    body = response["response"]
     return isinstance(body, dict) and body.get("status") == "unhandled"
 
 

@@ -1,12 +1,12 @@
-//! The error of the crate. A message names the problem, the place and the right form. It never
-//! repeats the secret or the body.
+//! The error type of the crate. A message names the fault, its position and a valid value. It never
+//! has the secret or the body.
 
 use std::fmt;
 
-/// All errors of the core.
+/// An error of the core.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The configuration of the app is invalid.
+    /// A secret or a filter is invalid.
     #[error("{0}")]
     Config(String),
     /// The request has no secret.
@@ -15,16 +15,16 @@ pub enum Error {
     /// The request has a wrong secret, or two different ones.
     #[error("the request's secret is not the one configured here")]
     SecretMismatch,
-    /// The body is not a Hub event.
+    /// The body is not a valid Hub event.
     #[error("{0}")]
-    Payload(Problem),
+    Payload(PayloadError),
 }
 
 impl Error {
-    /// An error about a body, without a place.
+    /// An error of a body without a position.
     #[cfg(feature = "python")]
-    pub(crate) fn nowhere(what: impl Into<String>) -> Self {
-        Self::Payload(Problem {
+    pub(crate) fn without_position(what: impl Into<String>) -> Self {
+        Self::Payload(PayloadError {
             what: what.into(),
             path: String::new(),
             place: None,
@@ -32,21 +32,19 @@ impl Error {
     }
 }
 
-/// The error of a body, with its place.
+/// An error of a body, with its position.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// The problem and the right form, without the place.
+pub struct PayloadError {
+    /// The message without the path and the position.
     pub what: String,
-    /// The field, with dots and indexes (`updatedRefs[0].ref`); empty for the whole body.
+    /// The field, with dots and indexes (`updatedRefs[0].ref`); empty for the body as a whole.
     pub path: String,
-    /// Line and column, as `serde_json` counts them: lines from 1, columns in bytes from 1, and 0
-    /// for the end of the line before.
-    ///
-    /// None if the error has no place.
+    /// The line and the column, as `serde_json` counts them. Both begin at 1, and columns count
+    /// bytes. A newline has column 0 of the next line. `None` if the error has no position.
     pub place: Option<(usize, usize)>,
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for PayloadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.path.is_empty() {
             write!(f, "`{}`: ", self.path)?;

@@ -1,11 +1,11 @@
-//! Events and their parts, borrowed from the body of a delivery.
+//! Events: the parsed body of a delivery, and its parts.
 //!
-//! The whole body is checked when it is parsed: UTF-8, syntax, depth, numbers and the type of each
-//! documented field. Only `event` is required. A part (a repo, a discussion, ...) needs its
-//! required fields with the right types; else it is None. An optional field of another type is
-//! None. Both stay in the text of the body.
+//! The parser checks the whole body: UTF-8, syntax, depth, numbers and the types of all documented
+//! fields. Only `event` is required. A part, such as a repository, is valid if its required fields
+//! have their documented types. An invalid part reads as `None`, and so does an optional field with
+//! another type. The text of the body has both.
 //!
-//! Fields and when the Hub sends them: <https://huggingface.co/docs/hub/webhooks>.
+//! Source: <https://huggingface.co/docs/hub/webhooks>.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -16,16 +16,13 @@ use serde::de::{DeserializeSeed, MapAccess, SeqAccess};
 use serde_json::value::RawValue;
 use serde_path_to_error::Track;
 
-use crate::error::{Error, Problem};
+use crate::error::{Error, PayloadError};
 use crate::legacy;
-use crate::read::{
-    Checked, Id, Present, Read, Required, Strict, Text, check_map, field, mistake, read_object,
-    split_mistake,
-};
+use crate::read::{Id, Read, Source, Text, Typed, Validate, check_map, field, read_object};
 use crate::scope;
-use crate::text::{self, Strings, range_in};
+use crate::text::{self, StringArena, range_in};
 
-/// The documented keys of a body, also those of older bodies.
+/// The documented keys of a body, with those of older versions.
 pub const DOCUMENTED_KEYS: [&str; 12] = [
     "event",
     "scope",
@@ -51,7 +48,7 @@ pub struct Event<'a> {
     pub scope: &'a str,
     /// The repository.
     pub repo: Option<Repo<'a>>,
-    /// The discussion or pull request, if the scope begins with `discussion`.
+    /// The discussion or pull request. Only scopes that begin with `discussion` have it.
     pub discussion: Option<Discussion<'a>>,
     /// The comment, or the first post of a new discussion.
     pub comment: Option<Comment<'a>>,
@@ -61,13 +58,13 @@ pub struct Event<'a> {
     pub moved_to: Option<MovedTo<'a>>,
     /// The refs that a push created, moved or deleted.
     pub updated_refs: Vec<UpdatedRef<'a>>,
-    /// The changed files of a bucket, parsed lazily. Boxed, because few events have any.
+    /// The changed files of a bucket, read lazily. The box keeps other events small.
     pub updated_files: Option<Box<UpdatedFiles<'a>>>,
-    /// True if the Hub left files out of the list, which it does after 10,000.
+    /// Whether the Hub left files out of the list, which it does after 10,000.
     pub updated_files_truncated: bool,
 }
 
-/// The class of an event. The effective scope and the valid parts decide it.
+/// The class of an event. It depends on the effective scope and on the valid parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {
     /// An event about a repository itself.
@@ -76,17 +73,17 @@ pub enum Class {
     Content,
     /// A change of the settings of a repository.
     Config,
-    /// A discussion or pull request.
+    /// An event about a discussion or pull request.
     Discussion,
-    /// A comment on one, or its first post.
+    /// An event with a comment: about the comment, or a new discussion with its first post.
     Comment,
     /// Any other event.
     Other,
 }
 
 impl Class {
-    /// The class of the events of a documented scope. An event with invalid parts has a broader
-    /// one.
+    /// The class of all events of a documented scope with the documented parts. An event of a
+    /// subclass has it, too.
     pub fn promised_by(scope: &str) -> Option<Self> {
         Some(match scope {
             "repo" => Self::Repo,
@@ -98,7 +95,7 @@ impl Class {
         })
     }
 
-    /// True if this class is `other` or extends it.
+    /// Whether this class is `other` or a subclass of it.
     pub fn is_a(self, other: Self) -> bool {
         self == other || other == Self::Other || (self, other) == (Self::Comment, Self::Discussion)
     }
@@ -117,29 +114,25 @@ impl Class {
 }
 
 impl<'a> Event<'a> {
-    /// Parse an event from the text that [`text::decode`] returns. `strings` keeps strings with
-    /// escapes.
+    /// Parse the text of a body, as [`text::decode`] returns it. `strings` keeps the decoded strings
+    /// with escapes. [`OwnedEvent`](crate::OwnedEvent) needs neither.
     ///
-    /// Boxed, because an event is large and is moved often.
-    pub fn read(text: &'a str, strings: &'a Strings) -> Result<Box<Self>, Error> {
-        let mut reader = serde_json::Deserializer::from_str(text);
-        let no_object = || mistake("", format_args!("expected {}", Self::EXPECTED));
-        let event = Box::<Self>::read(&mut reader, strings)
+    /// The box makes it cheap to move an event.
+    pub fn read(text: &'a str, strings: &'a StringArena) -> Result<Box<Self>, Error> {
+        let source = Source { text, strings };
+        let mut reader = source.reader();
+        let no_object = || strings.field_error("", format_args!("expected {}", Self::EXPECTED));
+        Box::<Self>::read(&mut reader, source)
             .and_then(|event| event.ok_or_else(no_object))
-            .and_then(|event| reader.end().map(|()| event));
-        let mut event = match event {
-            Ok(event) => event,
-            Err(error) => {
-                // Report an error of the JSON syntax first, in any order of the keys.
-                check(text, strings)?;
-                return Err(problem(String::new(), &error));
-            }
-        };
-        if let Some(files) = &mut event.updated_files {
-            files.text = text;
-        }
-        event.text = text;
-        Ok(event)
+            .and_then(|event| reader.end().map(|()| event))
+            .or_else(|error| {
+                // Report invalid JSON first, so that the error does not depend on the order of keys.
+                check_json(text)?;
+                Err(match strings.first_field_error() {
+                    Some((path, what)) => payload_error(path, what, &error),
+                    None => json_error("", &error),
+                })
+            })
     }
 
     /// The body as text, with U+FFFD in place of lone surrogates.
@@ -147,24 +140,23 @@ impl<'a> Event<'a> {
         self.text
     }
 
-    /// The scope and action after the narrowing rule (see [`scope::narrow`]).
+    /// The effective scope and action: see [`scope::narrow`].
     pub fn effective(&self) -> (&'a str, &'a str) {
         scope::narrow(self.scope, self.action)
     }
 
-    /// True if the effective scope differs from the scope.
+    /// Whether the effective scope differs from the scope.
     pub fn is_narrowed(&self) -> bool {
-        // Compare lengths: an effective scope that differs is shorter, and a scope can be very
-        // long.
+        // A narrowed scope is shorter. A scope can be as long as a body, so comparing it is slow.
         self.effective().0.len() != self.scope.len()
     }
 
-    /// True if the Hub documents this scope with this action.
+    /// Whether the Hub documents this scope with this action.
     pub fn is_known(&self) -> bool {
         scope::is_known(self.scope, self.action)
     }
 
-    /// The class of the event.
+    /// The class of this event.
     pub fn class(&self) -> Class {
         match Class::promised_by(self.effective().0) {
             Some(class) if self.repo.is_some() => match class {
@@ -179,7 +171,7 @@ impl<'a> Event<'a> {
         }
     }
 
-    /// True if the comment is the first post of a new discussion.
+    /// Whether the comment is the first post of a new discussion.
     pub fn is_opening_post(&self) -> bool {
         self.comment.is_some() && self.effective() == ("discussion", "create")
     }
@@ -190,10 +182,10 @@ impl<'de> Read<'de> for Event<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de Strings,
+        source: Source<'de>,
     ) -> Result<Option<Self>, A::Error> {
-        read_object!(map, strings, {
-            "event" => event,
+        read_object!(map, source, {
+            "event" => event required at "event",
             "repo" => repo,
             "discussion" => discussion,
             "comment" => comment,
@@ -208,10 +200,10 @@ impl<'de> Read<'de> for Event<'de> {
             "remove" => remove,
             "update" => update,
         });
-        let Some(Strict(event)) = event else {
-            let version_1: [Option<Checked>; 3] = [add, remove, update];
-            let is_version_1 = version_1.iter().any(Option::is_some);
-            return Err(mistake(
+        let Some(event) = event else {
+            let of_version_1: [Option<Validate>; 3] = [add, remove, update];
+            let is_version_1 = of_version_1.iter().any(Option::is_some);
+            return Err(source.strings.field_error(
                 "",
                 if is_version_1 {
                     legacy::VERSION_1
@@ -221,16 +213,16 @@ impl<'de> Read<'de> for Event<'de> {
             ));
         };
         let (action, scope) = match event {
-            What::Object { action, scope } => (action, scope),
-            What::Word(word) => {
+            EventField::Object { action, scope } => (action, scope),
+            EventField::Word(word) => {
                 let Some(scope) = scope else {
-                    return Err(mistake("", legacy::SCOPE_MISSING));
+                    return Err(source.strings.field_error("", legacy::SCOPE_MISSING));
                 };
                 (legacy::action(word), scope)
             }
         };
         Ok(Some(Self {
-            text: "",
+            text: source.text,
             action,
             scope,
             repo,
@@ -247,36 +239,13 @@ impl<'de> Read<'de> for Event<'de> {
 
 const NO_EVENT: &str = "expected a key `event` with `action` and `scope`";
 
-/// A string in `event`: the action, or else the scope.
-struct InEvent<'a, const IS_ACTION: bool>(&'a str);
-
-impl<const IS_ACTION: bool> Required for InEvent<'_, IS_ACTION> {
-    const PATH: &'static str = if IS_ACTION {
-        "event.action"
-    } else {
-        "event.scope"
-    };
-}
-
-impl<'de, const IS_ACTION: bool> Read<'de> for InEvent<'de, IS_ACTION> {
-    const EXPECTED: &'static str = <&str>::EXPECTED;
-
-    fn from_text(text: Text<'de, '_>) -> Option<Self> {
-        Some(Self(text.keep()))
-    }
-}
-
-impl Required for What<'_> {
-    const PATH: &'static str = "event";
-}
-
-/// The key `event`: an object, or in version 2 a string with the scope in another key.
-enum What<'a> {
+/// The key `event`: an object, or in version 2 a word, with `scope` as a key of the body.
+enum EventField<'a> {
     Object { action: &'a str, scope: &'a str },
     Word(&'a str),
 }
 
-impl<'de> Read<'de> for What<'de> {
+impl<'de> Read<'de> for EventField<'de> {
     const EXPECTED: &'static str = "an object with `action` and `scope`";
 
     fn from_text(word: Text<'de, '_>) -> Option<Self> {
@@ -285,15 +254,20 @@ impl<'de> Read<'de> for What<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de Strings,
+        source: Source<'de>,
     ) -> Result<Option<Self>, A::Error> {
-        read_object!(map, strings, { "action" => action, "scope" => scope });
+        read_object!(map, source, {
+            "action" => action required at "event.action",
+            "scope" => scope required at "event.scope",
+        });
         match (action, scope) {
-            (Some(Strict(InEvent::<true>(action))), Some(Strict(InEvent::<false>(scope)))) => {
-                Ok(Some(Self::Object { action, scope }))
-            }
-            (None, _) => Err(mistake(What::PATH, "expected a key `action`")),
-            (_, None) => Err(mistake(What::PATH, "expected a key `scope`")),
+            (Some(action), Some(scope)) => Ok(Some(Self::Object { action, scope })),
+            (None, _) => Err(source
+                .strings
+                .field_error("event", "expected a key `action`")),
+            (_, None) => Err(source
+                .strings
+                .field_error("event", "expected a key `scope`")),
         }
     }
 }
@@ -308,7 +282,7 @@ pub struct Repo<'a> {
     pub name: &'a str,
     /// The id. It does not change when the repository is renamed.
     pub id: Option<&'a str>,
-    /// True if the repository is private.
+    /// Whether the repository is private.
     pub private: Option<bool>,
     /// The URLs.
     pub url: Option<Url<'a>>,
@@ -336,9 +310,9 @@ impl<'de> Read<'de> for Repo<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de Strings,
+        source: Source<'de>,
     ) -> Result<Option<Self>, A::Error> {
-        read_object!(map, strings, {
+        read_object!(map, source, {
             "type" => r#type,
             "name" => name,
             "id" => id,
@@ -361,7 +335,7 @@ impl<'de> Read<'de> for Repo<'de> {
             id: id.map(Id::text),
             private,
             url,
-            owner: legacy::owner(owner, author, author_id),
+            owner: Owner::from_ids(owner, author, author_id),
             head_sha,
             subdomain,
             tags: tags.unwrap_or_default(),
@@ -375,7 +349,7 @@ impl<'de> Read<'de> for Repo<'de> {
 pub struct Url<'a> {
     /// The URL of the page.
     pub web: &'a str,
-    /// The URL of the API.
+    /// The URL of the API; `None` for comments.
     pub api: Option<&'a str>,
 }
 
@@ -384,9 +358,9 @@ impl<'de> Read<'de> for Url<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de Strings,
+        source: Source<'de>,
     ) -> Result<Option<Self>, A::Error> {
-        read_object!(map, strings, { "web" => web, "api" => api });
+        read_object!(map, source, { "web" => web, "api" => api });
         Ok(web.map(|web| Self { web, api }))
     }
 }
@@ -398,14 +372,26 @@ pub struct Owner<'a> {
     pub id: &'a str,
 }
 
+impl<'a> Owner<'a> {
+    fn from_ids(
+        owner: Option<Self>,
+        author: Option<Self>,
+        author_id: Option<Id<'a>>,
+    ) -> Option<Self> {
+        let id = |owner: Self| owner.id;
+        legacy::owner_id(owner.map(id), author.map(id), author_id.map(Id::text))
+            .map(|id| Self { id })
+    }
+}
+
 impl<'de> Read<'de> for Owner<'de> {
     const EXPECTED: &'static str = "an object with `id`";
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de Strings,
+        source: Source<'de>,
     ) -> Result<Option<Self>, A::Error> {
-        read_object!(map, strings, { "id" => id });
+        read_object!(map, source, { "id" => id });
         Ok(id.map(Id::text).map(|id| Self { id }))
     }
 }
@@ -413,7 +399,7 @@ impl<'de> Read<'de> for Owner<'de> {
 /// A discussion or a pull request.
 #[derive(Debug)]
 pub struct Discussion<'a> {
-    /// The id.
+    /// The id. The Hub's API and pages use `num` instead.
     pub id: Option<&'a str>,
     /// The title.
     pub title: &'a str,
@@ -421,15 +407,15 @@ pub struct Discussion<'a> {
     pub url: Option<Url<'a>>,
     /// The status: `open`, `closed`, `merged`, `draft`, or one that the Hub adds later.
     pub status: &'a str,
-    /// The user who opened it.
+    /// The user who opened it, and not the user who caused the event.
     pub author: Option<Owner<'a>>,
-    /// The number in the repository.
+    /// The number in the repository. Discussions and pull requests share the numbers.
     pub num: u64,
-    /// True if it is a pull request.
+    /// Whether it is a pull request.
     pub is_pull_request: bool,
     /// The target branch and merge commit of a pull request.
     pub changes: Option<Changes<'a>>,
-    /// True if it is pinned.
+    /// Whether it is pinned.
     pub pinned: Option<bool>,
 }
 
@@ -438,9 +424,9 @@ impl<'de> Read<'de> for Discussion<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de Strings,
+        source: Source<'de>,
     ) -> Result<Option<Self>, A::Error> {
-        read_object!(map, strings, {
+        read_object!(map, source, {
             "id" => id,
             "title" => title,
             "url" => url,
@@ -475,7 +461,7 @@ impl<'de> Read<'de> for Discussion<'de> {
 pub struct Changes<'a> {
     /// The full name of the target ref: `refs/heads/main`.
     pub base: Option<&'a str>,
-    /// The merge commit.
+    /// The merge commit; `None` until it is merged.
     pub merge_commit_id: Option<&'a str>,
 }
 
@@ -484,9 +470,9 @@ impl<'de> Read<'de> for Changes<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de Strings,
+        source: Source<'de>,
     ) -> Result<Option<Self>, A::Error> {
-        read_object!(map, strings, { "base" => base, "mergeCommitId" => merge_commit_id });
+        read_object!(map, source, { "base" => base, "mergeCommitId" => merge_commit_id });
         Ok(Some(Self {
             base,
             merge_commit_id: merge_commit_id.map(Id::text),
@@ -503,19 +489,19 @@ pub struct Comment<'a> {
     pub author: Option<Owner<'a>>,
     /// The text. It is empty if the comment is hidden, because the Hub sends none.
     pub content: &'a str,
-    /// True if it is hidden.
+    /// Whether it is hidden.
     pub hidden: bool,
     /// The URLs.
     pub url: Option<Url<'a>>,
 }
 
-/// The number of bytes of a comment that are searched for mentions. Each handler searches it again,
-/// so a longer text would block the server for seconds.
+/// The bytes of a comment that are searched for mentions. Each handler searches them again, so a long
+/// comment would block the server for seconds.
 const LONGEST_SEARCHED: usize = 1 << 20;
 
 impl Comment<'_> {
-    /// Return true if the text mentions `@name`, in any case. A part of a longer login or of an
-    /// e-mail address does not count. Only the first 1 MiB of the text is searched.
+    /// Whether the text mentions `@name`, in any case. A part of a longer login or of an e-mail
+    /// address does not count. Only the first MiB of a long text is searched.
     pub fn mentions(&self, name: &str) -> bool {
         let name = name.strip_prefix('@').unwrap_or(name);
         let content = self.content;
@@ -536,8 +522,7 @@ fn is_login(c: char) -> bool {
     c.is_alphanumeric() || matches!(c, '-' | '_')
 }
 
-/// Return true if a login ends here. A dot belongs to the login only if another character of it
-/// follows.
+/// Whether a login ends before this text. A dot belongs to a login only if more of it follows.
 fn ends_login(rest: &str) -> bool {
     let mut rest = rest.chars();
     match rest.next() {
@@ -552,20 +537,20 @@ impl<'de> Read<'de> for Comment<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de Strings,
+        source: Source<'de>,
     ) -> Result<Option<Self>, A::Error> {
-        read_object!(map, strings, {
+        read_object!(map, source, {
             "id" => id,
             "author" => author,
             "content" => content,
             "hidden" => hidden,
             "url" => url,
         });
-        // A hidden comment has no `content`, so a missing text is empty. A text of another type
-        // makes the comment invalid: to treat a hidden comment as visible would be worse.
-        let content = content.unwrap_or(Present(Some("")));
-        let hidden = hidden.unwrap_or(Present(Some(false)));
-        let (Present(Some(content)), Present(Some(hidden))) = (content, hidden) else {
+        // The Hub leaves `content` out of a hidden comment, so an absent text is empty. With another
+        // type, the comment is invalid: a hidden comment must never read as a visible one.
+        let content = content.unwrap_or(Typed(Some("")));
+        let hidden = hidden.unwrap_or(Typed(Some(false)));
+        let (Typed(Some(content)), Typed(Some(hidden))) = (content, hidden) else {
             return Ok(None);
         };
         Ok(Some(Self {
@@ -583,7 +568,7 @@ impl<'de> Read<'de> for Comment<'de> {
 pub struct Webhook<'a> {
     /// The id of the webhook. The id of the delivery is in the header `Webhook-Id`.
     pub id: &'a str,
-    /// The version of the body.
+    /// The version of the body. It is 3 since 2022.
     pub version: Option<u64>,
 }
 
@@ -592,9 +577,9 @@ impl<'de> Read<'de> for Webhook<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de Strings,
+        source: Source<'de>,
     ) -> Result<Option<Self>, A::Error> {
-        read_object!(map, strings, { "id" => id, "version" => version });
+        read_object!(map, source, { "id" => id, "version" => version });
         Ok(id.map(Id::text).map(|id| Self { id, version }))
     }
 }
@@ -602,7 +587,7 @@ impl<'de> Read<'de> for Webhook<'de> {
 /// The new name and owner of a moved repository.
 #[derive(Debug)]
 pub struct MovedTo<'a> {
-    /// The new name.
+    /// The new name, `owner/name`.
     pub name: &'a str,
     /// The new owner.
     pub owner: Option<Owner<'a>>,
@@ -610,7 +595,7 @@ pub struct MovedTo<'a> {
 
 impl<'a> MovedTo<'a> {
     fn owned_by(mut self, author: Option<Id<'a>>) -> Self {
-        self.owner = legacy::owner(self.owner, None, author);
+        self.owner = Owner::from_ids(self.owner, None, author);
         self
     }
 }
@@ -626,9 +611,9 @@ impl<'de> Read<'de> for MovedTo<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de Strings,
+        source: Source<'de>,
     ) -> Result<Option<Self>, A::Error> {
-        read_object!(map, strings, { "name" => name, "owner" => owner });
+        read_object!(map, source, { "name" => name, "owner" => owner });
         Ok(name.map(|name| Self { name, owner }))
     }
 }
@@ -638,24 +623,24 @@ impl<'de> Read<'de> for MovedTo<'de> {
 pub struct UpdatedRef<'a> {
     /// The full name: `refs/heads/main`.
     pub r#ref: &'a str,
-    /// The old commit; None if the push created the ref.
+    /// The old commit; `None` if the push created the ref.
     pub old_sha: Option<&'a str>,
-    /// The new commit; None if the push deleted the ref.
+    /// The new commit; `None` if the push deleted the ref.
     pub new_sha: Option<&'a str>,
 }
 
 impl UpdatedRef<'_> {
-    /// The name of the branch; None if the ref is not a branch.
+    /// The name of the branch; `None` if the ref is not a branch.
     pub fn branch(&self) -> Option<&str> {
         self.r#ref.strip_prefix("refs/heads/")
     }
 
-    /// The name of the tag; None if the ref is not a tag.
+    /// The name of the tag; `None` if the ref is not a tag.
     pub fn tag(&self) -> Option<&str> {
         self.r#ref.strip_prefix("refs/tags/")
     }
 
-    /// The number of the pull request; None if the ref is not one.
+    /// The number of the pull request; `None` if the ref is not one.
     pub fn pull_request(&self) -> Option<u64> {
         let digits = self.r#ref.strip_prefix("refs/pr/")?;
         digits
@@ -664,12 +649,12 @@ impl UpdatedRef<'_> {
             .then(|| digits.parse().ok())?
     }
 
-    /// True if the push created the ref.
+    /// Whether the push created the ref.
     pub fn is_created(&self) -> bool {
         self.old_sha.is_none() && self.new_sha.is_some()
     }
 
-    /// True if the push deleted the ref.
+    /// Whether the push deleted the ref.
     pub fn is_deleted(&self) -> bool {
         self.new_sha.is_none() && self.old_sha.is_some()
     }
@@ -680,9 +665,9 @@ impl<'de> Read<'de> for UpdatedRef<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de Strings,
+        source: Source<'de>,
     ) -> Result<Option<Self>, A::Error> {
-        read_object!(map, strings, { "ref" => r#ref, "oldSha" => old_sha, "newSha" => new_sha });
+        read_object!(map, source, { "ref" => r#ref, "oldSha" => old_sha, "newSha" => new_sha });
         Ok(r#ref.map(|r#ref| Self {
             r#ref,
             old_sha,
@@ -698,9 +683,9 @@ pub struct UpdatedFile<'a> {
     pub path: Cow<'a, str>,
     /// The action: `add`, also for an overwritten file, `delete`, or one that the Hub adds later.
     pub action: Cow<'a, str>,
-    /// The hash of the content, if the action is `add`.
+    /// The hash of the content; `None` unless the action is `add`.
     pub xet_hash: Option<Cow<'a, str>>,
-    /// The size in bytes, if the action is `add`.
+    /// The size in bytes; `None` unless the action is `add`.
     pub size: Option<u64>,
 }
 
@@ -709,9 +694,9 @@ impl<'de> Read<'de> for UpdatedFile<'de> {
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de Strings,
+        source: Source<'de>,
     ) -> Result<Option<Self>, A::Error> {
-        read_object!(map, strings, {
+        read_object!(map, source, {
             "path" => path,
             "action" => action,
             "xetHash" => xet_hash,
@@ -729,25 +714,27 @@ impl<'de> Read<'de> for UpdatedFile<'de> {
     }
 }
 
-/// The changed files of a bucket. There can be 10,000, so they are parsed lazily.
+/// The changed files of a bucket, read lazily, because there can be 10,000.
 #[derive(Debug)]
 pub struct UpdatedFiles<'a> {
-    text: &'a str,
-    strings: &'a Strings,
-    /// The range of each element in the text, found at the first access.
+    source: Source<'a>,
+    /// The place of each element of the list in the text, found at the first access.
     places: OnceLock<Vec<Range<usize>>>,
 }
 
 impl<'a> UpdatedFiles<'a> {
-    /// Parse the files, each with its JSON text. Invalid elements are left out.
+    /// Read the files, each with its JSON text. Invalid elements are left out.
     pub fn iter(&self) -> impl Iterator<Item = (&'a str, UpdatedFile<'a>)> {
-        let places = self.places.get_or_init(|| places_of_files(self.text));
+        let text = self.source.text;
+        let places = self.places.get_or_init(|| places_of_files(text));
         places.iter().filter_map(|place| {
-            let json = &self.text[place.clone()];
-            let mut reader = serde_json::Deserializer::from_str(json);
-            // Only the type can be wrong. The rest was checked with the body.
-            let file = field(self.strings).deserialize(&mut reader).ok()?;
-            Some((json, file?))
+            let element = Source {
+                text: &text[place.clone()],
+                ..self.source
+            };
+            // The syntax was checked with the body, so only the type can be invalid.
+            let file = field(element).deserialize(&mut element.reader()).ok()?;
+            Some((element.text, file?))
         })
     }
 }
@@ -757,97 +744,99 @@ impl<'de> Read<'de> for UpdatedFiles<'de> {
 
     fn from_seq<A: SeqAccess<'de>>(
         mut seq: A,
-        strings: &'de Strings,
+        source: Source<'de>,
     ) -> Result<Option<Self>, A::Error> {
-        let element = || field::<PassedOver>(strings);
-        while seq.next_element_seed(element())?.is_some() {}
+        while seq
+            .next_element_seed(field::<SkippedFile>(source))?
+            .is_some()
+        {}
         Ok(Some(Self {
-            text: "",
-            strings,
+            source,
             places: OnceLock::new(),
         }))
     }
 }
 
-/// An element of the list, checked and dropped. Like `Checked`, with its own loop for objects.
-struct PassedOver;
+/// An element of the list, checked and dropped: `Validate` with its own copy of the code.
+struct SkippedFile;
 
-impl<'de> Read<'de> for PassedOver {
+impl<'de> Read<'de> for SkippedFile {
     const EXPECTED: &'static str = UpdatedFile::EXPECTED;
 
-    fn from_map<A: MapAccess<'de>>(map: A, _: &'de Strings) -> Result<Option<Self>, A::Error> {
+    fn from_map<A: MapAccess<'de>>(map: A, _: Source<'de>) -> Result<Option<Self>, A::Error> {
         check_map::<1, _>(map).map(|()| None)
     }
 }
 
-/// The ranges of the elements of `updatedFiles`, found by a second pass over the body.
+/// The places of the elements in the list of files. This reads the body again, and skips each element.
 fn places_of_files(text: &str) -> Vec<Range<usize>> {
-    let strings = Strings::default();
-    let mut reader = serde_json::Deserializer::from_str(text);
-    let body = field::<FilesAlone<'_>>(&strings).deserialize(&mut reader);
-    // The list exists, because the body was parsed before.
+    let strings = StringArena::default();
+    let source = Source {
+        text,
+        strings: &strings,
+    };
+    let body = field::<FileListOnly<'_>>(source).deserialize(&mut source.reader());
+    // The body was parsed before, so the list exists.
     let elements = body.ok().flatten().map(|body| body.0).unwrap_or_default();
     let place = |element: &RawValue| range_in(text, element.get());
     elements.into_iter().map(place).collect()
 }
 
-/// A body of which only the list of files is parsed.
-struct FilesAlone<'a>(Vec<&'a RawValue>);
+/// A body of which only the list of files is read.
+struct FileListOnly<'a>(Vec<&'a RawValue>);
 
-impl<'de> Read<'de> for FilesAlone<'de> {
+impl<'de> Read<'de> for FileListOnly<'de> {
     const EXPECTED: &'static str = Event::EXPECTED;
 
     fn from_map<A: MapAccess<'de>>(
         mut map: A,
-        strings: &'de Strings,
+        source: Source<'de>,
     ) -> Result<Option<Self>, A::Error> {
-        read_object!(map, strings, { "updatedFiles" => files });
+        read_object!(map, source, { "updatedFiles" => files });
         Ok(files.map(Self))
     }
 }
 
-/// Check a whole text, and find the place of an error. It is slow, so only errors call it.
-fn check(text: &str, strings: &Strings) -> Result<(), Error> {
-    let mut reader = serde_json::Deserializer::from_str(text);
+/// Check that a text is valid JSON, and find the path of an error. This is slower than parsing an
+/// event, so it runs only after a failure.
+fn check_json(text: &str) -> Result<(), Error> {
+    let strings = StringArena::default();
+    let source = Source {
+        text,
+        strings: &strings,
+    };
+    let mut reader = source.reader();
     let mut track = Track::new();
-    field::<Checked>(strings)
+    field::<Validate>(source)
         .deserialize(serde_path_to_error::Deserializer::new(
             &mut reader,
             &mut track,
         ))
-        .map_err(|error| problem(track.path().to_string(), &error))?;
-    reader.end().map_err(|error| problem(String::new(), &error))
+        .map_err(|error| json_error(&track.path().to_string(), &error))?;
+    reader.end().map_err(|error| json_error("", &error))
 }
 
-/// Turn an error of serde_json into one with our words and the place.
-fn problem(path: String, error: &serde_json::Error) -> Error {
-    let message = error.to_string();
-    let message = match message.rsplit_once(" at line ") {
-        Some((message, _)) => message,
-        None => &message,
-    };
-    let (path, message) = match split_mistake(message) {
-        Some((path, message)) => (path.to_owned(), message),
-        None => (path, message),
-    };
-    let what = match message {
-        "recursion limit exceeded" => "expected at most 127 levels of nesting, found more",
-        "number out of range" => "expected a number that 64 bits can hold, found a larger one",
-        "expected ident" => "expected `true`, `false` or `null`, found another word",
-        _ if error.is_eof() => "expected more, found the end of the body",
-        other => other,
-    };
-    Error::Payload(Problem {
+/// An error with the text of `serde_json`. A new version of it can change the text.
+fn json_error(path: &str, error: &serde_json::Error) -> Error {
+    if error.is_eof() {
+        return payload_error(path, "expected more, found the end of the body", error);
+    }
+    let text = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    payload_error(path, text.strip_suffix(&place).unwrap_or(&text), error)
+}
+
+fn payload_error(path: &str, what: &str, error: &serde_json::Error) -> Error {
+    Error::Payload(PayloadError {
         what: what.to_owned(),
-        path: shortened(&path),
-        // An error about the whole body has no place of its own: use the start of the body.
+        path: shorten(path),
+        // An error about the whole body has no position, so it gets that of the start.
         place: Some((error.line().max(1), error.column())),
     })
 }
 
-/// A path for messages: on one line, shortened, and without the question marks at the end, which
-/// stand for keys that could not be parsed.
-fn shortened(path: &str) -> String {
+/// A path for messages: on one line, cut if it is long, and without the `?` of unreadable keys.
+fn shorten(path: &str) -> String {
     const LONGEST: usize = 80;
     let (mut shown, is_cut) = text::line_start(path.trim_end_matches(['?', '.']), LONGEST);
     if is_cut {

@@ -1,8 +1,8 @@
-//! Filters: which events match, and why an event does not match.
+//! Filters: whether an event matches, and the reasons why it does not.
 //!
-//! `Filter::judge` compares one criterion with an event. [`Filter::matches`] stops at the first
-//! criterion that fails. [`Filter::explain`] asks all of them. The table in `documented.rs` has
-//! what the Hub documents about its events. It shows which combinations no event can satisfy.
+//! `Filter::check_criterion` compares one criterion with an event. [`Filter::matches`] stops at the
+//! first mismatch, [`Filter::explain`] checks all criteria. `documented.rs` has the table of the
+//! documented events. A filter that no event of it can match is an error.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -13,32 +13,31 @@ use crate::event::{Class, Event};
 use crate::text::one_line;
 use documented::EVENTS;
 use glob::Glob;
-use remark::Remark;
+use reason::Reason;
 
 mod documented;
 mod glob;
-mod remark;
+mod reason;
 mod values;
 
 pub use documented::{ACTIONS, REPO_TYPES, STATUSES};
 
-/// A scope or a class of events in a filter.
+/// A scope or a class of events.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Listened {
-    /// A scope, or a scope with all scopes below it: `repo.*` is `repo`, `repo.content` and the
-    /// others.
+pub enum ScopeOrClass {
+    /// A scope. `repo.*` stands for `repo` and all scopes below it.
     ///
-    /// An event of a documented scope must have the documented parts. Otherwise it matches only
-    /// `repo.*` and classes.
+    /// The Hub documents the parts of each documented scope. An event without these parts does not
+    /// match the name of its scope.
     Scope(String),
-    /// A class and its subclasses: a comment is also a discussion, and every event is
-    /// [`Class::Other`].
+    /// A class with its subclasses. [`Class::Comment`] extends [`Class::Discussion`], and all
+    /// classes extend [`Class::Other`].
     Class(Class),
 }
 
-impl Listened {
-    /// Return true if an event of this scope and class matches. `is_complete` is true if the event
-    /// has the class that its scope promises.
+impl ScopeOrClass {
+    /// Whether it includes an event of this scope and class. `is_complete` is true if the event has
+    /// the class that its scope promises.
     fn covers(&self, scope: &str, class: Class, is_complete: bool) -> bool {
         match self {
             Self::Class(wanted) => class.is_a(*wanted),
@@ -57,7 +56,7 @@ impl Listened {
             .any(|event| self.covers(event.scope, event.class, true))
     }
 
-    /// Check the form of the scope: words with dots between them, and at most `.*` at the end.
+    /// Check the form of a scope: words with dots between, and at most one `.*`, at the end.
     fn check(&self) -> Result<(), Error> {
         let Self::Scope(name) = self else {
             return Ok(());
@@ -76,7 +75,7 @@ impl Listened {
     }
 }
 
-impl fmt::Display for Listened {
+impl fmt::Display for ScopeOrClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Scope(name) => write!(f, "`{name}`"),
@@ -85,49 +84,50 @@ impl fmt::Display for Listened {
     }
 }
 
-/// The criteria of a filter. All given criteria must match; of a list, one item must match. Values
-/// are compared exactly, and can be values that the Hub does not document.
+/// The criteria of a filter. An event matches if it meets all given criteria. It meets a criterion
+/// if it matches one of the alternatives. Words are compared exactly. They can be words that the Hub
+/// does not document.
 ///
-/// `repo`, `ref` and `path` take patterns: `*` is any text without `/`, `**` any number of
-/// segments, `?` one byte, `{a,b}` either. `[ab]`, `[a-z]` and `[!a]` are one byte of a set. After
-/// a backslash a character has no special meaning.
+/// `repo`, `ref` and `path` take patterns. `*` is any text without `/`, and `**` any number of
+/// segments. `?` is one byte, and `[ab]`, `[a-z]` and `[!a]` are one byte of a set. `{a,b}` is
+/// either. A backslash escapes the next character.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Criteria {
-    /// The scopes and classes. Without them, every event matches.
+    /// The scopes and classes. If there are none, all events match.
     ///
-    /// An event of an undocumented scope matches that scope. It also matches its nearest documented
-    /// scope, as an `update`: see [`narrow`](crate::scope::narrow).
-    pub scopes: Vec<Listened>,
+    /// An event on an undocumented scope matches the name of its scope. It also matches its nearest
+    /// documented ancestor, as an `update`: see [`narrow`](crate::scope::narrow).
+    pub scopes: Vec<ScopeOrClass>,
     /// The action: `create`, `update`, ...
     pub action: Option<Vec<String>>,
     /// The type of the repository: `model`, `dataset`, `space`, `bucket`, `kernel`.
     pub repo_type: Option<Vec<String>>,
-    /// Patterns for the full name of the repository: `me/*`. On a move, for the old name.
+    /// The repository's full name, as patterns: `me/*`. On a move, the old name.
     pub repo: Option<Vec<String>>,
-    /// The namespace of the repository (the `me` of `me/x`), or the id of its owner. The Hub sends
-    /// no other logins.
+    /// The owner of the repository: the namespace (the `me` of `me/x`) or the owner's id. The Hub
+    /// sends no logins, but a namespace is one.
     pub owner: Option<Vec<String>>,
-    /// Patterns for an updated ref. One that does not begin with `refs/` is a branch.
+    /// An updated ref, as patterns. A pattern that does not begin with `refs/` names a branch.
     pub r#ref: Option<Vec<String>>,
-    /// Patterns for an updated file of a bucket. This also matches if the Hub left files out of the
-    /// list, because the file can be one of them. The same holds for more than 10,000 files, or
-    /// more than 4 MiB of paths.
+    /// The path of an updated file of a bucket, as patterns. It matches every event with an
+    /// incomplete list, because the file can be one of the missing ones. A list with more than
+    /// 10,000 files or 4 MiB of paths counts as incomplete.
     pub path: Option<Vec<String>>,
-    /// True for pull requests, and for pushes to a ref of one; false for the others.
+    /// Whether the discussion is a pull request. For `repo.content`: whether an updated ref belongs
+    /// to a pull request.
     pub pull_request: Option<bool>,
     /// The status of the discussion: `open`, `closed`, `merged`, `draft`.
     pub status: Option<Vec<String>>,
     /// A login that the comment mentions, in any case, with or without `@`.
     pub mention: Option<Vec<String>>,
-    /// The id of the author of the comment or of the new discussion. The Hub names no author of
-    /// other events.
+    /// The id of the author of the comment or of the new discussion. Other events have no author.
     pub author: Option<Vec<String>>,
-    /// True for private repositories, false for the others.
+    /// Whether the repository is private.
     pub private: Option<bool>,
 }
 
 impl Criteria {
-    /// The values of a criterion that takes several.
+    /// The given alternatives of a criterion with words or patterns.
     fn words(&self, criterion: Criterion) -> Option<&[String]> {
         match criterion {
             Criterion::Action => self.action.as_deref(),
@@ -143,7 +143,7 @@ impl Criteria {
         }
     }
 
-    /// The value of a criterion that is true or false.
+    /// The given value of a criterion that is true or false.
     fn flag(&self, criterion: Criterion) -> Option<bool> {
         match criterion {
             Criterion::Private => self.private,
@@ -160,9 +160,9 @@ impl Criteria {
         CRITERIA.into_iter().filter(is_given).collect()
     }
 
-    /// Check each criterion on its own.
+    /// Check each criterion alone.
     fn check(&self) -> Result<(), Error> {
-        self.scopes.iter().try_for_each(Listened::check)?;
+        self.scopes.iter().try_for_each(ScopeOrClass::check)?;
         for criterion in CRITERIA {
             let name = criterion.name();
             let Some(words) = self.words(criterion) else {
@@ -179,8 +179,8 @@ impl Criteria {
                         "`{name}=\"\"` is empty; give what is wanted, or leave it out to accept any"
                     )));
                 }
-                if let Some(mistake) = criterion.mistake(word) {
-                    return Err(Error::Config(format!("`{name}={word:?}`: {mistake}")));
+                if let Some(error) = criterion.error(word) {
+                    return Err(Error::Config(format!("`{name}={word:?}`: {error}")));
                 }
             }
         }
@@ -205,7 +205,7 @@ enum Criterion {
     Path,
 }
 
-/// All criteria, the cheapest first.
+/// All criteria, the cheapest checks first.
 const CRITERIA: [Criterion; 12] = [
     Criterion::Scope,
     Criterion::Action,
@@ -239,10 +239,10 @@ impl Criterion {
         }
     }
 
-    /// The error of a value; None if the value is valid.
-    fn mistake(self, word: &str) -> Option<String> {
+    /// The error of an alternative, if it has one.
+    fn error(self, word: &str) -> Option<String> {
         match self {
-            Self::Repo | Self::Ref | Self::Path => Glob::mistake(word),
+            Self::Repo | Self::Ref | Self::Path => Glob::error(word),
             Self::Mention => {
                 let login = word.strip_prefix('@').unwrap_or(word);
                 let is_login = !login.is_empty()
@@ -256,33 +256,28 @@ impl Criterion {
     }
 }
 
-/// A filter for events. An event can match all its criteria together.
+/// A filter for events. A documented event can meet all its criteria together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Filter {
     criteria: Criteria,
-    /// The given criteria, the cheapest first.
+    /// The given criteria, the cheapest checks first.
     given: Vec<Criterion>,
     repo: Vec<Glob>,
     refs: Vec<Glob>,
     path: Vec<Glob>,
 }
 
-/// The result of a filter for an event, with the reasons.
+/// Whether a filter matches an event, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
-    /// True if it matches.
+    /// Whether it matches.
     pub matched: bool,
-    /// The rest of a sentence that begins with the handler: `matches`, or `does not match` with all
-    /// reasons. It never has the text of a comment.
+    /// `matches`, or `does not match` with all reasons. It never has the text of a comment.
     pub text: String,
 }
 
 impl Filter {
-    /// Make a filter.
-    ///
-    /// # Errors
-    ///
-    /// A criterion is invalid, or no event can match all criteria together.
+    /// Make a filter. The error names an invalid criterion, or the criteria that exclude each other.
     pub fn new(criteria: Criteria) -> Result<Self, Error> {
         criteria.check()?;
         criteria.check_together()?;
@@ -307,63 +302,68 @@ impl Filter {
         &self.criteria
     }
 
-    /// A sentence for each value that no documented event has, with the nearest documented value.
-    /// The Hub can add values, so such a filter is valid.
+    /// Return a sentence for each value that no documented event has, with the nearest documented
+    /// value. The Hub can add values, so such a filter is valid.
     pub fn value_warnings(&self) -> Vec<String> {
         self.criteria.value_warnings()
     }
 
     /// The classes of the documented events that can match, for each scope or class of the filter.
-    /// None stands for no scope. Undocumented scopes are left out.
-    pub fn classes(&self) -> Vec<(Option<&Listened>, Vec<Class>)> {
+    /// `None` stands for a filter without scopes. Undocumented scopes are left out.
+    pub fn classes(&self) -> Vec<(Option<&ScopeOrClass>, Vec<Class>)> {
         self.criteria.classes()
     }
 
-    /// Return true if the event matches.
+    /// Whether an event matches.
     pub fn matches(&self, event: &Event<'_>) -> bool {
-        self.hears(&Facts::new(event))
+        self.matches_context(&MatchContext::new(event))
     }
 
-    /// Explain why the event matches or not.
+    /// Explain why an event matches or not, with all reasons.
     pub fn explain(&self, event: &Event<'_>) -> Explanation {
-        let facts = Facts::new(event);
-        let (misses, notes): (Vec<_>, Vec<_>) = self.remarks(&facts).partition(Remark::is_miss);
+        let context = MatchContext::new(event);
+        let (misses, notes): (Vec<_>, Vec<_>) =
+            self.reasons(&context).partition(Reason::is_mismatch);
         let matched = misses.is_empty();
-        let (verdict, remarks) = if matched {
+        let (result, reasons) = if matched {
             ("matches", notes)
         } else {
             ("does not match", misses)
         };
-        let mut text = verdict.to_owned();
-        for (at, remark) in remarks.iter().enumerate() {
+        let mut text = result.to_owned();
+        for (at, reason) in reasons.iter().enumerate() {
             text += if at == 0 { ": " } else { "; " };
-            text += &remark.to_string();
+            text += &reason.to_string();
         }
-        // The senders of events choose some of the names in it.
+        // Anybody can choose some of the names in it.
         let text = one_line(&text);
         Explanation { matched, text }
     }
 
-    fn hears(&self, facts: &Facts<'_>) -> bool {
-        !self.remarks(facts).any(|remark| remark.is_miss())
+    fn matches_context(&self, context: &MatchContext<'_>) -> bool {
+        !self.reasons(context).any(|reason| reason.is_mismatch())
     }
 
-    fn remarks<'r>(&'r self, facts: &'r Facts<'_>) -> impl Iterator<Item = Remark<'r>> {
+    fn reasons<'r>(&'r self, context: &'r MatchContext<'_>) -> impl Iterator<Item = Reason<'r>> {
         self.given
             .iter()
-            .filter_map(|criterion| self.judge(*criterion, facts))
+            .filter_map(|criterion| self.check_criterion(*criterion, context))
     }
 
-    /// Compare one criterion with an event. None if it matches without a remark.
-    fn judge<'r>(&'r self, criterion: Criterion, facts: &'r Facts<'_>) -> Option<Remark<'r>> {
-        let event = facts.event;
+    /// Check one criterion: `None` if the event meets it and there is nothing to add.
+    fn check_criterion<'r>(
+        &'r self,
+        criterion: Criterion,
+        context: &'r MatchContext<'_>,
+    ) -> Option<Reason<'r>> {
+        let event = context.event;
         let repo = event.repo.as_ref();
         let discussion = event.discussion.as_ref();
         let criteria = &self.criteria;
         match criterion {
-            Criterion::Scope => self.judge_scope(facts),
-            Criterion::Action => self.judge_action(facts),
-            Criterion::RepoType => Remark::unless_one_of(
+            Criterion::Scope => self.check_scope(context),
+            Criterion::Action => self.check_action(context),
+            Criterion::RepoType => Reason::unless_one_of(
                 "repo type",
                 repo.map(|repo| repo.r#type).ok_or("`repo.type`"),
                 criteria.repo_type.as_deref()?,
@@ -371,17 +371,17 @@ impl Filter {
             Criterion::Private => {
                 let wanted = criteria.private?;
                 match repo.and_then(|repo| repo.private) {
-                    None => Some(Remark::Absent("`repo.private`")),
+                    None => Some(Reason::Absent("`repo.private`")),
                     Some(is_private) if is_private == wanted => None,
-                    Some(is_private) => Some(Remark::Fact(if is_private {
+                    Some(is_private) => Some(Reason::Fact(if is_private {
                         "the repo is private"
                     } else {
                         "the repo is not private"
                     })),
                 }
             }
-            Criterion::PullRequest => judge_pull_request(event, criteria.pull_request?),
-            Criterion::Status => Remark::unless_one_of(
+            Criterion::PullRequest => check_pull_request(event, criteria.pull_request?),
+            Criterion::Status => Reason::unless_one_of(
                 "status",
                 discussion
                     .map(|discussion| discussion.status)
@@ -394,21 +394,21 @@ impl Filter {
                 let owner = repo.and_then(|repo| repo.owner.as_ref());
                 let names = [namespace, owner.map(|owner| owner.id)];
                 if names == [None, None] {
-                    return Some(Remark::Absent("`repo.owner`"));
+                    return Some(Reason::Absent("`repo.owner`"));
                 }
                 let is_wanted = |name: &&str| wanted.iter().any(|word| word == name);
-                let holds = names.iter().flatten().any(is_wanted);
-                (!holds).then_some(Remark::Owner { names, wanted })
+                let matches = names.iter().flatten().any(is_wanted);
+                (!matches).then_some(Reason::Owner { names, wanted })
             }
             Criterion::Author => {
-                Remark::unless_one_of("author", author(facts), criteria.author.as_deref()?)
+                Reason::unless_one_of("author", author(context), criteria.author.as_deref()?)
             }
             Criterion::Repo => {
                 let wanted = criteria.repo.as_deref()?;
                 match repo.map(|repo| repo.name) {
-                    None => Some(Remark::Absent("`repo.name`")),
+                    None => Some(Reason::Absent("`repo.name`")),
                     Some(name) if Glob::any(&self.repo, name) => None,
-                    Some(found) => Some(Remark::Differs {
+                    Some(found) => Some(Reason::Differs {
                         what: "repo",
                         found,
                         wanted,
@@ -419,81 +419,84 @@ impl Filter {
                 let wanted = criteria.r#ref.as_deref()?;
                 let refs = &*event.updated_refs;
                 if refs.is_empty() {
-                    return Some(Remark::Absent("`updated_refs`"));
+                    return Some(Reason::Absent("`updated_refs`"));
                 }
                 let is_wanted = refs
                     .iter()
                     .any(|updated| Glob::any(&self.refs, updated.r#ref));
-                (!is_wanted).then_some(Remark::Refs { refs, wanted })
+                (!is_wanted).then_some(Reason::Refs { refs, wanted })
             }
             Criterion::Mention => {
                 let wanted = criteria.mention.as_deref()?;
                 match event.comment.as_ref() {
-                    None => Some(Remark::Absent("`comment`")),
+                    None => Some(Reason::Absent("`comment`")),
                     Some(comment) if comment.hidden => {
-                        Some(Remark::Fact("the comment is hidden and so mentions nobody"))
+                        Some(Reason::Fact("the comment is hidden and so mentions nobody"))
                     }
                     Some(comment) if wanted.iter().any(|login| comment.mentions(login)) => None,
-                    Some(_) => Some(Remark::Mention { wanted }),
+                    Some(_) => Some(Reason::Mention { wanted }),
                 }
             }
-            Criterion::Path => self.judge_path(facts),
+            Criterion::Path => self.check_path(context),
         }
     }
 
-    fn judge_scope<'r>(&'r self, facts: &'r Facts<'_>) -> Option<Remark<'r>> {
-        let heard = self.heard(facts);
-        (!heard.as_sent && !heard.as_counted).then_some(Remark::Scope {
-            event: facts.event,
+    fn check_scope<'r>(&'r self, context: &'r MatchContext<'_>) -> Option<Reason<'r>> {
+        let scope_match = self.scope_match(context);
+        (!scope_match.as_sent && !scope_match.as_narrowed).then_some(Reason::Scope {
+            event: context.event,
             wanted: &self.criteria.scopes,
         })
     }
 
-    fn judge_action<'r>(&'r self, facts: &'r Facts<'_>) -> Option<Remark<'r>> {
+    fn check_action<'r>(&'r self, context: &'r MatchContext<'_>) -> Option<Reason<'r>> {
         let wanted = self.criteria.action.as_deref()?;
-        let event = facts.event;
-        let heard = self.heard(facts);
+        let event = context.event;
+        let ScopeMatch {
+            as_sent,
+            as_narrowed,
+        } = self.scope_match(context);
         let is_wanted = |action: &str| wanted.iter().any(|word| word == action);
-        // If no scope matches, compare the effective action.
-        let is_counted = heard.as_counted || !heard.as_sent;
-        let holds =
-            (heard.as_sent && is_wanted(event.action)) || (is_counted && is_wanted(facts.action));
-        (!holds).then_some(Remark::Action {
+        // If no scope matches, the reason still names the narrowed action.
+        let is_narrowed = as_narrowed || !as_sent;
+        let matches =
+            (as_sent && is_wanted(event.action)) || (is_narrowed && is_wanted(context.action));
+        (!matches).then_some(Reason::Action {
             event,
-            is_counted,
+            is_narrowed,
             wanted,
         })
     }
 
-    /// Compare the scopes with both readings of the event's scope.
-    fn heard(&self, facts: &Facts<'_>) -> Heard {
+    /// Compare the scope of an event with the scopes and classes of the filter.
+    fn scope_match(&self, context: &MatchContext<'_>) -> ScopeMatch {
         let scopes = &self.criteria.scopes;
-        Heard {
-            as_sent: facts.is_narrowed
-                && scopes.iter().any(|listened| {
-                    matches!(listened, Listened::Scope(_))
-                        && listened.covers(facts.event.scope, facts.class, true)
+        ScopeMatch {
+            as_sent: context.is_narrowed
+                && scopes.iter().any(|wanted| {
+                    matches!(wanted, ScopeOrClass::Scope(_))
+                        && wanted.covers(context.event.scope, context.class, true)
                 }),
-            as_counted: scopes.is_empty()
+            as_narrowed: scopes.is_empty()
                 || scopes
                     .iter()
-                    .any(|listened| listened.covers(facts.scope, facts.class, facts.is_complete)),
+                    .any(|wanted| wanted.covers(context.scope, context.class, context.is_complete)),
         }
     }
 
-    fn judge_path<'r>(&'r self, facts: &'r Facts<'_>) -> Option<Remark<'r>> {
+    fn check_path<'r>(&'r self, context: &'r MatchContext<'_>) -> Option<Reason<'r>> {
         let wanted = self.criteria.path.as_deref()?;
-        if facts.event.updated_files_truncated {
-            return Some(Remark::Truncated);
+        if context.event.updated_files_truncated {
+            return Some(Reason::Truncated);
         }
-        let Some(Paths { paths, is_whole }) = facts.paths() else {
-            return Some(Remark::Absent("`updated_files`"));
+        let Some(Paths { paths, is_whole }) = context.paths() else {
+            return Some(Reason::Absent("`updated_files`"));
         };
         if !is_whole {
-            return Some(Remark::Truncated);
+            return Some(Reason::Truncated);
         }
         let is_wanted = paths.iter().any(|path| Glob::any(&self.path, path));
-        (!is_wanted).then_some(Remark::Files {
+        (!is_wanted).then_some(Reason::Files {
             count: paths.len(),
             wanted,
         })
@@ -505,15 +508,15 @@ pub fn match_filters<'f>(
     event: &Event<'_>,
     filters: impl IntoIterator<Item = &'f Filter>,
 ) -> Vec<usize> {
-    let facts = Facts::new(event);
+    let context = MatchContext::new(event);
     filters
         .into_iter()
         .enumerate()
-        .filter_map(|(at, filter)| filter.hears(&facts).then_some(at))
+        .filter_map(|(at, filter)| filter.matches_context(&context).then_some(at))
         .collect()
 }
 
-fn judge_pull_request<'r>(event: &Event<'_>, wanted: bool) -> Option<Remark<'r>> {
+fn check_pull_request<'r>(event: &Event<'_>, wanted: bool) -> Option<Reason<'r>> {
     let (is_one, yes, no) = if let Some(discussion) = &event.discussion {
         (
             discussion.is_pull_request,
@@ -521,7 +524,7 @@ fn judge_pull_request<'r>(event: &Event<'_>, wanted: bool) -> Option<Remark<'r>>
             "the discussion is not a pull request",
         )
     } else if event.updated_refs.is_empty() {
-        return Some(Remark::Absent("`discussion` or `updated_refs`"));
+        return Some(Reason::Absent("`discussion` or `updated_refs`"));
     } else {
         (
             event
@@ -532,52 +535,53 @@ fn judge_pull_request<'r>(event: &Event<'_>, wanted: bool) -> Option<Remark<'r>>
             "no updated ref is that of a pull request",
         )
     };
-    (is_one != wanted).then_some(Remark::Fact(if is_one { yes } else { no }))
+    (is_one != wanted).then_some(Reason::Fact(if is_one { yes } else { no }))
 }
 
-/// The author of the comment or of the new discussion; else the missing field. The author of an
-/// older discussion did not cause the event.
-fn author<'r>(facts: &'r Facts<'_>) -> Result<&'r str, &'static str> {
-    let event = facts.event;
-    let is_new_discussion = (facts.scope, facts.action) == ("discussion", "create");
-    let (author, place) = match (&event.comment, &event.discussion) {
+/// The author of the comment or of the new discussion, or the name of the missing field. Later
+/// events of a discussion are not caused by its author.
+fn author<'r>(context: &'r MatchContext<'_>) -> Result<&'r str, &'static str> {
+    let event = context.event;
+    let is_new_discussion = (context.scope, context.action) == ("discussion", "create");
+    let (author, field) = match (&event.comment, &event.discussion) {
         (Some(comment), _) => (&comment.author, "`comment.author`"),
         (None, Some(discussion)) if is_new_discussion => {
             (&discussion.author, "`discussion.author`")
         }
         _ => return Err("the author of a comment or of a new discussion"),
     };
-    author.as_ref().map(|author| author.id).ok_or(place)
+    author.as_ref().map(|author| author.id).ok_or(field)
 }
 
-/// The facts about an event that filters compare, computed once for all of them.
-struct Facts<'e> {
+/// Facts of one event, computed once for all filters.
+struct MatchContext<'e> {
     event: &'e Event<'e>,
     class: Class,
-    /// The effective scope and action, and true if the scope differs from the event's own.
+    /// The effective scope and action of the event.
     scope: &'e str,
     action: &'e str,
+    /// Whether the effective scope differs from the scope of the event.
     is_narrowed: bool,
-    /// True if the event has the parts that its scope promises.
+    /// Whether the event has the class that its scope promises.
     is_complete: bool,
     paths: OnceCell<Paths<'e>>,
 }
 
-/// The paths of the files of a bucket that filters compare.
+/// The paths of a bucket's files that filters compare.
 struct Paths<'e> {
     paths: Vec<Cow<'e, str>>,
-    /// True if no file of the list is left out.
+    /// Whether they are the paths of all files of the list.
     is_whole: bool,
 }
 
-/// The maximum number of files that filters compare, which is the maximum that the Hub lists.
+/// The largest number of files that filters compare. The Hub lists at most as many.
 const MOST_FILES: usize = 10_000;
 
-/// The maximum number of bytes of paths that filters compare. Each handler compares them again, so
-/// more would block the server for seconds.
+/// The largest size of all paths that filters compare, in bytes. Each handler compares them again, so
+/// more bytes would block the server for seconds.
 const MOST_PATH_BYTES: usize = 4 << 20;
 
-impl<'e> Facts<'e> {
+impl<'e> MatchContext<'e> {
     fn new(event: &'e Event<'e>) -> Self {
         let (scope, action) = event.effective();
         let class = event.class();
@@ -592,7 +596,7 @@ impl<'e> Facts<'e> {
         }
     }
 
-    /// The paths of the files of a bucket. There can be 10,000, so they are parsed lazily.
+    /// The paths of a bucket's files. They are read at the first call, because there can be 10,000.
     fn paths(&self) -> Option<&Paths<'e>> {
         let files = self.event.updated_files.as_ref()?;
         Some(self.paths.get_or_init(|| {
@@ -616,15 +620,16 @@ impl<'e> Facts<'e> {
     }
 }
 
-/// The readings of an event's scope that match. An event of an undocumented scope has two.
-struct Heard {
-    /// True if the event matches with its own scope and action.
+/// How the scope of an event matches. An event on an undocumented scope can match in two ways.
+struct ScopeMatch {
+    /// It matches with its own scope and action.
     as_sent: bool,
-    /// True if the event matches with its effective scope. Documented events have only this one.
-    as_counted: bool,
+    /// It matches with the effective ones: as an `update` of the nearest documented ancestor.
+    /// Documented events match only in this way.
+    as_narrowed: bool,
 }
 
-/// A pattern for full names of refs. One that does not begin with `refs/` is a branch.
+/// The pattern of a full ref. A pattern that does not begin with `refs/` names a branch.
 fn whole_ref(pattern: &str) -> String {
     if pattern.trim_start_matches('{').starts_with("refs/") {
         pattern.to_owned()

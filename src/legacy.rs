@@ -1,17 +1,14 @@
-//! Older bodies, parsed as version 3. Older webhooks still send version 2. Early bodies of version
-//! 3 have an `author` instead of an `owner` in the repository.
+//! Older forms of a body, read as version 3. The Hub still sends version 2 to older webhooks. Early
+//! bodies of version 3 have an `author` in place of the `owner` of a repository.
 
-use crate::event::Owner;
-use crate::read::Id;
-
-/// A body of version 1 names a repository under `add`, `remove` or `update`.
+/// A body of version 1 has the name of a repository under `add`, `remove` or `update`.
 pub(crate) const VERSION_1: &str =
     "expected a body of version 2 or 3, found version 1 (2021 and 2022), which is not supported";
 
 pub(crate) const SCOPE_MISSING: &str =
     "expected a key `scope` with a string beside the `event` of a version 2 body";
 
-/// The action in the `event` of version 2.
+/// The action of a version 2 `event`.
 pub(crate) fn action(word: &str) -> &str {
     match word {
         "add" => "create",
@@ -20,13 +17,11 @@ pub(crate) fn action(word: &str) -> &str {
     }
 }
 
-/// The owner, in any of its forms: `owner: {id}`, `author: {id}`, `authorId`.
-pub(crate) fn owner<'a>(
-    owner: Option<Owner<'a>>,
-    author: Option<Owner<'a>>,
-    author_id: Option<Id<'a>>,
-) -> Option<Owner<'a>> {
-    owner
-        .or(author)
-        .or_else(|| author_id.map(|id| Owner { id: id.text() }))
+/// The id of the owner, from `owner: {id}`, `author: {id}` or `authorId`, in this order.
+pub(crate) fn owner_id<'a>(
+    owner: Option<&'a str>,
+    author: Option<&'a str>,
+    author_id: Option<&'a str>,
+) -> Option<&'a str> {
+    owner.or(author).or(author_id)
 }

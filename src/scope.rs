@@ -1,12 +1,12 @@
-//! The documented scopes and actions, and the narrowing rule for undocumented scopes.
+//! The documented scopes and actions, and the rule for undocumented ones.
 
-/// A scope, with the actions that the Hub documents for it.
+/// A scope with its documented actions.
 pub type Documented = (&'static str, &'static [&'static str]);
 
 /// The documented scopes, broader ones first. Source: <https://huggingface.co/docs/hub/webhooks>.
 ///
-/// They do not change within a major version. A new scope here would take its events away from the
-/// handlers that match them as updates of the broader scope.
+/// The list can change only in a major version. With a sixth scope, its events would no longer match
+/// filters on its parent.
 pub const SCOPES: [Documented; 5] = [
     ("repo", &["create", "delete", "update", "move"]),
     ("repo.content", &["update"]),
@@ -15,15 +15,15 @@ pub const SCOPES: [Documented; 5] = [
     ("discussion.comment", &["create", "update"]),
 ];
 
-/// The effective action of an undocumented narrower scope.
+/// The effective action of an event on an undocumented narrower scope.
 pub const NARROWED_ACTION: &str = "update";
 
-/// Return true if the Hub documents this scope.
+/// Whether the Hub documents this scope.
 pub fn is_documented(scope: &str) -> bool {
     SCOPES.iter().any(|(name, _)| *name == scope)
 }
 
-/// Return true if the Hub documents this action for this scope.
+/// Whether the Hub documents this action on this scope.
 pub fn is_known(scope: &str, action: &str) -> bool {
     SCOPES
         .iter()
@@ -38,7 +38,7 @@ pub fn narrow<'a>(scope: &'a str, action: &'a str) -> (&'a str, &'a str) {
     if is_documented(scope) {
         return (scope, action);
     }
-    // The longest one is the nearest. The scope itself can be as long as a body.
+    // The longest ancestor is the nearest. Do not split the scope: it can be as long as a body.
     let ancestor = SCOPES
         .iter()
         .map(|(name, _)| *name)
@@ -54,7 +54,7 @@ pub fn narrow<'a>(scope: &'a str, action: &'a str) -> (&'a str, &'a str) {
     }
 }
 
-/// The documented scope nearest to a misspelt one; None if none is close.
+/// The documented scope nearest to a misspelt one; `None` if none is close.
 pub fn nearest(scope: &str) -> Option<&'static str> {
     const CLOSE: f64 = 0.75;
     let scope = scope.to_ascii_lowercase();

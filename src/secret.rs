@@ -1,4 +1,4 @@
-//! Finds the secret of a request, and compares it. The only file that names `subtle`.
+//! The webhook secret: find it in a request, and compare it in constant time.
 
 use std::fmt;
 
@@ -11,17 +11,17 @@ use crate::error::Error;
 /// The header with the secret, in lower case.
 pub const HEADER: &[u8] = b"x-webhook-secret";
 
-/// The parameter of the query that can have the secret instead.
+/// The query parameter with the secret, for a request without the header.
 const PARAMETER: &[u8] = b"secret";
 
 type Hash = [u8; 32];
 
-/// Checks the secret of a request. It keeps only digests of the secrets.
+/// Checks the secret of a request. It keeps only hashes of the secrets.
 ///
 /// Each of several secrets is right, so that one can be replaced without losing deliveries.
 #[derive(Clone)]
 pub struct Verifier {
-    // All digests have one length, so a comparison shows nothing about the length of a secret.
+    // All hashes have the same length, so a comparison does not reveal the length of a secret.
     hashes: Vec<Hash>,
 }
 
@@ -60,18 +60,18 @@ impl Verifier {
         Ok(Self { hashes })
     }
 
-    /// Check a value as the secret. White space around it is ignored, because some servers remove
-    /// it from headers and others do not.
+    /// Check the secret of a request. White space around it is ignored, because some servers do not
+    /// remove it from headers.
     pub fn verify(&self, value: Option<&[u8]>) -> Result<(), Error> {
         let value = value.ok_or(Error::SecretMissing)?;
-        decide(self.knows(value))
+        to_result(self.is_secret(value))
     }
 
     /// Find the secret in a request and check it.
     ///
-    /// A header `X-Webhook-Secret` decides alone, even an empty one. Without it, the parameter
-    /// `secret` of the query decides. Two different values are rejected, because either could be
-    /// the Hub's.
+    /// Only the header `X-Webhook-Secret` counts if there is one, even if it is empty. Otherwise the
+    /// query parameter `secret` counts. Two different values are an error, because the Hub sent only
+    /// one of them.
     pub fn verify_request<'r>(
         &self,
         headers: impl IntoIterator<Item = (&'r [u8], &'r [u8])>,
@@ -81,17 +81,19 @@ impl Verifier {
             .into_iter()
             .filter(|(name, _)| name.eq_ignore_ascii_case(HEADER))
             .map(|(_, value)| value.trim_ascii());
-        if let Some(value) = only(values)? {
+        if let Some(value) = single_value(values)? {
             return self.verify(Some(value));
         }
-        match only(parameters(query.unwrap_or_default()))? {
-            Some(Parameter { plain, spaced }) => decide(self.knows(&plain) | self.knows(&spaced)),
+        match single_value(parameters(query.unwrap_or_default()))? {
+            Some(Parameter { plain, spaced }) => {
+                to_result(self.is_secret(&plain) | self.is_secret(&spaced))
+            }
             None => Err(Error::SecretMissing),
         }
     }
 
-    /// Compare a value with all secrets. It does not stop at an equal one.
-    fn knows(&self, value: &[u8]) -> Choice {
+    /// Compare a value with all secrets. It does not stop at an equal one, to take constant time.
+    fn is_secret(&self, value: &[u8]) -> Choice {
         let hash = hash(value.trim_ascii());
         self.hashes
             .iter()
@@ -108,11 +110,11 @@ impl fmt::Debug for Verifier {
     }
 }
 
-/// Find a control or invisible character: its place, from 1, and its kind. A file or a copied text
-/// added it, so its name shows nothing of the secret.
+/// Find a control character or an invisible one, with its place, from 1, and its name. It comes from a
+/// file or a copied text, so its name reveals nothing about the secret.
 ///
-/// HTTP forbids control characters in headers, but allows a tab. The Hub's settings reject a tab,
-/// but accept the delete character, which HTTP forbids.
+/// HTTP forbids control characters in headers, except the tab. The settings of the Hub accept no tab.
+/// They accept the delete character, but HTTP forbids it.
 fn unusual(secret: &str) -> Option<(usize, &'static str)> {
     secret.chars().enumerate().find_map(|(at, c)| {
         let kind = match c {
@@ -135,7 +137,7 @@ fn hash(value: &[u8]) -> Hash {
     Sha256::digest(value).into()
 }
 
-fn decide(is_known: Choice) -> Result<(), Error> {
+fn to_result(is_known: Choice) -> Result<(), Error> {
     if is_known.into() {
         Ok(())
     } else {
@@ -143,9 +145,9 @@ fn decide(is_known: Choice) -> Result<(), Error> {
     }
 }
 
-/// The value of several equal ones. All come from the request, so their comparison shows nothing
-/// about our secrets.
-fn only<T: PartialEq>(mut values: impl Iterator<Item = T>) -> Result<Option<T>, Error> {
+/// The value of several equal ones. All of them come from the request, so this comparison reveals
+/// nothing about the secrets.
+fn single_value<T: PartialEq>(mut values: impl Iterator<Item = T>) -> Result<Option<T>, Error> {
     let Some(first) = values.next() else {
         return Ok(None);
     };
@@ -156,15 +158,15 @@ fn only<T: PartialEq>(mut values: impl Iterator<Item = T>) -> Result<Option<T>, 
     }
 }
 
-/// A decoded value of the query, in the two readings of `+`. URLs keep it, and HTML forms write a
-/// space so. The owner of a webhook types the URL by hand, and can mean either.
+/// A decoded value of the query, with both meanings of `+`: a plus in URLs, a space in HTML forms.
+/// The owner of a webhook types the URL, and can mean either.
 #[derive(PartialEq)]
 struct Parameter {
     plain: Vec<u8>,
     spaced: Vec<u8>,
 }
 
-/// The values of all parameters `secret` of the query.
+/// The values of all query parameters named `secret`.
 fn parameters(query: &[u8]) -> impl Iterator<Item = Parameter> {
     query
         .strip_prefix(b"?")
@@ -176,7 +178,7 @@ fn parameters(query: &[u8]) -> impl Iterator<Item = Parameter> {
                 None => (pair, &[][..]),
             };
             percent_decode(name).eq(PARAMETER.iter().copied()).then(|| {
-                // Before decoding, because `%2B` is a plus.
+                // Replace `+` before the value is decoded, because `%2B` is always a plus.
                 let with_spaces: Vec<u8> = value
                     .iter()
                     .map(|byte| if *byte == b'+' { b' ' } else { *byte })

@@ -1,58 +1,78 @@
-//! Makes text of bytes for the JSON reader: UTF-8, without lone surrogates and very long numbers.
+//! Decoding: from bytes to UTF-8 text without lone surrogates and without overlong numbers.
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::OnceLock;
 
 use elsa::sync::FrozenVec;
 
 use memchr::{memchr_iter, memchr2, memrchr};
 
-use crate::error::{Error, Problem};
+use crate::error::{Error, PayloadError};
 
-/// The decoded strings of a body that have escapes. Events borrow them from here, and all other
-/// strings from the body.
+/// The decoded strings of a body that have escapes. The fields of an event borrow from the body or
+/// from this arena.
 #[derive(Default)]
-pub struct Strings {
+pub struct StringArena {
     kept: FrozenVec<Box<str>>,
+    /// The path and the message of the first field error. An error of serde has only text.
+    field_error: OnceLock<(&'static str, String)>,
 }
 
-impl Strings {
+impl StringArena {
     pub(crate) fn keep(&self, text: String) -> &str {
         self.kept.push_get(text.into())
     }
+
+    /// Make an error about a field, and store the path and the message.
+    pub(crate) fn field_error<E: serde::de::Error>(
+        &self,
+        path: &'static str,
+        what: impl fmt::Display,
+    ) -> E {
+        let what = what.to_string();
+        let error = E::custom(&what);
+        self.field_error.get_or_init(|| (path, what));
+        error
+    }
+
+    /// The path and the message of the error of [`StringArena::field_error`], if there is one.
+    pub(crate) fn first_field_error(&self) -> Option<&(&'static str, String)> {
+        self.field_error.get()
+    }
 }
 
-impl fmt::Debug for Strings {
+impl fmt::Debug for StringArena {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} strings", self.kept.len())
     }
 }
 
-/// The maximum length of a number, in characters. A longer number would block the reader. The
-/// numbers of a shorter body need no check.
+/// The length of the longest valid number, in characters. Without a limit, one number could keep the
+/// parser busy for seconds. A shorter body needs no check.
 const LONGEST_NUMBER: usize = 65_536;
 
-/// Decode a body. U+FFFD replaces lone surrogates, which JSON can write but text cannot have. A
-/// body without them is not copied.
+/// Decode a body. U+FFFD replaces lone surrogates: JSON can have them, and UTF-8 text cannot. A body
+/// without them is not copied.
 pub fn decode(body: &[u8]) -> Result<Cow<'_, str>, Error> {
     let text = std::str::from_utf8(body).map_err(|error| {
         let (line, column) = place(body, error.valid_up_to());
-        Error::Payload(Problem {
+        Error::Payload(PayloadError {
             what: "expected UTF-8, found other bytes".into(),
             path: String::new(),
             place: Some((line, column + 1)),
         })
     })?;
-    // Without this, the error would be about an invisible character.
+    // The error of the parser would not name this invisible character.
     if text.starts_with('\u{feff}') {
-        return Err(Error::Payload(Problem {
+        return Err(Error::Payload(PayloadError {
             what: "expected a body that starts with `{`, found a byte order mark".into(),
             path: String::new(),
             place: Some((1, 1)),
         }));
     }
     if let Some(at) = long_number(body) {
-        return Err(Error::Payload(Problem {
+        return Err(Error::Payload(PayloadError {
             what: format!("expected a number of at most {LONGEST_NUMBER} characters"),
             path: String::new(),
             place: Some(place(body, at + 1)),
@@ -69,10 +89,9 @@ fn place(body: &[u8], at: usize) -> (usize, usize) {
     (line, column)
 }
 
-/// The start of a number longer than `LONGEST_NUMBER`; None if there is none.
+/// The start of the first number that is longer than `LONGEST_NUMBER`.
 ///
-/// This checks one byte in each stretch of that length, because a longer number covers at least one
-/// of them.
+/// Only one byte in each `LONGEST_NUMBER` is read, because a longer number covers at least one.
 fn long_number(body: &[u8]) -> Option<usize> {
     let is_number = |byte: &&u8| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
     let mut strings = InStrings {
@@ -83,20 +102,20 @@ fn long_number(body: &[u8]) -> Option<usize> {
     (LONGEST_NUMBER..body.len())
         .step_by(LONGEST_NUMBER)
         .find_map(|probe| {
-            // One stretch back is enough, because a longer run was found before.
-            let stretch = &body[probe - LONGEST_NUMBER..=probe];
-            let before = stretch.iter().rev().take_while(is_number).count();
+            // A number that begins before this window was checked at the probe before.
+            let window = &body[probe - LONGEST_NUMBER..=probe];
+            let before = window.iter().rev().take_while(is_number).count();
             let start = probe + 1 - before;
             if before == 0 || (before > LONGEST_NUMBER && start > 0) {
                 return None;
             }
             let rest = body[start..].iter().take(LONGEST_NUMBER + 1);
-            (rest.take_while(is_number).count() > LONGEST_NUMBER && !strings.holds(start))
+            (rest.take_while(is_number).count() > LONGEST_NUMBER && !strings.contain(start))
                 .then_some(start)
         })
 }
 
-/// Finds the bytes of a body that are in strings, in one pass.
+/// Finds out whether bytes are inside strings, in one pass over the body.
 struct InStrings<'b> {
     body: &'b [u8],
     at: usize,
@@ -104,8 +123,8 @@ struct InStrings<'b> {
 }
 
 impl InStrings<'_> {
-    /// Return true if the byte at this place is in a string. The places must increase.
-    fn holds(&mut self, place: usize) -> bool {
+    /// Whether the byte at this place is inside a string. Each call needs a later place.
+    fn contain(&mut self, place: usize) -> bool {
         while let Some(next) = memchr2(b'"', b'\\', &self.body[self.at.min(place)..place]) {
             let mark = self.at + next;
             if self.body[mark] == b'"' {
@@ -119,8 +138,8 @@ impl InStrings<'_> {
     }
 }
 
-/// Replace each `\uD800`..`\uDFFF` escape that is not part of a pair by `\uFFFD`. It has the same
-/// length, so all other bytes of the body keep their places.
+/// Replace each escape of a lone surrogate by `\uFFFD`. It has the same length, so the positions in
+/// the body do not change.
 fn replace_lone_surrogates(text: &str) -> Cow<'_, str> {
     let bytes = text.as_bytes();
     let mut repaired: Option<Vec<u8>> = None;
@@ -141,20 +160,20 @@ fn replace_lone_surrogates(text: &str) -> Cow<'_, str> {
             None => {}
         }
     }
-    // ASCII replaced ASCII, so the bytes are still UTF-8.
+    // ASCII replaced ASCII, so this is valid UTF-8.
     match repaired.and_then(|repaired| String::from_utf8(repaired).ok()) {
         Some(repaired) => Cow::Owned(repaired),
         None => Cow::Borrowed(text),
     }
 }
 
-/// Half of a surrogate pair.
+/// A half of a surrogate pair.
 enum Half {
     High,
     Low,
 }
 
-/// The half of a pair that the escape at `at` is; None if it is none.
+/// The surrogate of the escape at `at`, if it is one.
 fn surrogate(bytes: &[u8], at: usize) -> Option<Half> {
     let Some(&[b'\\', b'u', b'd' | b'D', second, third, fourth]) = bytes.get(at..at + 6) else {
         return None;
@@ -169,18 +188,18 @@ fn surrogate(bytes: &[u8], at: usize) -> Option<Half> {
     }
 }
 
-/// The range of a part in a text.
+/// The range of a slice in its text.
 ///
 /// # Panics
 ///
-/// If `part` is not a part of `text`.
+/// If it is not a slice of the text.
 pub(crate) fn range_in(text: &str, part: &str) -> std::ops::Range<usize> {
     let start = part.as_ptr().addr() - text.as_ptr().addr();
     assert!(start + part.len() <= text.len(), "a part of the text");
     start..start + part.len()
 }
 
-/// Escape line breaks and control characters of a text.
+/// Escape control characters, so that a text stays on its line and cannot control a terminal.
 pub(crate) fn one_line(text: &str) -> String {
     text.chars().fold(String::new(), |mut line, c| {
         match c {
@@ -191,10 +210,10 @@ pub(crate) fn one_line(text: &str) -> String {
     })
 }
 
-/// The maximum number of characters of a value that a message or a `repr` quotes.
+/// The largest number of characters of a value in a message or a `repr`.
 pub(crate) const LONGEST_QUOTE: usize = 120;
 
-/// A value of a body for messages: on one line. A long value is cut, and its length is added.
+/// A value of a body for messages: on one line, and cut if it is long, with its length.
 pub(crate) fn excerpt(text: &str) -> String {
     match line_start(text, LONGEST_QUOTE) {
         (line, false) => line,
@@ -202,9 +221,9 @@ pub(crate) fn excerpt(text: &str) -> String {
     }
 }
 
-/// The start of a text as [`one_line`] returns it, and true if the text is longer.
+/// The start of a text as one line, and whether the text was cut.
 pub(crate) fn line_start(text: &str, longest: usize) -> (String, bool) {
-    // An escaped character has up to ten characters, so the line is cut again.
+    // Escaping can make a character ten times as long, so the line is cut again.
     let end = text.char_indices().nth(longest).map(|(end, _)| end);
     let mut line = one_line(&text[..end.unwrap_or(text.len())]);
     let cut = line.char_indices().nth(longest).map(|(cut, _)| cut);
@@ -217,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn excerpt_keeps_what_is_short() {
+    fn excerpt_keeps_short_text() {
         for text in ["", "main", "a\"b'c\\d", &"é".repeat(LONGEST_QUOTE)] {
             assert_eq!(excerpt(text), text);
         }
@@ -225,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn excerpt_of_a_long_text_is_short_and_tells_its_length() {
+    fn excerpt_of_a_long_text_is_short_and_has_its_length() {
         for c in ["a", "é", "😀", "\n", "\u{1b}", "\u{e0001}"] {
             let text = c.repeat(100_000);
             let shown = excerpt(&text);

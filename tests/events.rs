@@ -6,12 +6,13 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use common::Row;
-use hubhooks::error::{Error, Problem};
+use hubhooks::OwnedEvent;
+use hubhooks::error::{Error, PayloadError};
 use hubhooks::event::{
     Changes, Comment, DOCUMENTED_KEYS, Discussion, Event, MovedTo, Owner, Repo, UpdatedFile,
     UpdatedRef, Url, Webhook,
 };
-use hubhooks::text::{Strings, decode};
+use hubhooks::text::decode;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -29,6 +30,16 @@ fn rejected() {
         assert_eq!(place, Some(json!([row.get("line"), row.get("column")])));
         assert_eq!(problem.path, row.str("path"));
     });
+}
+
+#[test]
+fn owned_event_can_be_sent_to_a_thread() {
+    let body = r#"{"event": {"action": "upd\u0061te", "scope": "repo.content"}, "x": "\ud800"}"#;
+    let event = OwnedEvent::parse(body).expect("an event");
+    let event = std::thread::spawn(|| event).join().expect("no panic");
+    assert_eq!(event.event().action, "update");
+    assert_eq!(event.raw(), body.as_bytes());
+    assert_eq!(event.event().text(), body.replace("ud800", "uFFFD"));
 }
 
 #[test]
@@ -93,7 +104,7 @@ fn bytes(row: &Row) -> Vec<u8> {
 }
 
 #[track_caller]
-fn refusal(body: &[u8]) -> Problem {
+fn refusal(body: &[u8]) -> PayloadError {
     match view_of(body) {
         Err(Error::Payload(problem)) => problem,
         Err(other) => panic!("expected a problem with the body, found: {other}"),
@@ -105,10 +116,10 @@ fn refusal(body: &[u8]) -> Problem {
 
 /// Parse a body into all attributes that the Python classes have, under their names.
 fn view_of(body: &[u8]) -> Result<Value, Error> {
-    let (text, strings) = (decode(body)?, Strings::default());
-    let event = Event::read(&text, &strings)?;
-    assert_eq!(event.text(), text);
-    Ok(view(&event))
+    let event = OwnedEvent::parse(body)?;
+    assert_eq!(event.raw(), body);
+    assert_eq!(event.event().text(), decode(body)?);
+    Ok(view(event.event()))
 }
 
 fn view(event: &Event<'_>) -> Value {

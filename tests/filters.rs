@@ -2,9 +2,9 @@
 
 mod common;
 
-use hubhooks::event::{Class, Event};
-use hubhooks::filter::{Criteria, Filter, Listened, match_filters};
-use hubhooks::text::Strings;
+use hubhooks::OwnedEvent;
+use hubhooks::event::Class;
+use hubhooks::filter::{Criteria, Filter, ScopeOrClass, match_filters};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -38,10 +38,10 @@ fn criteria<'r>(arguments: impl Iterator<Item = (&'r str, &'r Value)>) -> Criter
     criteria
 }
 
-fn listened(value: &Value) -> Listened {
+fn listened(value: &Value) -> ScopeOrClass {
     match value {
-        Value::String(scope) => Listened::Scope(scope.clone()),
-        _ => Listened::Class(match value["class"].as_str().expect("a class") {
+        Value::String(scope) => ScopeOrClass::Scope(scope.clone()),
+        _ => ScopeOrClass::Class(match value["class"].as_str().expect("a class") {
             "RepoEvent" => Class::Repo,
             "ContentEvent" => Class::Content,
             "ConfigEvent" => Class::Config,
@@ -77,12 +77,12 @@ fn table() {
             return assert_eq!(filter.value_warnings(), row.strings("warnings"));
         }
         let body = common::body(row);
-        let strings = Strings::default();
-        let event = Event::read(&body, &strings).expect("the body is an event");
-        let explanation = filter.explain(&event);
+        let event = OwnedEvent::parse(body).expect("the body is an event");
+        let event = event.event();
+        let explanation = filter.explain(event);
         assert_eq!(explanation.text, row.str("explain"));
-        assert_eq!(filter.matches(&event), row.get("matches") == true);
-        assert_eq!(explanation.matched, filter.matches(&event));
+        assert_eq!(filter.matches(event), row.get("matches") == true);
+        assert_eq!(explanation.matched, filter.matches(event));
     });
 }
 
@@ -97,17 +97,17 @@ fn matching_gives_the_places_in_order() {
     };
     let filters = [filter("2026/**"), filter("*.txt"), filter("incoming/*")];
     let body = common::sample("repo.content.update.bucket").to_string();
-    let strings = Strings::default();
-    let event = Event::read(&body, &strings).expect("the sample is an event");
-    assert_eq!(match_filters(&event, &filters), [0, 2]);
+    let event = OwnedEvent::parse(body).expect("the sample is an event");
+    let event = event.event();
+    assert_eq!(match_filters(event, &filters), [0, 2]);
 }
 
 #[test]
 fn filters_compare_by_their_criteria() {
     let on = |scope: &str| {
         let scopes = vec![
-            Listened::Scope(scope.into()),
-            Listened::Class(Class::Comment),
+            ScopeOrClass::Scope(scope.into()),
+            ScopeOrClass::Class(Class::Comment),
         ];
         Filter::new(Criteria {
             scopes,
@@ -119,7 +119,7 @@ fn filters_compare_by_their_criteria() {
     assert_ne!(on("repo"), on("repo.*"));
     assert_eq!(
         on("repo").criteria().scopes[0],
-        Listened::Scope("repo".into())
+        ScopeOrClass::Scope("repo".into())
     );
     assert_eq!(
         std::collections::HashSet::from([on("repo"), on("repo"), on("discussion")]).len(),
@@ -166,7 +166,7 @@ fn fits_within(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
-fn hears_path(pattern: &str, path: &str) -> Option<bool> {
+fn path_matches(pattern: &str, path: &str) -> Option<bool> {
     let filter = Filter::new(Criteria {
         path: Some(vec![pattern.into()]),
         ..Criteria::default()
@@ -175,9 +175,9 @@ fn hears_path(pattern: &str, path: &str) -> Option<bool> {
     let mut body = common::sample("repo.content.update.bucket");
     body["updatedFiles"] = json!([{"path": path, "action": "add"}]);
     let body = body.to_string();
-    let strings = Strings::default();
-    let event = Event::read(&body, &strings).expect("an event");
-    Some(filter.matches(&event))
+    let event = OwnedEvent::parse(body).expect("an event");
+    let event = event.event();
+    Some(filter.matches(event))
 }
 
 const SAMPLES: [&str; 9] = [
@@ -195,9 +195,9 @@ const SAMPLES: [&str; 9] = [
 prop_compose! {
     fn any_criteria()(
         scopes in prop::collection::vec(prop_oneof![
-            "(repo|discussion)(\\.(content|config|comment|new))?(\\.\\*)?".prop_map(Listened::Scope),
+            "(repo|discussion)(\\.(content|config|comment|new))?(\\.\\*)?".prop_map(ScopeOrClass::Scope),
             prop::sample::select(vec![Class::Other, Class::Repo, Class::Content, Class::Discussion, Class::Comment])
-                .prop_map(Listened::Class),
+                .prop_map(ScopeOrClass::Class),
         ], 0..3),
         action in word("create|update|move|new"),
         repo_type in word("model|dataset|bucket|new"),
@@ -236,12 +236,12 @@ fn word(pattern: &'static str) -> impl Strategy<Value = Option<Vec<String>>> {
 proptest! {
     #[test]
     fn any_pattern_meets_any_path(pattern in any::<String>(), path in any::<String>()) {
-        hears_path(&pattern, &path);
+        path_matches(&pattern, &path);
     }
 
     #[test]
     fn special_characters_meet_any_path(pattern in "[ab*?\\[\\]{}\\\\,!^/-]{1,12}", path in "[ab/\\[\\]-]{0,8}") {
-        hears_path(&pattern, &path);
+        path_matches(&pattern, &path);
     }
 
     #[test]
@@ -249,16 +249,16 @@ proptest! {
         pattern in "([ab?]|\\*[ab/?]|\\{a,b[ab?]?\\}|/|/\\*\\*/){0,6}(\\*|/\\*\\*)?",
         path in "[ab]{1,2}(/[ab]{1,2}){0,4}",
     ) {
-        if let Some(heard) = hears_path(&pattern, &path) {
-            prop_assert_eq!(heard, fits(&pattern, &path));
+        if let Some(matches) = path_matches(&pattern, &path) {
+            prop_assert_eq!(matches, fits(&pattern, &path));
         }
     }
 
     #[test]
     fn plain_patterns_are_compared_exactly(pattern in "[a-z/ .!,^-]{1,6}", path in "[a-z/ .!,^-]{0,6}") {
         prop_assume!(!pattern.starts_with('!'));
-        prop_assert_eq!(hears_path(&pattern, &pattern), Some(true));
-        prop_assert_eq!(hears_path(&pattern, &path), Some(pattern == path));
+        prop_assert_eq!(path_matches(&pattern, &pattern), Some(true));
+        prop_assert_eq!(path_matches(&pattern, &path), Some(pattern == path));
     }
 
     #[test]
@@ -280,13 +280,13 @@ proptest! {
             body[lost] = 7.into();
         }
         let body = body.to_string();
-        let strings = Strings::default();
-        let event = Event::read(&body, &strings).expect("an event");
+        let event = OwnedEvent::parse(body).expect("an event");
+        let event = event.event();
         let filters: Vec<_> = criteria.into_iter().filter_map(|criteria| Filter::new(criteria).ok()).collect();
-        let matched = match_filters(&event, &filters);
+        let matched = match_filters(event, &filters);
         for (at, filter) in filters.iter().enumerate() {
-            let explanation = filter.explain(&event);
-            prop_assert_eq!(filter.matches(&event), explanation.matched);
+            let explanation = filter.explain(event);
+            prop_assert_eq!(filter.matches(event), explanation.matched);
             prop_assert_eq!(matched.contains(&at), explanation.matched);
             prop_assert_eq!(explanation.text.starts_with("matches"), explanation.matched);
             prop_assert!(!explanation.text.ends_with(": "), "{}", explanation.text);
@@ -307,12 +307,12 @@ proptest! {
             }
         }
         let body = body.to_string();
-        let strings = Strings::default();
-        let event = Event::read(&body, &strings).expect("an event");
+        let event = OwnedEvent::parse(body).expect("an event");
+        let event = event.event();
         let status = Some(vec![name.clone()]);
         for criteria in [Criteria { status, ..Criteria::default() }, criteria] {
             if let Ok(filter) = Filter::new(criteria) {
-                let explanation = filter.explain(&event);
+                let explanation = filter.explain(event);
                 let breaks = |c: char| c.is_control() || "\u{2028}\u{202e}".contains(c);
                 prop_assert!(!explanation.text.contains(breaks), "{:?}", explanation.text);
             }

@@ -402,7 +402,7 @@ def cyclic() -> dict[str, Any]:
     ],
 )
 def test_what_json_cannot_write_is_refused_with_the_cause(payload, cause):
-    with pytest.raises(PayloadError, match=r"^expected a mapping that JSON can write: ") as caught:
+    with pytest.raises(PayloadError, match=r"^the mapping cannot be written as JSON: ") as caught:
         HubEvent.from_dict(payload)
     assert type(caught.value.__cause__) is cause
     assert (caught.value.line, caught.value.column, caught.value.path) == (None, None, "")
@@ -413,8 +413,8 @@ def test_what_json_cannot_write_is_refused_with_the_cause(payload, cause):
     [
         ({}, "expected a key `event` with `action` and `scope` at line 1 column 2"),
         ({"event": "add"}, "expected a key `scope` with a string beside the `event`"),
-        ({"x": 10**400}, "`x`: expected a number that 64 bits can hold, found a larger one"),
-        ({"x": nested(200)}, "expected at most 127 levels of nesting, found more"),
+        ({"x": 10**400}, "`x`: number out of range"),
+        ({"x": nested(200)}, "recursion limit exceeded"),
     ],
     ids=["empty", "version 2 without scope", "a number too large", "too deep"],
 )

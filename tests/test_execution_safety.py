@@ -984,7 +984,7 @@ def test_forked_children_of_a_gradio_app_end_at_once(tmp_path: Path, launch: str
     is_wrapped = launch == WRAPPED
     script = POOL.replace("LAUNCH", launch).replace("IS_WRAPPED", str(is_wrapped))
     with started(
-        tmp_path, "app.py", script=script, prints="Deliveries are kept", environ=environ
+        tmp_path, "app.py", script=script, prints="Deliveries are stored", environ=environ
     ) as server:
         assert server.post("/gradio_api/webhooks", BODY).status_code == 202
         said = server.wait_for("all children were terminated")

@@ -52,6 +52,28 @@ def test_filters_are_equal_by_what_they_listen_to():
     assert one != "repo.content"
 
 
+def test_scopes_and_criteria_are_those_of_the_call():
+    chosen = Filter(ContentEvent, "repo.*", private=False, repo="me/*", action=["create", "update"])
+    assert chosen.scopes == (ContentEvent, "repo.*")
+    assert chosen.criteria == {
+        "action": ("create", "update"), "repo": ("me/*",), "private": False
+    }  # fmt: skip
+    assert chosen.criteria is not chosen.criteria
+    assert (Filter().scopes, Filter().criteria) == ((), {})
+
+
+@cases("filters", "explain")
+def test_filter_can_be_made_again_from_its_scopes_and_criteria(row):
+    chosen = filter_of(row["filter"])
+    assert Filter(*chosen.scopes, **chosen.criteria) == chosen
+
+
+def test_scopes_and_criteria_cannot_be_set():
+    for name in ("scopes", "criteria"):
+        with pytest.raises(AttributeError):
+            setattr(Filter(), name, ())
+
+
 def test_repr_is_the_call():
     assert repr(Filter(ContentEvent, "repo", repo=["me/*"], private=False)) == (
         'Filter(ContentEvent, "repo", repo=["me/*"], private=False)'

@@ -602,7 +602,7 @@ LOST = "hubhooks.db, which is lost when the Space restarts or sleeps: for work"
 def test_start_in_a_space_says_that_the_store_is_lost(tmp_path: Path, script: str) -> None:
     with started(tmp_path, script=script, environ=SPACE) as server:
         said = server.wait_for(LOST)
-        assert said.count("deliveries are kept in") == 1
+        assert said.count("deliveries are stored in") == 1
         assert (
             'set HUBHOOKS_DELIVERIES to a file on a disk that does, or acknowledge="on_completion"'
             in said
@@ -611,7 +611,7 @@ def test_start_in_a_space_says_that_the_store_is_lost(tmp_path: Path, script: st
 
 def test_first_delivery_in_a_space_says_that_the_store_is_lost(tmp_path: Path) -> None:
     with started(tmp_path, script=MOUNTED, environ=SPACE) as server:
-        assert "deliveries are kept in" not in server.output()
+        assert "deliveries are stored in" not in server.output()
         deliver(server, "d1", path="/mounted/")
         server.wait_for(LOST)
 
@@ -625,7 +625,7 @@ def test_start_in_a_space_says_that_memory_is_lost(tmp_path: Path) -> None:
 def test_start_elsewhere_says_nothing_of_a_space(tmp_path: Path) -> None:
     with started(tmp_path, script=APP, environ={**ON_DISK, "SPACE_ID": None}) as server:
         deliver(server, "d1")
-        assert "deliveries are kept in" not in server.output()
+        assert "deliveries are stored in" not in server.output()
 
 
 BLOCKS = """
@@ -657,7 +657,7 @@ def test_launch_in_a_space_says_it_once(tmp_path: Path, launch: str) -> None:
         assert server.post(deliver_to, BODY).status_code == 200
         assert readiness(server, deliver_to)[0] == 200
         said = server.output()
-        assert said.lower().count("deliveries are kept in") == 1
+        assert said.lower().count("deliveries are stored in") == 1
 
 
 @pytest.fixture

@@ -181,7 +181,7 @@ def test_warning_of_quotation_marks_fails_no_request(serve, monkeypatch, logged)
                 headers={"X-Webhook-Secret": "'tide'", "Webhook-Id": "d1"},
             )
             assert answer.status_code == status
-    warned = [line for line in logged() if "quotation marks are part of the secret" in line]
+    warned = [line for line in logged() if "begins and ends with the same quotation mark" in line]
     assert len(warned) == 2  # one for each of the two verifiers
     assert "tide" not in "".join(warned)
 
@@ -200,7 +200,7 @@ def test_log_says_what_is_wrong_with_secret(path, serve, monkeypatch, logged):
         answer = httpx.post(f"http://127.0.0.1:{port}{path}", content=b"{}")
     assert answer.status_code == 503
     assert "line feed" not in answer.text
-    refused = [line for line in logged() if "no valid WEBHOOK_SECRET" in line]
+    refused = [line for line in logged() if "503" in line]
     assert len(refused) == 1
     assert "has a line feed at character 3" in refused[0]
 

@@ -4,7 +4,7 @@
 
 use hubhooks::event::Event;
 use hubhooks::filter::{Criteria, Filter};
-use hubhooks::text::{Strings, decode};
+use hubhooks::text::{StringArena, decode};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use serde_json::json;
@@ -68,7 +68,7 @@ fuzz_target!(|case: Case| {
         "repo": {"type": "model", "name": text},
     });
     let body = body.to_string();
-    let (body, strings) = (decode(body.as_bytes()).expect("text"), Strings::default());
+    let (body, strings) = (decode(body.as_bytes()).expect("text"), StringArena::default());
     let event = Event::read(&body, &strings).expect("an event");
     let is_match = filter.matches(&event);
     assert_eq!(is_match, filter.explain(&event).matched);

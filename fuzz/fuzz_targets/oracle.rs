@@ -3,13 +3,13 @@
 #![no_main]
 
 use hubhooks::event::Event;
-use hubhooks::text::{Strings, decode};
+use hubhooks::text::{StringArena, decode};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
 fuzz_target!(|body: &[u8]| {
     let Ok(text) = decode(body) else { return };
-    let strings = Strings::default();
+    let strings = StringArena::default();
     let event = Event::read(&text, &strings);
     let value = serde_json::from_str::<Value>(&text);
     match (event, value) {

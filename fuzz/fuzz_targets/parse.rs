@@ -5,11 +5,11 @@
 use hubhooks::error::Error;
 use hubhooks::event::Event;
 use hubhooks::filter::{Criteria, Filter};
-use hubhooks::text::{Strings, decode};
+use hubhooks::text::{StringArena, decode};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|body: &[u8]| {
-    let strings = Strings::default();
+    let strings = StringArena::default();
     let error = match decode(body) {
         Err(error) => error,
         Ok(text) => match Event::read(&text, &strings) {
@@ -61,7 +61,7 @@ fn look_at(event: &Event<'_>) {
         assert!(event.text().contains(json) && !json.is_empty());
         assert!(json.len() >= file.path.len());
     }
-    let filter = Filter::new(Criteria::default()).expect("a filter that hears all");
+    let filter = Filter::new(Criteria::default()).expect("a filter that matches all");
     assert!(filter.matches(event) && filter.explain(event).matched);
     assert!(!format!("{class:?} {event:?}").is_empty());
 }

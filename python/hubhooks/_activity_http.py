@@ -36,7 +36,7 @@ _LONGEST_BODY = 64 * 1024
 _LIST_OPTIONS = ("state", "scope", "repo", "since", "before", "limit")
 
 
-class _Refusal(Exception):  # noqa: N818 - an answer, not an error of ours
+class _Refusal(Exception):  # noqa: N818 - a response, not an error of ours
     def __init__(self, status: int, reason: str, **headers: str) -> None:
         self.status = status
         self.reason = reason
@@ -44,7 +44,7 @@ class _Refusal(Exception):  # noqa: N818 - an answer, not an error of ours
 
 
 class _Target(NamedTuple):
-    """What a path names."""
+    """The resource that a path names."""
 
     delivery_id: str | None
     is_replay: bool
@@ -59,17 +59,17 @@ async def serve(
     receive: Receive,
     send: Send,
 ) -> bool:
-    """Answer a request if it is one for this API, and there is a token to ask for.
+    """Respond to a request for this API, if an admin token is set.
 
     Args:
-        activity: gives what there is to tell.
+        activity: returns the deliveries.
         not_ready_reason: returns why a delivery would not be stored now; empty if it would.
-        scope: that of the request.
-        receive: gives its body.
-        send: takes the answer.
+        scope: the scope of the request.
+        receive: ASGI's function that returns the body.
+        send: ASGI's function that takes the response.
 
     Returns:
-        False if it is none: nothing was read then, and nothing sent.
+        False for any other request. Then nothing was read or sent.
     """
     target = _target_of(scope)
     if target is None:
@@ -81,7 +81,7 @@ async def serve(
         if not activity().guard.is_on:
             scope["query_string"] = query
             return False
-        await _let_in(activity(), scope)
+        await _check_access(activity(), scope)
         check_event_loop()
         if target.operation:
             health = await _operations.check(activity(), not_ready_reason)
@@ -107,7 +107,7 @@ async def serve(
 
 
 def _target_of(scope: Scope) -> _Target | None:
-    # As it was sent, where the server says so: an id may have a slash in it.
+    # The raw path, if the server has it: an id may contain a slash.
     path = (scope.get("raw_path") or b"").partition(b"?")[0].decode("latin-1")
     parts = (path or scope["path"]).rstrip("/").split("/")
     method = scope["method"]
@@ -116,7 +116,7 @@ def _target_of(scope: Scope) -> _Target | None:
             return _Target(None, is_replay=False)
         case [*_, "deliveries", name] if method == "GET":
             return _Target(unquote(name), is_replay=False)
-        # No id looks like this: a slash in an id is sent as `%2F`.
+        # No id can be `-/ready`: a slash in an id is sent as `%2F`.
         case [*_, "deliveries", "-", ("ready" | "metrics") as operation] if method == "GET":
             return _Target(None, is_replay=False, operation=operation)
         case [*_, "deliveries", name, "replay"] if method == "POST":
@@ -124,7 +124,7 @@ def _target_of(scope: Scope) -> _Target | None:
     return None
 
 
-async def _let_in(activity: Activity, scope: Scope) -> None:
+async def _check_access(activity: Activity, scope: Scope) -> None:
     values = [value for name, value in scope["headers"] if name == b"authorization"]
     kind, _, token = (values[0] if len(values) == 1 else b"").partition(b" ")
     if kind.lower() != b"bearer" or not token:
@@ -143,7 +143,7 @@ async def _let_in(activity: Activity, scope: Scope) -> None:
 
 
 def _closing(scope: Scope) -> dict[str, str]:
-    """Give the header that ends the connection, which is not allowed in HTTP/2."""
+    """Return the header that ends the connection. HTTP/2 does not allow it."""
     return {"connection": "close"} if scope.get("http_version", "1.1").startswith("1") else {}
 
 
@@ -166,14 +166,14 @@ def _list(activity: Activity, query: bytes) -> dict[str, Any]:
         limit=limit + 1,
     )
     page = [delivery_json(delivery) for delivery in deliveries[:limit]]
-    # What to ask for next: the deliveries before the last of these.
+    # The next page begins before the last delivery of this one.
     before = page[-1]["id"] if len(deliveries) > limit else None
     unknown = activity.unknown_handlers()
     return {"deliveries": page, "before": before, "unknown_handlers": unknown}
 
 
 def _limit_of(text: str) -> int:
-    # Not longer than that one, as numbers of any length cannot be read.
+    # Python refuses to convert very long numbers.
     is_number = text.isascii() and text.isdigit() and len(text) <= len(str(_LONGEST_PAGE))
     if not (is_number and 0 < int(text) <= _LONGEST_PAGE):
         raise _Refusal(400, f"`limit` must be a number from 1 to {_LONGEST_PAGE}")
@@ -184,7 +184,7 @@ def _moment_of(text: str | None) -> datetime | None:
     if text is None:
         return None
     try:
-        # Python 3.10 does not know the Z, and in a query a plus is a space.
+        # Python 3.10 does not know the Z. In a query a plus is a space.
         moment = datetime.fromisoformat(text.replace("Z", "+00:00").replace(" ", "+"))
     except ValueError:
         moment = None

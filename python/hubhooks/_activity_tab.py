@@ -128,7 +128,7 @@ _STYLE = """<style>
 .hubhooks.hubhooks .hubhooks-list table { width: 100%; table-layout: fixed;
   border-collapse: collapse; }
 .hubhooks.hubhooks .hubhooks-list :is(th, td) { padding: 8px 12px; text-align: left;
-  vertical-align: top; }
+  vertical-align: baseline; }
 .hubhooks.hubhooks .hubhooks-list th { font-size: var(--text-sm); font-weight: 600; }
 .hubhooks.hubhooks .hubhooks-list tbody tr { border-top: 1px solid var(--hubhooks-line); }
 .hubhooks.hubhooks .hubhooks-list tr[data-delivery] { cursor: pointer; }
@@ -162,6 +162,7 @@ _STYLE = """<style>
   .hubhooks.hubhooks .hubhooks-list td.hubhooks-state { grid-column: 2; }
 }
 
+:is(.hubhooks-details, .hubhooks-locked):not(:has(section)) { display: none; }
 .hubhooks-details .json-node .content { flex: 1; min-width: 0; overflow-wrap: anywhere; }
 .hubhooks.hubhooks dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px;
   align-items: baseline; margin: 0; }
@@ -246,14 +247,13 @@ class _Parts(NamedTuple):
     older: gr.Button
     table: gr.HTML
     choose: gr.Button
-    details: gr.Column
     facts: gr.HTML
     payload: gr.JSON
     handler: gr.Dropdown
     replay: gr.Button
     outcome: gr.HTML
     close: gr.Button
-    locked: gr.Column
+    locked: gr.HTML
     token: gr.Textbox
     unlock: gr.Button
     lock: gr.Button
@@ -284,7 +284,7 @@ def show(activity: Activity, was_started: Callable[[], bool]) -> None:
     parts = _lay_out(has_token=has_token, has_login=has_login)
     keep_private(parts)
     warn_of_own_launch(blocks)
-    tab = _Tab(activity, parts, was_started, hint="" if has_token or has_login else _HOW_TO_UNLOCK)
+    tab = _Tab(activity, parts, was_started, has_token=has_token, has_login=has_login)
     held: list[Any] = [parts.state, parts.number, parts.chosen, parts.key, parts.seen]
     outputs: list[Any] = list(parts)
 
@@ -333,7 +333,9 @@ def _lay_out(*, has_token: bool, has_login: bool) -> _Parts:
         lock = gr.Button("Lock", size="md", visible=False, scale=0, min_width=60)
     table = gr.HTML(padding=False)
     choose = gr.Button("Select", visible="hidden", elem_classes="hubhooks-choose")
-    with gr.Column(visible=False, elem_classes="hubhooks-details") as details, gr.Row():
+    # The style hides a column without a section. Gradio 6.0 drops the values of components that it
+    # makes visible with the same response.
+    with gr.Column(elem_classes="hubhooks-details"), gr.Row():
         with gr.Column(scale=1, min_width=320):
             facts = gr.HTML(padding=False)
             with gr.Row(equal_height=True, elem_classes="hubhooks-controls"):
@@ -347,20 +349,23 @@ def _lay_out(*, has_token: bool, has_login: bool) -> _Parts:
             outcome = gr.HTML(padding=False)
         with gr.Column(scale=1, min_width=320):
             payload = gr.JSON(label="Payload", open=True, max_height=560)
-    with gr.Column(visible=False) as locked:
-        refusal, token, unlock = _lay_out_lock(has_token=has_token, has_login=has_login)
+    with gr.Column(elem_classes="hubhooks-locked"):
+        locked, refusal, token, unlock = _lay_out_lock(has_token=has_token, has_login=has_login)
     return _Parts(
-        overview, controls, state, newer, older, table, choose, details, facts, payload, handler,
+        overview, controls, state, newer, older, table, choose, facts, payload, handler,
         replay, outcome, close, locked, token, unlock, lock, refusal,
-        number=gr.Number(0, precision=0, visible=False),
-        chosen=gr.Textbox(visible=False),
-        key=gr.Textbox(visible=False),
-        seen=gr.Textbox(visible=False),
+        # Not `False`: Gradio 6.0 forgets the values of components that are not on the page.
+        number=gr.Number(0, precision=0, visible="hidden"),
+        chosen=gr.Textbox(visible="hidden"),
+        key=gr.Textbox(visible="hidden"),
+        seen=gr.Textbox(visible="hidden"),
     )  # fmt: skip
 
 
-def _lay_out_lock(*, has_token: bool, has_login: bool) -> tuple[gr.HTML, gr.Textbox, gr.Button]:
-    gr.HTML(_block(f"<p>{_ASK_FOR_TOKEN if has_token else _ASK_FOR_LOGIN}</p>"), padding=False)
+def _lay_out_lock(
+    *, has_token: bool, has_login: bool
+) -> tuple[gr.HTML, gr.HTML, gr.Textbox, gr.Button]:
+    locked = gr.HTML(padding=False)
     if has_login:
         gr.LoginButton(size="md")
     with gr.Row(equal_height=True, visible=has_token, elem_classes="hubhooks-controls"):
@@ -369,7 +374,7 @@ def _lay_out_lock(*, has_token: bool, has_login: bool) -> tuple[gr.HTML, gr.Text
             container=False, max_lines=1, scale=1, min_width=100,
         )  # fmt: skip
         unlock = gr.Button("Unlock", size="md", scale=0, min_width=80)
-    return gr.HTML(padding=False), token, unlock
+    return locked, gr.HTML(padding=False), token, unlock
 
 
 class _Held(NamedTuple):
@@ -407,13 +412,16 @@ class _Tab:
         parts: _Parts,
         was_started: Callable[[], bool],
         *,
-        hint: str,
+        has_token: bool,
+        has_login: bool,
     ) -> None:
         self._activity = activity
         self._parts = parts
         self._was_started = was_started
+        text = _ASK_FOR_TOKEN if has_token else _ASK_FOR_LOGIN
+        self._locked = _block(f'<section aria-label="Access">{text}</section>')
         # Logged once: only the owner of the app reads the log.
-        self._hint = hint
+        self._hint = "" if has_token or has_login else _HOW_TO_UNLOCK
         self._has_warned = False
 
     def look(self, request: gr.Request, *held: object) -> _Changes:
@@ -556,7 +564,7 @@ class _Tab:
 
     def _access_view(self, *, has_key: bool, trusted: bool) -> _Changes:
         return {
-            self._parts.locked: gr.update(visible=not trusted),
+            self._parts.locked: "" if trusted else self._locked,
             self._parts.lock: gr.update(visible=trusted and has_key),
         }
 
@@ -577,13 +585,11 @@ class _Tab:
         parts = self._parts
         if details is None:
             return {
-                parts.details: gr.update(visible=False),
                 parts.facts: "",
                 parts.payload: None,
             }
         payload = details.payload
         return {
-            parts.details: gr.update(visible=True),
             parts.facts: _block(_details_html(details)),
             # Gradio would parse a bare text as JSON.
             parts.payload: payload if isinstance(payload, dict | list) else {"body": payload},

@@ -1,17 +1,17 @@
-//! What the Hub documents about its events, and which criteria no documented event can satisfy.
+//! The documented events of the Hub, and the check that one of them can meet all criteria.
 
-use super::remark::{listed, quoted};
-use super::{Criteria, Criterion, Listened};
+use super::reason::{listed, quoted};
+use super::{Criteria, Criterion, ScopeOrClass};
 use crate::error::Error;
 use crate::event::Class;
 
-/// A kind of event that the Hub documents.
+/// Documented events with the same fields.
 pub(super) struct Documented {
     pub(super) scope: &'static str,
     actions: &'static [&'static str],
     repo_types: &'static [&'static str],
     pub(super) class: Class,
-    /// The criteria with [`Criterion::carriers`] that these events have a value for.
+    /// The criteria with [`Criterion::carriers`] whose fields these events have.
     carries: &'static [Criterion],
 }
 
@@ -24,7 +24,7 @@ pub const STATUSES: &[&str] = &["open", "closed", "merged", "draft"];
 
 /// The statuses that only pull requests have.
 const OF_PULL_REQUESTS: &[&str] = &["merged", "draft"];
-/// The types of [`REPO_TYPES`] whose events are documented. Those of a kernel are not.
+/// The types of [`REPO_TYPES`] with documented events. Events of kernels are not documented.
 const DESCRIBED: &[&str] = &["model", "dataset", "space", "bucket"];
 const WITH_REFS: &[&str] = &["model", "dataset", "space"];
 const WITH_DISCUSSIONS: &[&str] = WITH_REFS;
@@ -94,7 +94,7 @@ pub(super) const EVENTS: [Documented; 7] = [
 ];
 
 impl Criterion {
-    /// The events that have a value for the criterion; None if all have one.
+    /// The events with the field of the criterion, for messages; `None` if all events have it.
     fn carriers(self) -> Option<&'static str> {
         Some(match self {
             Self::PullRequest => {
@@ -120,15 +120,15 @@ impl Criterion {
 }
 
 impl Criteria {
-    /// Check that a documented event can satisfy all criteria at once.
+    /// Check that a documented event can meet all criteria together.
     pub(super) fn check_together(&self) -> Result<(), Error> {
         self.check_status()?;
         let mut given = self.given();
-        // The parts of an undocumented scope are not known.
-        if self.can_be(&given) || self.scopes.iter().any(|listened| !listened.is_documented()) {
+        // The fields of an undocumented scope are unknown.
+        if self.can_be(&given) || self.scopes.iter().any(|scope| !scope.is_documented()) {
             return Ok(());
         }
-        // Leave out the criteria that do not conflict.
+        // Remove each criterion whose removal changes nothing. The rest exclude each other.
         let mut at = 0;
         while at < given.len() {
             let criterion = given.remove(at);
@@ -159,7 +159,7 @@ impl Criteria {
         )))
     }
 
-    /// Check that a status of pull requests is not combined with `pull_request=False`.
+    /// Check that not all statuses are those of pull requests if pull requests are excluded.
     fn check_status(&self) -> Result<(), Error> {
         let statuses = self.words(Criterion::Status).unwrap_or_default();
         let is_excluded = |status: &String| OF_PULL_REQUESTS.contains(&&**status);
@@ -177,7 +177,7 @@ impl Criteria {
         Ok(())
     }
 
-    /// Return true if discussions satisfy all criteria except the type of the repository.
+    /// Whether a discussion meets all criteria except the type of the repository.
     fn wants_discussions_of_buckets(&self, given: &[Criterion]) -> bool {
         given.contains(&Criterion::RepoType)
             && EVENTS.iter().any(|event| {
@@ -188,18 +188,16 @@ impl Criteria {
             })
     }
 
-    /// The classes of the documented events that can match, for each scope or class of the filter.
-    /// None stands for no scope. Undocumented scopes are left out, because their events are not
-    /// known.
-    pub(super) fn classes(&self) -> Vec<(Option<&Listened>, Vec<Class>)> {
+    /// The classes of the documented events that can meet the criteria, for each scope or class.
+    /// `None` stands for criteria without scopes. Undocumented scopes are left out, because the
+    /// classes of their events are unknown.
+    pub(super) fn classes(&self) -> Vec<(Option<&ScopeOrClass>, Vec<Class>)> {
         let given = self.given();
-        let classes_of = |listened: Option<&Listened>| {
+        let classes_of = |scope: Option<&ScopeOrClass>| {
             let mut classes = Vec::new();
             for event in &EVENTS {
-                let is_possible = given.iter().all(|criterion| match (criterion, listened) {
-                    (Criterion::Scope, Some(listened)) => {
-                        listened.covers(event.scope, event.class, true)
-                    }
+                let is_possible = given.iter().all(|criterion| match (criterion, scope) {
+                    (Criterion::Scope, Some(scope)) => scope.covers(event.scope, event.class, true),
                     _ => self.allows(*criterion, event),
                 });
                 if is_possible && !classes.contains(&event.class) {
@@ -211,14 +209,14 @@ impl Criteria {
         if self.scopes.is_empty() {
             return vec![(None, classes_of(None))];
         }
-        let is_documented = |listened: &&Listened| listened.is_documented();
-        let listened = self.scopes.iter().filter(is_documented);
-        listened
-            .map(|listened| (Some(listened), classes_of(Some(listened))))
+        self.scopes
+            .iter()
+            .filter(|scope| scope.is_documented())
+            .map(|scope| (Some(scope), classes_of(Some(scope))))
             .collect()
     }
 
-    /// Name the actions that the Hub documents for the scopes of the filter.
+    /// Name the documented actions of the scopes and classes.
     fn documented_actions(&self) -> String {
         let events = || {
             EVENTS
@@ -231,7 +229,7 @@ impl Criteria {
         format!("only {} {verb} documented there", quoted(actions, "and"))
     }
 
-    /// Return true if a documented event can satisfy these criteria.
+    /// Whether a documented event can meet these criteria.
     fn can_be(&self, criteria: &[Criterion]) -> bool {
         EVENTS.iter().any(|event| {
             criteria
@@ -240,27 +238,27 @@ impl Criteria {
         })
     }
 
-    /// Return true if this documented event can satisfy a given criterion.
+    /// Whether a documented event can meet this given criterion.
     fn allows(&self, criterion: Criterion, event: &Documented) -> bool {
-        // The Hub can document a new value for any scope.
-        let allows_any = |here: &[&str], anywhere: &[&str]| {
+        // The Hub can add an undocumented word to any event.
+        let allows_any = |of_event: &[&str], of_all: &[&str]| {
             let words = self.words(criterion).unwrap_or_default();
             words
                 .iter()
-                .any(|word| here.contains(&&**word) || !anywhere.contains(&&**word))
+                .any(|word| of_event.contains(&&**word) || !of_all.contains(&&**word))
         };
         match criterion {
             Criterion::Scope => self
                 .scopes
                 .iter()
-                .any(|listened| listened.covers(event.scope, event.class, true)),
+                .any(|item| item.covers(event.scope, event.class, true)),
             Criterion::Action => allows_any(event.actions, ACTIONS),
             Criterion::RepoType => allows_any(event.repo_types, DESCRIBED),
             _ => criterion.carriers().is_none() || event.carries.contains(&criterion),
         }
     }
 
-    /// A criterion as the user wrote it, for messages.
+    /// A criterion in Python's syntax, for messages.
     fn shown(&self, criterion: Criterion) -> String {
         let name = criterion.name();
         match (self.words(criterion), self.flag(criterion)) {

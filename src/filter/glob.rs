@@ -1,7 +1,8 @@
-//! Patterns. The only file that names `fast_glob`.
+//! Patterns: their syntax check and the comparison.
 
-/// The maximum length, in bytes, of a text that is compared with a pattern: the longest path of
-/// Linux. A longer text matches only itself and `**`, because each handler would compare it again.
+/// The longest text, in bytes, that is compared with most patterns: the longest path of Linux. A
+/// longer text matches only itself and `**`. Each handler compares it again, so it would block the
+/// server.
 const LONGEST_TEXT: usize = 4096;
 
 /// A valid pattern, with the length of the text before its first special character.
@@ -23,7 +24,7 @@ impl Glob {
         globs.iter().any(|glob| glob.matches(text))
     }
 
-    /// Common patterns and different prefixes do not need the glob engine.
+    /// Common patterns, and texts with another start, are compared without the glob engine.
     fn matches(&self, text: &str) -> bool {
         let (plain, special) = self.pattern.split_at(self.plain);
         text.strip_prefix(plain).is_some_and(|rest| match special {
@@ -34,9 +35,9 @@ impl Glob {
         })
     }
 
-    /// The error of a pattern; None if it is valid. The glob engine takes some errors for ordinary
+    /// The error of a pattern, if it has one. The glob engine takes some errors for ordinary
     /// characters, and such a pattern would match nothing.
-    pub(super) fn mistake(pattern: &str) -> Option<String> {
+    pub(super) fn error(pattern: &str) -> Option<String> {
         const ESCAPABLE: &[u8] = b"*?[]{}\\!^-,";
         if pattern.starts_with('!') {
             return Some(
@@ -49,9 +50,9 @@ impl Glob {
         }
         let bytes = pattern.as_bytes();
         let mut braces: Vec<Brace> = Vec::new();
-        // The start of the members of the open `[`. A `]` there is a member.
+        // The place of the first member of the open `[`. A `]` there is a member.
         let mut members = None;
-        // The byte before; for an escaped character, the backslash.
+        // The byte before this one. For an escaped byte, it is the backslash.
         let mut before = None;
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
@@ -114,13 +115,13 @@ impl Glob {
 
 /// An open `{`.
 struct Brace {
-    /// True if its alternatives are at the start of a segment.
+    /// Whether its alternatives begin a segment.
     is_at_start: bool,
-    /// The place of a `**` at the end of an alternative. A segment must end after the `}` too.
+    /// The place of a `**` at the end of an alternative. Then a segment must end after the `}`, too.
     any_depth: Option<usize>,
 }
 
-/// Return true if a segment begins after a byte, with any of the alternatives.
+/// Whether a segment begins after a byte, for each of the alternatives.
 fn begins_segment(before: Option<u8>, braces: &[Brace]) -> bool {
     match (before, braces.last()) {
         (None | Some(b'/'), _) => true,
@@ -129,8 +130,8 @@ fn begins_segment(before: Option<u8>, braces: &[Brace]) -> bool {
     }
 }
 
-/// Return true if a segment ends before a place. At the end of an alternative the open brace keeps
-/// the place of the `**`, and its `}` is checked later.
+/// Whether a segment ends before the byte at `at`. If this depends on the text after the open
+/// brace, the brace keeps `any_depth`, and its end is checked later.
 fn ends_segment(pattern: &[u8], at: usize, any_depth: usize, braces: &mut [Brace]) -> bool {
     match (pattern.get(at), braces.last_mut()) {
         (None | Some(b'/'), _) => true,

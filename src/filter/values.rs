@@ -1,13 +1,13 @@
-//! Values that no documented event has, with the nearest documented value.
+//! Warnings about values that no documented event has, with the nearest documented value.
 
 use super::documented::{ACTIONS, REPO_TYPES, STATUSES};
-use super::remark::quoted;
+use super::reason::quoted;
 use super::{Criteria, Criterion};
 
-/// The similarity above which one word is a misspelling of another, such as `opened` of `open`.
+/// The similarity from which a word counts as a misspelling of another: `opened` of `open` does.
 const CLOSE: f64 = 0.65;
 
-/// Words of other products and older bodies, with the documented ones.
+/// Words of other products and of older deliveries, with the documented words.
 const OTHER_NAMES: &[(Criterion, &str, &str)] = &[
     (Criterion::Action, "add", "create"),
     (Criterion::Action, "added", "create"),
@@ -33,7 +33,7 @@ const WITH_VALUES: [(Criterion, &[&str]); 3] = [
     (Criterion::Status, STATUSES),
 ];
 
-/// The beginnings of the path of a URL on the Hub, or of its API, for each type of repository.
+/// The first segment of a URL path on the Hub or of its API, for each type of repository.
 const PREFIXES: [(&str, &str); 5] = [
     ("models", "model"),
     ("datasets", "dataset"),
@@ -42,7 +42,7 @@ const PREFIXES: [(&str, &str); 5] = [
     ("kernels", "kernel"),
 ];
 
-/// Namespaces of refs, by common names for them.
+/// Namespaces of refs, by their usual names.
 const REF_NAMESPACES: [(&str, &str); 7] = [
     ("head", "heads"),
     ("heads", "heads"),
@@ -54,7 +54,7 @@ const REF_NAMESPACES: [(&str, &str); 7] = [
 ];
 
 impl Criteria {
-    /// A sentence for each value that no documented event has.
+    /// Return a sentence for each value that no documented event has.
     pub(super) fn value_warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         for criterion in self.given() {
@@ -70,12 +70,12 @@ impl Criteria {
     }
 }
 
-/// An argument as the user writes it.
+/// An argument in Python's syntax, for messages.
 fn argument(criterion: Criterion, value: &str) -> String {
     format!("`{}={value:?}`", criterion.name())
 }
 
-/// The warning for a value that is not documented.
+/// Warn about a value that the Hub does not document.
 fn undocumented(criterion: Criterion, documented: &[&str], word: &str) -> Option<String> {
     if documented.contains(&word) {
         return None;
@@ -88,7 +88,7 @@ fn undocumented(criterion: Criterion, documented: &[&str], word: &str) -> Option
     Some(format!("the Hub documents no {given}; {hint}"))
 }
 
-/// The nearest documented value, which can be one of another criterion.
+/// The nearest documented value. It can be a value of another criterion.
 fn meant<'d>(
     criterion: Criterion,
     documented: &[&'d str],
@@ -120,8 +120,7 @@ fn nearest<'d>(documented: &[&'d str], word: &str) -> Option<&'d str> {
         .map(|(value, _)| value)
 }
 
-/// The warning for a value with a form that no event has, such as a URL as the name of a
-/// repository.
+/// Warn about a value in a form that no event has, such as a URL as the name of a repository.
 fn misshapen(criterion: Criterion, word: &str) -> Option<String> {
     let given = argument(criterion, word);
     let (what, right) = match criterion {
@@ -145,16 +144,16 @@ fn misshapen(criterion: Criterion, word: &str) -> Option<String> {
     Some(format!("{given} most likely never matches: {what}{hint}"))
 }
 
-/// A parsed URL of the Hub, or a path that begins like one.
-struct Address<'w> {
+/// The repository of a URL or of a path.
+struct HubUrl<'w> {
     repo_type: Option<&'static str>,
     /// The owner and the name of the repository, and the segments after them.
     segments: Vec<&'w str>,
 }
 
-impl<'w> Address<'w> {
-    /// Parse a URL with a scheme, or with a host of the Hub.
-    fn read(word: &'w str) -> Option<Self> {
+impl<'w> HubUrl<'w> {
+    /// Parse a URL with a scheme, or a path after a host of the Hub.
+    fn parse(word: &'w str) -> Option<Self> {
         const HOSTS: [&str; 3] = ["huggingface.co", "www.huggingface.co", "hf.co"];
         let path = match word.split_once("://") {
             Some(("hf", path)) => path,
@@ -189,7 +188,7 @@ impl<'w> Address<'w> {
         name.strip_suffix(".git").unwrap_or(&name).to_owned()
     }
 
-    /// The arguments for the repository; empty if the URL names none.
+    /// The arguments for the repository; empty if the URL has none.
     fn right(&self) -> String {
         match (self.repo(), self.repo_type) {
             (name, _) if name.is_empty() => name,
@@ -203,15 +202,15 @@ impl<'w> Address<'w> {
     }
 }
 
-/// Return true if parts of a pattern can match a `/` or nothing.
+/// Whether a part of a pattern can match a `/` or the empty string.
 fn is_flexible(pattern: &str) -> bool {
     pattern.contains(['{', '[', '\\']) || pattern.split('/').any(|segment| segment == "**")
 }
 
 fn right_repo(word: &str) -> Option<String> {
     let text = word.trim();
-    if let Some(address) = Address::read(text) {
-        return Some(address.right());
+    if let Some(url) = HubUrl::parse(text) {
+        return Some(url.right());
     }
     if is_flexible(text) {
         return None;
@@ -220,21 +219,21 @@ fn right_repo(word: &str) -> Option<String> {
         return Some(argument(Criterion::Repo, "*/*"));
     }
     let path = text.trim_start_matches('@').trim_matches('/');
-    let address = if path.split('/').count() > 2 {
-        Address::of_path(path)
+    let url = if path.split('/').count() > 2 {
+        HubUrl::of_path(path)
     } else {
-        Address {
+        HubUrl {
             repo_type: None,
             segments: path.split('/').collect(),
         }
     };
-    (address.repo() != word).then(|| address.right())
+    (url.repo() != word).then(|| url.right())
 }
 
 fn right_owner(word: &str) -> Option<String> {
     let text = word.trim();
-    if let Some(address) = Address::read(text) {
-        let owner = address.segments.first();
+    if let Some(url) = HubUrl::parse(text) {
+        let owner = url.segments.first();
         return Some(owner.map_or_else(String::new, |name| argument(Criterion::Owner, name)));
     }
     let name = text.trim_start_matches('@').trim_matches('/');
@@ -243,7 +242,7 @@ fn right_owner(word: &str) -> Option<String> {
     if name.contains('/') {
         return Some(argument(Criterion::Repo, name));
     }
-    // `owner=` takes no patterns.
+    // `owner` takes no patterns.
     if name.contains(['*', '?', '[', '{']) {
         return Some(argument(Criterion::Repo, &format!("{name}/*")));
     }
@@ -264,7 +263,7 @@ fn right_ref(word: &str) -> Option<String> {
     if is_flexible(text) {
         return None;
     }
-    // A commit.
+    // It is a commit.
     if text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Some(String::new());
     }
@@ -276,7 +275,7 @@ fn right_ref(word: &str) -> Option<String> {
     let (namespace, name) = rest.split_once('/').unwrap_or((rest, ""));
     let known = REF_NAMESPACES.iter().find(|(given, _)| *given == namespace);
     let right = match known {
-        // A branch can have the name `pr/fix`, but a pull request has a number.
+        // A branch can be named `pr/fix`. The name of a pull request is a number.
         Some((_, "pr")) if !is_full && !name.bytes().all(|b| b.is_ascii_digit() || b == b'*') => {
             path.to_owned()
         }
@@ -303,8 +302,8 @@ fn nearest_ref(namespace: &str, name: &str) -> String {
 
 fn right_path(word: &str) -> Option<String> {
     let text = word.trim();
-    if let Some(address) = Address::read(text).filter(|_| text.contains("://")) {
-        let path = address.segments.get(2..).unwrap_or_default().join("/");
+    if let Some(url) = HubUrl::parse(text).filter(|_| text.contains("://")) {
+        let path = url.segments.get(2..).unwrap_or_default().join("/");
         return Some(if path.is_empty() {
             path
         } else {

@@ -1,4 +1,4 @@
-//! Between JSON and Python.
+//! Conversions between JSON and Python.
 
 use pyo3::PyClass;
 use pyo3::intern;
@@ -9,12 +9,12 @@ use serde_json::Value;
 use crate::error::Error;
 use crate::text::LONGEST_QUOTE;
 
-/// A JSON value as `dict`, `list`, `str`, ...
+/// Convert a JSON value to a `dict`, `list`, `str` and so on.
 pub(super) fn to_python<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'py, PyAny>> {
     Ok(pythonize::pythonize(py, value)?)
 }
 
-/// The `repr` of a string. A long string is cut, and its length is added.
+/// A string for a `repr`; a long one is cut, with its length.
 pub(super) fn quoted(py: Python<'_>, text: &str) -> PyResult<String> {
     let shown = |text: &str| Ok::<_, PyErr>(PyString::new(py, text).repr()?.to_string());
     match text.char_indices().nth(LONGEST_QUOTE) {
@@ -27,20 +27,20 @@ pub(super) fn quoted(py: Python<'_>, text: &str) -> PyResult<String> {
     }
 }
 
-/// A method of a class that is written in Python, because it calls Python code of users.
+/// A method that is written in Python, because it calls user code.
 ///
-/// While such code runs, no Rust function may wait for it. At exit, the interpreter ends a daemon
-/// thread in Python code, and the process aborts if Rust called that code.
+/// Rust must not call user code. At exit, the interpreter ends a daemon thread in Python code, and
+/// the process aborts if Rust called that code.
 pub(super) fn reentrant<'py>(py: Python<'py>, method: &str) -> PyResult<Bound<'py, PyAny>> {
     py.import("hubhooks._reentrant")?.getattr(method)
 }
 
-/// A `PayloadError` without a place.
-pub(super) fn problem(what: impl Into<String>) -> PyErr {
-    Error::nowhere(what).into()
+/// A `PayloadError` without a position.
+pub(super) fn payload_error(what: impl Into<String>) -> PyErr {
+    Error::without_position(what).into()
 }
 
-/// A Python string. The frequent words of the Hub are made once.
+/// A Python string. The frequent words of the Hub are made only once.
 pub(super) fn word<'py>(py: Python<'py>, text: &str) -> Bound<'py, PyString> {
     macro_rules! interned {
         ($($word:literal),* $(,)?) => {
@@ -72,8 +72,8 @@ pub(super) fn word<'py>(py: Python<'py>, text: &str) -> Bound<'py, PyString> {
     )
 }
 
-/// The result of `==`. For another class, Python asks the other object too, such as
-/// `unittest.mock.ANY`.
+/// The result of `==`. For an object of another class it is `NotImplemented`, so that Python asks
+/// that object, such as `unittest.mock.ANY`.
 pub(super) fn compared<'py, T>(
     other: &Bound<'py, PyAny>,
     is_equal: impl FnOnce(&T) -> bool,

@@ -2,7 +2,7 @@
 
 use pyo3::prelude::*;
 
-use crate::error::{Error, Problem};
+use crate::error::{Error, PayloadError};
 
 mod python {
     use pyo3::import_exception;
@@ -20,9 +20,9 @@ impl From<Error> for PyErr {
             Error::Config(_) => python::ConfigError::new_err(message),
             Error::SecretMissing => python::SecretMissingError::new_err(message),
             Error::SecretMismatch => python::SecretMismatchError::new_err(message),
-            Error::Payload(problem) => Python::attach(|py| {
-                payload_error(py, message, problem).unwrap_or_else(|error| error)
-            }),
+            Error::Payload(error) => {
+                Python::attach(|py| payload_error(py, message, error).unwrap_or_else(|error| error))
+            }
         }
     }
 }
@@ -39,13 +39,13 @@ pub(super) fn load(py: Python<'_>) {
 
 /// A `PayloadError`, made without its `__init__`. At exit, the interpreter ends a daemon thread in
 /// Python code, and the process aborts if Rust called that code.
-fn payload_error(py: Python<'_>, message: String, problem: Problem) -> PyResult<PyErr> {
+fn payload_error(py: Python<'_>, message: String, source: PayloadError) -> PyResult<PyErr> {
     let class = py.get_type::<python::PayloadError>();
     let error = class.call_method1("__new__", (&class, message))?;
-    let (line, column) = problem.place.unzip();
+    let (line, column) = source.place.unzip();
     error.setattr("line", line)?;
     error.setattr("column", column)?;
-    error.setattr("path", problem.path)?;
+    error.setattr("path", source.path)?;
     Ok(python::PayloadError::new_err(error.unbind()))
 }
 

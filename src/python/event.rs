@@ -10,13 +10,14 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
-use pyo3::{IntoPyObjectExt, PyClass, PyTypeInfo};
+use pyo3::{IntoPyObjectExt, PyTypeInfo};
 use serde_json::Value;
 
-use super::convert::{compared, problem, reentrant, to_python, word};
+use super::convert::{compared, payload_error, reentrant, to_python, word};
 use super::files::UpdatedFiles;
 use super::parts::{Comment, Discussion, MovedTo, Repo, UpdatedRef, Webhook};
-use super::shared::Shared;
+use super::shared::EventCell;
+use super::view::{cached, keep};
 use crate::event::{Class, DOCUMENTED_KEYS};
 use crate::text::excerpt;
 
@@ -29,7 +30,7 @@ use crate::text::excerpt;
 /// Source: https://huggingface.co/docs/hub/webhooks
 #[pyclass(frozen, subclass, module = "hubhooks")]
 pub(crate) struct HubEvent {
-    shared: Shared,
+    shared: EventCell,
     repo: OnceLock<Py<Repo>>,
     discussion: OnceLock<Py<Discussion>>,
     comment: OnceLock<Py<Comment>>,
@@ -60,17 +61,17 @@ pub(crate) struct DiscussionEvent;
 pub(crate) struct CommentEvent;
 
 impl HubEvent {
-    pub(super) fn shared(&self) -> &Shared {
+    pub(super) fn shared(&self) -> &EventCell {
         &self.shared
     }
 
     /// Parse a body into an object of the matching class.
     fn read(py: Python<'_>, body: PyBackedBytes) -> PyResult<Bound<'_, HubEvent>> {
-        Self::wrap(py, Shared::read(body)?)
+        Self::wrap(py, EventCell::read(body)?)
     }
 
     /// An object of the matching class.
-    pub(super) fn wrap(py: Python<'_>, shared: Shared) -> PyResult<Bound<'_, HubEvent>> {
+    pub(super) fn wrap(py: Python<'_>, shared: EventCell) -> PyResult<Bound<'_, HubEvent>> {
         let class = shared.event().class();
         let base = PyClassInitializer::from(HubEvent {
             shared,
@@ -108,7 +109,7 @@ fn instance_of<'py>(
     if is_any || event.is_instance(class)? {
         return Ok(event);
     }
-    Err(problem(format!(
+    Err(payload_error(format!(
         "expected the body of a `{}`, found that of a `{}`",
         class.name()?,
         event.get_type().name()?,
@@ -128,7 +129,7 @@ fn register_encoders(py: Python<'_>) -> PyResult<()> {
         Ok::<_, PyErr>(modules.cast_into::<PyDict>()?.unbind())
     })?;
     let modules = modules.bind(py);
-    // FastAPI imports `fastapi.routing` after its encoders, which are complete then.
+    // FastAPI imports `fastapi.routing` after its encoders.
     if modules.contains(intern!(py, "fastapi.routing"))? {
         py.import("hubhooks._encoders")?
             .call_method0("register_encoders")?;
@@ -150,7 +151,7 @@ fn body_bytes(body: &Bound<'_, PyAny>) -> PyResult<PyBackedBytes> {
     };
     match text.encode_utf8() {
         Ok(bytes) => Ok(bytes.into()),
-        Err(_) => Err(problem(
+        Err(_) => Err(payload_error(
             "expected text that UTF-8 can write, found lone surrogates",
         )),
     }
@@ -228,31 +229,31 @@ impl HubEvent {
     /// The repository; None if the body has no valid one.
     #[getter]
     fn repo(&self, py: Python<'_>) -> PyResult<Option<Py<Repo>>> {
-        view(py, &self.repo, || Repo::of(&self.shared))
+        cached(py, &self.repo, || Repo::of(&self.shared, ()))
     }
 
     /// The discussion or pull request; None unless the scope begins with `discussion`.
     #[getter]
     fn discussion(&self, py: Python<'_>) -> PyResult<Option<Py<Discussion>>> {
-        view(py, &self.discussion, || Discussion::of(&self.shared))
+        cached(py, &self.discussion, || Discussion::of(&self.shared, ()))
     }
 
     /// The comment, or the first post of a new discussion; else None.
     #[getter]
     fn comment(&self, py: Python<'_>) -> PyResult<Option<Py<Comment>>> {
-        view(py, &self.comment, || Comment::of(&self.shared))
+        cached(py, &self.comment, || Comment::of(&self.shared, ()))
     }
 
     /// The webhook that sent the delivery; None if the body does not say it.
     #[getter]
     fn webhook(&self, py: Python<'_>) -> PyResult<Option<Py<Webhook>>> {
-        view(py, &self.webhook, || Webhook::of(&self.shared))
+        cached(py, &self.webhook, || Webhook::of(&self.shared, ()))
     }
 
     /// The new name and owner of a moved repository. `repo.name` is the old name.
     #[getter]
     fn moved_to(&self, py: Python<'_>) -> PyResult<Option<Py<MovedTo>>> {
-        view(py, &self.moved_to, || MovedTo::of(&self.shared))
+        cached(py, &self.moved_to, || MovedTo::of(&self.shared, ()))
     }
 
     /// The refs that a push created, moved or deleted; empty if the body has none.
@@ -321,7 +322,7 @@ impl HubEvent {
     }
 
     fn __hash__(&self) -> u64 {
-        // Equal bodies have equal values of these fields, which differ for most events.
+        // Equal bodies have equal values of these fields, and most events differ in them.
         let event = self.shared.event();
         let mut hasher = DefaultHasher::new();
         (event.action, event.scope).hash(&mut hasher);
@@ -389,26 +390,4 @@ impl CommentEvent {
         let event = slf.as_any().cast::<HubEvent>()?;
         Ok(event.get().shared.event().is_opening_post())
     }
-}
-
-/// A part of an event. The object is made at the first access, and is the same afterwards.
-pub(super) fn view<T: PyClass + Into<PyClassInitializer<T>>>(
-    py: Python<'_>,
-    slot: &OnceLock<Py<T>>,
-    make: impl FnOnce() -> Option<T>,
-) -> PyResult<Option<Py<T>>> {
-    if slot.get().is_none()
-        && let Some(part) = make()
-    {
-        keep(slot, Py::new(py, part)?);
-    }
-    Ok(slot.get().map(|part| part.clone_ref(py)))
-}
-
-/// Store an object, unless another thread was faster.
-///
-/// PyO3's `PyOnceLock` lets other threads run while it fills, which costs more than making a part.
-/// Here the object exists already, so no thread waits.
-pub(super) fn keep<T>(slot: &OnceLock<Py<T>>, object: Py<T>) -> &Py<T> {
-    slot.get_or_init(|| object)
 }

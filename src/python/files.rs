@@ -6,23 +6,23 @@ use std::sync::{Arc, OnceLock};
 
 use pyo3::exceptions::{PyIndexError, PyOverflowError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PySlice, PyString, PyTuple};
+use pyo3::types::{PySlice, PyString, PyTuple};
 use self_cell::self_cell;
 use serde_json::Value;
 
-use super::convert::{compared, quoted, reentrant, to_python, word};
-use super::event::{HubEvent, keep};
-use super::parts::{Part, part};
-use super::shared::Shared;
+use super::convert::{compared, quoted, reentrant, word};
+use super::event::HubEvent;
+use super::shared::EventCell;
+use super::view::{View, keep, view_methods};
 use crate::event;
 use crate::read::value_of;
 
 type Files<'a> = Vec<(&'a str, event::UpdatedFile<'a>)>;
 
 self_cell!(
-    /// The files of a body, each with its JSON text: found once, all together.
+    /// The files of a body, each with its JSON text.
     struct List {
-        owner: Shared,
+        owner: EventCell,
         #[covariant]
         dependent: Files,
     }
@@ -40,14 +40,14 @@ impl UpdatedFile {
         &self.list.borrow_dependent()[self.index].1
     }
 
-    fn key(&self) -> impl Hash {
+    fn hash_key(&self) -> impl Hash {
         let part = self.part();
         (&part.path, &part.xet_hash)
     }
 }
 
-impl Part for UpdatedFile {
-    fn shared(&self) -> &Shared {
+impl View for UpdatedFile {
+    fn shared(&self) -> &EventCell {
         self.list.borrow_owner()
     }
 
@@ -60,7 +60,7 @@ impl Part for UpdatedFile {
     }
 }
 
-part!(UpdatedFile {
+view_methods!(UpdatedFile {
     /// The path in the bucket.
     #[getter]
     fn path(&self) -> &str {
@@ -103,7 +103,7 @@ pub(crate) struct UpdatedFiles {
 }
 
 impl UpdatedFiles {
-    pub(super) fn of(shared: &Shared) -> Self {
+    pub(super) fn of(shared: &EventCell) -> Self {
         let list = List::new(shared.clone(), |shared| {
             let files = shared.event().updated_files.iter();
             files.flat_map(|files| files.iter()).collect()
@@ -190,7 +190,7 @@ impl UpdatedFiles {
     fn __contains__(&self, value: &Bound<'_, PyAny>) -> bool {
         value
             .cast::<UpdatedFile>()
-            .is_ok_and(|file| self.values().contains(&Part::value(file.get())))
+            .is_ok_and(|file| self.values().contains(&View::value(file.get())))
     }
 
     #[classattr]
@@ -220,7 +220,7 @@ impl UpdatedFiles {
         let wanted = value
             .cast::<UpdatedFile>()
             .ok()
-            .map(|file| Part::value(file.get()));
+            .map(|file| View::value(file.get()));
         self.values()
             .iter()
             .enumerate()
@@ -236,7 +236,7 @@ impl UpdatedFiles {
         let Ok(file) = value.cast::<UpdatedFile>() else {
             return 0;
         };
-        let wanted = Part::value(file.get());
+        let wanted = View::value(file.get());
         self.values()
             .iter()
             .filter(|value| **value == wanted)

@@ -5,13 +5,13 @@ use std::sync::OnceLock;
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyTuple, PyType};
+use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 
 use super::convert::word;
 use super::errors::config_error;
 use super::event::{CommentEvent, ConfigEvent, ContentEvent, DiscussionEvent, HubEvent, RepoEvent};
 use crate::event::Class;
-use crate::filter::{self, Criteria, Listened};
+use crate::filter::{self, Criteria, ScopeOrClass};
 use crate::scope;
 
 /// A filter for events. All given criteria must match; of a list, one item must match.
@@ -42,9 +42,9 @@ use crate::scope;
 pub(crate) struct Filter(OnceLock<filter::Filter>);
 
 impl Filter {
-    fn made(&self) -> PyResult<&filter::Filter> {
-        let not_made = || PyTypeError::new_err("`Filter.__init__` was not called");
-        self.0.get().ok_or_else(not_made)
+    fn inner(&self) -> PyResult<&filter::Filter> {
+        let uninitialized = || PyTypeError::new_err("`Filter.__init__` was not called");
+        self.0.get().ok_or_else(uninitialized)
     }
 }
 
@@ -112,7 +112,7 @@ impl Filter {
         let made = filter::Filter::new(Criteria {
             scopes: scopes
                 .iter()
-                .map(|scope| listened(&scope))
+                .map(|scope| scope_or_class(&scope))
                 .collect::<PyResult<_>>()?,
             action: words("action", action)?,
             repo_type: words("repo_type", repo_type)?,
@@ -131,23 +131,52 @@ impl Filter {
             .map_err(|_| PyTypeError::new_err("a filter cannot be changed"))
     }
 
+    /// The scopes and event classes, as in the call; empty if every scope matches.
+    #[getter]
+    fn scopes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let classes = classes(py);
+        let scopes = self.inner()?.criteria().scopes.iter();
+        let items = scopes.filter_map(|item| match item {
+            ScopeOrClass::Scope(name) => Some(PyString::new(py, name).into_any()),
+            ScopeOrClass::Class(class) => classes
+                .iter()
+                .find(|(_, known)| known == class)
+                .map(|(class, _)| class.clone().into_any()),
+        });
+        PyTuple::new(py, items.collect::<Vec<_>>())
+    }
+
+    /// A new dict of the given criteria: a tuple of strings, or a bool, under the name of each.
+    #[getter]
+    fn criteria<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let criteria = self.inner()?.criteria();
+        let given = PyDict::new(py);
+        for (name, words) in word_criteria(criteria) {
+            given.set_item(name, PyTuple::new(py, words)?)?;
+        }
+        for (name, flag) in flag_criteria(criteria) {
+            given.set_item(name, flag)?;
+        }
+        Ok(given)
+    }
+
     /// Return True if the event matches.
     #[pyo3(signature = (event, /))]
     fn matches(&self, event: &Bound<'_, HubEvent>) -> PyResult<bool> {
-        Ok(self.made()?.matches(event.get().shared().event()))
+        Ok(self.inner()?.matches(event.get().shared().event()))
     }
 
     /// Explain why the event matches or not: the rest of a sentence that begins with the handler, such
     /// as `matches`, or `does not match:` with all reasons.
     #[pyo3(signature = (event, /))]
     fn explain(&self, event: &Bound<'_, HubEvent>) -> PyResult<String> {
-        Ok(self.made()?.explain(event.get().shared().event()).text)
+        Ok(self.inner()?.explain(event.get().shared().event()).text)
     }
 
     /// Return a sentence for each value that no documented event has, with the nearest documented
     /// value. The Hub can add values, so such a filter is valid.
     fn value_warnings(&self) -> PyResult<Vec<String>> {
-        Ok(self.made()?.value_warnings())
+        Ok(self.inner()?.value_warnings())
     }
 
     /// Return the classes of the documented events that can match, for each scope or class of the
@@ -159,13 +188,13 @@ impl Filter {
         let known = classes(py);
         let to_type = |class: &Class| known.iter().find(|(_, other)| other == class);
         Ok(self
-            .made()?
+            .inner()?
             .classes()
             .into_iter()
-            .map(|(listened, given)| {
+            .map(|(scope, given)| {
                 let types = given.iter().filter_map(to_type);
                 (
-                    listened.map(ToString::to_string).unwrap_or_default(),
+                    scope.map(ToString::to_string).unwrap_or_default(),
                     types.map(|(class, _)| class.clone()).collect(),
                 )
             })
@@ -173,28 +202,13 @@ impl Filter {
     }
 
     fn __repr__(&self) -> PyResult<String> {
-        let criteria = self.made()?.criteria();
+        let criteria = self.inner()?.criteria();
         let mut given: Vec<String> = criteria.scopes.iter().map(python_name).collect();
-        let words = [
-            ("action", &criteria.action),
-            ("repo_type", &criteria.repo_type),
-            ("repo", &criteria.repo),
-            ("owner", &criteria.owner),
-            ("ref", &criteria.r#ref),
-            ("path", &criteria.path),
-            ("status", &criteria.status),
-            ("mention", &criteria.mention),
-            ("author", &criteria.author),
-        ];
-        for (name, words) in words {
-            given.extend(words.as_ref().map(|words| format!("{name}={words:?}")));
+        for (name, words) in word_criteria(criteria) {
+            given.push(format!("{name}={words:?}"));
         }
-        for (name, flag) in [
-            ("pull_request", criteria.pull_request),
-            ("private", criteria.private),
-        ] {
-            given
-                .extend(flag.map(|flag| format!("{name}={}", if flag { "True" } else { "False" })));
+        for (name, flag) in flag_criteria(criteria) {
+            given.push(format!("{name}={}", if flag { "True" } else { "False" }));
         }
         Ok(format!("Filter({})", given.join(", ")))
     }
@@ -205,13 +219,13 @@ impl Filter {
 #[pyo3(signature = (event, filters, /))]
 #[expect(
     clippy::needless_pass_by_value,
-    reason = "how PyO3 hands over a sequence"
+    reason = "PyO3 extracts only owned sequences"
 )]
 pub(crate) fn match_filters(
     event: &Bound<'_, HubEvent>,
     filters: Vec<PyRef<'_, Filter>>,
 ) -> PyResult<Vec<usize>> {
-    let made = filters.iter().map(|filter| filter.made());
+    let made = filters.iter().map(|filter| filter.inner());
     let made = made.collect::<PyResult<Vec<_>>>()?;
     Ok(filter::match_filters(event.get().shared().event(), made))
 }
@@ -236,6 +250,33 @@ pub(crate) fn narrow<'py>(
 #[pyo3(signature = (scope, /))]
 pub(crate) fn nearest_scope(scope: &str) -> Option<&'static str> {
     scope::nearest(scope)
+}
+
+/// The given criteria with words or patterns.
+fn word_criteria(criteria: &Criteria) -> impl Iterator<Item = (&'static str, &[String])> {
+    [
+        ("action", &criteria.action),
+        ("repo_type", &criteria.repo_type),
+        ("repo", &criteria.repo),
+        ("owner", &criteria.owner),
+        ("ref", &criteria.r#ref),
+        ("path", &criteria.path),
+        ("status", &criteria.status),
+        ("mention", &criteria.mention),
+        ("author", &criteria.author),
+    ]
+    .into_iter()
+    .filter_map(|(name, words)| Some((name, words.as_deref()?)))
+}
+
+/// The given criteria that are True or False.
+fn flag_criteria(criteria: &Criteria) -> impl Iterator<Item = (&'static str, bool)> {
+    [
+        ("pull_request", criteria.pull_request),
+        ("private", criteria.private),
+    ]
+    .into_iter()
+    .filter_map(|(name, flag)| Some((name, flag?)))
 }
 
 /// The values of a criterion: a string or several.
@@ -282,10 +323,10 @@ fn unexpected(criterion: &str, wanted: &str, found: &Bound<'_, PyAny>) -> PyErr 
 }
 
 /// A scope or a class, as Python writes it.
-fn python_name(listened: &Listened) -> String {
-    match listened {
-        Listened::Scope(name) => format!("{name:?}"),
-        Listened::Class(class) => class.name().to_owned(),
+fn python_name(item: &ScopeOrClass) -> String {
+    match item {
+        ScopeOrClass::Scope(name) => format!("{name:?}"),
+        ScopeOrClass::Class(class) => class.name().to_owned(),
     }
 }
 
@@ -302,10 +343,10 @@ fn classes(py: Python<'_>) -> [(Bound<'_, PyType>, Class); 6] {
 }
 
 /// A scope or a class, as Python names them.
-fn listened(value: &Bound<'_, PyAny>) -> PyResult<Listened> {
+fn scope_or_class(value: &Bound<'_, PyAny>) -> PyResult<ScopeOrClass> {
     let py = value.py();
     if let Ok(name) = value.cast::<PyString>() {
-        return Ok(Listened::Scope(name.extract()?));
+        return Ok(ScopeOrClass::Scope(name.extract()?));
     }
     let Ok(class) = value.cast::<PyType>() else {
         return Err(PyTypeError::new_err(format!(
@@ -314,7 +355,7 @@ fn listened(value: &Bound<'_, PyAny>) -> PyResult<Listened> {
         )));
     };
     match classes(py).iter().find(|(known, _)| known.is(class)) {
-        Some((_, class)) => Ok(Listened::Class(*class)),
+        Some((_, class)) => Ok(ScopeOrClass::Class(*class)),
         None => Err(config_error(&format!(
             "`{}` is no event class; expected `HubEvent` or one of its classes in `hubhooks`",
             class.name()?

@@ -8,6 +8,7 @@ mod filter;
 mod parts;
 mod secret;
 mod shared;
+mod view;
 
 use pyo3::prelude::*;
 
@@ -24,10 +25,12 @@ mod _core {
     use super::filter::{Filter, match_filters, narrow, nearest_scope};
     #[pymodule_export]
     use super::parts::{
-        Changes, Comment, Discussion, MovedTo, Owner, Repo, UpdatedRef, Url, Webhook, restore_part,
+        Changes, Comment, Discussion, MovedTo, Owner, Repo, UpdatedRef, Url, Webhook,
     };
     #[pymodule_export]
     use super::secret::Verifier;
+    #[pymodule_export]
+    use super::view::unpickle_view;
 
     use pyo3::prelude::*;
     use pyo3::types::{PyDict, PyTuple};
@@ -48,7 +51,7 @@ mod _core {
         module.add("REPO_TYPES", PyTuple::new(py, REPO_TYPES)?)?;
         module.add("STATUSES", PyTuple::new(py, STATUSES)?)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
-        // Special methods that call Python code of users are written in Python too.
+        // Special methods that call user code are written in Python: see `convert::reentrant`.
         let special = [
             (py.get_type::<super::Filter>(), "__init__", "make_filter"),
             (

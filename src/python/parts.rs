@@ -1,134 +1,21 @@
-//! The parts of an event: small frozen views of the shared body.
-
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::OnceLock;
+//! The parts of an event, as views of the shared body.
 
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::types::{PyString, PyTuple};
 use serde_json::{Value, json};
 
-use super::convert::{compared, quoted, to_python, word};
-use super::event::{HubEvent, view};
-use super::shared::Shared;
+use super::convert::{quoted, word};
+use super::shared::EventCell;
+use super::view::{cached, view};
 use crate::event;
 
-/// The reason why a view's part exists: a view is only made of an existing part, and events never change.
-const THERE: &str = "a view is made of a part that is there";
-
-/// The methods of all parts.
-pub(super) trait Part {
-    fn shared(&self) -> &Shared;
-
-    /// The JSON value of the part in the body.
-    fn value(&self) -> Value;
-
-    /// The way from the event to the part: attributes, and the index in a tuple.
-    fn path(&self) -> (&'static str, Option<usize>);
-}
-
-/// Define the Python methods of a part: its own, and those of all parts.
-macro_rules! part {
-    ($class:ident { $($methods:tt)* }) => {
-        #[pymethods]
-        impl $class {
-            $($methods)*
-
-            /// Return the part as a new dict, with all keys as the Hub sent them.
-            fn to_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-                Ok(to_python(py, &Part::value(self))?.cast_into()?)
-            }
-
-            fn __eq__<'py>(&self, other: &Bound<'py, PyAny>) -> Bound<'py, PyAny> {
-                compared(other, |other| {
-                    std::ptr::eq(self, other) || Part::value(self) == Part::value(other)
-                })
-            }
-
-            fn __hash__(&self) -> u64 {
-                let mut hasher = DefaultHasher::new();
-                self.key().hash(&mut hasher);
-                hasher.finish()
-            }
-
-            fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
-                let py = slf.py();
-                let part = slf.get();
-                let (attributes, index) = Part::path(part);
-                let event = HubEvent::wrap(py, Part::shared(part).clone())?;
-                let restore = py.import("hubhooks._core")?.getattr("_unpickle_view")?;
-                (restore, (event, attributes, index)).into_pyobject(py)
-            }
-
-            fn __copy__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
-                slf
-            }
-            fn __deepcopy__<'py>(slf: Bound<'py, Self>, _memo: Bound<'py, PyAny>) -> Bound<'py, Self> {
-                slf
-            }
-        }
-    };
-}
-pub(super) use part;
-
-/// Return the part of an unpickled event.
-#[pyfunction]
-#[pyo3(name = "_unpickle_view")]
-pub(crate) fn restore_part<'py>(
-    event: &Bound<'py, PyAny>,
-    attributes: &str,
-    index: Option<usize>,
-) -> PyResult<Bound<'py, PyAny>> {
-    let part = attributes
-        .split('.')
-        .try_fold(event.clone(), |object, name| object.getattr(name))?;
-    match index {
-        Some(index) => part.get_item(index),
-        None => Ok(part),
-    }
-}
-
-/// The repository of an event.
-#[pyclass(frozen, module = "hubhooks")]
-pub(crate) struct Repo {
-    shared: Shared,
-    url: OnceLock<Py<Url>>,
-    owner: OnceLock<Py<Owner>>,
-}
-
-impl Repo {
-    pub(super) fn of(shared: &Shared) -> Option<Self> {
-        shared.event().repo.as_ref()?;
-        Some(Self {
-            shared: shared.clone(),
-            url: OnceLock::new(),
-            owner: OnceLock::new(),
-        })
-    }
-
-    fn part(&self) -> &event::Repo<'_> {
-        self.shared.event().repo.as_ref().expect(THERE)
-    }
-
-    fn key(&self) -> impl Hash {
-        self.part().name.to_owned()
-    }
-}
-
-impl Part for Repo {
-    fn shared(&self) -> &Shared {
-        &self.shared
-    }
-
-    fn value(&self) -> Value {
-        self.shared.value_at(&["repo"])
-    }
-
-    fn path(&self) -> (&'static str, Option<usize>) {
-        ("repo", None)
-    }
-}
-
-part!(Repo {
+view!(
+    /// The repository of an event.
+    Repo at () { url: Url, owner: Owner }
+    find |event, _at| event.repo.as_ref();
+    hash |part| part.name.to_owned();
+    value |shared, _at, _part| shared.value_at(&["repo"]);
+    path |_at| ("repo", None);
     /// The type: `model`, `dataset`, `space`, `bucket`, `kernel`, or one that the Hub adds later.
     #[getter]
     fn r#type<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
@@ -162,13 +49,13 @@ part!(Repo {
     /// The URLs.
     #[getter]
     fn url(&self, py: Python<'_>) -> PyResult<Option<Py<Url>>> {
-        view(py, &self.url, || Url::of(&self.shared, Place::Repo))
+        cached(py, &self.url, || Url::of(&self.shared, Parent::Repo))
     }
 
     /// The owner.
     #[getter]
     fn owner(&self, py: Python<'_>) -> PyResult<Option<Py<Owner>>> {
-        view(py, &self.owner, || Owner::of(&self.shared, Place::Repo))
+        cached(py, &self.owner, || Owner::of(&self.shared, Parent::Repo))
     }
 
     /// The newest commit of `main`, also if another ref was pushed. The Hub does not send it for
@@ -200,79 +87,20 @@ part!(Repo {
         let (r#type, name) = (quoted(py, self.part().r#type)?, quoted(py, self.part().name)?);
         Ok(format!("Repo(type={type}, name={name})"))
     }
-});
+);
 
-/// The parent of a `Url` or an `Owner` in an event.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Place {
-    Repo,
-    Discussion,
-    Comment,
-    MovedTo,
-}
-
-/// The URLs of something on the Hub.
-#[pyclass(frozen, module = "hubhooks")]
-pub(crate) struct Url {
-    shared: Shared,
-    place: Place,
-}
-
-impl Url {
-    fn of(shared: &Shared, place: Place) -> Option<Self> {
-        Self::find(shared, place)?;
-        Some(Self {
-            shared: shared.clone(),
-            place,
-        })
-    }
-
-    fn find(shared: &Shared, place: Place) -> Option<&event::Url<'_>> {
-        let event = shared.event();
-        match place {
-            Place::Repo => event.repo.as_ref()?.url.as_ref(),
-            Place::Discussion => event.discussion.as_ref()?.url.as_ref(),
-            Place::Comment => event.comment.as_ref()?.url.as_ref(),
-            Place::MovedTo => None,
-        }
-    }
-
-    fn part(&self) -> &event::Url<'_> {
-        Self::find(&self.shared, self.place).expect(THERE)
-    }
-
-    fn key(&self) -> impl Hash {
-        self.part().web.to_owned()
-    }
-}
-
-impl Part for Url {
-    fn shared(&self) -> &Shared {
-        &self.shared
-    }
-
-    fn value(&self) -> Value {
-        let part = match self.place {
-            Place::Repo => "repo",
-            Place::Discussion => "discussion",
-            Place::Comment => "comment",
-            Place::MovedTo => "movedTo",
-        };
-        self.shared.value_at(&[part, "url"])
-    }
-
-    fn path(&self) -> (&'static str, Option<usize>) {
-        let path = match self.place {
-            Place::Repo => "repo.url",
-            Place::Discussion => "discussion.url",
-            Place::Comment => "comment.url",
-            Place::MovedTo => "moved_to.url",
-        };
-        (path, None)
-    }
-}
-
-part!(Url {
+view!(
+    /// The URLs of something on the Hub.
+    Url at Parent {}
+    find |event, at| match at {
+        Parent::Repo => event.repo.as_ref()?.url.as_ref(),
+        Parent::Discussion => event.discussion.as_ref()?.url.as_ref(),
+        Parent::Comment => event.comment.as_ref()?.url.as_ref(),
+        Parent::MovedTo => None,
+    };
+    hash |part| part.web.to_owned();
+    value |shared, at, _part| shared.value_at(&[at.key(), "url"]);
+    path |at| (at.url_path(), None);
     /// The URL of the page.
     #[getter]
     fn web(&self) -> &str {
@@ -288,76 +116,21 @@ part!(Url {
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         Ok(format!("Url(web={})", quoted(py, self.part().web)?))
     }
-});
+);
 
-/// A user or an organisation. The Hub sends the id, and never a login.
-#[pyclass(frozen, module = "hubhooks")]
-pub(crate) struct Owner {
-    shared: Shared,
-    place: Place,
-}
-
-impl Owner {
-    fn of(shared: &Shared, place: Place) -> Option<Self> {
-        Self::find(shared, place)?;
-        Some(Self {
-            shared: shared.clone(),
-            place,
-        })
-    }
-
-    fn find(shared: &Shared, place: Place) -> Option<&event::Owner<'_>> {
-        let event = shared.event();
-        match place {
-            Place::Repo => event.repo.as_ref()?.owner.as_ref(),
-            Place::Discussion => event.discussion.as_ref()?.author.as_ref(),
-            Place::Comment => event.comment.as_ref()?.author.as_ref(),
-            Place::MovedTo => event.moved_to.as_ref()?.owner.as_ref(),
-        }
-    }
-
-    fn part(&self) -> &event::Owner<'_> {
-        Self::find(&self.shared, self.place).expect(THERE)
-    }
-
-    #[expect(clippy::unused_self, reason = "as the other parts have it")]
-    fn key(&self) -> impl Hash {
-        // An id that is not a string can be written in several ways, so it does not count.
-        0
-    }
-}
-
-impl Part for Owner {
-    fn shared(&self) -> &Shared {
-        &self.shared
-    }
-
-    fn value(&self) -> Value {
-        let keys: &[&[&str]] = match self.place {
-            Place::Repo => &[&["repo", "owner"], &["repo", "author"]],
-            Place::Discussion => &[&["discussion", "author"]],
-            Place::Comment => &[&["comment", "author"]],
-            Place::MovedTo => &[&["movedTo", "owner"]],
-        };
-        keys.iter()
-            .map(|keys| self.shared.value_at(keys))
-            .find(|value| value.get("id").is_some_and(|id| !id.is_null()))
-            // Version 2 sends only the id.
-            .unwrap_or_else(|| json!({"id": self.part().id}))
-    }
-
-    fn path(&self) -> (&'static str, Option<usize>) {
-        let path = match self.place {
-            Place::Repo => "repo.owner",
-            Place::Discussion => "discussion.author",
-            Place::Comment => "comment.author",
-            Place::MovedTo => "moved_to.owner",
-        };
-        (path, None)
-    }
-}
-
-part!(Owner {
+view!(
+    /// A user or an organisation. The Hub sends the id, and never a login.
+    Owner at Parent {}
+    find |event, at| match at {
+        Parent::Repo => event.repo.as_ref()?.owner.as_ref(),
+        Parent::Discussion => event.discussion.as_ref()?.author.as_ref(),
+        Parent::Comment => event.comment.as_ref()?.author.as_ref(),
+        Parent::MovedTo => event.moved_to.as_ref()?.owner.as_ref(),
+    };
+    // An id that is not a string can be written in several ways, so it does not count.
+    hash |_part| ();
+    value |shared, at, part| owner_value(shared, at, part.id);
+    path |at| (at.owner_path(), None);
     /// The id.
     #[getter]
     fn id(&self) -> &str {
@@ -367,52 +140,15 @@ part!(Owner {
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         Ok(format!("Owner(id={})", quoted(py, self.part().id)?))
     }
-});
+);
 
-/// A discussion or a pull request.
-#[pyclass(frozen, module = "hubhooks")]
-pub(crate) struct Discussion {
-    shared: Shared,
-    url: OnceLock<Py<Url>>,
-    author: OnceLock<Py<Owner>>,
-    changes: OnceLock<Py<Changes>>,
-}
-
-impl Discussion {
-    pub(super) fn of(shared: &Shared) -> Option<Self> {
-        shared.event().discussion.as_ref()?;
-        Some(Self {
-            shared: shared.clone(),
-            url: OnceLock::new(),
-            author: OnceLock::new(),
-            changes: OnceLock::new(),
-        })
-    }
-
-    fn part(&self) -> &event::Discussion<'_> {
-        self.shared.event().discussion.as_ref().expect(THERE)
-    }
-
-    fn key(&self) -> impl Hash {
-        self.part().num
-    }
-}
-
-impl Part for Discussion {
-    fn shared(&self) -> &Shared {
-        &self.shared
-    }
-
-    fn value(&self) -> Value {
-        self.shared.value_at(&["discussion"])
-    }
-
-    fn path(&self) -> (&'static str, Option<usize>) {
-        ("discussion", None)
-    }
-}
-
-part!(Discussion {
+view!(
+    /// A discussion or a pull request.
+    Discussion at () { url: Url, author: Owner, changes: Changes }
+    find |event, _at| event.discussion.as_ref();
+    hash |part| part.num;
+    value |shared, _at, _part| shared.value_at(&["discussion"]);
+    path |_at| ("discussion", None);
     /// The id. The Hub's API and pages use `num` instead.
     #[getter]
     fn id(&self) -> Option<&str> {
@@ -428,7 +164,7 @@ part!(Discussion {
     /// The URLs.
     #[getter]
     fn url(&self, py: Python<'_>) -> PyResult<Option<Py<Url>>> {
-        view(py, &self.url, || Url::of(&self.shared, Place::Discussion))
+        cached(py, &self.url, || Url::of(&self.shared, Parent::Discussion))
     }
 
     /// The status: `open`, `closed`, `merged`, `draft`, or one that the Hub adds later.
@@ -440,7 +176,7 @@ part!(Discussion {
     /// The user who opened it, and not the user who caused the event.
     #[getter]
     fn author(&self, py: Python<'_>) -> PyResult<Option<Py<Owner>>> {
-        view(py, &self.author, || Owner::of(&self.shared, Place::Discussion))
+        cached(py, &self.author, || Owner::of(&self.shared, Parent::Discussion))
     }
 
     /// The number in the repository. Discussions and pull requests share the numbers.
@@ -458,7 +194,7 @@ part!(Discussion {
     /// The target branch and merge commit of a pull request.
     #[getter]
     fn changes(&self, py: Python<'_>) -> PyResult<Option<Py<Changes>>> {
-        view(py, &self.changes, || Changes::of(&self.shared))
+        cached(py, &self.changes, || Changes::of(&self.shared, ()))
     }
 
     /// True if it is pinned; None if the body does not say it.
@@ -477,49 +213,15 @@ part!(Discussion {
             if part.is_pull_request { "True" } else { "False" },
         ))
     }
-});
+);
 
-/// The target branch and merge commit of a pull request.
-#[pyclass(frozen, module = "hubhooks")]
-pub(crate) struct Changes {
-    shared: Shared,
-}
-
-impl Changes {
-    fn of(shared: &Shared) -> Option<Self> {
-        shared.event().discussion.as_ref()?.changes.as_ref()?;
-        Some(Self {
-            shared: shared.clone(),
-        })
-    }
-
-    fn part(&self) -> &event::Changes<'_> {
-        let discussion = self.shared.event().discussion.as_ref();
-        discussion
-            .and_then(|discussion| discussion.changes.as_ref())
-            .expect(THERE)
-    }
-
-    fn key(&self) -> impl Hash {
-        self.part().base.map(str::to_owned)
-    }
-}
-
-impl Part for Changes {
-    fn shared(&self) -> &Shared {
-        &self.shared
-    }
-
-    fn value(&self) -> Value {
-        self.shared.value_at(&["discussion", "changes"])
-    }
-
-    fn path(&self) -> (&'static str, Option<usize>) {
-        ("discussion.changes", None)
-    }
-}
-
-part!(Changes {
+view!(
+    /// The target branch and merge commit of a pull request.
+    Changes at () {}
+    find |event, _at| event.discussion.as_ref()?.changes.as_ref();
+    hash |part| part.base.map(str::to_owned);
+    value |shared, _at, _part| shared.value_at(&["discussion", "changes"]);
+    path |_at| ("discussion.changes", None);
     /// The full name of the target ref: `refs/heads/main`.
     #[getter]
     fn base(&self) -> Option<&str> {
@@ -539,50 +241,15 @@ part!(Changes {
         };
         Ok(format!("Changes(base={base})"))
     }
-});
+);
 
-/// A comment, or the first post of a discussion.
-#[pyclass(frozen, module = "hubhooks")]
-pub(crate) struct Comment {
-    shared: Shared,
-    author: OnceLock<Py<Owner>>,
-    url: OnceLock<Py<Url>>,
-}
-
-impl Comment {
-    pub(super) fn of(shared: &Shared) -> Option<Self> {
-        shared.event().comment.as_ref()?;
-        Some(Self {
-            shared: shared.clone(),
-            author: OnceLock::new(),
-            url: OnceLock::new(),
-        })
-    }
-
-    fn part(&self) -> &event::Comment<'_> {
-        self.shared.event().comment.as_ref().expect(THERE)
-    }
-
-    fn key(&self) -> impl Hash {
-        self.part().content.to_owned()
-    }
-}
-
-impl Part for Comment {
-    fn shared(&self) -> &Shared {
-        &self.shared
-    }
-
-    fn value(&self) -> Value {
-        self.shared.value_at(&["comment"])
-    }
-
-    fn path(&self) -> (&'static str, Option<usize>) {
-        ("comment", None)
-    }
-}
-
-part!(Comment {
+view!(
+    /// A comment, or the first post of a discussion.
+    Comment at () { author: Owner, url: Url }
+    find |event, _at| event.comment.as_ref();
+    hash |part| part.content.to_owned();
+    value |shared, _at, _part| shared.value_at(&["comment"]);
+    path |_at| ("comment", None);
     /// The id.
     #[getter]
     fn id(&self) -> Option<&str> {
@@ -592,7 +259,7 @@ part!(Comment {
     /// The user who wrote it.
     #[getter]
     fn author(&self, py: Python<'_>) -> PyResult<Option<Py<Owner>>> {
-        view(py, &self.author, || Owner::of(&self.shared, Place::Comment))
+        cached(py, &self.author, || Owner::of(&self.shared, Parent::Comment))
     }
 
     /// The text. It is empty if the comment is hidden, because the Hub sends none.
@@ -610,7 +277,7 @@ part!(Comment {
     /// The URLs.
     #[getter]
     fn url(&self, py: Python<'_>) -> PyResult<Option<Py<Url>>> {
-        view(py, &self.url, || Url::of(&self.shared, Place::Comment))
+        cached(py, &self.url, || Url::of(&self.shared, Parent::Comment))
     }
 
     /// Return True if the text mentions `@name`, in any case. A part of a longer login or of an e-mail
@@ -625,46 +292,15 @@ part!(Comment {
         let hidden = if self.part().hidden { "True" } else { "False" };
         Ok(format!("Comment(content={content}, hidden={hidden})"))
     }
-});
+);
 
-/// The webhook that sent a delivery.
-#[pyclass(frozen, module = "hubhooks")]
-pub(crate) struct Webhook {
-    shared: Shared,
-}
-
-impl Webhook {
-    pub(super) fn of(shared: &Shared) -> Option<Self> {
-        shared.event().webhook.as_ref()?;
-        Some(Self {
-            shared: shared.clone(),
-        })
-    }
-
-    fn part(&self) -> &event::Webhook<'_> {
-        self.shared.event().webhook.as_ref().expect(THERE)
-    }
-
-    fn key(&self) -> impl Hash {
-        self.part().version
-    }
-}
-
-impl Part for Webhook {
-    fn shared(&self) -> &Shared {
-        &self.shared
-    }
-
-    fn value(&self) -> Value {
-        self.shared.value_at(&["webhook"])
-    }
-
-    fn path(&self) -> (&'static str, Option<usize>) {
-        ("webhook", None)
-    }
-}
-
-part!(Webhook {
+view!(
+    /// The webhook that sent a delivery.
+    Webhook at () {}
+    find |event, _at| event.webhook.as_ref();
+    hash |part| part.version;
+    value |shared, _at, _part| shared.value_at(&["webhook"]);
+    path |_at| ("webhook", None);
     /// The id of the webhook. The id of the delivery is in the header `Webhook-Id`.
     #[getter]
     fn id(&self) -> &str {
@@ -680,52 +316,15 @@ part!(Webhook {
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         Ok(format!("Webhook(id={})", quoted(py, self.part().id)?))
     }
-});
+);
 
-/// The new name and owner of a moved repository.
-#[pyclass(frozen, module = "hubhooks")]
-pub(crate) struct MovedTo {
-    shared: Shared,
-    owner: OnceLock<Py<Owner>>,
-}
-
-impl MovedTo {
-    pub(super) fn of(shared: &Shared) -> Option<Self> {
-        shared.event().moved_to.as_ref()?;
-        Some(Self {
-            shared: shared.clone(),
-            owner: OnceLock::new(),
-        })
-    }
-
-    fn part(&self) -> &event::MovedTo<'_> {
-        self.shared.event().moved_to.as_ref().expect(THERE)
-    }
-
-    fn key(&self) -> impl Hash {
-        self.part().name.to_owned()
-    }
-}
-
-impl Part for MovedTo {
-    fn shared(&self) -> &Shared {
-        &self.shared
-    }
-
-    fn value(&self) -> Value {
-        match self.shared.value_at(&["movedTo"]) {
-            // Version 2 sends only the name.
-            Value::String(name) => json!({ "name": name }),
-            value => value,
-        }
-    }
-
-    fn path(&self) -> (&'static str, Option<usize>) {
-        ("moved_to", None)
-    }
-}
-
-part!(MovedTo {
+view!(
+    /// The new name and owner of a moved repository.
+    MovedTo at () { owner: Owner }
+    find |event, _at| event.moved_to.as_ref();
+    hash |part| part.name.to_owned();
+    value |shared, _at, _part| moved_to_value(shared);
+    path |_at| ("moved_to", None);
     /// The new name, `owner/name`.
     #[getter]
     fn name(&self) -> &str {
@@ -735,62 +334,21 @@ part!(MovedTo {
     /// The new owner.
     #[getter]
     fn owner(&self, py: Python<'_>) -> PyResult<Option<Py<Owner>>> {
-        view(py, &self.owner, || Owner::of(&self.shared, Place::MovedTo))
+        cached(py, &self.owner, || Owner::of(&self.shared, Parent::MovedTo))
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         Ok(format!("MovedTo(name={})", quoted(py, self.part().name)?))
     }
-});
+);
 
-/// A ref that a push created, moved or deleted.
-#[pyclass(frozen, module = "hubhooks")]
-pub(crate) struct UpdatedRef {
-    shared: Shared,
-    index: usize,
-}
-
-impl UpdatedRef {
-    pub(super) fn all_of(shared: &Shared) -> impl Iterator<Item = Self> {
-        (0..shared.event().updated_refs.len()).map(|index| Self {
-            shared: shared.clone(),
-            index,
-        })
-    }
-
-    fn part(&self) -> &event::UpdatedRef<'_> {
-        &self.shared.event().updated_refs[self.index]
-    }
-
-    fn key(&self) -> impl Hash {
-        let part = self.part();
-        (part.r#ref.to_owned(), part.new_sha.map(str::to_owned))
-    }
-}
-
-impl Part for UpdatedRef {
-    fn shared(&self) -> &Shared {
-        &self.shared
-    }
-
-    fn value(&self) -> Value {
-        match self.shared.value_at(&["updatedRefs"]) {
-            // The tuple has no invalid elements.
-            Value::Array(refs) => refs
-                .into_iter()
-                .filter(|value| value.get("ref").is_some_and(Value::is_string))
-                .nth(self.index)
-                .unwrap_or_default(),
-            _ => Value::Null,
-        }
-    }
-
-    fn path(&self) -> (&'static str, Option<usize>) {
-        ("updated_refs", Some(self.index))
-    }
-}
-
-part!(UpdatedRef {
+view!(
+    /// A ref that a push created, moved or deleted.
+    UpdatedRef at usize {}
+    find |event, at| event.updated_refs.get(at);
+    hash |part| (part.r#ref.to_owned(), part.new_sha.map(str::to_owned));
+    value |shared, at, _part| ref_value(shared, at);
+    path |at| ("updated_refs", Some(at));
     /// The full name: `refs/heads/main`, `refs/tags/v1`, `refs/pr/3`, `refs/convert/parquet`.
     #[getter]
     fn r#ref(&self) -> &str {
@@ -842,4 +400,81 @@ part!(UpdatedRef {
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         Ok(format!("UpdatedRef(ref={})", quoted(py, self.part().r#ref)?))
     }
-});
+);
+
+/// The parent of a `Url` or an `Owner` in an event.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Parent {
+    Repo,
+    Discussion,
+    Comment,
+    MovedTo,
+}
+
+impl Parent {
+    fn key(self) -> &'static str {
+        match self {
+            Self::Repo => "repo",
+            Self::Discussion => "discussion",
+            Self::Comment => "comment",
+            Self::MovedTo => "movedTo",
+        }
+    }
+
+    fn url_path(self) -> &'static str {
+        match self {
+            Self::Repo => "repo.url",
+            Self::Discussion => "discussion.url",
+            Self::Comment => "comment.url",
+            Self::MovedTo => "moved_to.url",
+        }
+    }
+
+    fn owner_path(self) -> &'static str {
+        match self {
+            Self::Repo => "repo.owner",
+            Self::Discussion => "discussion.author",
+            Self::Comment => "comment.author",
+            Self::MovedTo => "moved_to.owner",
+        }
+    }
+}
+
+/// The JSON of an owner. Version 2 sends the id alone, and older bodies call an owner `author`.
+fn owner_value(shared: &EventCell, parent: Parent, id: &str) -> Value {
+    let keys: &[&str] = match parent {
+        Parent::Repo => &["owner", "author"],
+        Parent::Discussion | Parent::Comment => &["author"],
+        Parent::MovedTo => &["owner"],
+    };
+    keys.iter()
+        .map(|key| shared.value_at(&[parent.key(), key]))
+        .find(|value| value.get("id").is_some_and(|id| !id.is_null()))
+        .unwrap_or_else(|| json!({ "id": id }))
+}
+
+/// The JSON of a new name. Version 2 sends the name alone.
+fn moved_to_value(shared: &EventCell) -> Value {
+    match shared.value_at(&["movedTo"]) {
+        Value::String(name) => json!({ "name": name }),
+        value => value,
+    }
+}
+
+/// The JSON of a ref. Invalid elements of the list do not count.
+fn ref_value(shared: &EventCell, index: usize) -> Value {
+    match shared.value_at(&["updatedRefs"]) {
+        Value::Array(refs) => refs
+            .into_iter()
+            .filter(|value| value.get("ref").is_some_and(Value::is_string))
+            .nth(index)
+            .unwrap_or_default(),
+        _ => Value::Null,
+    }
+}
+
+impl UpdatedRef {
+    pub(super) fn all_of(shared: &EventCell) -> impl Iterator<Item = Self> {
+        (0..shared.event().updated_refs.len()).filter_map(|index| Self::of(shared, index))
+    }
+}

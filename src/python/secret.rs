@@ -151,7 +151,7 @@ fn with_bytes<T>(
     } else if let Ok(text) = value.cast::<PyString>() {
         match text.encode_utf8() {
             Ok(bytes) => use_it(bytes.as_bytes()),
-            // Lone surrogates: neither a secret nor the name of a header has them.
+            // A str with lone surrogates equals no secret and no header name.
             Err(_) => use_it(b"\xff"),
         }
     } else {

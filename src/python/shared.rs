@@ -1,74 +1,32 @@
-//! A body and its parsed event, shared by an event and its parts.
+//! The parsed body that an event and its views share.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use pyo3::pybacked::PyBackedBytes;
-use self_cell::self_cell;
 use serde_json::Value;
 
 use crate::error::Error;
 use crate::event::Event;
+use crate::owned::{BoxedEvent, body_cell};
 use crate::read::value_of;
-use crate::text::{self, Strings};
 
-/// The body, from which the fields of an event are borrowed.
-struct Body {
-    raw: PyBackedBytes,
-    /// The text without lone surrogates, if `raw` has any.
-    repaired: Option<Box<str>>,
-    strings: Strings,
-}
+body_cell!(Cell, PyBackedBytes);
 
-type BoxedEvent<'a> = Box<Event<'a>>;
-
-self_cell!(
-    struct Cell {
-        owner: Body,
-        #[covariant]
-        dependent: BoxedEvent,
-    }
-);
-
-/// A parsed body. Parts hold it instead of the Python object of their event. So no reference cycle
-/// needs the garbage collector.
+/// A parsed body. Views hold it, and not the Python object of their event, so there is no reference
+/// cycle for the garbage collector.
 #[derive(Clone)]
-pub(super) struct Shared(Arc<Cell>);
+pub(super) struct EventCell(Arc<Cell>);
 
-/// The reason why a body could not be parsed.
-enum Unread {
-    Broken(Error),
-    Repaired(Box<str>),
-}
-
-impl Shared {
+impl EventCell {
     pub(super) fn read(raw: PyBackedBytes) -> Result<Self, Error> {
-        let body = Body {
-            raw,
-            repaired: None,
-            strings: Strings::default(),
-        };
-        let cell = match Cell::try_new_or_recover(body, borrow) {
-            Ok(cell) => cell,
-            Err((_, Unread::Broken(error))) => return Err(error),
-            Err((body, Unread::Repaired(text))) => {
-                let body = Body {
-                    repaired: Some(text),
-                    ..body
-                };
-                Cell::try_new(body, |body| {
-                    Event::read(body.repaired.as_deref().unwrap_or_default(), &body.strings)
-                })?
-            }
-        };
-        Ok(Self(Arc::new(cell)))
+        Ok(Self(Arc::new(Cell::parse(raw)?)))
     }
 
     pub(super) fn event(&self) -> &Event<'_> {
         self.0.borrow_dependent()
     }
 
-    /// The bytes of the body as received.
+    /// The exact bytes of the body.
     pub(super) fn raw(&self) -> &PyBackedBytes {
         &self.0.borrow_owner().raw
     }
@@ -77,22 +35,15 @@ impl Shared {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// The whole body as a new JSON value. Only `to_dict` and comparisons need it.
+    /// The body as a new JSON value. Only `to_dict` and comparisons need it.
     pub(super) fn value(&self) -> Value {
         value_of(self.event().text())
     }
 
-    /// The value at this path of keys; null if there is none.
+    /// The value under nested keys; null if there is none.
     pub(super) fn value_at(&self, keys: &[&str]) -> Value {
         keys.iter().fold(self.value(), |mut value, key| {
             value.get_mut(*key).map(Value::take).unwrap_or_default()
         })
-    }
-}
-
-fn borrow(body: &Body) -> Result<BoxedEvent<'_>, Unread> {
-    match text::decode(&body.raw).map_err(Unread::Broken)? {
-        Cow::Borrowed(text) => Event::read(text, &body.strings).map_err(Unread::Broken),
-        Cow::Owned(text) => Err(Unread::Repaired(text.into())),
     }
 }

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(find_spec("gradio") is None, reason="gradio is not installed")
 
-READY = "Deliveries are kept"
+READY = "Deliveries are stored"
 OFFLINE: dict[str, str | None] = {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "GRADIO_SERVER_PORT": "{port}",
@@ -584,10 +584,10 @@ def test_the_quickstart_space_shows_public_repositories_only(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("path", "is_space", "told"),
     [
-        (":memory:", False, "kept in memory: a restart loses unfinished deliveries"),
-        ("/tmp/x.db", False, "kept in /tmp/x.db: what is unfinished at a restart is taken up"),
-        ("/tmp/x.db", True, "kept in /tmp/x.db, which is lost when the Space restarts"),
-        ("/data/x.db", True, "kept in /data/x.db: what is unfinished at a restart is taken up"),
+        (":memory:", False, "stored in memory: a restart loses unfinished deliveries"),
+        ("/tmp/x.db", False, "stored in /tmp/x.db: unfinished deliveries continue after a restart"),
+        ("/tmp/x.db", True, "stored in /tmp/x.db, which is lost when the Space restarts"),
+        ("/data/x.db", True, "stored in /data/x.db: unfinished deliveries continue after a restart"),
     ],
 )
 def test_the_start_says_whether_accepted_work_survives_a_restart(

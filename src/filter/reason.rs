@@ -1,28 +1,30 @@
-//! Remarks about an event and a filter, as text.
+//! Reasons why an event matches a filter or not, as text.
 
 use std::fmt;
 
-use super::Listened;
+use super::ScopeOrClass;
 use crate::event::{Class, Event, UpdatedRef};
 use crate::text::excerpt;
 
-/// A remark of a criterion about an event. Its text is made only when it is shown.
-pub(super) enum Remark<'r> {
+/// The reason of one criterion. The text is made only when it is shown, because matching needs none.
+pub(super) enum Reason<'r> {
     Scope {
         event: &'r Event<'r>,
-        wanted: &'r [Listened],
+        wanted: &'r [ScopeOrClass],
     },
     Action {
         event: &'r Event<'r>,
-        is_counted: bool,
+        is_narrowed: bool,
         wanted: &'r [String],
     },
+    /// The event does not have this field.
     Absent(&'static str),
     Differs {
         what: &'static str,
         found: &'r str,
         wanted: &'r [String],
     },
+    /// A reason with a fixed text.
     Fact(&'static str),
     Owner {
         names: [Option<&'r str>; 2],
@@ -39,11 +41,12 @@ pub(super) enum Remark<'r> {
         count: usize,
         wanted: &'r [String],
     },
+    /// The list of files is incomplete. It is the one reason for a match.
     Truncated,
 }
 
-impl<'r> Remark<'r> {
-    pub(super) fn is_miss(&self) -> bool {
+impl<'r> Reason<'r> {
+    pub(super) fn is_mismatch(&self) -> bool {
         !matches!(self, Self::Truncated)
     }
 
@@ -64,22 +67,22 @@ impl<'r> Remark<'r> {
     }
 }
 
-impl fmt::Display for Remark<'_> {
+impl fmt::Display for Reason<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Scope { event, wanted } => fmt_scope(f, event, wanted),
             Self::Action {
                 event,
-                is_counted,
+                is_narrowed,
                 wanted,
             } => {
                 let action = excerpt(event.action);
-                if *is_counted && event.is_narrowed() {
-                    let (_, counted) = event.effective();
+                if *is_narrowed && event.is_narrowed() {
+                    let (_, narrowed) = event.effective();
                     let scope = excerpt(event.scope);
                     write!(
                         f,
-                        "the action is `{counted}` (as `{action}` on `{scope}` counts)"
+                        "the action is `{narrowed}` (as `{action}` on `{scope}` counts)"
                     )?;
                 } else {
                     write!(f, "the action is `{action}`")?;
@@ -135,19 +138,18 @@ impl fmt::Display for Remark<'_> {
     }
 }
 
-/// Explain why no scope or class of the filter matches: the event has another one, or parts are
-/// missing.
-fn fmt_scope(f: &mut fmt::Formatter<'_>, event: &Event<'_>, wanted: &[Listened]) -> fmt::Result {
+/// Explain why no wanted scope or class matches: the event has another one, or lacks parts.
+fn fmt_scope(
+    f: &mut fmt::Formatter<'_>,
+    event: &Event<'_>,
+    wanted: &[ScopeOrClass],
+) -> fmt::Result {
     let (scope, _) = event.effective();
-    let wants = |class| {
-        wanted
-            .iter()
-            .any(|listened| listened.covers(scope, class, true))
-    };
+    let wants = |class| wanted.iter().any(|item| item.covers(scope, class, true));
     let lacks_parts = Class::promised_by(scope).is_some_and(wants);
     let wants_scopes = wanted
         .iter()
-        .any(|listened| matches!(listened, Listened::Scope(_)));
+        .any(|item| matches!(item, ScopeOrClass::Scope(_)));
     let class = event.class().name();
     if wants_scopes || lacks_parts {
         write!(f, "the scope is `{}`", excerpt(scope))?;
@@ -181,7 +183,7 @@ fn fmt_scope(f: &mut fmt::Formatter<'_>, event: &Event<'_>, wanted: &[Listened])
     if wants_scopes
         && wanted
             .iter()
-            .any(|listened| matches!(listened, Listened::Class(_)))
+            .any(|item| matches!(item, ScopeOrClass::Class(_)))
     {
         write!(f, " and the event a `{class}`")?;
     }
