@@ -43,8 +43,8 @@ logger = get_logger()
 # A response after more seconds may be too late: the Hub may have sent the delivery again. The Hub
 # documents no limit. It seems to wait 30 s.
 _ACKNOWLEDGE_SECONDS = 10
-# If a connection broke while the loop was blocked, the app sees it some turns of the loop after the
-# request: one turn reads the end of the stream, one notifies the server's protocol.
+# If a connection broke while the loop was blocked, the app sees it some turns of the loop later.
+# One turn reads the end of the stream, and one notifies the server's protocol.
 _POLL_TURNS = 3
 _ASYNCIO_NEEDED = (
     "hubhooks needs asyncio, and this server runs another event loop, such as trio: start it "

@@ -93,7 +93,9 @@ class WebhookResponse(BaseModel):
     status: str = Field(description="A word for the result, such as `accepted` or `rejected`.")
     delivery: str | None = Field(None, description="The id of the stored delivery.")
     handlers: list[str] | None = Field(None, description="The names of the handlers that will run.")
-    reason: str | None = Field(None, description="Why no handler runs.")
+    reason: str | None = Field(
+        None, description="Why the request was rejected, or why no handler runs."
+    )
     explanations: list[str] | None = Field(
         None, description="Why each handler does not match. Only for `unhandled`."
     )
@@ -671,12 +673,16 @@ def _request_body(event_class: type[HubEvent]) -> dict[str, Any]:
 
 @cache
 def _samples() -> list[tuple[str, dict[str, Any], type[HubEvent]]]:
-    """Read one sample of each scope and action, the one with the shortest name."""
-    found: dict[tuple[str, str], tuple[str, dict[str, Any], type[HubEvent]]] = {}
+    """Read one sample of each kind of event: the one with the shortest name.
+
+    A kind is a scope with an action. A push to a bucket, which has files, is one more.
+    """
+    found: dict[tuple[str, str, bool], tuple[str, dict[str, Any], type[HubEvent]]] = {}
     for name in sorted(sample_names(), key=len):
         payload = sample_json(name)
         event = HubEvent.from_dict(payload)
-        found.setdefault((event.scope, event.action), (name, payload, type(event)))
+        kind = (event.scope, event.action, "updatedFiles" in payload)
+        found.setdefault(kind, (name, payload, type(event)))
     return sorted(found.values(), key=lambda sample: sample[0])
 
 

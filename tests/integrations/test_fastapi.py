@@ -17,9 +17,19 @@ from openapi_spec_validator import validate
 from pythons import environment
 from servers import PATIENCE, ROOT, SECRET, UVICORN, Server, started
 
-from hubhooks import CommentEvent, HubEvent, Webhooks, errors, testing
+from hubhooks import (
+    CommentEvent,
+    ConfigEvent,
+    ContentEvent,
+    DiscussionEvent,
+    HubEvent,
+    RepoEvent,
+    Webhooks,
+    errors,
+    testing,
+)
 from hubhooks._samples import compact, sample_json
-from hubhooks.fastapi import VerifiedEvent, verified_event
+from hubhooks.fastapi import VerifiedEvent, openapi_options, verified_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -323,16 +333,37 @@ def examples(operation: dict[str, Any]) -> dict[str, Any]:
 
 def test_openapi_has_a_sample_of_each_kind_of_event(app: Server) -> None:
     paths = app.request("/openapi.json").json()["paths"]
-    kinds = {(e.scope, e.action) for e in (testing.sample(name) for name in testing.sample_names())}
+    samples = [testing.sample(name) for name in testing.sample_names()]
+    kinds = {(event.scope, event.action, bool(event.updated_files)) for event in samples}
     found = [
         HubEvent.from_dict(value) for value in examples(paths["/webhooks/hub"]["post"]).values()
     ]
-    assert sorted((event.scope, event.action) for event in found) == sorted(kinds)
+    shown = [(event.scope, event.action, bool(event.updated_files)) for event in found]
+    assert sorted(shown) == sorted(kinds)
     comments = [
         HubEvent.from_dict(value) for value in examples(paths["/comments"]["post"]).values()
     ]
     assert {type(event) for event in comments} == {CommentEvent}
     assert {event.scope for event in comments} == {"discussion", "discussion.comment"}
+
+
+def test_openapi_examples_are_events_of_the_endpoint() -> None:
+    for event_class in (CommentEvent, ConfigEvent, ContentEvent, DiscussionEvent, RepoEvent):
+        shown = examples(openapi_options(event_class)["openapi_extra"])
+        assert shown
+        for payload in shown.values():
+            assert isinstance(event_class.from_dict(payload), event_class)
+    assert list(examples(openapi_options(ContentEvent)["openapi_extra"])) == [
+        "repo.content.update",
+        "repo.content.update.bucket",
+    ]
+
+
+def test_openapi_describes_each_field_of_a_response(app: Server) -> None:
+    schemas = app.request("/openapi.json").json()["components"]["schemas"]
+    fields = schemas["WebhookResponse"]["properties"]
+    assert list(fields) == ["status", "delivery", "handlers", "reason", "explanations"]
+    assert all(field["description"] for field in fields.values())
 
 
 def test_openapi_shows_what_is_taken_and_answered(app: Server) -> None:

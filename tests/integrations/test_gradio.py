@@ -587,7 +587,11 @@ def test_the_quickstart_space_shows_public_repositories_only(tmp_path: Path) -> 
         (":memory:", False, "stored in memory: a restart loses unfinished deliveries"),
         ("/tmp/x.db", False, "stored in /tmp/x.db: unfinished deliveries continue after a restart"),
         ("/tmp/x.db", True, "stored in /tmp/x.db, which is lost when the Space restarts"),
-        ("/data/x.db", True, "stored in /data/x.db: unfinished deliveries continue after a restart"),
+        (
+            "/data/x.db",
+            True,
+            "stored in /data/x.db: unfinished deliveries continue after a restart",
+        ),
     ],
 )
 def test_the_start_says_whether_accepted_work_survives_a_restart(
