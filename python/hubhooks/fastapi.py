@@ -37,7 +37,7 @@ from hubhooks._body import (
 from hubhooks._core import HubEvent, Verifier
 from hubhooks._encoders import register_encoders
 from hubhooks._logging import get_logger
-from hubhooks._samples import describe, sample_json, sample_names
+from hubhooks._samples import describe, sample_json, sample_names, scope_and_action
 from hubhooks.asgi import is_server_receive
 from hubhooks.deliveries import MemoryLog
 from hubhooks.errors import ConfigError, PayloadError
@@ -663,12 +663,17 @@ def _request_body(event_class: type[HubEvent]) -> dict[str, Any]:
     content = {
         "schema": TypeAdapter(event_class).json_schema(),
         "examples": {
-            name: {"summary": describe(payload), "value": payload}
+            name: {"summary": _summarize(payload), "value": payload}
             for name, payload, found in _samples()
             if issubclass(found, event_class)
         },
     }
     return {"requestBody": {"required": True, "content": {"application/json": content}}}
+
+
+def _summarize(payload: dict[str, Any]) -> str:
+    """Return the text that Swagger UI shows in its list of examples."""
+    return f"{' '.join(scope_and_action(payload))}: {describe(payload)}"
 
 
 @cache

@@ -340,6 +340,11 @@ def test_openapi_has_a_sample_of_each_kind_of_event(app: Server) -> None:
     ]
     shown = [(event.scope, event.action, bool(event.updated_files)) for event in found]
     assert sorted(shown) == sorted(kinds)
+    content = paths["/webhooks/hub"]["post"]["requestBody"]["content"]["application/json"]
+    # Swagger UI lists the examples by their summaries.
+    summaries = [example["summary"] for example in content["examples"].values()]
+    assert len(set(summaries)) == len(summaries)
+    assert "repo create: model ada-labs/tide-forecast" in summaries
     comments = [
         HubEvent.from_dict(value) for value in examples(paths["/comments"]["post"]).values()
     ]
