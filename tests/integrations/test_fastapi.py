@@ -289,7 +289,7 @@ def test_endpoint_of_ones_own_is_spared(
     assert (answer.status_code, detail["status"]) == (status, word)
     assert reason in detail["reason"]
     if word == "malformed":
-        app.wait_for("a delivery cannot be read: ")
+        app.wait_for("a delivery is malformed: ")
 
 
 def test_endpoint_of_ones_own_reads_no_more_than_allowed(app: Server) -> None:
