@@ -57,7 +57,6 @@ lint: $(VENV)/integrations $(VENV)/linters ## Check formats, types, stubs and wo
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m mypy.stubtest hubhooks._core
-	$(BIN)/python scripts/words.py
 	$(BIN)/zizmor --offline --quiet --no-progress .github/workflows
 
 words: $(BIN)/maturin ## Check the words of code and docs

@@ -395,6 +395,8 @@ class LogMachine(RuleBasedStateMachine):
         assert delivery_id is None or verdict.id == delivery_id
         expected = self.model.accept(verdict.id, body, handlers, skipped)
         assert verdict == expected
+        if before is None:
+            self.is_gone(verdict.id)
         for name in verdict.handlers:
             run = (verdict.id, name)
             if run in self.seen_done:
@@ -590,6 +592,11 @@ class LogMachine(RuleBasedStateMachine):
                 assert records[delivery_id].run(handler).state == "succeeded"
             else:
                 self.seen_done.remove((delivery_id, handler))
+
+    def is_gone(self, delivery_id: str) -> None:
+        """Take the delivery as new: an earlier one of the same group can have displaced it."""
+        for runs in (self.promised, self.seen_done):
+            runs -= {run for run in runs if run[0] == delivery_id}
 
     def is_unfinished(self, delivery_id: str) -> bool:
         return delivery_id in self.model.known and self.model.known[delivery_id].is_open

@@ -15,26 +15,12 @@ if TYPE_CHECKING:
     import builtins
     from collections.abc import Callable, Sequence
     from datetime import datetime
-    from typing import Protocol, TypeAlias
+    from typing import TypeAlias
+
+    from hubhooks.deliveries import Log
 
     # Explanations are lazy: they cost more than matching, and are rarely read.
     Reason: TypeAlias = str | Callable[[], str]
-
-    class _Store(Protocol):
-        def get(self, delivery_id: str) -> Delivery | None: ...
-
-        def list(  # noqa: PLR0913 - filters, each optional
-            self,
-            *,
-            state: str | None = None,
-            scope: str | None = None,
-            repo: str | None = None,
-            since: datetime | None = None,
-            before: str | None = None,
-            limit: int = 50,
-        ) -> builtins.list[Delivery]: ...
-
-        def stats(self) -> Stats: ...
 
 
 __all__ = [
@@ -320,7 +306,7 @@ class Deliveries:
 
     def __init__(
         self,
-        get_store: Callable[[], _Store],
+        get_store: Callable[[], Log],
         replay: Callable[[str, Sequence[str]], tuple[str, ...]],
     ) -> None:
         self._get_store = get_store
