@@ -58,6 +58,7 @@ lint: $(VENV)/integrations $(VENV)/linters ## Check formats, types, stubs and wo
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m mypy.stubtest hubhooks._core
 	$(BIN)/zizmor --offline --quiet --no-progress .github/workflows
+	$(BIN)/python scripts/words.py
 
 words: $(BIN)/maturin ## Check the words of code and docs
 	$(BIN)/python scripts/words.py
