@@ -147,16 +147,14 @@ COMMANDS = f"""\
 
 {NOTE}
 
-Send deliveries to an app, and look at the stored ones:
+Send deliveries to an app, and look at the stored ones. hubhooks is not on PyPI yet:
+[build a wheel](../README.md#install) first.
 
 ```sh
 pip install "hubhooks[cli]"
 hubhooks send http://127.0.0.1:8000 --sample repo.create
 hubhooks deliveries list --state failed
 ```
-
-hubhooks is not on PyPI yet. Until its first release,
-[install it from a clone](../README.md#install).
 
 Data goes to stdout, notes and errors to stderr. The exit code is 2 if an option is wrong. Each
 command has `--help`.
