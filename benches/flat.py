@@ -1,9 +1,9 @@
-"""What a server holds in memory after a million deliveries, beside what it held after few.
+"""Compare the memory of a server after a million deliveries with its memory after a few.
 
 Run with `python benches/flat.py [deliveries]`, with the core built for release and `wrk` installed.
-Deliveries come over 16 connections and an async handler hears each; once they are kept in memory,
-once on disk, where a million meets the limit of 1 GiB. Exits with 1 when a server holds much more
-at the end than after the first tenth.
+Deliveries come over 16 connections, and an async handler runs for each. One server stores them in
+memory, one on disk, where a million deliveries reach the limit of 1 GiB. The exit code is 1 if a
+server holds much more memory at the end than after the first tenth.
 """
 
 from __future__ import annotations

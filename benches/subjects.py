@@ -1,7 +1,7 @@
 """The servers that `benches/serving.py` compares: `python benches/subjects.py NAME` serves one.
 
-Each imports only what it needs, and writes to standard output where it hears what. Annotations are
-evaluated in this file: FastAPI reads those of functions within functions.
+Each imports only what it needs, and writes the URL of each handler to standard output. Annotations
+are evaluated in this file: FastAPI reads those of functions within functions.
 """
 
 import asyncio
@@ -108,22 +108,22 @@ def serve_incumbent() -> None:
     server = WebhooksServer(webhook_secret=SECRET)
 
     @server.add_webhook("/returns")
-    async def hears_and_returns(payload: WebhookPayload) -> dict[str, str]:
+    async def handler_returns(payload: WebhookPayload) -> dict[str, str]:
         await returns(payload)
         return {"status": "ok"}
 
     @server.add_webhook("/waits")
-    async def hears_and_waits(payload: WebhookPayload) -> dict[str, str]:
+    async def handler_waits(payload: WebhookPayload) -> dict[str, str]:
         await waits(payload)
         return {"status": "ok"}
 
     @server.add_webhook("/sleeps")
-    def hears_and_sleeps(payload: WebhookPayload) -> dict[str, str]:
+    def handler_sleeps(payload: WebhookPayload) -> dict[str, str]:
         sleeps(payload)
         return {"status": "ok"}
 
     @server.add_webhook("/computes")
-    def hears_and_computes(payload: WebhookPayload) -> dict[str, str]:
+    def handler_computes(payload: WebhookPayload) -> dict[str, str]:
         computes(payload)
         return {"status": "ok"}
 

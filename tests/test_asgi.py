@@ -266,7 +266,7 @@ def test_handlers_begin_after_the_answer_was_sent(house: House, content: bytes) 
     order: list[str] = []
 
     @house.on(name="async")
-    async def hears(event: HubEvent) -> None:
+    async def matching(event: HubEvent) -> None:
         order.append("handler")
 
     async def receive() -> Any:
@@ -377,8 +377,8 @@ def is_acknowledged(house: House, delivery_id: str = "d1") -> bool:
 
 @pytest.fixture
 def handled(house: House) -> House:
-    @house.on(name="hears")
-    async def hears(event: HubEvent) -> None: ...
+    @house.on(name="matching")
+    async def matching(event: HubEvent) -> None: ...
 
     return house
 
@@ -503,8 +503,8 @@ def test_the_hubs_retry_of_what_it_gave_up_waiting_for_is_not_run_again(
     stalls, release, done = threading.Event(), threading.Event(), threading.Event()
     ran: list[str] = []
 
-    @house.on(name="hears")
-    async def hears(event: HubEvent, context: RunContext) -> None:
+    @house.on(name="matching")
+    async def matching(event: HubEvent, context: RunContext) -> None:
         ran.append(context.id)
         if context.id == "stall":
             stalls.set()
@@ -538,7 +538,7 @@ def test_a_delivery_is_a_line_of_the_log_with_fields_to_find_it_by(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO", "hubhooks")
-    house.router.add(lambda event: None, "repo.content", name="hears")
+    house.router.add(lambda event: None, "repo.content", name="matching")
 
     async def send() -> None:
         for delivery_id, sent in ("d1", content), ("d1", content), ("d2", body("repo.move")):
@@ -551,13 +551,13 @@ def test_a_delivery_is_a_line_of_the_log_with_fields_to_find_it_by(
     names = ("delivery_id", "scope", "action", "repo", "status", "handlers")
     lines = [r for r in caplog.records if r.levelname == "INFO" and hasattr(r, "status")]
     assert [tuple(getattr(line, name) for name in names) for line in lines] == [
-        ("d1", "repo.content", "update", "ada-labs/tide-gauges", 202, ["hears"]),
+        ("d1", "repo.content", "update", "ada-labs/tide-gauges", 202, ["matching"]),
         ("d1", "repo.content", "update", "ada-labs/tide-gauges", 200, []),
         ("d2", "repo", "move", "ada-labs/surge-alarm", 200, []),
     ]
     assert lines[0].getMessage() == (
         "delivery `d1`, <ContentEvent repo.content update of dataset ada-labs/tide-gauges>: "
-        "response 202, handlers: hears"
+        "response 202, handlers: matching"
     )
 
 

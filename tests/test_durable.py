@@ -162,7 +162,7 @@ def test_a_process_that_cannot_take_over_at_first_tries_again(
     path = tmp_path / "hubhooks.db"
     hooks = Webhooks("moon", deliveries=path)
     ran: list[str] = []
-    hooks.add(lambda event, context: ran.append(context.id), name="hears")
+    hooks.add(lambda event, context: ran.append(context.id), name="matching")
     first = RunnerLock(path)
     assert first.try_acquire()
     with serve(hooks) as port, closing(sqlite3.connect(path, isolation_level=None)) as file:
@@ -225,8 +225,8 @@ from hubhooks import Webhooks
 app = Webhooks()
 
 
-@app.on(name="hears")
-def hears(event, context):
+@app.on(name="matching")
+def matching(event, context):
     if context.id == "upload":
         for file in pathlib.Path().glob("hubhooks.db*"):
             file.read_bytes()
@@ -321,7 +321,7 @@ def serving(serve: Any, post: Any, deliveries: str) -> Any:
 def test_a_delivery_answered_in_time_that_comes_again_is_a_replay(serving: Any) -> None:
     seen: list[RunContext] = []
     with serving() as served:
-        served.hooks.add(lambda event, context: seen.append(context), name="hears")
+        served.hooks.add(lambda event, context: seen.append(context), name="matching")
         assert served.send() == (202, "accepted")
         served.wait_for("succeeded")
         assert served.send() == (202, "accepted")
@@ -334,7 +334,7 @@ def test_a_delivery_answered_too_late_that_comes_again_is_the_hubs_retry(
 ) -> None:
     monkeypatch.setattr(room, "_ACKNOWLEDGE_SECONDS", 0)
     with serving() as served:
-        served.hooks.add(lambda event: None, name="hears")
+        served.hooks.add(lambda event: None, name="matching")
         assert served.send() == (202, "accepted")
         served.wait_for("succeeded", delivered=False)
         assert served.send() == (200, "duplicate")
@@ -346,7 +346,7 @@ def test_an_answer_that_waited_for_its_handlers_is_not_too_late(
 ) -> None:
     monkeypatch.setattr(room, "_ACKNOWLEDGE_SECONDS", 0)
     with serving(acknowledge="on_completion") as served:
-        served.hooks.add(lambda event: None, name="hears")
+        served.hooks.add(lambda event: None, name="matching")
         assert served.send() == (200, "succeeded")
         # Replay.
         assert served.send() == (200, "succeeded")
@@ -357,8 +357,8 @@ def test_a_delivery_whose_sender_hung_up_that_comes_again_is_the_hubs_retry(serv
     stalls, release = threading.Event(), threading.Event()
     with serving() as served:
 
-        @served.hooks.on(name="hears")
-        async def hears(event: HubEvent, context: RunContext) -> None:
+        @served.hooks.on(name="matching")
+        async def matching(event: HubEvent, context: RunContext) -> None:
             if context.id == "stall":
                 stalls.set()
                 assert release.wait(PATIENCE)
@@ -387,8 +387,8 @@ def test_a_sender_that_hung_up_while_its_answer_waited_is_the_hubs_retry(serving
     begun, release = threading.Event(), threading.Event()
     with serving(acknowledge="on_completion") as served:
 
-        @served.hooks.on(name="hears")
-        def hears(event: HubEvent) -> None:
+        @served.hooks.on(name="matching")
+        def matching(event: HubEvent) -> None:
             begun.set()
             assert release.wait(PATIENCE)
 
@@ -427,8 +427,8 @@ def test_what_runs_or_waits_for_a_retry_is_in_progress(serving: Any) -> None:
     release = threading.Event()
     with serving() as served:
 
-        @served.hooks.on(name="hears", retries=1, backoff=3600)
-        def hears(event: HubEvent) -> None:
+        @served.hooks.on(name="matching", retries=1, backoff=3600)
+        def matching(event: HubEvent) -> None:
             assert release.wait(PATIENCE)
             raise ValueError
 
@@ -462,7 +462,7 @@ def test_what_nobody_ran_is_judged_anew(serving: Any) -> None:
 def test_deliveries_without_an_id_are_never_the_same(serving: Any, post: Any) -> None:
     ran: list[str] = []
     with serving() as served:
-        served.hooks.add(lambda event, context: ran.append(context.id), name="hears")
+        served.hooks.add(lambda event, context: ran.append(context.id), name="matching")
         answers = [post(served.port, BODY, "") for _ in range(2)]
         assert [status for status, _ in answers] == [202, 202]
         wait_until(lambda: len(ran) == 2)
@@ -475,7 +475,7 @@ def test_deliveries_without_an_id_are_never_the_same(serving: Any, post: Any) ->
 
 @pytest.fixture
 def died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Any, post: Any) -> Any:
-    """Serve a log in which some runs of `hears` were interrupted, and others are queued."""
+    """Serve a log in which some runs of `matching` were interrupted, and others are queued."""
 
     @contextmanager
     def died(
@@ -491,8 +491,8 @@ def died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Any, post: Any)
         log.open()
         log.recover()
         for delivery_id in (*interrupted, *queued):
-            log.accept(delivery_id, BODY, ["hears"])
-            assert delivery_id in queued or log.claim(delivery_id, "hears") is not None
+            log.accept(delivery_id, BODY, ["matching"])
+            assert delivery_id in queued or log.claim(delivery_id, "matching") is not None
         log.close()
         with serve(hooks) as port:
             yield Served(hooks, port, post)
@@ -511,8 +511,8 @@ def test_what_the_process_died_during_runs_alone_and_the_others_in_between(
     release = threading.Event()
     ran: list[str] = []
 
-    @on_disk.on(name="hears")
-    def hears(event: HubEvent, context: RunContext) -> None:
+    @on_disk.on(name="matching")
+    def matching(event: HubEvent, context: RunContext) -> None:
         ran.append(context.id)
         assert release.wait(PATIENCE)
 
@@ -537,8 +537,8 @@ def test_what_the_process_died_during_does_not_stay_alone_when_it_hangs(
 ) -> None:
     release = threading.Event()
 
-    @on_disk.on(name="hears", timeout=timeout)
-    def hears(event: HubEvent, context: RunContext) -> None:
+    @on_disk.on(name="matching", timeout=timeout)
+    def matching(event: HubEvent, context: RunContext) -> None:
         assert context.id != "i1" or release.wait(PATIENCE)
 
     with died(on_disk, "i1", alone=alone) as served:
@@ -552,7 +552,7 @@ def test_what_the_process_died_during_does_not_stay_alone_when_it_hangs(
             release.set()
         served.wait_for("succeeded", "i1", delivered=False)
     what = (
-        "handler `hears` on delivery `i1`, during which the process died before, has not ended "
+        "handler `matching` on delivery `i1`, during which the process died before, has not ended "
         "alone; others run beside it again"
     )
     assert logged().count(what) == 1
@@ -565,8 +565,8 @@ def test_what_the_process_died_during_has_its_turn_also_when_something_always_ru
     # One ends when the next has come, so that there never is a moment at which nothing runs.
     came = [threading.Event()]
 
-    @on_disk.on(name="hears")
-    def hears(event: HubEvent, context: RunContext) -> None:
+    @on_disk.on(name="matching")
+    def matching(event: HubEvent, context: RunContext) -> None:
         if context.id == "i1":
             ran.set()
         else:
@@ -590,8 +590,8 @@ def test_what_the_process_died_during_waits_only_so_long_for_what_runs(
 ) -> None:
     release, begun = threading.Event(), threading.Event()
 
-    @on_disk.on(name="hears")
-    def hears(event: HubEvent, context: RunContext) -> None:
+    @on_disk.on(name="matching")
+    def matching(event: HubEvent, context: RunContext) -> None:
         if context.id == "n1":
             begun.set()
             assert release.wait(PATIENCE)
@@ -857,12 +857,12 @@ def test_what_somebody_queues_in_the_log_is_run_by_the_app(serving: Any, deliver
         pytest.skip("no other process sees it")
     ran: list[bool] = []
     with serving() as served:
-        served.hooks.add(lambda event, context: ran.append(context.is_replay), name="hears")
+        served.hooks.add(lambda event, context: ran.append(context.is_replay), name="matching")
         served.send()
         served.wait_for("succeeded")
         other = SqliteLog(deliveries)
         other.open()
-        assert other.replay("d1") == ("hears",)
+        assert other.replay("d1") == ("matching",)
         other.close()
         wait_until(lambda: len(ran) == 2)
     assert ran == [False, True]
@@ -892,8 +892,8 @@ def test_an_async_handler_that_blocks_the_servers_loop_is_named(
 def test_the_answer_may_wait_for_the_handlers(serving: Any) -> None:
     with serving(acknowledge="on_completion") as served:
 
-        @served.hooks.on(name="hears")
-        def hears(event: HubEvent, context: RunContext) -> None:
+        @served.hooks.on(name="matching")
+        def matching(event: HubEvent, context: RunContext) -> None:
             if context.id == "fails" and context.attempt == 1:
                 raise ValueError
 
@@ -912,8 +912,8 @@ def test_an_answer_waits_only_so_long(serving: Any, monkeypatch: pytest.MonkeyPa
     release = threading.Event()
     with serving(acknowledge="on_completion") as served:
 
-        @served.hooks.on(name="hears")
-        def hears(event: HubEvent) -> None:
+        @served.hooks.on(name="matching")
+        def matching(event: HubEvent) -> None:
             assert release.wait(PATIENCE)
 
         try:
@@ -944,12 +944,12 @@ def test_answers_that_wait_leave_the_log_alone_while_another_process_writes(
     async def serve() -> list[Any]:
         release = asyncio.Event()
 
-        @router.on(name="hears")
-        async def hears(event: HubEvent) -> None:
+        @router.on(name="matching")
+        async def matching(event: HubEvent) -> None:
             await release.wait()
 
         runner.start()
-        runner.submit(AcceptedRuns(log.accept("d1", BODY, ["hears"]).id, ("hears",), change))
+        runner.submit(AcceptedRuns(log.accept("d1", BODY, ["matching"]).id, ("matching",), change))
         answers = [asyncio.ensure_future(runner.wait_for("d1", PATIENCE)) for _ in range(20)]
         await until(lambda: log.looks >= 20)
         with other.batch():
@@ -1129,7 +1129,7 @@ def test_a_delivery_whose_request_is_cancelled_while_it_is_kept_runs_all_the_sam
     tmp_path: Path, turns: int
 ) -> None:
     hooks = Webhooks("moon", deliveries=tmp_path / "hubhooks.db")
-    hooks.add(lambda event: None, name="hears")
+    hooks.add(lambda event: None, name="matching")
     headers = [(b"x-webhook-secret", b"moon"), (b"webhook-id", b"d1")]
     scope = {"type": "http", "method": "POST", "query_string": b"", "headers": headers}
 
@@ -1160,7 +1160,7 @@ def test_of_deliveries_kept_together_one_that_cannot_begin_holds_up_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hooks = Webhooks("moon", deliveries=tmp_path / "hubhooks.db")
-    hooks.add(lambda event: None, name="hears")
+    hooks.add(lambda event: None, name="matching")
     begin = hooks._runner.begin  # noqa: SLF001 - where a system that has no thread left shows
     statuses: list[int] = []
 
@@ -1238,7 +1238,7 @@ def test_who_still_waits_when_the_app_stops_is_refused_and_starts_nothing(
 ) -> None:
     path = tmp_path / "hubhooks.db"
     hooks = Webhooks("moon", deliveries=path)
-    hooks.on("repo.content", name="hears")(lambda event: None)
+    hooks.on("repo.content", name="matching")(lambda event: None)
     tried = asyncio.Event()
 
     class Telling(SqliteLog):

@@ -189,7 +189,7 @@ def test_a_raising_when_under_raising_logging_is_no_match(
     def fails(event: HubEvent) -> bool:
         raise ValueError
 
-    hooks.add(lambda event: None, name="hears", when=fails)
+    hooks.add(lambda event: None, name="matching", when=fails)
     hooks.add(lambda event: None, name="works")
     with broken_logging(kind, logging.INFO), serve(hooks, access_log=False) as port:
         assert post(port, BODY)[1]["handlers"] == ["works"]
@@ -262,13 +262,13 @@ def test_a_crashed_run_is_recovered_although_logging_raises(tmp_path: Path, serv
     log.open()
     log.recover()
     for delivery_id in ("d1", "d2"):
-        log.accept(delivery_id, BODY, ["hears"])
-        assert log.claim(delivery_id, "hears")
+        log.accept(delivery_id, BODY, ["matching"])
+        assert log.claim(delivery_id, "matching")
     log.close()
     hooks = Webhooks("moon", deliveries=path)
     hooks.store._max_crashes = 0  # type: ignore[attr-defined] # noqa: SLF001 - see there
     told: list[str] = []
-    hooks.add(lambda event: None, name="hears")
+    hooks.add(lambda event: None, name="matching")
     hooks.on_failure(lambda event, context, error: told.append(context.id))
     with broken_logging("handler", logging.INFO), serve(hooks, access_log=False):
         wait_until(lambda: len(told) == 2, "hooks are not told")
@@ -290,9 +290,9 @@ def test_a_record_names_the_line_that_logged_it(caplog: pytest.LogCaptureFixture
 
 def test_a_record_that_cannot_be_logged_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with broken_logging("filter", logging.INFO):
-        SafeLogger("hubhooks").warning("handler `%s` took %g s", "hears", 1.5)
+        SafeLogger("hubhooks").warning("handler `%s` took %g s", "matching", 1.5)
     assert capsys.readouterr().err == (
-        "hubhooks: logging failed with ValueError; the record was: handler `hears` took 1.5 s\n"
+        "hubhooks: logging failed with ValueError; the record was: handler `matching` took 1.5 s\n"
     )
 
 
@@ -458,7 +458,7 @@ def test_a_when_that_exits_is_answered(hooks: Webhooks, serve: Any, post: Any) -
     def exits(event: HubEvent) -> bool:
         raise SystemExit
 
-    hooks.add(lambda event: None, name="hears", when=exits)
+    hooks.add(lambda event: None, name="matching", when=exits)
     with serve(hooks, access_log=False) as port:
         assert post(port, BODY)[0] in (200, 503)
         assert post(port, BODY, "d2")[0] in (200, 503)
@@ -575,17 +575,17 @@ def test_a_run_has_a_copy_of_the_context_of_its_request(
     # One slot, so that all sync runs have the same thread.
     contexts.hooks._runner._slots = 1  # noqa: SLF001 - there is no option
 
-    def hears(event: HubEvent) -> None:
+    def matching(event: HubEvent) -> None:
         contexts.note("run")
         seen_by.set("the run")
 
-    async def hears_async(event: HubEvent) -> None:
+    async def matching_async(event: HubEvent) -> None:
         contexts.note("run")
         seen_by.set("the run")
         await asyncio.sleep(0)
         assert seen_by.get() == "the run"
 
-    contexts.hooks.add(hears_async if is_async else hears, name="hears")
+    contexts.hooks.add(matching_async if is_async else matching, name="matching")
     ids = ["d1", "d2", "d3"]
     with serve(contexts) as port:
         for delivery_id in ids:
@@ -690,10 +690,10 @@ def test_runs_of_an_earlier_process_have_a_fresh_context(
     path = tmp_path / "hubhooks.db"
     log = SqliteLog(path)
     log.open()
-    log.accept("d1", BODY, ["hears"])
+    log.accept("d1", BODY, ["matching"])
     log.close()
     contexts = Contexts(Webhooks("moon", deliveries=path))
-    contexts.hooks.add(lambda event: contexts.note("run"), name="hears")
+    contexts.hooks.add(lambda event: contexts.note("run"), name="matching")
     seen_by.set("the test")
     with serve(contexts):
         assert ended(contexts.hooks).state == "succeeded"
@@ -715,7 +715,7 @@ def test_a_context_is_let_go_once_its_delivery_ended(
             kept.set(value)
         await hooks(scope, receive, send)
 
-    hooks.add(lambda event: None, name="hears")
+    hooks.add(lambda event: None, name="matching")
 
     def is_let_go() -> bool:
         gc.collect()

@@ -127,7 +127,7 @@ def test_a_handler_that_declines_is_no_failure(run_job) -> None:
     assert (code, lines) == (job.SUCCEEDED, ["hubhooks: `shy`: ignored: not for me"])
 
 
-def test_what_nobody_hears_is_explained(run_job) -> None:
+def test_what_no_handler_matches_is_explained(run_job) -> None:
     code, lines, _ = run_job(json.dumps(sample_json("discussion.delete")), WEBHOOK_ID="d1")
     assert code == job.SUCCEEDED
     assert "wonder discussion" in lines

@@ -41,7 +41,7 @@ def send(port, *arguments):
 
 @pytest.fixture
 def heard(serve):
-    """Serve an app whose one handler passes on what it hears."""
+    """Serve an app whose one handler passes on what it gets."""
     hooks = Webhooks("moon")
     events: SimpleQueue[HubEvent] = SimpleQueue()
 

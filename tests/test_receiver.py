@@ -27,7 +27,7 @@ CASES = [{**TABLE["defaults"], **case} for case in TABLE["cases"]]
 SECRET_HEADER = [(b"x-webhook-secret", b"moon")]
 
 
-def hears(event: HubEvent) -> None: ...
+def matching(event: HubEvent) -> None: ...
 
 
 class FullDisk(MemoryLog):
@@ -48,7 +48,7 @@ def make(
 ) -> tuple[Receiver, MemoryLog, Router]:
     router = Router(ignore_authors=ignore_authors)
     for name, scope in handlers.items():
-        router.add(hears, scope, name=name)
+        router.add(matching, scope, name=name)
     log = (FullDisk if disk_full else MemoryLog)(on_replay=on_replay)
 
     def verifier() -> Verifier | None:
@@ -152,7 +152,7 @@ def test_hooks_for_the_unhandled_get_the_event_and_others_get_no_work(
 
 def test_a_log_that_holds_no_more_has_the_hub_send_it_again(body: Callable[..., bytes]) -> None:
     router, log = Router(), MemoryLog(hold_bytes=1)
-    router.add(hears, "repo.content", name="retrain")
+    router.add(matching, "repo.content", name="retrain")
     receiver = Receiver(router, log, lambda: None, allow_unsigned=True)
     answer = receiver.receive([], body("repo.content.update"))
     assert (answer.status, answer.delivery_id) == (503, None)

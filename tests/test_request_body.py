@@ -54,7 +54,7 @@ def deliver(
 @pytest.fixture
 def hooks() -> Webhooks:
     hooks = Webhooks("moon", max_body_size=50_000)
-    hooks.add(lambda event: None, "repo.content", name="hears")
+    hooks.add(lambda event: None, "repo.content", name="matching")
     return hooks
 
 
@@ -697,7 +697,7 @@ def test_replay_behind_middleware_that_disconnects_runs_again(
     serve: Any, middleware: Any, is_fastapi: bool, acknowledge: Any
 ) -> None:
     hooks = Webhooks("moon", acknowledge=acknowledge)
-    hooks.add(lambda event: None, name="hears")
+    hooks.add(lambda event: None, name="matching")
     app: Any = hooks
     if is_fastapi:
         app = FastAPI()

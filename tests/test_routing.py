@@ -1,4 +1,4 @@
-"""Who hears an event, in which order, and how it is explained."""
+"""Which handlers match an event, in which order, and how it is explained."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def run_script(source: str, namespace: dict[str, Any]) -> None:
 
 
 def test_the_decorators_give_the_function_back_unchanged(router: Router) -> None:
-    def hears(event: CommentEvent) -> None: ...
+    def matching(event: CommentEvent) -> None: ...
 
-    assert router.on("discussion.comment")(hears) is hears
-    assert router.on_comment(name="other")(hears) is hears
+    assert router.on("discussion.comment")(matching) is matching
+    assert router.on_comment(name="other")(matching) is matching
 
 
 def test_a_handler_is_named_by_its_qualified_name_or_as_told(router: Router, event: Event) -> None:
@@ -53,12 +53,12 @@ def test_a_handler_is_named_by_its_qualified_name_or_as_told(router: Router, eve
         def reply(self, event: HubEvent) -> None: ...
 
     @router.on("repo")
-    def hears(event: HubEvent) -> None: ...
+    def matching(event: HubEvent) -> None: ...
 
     router.add(Bot().reply, "repo")
     router.add(Bot().reply, "repo", name="second bot")
     here = "test_a_handler_is_named_by_its_qualified_name_or_as_told.<locals>."
-    expected = [f"{here}hears", f"{here}Bot.reply", "second bot"]
+    expected = [f"{here}matching", f"{here}Bot.reply", "second bot"]
     assert names(router, event("repo.create")) == expected
     found = router.handler("second bot")
     assert found is not None
@@ -159,9 +159,9 @@ def test_a_decorator_without_parentheses_is_refused(router: Router) -> None:
     with pytest.raises(ConfigError) as refused:
 
         @router.on  # type: ignore[arg-type]
-        def hears(event: HubEvent) -> None: ...
+        def matching(event: HubEvent) -> None: ...
 
-    here = "test_a_decorator_without_parentheses_is_refused.<locals>.hears"
+    here = "test_a_decorator_without_parentheses_is_refused.<locals>.matching"
     assert str(refused.value) == (
         f"`on` got the function `{here}` instead of a scope; write `@hooks.on()`, with parentheses"
     )
@@ -375,12 +375,12 @@ def test_a_predicate_is_asked_only_about_what_the_criteria_let_through(
         return True
 
     @router.on("repo.content", when=asks)
-    def hears(event: ContentEvent) -> None: ...
+    def matching(event: ContentEvent) -> None: ...
 
     assert names(router, event("repo.create")) == []
     assert asked == []
     (handler,) = router.match(event("repo.content.update"))
-    assert handler.function is hears
+    assert handler.function is matching
     assert len(asked) == 1
 
 
@@ -418,14 +418,14 @@ def test_a_predicate_that_raises_keeps_the_event_from_its_handler_alone(
         ("repo.content.update", False),
     ],
 )
-def test_on_comment_hears_new_comments_and_opening_posts(
+def test_on_comment_matches_new_comments_and_opening_posts(
     router: Router, event: Event, name: str, is_heard: bool
 ) -> None:
     router.on_comment()(takes_the_event)
     assert names(router, event(name)) == ["takes_the_event"] * is_heard
 
 
-def test_on_comment_never_hears_a_hidden_comment(router: Router, event: Event) -> None:
+def test_on_comment_never_matches_a_hidden_comment(router: Router, event: Event) -> None:
     asked: list[object] = []
     router.on_comment(when=asked.append)(takes_the_event)
     hidden = event("discussion.comment.create", comment__hidden=True)
@@ -434,7 +434,7 @@ def test_on_comment_never_hears_a_hidden_comment(router: Router, event: Event) -
     assert asked == []
 
 
-def test_on_hears_hidden_comments_as_well(router: Router, event: Event) -> None:
+def test_on_matches_hidden_comments_as_well(router: Router, event: Event) -> None:
     router.on("discussion.comment")(takes_the_event)
     hidden = event("discussion.comment.create", comment__hidden=True)
     assert names(router, hidden) == ["takes_the_event"]
@@ -463,7 +463,7 @@ def test_each_handler_is_explained_in_a_line(router: Router, event: Event) -> No
     assert births == "`births` matches"
 
 
-def test_a_handler_that_hears_nothing_is_explained_by_all_its_decorators(
+def test_a_handler_that_matches_nothing_is_explained_by_all_its_decorators(
     router: Router, event: Event
 ) -> None:
     router.add(takes_the_event, "discussion", name="both")
@@ -548,7 +548,7 @@ def test_an_author_that_looks_like_a_login_warns_where_it_is_written(router: Rou
     with pytest.warns(UserWarning, match="`my-bot` in `author=` is not the id of a user") as warned:
 
         @router.on_comment(author=(author for author in ["my-bot", BOT]))
-        def hears(event: CommentEvent) -> None: ...
+        def matching(event: CommentEvent) -> None: ...
 
     (warning,) = warned
     assert warning.filename == __file__
@@ -574,7 +574,7 @@ def test_a_comment_without_an_author_is_heard(event: Event) -> None:
 SCRIPT = """
 @router.on("repo")
 @router.on("discussion")
-def hears(event):
+def matching(event):
     return {version}
 """
 
@@ -632,8 +632,8 @@ def test_a_decorator_from_elsewhere_does_not_hide_where_a_function_was_written(
         run_script(script.format(version=version), namespace)
     (handler,) = router.match(event("repo.create"))
     assert handler.function(None) == 2
-    with pytest.raises(ConfigError, match=r"named `hears`: app\.py:2 and "):
-        router.add(takes_the_event, name="hears")
+    with pytest.raises(ConfigError, match=r"named `matching`: app\.py:2 and "):
+        router.add(takes_the_event, name="matching")
 
 
 @pytest.mark.parametrize(
@@ -657,9 +657,9 @@ def test_two_functions_of_one_name_in_one_run_are_a_mistake(router: Router, sour
 def test_a_taken_name_is_refused_with_both_places(router: Router) -> None:
     run_script(SCRIPT.format(version=1), {"router": router, "__name__": "one"})
     with pytest.raises(ConfigError) as refused:
-        router.add(takes_the_event, name="hears")
+        router.add(takes_the_event, name="matching")
     line = takes_the_event.__code__.co_firstlineno
-    assert f"named `hears`: app.py:2 and {__file__}:{line};" in str(refused.value)
+    assert f"named `matching`: app.py:2 and {__file__}:{line};" in str(refused.value)
 
 
 def test_two_objects_of_one_class_need_two_names(router: Router) -> None:
@@ -843,11 +843,11 @@ def test_a_handler_cannot_be_run_in_ways_that_there_are_not(
 ) -> None:
     router = Router()
     with pytest.raises(ConfigError) as refused:
-        router.add(lambda event: None, name="hears", **options)
+        router.add(lambda event: None, name="matching", **options)
     ((name, value),) = options.items()
-    what = f"`{name}={value!r}` of handler `hears` is not possible"
+    what = f"`{name}={value!r}` of handler `matching` is not possible"
     assert str(refused.value) == f"{what}; write {right}"
-    assert router.handler("hears") is None
+    assert router.handler("matching") is None
 
 
 def test_an_async_function_cannot_say_how_long_to_wait() -> None:
@@ -855,7 +855,7 @@ def test_an_async_function_cannot_say_how_long_to_wait() -> None:
         return 1.0
 
     with pytest.raises(ConfigError, match="a plain function"):
-        Router().add(lambda event: None, name="hears", backoff=backoff)  # type: ignore[arg-type]
+        Router().add(lambda event: None, name="matching", backoff=backoff)  # type: ignore[arg-type]
 
 
 def test_every_criterion_of_a_filter_and_every_option_can_be_given() -> None:
@@ -870,9 +870,9 @@ def test_how_a_handler_runs_is_said_in_any_of_its_decorators() -> None:
     @router.on("repo", retries=2)
     @router.on_comment(timeout=5, retries=2)
     @router.on("discussion", concurrency=1, backoff=0)
-    def hears(event: HubEvent) -> None: ...
+    def matching(event: HubEvent) -> None: ...
 
-    handler = router.handler(hears.__qualname__)
+    handler = router.handler(matching.__qualname__)
     assert handler is not None
     policy = handler.policy
     assert (policy.retries, policy.backoff) == (2, 0)
@@ -882,12 +882,12 @@ def test_how_a_handler_runs_is_said_in_any_of_its_decorators() -> None:
 def test_two_decorators_must_not_disagree_on_how_a_handler_runs() -> None:
     router = Router()
 
-    def hears(event: HubEvent) -> None: ...
+    def matching(event: HubEvent) -> None: ...
 
-    router.add(hears, "repo", name="hears", retries=1)
+    router.add(matching, "repo", name="matching", retries=1)
     with pytest.raises(ConfigError) as refused:
-        router.add(hears, "discussion", name="hears", retries=2)
+        router.add(matching, "discussion", name="matching", retries=2)
     assert str(refused.value) == (
-        "handler `hears` has `retries=1` and `retries=2`: write the option in only one of its "
+        "handler `matching` has `retries=1` and `retries=2`: write the option in only one of its "
         "decorators"
     )

@@ -95,7 +95,7 @@ def test_a_sync_handler_runs_on_a_daemon_thread(bench: Bench) -> None:
     seen: list[Any] = []
 
     @bench.on(name="sync")
-    def hears(event: HubEvent, context: RunContext) -> None:
+    def matching(event: HubEvent, context: RunContext) -> None:
         seen.extend([event, context, threading.current_thread()])
 
     assert bench.run().state == "succeeded"
@@ -111,7 +111,7 @@ def test_an_async_handler_runs_on_the_servers_loop(bench: Bench) -> None:
     seen: list[Any] = []
 
     @bench.on(name="async")
-    async def hears(event: HubEvent, context: RunContext) -> None:
+    async def matching(event: HubEvent, context: RunContext) -> None:
         await asyncio.sleep(0)
         seen.extend([event, context.id, threading.current_thread()])
 
@@ -125,13 +125,13 @@ def test_a_handler_without_the_delivery_is_given_the_event_alone(
 ) -> None:
     seen: list[tuple[object, ...]] = []
 
-    def hears(*events: HubEvent) -> None:
+    def matching(*events: HubEvent) -> None:
         seen.append(events)
 
-    async def hears_too(*events: HubEvent) -> None:
+    async def matching_too(*events: HubEvent) -> None:
         seen.append(events)
 
-    bench.router.add(hears_too if is_async else hears)
+    bench.router.add(matching_too if is_async else matching)
     bench.run()
     assert seen == [(bench.event,)]
 
@@ -154,7 +154,7 @@ def test_partials_and_objects_run_as_what_they_are(bench: Bench) -> None:
 
 def test_the_handler_is_looked_up_by_name_when_it_runs(bench: Bench) -> None:
     seen: list[str] = []
-    script = "@on()\ndef hears(event): seen.append('{}')"
+    script = "@on()\ndef matching(event): seen.append('{}')"
     for version in ("old", "new"):
         namespace = {"on": bench.on, "seen": seen, "__name__": "app"}
         exec(script.format(version), namespace)
@@ -216,14 +216,14 @@ def test_a_failure_stays_with_its_handler(
 def test_a_thread_outlives_whatever_a_handler_raises(
     one_thread: Bench, logged: Callable[[], list[str]]
 ) -> None:
-    @one_thread.on(name="hears")
-    def hears(event: HubEvent, context: RunContext) -> None:
+    @one_thread.on(name="matching")
+    def matching(event: HubEvent, context: RunContext) -> None:
         if context.id == "d1":
             raise KeyboardInterrupt
 
     one_thread.run("d1", "d2")
     assert (one_thread.record("d1").state, one_thread.record("d2").state) == ("failed", "succeeded")
-    assert logged()[0] == "handler `hears` failed on delivery `d1`"
+    assert logged()[0] == "handler `matching` failed on delivery `d1`"
 
 
 @pytest.mark.parametrize("is_async", [False, True])
@@ -343,8 +343,8 @@ def test_only_so_many_sync_handlers_run_at_once_and_the_rest_after_them(one_thre
     seen: list[threading.Thread] = []
     all_came = threading.Event()
 
-    @one_thread.on(name="hears")
-    def hears(event: HubEvent) -> None:
+    @one_thread.on(name="matching")
+    def matching(event: HubEvent) -> None:
         assert all_came.wait(PATIENCE)
         seen.append(threading.current_thread())
 
@@ -362,8 +362,8 @@ def test_only_so_many_sync_handlers_run_at_once_and_the_rest_after_them(one_thre
 def test_a_thread_is_used_again_and_ends_with_the_runner(bench: Bench) -> None:
     seen: list[threading.Thread] = []
 
-    @bench.on(name="hears")
-    def hears(event: HubEvent) -> None:
+    @bench.on(name="matching")
+    def matching(event: HubEvent) -> None:
         seen.append(threading.current_thread())
 
     async def serve() -> None:
@@ -729,8 +729,8 @@ def test_a_blocked_own_loop_does_not_keep_the_runner_from_stopping(
 
 
 def test_the_own_loop_outlives_whatever_a_handler_raises(own: Bench) -> None:
-    @own.on(name="hears")
-    async def hears(event: HubEvent, context: RunContext) -> None:
+    @own.on(name="matching")
+    async def matching(event: HubEvent, context: RunContext) -> None:
         if context.id == "d1":
             raise KeyboardInterrupt
 
@@ -806,8 +806,8 @@ def test_a_preference_counts_only_where_nothing_was_chosen(event: Callable[..., 
     for chosen in (None, "server", "dedicated"):
         bench = Bench(event("repo.create"), handler_loop=chosen)
 
-        @bench.on(name="hears")
-        async def hears(event: HubEvent, chosen: object = chosen) -> None:
+        @bench.on(name="matching")
+        async def matching(event: HubEvent, chosen: object = chosen) -> None:
             seen[chosen] = threading.current_thread() is threading.main_thread()
 
         bench.runner.prefer_loop("dedicated")
@@ -823,12 +823,12 @@ def test_a_loop_that_does_not_exist_is_refused(event: Callable[..., HubEvent]) -
 
 
 def test_without_a_servers_loop_async_handlers_have_their_own(bench: Bench) -> None:
-    @bench.on(name="hears")
-    async def hears(event: HubEvent) -> None: ...
+    @bench.on(name="matching")
+    async def matching(event: HubEvent) -> None: ...
 
     bench.submit()
     asyncio.run(bench.runner.stop(PATIENCE))
-    assert bench.states() == {"hears": "succeeded"}
+    assert bench.states() == {"matching": "succeeded"}
 
 
 def test_without_threads_sync_handlers_run_where_they_are_submitted(
@@ -837,15 +837,15 @@ def test_without_threads_sync_handlers_run_where_they_are_submitted(
     bench = Bench(event("repo.create"), inline=True)
     seen: list[object] = []
 
-    @bench.on(name="hears")
-    def hears(event: HubEvent) -> None:
+    @bench.on(name="matching")
+    def matching(event: HubEvent) -> None:
         seen.append(threading.current_thread())
         raise ValueError
 
     bench.router.on_error(lambda *_: seen.append(threading.current_thread()))
     bench.submit()
     assert seen == [threading.main_thread()] * 2
-    assert bench.states() == {"hears": "failed"}
+    assert bench.states() == {"matching": "failed"}
 
 
 # ---- stopping and starting ----------------------------------------------------------------------
@@ -899,7 +899,7 @@ def test_what_does_not_end_in_time_is_left_or_cancelled(
 
 def test_a_handler_cancelled_before_it_began_has_failed(bench: Bench) -> None:
     @bench.on(name="async")
-    async def hears(event: HubEvent) -> None:
+    async def matching(event: HubEvent) -> None:
         pytest.fail("it never ran")
 
     async def serve() -> None:
@@ -919,7 +919,7 @@ def test_a_task_is_let_go_once_it_ended(bench: Bench) -> None:
     tasks: list[weakref.ref[object]] = []
 
     @bench.on(name="async")
-    async def hears(event: HubEvent) -> None:
+    async def matching(event: HubEvent) -> None:
         tasks.append(weakref.ref(asyncio.current_task()))
 
     bench.run()
@@ -955,11 +955,11 @@ def test_a_stopped_runner_can_be_started_on_another_loop(bench: Bench) -> None:
     loops: list[object] = []
 
     @bench.on(name="async")
-    async def hears(event: HubEvent) -> None:
+    async def matching(event: HubEvent) -> None:
         loops.append(asyncio.get_running_loop())
 
     @bench.on(name="sync")
-    def hears_too(event: HubEvent) -> None: ...
+    def matching_too(event: HubEvent) -> None: ...
 
     for delivery_id in ("d1", "d2"):
         bench.run(delivery_id)
@@ -976,10 +976,10 @@ def test_stopping_twice_at_once_is_no_mistake(
     bench = Bench(event("repo.create"), handler_loop=loop)
 
     @bench.on(name="async")
-    async def hears(event: HubEvent) -> None: ...
+    async def matching(event: HubEvent) -> None: ...
 
     @bench.on(name="sync")
-    def hears_too(event: HubEvent) -> None: ...
+    def matching_too(event: HubEvent) -> None: ...
 
     async def serve() -> None:
         bench.submit()

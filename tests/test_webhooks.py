@@ -138,7 +138,7 @@ def test_its_lifespan_is_that_of_the_app_around_it(serve: Any, post: Any, conten
     ran: list[str] = []
 
     @hooks.on()
-    def hears(event: HubEvent, context: RunContext) -> None:
+    def matching(event: HubEvent, context: RunContext) -> None:
         ran.append(context.id)
 
     app = FastAPI(lifespan=hooks.lifespan)
@@ -176,8 +176,8 @@ def test_the_size_of_a_body_can_be_limited(ask: Any, content: bytes) -> None:
 
 def test_replays_can_be_turned_off(ask: Any, content: bytes) -> None:
     async def twice(hooks: Webhooks) -> list[str]:
-        @hooks.on(name="hears")
-        async def hears(event: HubEvent) -> None: ...
+        @hooks.on(name="matching")
+        async def matching(event: HubEvent) -> None: ...
 
         said: list[str] = []
         for _ in range(2):
@@ -294,7 +294,7 @@ def test_under_gradio_async_handlers_have_a_loop_of_their_own_unless_told_otherw
     seen: list[bool] = []
 
     @hooks.on()
-    async def hears(event: HubEvent) -> None:
+    async def matching(event: HubEvent) -> None:
         seen.append(threading.current_thread() is not threading.main_thread())
 
     async def live() -> None:
@@ -314,11 +314,11 @@ def test_it_can_be_served_again_on_another_loop_and_leaves_no_thread(
     loops: list[object] = []
 
     @hooks.on(name="async")
-    async def hears(event: HubEvent) -> None:
+    async def matching(event: HubEvent) -> None:
         loops.append(asyncio.get_running_loop())
 
     @hooks.on(name="sync")
-    def hears_too(event: HubEvent) -> None: ...
+    def matching_too(event: HubEvent) -> None: ...
 
     for delivery_id in ("d1", "d2"):
         with serve(hooks) as port:

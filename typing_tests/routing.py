@@ -75,7 +75,7 @@ def takes_either(event: ContentEvent | ConfigEvent) -> None: ...
 
 
 @router.on_comment(mention="bot", repo_type=("model", "dataset"), pull_request=False)
-async def hears_new_comments(event: CommentEvent, context: RunContext) -> str:
+async def on_new_comment(event: CommentEvent, context: RunContext) -> str:
     return event.comment.content + context.id
 
 
@@ -152,7 +152,7 @@ Webhooks(db="x.db")  # type: ignore[arg-type]
 
 
 @router.on_unhandled
-def takes_what_nobody_hears(event: HubEvent) -> int:
+def takes_unhandled_event(event: HubEvent) -> int:
     return len(event.scope)
 
 
@@ -166,15 +166,15 @@ def takes_a_failure(event: HubEvent, context: RunContext, error: BaseException) 
 
 
 def calls(event: HubEvent) -> None:
-    assert_type(takes_what_nobody_hears(event), int)
+    assert_type(takes_unhandled_event(event), int)
     assert_type(Webhooks(handler_loop="dedicated").has_unhandled_hook, bool)
 
 
 router.on_unhandled(takes_only_content)  # type: ignore[type-var]
 router.on_unhandled(takes_a_failure)  # type: ignore[type-var]
-router.on_error(takes_what_nobody_hears)  # type: ignore[type-var]
+router.on_error(takes_unhandled_event)  # type: ignore[type-var]
 router.on_failure(takes_nothing)  # type: ignore[type-var]
-Webhooks(handler_handler_loop="main")  # type: ignore[arg-type]
+Webhooks(handler_loop="main")  # type: ignore[arg-type]
 
 
 # ---- the rest -----------------------------------------------------------------------------------

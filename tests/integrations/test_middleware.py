@@ -33,7 +33,7 @@ from hubhooks.fastapi import VerifiedEvent
 if "SENTRY" in os.environ:
     sentry_sdk.init()
 hooks = Webhooks()
-hooks.add(lambda event: print("ran", event.repo.name, flush=True), name="hears")
+hooks.add(lambda event: print("ran", event.repo.name, flush=True), name="matching")
 
 
 class LoggingRoute(APIRoute):
