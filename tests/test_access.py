@@ -114,6 +114,15 @@ def guarded(tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
+def test_unusable_token_is_reported_at_startup(tmp_path: Path) -> None:
+    environ = {"HUBHOOKS_ADMIN_TOKEN": TOKEN, "WEBHOOK_SECRET": TOKEN}
+    with started(tmp_path, script=APP, environ=environ) as server:
+        output = server.wait_for(
+            "HUBHOOKS_ADMIN_TOKEN is the webhook secret: use a different token"
+        )
+        assert TOKEN not in output
+
+
 def list_deliveries(server: Server, token: str) -> httpx.Response:
     return server.request("/deliveries", headers={"Authorization": f"Bearer {token}"})
 

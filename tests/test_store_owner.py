@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import sqlite3
 from contextlib import closing
@@ -13,6 +14,7 @@ from servers import UVICORN, Server, started
 from hubhooks import Webhooks
 from hubhooks._app_code import AppCode, AppIdentity, find_app_code
 from hubhooks._samples import compact, sample_json
+from hubhooks._store_files import LeaderFile
 from hubhooks.errors import ConfigError, StoreError
 from hubhooks.sqlite import RunnerLock, SqliteLog
 
@@ -63,6 +65,11 @@ def wait_until_done(server: Server, *delivery_ids: str) -> None:
         )
 
 
+async def start_and_stop(hooks: Webhooks) -> None:
+    async with hooks.lifespan(None):
+        pass
+
+
 def test_second_app_in_one_folder_is_refused(tmp_path: Path) -> None:
     write_app(tmp_path)
     write_app(tmp_path, "app2", "other")
@@ -79,6 +86,17 @@ def test_second_app_in_one_folder_is_refused(tmp_path: Path) -> None:
         assert "stop `app.py`, then start it once with HUBHOOKS_ADOPT_STORE=1" in said
         deliver(first, "d1")
         wait_until_done(first, "d1")
+
+
+def test_rejected_app_does_not_look_crashed(tmp_path: Path) -> None:
+    store = tmp_path / "hubhooks.db"
+    own, other = (Webhooks("moon", deliveries=store, app_name=name) for name in ("own", "other"))
+    asyncio.run(start_and_stop(own))
+    with pytest.raises(ConfigError, match="belongs to the app `own`"):
+        asyncio.run(start_and_stop(other))
+    known = LeaderFile.read(str(store))
+    assert known is not None
+    assert known.is_closed
 
 
 FORMS = {
@@ -204,7 +222,7 @@ def test_store_replaced_by_that_of_another_app_takes_no_deliveries(tmp_path: Pat
     store.open()
     other.rename(path)
     for _ in range(2):
-        with pytest.raises(StoreError, match="replaced by the one of another app, `other`"):
+        with pytest.raises(StoreError, match="replaced by the store of another app, `other`"):
             store.accept("d1", b"{}", ["a"])
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT count(*) FROM deliveries").fetchone() == (0,)
@@ -239,7 +257,7 @@ def test_interactive_code_has_a_name_of_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", 3, "a\nb"])
 def test_name_that_cannot_be_printed_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="is no name"):
+    with pytest.raises(ConfigError, match="is not a name"):
         Webhooks("moon", app_name=name)
 
 

@@ -79,6 +79,7 @@ class WebhookApp:
         acknowledge: when the response is sent: `on_receipt`, once the delivery is stored, or
             `on_completion`, once its handlers ended.
         admin: serves requests below `/deliveries`. It returns False for a request of another path.
+        on_start: called each time after the runner started.
     """
 
     def __init__(
@@ -88,11 +89,13 @@ class WebhookApp:
         *,
         acknowledge: Acknowledge = "on_receipt",
         admin: Admin | None = None,
+        on_start: Callable[[], object] | None = None,
     ) -> None:
         self._receiver = receiver
         self._runner = runner
         self._ack_on_completion = acknowledge == "on_completion"
         self._admin = admin
+        self._on_start = on_start
         self._batch: _WriteBatch | None = None
         self._rejections_timer: asyncio.TimerHandle | None = None
         self._lag_monitor: LoopLagMonitor | None = None
@@ -176,6 +179,8 @@ class WebhookApp:
         if not is_started:
             log = logger.info if self._runner.has_handlers else logger.warning
             log("hubhooks %s", self._runner.summary())
+            if self._on_start is not None:
+                self._on_start()
 
     def release_store(self) -> None:
         """Release the store for another app in this process, just before this one stops."""

@@ -300,6 +300,7 @@ class SqliteLog:
             self._opened = self._db.opened
             retry_while_busy(self._claim_for_app)
         except BaseException:
+            self._db.note_end()
             self._db.close()
             raise
 

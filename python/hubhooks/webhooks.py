@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 from hubhooks._app_code import AppIdentity, find_app_code
 from hubhooks._core import Verifier
 from hubhooks._encoders import register_encoders
-from hubhooks._logging import shorten_traceback
+from hubhooks._logging import get_logger, shorten_traceback
 from hubhooks._suggestions import suggestion
 from hubhooks.asgi import WebhookApp, check_event_loop
 from hubhooks.deliveries import MemoryLog
@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 __all__ = ["Webhooks"]
+
+_logger = get_logger()
 
 _VARIABLE = "WEBHOOK_SECRET"
 _LOG_VARIABLE = "HUBHOOKS_DELIVERIES"
@@ -345,7 +347,18 @@ class Webhooks(Router):
             self._runner,
             acknowledge=self._acknowledge,
             admin=self.handle_admin_request,
+            on_start=self._check_admin_token,
         )
+
+    def _check_admin_token(self) -> None:
+        """Log a warning at the start if the admin token cannot be used."""
+        from hubhooks.activity import TOKEN_VARIABLE  # noqa: PLC0415 - only viewing needs it
+
+        if TOKEN_VARIABLE in os.environ:
+            try:
+                _ = self._activity.guard.is_on
+            except ConfigError as error:
+                _logger.warning("%s", error)
 
     @property
     def verifier(self) -> Verifier | None:
