@@ -31,7 +31,7 @@ def without_values(text: str) -> str:
 @pytest.mark.parametrize("columns", [80, 100])
 def test_quickstart_shows_output_of_its_commands(tmp_path: Path, columns: int) -> None:
     pytest.importorskip("huggingface_hub")
-    install_and_serve, send, show = blocks("sh")
+    install_and_serve, send, show, use_id = blocks("sh")
     started_line, sent, listed = blocks("console")
     (reply,) = blocks("text")
     assert install_and_serve.splitlines()[1] == f"WEBHOOK_SECRET={SECRET} uvicorn app:hooks"
@@ -49,3 +49,11 @@ def test_quickstart_shows_output_of_its_commands(tmp_path: Path, columns: int) -
         server.wait_for("succeeded")
         lines = at_terminal(tmp_path, *shlex.split(show)[1:], columns=columns)
         assert without_values("\n".join(lines)) == without_values(listed)
+        known = re.search(r"[0-9a-f]{8}", "\n".join(lines))
+        assert known is not None
+        show_one, replay = (shlex.split(line, comments=True) for line in use_id.splitlines())
+        for words in (show_one, replay):
+            assert words.pop() == "59d9"
+            lines = at_terminal(tmp_path, *words[1:], known[0], columns=columns)
+            assert "succeeded" in "\n".join(lines)
+        assert server.wait_for(reply.strip()).count(reply.strip()) == 2

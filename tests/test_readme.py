@@ -157,9 +157,11 @@ def test_readme_is_short() -> None:
     assert len(words) <= 900
 
 
-def test_readme_needs_three_commands_to_a_reply(tmp_path: Path) -> None:
+def test_readme_needs_five_commands_to_a_reply(tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub")
-    install, serve, send = commands(section("Install")) + commands(section("Run"))
+    build, find, install, serve, send = commands(section("Install")) + commands(section("Run"))
+    assert build == ["pip", "wheel", "--no-deps", "--wheel-dir", "dist", "."]
+    assert find == ["export", "PIP_FIND_LINKS=$PWD/dist"]
     assert install[:2] == ["pip", "install"]
     assert serve == ["WEBHOOK_SECRET=moon", "uvicorn", "app:hooks"]
     assert send[:3] == ["WEBHOOK_SECRET=moon", "hubhooks", "send"]

@@ -219,7 +219,7 @@ def test_command_queues_each_name_of_each_delivery_once(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["replay", "d1", "--only", ""], "--only must be the name of a handler"),
+        (["replay", "d1", "--only", ""], "--only is empty: give the name of a handler"),
         (["replay", ""], "an id is empty"),
         (["show", ""], "an id is empty"),
         (["export", "", "--output", "-"], "an id is empty"),

@@ -479,7 +479,7 @@ async def open_to_all(
     for secret in (None, ""):
         server = start(*STRICT, script=script, environ={"WEBHOOK_SECRET": secret})
         assert server.post("/shut", PUSH).status_code == 503
-        server.wait_for("rejected a request with 503: this server has no valid WEBHOOK_SECRET")
+        server.wait_for("rejected a request with 503: this server has no valid webhook secret")
         # One that is empty is a mistake, and no wish to be open.
         assert server.post("/open", PUSH).status_code == (200 if secret is None else 503)
 
@@ -507,9 +507,9 @@ def test_mistakes_are_found_when_the_app_is_made() -> None:
     with pytest.raises(errors.ConfigError, match="no webhook secret is given"):
         verified_event(secret=())
     wrong: list[tuple[Any, str]] = [
-        (str, "`str` is no class of events; write `verified_event(CommentEvent)`"),
-        ("moon", "a secret is given by name, `verified_event(secret=...)`"),
-        (HubEvent.from_dict(COMMENT), "a `CommentEvent` is no class of events"),
+        (str, "`str` is not an event class; write `verified_event(CommentEvent)`"),
+        ("moon", "pass a secret by name, `verified_event(secret=...)`"),
+        (HubEvent.from_dict(COMMENT), "a `CommentEvent` is not an event class"),
     ]
     for given, message in wrong:
         with pytest.raises(errors.ConfigError, match=re.escape(message)) as caught:

@@ -192,7 +192,8 @@ def test_hint_for_a_gradio_app_fits_the_path(tmp_path: Path) -> None:
             said = hint(f"{server.url}/gradio_api/webhooks{slash}")
             assert "start it with `hooks.launch(demo)` instead of `demo.launch()`" in said
         for path in ("/webhooks/hub", "/", "/webhooks"):
-            assert f"it receives at {server.url}/gradio_api/webhooks;" in hint(server.url + path)
+            url = f"{server.url}/gradio_api/webhooks"
+            assert f"its webhook URL is {url}." in hint(server.url + path)
 
 
 @pytest.mark.parametrize("include", ["", "app.include_router(hooks.router(), prefix='/api')\n"])

@@ -175,7 +175,7 @@ TRIO = ("-m", "hypercorn", "-k", "trio", "--bind", "127.0.0.1:{port}")
 def test_trio_is_refused_at_startup(tmp_path: Path, app: str) -> None:
     pytest.importorskip("trio")
     with started(
-        tmp_path, *TRIO, f"app:{app}", script=EACH_WAY, prints="hubhooks runs on asyncio"
+        tmp_path, *TRIO, f"app:{app}", script=EACH_WAY, prints="hubhooks needs asyncio"
     ) as server:
         server.wait()
     assert "hypercorn app:app" in server.output()
@@ -196,7 +196,7 @@ def test_trio_without_a_startup_is_503(tmp_path: Path) -> None:
         assert server.request("/").status_code == 405
         # The dependency needs no asyncio.
         assert server.post("/own", PUSH).json() == "repo.content"
-        assert "hubhooks runs on asyncio" in server.output()
+        assert "hubhooks needs asyncio" in server.output()
         assert "Traceback" not in server.output().replace("NotImplementedError", "")
 
 
