@@ -466,7 +466,9 @@ def test_more_than_can_be_held_is_not_taken_until_something_is_finished() -> Non
     log = MemoryLog(hold_bytes=8)
     for delivery_id in ("d1", "d2"):
         log.accept(delivery_id, b"1234", ["a"])
-    with pytest.raises(StoreError, match=r"take 8 bytes, and 1 more would be over the limit of 8"):
+    with pytest.raises(
+        StoreError, match=r"take 8 bytes of memory, and 1 more would exceed the limit of 8"
+    ):
         log.accept("d3", b"1", ["a"])
     assert record(log, "d3") is None
     assert log.accept("d1", b"1234", ["a"]).status == "in_progress"

@@ -130,7 +130,7 @@ def test_processes_of_one_version_leave_the_lead_where_it_is(tmp_path: Path) -> 
             deliver(second, "d1")
             deliver(first, "d2")
             wait_until_ran(second, "d1", "d2")
-            assert f"process {first.pid} leads" in second.output()
+            assert f"process {first.pid} is the leader" in second.output()
             assert "This process has the same code" in second.output()
             first.terminate()
             wait_until_leads(second)
@@ -331,7 +331,7 @@ def test_second_object_of_one_file_is_refused_by_name(tmp_path: Path) -> None:
         started(tmp_path, *first, script=TWO, environ=ON_DISK) as one,
         started(tmp_path, *second, prints="startup failed", environ=ON_DISK) as two,
     ):
-        said = two.wait_for("does not have the handler `two`, which would never run")
+        said = two.wait_for("no handler `two`, which would never run")
         assert f"process {one.pid} is the leader of the delivery store" in said
         assert 'Webhooks(deliveries="other.db")' in said
 

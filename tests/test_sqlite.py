@@ -700,7 +700,7 @@ def test_a_read_only_disk(tmp_path: Path) -> None:
             log.accept("d1", b"{}", ["a"])
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         assert "cannot be created (read-only file system)" in refusal(disk / "new.db")
-        assert "check the path, and who may write there" in refusal(disk / "x.db")
+        assert "cannot be opened: check the path and its permissions" in refusal(disk / "x.db")
         with pytest.raises(ConfigError, match=r"x\.db\.runner"):
             RunnerLock(disk / "x.db").try_acquire()
 
@@ -790,7 +790,7 @@ def test_a_file_of_a_newer_version(path: Path) -> None:
         pass
     query(path, "PRAGMA user_version = 99")
     message = refusal(path)
-    assert "was written by a newer hubhooks (format 99, here 3 is known)" in message
+    assert "was written by a newer hubhooks (format 99; this version reads 3)" in message
     assert "upgrade hubhooks, or give another path" in message
     with pytest.raises(ConfigError, match="newer hubhooks"):
         SqliteLog(path).get("d1")
@@ -813,7 +813,7 @@ def test_a_damaged_file_is_reported_and_never_half_read(path: Path, damage: str)
                 log.accept(f"new{number}", b"{}", ["a"])
                 log.claim(f"d{number}", "a")
 
-    with pytest.raises(StoreError, match=f"`{path}` is damaged: move it away"):
+    with pytest.raises(StoreError, match=f"`{path}` is damaged: move it and its"):
         use()
 
 
@@ -831,7 +831,7 @@ def test_a_file_that_another_program_keeps_to_itself(
     query(path, "PRAGMA user_version = 0")
     monkeypatch.setattr(_database, "_OPEN_SECONDS", 0.2)
     with locked(path, "EXCLUSIVE"):
-        assert "is locked by another program: close what has it open" in refusal(path, BusyError)
+        assert "is locked by another program: close that program" in refusal(path, BusyError)
     with opened(path):
         pass
 
@@ -887,7 +887,8 @@ def test_a_network_file_system(
     message = refusal(Path(path))
     if is_refused:
         assert f"is on a network file system ({kind})" in message
-        assert "give a path on a local disk, or `allow_network=True`" in message
+        assert "give a path on a local disk" in message
+        assert "set `allow_network=True` or HUBHOOKS_ALLOW_NETWORK=1" in message
         message = refusal(Path(path), allow_network=True)
     assert "cannot be created" in message
 
@@ -1297,7 +1298,7 @@ def test_a_log_full_of_unfinished_work_takes_no_more_until_some_is_finished(
         with log.batch():
             log.accept("small", b"", ["a"])
             for body in (b"x", b"x" * 101):
-                with pytest.raises(StoreError, match=f"`{path}` has no room beside unfinished"):
+                with pytest.raises(StoreError, match=f"`{path}` is full of unfinished deliveries"):
                     log.accept("more", body, ["a"])
         assert kept_bodies(path) == [*(f"d{number}" for number in range(10)), "small"]
         assert log.prune() == 0

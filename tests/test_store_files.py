@@ -188,7 +188,7 @@ def test_emptied_shm_file_costs_no_delivery(tmp_path: Path) -> None:
                 check_whole(server, acknowledged)
         if died:
             break
-        died = f"process {server.pid}, which led the delivery store since" if check else ""
+        died = f"process {server.pid}, the leader of the delivery store since" if check else ""
     with started(tmp_path, *UVICORN, environ=ON_DISK) as server:
         check_whole(server, acknowledged)
 
@@ -205,7 +205,7 @@ def test_file_replaced_while_no_app_runs_gets_no_foreign_wal(tmp_path: Path) -> 
     with pytest.raises(BusyError, match="was removed or replaced"):
         store.list()
     with started(tmp_path, *UVICORN, environ=ON_DISK) as server:
-        said = server.wait_for("a file of the delivery store belongs to another one")
+        said = server.wait_for("a file belongs to another delivery store")
         assert "hubhooks.db-wal.moved-1" in said
         assert "ended without closing it: the file was replaced" in said
         server.post("/", BODY, headers={"Webhook-Id": "d9999"})
@@ -243,8 +243,8 @@ def test_killed_process_is_named_at_the_next_start(tmp_path: Path) -> None:
         server.kill()
     with started(tmp_path, *UVICORN, environ=ON_DISK) as after:
         said = after.output()
-        assert f"process {server.pid}, which led the delivery store since" in said
-        assert "ended without closing it: SIGKILL or a lack of memory may be the cause" in said
+        assert f"process {server.pid}, the leader of the delivery store since" in said
+        assert "ended without closing it: a possible cause is SIGKILL or too little memory" in said
     with started(tmp_path, *UVICORN, environ=ON_DISK) as last:
         assert "ended without" not in last.output()
 
@@ -341,7 +341,7 @@ def test_backup_that_is_written_over_the_file_of_a_killed_app_gets_no_foreign_wa
         senders.stop()
     overwrite_with_older_copy(tmp_path)
     with started(tmp_path, *UVICORN, environ=ON_DISK) as server:
-        server.wait_for("a file of the delivery store belongs to another one")
+        server.wait_for("a file belongs to another delivery store")
         server.post("/", BODY, headers={"Webhook-Id": "d9999"})
         check_whole(server, {"d1", "d9999"})
 

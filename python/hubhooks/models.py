@@ -130,7 +130,10 @@ class Retry(Exception):  # noqa: N818 - it reports no error
     def __init__(self, reason: str = "", *, after: float | None = None) -> None:
         # `Retry(60)` means the time. Not every user has a type checker.
         if not isinstance(reason, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            msg = f"the reason of `Retry({reason!r})` is not text; for a time, write `after=`"
+            msg = (
+                f"the reason of `Retry({reason!r})` is not text; for a time, write "
+                f"`after={reason!r}`"
+            )
             raise ConfigError(msg)
         seconds = _to_seconds(after)
         if seconds is not None and not 0 <= seconds < float("inf"):
