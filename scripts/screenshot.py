@@ -159,7 +159,9 @@ def save(picture: bytes, path: Path) -> None:
     """Save a screenshot as a small file: with 256 colours."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.open(io.BytesIO(picture)).convert("RGB")
-    image.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    # Other methods lose the few pixels of a coloured dot.
+    method, dither = Image.Quantize.MAXCOVERAGE, Image.Dither.NONE
+    image.quantize(256, method=method, dither=dither).save(path, optimize=True)
     print(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1000} kB", flush=True)
 
 

@@ -128,7 +128,7 @@ _STYLE = """<style>
 .hubhooks.hubhooks .hubhooks-list table { width: 100%; table-layout: fixed;
   border-collapse: collapse; }
 .hubhooks.hubhooks .hubhooks-list :is(th, td) { padding: 8px 12px; text-align: left;
-  vertical-align: baseline; }
+  vertical-align: top; }
 .hubhooks.hubhooks .hubhooks-list th { font-size: var(--text-sm); font-weight: 600; }
 .hubhooks.hubhooks .hubhooks-list tbody tr { border-top: 1px solid var(--hubhooks-line); }
 .hubhooks.hubhooks .hubhooks-list tr[data-delivery] { cursor: pointer; }
@@ -147,6 +147,11 @@ _STYLE = """<style>
 .hubhooks-open::before { content: "\\25B8" / ""; display: inline-block; width: 1.1em;
   color: var(--hubhooks-muted); }
 .hubhooks-open[aria-expanded="true"]::before { content: "\\25BE" / ""; }
+@container (min-width: 641px) {
+  .hubhooks.hubhooks .hubhooks-list td { padding-top: 10px; }
+  .hubhooks.hubhooks .hubhooks-list td > :is(a, button) {
+    margin-top: -2px !important; }
+}
 @container (max-width: 640px) {
   .hubhooks.hubhooks .hubhooks-list :is(table, tbody, td) { display: block; width: auto;
     padding: 0; }
