@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hubhooks._samples import compact, sample_json
-from hubhooks.sqlite import SqliteLog
+from hubhooks._store.sqlite import SqliteLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from servers import PATIENCE, SECRET, Server, started
 
 from hubhooks._samples import compact, sample_json
-from hubhooks.sqlite import SqliteLog
+from hubhooks._store.sqlite import SqliteLog
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,8 @@ _HANDLERS = ("sync", "async")
 _BODY = compact(sample_json("repo.content.update"))
 _APP = """
 import asyncio, os, time
-from hubhooks import Webhooks, sqlite
+from hubhooks import Webhooks
+from hubhooks._store import sqlite
 
 sqlite._INTERRUPTED_SECONDS = 0.05  # so that nobody waits for what a kill interrupted
 app = Webhooks()

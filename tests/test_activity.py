@@ -14,9 +14,11 @@ import pytest
 from servers import PATIENCE
 
 from hubhooks import Verifier, Webhooks
-from hubhooks._delivery_json import delivery_json
 from hubhooks._samples import sample_json, with_overrides
-from hubhooks.activity import (
+from hubhooks._store.base import MemoryLog
+from hubhooks._store.sqlite import SqliteLog
+from hubhooks.admin.delivery_json import delivery_json
+from hubhooks.admin.queries import (
     Activity,
     AdminSessions,
     AdminTokenGuard,
@@ -26,15 +28,13 @@ from hubhooks.activity import (
     is_cross_site,
     is_space_owner,
 )
-from hubhooks.deliveries import MemoryLog
 from hubhooks.errors import BusyError, ConfigError
-from hubhooks.sqlite import SqliteLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from hubhooks.deliveries import Log
+    from hubhooks._store.base import Log
 
 TOKEN = "a long word of the admin"
 NAME = "ada-labs/tide-gauges"

@@ -20,13 +20,13 @@ from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.routing import Mount
 
-from hubhooks import asgi as room
 from hubhooks._core import HubEvent, Verifier
-from hubhooks.asgi import WebhookApp
-from hubhooks.deliveries import MemoryLog
-from hubhooks.receiver import Receiver
+from hubhooks._http import app as room
+from hubhooks._http.app import WebhookApp
+from hubhooks._http.receiver import Receiver
+from hubhooks._store.base import MemoryLog
+from hubhooks._worker.runner import Runner
 from hubhooks.routing import Router
-from hubhooks.runner import Runner
 from hubhooks.webhooks import Webhooks
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from test_cli import ENVIRONMENT
 
 from hubhooks import cli
 from hubhooks._samples import sample_json
-from hubhooks.sqlite import SqliteLog
+from hubhooks._store.sqlite import SqliteLog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,8 +16,8 @@ from servers import PATIENCE, ROOT, SECRET, started
 from hubhooks import Webhooks, testing
 from hubhooks._logging import traceback_of
 from hubhooks._samples import compact, sample_json
+from hubhooks._store.sqlite import SqliteLog
 from hubhooks.errors import ConfigError, StoreError
-from hubhooks.sqlite import SqliteLog
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -180,8 +180,8 @@ def test_importing_the_package_configures_no_logging() -> None:
 
 def test_the_tab_shows_at_once_why_a_delivery_is_unhandled() -> None:
     pytest.importorskip("gradio")
-    from hubhooks._activity_tab import _details_html  # noqa: PLC0415 - Gradio may be missing
-    from hubhooks.activity import Activity  # noqa: PLC0415 - see above
+    from hubhooks.admin.gradio_tab import _details_html  # noqa: PLC0415 - Gradio may be missing
+    from hubhooks.admin.queries import Activity  # noqa: PLC0415 - see above
 
     hooks = Webhooks("moon", deliveries=":memory:")
     hooks.add(print, "repo.content", name="retrain")

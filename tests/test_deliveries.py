@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hubhooks.deliveries import MemoryLog, Verdict
+from hubhooks._store.base import MemoryLog, Verdict
+from hubhooks._store.sqlite import SqliteLog
 from hubhooks.errors import StoreError
-from hubhooks.sqlite import SqliteLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
 
-    from hubhooks.deliveries import Ending, Log
+    from hubhooks._store.base import Ending, Log
     from hubhooks.models import RunContext
 
 

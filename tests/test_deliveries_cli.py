@@ -22,10 +22,12 @@ from servers import PATIENCE, ROOT, Server, started
 from test_cli import ENVIRONMENT, hubhooks
 from typer.testing import CliRunner
 
-from hubhooks import State, Webhooks, _deliveries_cli, sqlite, testing
+from hubhooks import State, Webhooks, testing
 from hubhooks._samples import compact, sample_json
+from hubhooks._store import sqlite
+from hubhooks._store.sqlite import RunnerLock, SqliteLog
+from hubhooks.cli import deliveries as _deliveries_cli
 from hubhooks.cli import make_app
-from hubhooks.sqlite import RunnerLock, SqliteLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hubhooks import RunContext, State, Webhooks, routing, testing
-from hubhooks._delivery_json import delivery_json
-from hubhooks.receiver import COMPLETION_RESPONSES, RESPONSES, UNREAD_BODY_RESPONSES
+from hubhooks._http.receiver import COMPLETION_RESPONSES, RESPONSES, UNREAD_BODY_RESPONSES
+from hubhooks.admin.delivery_json import delivery_json
 
 ROOT = Path(__file__).parents[1]
 SPAN = re.compile(r"`([^`]+)`")

@@ -20,14 +20,17 @@ import pytest
 from servers import PATIENCE, UVICORN, started, wait_until
 from soaking import soak
 
-from hubhooks import HubEvent, Ignore, Retry, RunContext, Webhooks, _calls, _session, sqlite
-from hubhooks import asgi as room
+from hubhooks import HubEvent, Ignore, Retry, RunContext, Webhooks
+from hubhooks._http import app as room
+from hubhooks._http.receiver import AcceptedRuns
 from hubhooks._samples import compact, sample_json
+from hubhooks._store import sqlite
+from hubhooks._store.sqlite import RunnerLock, SqliteLog
+from hubhooks._worker import execution as _calls
+from hubhooks._worker import session as _session
+from hubhooks._worker.runner import Runner
 from hubhooks.errors import ConfigError, StoreError
-from hubhooks.receiver import AcceptedRuns
 from hubhooks.routing import Router
-from hubhooks.runner import Runner
-from hubhooks.sqlite import RunnerLock, SqliteLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -55,7 +58,8 @@ def test_nothing_acknowledged_is_lost_when_the_server_is_killed_again_and_again(
 
 ABORTS = """
 import os
-from hubhooks import Webhooks, sqlite
+from hubhooks import Webhooks
+from hubhooks._store import sqlite
 
 sqlite._INTERRUPTED_SECONDS = 0.05
 app = Webhooks()
@@ -103,7 +107,8 @@ def test_a_handler_that_kills_the_process_fails_in_the_end_and_the_app_comes_up(
 
 TELLS_PID = """
 import os, time
-from hubhooks import Webhooks, sqlite
+from hubhooks import Webhooks
+from hubhooks._store import sqlite
 
 sqlite._INTERRUPTED_SECONDS = 0.05
 sqlite._now = lambda: time.time() - 3600 * os.path.exists("set-back")

@@ -19,15 +19,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from servers import PATIENCE, UVICORN, started, wait_until
 
-from hubhooks import HubEvent, Ignore, Retry, Webhooks, _session
+from hubhooks import HubEvent, Ignore, Retry, Webhooks
+from hubhooks._http.receiver import AcceptedRuns
 from hubhooks._logging import SafeLogger, text_of
 from hubhooks._samples import compact, sample_json
-from hubhooks.deliveries import MemoryLog
+from hubhooks._store.base import MemoryLog
+from hubhooks._store.sqlite import RunnerLock, SqliteLog
+from hubhooks._worker import session as _session
+from hubhooks._worker.runner import Runner
 from hubhooks.errors import PayloadError, StoreError
-from hubhooks.receiver import AcceptedRuns
 from hubhooks.routing import Router
-from hubhooks.runner import Runner
-from hubhooks.sqlite import RunnerLock, SqliteLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

@@ -14,9 +14,10 @@ import pytest
 from servers import PATIENCE
 from test_cli import ENVIRONMENT
 
-from hubhooks import Webhooks, _database
+from hubhooks import Webhooks
+from hubhooks._store import connection as _database
+from hubhooks._store.sqlite import RunnerLock, SqliteLog
 from hubhooks.errors import ConfigError
-from hubhooks.sqlite import RunnerLock, SqliteLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -407,7 +408,7 @@ def test_command_refuses_what_is_no_regular_file(tmp_path: Path, path: str) -> N
 WITHOUT_PERMISSION = """
 import os, sys
 from hubhooks.errors import ConfigError
-from hubhooks.sqlite import SqliteLog
+from hubhooks._store.sqlite import SqliteLog
 
 if os.getuid() == 0:
     os.setuid(65534)

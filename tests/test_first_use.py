@@ -14,8 +14,9 @@ import pytest
 from pythons import find_python
 from servers import PATIENCE, ROOT, SECRET
 
-from hubhooks import Webhooks, _calls
+from hubhooks import Webhooks
 from hubhooks._samples import compact, sample_json, sample_names
+from hubhooks._worker import execution as _calls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

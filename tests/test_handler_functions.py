@@ -19,10 +19,10 @@ import pytest
 from servers import PATIENCE, wait_until
 
 from hubhooks import HubEvent, Router, RunContext, Webhooks, testing
-from hubhooks.deliveries import MemoryLog
+from hubhooks._http.receiver import AcceptedRuns
+from hubhooks._store.base import MemoryLog
+from hubhooks._worker.runner import Runner
 from hubhooks.errors import ConfigError
-from hubhooks.receiver import AcceptedRuns
-from hubhooks.runner import Runner
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
@@ -549,7 +549,7 @@ def test_predicate_that_never_ran_does_not_match(
 def test_backoff_that_never_ran_is_reported(
     event: Event, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hubhooks._calls._USUAL_PAUSE", 0)
+    monkeypatch.setattr("hubhooks._worker.execution._USUAL_PAUSE", 0)
 
     def fails(event: HubEvent) -> None:
         raise LookupError

@@ -15,8 +15,8 @@ from hubhooks import Webhooks, _process
 from hubhooks._app_code import AppCode
 from hubhooks._process import Process, current_process, is_alive
 from hubhooks._samples import compact, sample_json
+from hubhooks._store.sqlite import RunnerLock, SqliteLog
 from hubhooks.errors import BusyError
-from hubhooks.sqlite import RunnerLock, SqliteLog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,13 +13,13 @@ import pytest
 from servers import PATIENCE, started
 
 from hubhooks import HubEvent, Router
-from hubhooks._deliveries_cli import _file_name
+from hubhooks._http.receiver import Receiver
 from hubhooks._samples import compact, sample_json, with_overrides
-from hubhooks.deliveries import MemoryLog
+from hubhooks._store.base import MemoryLog
+from hubhooks._store.sqlite import SqliteLog
+from hubhooks.cli.deliveries import _file_name
 from hubhooks.errors import PayloadError
 from hubhooks.models import RunContext
-from hubhooks.receiver import Receiver
-from hubhooks.sqlite import SqliteLog
 
 # As long as the longest body, nearly.
 LONG = 32 * 1024 * 1024 - 4096

@@ -26,10 +26,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from hubhooks import _database, deliveries, sqlite
-from hubhooks.deliveries import MemoryLog, Verdict
+from hubhooks._store import base as deliveries
+from hubhooks._store import connection as _database
+from hubhooks._store import sqlite
+from hubhooks._store.base import MemoryLog, Verdict
+from hubhooks._store.sqlite import SqliteLog
 from hubhooks.errors import StoreError
-from hubhooks.sqlite import SqliteLog
 
 if TYPE_CHECKING:
     from hubhooks.models import RunContext

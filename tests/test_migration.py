@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from servers import PATIENCE, ROOT
 
-from hubhooks import sqlite
-from hubhooks._delivery_json import delivery_json
-from hubhooks.sqlite import RunnerLock, SqliteLog
+from hubhooks._store import sqlite
+from hubhooks._store.sqlite import RunnerLock, SqliteLog
+from hubhooks.admin.delivery_json import delivery_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,7 +115,7 @@ def test_old_store_can_be_used(path: Path) -> None:
 
 MIGRATES = """
 import sys
-from hubhooks import sqlite
+from hubhooks._store import sqlite
 
 # The step stops at this statement.
 *steps, last = sqlite._STEPS

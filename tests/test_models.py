@@ -12,9 +12,9 @@ import pytest
 from servers import serve, wait_until
 
 from hubhooks import RunContext, State, Webhooks, testing
+from hubhooks._store.sqlite import SqliteLog
 from hubhooks.errors import ConfigError
 from hubhooks.models import STATE_PRIORITY, aggregate_state
-from hubhooks.sqlite import SqliteLog
 
 if TYPE_CHECKING:
     from pathlib import Path

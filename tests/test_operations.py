@@ -18,18 +18,21 @@ import pytest
 from servers import PATIENCE, Server, started, wait_until
 from test_cli import ENVIRONMENT
 
-from hubhooks import _database, _operations, _space, sqlite
 from hubhooks._samples import compact, sample_json
-from hubhooks.activity import Activity
-from hubhooks.deliveries import MemoryLog
+from hubhooks._store import connection as _database
+from hubhooks._store import space as _space
+from hubhooks._store import sqlite
+from hubhooks._store.base import MemoryLog
+from hubhooks._store.sqlite import RunnerLock, SqliteLog
+from hubhooks.admin import operations as _operations
+from hubhooks.admin.queries import Activity
 from hubhooks.errors import ConfigError, StoreError
 from hubhooks.routing import Router
-from hubhooks.sqlite import RunnerLock, SqliteLog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hubhooks.deliveries import Log
+    from hubhooks._store.base import Log
 
 TOKEN = "a long word of the admin"
 ADMIN = {"Authorization": f"Bearer {TOKEN}"}
@@ -171,7 +174,7 @@ def test_backup_of_no_store_makes_no_file(tmp_path: Path) -> None:
 def test_backup_that_fails_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(tmp_path / "hubhooks.db") as store:
         store.accept("d1", BODY, ("handle",))
-        monkeypatch.setattr("hubhooks._database.is_sound", lambda _: False)
+        monkeypatch.setattr("hubhooks._store.connection.is_sound", lambda _: False)
         with pytest.raises(StoreError, match="is damaged"):
             store.backup(str(tmp_path / "copy.db"))
     assert not list(tmp_path.glob("copy*"))

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hubhooks import receiver as room
 from hubhooks._core import Verifier
-from hubhooks.deliveries import MemoryLog
+from hubhooks._http import receiver as room
+from hubhooks._http.receiver import RESPONSES, Receiver
+from hubhooks._store.base import MemoryLog
 from hubhooks.errors import ConfigError, StoreError
-from hubhooks.receiver import RESPONSES, Receiver
 from hubhooks.routing import Router
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hubhooks._core import HubEvent
-    from hubhooks.deliveries import Verdict
+    from hubhooks._store.base import Verdict
 
 TABLE = json.loads((Path(__file__).parent / "fixtures" / "answers.json").read_text())
 CASES = [{**TABLE["defaults"], **case} for case in TABLE["cases"]]

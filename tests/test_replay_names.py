@@ -11,15 +11,15 @@ from servers import PATIENCE, wait_until
 from test_cli import hubhooks
 
 from hubhooks import Webhooks
-from hubhooks.deliveries import MemoryLog
+from hubhooks._store.base import MemoryLog
+from hubhooks._store.sqlite import SqliteLog
 from hubhooks.errors import ConfigError
-from hubhooks.sqlite import SqliteLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
 
-    from hubhooks.deliveries import Log
+    from hubhooks._store.base import Log
 
 TOKEN = "a-token-that-nobody-guesses"
 HEADERS = {"authorization": f"Bearer {TOKEN}"}

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from servers import PATIENCE
 
-from hubhooks.deliveries import MemoryLog
+from hubhooks._http.receiver import AcceptedRuns
+from hubhooks._store.base import MemoryLog
+from hubhooks._worker.runner import Runner
 from hubhooks.errors import ConfigError
 from hubhooks.models import Delivery, Ignore, RunContext
-from hubhooks.receiver import AcceptedRuns
 from hubhooks.routing import Router
-from hubhooks.runner import Runner
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -999,10 +999,10 @@ def test_a_stuck_sync_handler_does_not_hold_up_the_end_of_the_process() -> None:
 import asyncio, threading
 from hubhooks._core import HubEvent
 from hubhooks._samples import compact, sample_json
-from hubhooks.deliveries import MemoryLog
-from hubhooks.receiver import AcceptedRuns
+from hubhooks._store.base import MemoryLog
+from hubhooks._http.receiver import AcceptedRuns
 from hubhooks.routing import Router
-from hubhooks.runner import Runner
+from hubhooks._worker.runner import Runner
 
 router, log, begun = Router(), MemoryLog(), threading.Event()
 

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from servers import PATIENCE, patiently
 
-from hubhooks import _database, sqlite
-from hubhooks._database import Database
-from hubhooks.deliveries import Verdict
+from hubhooks._store import connection as _database
+from hubhooks._store import sqlite
+from hubhooks._store.base import Verdict
+from hubhooks._store.connection import Database
+from hubhooks._store.sqlite import RunnerLock, SqliteLog
 from hubhooks.errors import BusyError, ConfigError, StoreError
 from hubhooks.models import RunContext
-from hubhooks.sqlite import RunnerLock, SqliteLog
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -209,7 +210,7 @@ def test_a_handler_during_which_the_process_is_killed_is_tried_three_times_more(
 ) -> None:
     code = """
         import sys
-        from hubhooks import sqlite
+        from hubhooks._store import sqlite
         sqlite._now = lambda: float(sys.argv[2])
         log = sqlite.SqliteLog(sys.argv[1])
         log.open()
@@ -522,7 +523,7 @@ def test_nothing_acknowledged_is_lost_and_nothing_half_kept_when_the_process_is_
 ) -> None:
     code = """
         import random, sys
-        from hubhooks.sqlite import SqliteLog
+        from hubhooks._store.sqlite import SqliteLog
         path, turn = sys.argv[1:]
         log = SqliteLog(path)
         log.open()
@@ -574,7 +575,7 @@ def test_nothing_acknowledged_is_lost_and_nothing_half_kept_when_the_process_is_
 ACCEPT_ALL = """
     import sys, time
     from hubhooks.errors import BusyError
-    from hubhooks.sqlite import SqliteLog
+    from hubhooks._store.sqlite import SqliteLog
     log = SqliteLog(sys.argv[1])
     log.open()
     statuses = []
@@ -905,7 +906,7 @@ def test_where_mounts_cannot_be_read_every_path_is_taken(
 
 WRITE_ELSEWHERE = """
     import sys
-    from hubhooks.sqlite import SqliteLog
+    from hubhooks._store.sqlite import SqliteLog
 
     log = SqliteLog(sys.argv[1])
     log.open()
@@ -1125,7 +1126,7 @@ def test_a_step_that_fails_leaves_the_file_as_it_was(path: Path) -> None:
 def test_of_many_processes_that_open_a_new_file_each_gets_it_whole(tmp_path: Path) -> None:
     code = """
         import sys
-        from hubhooks.sqlite import SqliteLog
+        from hubhooks._store.sqlite import SqliteLog
         for path in sys.stdin:
             log = SqliteLog(path.strip())
             log.open()
@@ -1410,7 +1411,7 @@ def test_no_statement_of_every_day_reads_a_whole_table(log: SqliteLog, name: str
 
 HOLD = """
     import sys
-    from hubhooks.sqlite import RunnerLock
+    from hubhooks._store.sqlite import RunnerLock
     lock = RunnerLock(sys.argv[1])
     print(lock.try_acquire(), flush=True)
     sys.stdin.read()
@@ -1443,7 +1444,7 @@ def test_looking_at_the_files_again_in_one_process_gives_no_lock_away(path: Path
             code = """
                 import sys
                 from hubhooks.errors import BusyError
-                from hubhooks.sqlite import SqliteLog
+                from hubhooks._store.sqlite import SqliteLog
                 log = SqliteLog(sys.argv[1])
                 log.open()
                 try:

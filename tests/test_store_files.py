@@ -15,9 +15,9 @@ import pytest
 from servers import PATIENCE, SECRET, UVICORN, Server, patiently, started, wait_until
 
 from hubhooks._samples import compact, sample_json
-from hubhooks._store_files import LeaderFile, StoreFiles
+from hubhooks._store.files import LeaderFile, StoreFiles
+from hubhooks._store.sqlite import RunnerLock, SqliteLog
 from hubhooks.errors import BusyError, StoreError
-from hubhooks.sqlite import RunnerLock, SqliteLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -14,9 +14,9 @@ from servers import UVICORN, Server, started
 from hubhooks import Webhooks
 from hubhooks._app_code import AppCode, AppIdentity, find_app_code
 from hubhooks._samples import compact, sample_json
-from hubhooks._store_files import LeaderFile
+from hubhooks._store.files import LeaderFile
+from hubhooks._store.sqlite import RunnerLock, SqliteLog
 from hubhooks.errors import ConfigError, StoreError
-from hubhooks.sqlite import RunnerLock, SqliteLog
 
 if TYPE_CHECKING:
     from pathlib import Path

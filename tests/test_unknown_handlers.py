@@ -12,10 +12,10 @@ import pytest
 from servers import PATIENCE, ROOT, Server, started
 
 from hubhooks._samples import compact, sample_json
-from hubhooks.activity import Activity
-from hubhooks.deliveries import MemoryLog
+from hubhooks._store.base import MemoryLog
+from hubhooks._store.sqlite import SqliteLog
+from hubhooks.admin.queries import Activity
 from hubhooks.routing import Router
-from hubhooks.sqlite import SqliteLog
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -181,7 +181,7 @@ def test_replay_as_without_an_app_takes_any_name(tmp_path: Path) -> None:
 
 
 def test_tab_shows_unknown_handlers_to_the_owner_only() -> None:
-    tab = pytest.importorskip("hubhooks._activity_tab")
+    tab = pytest.importorskip("hubhooks.admin.gradio_tab")
     store = MemoryLog()
     store.accept("d1", b"{}", ["<gone>"])
     activity = Activity(store, Router(), lambda: None, lambda: None)

@@ -12,7 +12,7 @@ from gradio.routes import App
 from gradio.state_holder import SessionState
 from starlette.routing import BaseRoute, Mount, Route
 
-from hubhooks._private_files import SUFFIXES, protect
+from hubhooks._store.private_files import SUFFIXES, protect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from starlette.routing import Match
     from starlette.types import Receive, Scope, Send
 
-    from hubhooks.deliveries import Log
+    from hubhooks._store.base import Log
 
 __all__ = ["block_store", "gradio_apps", "guard_deep_links", "keep_private"]
 

@@ -22,7 +22,10 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Mount
 from starlette.websockets import WebSocketClose
 
-from hubhooks._body import (
+from hubhooks._core import HubEvent, Verifier
+from hubhooks._encoders import register_encoders
+from hubhooks._http.app import is_server_receive
+from hubhooks._http.body import (
     ALREADY_READ,
     CUT_OFF,
     KEEP_A_COPY,
@@ -34,14 +37,11 @@ from hubhooks._body import (
     read_body,
     read_parts,
 )
-from hubhooks._core import HubEvent, Verifier
-from hubhooks._encoders import register_encoders
+from hubhooks._http.receiver import MAX_BODY_SIZE, Receiver, check_size
 from hubhooks._logging import get_logger
 from hubhooks._samples import describe, sample_json, sample_names, scope_and_action
-from hubhooks.asgi import is_server_receive
-from hubhooks.deliveries import MemoryLog
+from hubhooks._store.base import MemoryLog
 from hubhooks.errors import ConfigError, PayloadError
-from hubhooks.receiver import MAX_BODY_SIZE, Receiver, check_size
 from hubhooks.routing import Router
 from hubhooks.webhooks import Webhooks
 
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Message, Receive, Scope, Send
 
-    from hubhooks.receiver import Response as HubResponse
+    from hubhooks._http.receiver import Response as HubResponse
 
 __all__ = [
     "VerifiedEvent",

@@ -22,7 +22,7 @@ from starlette.routing import Route, WebSocketRoute
 from hubhooks._fork import delay_in_children, register, release_in_children
 from hubhooks._gradio_private import block_store, gradio_apps
 from hubhooks._logging import show_log_by_default
-from hubhooks._space import describe_survival
+from hubhooks._store.space import describe_survival
 from hubhooks._terminal import print_escaped
 from hubhooks.errors import ConfigError
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from starlette.routing import BaseRoute
 
-    from hubhooks.asgi import Receive, Scope, Send, WebhookApp
-    from hubhooks.deliveries import Log
+    from hubhooks._http.app import Receive, Scope, Send, WebhookApp
+    from hubhooks._store.base import Log
     from hubhooks.webhooks import Webhooks
 
     Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Any]]

@@ -10,13 +10,13 @@ import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from hubhooks._calls import running_loop
+from hubhooks._http.receiver import Receiver
+from hubhooks._store.base import MemoryLog
 from hubhooks._terminal import print_escaped
-from hubhooks.deliveries import MemoryLog
+from hubhooks._worker.execution import running_loop
+from hubhooks._worker.runner import Runner
 from hubhooks.errors import ConfigError
 from hubhooks.models import State
-from hubhooks.receiver import Receiver
-from hubhooks.runner import Runner
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from typing import TypeAlias
 
-    from hubhooks.deliveries import Log
+    from hubhooks._store.base import Log
 
     # Explanations are lazy: they cost more than matching, and are rarely read.
     Reason: TypeAlias = str | Callable[[], str]

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, cast
 from hubhooks._app_code import AppIdentity, find_app_code
 from hubhooks._core import Verifier
 from hubhooks._encoders import register_encoders
+from hubhooks._http.app import WebhookApp, check_event_loop
+from hubhooks._http.receiver import MAX_BODY_SIZE, Receiver, check_size
 from hubhooks._logging import get_logger, shorten_traceback
+from hubhooks._store.base import MemoryLog
 from hubhooks._suggestions import suggestion
-from hubhooks.asgi import WebhookApp, check_event_loop
-from hubhooks.deliveries import MemoryLog
+from hubhooks._worker.runner import Runner, check_handler_loop
 from hubhooks.errors import ConfigError, StoreError
 from hubhooks.models import Deliveries
-from hubhooks.receiver import MAX_BODY_SIZE, Receiver, check_size
 from hubhooks.routing import (
     ATTRIBUTES_OF_FASTAPI_ROUTERS,
     NotAnApiRouterError,
     Policy,
     Router,
 )
-from hubhooks.runner import Runner, check_handler_loop
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -44,13 +44,13 @@ if TYPE_CHECKING:
     from gradio.routes import App
     from typing_extensions import Never
 
-    from hubhooks._database import Synchronous
-    from hubhooks._session import Lock
-    from hubhooks.activity import Activity
-    from hubhooks.asgi import Acknowledge, Receive, Scope, Send
-    from hubhooks.deliveries import Log, OnReplay
+    from hubhooks._http.app import Acknowledge, Receive, Scope, Send
+    from hubhooks._store.base import Log, OnReplay
+    from hubhooks._store.connection import Synchronous
+    from hubhooks._worker.runner import HandlerLoop
+    from hubhooks._worker.session import Lock
+    from hubhooks.admin.queries import Activity
     from hubhooks.routing import Strings
-    from hubhooks.runner import HandlerLoop
 
     P = ParamSpec("P")
     T = TypeVar("T")
@@ -307,7 +307,7 @@ class Webhooks(Router):
         if path == _IN_MEMORY:
             log = MemoryLog(on_replay=self.settings.on_replay)
         else:
-            from hubhooks.sqlite import RunnerLock, SqliteLog  # noqa: PLC0415 - see above
+            from hubhooks._store.sqlite import RunnerLock, SqliteLog  # noqa: PLC0415 - see above
 
             lock = RunnerLock(path)
             allow_network = self._allow_network
@@ -352,7 +352,7 @@ class Webhooks(Router):
 
     def _check_admin_token(self) -> None:
         """Log a warning at the start if the admin token cannot be used."""
-        from hubhooks.activity import TOKEN_VARIABLE  # noqa: PLC0415 - only viewing needs it
+        from hubhooks.admin.queries import TOKEN_VARIABLE  # noqa: PLC0415 - only viewing needs it
 
         if TOKEN_VARIABLE in os.environ:
             try:
@@ -504,7 +504,7 @@ class Webhooks(Router):
             ModuleNotFoundError: Gradio is not installed.
         """
         with _needed("gradio"):
-            from hubhooks import _activity_tab  # noqa: PLC0415 - an optional dependency
+            from hubhooks.admin import gradio_tab as _activity_tab  # noqa: PLC0415 - an optional dependency
 
         _activity_tab.show(self._activity, lambda: self._runner.was_started)
 
@@ -516,7 +516,7 @@ class Webhooks(Router):
         Returns:
             True if it answered; False if the path is another one, or no admin token is configured.
         """
-        from hubhooks import _activity_http  # noqa: PLC0415 - only viewing needs it
+        from hubhooks.admin import http_api as _activity_http  # noqa: PLC0415 - only viewing needs it
 
         return await _activity_http.serve(
             lambda: self._activity, self._webhook_app.not_ready_reason, scope, receive, send
@@ -524,7 +524,7 @@ class Webhooks(Router):
 
     @cached_property
     def _activity(self) -> Activity:
-        from hubhooks.activity import Activity  # noqa: PLC0415 - only viewing needs it
+        from hubhooks.admin.queries import Activity  # noqa: PLC0415 - only viewing needs it
 
         return Activity(self.store, self, lambda: self.verifier, self._runner.wake)
 

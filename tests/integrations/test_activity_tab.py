@@ -82,7 +82,7 @@ class App:
 
     def parts(self, response: httpx.Response) -> dict[str, Any]:
         """Return the changes of a response by the names of the components."""
-        from hubhooks import _activity_tab  # noqa: PLC0415 - it needs Gradio
+        from hubhooks.admin import gradio_tab as _activity_tab  # noqa: PLC0415 - it needs Gradio
 
         assert response.status_code == 200, response.text
         names = _activity_tab._Parts._fields  # noqa: SLF001 - the order of the outputs

@@ -26,8 +26,8 @@ from servers import PATIENCE, ROOT, SECRET, started
 
 from hubhooks import Webhooks
 from hubhooks._samples import compact, sample_json
-from hubhooks._space import describe_survival
-from hubhooks.sqlite import SqliteLog
+from hubhooks._store.space import describe_survival
+from hubhooks._store.sqlite import SqliteLog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

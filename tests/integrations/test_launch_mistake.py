@@ -49,7 +49,7 @@ PUSH = compact(sample_json("repo.content.update"))
 
 def look(server: Server, below: str = "", seen: str = "") -> dict[str, Any]:
     """Ask for what the tab shows, as the page does when it loads."""
-    from hubhooks import _activity_tab  # noqa: PLC0415 - it needs Gradio
+    from hubhooks.admin import gradio_tab as _activity_tab  # noqa: PLC0415 - it needs Gradio
 
     body = {"data": ["all states", 0, "", "", seen], "session_hash": "visitor"}
     answer = server.request(f"{below}/gradio_api/run/hubhooks_look", "POST", json=body)

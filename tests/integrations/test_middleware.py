@@ -27,7 +27,7 @@ from fastapi import Body, Depends, FastAPI, Request
 from fastapi.routing import APIRoute
 
 from hubhooks import Webhooks
-from hubhooks.asgi import is_server_receive
+from hubhooks._http.app import is_server_receive
 from hubhooks.fastapi import VerifiedEvent
 
 if "SENTRY" in os.environ:

@@ -8,9 +8,9 @@ import threading
 import time
 from typing import TYPE_CHECKING, Literal
 
-from hubhooks._calls import running_loop
-from hubhooks._session import SLOTS, Session
-from hubhooks._space import log_survival
+from hubhooks._store.space import log_survival
+from hubhooks._worker.execution import running_loop
+from hubhooks._worker.session import SLOTS, Session
 from hubhooks.errors import ConfigError, StoreError
 from hubhooks.models import shorten
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from hubhooks._app_code import AppCode
-    from hubhooks._calls import HandlerCall
-    from hubhooks._session import Lock
-    from hubhooks.deliveries import Log
+    from hubhooks._http.receiver import AcceptedRuns
+    from hubhooks._store.base import Log
+    from hubhooks._worker.execution import HandlerCall
+    from hubhooks._worker.session import Lock
     from hubhooks.models import Delivery
-    from hubhooks.receiver import AcceptedRuns
     from hubhooks.routing import Router
 
     HandlerLoop: TypeAlias = Literal["server", "dedicated"]
@@ -203,7 +203,7 @@ class Runner:
             StoreError: the store cannot be written now.
         """
         if self.log.is_durable:
-            from hubhooks.sqlite import replay_in  # noqa: PLC0415 - not every store is on disk
+            from hubhooks._store.sqlite import replay_in  # noqa: PLC0415 - not every store is on disk
 
             names = replay_in(self.log.path, delivery_id, handlers)
         else:

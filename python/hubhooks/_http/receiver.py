@@ -11,11 +11,11 @@ import logging
 import time
 from typing import TYPE_CHECKING, Literal
 
-from hubhooks._body import ALREADY_READ, CUT_OFF, KEEP_A_COPY, STALLED, UNDECODED, is_part
 from hubhooks._core import HubEvent
+from hubhooks._http.body import ALREADY_READ, CUT_OFF, KEEP_A_COPY, STALLED, UNDECODED, is_part
 from hubhooks._logging import get_logger
-from hubhooks._stored_headers import redact_secret
-from hubhooks.deliveries import log_fields
+from hubhooks._store.base import log_fields
+from hubhooks._store.headers import redact_secret
 from hubhooks.errors import ConfigError, PayloadError, StoreError
 from hubhooks.models import State, shorten
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from hubhooks._core import Verifier
-    from hubhooks.deliveries import Log, Status, Verdict
+    from hubhooks._store.base import Log, Status, Verdict
     from hubhooks.models import Delivery, Reason
     from hubhooks.routing import Match, Router
 

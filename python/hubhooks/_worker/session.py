@@ -9,7 +9,11 @@ import threading
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from hubhooks._calls import (
+from hubhooks._core import HubEvent
+from hubhooks._fork import register
+from hubhooks._logging import get_logger, text_of
+from hubhooks._process import current_process
+from hubhooks._worker.execution import (
     CLEAN_UP_SECONDS,
     Call,
     Count,
@@ -21,10 +25,6 @@ from hubhooks._calls import (
     cancel,
     running_loop,
 )
-from hubhooks._core import HubEvent
-from hubhooks._fork import register
-from hubhooks._logging import get_logger, text_of
-from hubhooks._process import current_process
 from hubhooks.errors import BusyError, ConfigError, PayloadError, StoreError
 from hubhooks.models import RunContext
 
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from hubhooks._app_code import AppCode
-    from hubhooks.deliveries import Due, Interrupted, Log
+    from hubhooks._http.receiver import AcceptedRuns
+    from hubhooks._store.base import Due, Interrupted, Log
+    from hubhooks._store.sqlite import Leader
     from hubhooks.models import Delivery
-    from hubhooks.receiver import AcceptedRuns
     from hubhooks.routing import HookName, Router
-    from hubhooks.sqlite import Leader
 
 __all__ = ["SLOTS", "Lock", "Session"]
 

@@ -10,22 +10,22 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
-from hubhooks._body import BodyError, read_body
-from hubhooks._calls import running_loop
 from hubhooks._fork import end_forked_child, release_in_children
+from hubhooks._http.body import BodyError, read_body
+from hubhooks._http.receiver import Prepared
 from hubhooks._logging import get_logger, is_interrupt, show_log_by_default, text_of
-from hubhooks._private_files import guard_gradio
-from hubhooks.deliveries import BUSY_PAUSE, BUSY_SECONDS
+from hubhooks._store.base import BUSY_PAUSE, BUSY_SECONDS
+from hubhooks._store.private_files import guard_gradio
+from hubhooks._worker.execution import running_loop
 from hubhooks.errors import BusyError, ConfigError, StoreError
-from hubhooks.receiver import Prepared
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
     from typing import TypeAlias
 
-    from hubhooks._calls import HandlerCall
-    from hubhooks.receiver import Headers, Receiver, Response
-    from hubhooks.runner import Runner
+    from hubhooks._http.receiver import Headers, Receiver, Response
+    from hubhooks._worker.execution import HandlerCall
+    from hubhooks._worker.runner import Runner
 
     Message: TypeAlias = MutableMapping[str, Any]
     Scope: TypeAlias = MutableMapping[str, Any]

@@ -6,16 +6,16 @@ import asyncio
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hubhooks._delivery_json import iso
-from hubhooks.activity import STATES
+from hubhooks.admin.delivery_json import iso
+from hubhooks.admin.queries import STATES
 from hubhooks.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
     from typing import TypeAlias
 
-    from hubhooks.activity import Activity, LeaderState
-    from hubhooks.deliveries import Backlog
+    from hubhooks._store.base import Backlog
+    from hubhooks.admin.queries import Activity, LeaderState
 
     # The labels of a sample, and its value.
     Sample: TypeAlias = tuple[Mapping[str, object], float]

@@ -29,7 +29,7 @@ from gradio.utils import get_space
 from hubhooks._gradio_private import guard_deep_links, keep_private
 from hubhooks._logging import get_logger
 from hubhooks._terminal import escape_controls
-from hubhooks.activity import (
+from hubhooks.admin.queries import (
     STATES,
     TOKEN_VARIABLE,
     is_cross_site,
@@ -41,7 +41,7 @@ from hubhooks.gradio import NOT_LAUNCHED, is_about_to_start, warn_of_own_launch,
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from hubhooks.activity import Activity, Details, Links, Overview, Page, Row
+    from hubhooks.admin.queries import Activity, Details, Links, Overview, Page, Row
     from hubhooks.models import Run
 
 __all__ = ["show"]

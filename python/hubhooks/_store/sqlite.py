@@ -11,12 +11,9 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hubhooks._database import Database, RunnerLock
 from hubhooks._logging import get_logger
-from hubhooks._private_files import protect
 from hubhooks._process import Process, current_process, is_alive
-from hubhooks._stored_headers import storable
-from hubhooks.deliveries import (
+from hubhooks._store.base import (
     BUSY_PAUSE,
     BUSY_SECONDS,
     LONGEST_ERROR,
@@ -28,6 +25,9 @@ from hubhooks.deliveries import (
     queue_runs,
     status_of,
 )
+from hubhooks._store.connection import Database, RunnerLock
+from hubhooks._store.headers import storable
+from hubhooks._store.private_files import protect
 from hubhooks.errors import BusyError, ConfigError, StoreError
 from hubhooks.models import (
     STARTED,
@@ -58,8 +58,8 @@ if TYPE_CHECKING:
     from typing import TypeAlias, TypeVar
 
     from hubhooks._app_code import AppIdentity
-    from hubhooks._database import Synchronous
-    from hubhooks.deliveries import Due, Interrupted, OnReplay
+    from hubhooks._store.base import Due, Interrupted, OnReplay
+    from hubhooks._store.connection import Synchronous
     from hubhooks.models import Reason
 
     T = TypeVar("T")

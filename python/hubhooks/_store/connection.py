@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from hubhooks import _fork
 from hubhooks._logging import get_logger
 from hubhooks._process import current_process
-from hubhooks._store_files import (
+from hubhooks._store.files import (
     LeaderFile,
     StoreFiles,
     has_wal_header,

@@ -22,8 +22,8 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from hubhooks._database import require_file
-from hubhooks._delivery_json import LONGEST_BODY, delivery_json, iso, run_json, too_long
+from hubhooks._store.connection import require_file
+from hubhooks._store.sqlite import RunnerLock, SqliteLog
 from hubhooks._suggestions import nearest
 from hubhooks._terminal import (
     WIDE,
@@ -37,16 +37,16 @@ from hubhooks._terminal import (
     terminal,
     usage_errors,
 )
+from hubhooks.admin.delivery_json import LONGEST_BODY, delivery_json, iso, run_json, too_long
 from hubhooks.errors import BusyError, ConfigError, StoreError
 from hubhooks.models import State
-from hubhooks.sqlite import RunnerLock, SqliteLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import TypeVar
 
+    from hubhooks._store.sqlite import Leader
     from hubhooks.models import Delivery, Run
-    from hubhooks.sqlite import Leader
 
     T = TypeVar("T")
 

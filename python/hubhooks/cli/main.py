@@ -113,7 +113,7 @@ def main() -> None:
 
 def make_app() -> typer.Typer:
     """Build the command line."""
-    from hubhooks._deliveries_cli import make_group  # noqa: PLC0415 - it imports the extra
+    from hubhooks.cli.deliveries import make_group  # noqa: PLC0415 - it imports the extra
 
     # typer's tracebacks show local variables, and so the secret.
     app = typer.Typer(
@@ -706,7 +706,3 @@ def _summarize(body: Any) -> str:  # noqa: ANN401 - any JSON value
 
 def _as_text(body: Any) -> str:  # noqa: ANN401 - any JSON value
     return body if isinstance(body, str) else json.dumps(body)
-
-
-if __name__ == "__main__":
-    main()

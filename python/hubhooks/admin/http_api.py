@@ -12,20 +12,20 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
-from hubhooks import _operations
-from hubhooks._body import BodyError, read_body
-from hubhooks._delivery_json import delivery_json
-from hubhooks.activity import STATES
-from hubhooks.asgi import check_event_loop
+from hubhooks._http.app import check_event_loop
+from hubhooks._http.body import BodyError, read_body
+from hubhooks._http.receiver import find_spec
+from hubhooks.admin import operations as _operations
+from hubhooks.admin.delivery_json import delivery_json
+from hubhooks.admin.queries import STATES
 from hubhooks.errors import ConfigError, StoreError
-from hubhooks.receiver import find_spec
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from hubhooks.activity import Activity
-    from hubhooks.asgi import Receive, Scope, Send
-    from hubhooks.receiver import Headers
+    from hubhooks._http.app import Receive, Scope, Send
+    from hubhooks._http.receiver import Headers
+    from hubhooks.admin.queries import Activity
 
 __all__ = ["serve"]
 

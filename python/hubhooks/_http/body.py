@@ -6,11 +6,11 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING
 
-from hubhooks._calls import running_loop
+from hubhooks._worker.execution import running_loop
 
 if TYPE_CHECKING:
-    from hubhooks.asgi import Message, Receive
-    from hubhooks.receiver import Headers
+    from hubhooks._http.app import Message, Receive
+    from hubhooks._http.receiver import Headers
 
 __all__ = [
     "ALREADY_READ", "CUT_OFF", "KEEP_A_COPY", "STALLED", "TOO_LARGE", "UNDECODED",

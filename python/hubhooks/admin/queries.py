@@ -18,10 +18,10 @@ from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 from hubhooks._core import Verifier
-from hubhooks._delivery_json import body_of, event_of, json_safe
 from hubhooks._logging import get_logger
 from hubhooks._process import current_process
-from hubhooks.deliveries import BUSY_PAUSE, BUSY_SECONDS
+from hubhooks._store.base import BUSY_PAUSE, BUSY_SECONDS
+from hubhooks.admin.delivery_json import body_of, event_of, json_safe
 from hubhooks.errors import BusyError, ConfigError, SecretMismatchError
 from hubhooks.models import State
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from hubhooks._core import HubEvent
-    from hubhooks.deliveries import Backlog, Log
+    from hubhooks._store.base import Backlog, Log
     from hubhooks.models import Delivery, Stats
     from hubhooks.routing import Router
 

@@ -1,15 +1,4 @@
-"""Test handlers without a server: make events, and deliver them to your handlers.
-
-    from hubhooks import testing
-    from app import hooks
-
-    def test_reply() -> None:
-        result = testing.TestClient(hooks).send(testing.comment("hello @my-bot"))
-        assert result["reply"].value == "hello!"
-
-The client does the same steps as a server, from the secret to the handlers, without a network. In
-pytest there are also the fixtures `hubhooks_client` and `hubhooks_sample`.
-"""
+"""Deliver events to handlers without a server: `TestClient` and its results."""
 
 from __future__ import annotations
 
@@ -25,18 +14,17 @@ import weakref
 from copy import copy
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
 
-from hubhooks._builders import bucket, comment, config, content, discussion, repo
-from hubhooks._calls import running_loop
 from hubhooks._core import HubEvent, Verifier
 from hubhooks._functions import check_ran, settle
-from hubhooks._samples import compact, sample_json, sample_names, wire_path, with_overrides
-from hubhooks.asgi import WebhookApp
-from hubhooks.deliveries import MemoryLog
+from hubhooks._http.app import WebhookApp
+from hubhooks._http.receiver import Receiver
+from hubhooks._samples import compact, sample_json, wire_path, with_overrides
+from hubhooks._store.base import MemoryLog
+from hubhooks._worker.execution import running_loop
+from hubhooks._worker.runner import Runner
 from hubhooks.errors import ConfigError, PayloadError
 from hubhooks.models import Deliveries, State
-from hubhooks.receiver import Receiver
 from hubhooks.routing import Router
-from hubhooks.runner import Runner
 from hubhooks.webhooks import Webhooks
 
 if TYPE_CHECKING:
@@ -60,8 +48,8 @@ if TYPE_CHECKING:
         DiscussionEvent,
         RepoEvent,
     )
-    from hubhooks.asgi import Message
-    from hubhooks.deliveries import Due, Log, Status
+    from hubhooks._http.app import Message
+    from hubhooks._store.base import Due, Log, Status
     from hubhooks.models import RunContext
     from hubhooks.routing import Handler, Hook, HookName
 
@@ -77,20 +65,7 @@ if TYPE_CHECKING:
         timeout: float
 
 
-__all__ = [
-    "HandlerRun",
-    "Result",
-    "TestClient",
-    "bucket",
-    "comment",
-    "config",
-    "content",
-    "discussion",
-    "replace",
-    "repo",
-    "sample",
-    "sample_names",
-]
+__all__ = ["HandlerRun", "Result", "TestClient", "replace", "sample"]
 
 CommentSample = Literal[
     "discussion.comment.create",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hubhooks._logging import get_logger
 
 if TYPE_CHECKING:
-    from hubhooks.deliveries import Log
+    from hubhooks._store.base import Log
 
 __all__ = ["describe_survival", "log_survival"]
 
@@ -69,6 +69,6 @@ def _is_on_root_disk(path: str) -> bool:
 
 
 def _network_kind(path: str) -> str:
-    from hubhooks._database import find_network  # noqa: PLC0415 - only for a store on disk
+    from hubhooks._store.connection import find_network  # noqa: PLC0415 - only for a store on disk
 
     return find_network(path)

@@ -26,14 +26,14 @@ from hubhooks._logging import (
     traceback_of,
     without_own_frames,
 )
-from hubhooks.deliveries import log_fields
+from hubhooks._store.base import log_fields
 from hubhooks.models import Ignore, Retry, State, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from hubhooks._core import HubEvent
-    from hubhooks._session import Session
+    from hubhooks._worker.session import Session
     from hubhooks.models import RunContext
     from hubhooks.routing import Handler, Hook, HookName
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from hubhooks._core import HubEvent
+    from hubhooks._store.sqlite import Leader
     from hubhooks.models import Reason
-    from hubhooks.sqlite import Leader
 
     # The status in the JSON of a response.
     Status: TypeAlias = Literal[

@@ -1,0 +1,1 @@
+"""Receive deliveries over HTTP: checks, responses, the ASGI app."""

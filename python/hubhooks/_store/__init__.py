@@ -1,0 +1,1 @@
+"""Store deliveries and their runs."""

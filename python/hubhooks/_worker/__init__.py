@@ -1,0 +1,1 @@
+"""Claim runs, call handlers, and drain at shutdown."""

@@ -1,0 +1,1 @@
+"""Show deliveries to their owner: JSON over HTTP, the Gradio tab, metrics."""
