@@ -88,6 +88,7 @@ def _can_be_written(body: object) -> bool:
 
 
 def run_json(run: Run, *, is_whole: bool = False) -> dict[str, Any]:
+    """Give a run as JSON; `is_whole` adds its traceback and its attempts."""
     return {
         "handler": run.handler,
         "state": run.state,
@@ -115,10 +116,12 @@ def _history_json(run: Run) -> list[dict[str, Any]]:
 
 
 def iso(when: datetime | None) -> str | None:
+    """Give a time in ISO 8601; None if there is none."""
     return None if when is None else when.isoformat()
 
 
 def event_of(delivery: Delivery) -> HubEvent | None:
+    """Parse the body; None if it was dropped or is not an event."""
     try:
         return None if delivery.body is None else HubEvent.from_json(delivery.body)
     except PayloadError:
@@ -126,6 +129,7 @@ def event_of(delivery: Delivery) -> HubEvent | None:
 
 
 def body_of(delivery: Delivery) -> Any:  # noqa: ANN401 - any JSON
+    """Give the body as JSON, or as text if it is not JSON; None if it was dropped."""
     if delivery.body is None:
         return None
     try:
