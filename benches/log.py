@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hubhooks._samples import compact, sample_json
-from hubhooks._store.sqlite import SqliteLog
+from hubhooks._store.sqlite import SqliteStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +52,7 @@ class Subject:
     """A new log, to which a number of deliveries is given again and again."""
 
     def __init__(self, folder: Path, group: int) -> None:
-        self.log = SqliteLog(folder / f"group-{group}.db")
+        self.log = SqliteStore(folder / f"group-{group}.db")
         self.log.open()
         self.log.recover()
         self.group = group
@@ -62,7 +62,7 @@ class Subject:
     def take(self) -> None:
         self.started = []
         for _ in range(COUNT // self.group):
-            with self.log.batch():
+            with self.log.transaction():
                 for _ in range(self.group):
                     self.count += 1
                     self.started.append(name(self.count))
@@ -78,9 +78,9 @@ class Subject:
     def end(self) -> None:
         for at in range(0, COUNT, self.group):
             for delivery_id in self.started[at : at + self.group]:
-                self.log.answered(delivery_id, delivered=True)
+                self.log.mark_acknowledged(delivery_id, delivered=True)
                 assert self.delivery is not None
-                self.log.finished(self.delivery._replace(id=delivery_id), "succeeded")
+                self.log.finish_run(self.delivery._replace(id=delivery_id), "succeeded")
             self.log.flush()
 
 
@@ -129,9 +129,9 @@ def costs(folder: Path, rounds: int) -> None:
     plain.connection.close()
 
 
-def filled(path: Path, count: int) -> SqliteLog:
+def filled(path: Path, count: int) -> SqliteStore:
     """Make a log of so many deliveries, of which few failed and few are of one repository."""
-    log = SqliteLog(path)
+    log = SqliteStore(path)
     log.open()
     log.close()
     numbers = f"WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from servers import PATIENCE, SECRET, Server, started
 
 from hubhooks._samples import compact, sample_json
-from hubhooks._store.sqlite import SqliteLog
+from hubhooks._store.sqlite import SqliteStore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,7 +66,7 @@ def soak(folder: Path, rounds: int) -> Report:
         _remember_what_is_done(folder, sender.done)
     with started(folder, script=_APP, environ={"HUBHOOKS_DELIVERIES": None}) as server:
         sender.finish(server)
-        log = SqliteLog(folder / "hubhooks.db")
+        log = SqliteStore(folder / "hubhooks.db")
         server.wait_until(lambda: set(log.stats().states) == {"succeeded"}, "does not end its work")
     counts = _counts(folder)
     missing = [(i, name) for i in sender.acknowledged for name in _HANDLERS if not counts[i, name]]
@@ -139,7 +139,7 @@ class _Sender:
 
 def _remember_what_is_done(folder: Path, done: dict[tuple[str, str], int]) -> None:
     counts = _counts(folder)
-    for record in SqliteLog(folder / "hubhooks.db").list(limit=1_000_000):
+    for record in SqliteStore(folder / "hubhooks.db").list(limit=1_000_000):
         for run in record.runs:
             if run.state == "succeeded":
                 done.setdefault((record.id, run.handler), counts[record.id, run.handler])

@@ -15,8 +15,8 @@ from servers import PATIENCE
 
 from hubhooks import Verifier, Webhooks
 from hubhooks._samples import sample_json, with_overrides
-from hubhooks._store.base import MemoryLog
-from hubhooks._store.sqlite import SqliteLog
+from hubhooks._store.base import MemoryStore
+from hubhooks._store.sqlite import SqliteStore
 from hubhooks.admin.delivery_json import delivery_json
 from hubhooks.admin.queries import (
     Activity,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from hubhooks._store.base import Log
+    from hubhooks._store.base import DeliveryStore
 
 TOKEN = "a long word of the admin"
 NAME = "ada-labs/tide-gauges"
@@ -77,13 +77,15 @@ class House(NamedTuple):
         return asyncio.run(self.activity.replay(delivery_id, handlers))
 
     def end(self, delivery_id: str, handler: str, *how: str) -> None:
-        self.log.finished(self.log.claim(delivery_id, handler), *how)
+        self.log.finish_run(self.log.claim(delivery_id, handler), *how)
         self.log.flush()
 
 
 @pytest.fixture(params=["memory", "disk"])
 def house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[House]:
-    log: Log = MemoryLog() if request.param == "memory" else SqliteLog(tmp_path / "hubhooks.db")
+    log: DeliveryStore = (
+        MemoryStore() if request.param == "memory" else SqliteStore(tmp_path / "hubhooks.db")
+    )
     log.open()
     log.recover()
     hooks = Webhooks("moon", deliveries=":memory:")
@@ -165,7 +167,7 @@ def test_reused_id_is_checked_again(house: House, body: Callable[..., bytes]) ->
 
 def test_only_admins_see_rejections(house: House) -> None:
     house.put(skipped="unhandled")
-    house.log.refused(int(time.time() // 60), "secret wrong", 3)
+    house.log.count_rejections(int(time.time() // 60), "secret wrong", 3)
     assert house.activity.guard.check("wrong") == "wrong"
     assert house.activity.overview(trusted=False) == ({"unhandled": 1}, {}, {})
     rejections = house.activity.overview(trusted=True).rejections

@@ -24,7 +24,7 @@ from hubhooks._core import HubEvent, Verifier
 from hubhooks._http import app as room
 from hubhooks._http.app import WebhookApp
 from hubhooks._http.receiver import Receiver
-from hubhooks._store.base import MemoryLog
+from hubhooks._store.base import MemoryStore
 from hubhooks._worker.runner import Runner
 from hubhooks.routing import Router
 from hubhooks.webhooks import Webhooks
@@ -50,7 +50,7 @@ class House:
         **options: Any,
     ) -> None:
         self.router = Router()
-        self.log = MemoryLog()
+        self.log = MemoryStore()
         verifier = None if secret is None else Verifier(secret)
         self.receiver = Receiver(self.router, self.log, lambda: verifier, **options)
         self.runner = Runner(self.router, self.log)

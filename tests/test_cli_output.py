@@ -17,7 +17,7 @@ from test_cli import ENVIRONMENT
 
 from hubhooks import cli
 from hubhooks._samples import sample_json
-from hubhooks._store.sqlite import SqliteLog
+from hubhooks._store.sqlite import SqliteStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +44,7 @@ def path(tmp_path: Path) -> Path:
     """Make a log with three deliveries of such a text, each named by its state."""
     folder = tmp_path / TEXT
     folder.mkdir()
-    log = SqliteLog(folder / "hubhooks.db")
+    log = SqliteStore(folder / "hubhooks.db")
     log.open()
     log.recover()
     payload = sample_json("discussion.comment.create")
@@ -62,8 +62,8 @@ def path(tmp_path: Path) -> Path:
             headers=[(b"user-agent", b"caf\xe9")],
         )
         if ending and (run := log.claim(name, TEXT)):
-            log.finished(run, ending, TEXT, f"Traceback\n  {TEXT}\n")  # type: ignore[arg-type]
-    log.refused(0, "secret wrong", 3)
+            log.finish_run(run, ending, TEXT, f"Traceback\n  {TEXT}\n")  # type: ignore[arg-type]
+    log.count_rejections(0, "secret wrong", 3)
     log.close()
     return folder / "hubhooks.db"
 
@@ -222,7 +222,7 @@ def test_replay_to_a_full_disk_is_queued(path: Path) -> None:
         done = deliveries(path, "replay", "succeeded", stdout=full)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == FULL
-    record = SqliteLog(path).get("succeeded")
+    record = SqliteStore(path).get("succeeded")
     assert record is not None
     assert record.state == "queued"
 
@@ -281,9 +281,9 @@ def test_closed_pipe_keeps_the_exit_code(path: Path, words: tuple[str, ...], cod
 @needs_posix
 def test_head_ends_a_long_list(tmp_path: Path) -> None:
     """The list is longer than a pipe holds, so it is cut off in the middle of a write."""
-    log = SqliteLog(tmp_path / "hubhooks.db")
+    log = SqliteStore(tmp_path / "hubhooks.db")
     log.open()
-    with log.batch():
+    with log.transaction():
         for number in range(2_000):
             log.accept(f"delivery-{number}", b"{}", ["a"], scope="repo" * 20)
     log.close()
@@ -317,7 +317,7 @@ def test_closed_streams_are_no_error(
     )  # fmt: skip
     assert done.returncode == 0
     assert b"Traceback (most" not in done.stderr
-    record = SqliteLog(path).get("succeeded")
+    record = SqliteStore(path).get("succeeded")
     assert record is not None
 
 
@@ -336,9 +336,9 @@ def test_closed_standard_input_is_told() -> None:
 @needs_posix
 def test_output_that_does_not_block_is_waited_for(path: Path) -> None:
     """A program that shares the output, such as Node, may make it non-blocking."""
-    log = SqliteLog(path)
+    log = SqliteStore(path)
     log.open()
-    with log.batch():
+    with log.transaction():
         for number in range(2_000):
             log.accept(f"delivery-{number}", b"{}", ["a"], scope="repo" * 20)
     log.close()

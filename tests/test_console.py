@@ -16,7 +16,7 @@ from servers import PATIENCE, ROOT, SECRET, started
 from hubhooks import Webhooks, testing
 from hubhooks._logging import traceback_of
 from hubhooks._samples import compact, sample_json
-from hubhooks._store.sqlite import SqliteLog
+from hubhooks._store.sqlite import SqliteStore
 from hubhooks.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ def tell(event, context, error):
         said = server.output()
     assert said.count("Traceback") >= 4
     assert str(ROOT / "python" / "hubhooks") not in said
-    record = SqliteLog(tmp_path / "hubhooks.db").get("d2")
+    record = SqliteStore(tmp_path / "hubhooks.db").get("d2")
     assert record is not None
     for run in record.runs:
         assert run.state == "failed"
@@ -371,17 +371,17 @@ def test_times_have_a_zone_and_can_be_given_back(zone: str, offset: str, used: P
 def test_reading_deliveries_before_the_first_start_says_so(tmp_path: Path) -> None:
     for deliveries in (
         Webhooks("moon", deliveries=tmp_path / "hubhooks.db").deliveries,
-        SqliteLog(tmp_path / "hubhooks.db"),
+        SqliteStore(tmp_path / "hubhooks.db"),
     ):
         for read in (deliveries.list, lambda log=deliveries: log.get("d1")):
             with pytest.raises(StoreError, match="the app creates the file at its first start"):
                 read()
     (tmp_path / "empty.db").touch()
     with pytest.raises(StoreError, match="the app creates the file at its first start"):
-        SqliteLog(tmp_path / "empty.db").list()
+        SqliteStore(tmp_path / "empty.db").list()
     assert not (tmp_path / "hubhooks.db").exists()
     with pytest.raises(StoreError, match="check the path"):
-        SqliteLog(tmp_path / "no-folder" / "hubhooks.db").list()
+        SqliteStore(tmp_path / "no-folder" / "hubhooks.db").list()
 
 
 GRADIO_APP = """

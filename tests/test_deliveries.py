@@ -8,28 +8,28 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hubhooks._store.base import MemoryLog, Verdict
-from hubhooks._store.sqlite import SqliteLog
+from hubhooks._store.base import AcceptResult, MemoryStore
+from hubhooks._store.sqlite import SqliteStore
 from hubhooks.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
 
-    from hubhooks._store.base import Ending, Log
+    from hubhooks._store.base import DeliveryStore, Ending
     from hubhooks.models import RunContext
 
 
 @pytest.fixture(params=["memory", "disk"])
-def make_log(request: Any, tmp_path: Path) -> Generator[Callable[..., Log]]:
+def make_log(request: Any, tmp_path: Path) -> Generator[Callable[..., DeliveryStore]]:
     """Make the log that each rule is tested with: they must not differ."""
-    made: list[Log] = []
+    made: list[DeliveryStore] = []
 
-    def make(**options: Any) -> Log:
+    def make(**options: Any) -> DeliveryStore:
         if request.param == "memory":
-            made.append(MemoryLog(**options))
+            made.append(MemoryStore(**options))
         else:
-            made.append(SqliteLog(tmp_path / "hubhooks.db", **options))
+            made.append(SqliteStore(tmp_path / "hubhooks.db", **options))
         made[-1].open()
         made[-1].recover()
         return made[-1]
@@ -40,27 +40,27 @@ def make_log(request: Any, tmp_path: Path) -> Generator[Callable[..., Log]]:
 
 
 @pytest.fixture
-def log(make_log: Callable[..., Log]) -> Log:
+def log(make_log: Callable[..., DeliveryStore]) -> DeliveryStore:
     return make_log()
 
 
-def start(log: Log, delivery_id: str, handler: str = "a") -> RunContext:
+def start(log: DeliveryStore, delivery_id: str, handler: str = "a") -> RunContext:
     delivery = log.claim(delivery_id, handler)
     assert delivery is not None
     return delivery
 
 
-def end(log: Log, delivery: RunContext, ending: Ending = "succeeded", **how: Any) -> None:
-    log.finished(delivery, ending, "why", "traceback", **how)
+def end(log: DeliveryStore, delivery: RunContext, ending: Ending = "succeeded", **how: Any) -> None:
+    log.finish_run(delivery, ending, "why", "traceback", **how)
     log.flush()
 
 
-def run(log: Log, delivery_id: str, **endings: Ending) -> None:
+def run(log: DeliveryStore, delivery_id: str, **endings: Ending) -> None:
     for handler, ending in endings.items():
         end(log, start(log, delivery_id, handler), ending)
 
 
-def record(log: Log, delivery_id: str) -> Any:
+def record(log: DeliveryStore, delivery_id: str) -> Any:
     log.flush()
     return log.get(delivery_id)
 
@@ -68,9 +68,9 @@ def record(log: Log, delivery_id: str) -> Any:
 # ---- one delivery -----------------------------------------------------------------------------
 
 
-def test_an_accepted_delivery_is_queued_for_each_handler(log: Log) -> None:
+def test_an_accepted_delivery_is_queued_for_each_handler(log: DeliveryStore) -> None:
     verdict = log.accept("d1", b"{}", ["retrain", "reply"])
-    assert verdict == Verdict("accepted", "d1", ("retrain", "reply"))
+    assert verdict == AcceptResult("accepted", "d1", ("retrain", "reply"))
     kept = record(log, "d1")
     assert kept.state == "queued"
     assert [(r.handler, r.state, r.attempts) for r in kept.runs] == [
@@ -81,7 +81,7 @@ def test_an_accepted_delivery_is_queued_for_each_handler(log: Log) -> None:
     assert kept.received_at.tzinfo is timezone.utc
 
 
-def test_a_run_goes_from_queued_to_running_to_its_end(log: Log) -> None:
+def test_a_run_goes_from_queued_to_running_to_its_end(log: DeliveryStore) -> None:
     log.accept("d1", b"{}", ["retrain"])
     delivery = start(log, "d1", "retrain")
     kept = record(log, "d1")
@@ -89,7 +89,7 @@ def test_a_run_goes_from_queued_to_running_to_its_end(log: Log) -> None:
     assert delivery.received_at == kept.received_at
     assert kept.state == "running"
     assert kept.runs[0].started_at >= kept.received_at
-    log.finished(delivery, "failed", "ValueError: x", "Traceback ...")
+    log.finish_run(delivery, "failed", "ValueError: x", "Traceback ...")
     (ended,) = record(log, "d1").runs
     assert (ended.state, ended.error, ended.traceback) == (
         "failed",
@@ -99,7 +99,9 @@ def test_a_run_goes_from_queued_to_running_to_its_end(log: Log) -> None:
     assert ended.finished_at - ended.started_at >= timedelta(0)
 
 
-def test_the_state_of_a_delivery_is_the_one_that_asks_for_attention_first(log: Log) -> None:
+def test_the_state_of_a_delivery_is_the_one_that_asks_for_attention_first(
+    log: DeliveryStore,
+) -> None:
     log.accept("d1", b"{}", ["a", "b", "c"])
     states = [record(log, "d1").state]
     delivery = start(log, "d1")
@@ -113,14 +115,16 @@ def test_the_state_of_a_delivery_is_the_one_that_asks_for_attention_first(log: L
 
 
 @pytest.mark.parametrize("skipped", ["unhandled", "ignored", "malformed"])
-def test_a_delivery_that_nobody_runs_is_kept_with_the_reason(log: Log, skipped: Any) -> None:
-    assert log.accept("d1", b"{}", (), skipped, "because") == Verdict(skipped, "d1")
+def test_a_delivery_that_nobody_runs_is_kept_with_the_reason(
+    log: DeliveryStore, skipped: Any
+) -> None:
+    assert log.accept("d1", b"{}", (), skipped, "because") == AcceptResult(skipped, "d1")
     assert record(log, "d1").state == skipped
     assert record(log, "d1").reason == "because"
 
 
 def test_a_reason_may_be_worked_out_when_it_is_asked_for() -> None:
-    log = MemoryLog()
+    log = MemoryStore()
     asked: list[str] = []
 
     def why() -> str:
@@ -136,7 +140,7 @@ def test_a_reason_may_be_worked_out_when_it_is_asked_for() -> None:
 
 def test_what_a_reason_holds_never_outlives_the_body_by_much() -> None:
     # Ten bodies of up to ten bytes each may stay; only a larger one ever makes room.
-    log = MemoryLog(keep=10, keep_bytes=100)
+    log = MemoryStore(keep=10, keep_bytes=100)
     asked: list[str] = []
     log.accept("d1", b"0123456789", (), "unhandled", lambda: asked.append("d1") or "small")
     log.accept("d2", b"0123456789+", (), "unhandled", lambda: asked.append("d2") or "large")
@@ -149,35 +153,35 @@ def test_what_a_reason_holds_never_outlives_the_body_by_much() -> None:
     ]
 
 
-def test_without_an_id_each_delivery_has_a_fresh_one(log: Log) -> None:
+def test_without_an_id_each_delivery_has_a_fresh_one(log: DeliveryStore) -> None:
     first, second = (log.accept(None, b"{}", ["a"]).id for _ in range(2))
     assert first != second
     assert len(first) == 32
     assert {r.id for r in log.list()} == {first, second}
 
 
-def test_the_list_has_the_newest_first_and_a_repeated_one_is_new(log: Log) -> None:
+def test_the_list_has_the_newest_first_and_a_repeated_one_is_new(log: DeliveryStore) -> None:
     for delivery_id in ("d1", "d2", "d3", "d1"):
         log.accept(delivery_id, b"{}", (), "unhandled")
     assert [r.id for r in log.list()] == ["d1", "d3", "d2"]
 
 
-def test_an_unknown_id_has_no_record(log: Log) -> None:
+def test_an_unknown_id_has_no_record(log: DeliveryStore) -> None:
     assert log.get("d1") is None
-    log.answered("d1", delivered=True)
+    log.mark_acknowledged("d1", delivered=True)
     assert log.list() == []
 
 
-def test_a_record_never_shows_its_body(log: Log) -> None:
+def test_a_record_never_shows_its_body(log: DeliveryStore) -> None:
     log.accept("d1", b"private", (), "unhandled")
     assert "private" not in repr(log.get("d1"))
 
 
-def test_a_record_is_a_copy_that_does_not_change(log: Log) -> None:
+def test_a_record_is_a_copy_that_does_not_change(log: DeliveryStore) -> None:
     log.accept("d1", b"{}", ["a"])
     kept, (listed,) = record(log, "d1"), log.list()
     run(log, "d1", a="succeeded")
-    log.answered("d1", delivered=True)
+    log.mark_acknowledged("d1", delivered=True)
     assert (kept.state, listed.state) == ("queued", "queued")
     assert not kept.is_acknowledged
 
@@ -185,12 +189,12 @@ def test_a_record_is_a_copy_that_does_not_change(log: Log) -> None:
 # ---- the same id again ------------------------------------------------------------------------
 
 
-def test_while_it_is_queued_or_running_it_is_not_run_twice(log: Log) -> None:
+def test_while_it_is_queued_or_running_it_is_not_run_twice(log: DeliveryStore) -> None:
     log.accept("d1", b"{}", ["a", "b"])
-    assert log.accept("d1", b"{}", ["a", "b"]) == Verdict("in_progress", "d1")
+    assert log.accept("d1", b"{}", ["a", "b"]) == AcceptResult("in_progress", "d1")
     run(log, "d1", a="failed")
     start(log, "d1", "b")
-    assert log.accept("d1", b"{}", ["a", "b"]) == Verdict("in_progress", "d1")
+    assert log.accept("d1", b"{}", ["a", "b"]) == AcceptResult("in_progress", "d1")
     kept = record(log, "d1")
     assert kept.duplicates == 2
     assert [r.state for r in kept.runs] == ["failed", "running"]
@@ -199,13 +203,13 @@ def test_while_it_is_queued_or_running_it_is_not_run_twice(log: Log) -> None:
 @pytest.mark.parametrize("delivered", [False, True])
 @pytest.mark.parametrize("replays", ["run", "skip"])
 def test_handlers_that_failed_run_again_and_the_others_do_not(
-    make_log: Callable[..., Log], replays: Any, delivered: bool
+    make_log: Callable[..., DeliveryStore], replays: Any, delivered: bool
 ) -> None:
     log = make_log(on_replay=replays)
     log.accept("d1", b"{}", ["a", "b", "c"])
-    log.answered("d1", delivered=delivered)
+    log.mark_acknowledged("d1", delivered=delivered)
     run(log, "d1", a="succeeded", b="failed", c="ignored")
-    assert log.accept("d1", b"{}", ["a", "b", "c"]) == Verdict("accepted", "d1", ("b",))
+    assert log.accept("d1", b"{}", ["a", "b", "c"]) == AcceptResult("accepted", "d1", ("b",))
     kept = record(log, "d1")
     assert [(r.handler, r.state) for r in kept.runs] == [
         ("a", "succeeded"),
@@ -216,56 +220,58 @@ def test_handlers_that_failed_run_again_and_the_others_do_not(
     assert (again.attempt, again.is_replay) == (2, delivered)
 
 
-def test_handlers_that_failed_run_again_even_if_they_no_longer_listen(log: Log) -> None:
+def test_handlers_that_failed_run_again_even_if_they_no_longer_listen(log: DeliveryStore) -> None:
     log.accept("d1", b"{}", ["a"])
     run(log, "d1", a="failed")
     assert log.accept("d1", b"{}", (), "unhandled").handlers == ("a",)
     assert record(log, "d1").state == "queued"
 
 
-def test_handlers_that_failed_do_not_run_on_a_body_that_cannot_be_read(log: Log) -> None:
+def test_handlers_that_failed_do_not_run_on_a_body_that_cannot_be_read(log: DeliveryStore) -> None:
     log.accept("d1", b"{}", ["a"])
     run(log, "d1", a="failed")
     assert log.accept("d1", b"{", (), "malformed").status == "malformed"
     assert record(log, "d1").state == "failed"
 
 
-def test_after_success_with_an_answer_that_arrived_it_is_a_replay(log: Log) -> None:
+def test_after_success_with_an_answer_that_arrived_it_is_a_replay(log: DeliveryStore) -> None:
     log.accept("d1", b"{}", ["a"])
-    log.answered("d1", delivered=True)
+    log.mark_acknowledged("d1", delivered=True)
     run(log, "d1", a="succeeded")
-    assert log.accept("d1", b"{}", ["a", "new"]) == Verdict("accepted", "d1", ("a", "new"))
+    assert log.accept("d1", b"{}", ["a", "new"]) == AcceptResult("accepted", "d1", ("a", "new"))
     assert record(log, "d1").is_replay
     told = [start(log, "d1", name) for name in ("a", "new")]
     assert [(d.attempt, d.is_replay) for d in told] == [(2, True), (1, True)]
 
 
-def test_a_replay_can_be_turned_off(make_log: Callable[..., Log]) -> None:
+def test_a_replay_can_be_turned_off(make_log: Callable[..., DeliveryStore]) -> None:
     log = make_log(on_replay="skip")
     log.accept("d1", b"{}", ["a"])
-    log.answered("d1", delivered=True)
+    log.mark_acknowledged("d1", delivered=True)
     run(log, "d1", a="succeeded")
     assert log.accept("d1", b"{}", ["a"]).status == "duplicate"
 
 
-def test_after_success_with_an_answer_that_got_lost_it_is_the_hubs_retry(log: Log) -> None:
+def test_after_success_with_an_answer_that_got_lost_it_is_the_hubs_retry(
+    log: DeliveryStore,
+) -> None:
     log.accept("d1", b"{}", ["a"])
-    log.answered("d1", delivered=False)
+    log.mark_acknowledged("d1", delivered=False)
     run(log, "d1", a="succeeded")
-    assert log.accept("d1", b"{}", ["a"]) == Verdict("duplicate", "d1")
+    assert log.accept("d1", b"{}", ["a"]) == AcceptResult("duplicate", "d1")
     assert record(log, "d1").duplicates == 1
 
 
-def test_once_the_retry_was_answered_the_next_one_is_a_replay(log: Log) -> None:
+def test_once_the_retry_was_answered_the_next_one_is_a_replay(log: DeliveryStore) -> None:
     log.accept("d1", b"{}", ["a"])
     run(log, "d1", a="succeeded")
     assert log.accept("d1", b"{}", ["a"]).status == "duplicate"
-    log.answered("d1", delivered=True)
-    log.answered("d1", delivered=False)
+    log.mark_acknowledged("d1", delivered=True)
+    log.mark_acknowledged("d1", delivered=False)
     assert log.accept("d1", b"{}", ["a"]).status == "accepted"
 
 
-def test_what_was_not_run_again_stays_counted(log: Log) -> None:
+def test_what_was_not_run_again_stays_counted(log: DeliveryStore) -> None:
     log.accept("d1", b"{}", ["a"])
     log.accept("d1", b"{}", ["a"])
     run(log, "d1", a="failed")
@@ -273,9 +279,9 @@ def test_what_was_not_run_again_stays_counted(log: Log) -> None:
     assert record(log, "d1").duplicates == 1
 
 
-def test_a_replay_whose_answer_got_lost_is_not_run_a_third_time(log: Log) -> None:
+def test_a_replay_whose_answer_got_lost_is_not_run_a_third_time(log: DeliveryStore) -> None:
     log.accept("d1", b"{}", ["a"])
-    log.answered("d1", delivered=True)
+    log.mark_acknowledged("d1", delivered=True)
     run(log, "d1", a="succeeded")
     log.accept("d1", b"{}", ["a"])
     run(log, "d1", a="succeeded")
@@ -285,39 +291,39 @@ def test_a_replay_whose_answer_got_lost_is_not_run_a_third_time(log: Log) -> Non
 @pytest.mark.parametrize("skipped", ["unhandled", "ignored", "malformed"])
 @pytest.mark.parametrize("replays", ["run", "skip"])
 def test_what_nobody_ran_is_judged_anew(
-    make_log: Callable[..., Log], skipped: Any, replays: Any
+    make_log: Callable[..., DeliveryStore], skipped: Any, replays: Any
 ) -> None:
     log = make_log(on_replay=replays)
     log.accept("d1", b"{}", (), skipped)
-    log.answered("d1", delivered=True)
-    assert log.accept("d1", b"{}", ["a"]) == Verdict("accepted", "d1", ("a",))
+    log.mark_acknowledged("d1", delivered=True)
+    assert log.accept("d1", b"{}", ["a"]) == AcceptResult("accepted", "d1", ("a",))
     assert record(log, "d1").state == "queued"
     assert start(log, "d1").is_replay
 
 
-def test_what_all_handlers_ignored_is_judged_anew(log: Log) -> None:
+def test_what_all_handlers_ignored_is_judged_anew(log: DeliveryStore) -> None:
     log.accept("d1", b"{}", ["a"])
     run(log, "d1", a="ignored")
-    assert log.accept("d1", b"{}", ["a", "b"]) == Verdict("accepted", "d1", ("a", "b"))
+    assert log.accept("d1", b"{}", ["a", "b"]) == AcceptResult("accepted", "d1", ("a", "b"))
 
 
 # ---- what runs when ---------------------------------------------------------------------------
 
 
-def test_what_was_not_claimed_is_due_in_the_order_it_came(log: Log) -> None:
+def test_what_was_not_claimed_is_due_in_the_order_it_came(log: DeliveryStore) -> None:
     for delivery_id in ("d1", "d2", "d3"):
         log.accept(delivery_id, b"{}", ["b", "a"])
     start(log, "d1", "a")
     order = [("d1", "b"), ("d2", "b"), ("d2", "a"), ("d3", "b"), ("d3", "a")]
-    assert log.due(8) == order
-    assert log.due(2) == order[:2]
-    assert log.due(8, ["b"]) == [("d2", "a"), ("d3", "a")]
+    assert log.list_ready(8) == order
+    assert log.list_ready(2) == order[:2]
+    assert log.list_ready(8, ["b"]) == [("d2", "a"), ("d3", "a")]
     assert log.claim("d1", "a") is None
     assert log.claim("d1", "c") is None
     assert log.claim("d9", "a") is None
 
 
-def test_a_run_that_is_to_be_tried_again_waits_and_counts_its_failures(log: Log) -> None:
+def test_a_run_that_is_to_be_tried_again_waits_and_counts_its_failures(log: DeliveryStore) -> None:
     log.accept("d1", b"{}", ["a"])
     delivery = start(log, "d1")
     assert (delivery.attempt, delivery.failures) == (1, 0)
@@ -325,43 +331,43 @@ def test_a_run_that_is_to_be_tried_again_waits_and_counts_its_failures(log: Log)
     (waiting,) = record(log, "d1").runs
     assert (waiting.state, waiting.error, waiting.finished_at) == ("retrying", "why", None)
     assert timedelta(seconds=3500) < waiting.due_at - waiting.started_at < timedelta(seconds=3700)
-    assert log.due(8) == []
-    assert 3500 < (log.next_due() or 0) <= 3600
+    assert log.list_ready(8) == []
+    assert 3500 < (log.seconds_to_next() or 0) <= 3600
     assert log.accept("d1", b"{}", ["a"]).status == "in_progress"
     # Not waited for, as it is only asked to be.
     delivery = start(log, "d1")
     assert (delivery.attempt, delivery.failures) == (2, 1)
     end(log, delivery, "failed", retry_after=0)
-    assert log.due(8) == [("d1", "a")]
-    assert log.next_due() is None
+    assert log.list_ready(8) == [("d1", "a")]
+    assert log.seconds_to_next() is None
     end(log, start(log, "d1"), "failed")
     assert log.accept("d1", b"{}", ["a"]).status == "accepted"
     again = start(log, "d1")
     assert (again.attempt, again.failures) == (4, 0)
 
 
-def test_an_overdue_run_is_unfinished_until_it_returns(log: Log) -> None:
+def test_an_overdue_run_is_unfinished_until_it_returns(log: DeliveryStore) -> None:
     log.accept("d1", b"{}", ["a"])
     delivery = start(log, "d1")
-    log.overdue(delivery)
+    log.mark_stuck(delivery)
     assert record(log, "d1").state == "stuck"
     assert log.accept("d1", b"{}", ["a"]).status == "in_progress"
-    assert log.due(8) == []
+    assert log.list_ready(8) == []
     end(log, delivery)
     assert record(log, "d1").state == "succeeded"
-    log.overdue(delivery)
+    log.mark_stuck(delivery)
     assert record(log, "d1").state == "succeeded"
 
 
-def test_an_overdue_run_still_tells_why_it_is_tried_again(log: Log) -> None:
+def test_an_overdue_run_still_tells_why_it_is_tried_again(log: DeliveryStore) -> None:
     log.accept("d1", b"{}", ["a"])
     end(log, start(log, "d1"), "failed", retry_after=0)
-    log.overdue(start(log, "d1"))
+    log.mark_stuck(start(log, "d1"))
     (overdue,) = record(log, "d1").runs
     assert (overdue.state, overdue.error, overdue.traceback) == ("stuck", "why", "traceback")
 
 
-def test_the_end_of_a_start_that_was_given_up_changes_nothing(log: Log) -> None:
+def test_the_end_of_a_start_that_was_given_up_changes_nothing(log: DeliveryStore) -> None:
     log.accept("d1", b"{}", ["a"])
     given_up = start(log, "d1")
     end(log, given_up, "failed", retry_after=0)
@@ -369,11 +375,11 @@ def test_the_end_of_a_start_that_was_given_up_changes_nothing(log: Log) -> None:
     assert record(log, "d1").state == "retrying"
     start(log, "d1")
     end(log, given_up, "succeeded")
-    log.overdue(given_up)
+    log.mark_stuck(given_up)
     assert record(log, "d1").state == "running"
 
 
-def test_a_finished_delivery_can_be_queued_again(log: Log) -> None:
+def test_a_finished_delivery_can_be_queued_again(log: DeliveryStore) -> None:
     log.accept("d1", b"body", ["a", "b"], scope="repo", action="update", repo="me/x")
     log.accept("d2", b"{}", (), "unhandled", "why")
     assert [log.replay(name) for name in ("d1", "d2", "d9")] == [(), (), ()]
@@ -394,7 +400,7 @@ def test_a_finished_delivery_can_be_queued_again(log: Log) -> None:
 # ---- looking on --------------------------------------------------------------------------------
 
 
-def test_the_list_can_be_narrowed_and_turned_page_by_page(log: Log) -> None:
+def test_the_list_can_be_narrowed_and_turned_page_by_page(log: DeliveryStore) -> None:
     for number in range(6):
         scope, repo = ("repo.content", "me/a") if number % 2 else ("discussion", None)
         log.accept(f"d{number}", b"{}", ["a"], scope=scope, action="update", repo=repo)
@@ -412,14 +418,14 @@ def test_the_list_can_be_narrowed_and_turned_page_by_page(log: Log) -> None:
     assert (listed.body, listed.size, listed.action) == (None, 2, "update")
 
 
-def test_a_log_in_figures(log: Log) -> None:
+def test_a_log_in_figures(log: DeliveryStore) -> None:
     assert log.stats() == ({}, 0, None, {})
     log.accept("d1", b"12345", (), "unhandled")
     log.accept("d2", b"123", ["a", "b"])
     log.accept("d3", b"1", ["a"])
     run(log, "d3", a="succeeded")
     for count in (2, 3):
-        log.refused(1, "secret wrong", count)
+        log.count_rejections(1, "secret wrong", count)
     states = {"unhandled": 1, "queued": 1, "succeeded": 1}
     came = record(log, "d2").received_at
     assert log.stats() == (states, 9, came, {"secret wrong": 5})
@@ -429,14 +435,14 @@ def test_a_log_in_figures(log: Log) -> None:
 
 
 def test_only_so_many_finished_deliveries_are_kept() -> None:
-    log = MemoryLog(keep=2)
+    log = MemoryStore(keep=2)
     for number in range(4):
         log.accept(f"d{number}", b"{}", (), "unhandled")
     assert [r.id for r in log.list()] == ["d3", "d2"]
 
 
 def test_unfinished_deliveries_are_all_kept() -> None:
-    log = MemoryLog(keep=1, keep_bytes=3)
+    log = MemoryStore(keep=1, keep_bytes=3)
     for number in range(4):
         log.accept(f"d{number}", b"1234", ["a"])
     start(log, "d3")
@@ -447,7 +453,7 @@ def test_unfinished_deliveries_are_all_kept() -> None:
 
 
 def test_the_oldest_bodies_make_room_and_their_records_stay() -> None:
-    log = MemoryLog(keep_bytes=5)
+    log = MemoryStore(keep_bytes=5)
     for number in range(4):
         log.accept(f"d{number}", b"12", (), "unhandled")
     assert [log.body(r.id) for r in log.list()] == [b"12", b"12", None, None]
@@ -463,7 +469,7 @@ def test_the_oldest_bodies_make_room_and_their_records_stay() -> None:
 
 
 def test_more_than_can_be_held_is_not_taken_until_something_is_finished() -> None:
-    log = MemoryLog(hold_bytes=8)
+    log = MemoryStore(hold_bytes=8)
     for delivery_id in ("d1", "d2"):
         log.accept(delivery_id, b"1234", ["a"])
     with pytest.raises(
@@ -488,7 +494,7 @@ def test_more_than_can_be_held_is_not_taken_until_something_is_finished() -> Non
 
 
 def test_a_finished_delivery_that_runs_again_is_not_dropped_meanwhile() -> None:
-    log = MemoryLog(keep=1)
+    log = MemoryStore(keep=1)
     log.accept("d1", b"{}", ["a"])
     run(log, "d1", a="failed")
     log.accept("d1", b"{}", ["a"])
@@ -497,7 +503,7 @@ def test_a_finished_delivery_that_runs_again_is_not_dropped_meanwhile() -> None:
     assert record(log, "d1").state == "queued"
 
 
-def test_of_many_threads_with_the_same_delivery_one_runs_it(log: Log) -> None:
+def test_of_many_threads_with_the_same_delivery_one_runs_it(log: DeliveryStore) -> None:
     together = threading.Barrier(8)
     verdicts: list[str] = []
 

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from hubhooks import State, Webhooks, testing
 from hubhooks._samples import compact, sample_json
 from hubhooks._store import sqlite
-from hubhooks._store.sqlite import RunnerLock, SqliteLog
+from hubhooks._store.sqlite import LeaderLock, SqliteStore
 from hubhooks.cli import deliveries as _deliveries_cli
 from hubhooks.cli import make_app
 
@@ -46,8 +46,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def opened(path: Path, **options: Any) -> Iterator[SqliteLog]:
-    log = SqliteLog(path, **options)
+def opened(path: Path, **options: Any) -> Iterator[SqliteStore]:
+    log = SqliteStore(path, **options)
     log.open()
     try:
         log.recover()
@@ -56,7 +56,7 @@ def opened(path: Path, **options: Any) -> Iterator[SqliteLog]:
         log.close()
 
 
-def accept(log: SqliteLog, name: str, *handlers: str, sample: str = "repo.create") -> None:
+def accept(log: SqliteStore, name: str, *handlers: str, sample: str = "repo.create") -> None:
     """Let a delivery come."""
     payload = sample_json(sample)
     log.accept(
@@ -72,13 +72,13 @@ def accept(log: SqliteLog, name: str, *handlers: str, sample: str = "repo.create
     )
 
 
-def end(log: SqliteLog, name: str, **endings: str) -> None:
+def end(log: SqliteStore, name: str, **endings: str) -> None:
     """Run handlers of a delivery to their ends."""
     for handler, ending in endings.items():
         delivery = log.claim(name, handler)
         assert delivery is not None
         how = ("ValueError: no \x1b[31mtide", TRACEBACK) if ending == "failed" else ("", "")
-        log.finished(delivery, ending, *how)  # type: ignore[arg-type]
+        log.finish_run(delivery, ending, *how)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def filled(path: Path) -> Path:
     with opened(path) as log:
         accept(log, "succeeded-1", "retrain", sample="repo.content.update")
         end(log, "succeeded-1", retrain="succeeded")
-        log.answered("succeeded-1", delivered=True)
+        log.mark_acknowledged("succeeded-1", delivered=True)
         accept(log, "failed-1", "retrain", "reply", sample="discussion.comment.create")
         end(log, "failed-1", retrain="failed", reply="succeeded")
         accept(log, "unhandled-1")
@@ -156,7 +156,7 @@ def at_terminal(path: Path, *words: str, columns: int = 80) -> list[str]:
     ],
 )
 def test_options_that_cannot_be_are_told(path: Path, words: list[str], message: str) -> None:
-    log = SqliteLog(path)
+    log = SqliteStore(path)
     log.open()
     log.close()
     done = invoke(path, *words)
@@ -203,7 +203,7 @@ def running_app(path: Path) -> Iterator[Server]:
     command = ("-m", "uvicorn", "app:hooks", "--port", "{port}")
     environ: dict[str, str | None] = {"HUBHOOKS_DELIVERIES": str(path)}
     with started(path.parent, *command, script=APP, environ=environ) as app:
-        app.wait_until(RunnerLock(path).is_taken, "does not run what is in the log")
+        app.wait_until(LeaderLock(path).is_taken, "does not run what is in the log")
         try:
             yield app
         finally:
@@ -499,7 +499,7 @@ def test_what_is_replayed_is_followed_until_it_ended(path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     rows = [line.split() for line in done.stdout.splitlines() if line.strip()][2:]
     assert rows == [["succeeded", "retrain", "of-retrain"], ["succeeded", "stumble", "of-stumble"]]
-    log = SqliteLog(path)
+    log = SqliteStore(path)
     states = {name: log.get(name).runs[0].attempts for name in ("of-retrain", "of-stumble")}
     assert states == {"of-retrain": 2, "of-stumble": 3}
 
@@ -576,7 +576,7 @@ def test_what_runs_again_is_chosen(
 def test_more_than_a_page_is_chosen_with_the_oldest_first(path: Path) -> None:
     page = _deliveries_cli._PAGE  # noqa: SLF001 - less than that would not show it
     names = [f"d{number}" for number in range(page + 5)]
-    with opened(path) as log, log.batch():
+    with opened(path) as log, log.transaction():
         for name in names:
             accept(log, name, "retrain")
             end(log, name, retrain="failed")
@@ -602,7 +602,7 @@ def test_all_that_failed_are_told_of_even_if_they_are_dropped_meanwhile(
     def choose_and_prune(*arguments: Any, **options: Any) -> Any:
         if not pruned:
             pruned.append(True)
-            SqliteLog(path, keep_days=0).prune()
+            SqliteStore(path, keep_days=0).prune()
         return choose(*arguments, **options)
 
     monkeypatch.setattr(_deliveries_cli, "_replay_of", choose_and_prune)
@@ -618,7 +618,7 @@ def test_where_no_app_runs_the_work_waits_for_it(path: Path) -> None:
     assert done.returncode == 0
     assert done.stderr == "no app is running: 1 run queued for its next start\n"
     assert "queued" in done.stdout
-    log = SqliteLog(path)
+    log = SqliteStore(path)
     with running_app(path) as app:
         app.wait_until(lambda: log.get("of-retrain").state == "succeeded", "did not run it")
 
@@ -661,7 +661,7 @@ def test_following_can_be_ended(path: Path) -> None:
         _, stderr = process.communicate(timeout=PATIENCE)
         assert process.returncode == 130
         assert stderr == "stopped waiting: the app still runs what is queued\n"
-        assert SqliteLog(path).get("of-hang").state == "running"
+        assert SqliteStore(path).get("of-hang").state == "running"
 
 
 @contextmanager
@@ -827,7 +827,7 @@ def test_the_age_to_prune_must_be_given(filled: Path) -> None:
 
 def test_a_log_in_figures(filled: Path) -> None:
     with opened(filled) as log:
-        log.refused(1, "secret wrong", 3)
+        log.count_rejections(1, "secret wrong", 3)
     (stats,) = said(filled, "stats")
     assert stats.pop("unfinished_since") is not None
     assert stats.pop("body_bytes") > 0
@@ -840,7 +840,7 @@ def test_a_log_in_figures(filled: Path) -> None:
         "states": {"succeeded": 1, "failed": 2, "queued": 1, "unhandled": 1, "malformed": 1},
         "rejected": {"secret wrong": 3},
     }
-    lock = RunnerLock(filled)
+    lock = LeaderLock(filled)
     assert lock.try_acquire()
     shown = [line.split() for line in command(filled, "stats").stdout.splitlines()]
     lock.release()

@@ -25,7 +25,7 @@ from hubhooks._http import app as room
 from hubhooks._http.receiver import AcceptedRuns
 from hubhooks._samples import compact, sample_json
 from hubhooks._store import sqlite
-from hubhooks._store.sqlite import RunnerLock, SqliteLog
+from hubhooks._store.sqlite import LeaderLock, SqliteStore
 from hubhooks._worker import execution as _calls
 from hubhooks._worker import session as _session
 from hubhooks._worker.runner import Runner
@@ -81,7 +81,7 @@ def tell(event, context, error):
 def test_a_handler_that_kills_the_process_fails_in_the_end_and_the_app_comes_up(
     tmp_path: Path,
 ) -> None:
-    log = SqliteLog(tmp_path / "hubhooks.db")
+    log = SqliteStore(tmp_path / "hubhooks.db")
     crashes = 0
     with started(tmp_path, script=ABORTS, environ=ON_DISK) as server:
         assert server.post("/", BODY, headers={"Webhook-Id": "d1"}).status_code == 202
@@ -127,7 +127,7 @@ def tells(event, context):
 def test_of_two_processes_one_runs_everything_and_the_other_takes_over_when_it_is_killed(
     tmp_path: Path, clock: str
 ) -> None:
-    log = SqliteLog(tmp_path / "hubhooks.db")
+    log = SqliteStore(tmp_path / "hubhooks.db")
     with ExitStack() as stack:
         servers = [
             stack.enter_context(started(tmp_path, script=TELLS_PID, environ=ON_DISK))
@@ -144,7 +144,7 @@ def test_of_two_processes_one_runs_everything_and_the_other_takes_over_when_it_i
         assert leader.pid == pid
         other.post("/", BODY, headers={"Webhook-Id": "stuck"})
         leader.wait_until(lambda: "stuck" in lines(tmp_path / "ran")[-1], "does not start it")
-        assert not RunnerLock(tmp_path / "hubhooks.db").try_acquire()
+        assert not LeaderLock(tmp_path / "hubhooks.db").try_acquire()
         if clock == "is set back":
             (tmp_path / "set-back").touch()
         leader.kill()
@@ -168,7 +168,7 @@ def test_a_process_that_cannot_take_over_at_first_tries_again(
     hooks = Webhooks("moon", deliveries=path)
     ran: list[str] = []
     hooks.add(lambda event, context: ran.append(context.id), name="matching")
-    first = RunnerLock(path)
+    first = LeaderLock(path)
     assert first.try_acquire()
     with serve(hooks) as port, closing(sqlite3.connect(path, isolation_level=None)) as file:
         assert post(port, BODY)[0] == 202
@@ -209,7 +209,7 @@ def waits_too(event, context):
 def test_what_does_not_end_before_the_server_stops_runs_after_the_next_start(
     tmp_path: Path,
 ) -> None:
-    log = SqliteLog(tmp_path / "hubhooks.db")
+    log = SqliteStore(tmp_path / "hubhooks.db")
     with started(tmp_path, script=STOPS, environ=ON_DISK) as server:
         server.post("/", BODY, headers={"Webhook-Id": "d1"})
         server.wait_until(lambda: len(lines(tmp_path / "ran")) == 2, "does not start them")
@@ -259,7 +259,7 @@ def test_who_uploads_the_log_and_loses_its_locks_goes_on_running_handlers(tmp_pa
             second.kill()
         deliver(first, "afterwards")
         wait_until(lambda: lines(ran)[3:] == ["afterwards"])
-    assert len(SqliteLog(tmp_path / "hubhooks.db").list()) == 4
+    assert len(SqliteStore(tmp_path / "hubhooks.db").list()) == 4
 
 
 def test_an_app_whose_log_is_removed_goes_on_in_a_new_one(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_an_app_whose_log_is_removed_goes_on_in_a_new_one(tmp_path: Path) -> Non
         deliver(server, "after")
         wait_until(lambda: lines(ran)[1:] == ["after"])
         server.kill()
-    assert [record.id for record in SqliteLog(tmp_path / "hubhooks.db").list()] == ["after"]
+    assert [record.id for record in SqliteStore(tmp_path / "hubhooks.db").list()] == ["after"]
 
 
 # ---- the same delivery again --------------------------------------------------------------------
@@ -492,7 +492,7 @@ def died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Any, post: Any)
     ) -> Generator[Served]:
         monkeypatch.setattr(sqlite, "_INTERRUPTED_SECONDS", due_after)
         monkeypatch.setattr(_session, "_ALONE_SECONDS", alone)
-        log = SqliteLog(tmp_path / "hubhooks.db")
+        log = SqliteStore(tmp_path / "hubhooks.db")
         log.open()
         log.recover()
         for delivery_id in (*interrupted, *queued):
@@ -727,7 +727,7 @@ def test_a_handler_waits_a_year_at_most(serving: Any, after: float) -> None:
     with serving() as served:
 
         @served.hooks.on(name="later", retries=2, backoff=0)
-        def later(event: HubEvent, context: RunContext) -> None:
+        def defer(event: HubEvent, context: RunContext) -> None:
             if context.attempt == 1:
                 raise Later
             raise Retry(after=after)
@@ -865,7 +865,7 @@ def test_what_somebody_queues_in_the_log_is_run_by_the_app(serving: Any, deliver
         served.hooks.add(lambda event, context: ran.append(context.is_replay), name="matching")
         served.send()
         served.wait_for("succeeded")
-        other = SqliteLog(deliveries)
+        other = SqliteStore(deliveries)
         other.open()
         assert other.replay("d1") == ("matching",)
         other.close()
@@ -931,7 +931,7 @@ def test_an_answer_waits_only_so_long(serving: Any, monkeypatch: pytest.MonkeyPa
 def test_answers_that_wait_leave_the_log_alone_while_another_process_writes(
     tmp_path: Path, event: Callable[..., HubEvent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Counting(SqliteLog):
+    class Counting(SqliteStore):
         looks = tries = 0
 
         def get(self, delivery_id: str) -> Any:
@@ -939,7 +939,7 @@ def test_answers_that_wait_leave_the_log_alone_while_another_process_writes(
             return super().get(delivery_id)
 
         def flush(self) -> None:
-            self.tries += self.is_late
+            self.tries += self.has_deferred
             super().flush()
 
     async def until(is_so: Callable[[], bool]) -> None:
@@ -957,7 +957,7 @@ def test_answers_that_wait_leave_the_log_alone_while_another_process_writes(
         runner.submit(AcceptedRuns(log.accept("d1", BODY, ["matching"]).id, ("matching",), change))
         answers = [asyncio.ensure_future(runner.wait_for("d1", PATIENCE)) for _ in range(20)]
         await until(lambda: log.looks >= 20)
-        with other.batch():
+        with other.transaction():
             log.tries = 0
             release.set()
             await until(lambda: log.looks >= 40)
@@ -971,7 +971,7 @@ def test_answers_that_wait_leave_the_log_alone_while_another_process_writes(
     clock = [0.0]
     monkeypatch.setattr(_session, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     change = event("repo.content.update")
-    log, other, router = Counting(tmp_path / "x.db"), SqliteLog(tmp_path / "x.db"), Router()
+    log, other, router = Counting(tmp_path / "x.db"), SqliteStore(tmp_path / "x.db"), Router()
     runner = Runner(router, log)
     log.open()
     other.open()
@@ -1032,10 +1032,10 @@ def test_while_another_process_writes_a_delivery_waits_and_then_is_refused(
     path = tmp_path / "hubhooks.db"
     hooks = Webhooks("moon", deliveries=path)
     answers: list[int] = []
-    other = SqliteLog(path)
+    other = SqliteStore(path)
     other.open()
     with serve(hooks) as port:
-        with other.batch():
+        with other.transaction():
             sender = threading.Thread(target=lambda: answers.append(post(port, BODY)[0]))
             sender.start()
             sender.join(0.3)
@@ -1043,7 +1043,7 @@ def test_while_another_process_writes_a_delivery_waits_and_then_is_refused(
         sender.join(PATIENCE)
         assert answers == [200]
         monkeypatch.setattr(room, "BUSY_SECONDS", 0.0)
-        with other.batch():
+        with other.transaction():
             assert post(port, BODY, "d2") == (
                 503,
                 {"status": "rejected", "reason": "the delivery could not be stored"},
@@ -1085,11 +1085,11 @@ def test_all_who_wait_for_another_process_are_kept_in_one_batch(
     came: list[int] = []
     sizes: list[int] = []
 
-    class Counting(SqliteLog):
+    class Counting(SqliteStore):
         @contextmanager
-        def batch(self) -> Generator[None]:
+        def transaction(self) -> Generator[None]:
             is_outermost = not self._db.is_in_batch
-            with super().batch():
+            with super().transaction():
                 if is_outermost:
                     sizes.append(0)
                 yield
@@ -1100,7 +1100,7 @@ def test_all_who_wait_for_another_process_are_kept_in_one_batch(
 
     hooks = Webhooks("moon", deliveries=tmp_path / "hubhooks.db")
     hooks.store.__class__ = Counting
-    other = SqliteLog(tmp_path / "hubhooks.db")
+    other = SqliteStore(tmp_path / "hubhooks.db")
     other.open()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -1113,7 +1113,7 @@ def test_all_who_wait_for_another_process_are_kept_in_one_batch(
 
     answers: list[int] = []
     with serve(app) as port:
-        with other.batch():
+        with other.transaction():
             senders = [
                 threading.Thread(target=lambda: answers.append(post(port, BODY)[0]))
                 for _ in range(20)
@@ -1205,7 +1205,7 @@ def test_a_handler_whose_start_was_not_stored_keeps_no_place(
 ) -> None:
     errors = [StoreError("its disk is full")]
 
-    class Failing(SqliteLog):
+    class Failing(SqliteStore):
         def claim(self, delivery_id: str, handler: str) -> RunContext | None:
             if handler == "second" and errors:
                 raise errors.pop()
@@ -1225,7 +1225,7 @@ def test_whatever_goes_wrong_while_it_is_stored_is_answered_503(
 ) -> None:
     errors: list[Exception] = [StoreError("its disk is full"), RuntimeError("a mistake of ours")]
 
-    class Failing(SqliteLog):
+    class Failing(SqliteStore):
         def accept(self, *args: Any, **more: Any) -> Any:
             if errors:
                 raise errors.pop(0)
@@ -1246,21 +1246,21 @@ def test_who_still_waits_when_the_app_stops_is_refused_and_starts_nothing(
     hooks.on("repo.content", name="matching")(lambda event: None)
     tried = asyncio.Event()
 
-    class Telling(SqliteLog):
+    class HookExecution(SqliteStore):
         @contextmanager
-        def batch(self) -> Generator[None]:
+        def transaction(self) -> Generator[None]:
             tried.set()
-            with super().batch():
+            with super().transaction():
                 yield
 
-    hooks.store.__class__ = Telling
-    other = SqliteLog(path)
+    hooks.store.__class__ = HookExecution
+    other = SqliteStore(path)
 
     async def stop_meanwhile() -> Any:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(hooks.lifespan(None))
             other.open()
-            with other.batch():
+            with other.transaction():
                 tried.clear()
                 headers = {"x-webhook-secret": "moon"}
                 asking = asyncio.ensure_future(ask(hooks, BODY, headers=headers))
@@ -1269,7 +1269,7 @@ def test_who_still_waits_when_the_app_stops_is_refused_and_starts_nothing(
         return await asyncio.wait_for(asking, PATIENCE)
 
     assert asyncio.run(stop_meanwhile()).status == 503
-    assert not RunnerLock(path).is_taken()
+    assert not LeaderLock(path).is_taken()
     assert other.stats().states == {}
     other.close()
 

@@ -23,8 +23,8 @@ from hubhooks import HubEvent, Ignore, Retry, Webhooks
 from hubhooks._http.receiver import AcceptedRuns
 from hubhooks._logging import SafeLogger, text_of
 from hubhooks._samples import compact, sample_json
-from hubhooks._store.base import MemoryLog
-from hubhooks._store.sqlite import RunnerLock, SqliteLog
+from hubhooks._store.base import MemoryStore
+from hubhooks._store.sqlite import LeaderLock, SqliteStore
 from hubhooks._worker import session as _session
 from hubhooks._worker.runner import Runner
 from hubhooks.errors import PayloadError, StoreError
@@ -210,7 +210,7 @@ def test_upkeep_goes_on_after_a_failure_that_cannot_be_logged(
         if errors:
             raise errors.pop()
 
-    monkeypatch.setattr(SqliteLog, "checkpoint", checkpoint)
+    monkeypatch.setattr(SqliteStore, "checkpoint", checkpoint)
     with (
         broken_logging("handler", logging.INFO),
         serve(Webhooks("moon", deliveries=tmp_path / "hubhooks.db")),
@@ -259,7 +259,7 @@ def test_a_store_that_cannot_be_written_and_logging_that_raises_lose_nothing(
 
 def test_a_crashed_run_is_recovered_although_logging_raises(tmp_path: Path, serve: Any) -> None:
     path = tmp_path / "hubhooks.db"
-    log = SqliteLog(path, max_crashes=0)
+    log = SqliteStore(path, max_crashes=0)
     log.open()
     log.recover()
     for delivery_id in ("d1", "d2"):
@@ -439,7 +439,7 @@ def test_a_run_is_recorded_although_ctrl_c_comes_while_its_exception_is_read(
         def __str__(self) -> str:
             raise KeyboardInterrupt
 
-    router, log = Router(), MemoryLog()
+    router, log = Router(), MemoryStore()
     sample = event("repo.create")
 
     @router.on(name="ignores")
@@ -689,7 +689,7 @@ def test_runs_of_an_earlier_process_have_a_fresh_context(
     tmp_path: Path, serve: Any, post: Any
 ) -> None:
     path = tmp_path / "hubhooks.db"
-    log = SqliteLog(path)
+    log = SqliteStore(path)
     log.open()
     log.accept("d1", BODY, ["matching"])
     log.close()
@@ -781,7 +781,7 @@ def tell(event, context, error):
 def test_what_returns_in_a_forked_child_ends_there_and_once(
     tmp_path: Path, how: str, code: int, loop: str, kind: str
 ) -> None:
-    log = SqliteLog(tmp_path / "hubhooks.db")
+    log = SqliteStore(tmp_path / "hubhooks.db")
     script = FORKS.replace("HOW", how)
     with started(tmp_path, script=script, environ={**ON_DISK, "LOOP": loop}) as server:
         for number in range(2):
@@ -903,7 +903,7 @@ thread.join()
 
 @needs_fork
 def test_a_forked_child_leaves_the_store_and_the_lock_to_its_parent(tmp_path: Path) -> None:
-    log = SqliteLog(tmp_path / "hubhooks.db")
+    log = SqliteStore(tmp_path / "hubhooks.db")
     command = ("app.py", "{port}")
     with started(
         tmp_path, *command, script=BESIDE_THREADS, prints="all children ended", environ=ON_DISK
@@ -912,7 +912,7 @@ def test_a_forked_child_leaves_the_store_and_the_lock_to_its_parent(tmp_path: Pa
         assert said.count("was open when this process was forked") == 2
         assert "forked from a serving process: only the parent can use it" in said
         assert "in the child" not in said
-        assert RunnerLock(tmp_path / "hubhooks.db").is_taken()
+        assert LeaderLock(tmp_path / "hubhooks.db").is_taken()
         for number in range(3):
             headers = {"Webhook-Id": f"d{number}"}
             assert server.post("/", BODY, headers=headers).status_code == 202
@@ -1014,7 +1014,7 @@ def works(event, context):
     reason="gunicorn is not installed",
 )
 def test_workers_forked_from_a_process_that_imported_the_app_serve_it(tmp_path: Path) -> None:
-    log = SqliteLog(tmp_path / "hubhooks.db")
+    log = SqliteStore(tmp_path / "hubhooks.db")
     command = "-m gunicorn --preload -w 2 -k uvicorn_worker.UvicornWorker -b 127.0.0.1:{port}"
     with started(
         tmp_path, *command.split(), "app:app", script=PRELOADED, environ=ON_DISK
@@ -1102,7 +1102,7 @@ def test_child_that_other_user_code_forks_ends_there(tmp_path: Path) -> None:
     with started(tmp_path, *command, script=FORKS_LATE, environ=environ) as server:
         body = compact(sample_json("repo.content.update"))
         assert server.post("/", body, headers={"Webhook-Id": "d1"}).status_code == 202
-        store = SqliteLog(tmp_path / "hubhooks.db")
+        store = SqliteStore(tmp_path / "hubhooks.db")
         server.wait_until(lambda: store.stats().states == {"failed": 1}, "does not end it")
         lines = (tmp_path / "ran").read_text().splitlines()
     assert lines == [f"1 {server.pid}", f"2 {server.pid}"]

@@ -16,7 +16,7 @@ from test_cli import ENVIRONMENT
 
 from hubhooks import Webhooks
 from hubhooks._store import connection as _database
-from hubhooks._store.sqlite import RunnerLock, SqliteLog
+from hubhooks._store.sqlite import LeaderLock, SqliteStore
 from hubhooks.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def line(point: object, kind: str) -> str:
 
 def refusal(path: Path, **options: Any) -> str:
     """Open a log, and return why that is refused; empty if it is not."""
-    log = SqliteLog(path, **options)
+    log = SqliteStore(path, **options)
     try:
         log.open()
     except ConfigError as error:
@@ -327,7 +327,7 @@ def test_commands_in_a_removed_folder_say_so(tmp_path: Path, words: list[str]) -
 
 @needs_linux
 def test_commands_take_an_absolute_path_in_a_removed_folder(tmp_path: Path) -> None:
-    log = SqliteLog(tmp_path / "x.db")
+    log = SqliteStore(tmp_path / "x.db")
     log.open()
     log.accept("d1", b"{}", ["a"])
     log.close()
@@ -344,7 +344,7 @@ def test_commands_take_an_absolute_path_in_a_removed_folder(tmp_path: Path) -> N
 
 
 def test_path_with_a_zero_byte_is_refused(tmp_path: Path) -> None:
-    for make in (SqliteLog, RunnerLock):
+    for make in (SqliteStore, LeaderLock):
         with pytest.raises(ConfigError, match="has a zero byte in its path"):
             make(tmp_path / "x\0.db")
     with pytest.raises(ConfigError, match="has a zero byte in its path"):
@@ -357,7 +357,7 @@ def test_links_that_lead_to_each_other_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b").symlink_to("a")
     for path in (tmp_path / "a", tmp_path / "a" / "x.db"):
         with pytest.raises(ConfigError, match="cannot be"):
-            SqliteLog(path).open()
+            SqliteStore(path).open()
 
 
 @needs_linux
@@ -375,9 +375,9 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path, suffix: str) -> None
 
     def use() -> None:
         if suffix:
-            RunnerLock(path).try_acquire()
+            LeaderLock(path).try_acquire()
         else:
-            SqliteLog(path).open()
+            SqliteStore(path).open()
 
     with pytest.raises(ConfigError, match="is not a regular file"):
         use()
@@ -408,12 +408,12 @@ def test_command_refuses_what_is_no_regular_file(tmp_path: Path, path: str) -> N
 WITHOUT_PERMISSION = """
 import os, sys
 from hubhooks.errors import ConfigError
-from hubhooks._store.sqlite import SqliteLog
+from hubhooks._store.sqlite import SqliteStore
 
 if os.getuid() == 0:
     os.setuid(65534)
 try:
-    SqliteLog(sys.argv[1]).open()
+    SqliteStore(sys.argv[1]).open()
 except ConfigError as error:
     print(error)
 """

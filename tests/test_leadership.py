@@ -15,7 +15,7 @@ from hubhooks import Webhooks, _process
 from hubhooks._app_code import AppCode
 from hubhooks._process import Process, current_process, is_alive
 from hubhooks._samples import compact, sample_json
-from hubhooks._store.sqlite import RunnerLock, SqliteLog
+from hubhooks._store.sqlite import LeaderLock, SqliteStore
 from hubhooks.errors import BusyError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def wait_until_ran(server: Server, *delivery_ids: str) -> None:
 
 
 def wait_until_leads(server: Server) -> None:
-    store = SqliteLog(server.folder / "hubhooks.db")
+    store = SqliteStore(server.folder / "hubhooks.db")
 
     def leads() -> bool:
         try:
@@ -96,7 +96,7 @@ def test_process_with_newer_code_takes_the_lead(tmp_path: Path) -> None:
     runs = ran(tmp_path)
     assert runs["before"] == ["1", str(old.pid)]
     assert runs["to-old"] == runs["to-new"] == ["2", str(new.pid)]
-    show = SqliteLog(tmp_path / "hubhooks.db").get("to-old")
+    show = SqliteStore(tmp_path / "hubhooks.db").get("to-old")
     assert show is not None
     (attempt,) = show.runs[0].history
     assert (attempt.number, attempt.pid, attempt.code) == (1, new.pid, found[2])
@@ -119,7 +119,7 @@ def test_newer_code_waits_for_the_runs_of_the_older(tmp_path: Path) -> None:
     runs = ran(tmp_path)
     assert runs.pop("long") == ["1", str(old.pid)]
     assert set(map(tuple, runs.values())) == {("2", str(new.pid))}
-    record = SqliteLog(tmp_path / "hubhooks.db").get("long")
+    record = SqliteStore(tmp_path / "hubhooks.db").get("long")
     assert record is not None
     assert (record.state, record.runs[0].attempts) == ("succeeded", 1)
 
@@ -147,7 +147,7 @@ def test_older_code_runs_again_what_waits_if_the_newer_one_does_not_lead(tmp_pat
         deliver(old, "d1")
         wait_until_ran(old, "d1")
         # A process that is alive and never takes the lead, as this one is.
-        store = SqliteLog(tmp_path / "hubhooks.db", lock=RunnerLock(tmp_path / "hubhooks.db"))
+        store = SqliteStore(tmp_path / "hubhooks.db", lock=LeaderLock(tmp_path / "hubhooks.db"))
         store.open()
         store.register("other", 1e11, [])
         store.flush()
@@ -194,11 +194,11 @@ def test_living_process_is_known_by_its_start(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def leaders(tmp_path: Path) -> Iterator[tuple[SqliteLog, RunnerLock]]:
+def leaders(tmp_path: Path) -> Iterator[tuple[SqliteStore, LeaderLock]]:
     path = tmp_path / "x.db"
-    lock = RunnerLock(path)
+    lock = LeaderLock(path)
     assert lock.try_acquire()
-    store = SqliteLog(path, lock=lock)
+    store = SqliteStore(path, lock=lock)
     store.open()
     store.recover()
     yield store, lock
@@ -207,14 +207,14 @@ def leaders(tmp_path: Path) -> Iterator[tuple[SqliteLog, RunnerLock]]:
 
 
 def test_lock_file_that_is_removed_is_locked_again(
-    tmp_path: Path, leaders: tuple[SqliteLog, RunnerLock]
+    tmp_path: Path, leaders: tuple[SqliteStore, LeaderLock]
 ) -> None:
     _, lock = leaders
     file = tmp_path / "x.db.runner"
     for change in (file.unlink, lambda: file.rename(tmp_path / "away")):
         change()
         assert lock.keep()
-        assert not RunnerLock(tmp_path / "x.db").try_acquire()
+        assert not LeaderLock(tmp_path / "x.db").try_acquire()
     assert not lock.keep()
 
 
@@ -253,7 +253,7 @@ def test_no_run_starts_twice_when_the_lock_file_is_removed(tmp_path: Path) -> No
         deliver(two, "last")
         wait_until_ran(one, "last")
         hold.unlink()
-        store = SqliteLog(tmp_path / "hubhooks.db")
+        store = SqliteStore(tmp_path / "hubhooks.db")
         one.wait_until(lambda: store.stats().states == {"succeeded": 13}, "does not end them")
     lines = (tmp_path / "ran").read_text().splitlines()
     assert sorted(line.split()[0] for line in lines) == sorted([*names, "last"])
@@ -278,7 +278,7 @@ def handle(event, context):
 
 
 def test_stuck_run_does_not_keep_the_newer_code_from_leading(tmp_path: Path) -> None:
-    store = SqliteLog(tmp_path / "hubhooks.db")
+    store = SqliteStore(tmp_path / "hubhooks.db")
     with started(tmp_path, script=STUCK.replace("VERSION", "1"), environ=ON_DISK) as old:
         deliver(old, "stuck")
         old.wait_until(lambda: store.stats().states == {"stuck": 1}, "is not overdue")
@@ -296,7 +296,7 @@ def test_stuck_run_does_not_keep_the_newer_code_from_leading(tmp_path: Path) -> 
 
 
 def test_run_is_tried_again_when_its_process_dies_after_it_handed_over(tmp_path: Path) -> None:
-    store = SqliteLog(tmp_path / "hubhooks.db")
+    store = SqliteStore(tmp_path / "hubhooks.db")
     with started(tmp_path, script=STUCK.replace("VERSION", "1"), environ=ON_DISK) as old:
         deliver(old, "stuck")
         old.wait_until(lambda: store.stats().states == {"stuck": 1}, "is not overdue")
@@ -345,10 +345,10 @@ def test_clock_that_is_set_back_does_not_make_code_older() -> None:
 
 def test_dead_process_of_another_machine_knows_no_handlers(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
-    lock = RunnerLock(path)
-    store = SqliteLog(path, lock=lock)
+    lock = LeaderLock(path)
+    store = SqliteStore(path, lock=lock)
     store.open()
-    with store.batch():
+    with store.transaction():
         store._db.execute(  # noqa: SLF001 - as a process elsewhere wrote it
             "INSERT INTO processes (pid, host, start_time, code, loaded_at, handlers) "
             "VALUES (1, 'elsewhere', '1', 'c', 0, '[\"old\"]')"

@@ -15,8 +15,8 @@ from servers import PATIENCE, started
 from hubhooks import HubEvent, Router
 from hubhooks._http.receiver import Receiver
 from hubhooks._samples import compact, sample_json, with_overrides
-from hubhooks._store.base import MemoryLog
-from hubhooks._store.sqlite import SqliteLog
+from hubhooks._store.base import MemoryStore
+from hubhooks._store.sqlite import SqliteStore
 from hubhooks.cli.deliveries import _file_name
 from hubhooks.errors import PayloadError
 from hubhooks.models import RunContext
@@ -188,7 +188,7 @@ def test_mention_is_searched_in_first_mebibyte(event):
 
 @contextlib.contextmanager
 def log_in(kind, folder):
-    log = MemoryLog() if kind == "memory" else SqliteLog(folder / "hubhooks.db")
+    log = MemoryStore() if kind == "memory" else SqliteStore(folder / "hubhooks.db")
     log.open()
     try:
         yield log
@@ -216,7 +216,7 @@ def test_kept_error_is_cut(kind, tmp_path):
         log.accept("d1", b"{}", ["h"])
         delivery = log.claim("d1", "h")
         assert isinstance(delivery, RunContext)
-        log.finished(delivery, "ignored", "e" * 1_000_000, "t" * 999_999 + "!")
+        log.finish_run(delivery, "ignored", "e" * 1_000_000, "t" * 999_999 + "!")
         log.flush()
         (run,) = log.get("d1").runs
         assert run.error == "e" * 4093 + "..."
@@ -249,7 +249,7 @@ def test_all_that_is_kept_and_logged_of_unhandled_delivery_is_short(kind, field,
 
 
 def test_long_ids_that_differ_are_two_deliveries():
-    receiver = receiver_of(Router(), MemoryLog())
+    receiver = receiver_of(Router(), MemoryStore())
     content = compact(sample_json("repo.create"))
     ids = [
         receiver.receive([(b"webhook-id", b"i" * length)], content).delivery_id
@@ -262,7 +262,7 @@ def test_long_ids_that_differ_are_two_deliveries():
 
 
 def test_file_name_of_export_is_one_that_file_systems_take(tmp_path):
-    log = MemoryLog()
+    log = MemoryStore()
     log.accept("d1", b"{}", scope="s" * 300, action="é" * 300)
     path = tmp_path / _file_name(log.get("d1"))
     path.write_bytes(b"{}")

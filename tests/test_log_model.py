@@ -29,8 +29,8 @@ from hypothesis.stateful import (
 from hubhooks._store import base as deliveries
 from hubhooks._store import connection as _database
 from hubhooks._store import sqlite
-from hubhooks._store.base import MemoryLog, Verdict
-from hubhooks._store.sqlite import SqliteLog
+from hubhooks._store.base import AcceptResult, MemoryStore
+from hubhooks._store.sqlite import SqliteStore
 from hubhooks.errors import StoreError
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Model:
 
     def accept(
         self, delivery_id: str, body: bytes, handlers: tuple[str, ...], skipped: str | None
-    ) -> Verdict:
+    ) -> AcceptResult:
         reason = "why" if skipped else ""
         known = self.known.get(delivery_id)
         if known is not None:
@@ -115,20 +115,20 @@ class Model:
             is_done = any(run.state == "succeeded" for run in known.runs)
             if known.is_open:
                 known.duplicates += 1
-                return Verdict("in_progress", delivery_id)
+                return AcceptResult("in_progress", delivery_id)
             if failed:
                 if skipped != "malformed":
                     handlers, skipped, reason = failed, None, ""
             elif is_done and not (known.is_acknowledged and self.on_replay == "run"):
                 known.duplicates += 1
-                return Verdict("duplicate", delivery_id)
+                return AcceptResult("duplicate", delivery_id)
         self.make_room(len(body), is_open=bool(handlers))
         is_replay = known is not None and known.is_acknowledged
         made = DeliveryModel(
             delivery_id, body, len(body), skipped, reason, self.now, is_replay, False, 0, []
         )
         self._keep(made, known, handlers)
-        return Verdict(skipped or "accepted", delivery_id, handlers)  # type: ignore[arg-type]
+        return AcceptResult(skipped or "accepted", delivery_id, handlers)  # type: ignore[arg-type]
 
     def replay(self, delivery_id: str, handlers: tuple[str, ...]) -> tuple[str, ...]:
         known = self.known.get(delivery_id)
@@ -182,7 +182,7 @@ class Model:
                 if known is not None and not known.is_open:
                     self.settle(known)
 
-    def answered(self, delivery_id: str) -> None:
+    def mark_acknowledged(self, delivery_id: str) -> None:
         if delivery_id in self.known:
             self.known[delivery_id].is_acknowledged = True
 
@@ -200,7 +200,7 @@ class Model:
                     found.add((known.id, run.handler, is_failed))
         return found
 
-    def due(self, *, interrupted: bool = False) -> set[tuple[str, str]]:
+    def list_ready(self, *, interrupted: bool = False) -> set[tuple[str, str]]:
         return {
             (known.id, run.handler)
             for known in self.known.values()
@@ -214,7 +214,7 @@ class Model:
             (run.due_at or 0) <= self.now or (run.started_at or 0) > self.now + 60
         )
 
-    def next_due(self) -> float | None:
+    def seconds_to_next(self) -> float | None:
         waits = [
             run.due_at - self.now
             for known in self.known.values()
@@ -353,7 +353,7 @@ class LogMachine(RuleBasedStateMachine):
         processes = self.processes()
         return processes[at % len(processes)]
 
-    def later(self, process: Process, *what: Any) -> None:
+    def defer(self, process: Process, *what: Any) -> None:
         """Note what is written with the next batch; in memory there is no later."""
         self.write(what)
 
@@ -370,7 +370,7 @@ class LogMachine(RuleBasedStateMachine):
         process = self.any_process(at)
         self.write_late(process)
         ids = []
-        with process.log.batch():
+        with process.log.transaction():
             for delivery_id, body, heard in group:
                 verdict = self.accept(process, delivery_id, body, heard)
                 if verdict is not None:
@@ -379,9 +379,9 @@ class LogMachine(RuleBasedStateMachine):
                         self.start(process, verdict.id, name)
         self.batch_is_over()
         for name in ids:
-            process.log.answered(name, delivered=answers)
+            process.log.mark_acknowledged(name, delivered=answers)
             if answers:
-                self.later(process, "answered", name)
+                self.defer(process, "answered", name)
 
     def accept(self, process: Process, delivery_id: Any, body: bytes, heard: Any) -> Any:
         handlers, skipped = ((), heard) if isinstance(heard, str) else (heard, None)
@@ -448,9 +448,9 @@ class LogMachine(RuleBasedStateMachine):
     def start_what_is_due(self, limit: int, interrupted: bool, ending: Any) -> None:
         process = self.leader
         self.flush_all_of(process)
-        found = process.log.due(limit, interrupted=interrupted)
+        found = process.log.list_ready(limit, interrupted=interrupted)
         assert len(found) == min(limit, len(self.model.due(interrupted=interrupted)))
-        with process.log.batch():
+        with process.log.transaction():
             for delivery_id, handler in found:
                 self.start(process, delivery_id, handler)
         for delivery_id, _ in found:
@@ -476,8 +476,8 @@ class LogMachine(RuleBasedStateMachine):
 
     def end_one(self, process: Process, delivery: RunContext, ending: Any) -> None:
         if ending == "stuck":
-            process.log.overdue(delivery)
-            self.later(process, "end", delivery, "stuck", "", None)
+            process.log.mark_stuck(delivery)
+            self.defer(process, "end", delivery, "stuck", "", None)
             return
         process.running.remove(delivery)
         process.given_up.append(delivery)
@@ -491,16 +491,16 @@ class LogMachine(RuleBasedStateMachine):
 
     def end_as(self, process: Process, delivery: RunContext, ending: Any) -> None:
         if isinstance(ending, str):
-            process.log.finished(delivery, ending, "why", "where")
-            self.later(process, "end", delivery, ending, "why", None)
+            process.log.finish_run(delivery, ending, "why", "where")
+            self.defer(process, "end", delivery, ending, "why", None)
         else:
-            process.log.finished(delivery, "failed", "why", "where", retry_after=ending)
-            self.later(process, "end", delivery, "retrying", "why", self.model.now + ending)
+            process.log.finish_run(delivery, "failed", "why", "where", retry_after=ending)
+            self.defer(process, "end", delivery, "retrying", "why", self.model.now + ending)
 
     def flush_all_of(self, process: Process) -> None:
         process.log.flush()
         self.write_late(process)
-        assert not process.log.is_late
+        assert not process.log.has_deferred
 
     # ---- upkeep ---------------------------------------------------------------------------------
 
@@ -516,8 +516,8 @@ class LogMachine(RuleBasedStateMachine):
         elif what == "answer":
             ids = [*self.model.known, "nobody"]
             delivery_id = ids[which % len(ids)]
-            process.log.answered(delivery_id, delivered=True)
-            self.later(process, "answered", delivery_id)
+            process.log.mark_acknowledged(delivery_id, delivered=True)
+            self.defer(process, "answered", delivery_id)
         elif what == "reject":
             self.reject(process, ("secret wrong", "too large")[which % 2], 1 + which % 3)
         elif what == "prune":
@@ -528,8 +528,8 @@ class LogMachine(RuleBasedStateMachine):
     def reject(self, process: Process, reason: str, count: int) -> None:
         minute = int(self.model.now) // 60
         self.write_late(process)
-        with process.log.batch():
-            process.log.refused(minute, reason, count)
+        with process.log.transaction():
+            process.log.count_rejections(minute, reason, count)
         rejections = self.model.rejections
         rejections[minute, reason] = rejections.get((minute, reason), 0) + count
 
@@ -559,9 +559,9 @@ class LogMachine(RuleBasedStateMachine):
             found = [record.id for record in log.list(state=known.state, limit=1_000)]
             assert found == [one.id for one in expected if one.state == known.state]
         for interrupted in (False, True):
-            found = log.due(1_000, interrupted=interrupted)
+            found = log.list_ready(1_000, interrupted=interrupted)
             assert set(found) == self.model.due(interrupted=interrupted)
-        waits, expected_wait = log.next_due(), self.model.next_due()
+        waits, expected_wait = log.seconds_to_next(), self.model.seconds_to_next()
         assert (waits is None) == (expected_wait is None)
         assert waits is None or waits == pytest.approx(expected_wait)
 
@@ -628,7 +628,9 @@ def seen(record: Any) -> tuple[Any, ...]:
 class MemoryMachine(LogMachine):
     def begin_with(self, on_replay: Any) -> None:
         self.model = MemoryModel(on_replay)
-        log: Any = MemoryLog(on_replay=on_replay, keep=KEPT, keep_bytes=ROOM // 2, hold_bytes=ROOM)
+        log: Any = MemoryStore(
+            on_replay=on_replay, keep=KEPT, keep_bytes=ROOM // 2, hold_bytes=ROOM
+        )
         self.patch.setattr(
             log, "_now", lambda: datetime.fromtimestamp(self.model.now, timezone.utc)
         )
@@ -666,7 +668,7 @@ class DiskMachine(LogMachine):
         assert self.leader.log.recover() == []
 
     def opened(self) -> Process:
-        log = SqliteLog(self.path, on_replay=self.model.on_replay, max_bytes=ROOM)
+        log = SqliteStore(self.path, on_replay=self.model.on_replay, max_bytes=ROOM)
         log.open()
         return Process(log)
 
@@ -683,7 +685,7 @@ class DiskMachine(LogMachine):
     def processes(self) -> list[Process]:
         return [self.leader, *self.others]
 
-    def later(self, process: Process, *what: Any) -> None:
+    def defer(self, process: Process, *what: Any) -> None:
         process.late.append(what)
 
     def write_late(self, process: Process) -> None:
@@ -741,7 +743,7 @@ class DiskMachine(LogMachine):
         before = copy.deepcopy(self.model), {*self.promised}, {*self.seen_done}
         late, running = [*process.late], [*process.running]
         self.write_late(process)
-        with suppress(ZeroDivisionError), process.log.batch():
+        with suppress(ZeroDivisionError), process.log.transaction():
             for delivery_id, body, heard in group:
                 verdict = self.accept(process, delivery_id, body, heard)
                 for name in () if verdict is None else verdict.handlers:

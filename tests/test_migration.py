@@ -15,7 +15,7 @@ import pytest
 from servers import PATIENCE, ROOT
 
 from hubhooks._store import sqlite
-from hubhooks._store.sqlite import RunnerLock, SqliteLog
+from hubhooks._store.sqlite import LeaderLock, SqliteStore
 from hubhooks.admin.delivery_json import delivery_json
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-def check_content(store: SqliteLog) -> None:
+def check_content(store: SqliteStore) -> None:
     found = {record.id: store.get(record.id) for record in store.list(limit=100)}
     for delivery_id, expected in EXPECTED["deliveries"].items():
         record = found.pop(delivery_id)
@@ -76,8 +76,8 @@ def check_content(store: SqliteLog) -> None:
     assert stats.body_bytes == EXPECTED["body_bytes"]
 
 
-def open_store(path: Path) -> SqliteLog:
-    store = SqliteLog(path, keep_days=KEEP_DAYS)
+def open_store(path: Path) -> SqliteStore:
+    store = SqliteStore(path, keep_days=KEEP_DAYS)
     store.open()
     return store
 
@@ -88,20 +88,20 @@ def test_old_store_keeps_every_delivery(path: Path) -> None:
     store.close()
     with closing(sqlite3.connect(path)) as connection:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-    assert version == len(sqlite._STEPS)  # noqa: SLF001 - the newest version
+    assert version == len(sqlite.MIGRATIONS)
 
 
 def test_old_store_can_be_used(path: Path) -> None:
-    lock = RunnerLock(path)
+    lock = LeaderLock(path)
     assert lock.try_acquire()
-    store = SqliteLog(path, keep_days=KEEP_DAYS, lock=lock)
+    store = SqliteStore(path, keep_days=KEEP_DAYS, lock=lock)
     store.open()
     interrupted = {(delivery_id, handler) for delivery_id, handler, _ in store.recover()}
     assert interrupted == {("running", "review"), ("overdue", "reply")}
     # What was queued starts, and what was acknowledged is still known as such.
     run = store.claim("queued", "audit")
     assert run is not None
-    store.finished(run, "succeeded")
+    store.finish_run(run, "succeeded")
     store.flush()
     assert store.accept("done", b"{}", ["retrain"]).status == "accepted"
     assert store.accept("duplicate", b"{}", ["retrain"]).status == "duplicate"
@@ -135,12 +135,12 @@ def connect_with_pause(*arguments, **options):
     return connection
 
 sqlite.Database._connect.__globals__["sqlite3"].connect = connect_with_pause
-store = sqlite.SqliteLog(sys.argv[1])
+store = sqlite.SqliteStore(sys.argv[1])
 store.open()
 """
 
 
-@pytest.mark.parametrize("at", range(len(sqlite._STEPS[-1]) + 1))  # noqa: SLF001 - each statement
+@pytest.mark.parametrize("at", range(len(sqlite.MIGRATIONS[-1]) + 1))
 def test_migration_that_is_killed_is_taken_up_again(path: Path, at: int) -> None:
     environ = {"PYTHONPATH": str(ROOT / "python")}
     process = subprocess.Popen(
@@ -157,7 +157,7 @@ def test_migration_that_is_killed_is_taken_up_again(path: Path, at: int) -> None
     process.stdin.close()
     process.stdout.close()
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (len(sqlite._STEPS) - 1,)  # noqa: SLF001 - undone
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(sqlite.MIGRATIONS) - 1,)
     store = open_store(path)
     check_content(store)
     store.close()

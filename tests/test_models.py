@@ -12,7 +12,7 @@ import pytest
 from servers import serve, wait_until
 
 from hubhooks import RunContext, State, Webhooks, testing
-from hubhooks._store.sqlite import SqliteLog
+from hubhooks._store.sqlite import SqliteStore
 from hubhooks.errors import ConfigError
 from hubhooks.models import STATE_PRIORITY, aggregate_state
 
@@ -82,13 +82,13 @@ def test_replay_from_another_thread_runs_the_handler(
 
 def test_replay_without_a_server_queues_for_the_next_start(tmp_path: Path) -> None:
     path = tmp_path / "hubhooks.db"
-    store = SqliteLog(path)
+    store = SqliteStore(path)
     store.open()
     store.recover()
     store.accept("d1", testing.repo("create").raw, ["handle"])
     run = store.claim("d1", "handle")
     assert run is not None
-    store.finished(run, State.SUCCEEDED)
+    store.finish_run(run, State.SUCCEEDED)
     store.close()
     hooks = Webhooks("moon", deliveries=path)
     assert hooks.deliveries.replay("d1", "handle") == ("handle",)
@@ -102,7 +102,7 @@ def test_replay_makes_no_store(tmp_path: Path) -> None:
 
 
 def test_run_of_another_handler_is_a_key_error(tmp_path: Path) -> None:
-    store = SqliteLog(tmp_path / "hubhooks.db")
+    store = SqliteStore(tmp_path / "hubhooks.db")
     store.open()
     store.accept("d1", b"{}", ["handle"])
     delivery = store.get("d1")

@@ -22,8 +22,8 @@ from hubhooks._samples import compact, sample_json
 from hubhooks._store import connection as _database
 from hubhooks._store import space as _space
 from hubhooks._store import sqlite
-from hubhooks._store.base import MemoryLog
-from hubhooks._store.sqlite import RunnerLock, SqliteLog
+from hubhooks._store.base import MemoryStore
+from hubhooks._store.sqlite import LeaderLock, SqliteStore
 from hubhooks.admin import operations as _operations
 from hubhooks.admin.queries import Activity
 from hubhooks.errors import ConfigError, StoreError
@@ -32,7 +32,7 @@ from hubhooks.routing import Router
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hubhooks._store.base import Log
+    from hubhooks._store.base import DeliveryStore
 
 TOKEN = "a long word of the admin"
 ADMIN = {"Authorization": f"Bearer {TOKEN}"}
@@ -67,8 +67,8 @@ READY, METRICS = "/deliveries/-/ready", "/deliveries/-/metrics"
 
 
 @contextmanager
-def opened(path: Path, **options: Any) -> Iterator[SqliteLog]:
-    store = SqliteLog(path, **options)
+def opened(path: Path, **options: Any) -> Iterator[SqliteStore]:
+    store = SqliteStore(path, **options)
     store.open()
     try:
         store.recover()
@@ -96,7 +96,7 @@ def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def is_ended(store: SqliteLog, delivery_id: str) -> bool:
+def is_ended(store: SqliteStore, delivery_id: str) -> bool:
     record = store.get(delivery_id)
     return record is not None and not record.is_open
 
@@ -108,7 +108,7 @@ def test_backup_copies_the_store_of_a_running_app(tmp_path: Path) -> None:
     (tmp_path / "hold-d2").touch()
     with started(tmp_path, script=APP, environ=ON_DISK) as server:
         deliver(server, "d1", "d2")
-        store = SqliteLog(tmp_path / "hubhooks.db")
+        store = SqliteStore(tmp_path / "hubhooks.db")
         server.wait_until(lambda: is_ended(store, "d1"), "does not run it")
         done = command(tmp_path, "backup", "copy.db")
         assert (done.returncode, done.stdout, done.stderr) == (0, "copy.db\n", "")
@@ -123,7 +123,7 @@ def test_backup_copies_the_store_of_a_running_app(tmp_path: Path) -> None:
         elsewhere.mkdir()
         copy.rename(elsewhere / "hubhooks.db")
         with started(elsewhere, script=APP, environ=ON_DISK) as other:
-            copied = SqliteLog(elsewhere / "hubhooks.db")
+            copied = SqliteStore(elsewhere / "hubhooks.db")
 
             def leads() -> bool:
                 leader = copied.leader()
@@ -313,7 +313,7 @@ threading.Thread(target=limit, daemon=True).start()
     )
     with started(tmp_path, script=script, environ=ON_DISK) as server:
         deliver(server, "d1")
-        store = SqliteLog(tmp_path / "hubhooks.db")
+        store = SqliteStore(tmp_path / "hubhooks.db")
         server.wait_until(lambda: is_ended(store, "d1"), "does not run it")
         new = tmp_path / "new"
         new.write_text("1000")
@@ -369,7 +369,7 @@ def test_app_without_a_secret_is_not_ready(tmp_path: Path) -> None:
 
 
 def test_app_without_room_beside_unfinished_work_is_not_ready() -> None:
-    store = MemoryLog(hold_bytes=3000)
+    store = MemoryStore(hold_bytes=3000)
     store.accept("d1", b" " * 2000, ("handle",))
     store.check_writable()
     with pytest.raises(StoreError):
@@ -378,7 +378,7 @@ def test_app_without_room_beside_unfinished_work_is_not_ready() -> None:
         store.check_writable()
     delivery = store.claim("d1", "handle")
     assert delivery is not None
-    store.finished(delivery, "succeeded")
+    store.finish_run(delivery, "succeeded")
     store.check_writable()
     store.accept("d2", b" " * 2000, ("handle",))
 
@@ -393,7 +393,7 @@ def test_store_without_room_beside_unfinished_work_is_not_writable(tmp_path: Pat
             store.check_writable()
         delivery = store.claim("d1", "handle")
         assert delivery is not None
-        store.finished(delivery, "succeeded")
+        store.finish_run(delivery, "succeeded")
         store.flush()
 
         def is_writable() -> bool:
@@ -427,7 +427,7 @@ def test_process_that_is_not_the_leader_shows_the_one_that_is(tmp_path: Path) ->
 def test_store_without_a_living_leader_says_so(tmp_path: Path) -> None:
     with started(tmp_path, script=APP, environ=ON_DISK) as server:
         server.kill()
-    store = SqliteLog(tmp_path / "hubhooks.db", lock=RunnerLock(tmp_path / "hubhooks.db"))
+    store = SqliteStore(tmp_path / "hubhooks.db", lock=LeaderLock(tmp_path / "hubhooks.db"))
     leader = store.leader()
     assert leader is not None
     assert not store.is_leader_alive(leader)
@@ -445,33 +445,33 @@ def test_store_without_a_living_leader_says_so(tmp_path: Path) -> None:
 
 
 @pytest.fixture(params=["memory", "disk"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Log]:
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DeliveryStore]:
     if request.param == "memory":
-        yield MemoryLog()
+        yield MemoryStore()
     else:
         with opened(tmp_path / "hubhooks.db") as made:
             yield made
 
 
-def age(store: Log) -> float | None:
+def age(store: DeliveryStore) -> float | None:
     since = store.backlog().startable_since
     return None if since is None else (datetime.now(timezone.utc) - since).total_seconds()
 
 
-def make_old(store: Log, delivery_id: str) -> None:
+def make_old(store: DeliveryStore, delivery_id: str) -> None:
     """Let a delivery be one of a day ago."""
-    if isinstance(store, MemoryLog):
+    if isinstance(store, MemoryStore):
         store._records[delivery_id].received_at -= timedelta(days=1)  # noqa: SLF001 - see above
     else:
         with closing(sqlite3.connect(store.path, isolation_level=None)) as file:
             file.execute("UPDATE deliveries SET received_at = received_at - 86400")
 
 
-def test_replayed_run_waits_since_its_replay(store: Log) -> None:
+def test_replayed_run_waits_since_its_replay(store: DeliveryStore) -> None:
     store.accept("d1", BODY, ("handle",))
     delivery = store.claim("d1", "handle")
     assert delivery is not None
-    store.finished(delivery, "failed")
+    store.finish_run(delivery, "failed")
     store.flush()
     make_old(store, "d1")
     assert store.backlog() == ({}, None)
@@ -483,7 +483,7 @@ def test_replayed_run_waits_since_its_replay(store: Log) -> None:
     record = store.get("d1")
     assert record is not None
     assert record.runs[0].due_at is None
-    assert store.due(1) == [("d1", "handle")]
+    assert store.list_ready(1) == [("d1", "handle")]
 
 
 def test_run_replayed_with_another_handler_waits_since_its_replay(tmp_path: Path) -> None:
@@ -497,14 +497,14 @@ def test_run_replayed_with_another_handler_waits_since_its_replay(tmp_path: Path
         waited = age(store)
         assert waited is not None
         assert waited < PATIENCE
-        assert store.due(1) == [("d1", "new")]
+        assert store.list_ready(1) == [("d1", "new")]
 
 
-def test_retry_that_is_not_due_yet_has_no_age(store: Log) -> None:
+def test_retry_that_is_not_due_yet_has_no_age(store: DeliveryStore) -> None:
     store.accept("d1", BODY, ("handle",))
     delivery = store.claim("d1", "handle")
     assert delivery is not None
-    store.finished(delivery, "failed", retry_after=1000)
+    store.finish_run(delivery, "failed", retry_after=1000)
     store.flush()
     assert store.backlog() == ({"handle": 1}, None)
     store.accept("d2", BODY, ("handle",))
@@ -519,7 +519,7 @@ def test_replayed_run_starts_though_the_clock_was_set_back(
         store.accept("d1", BODY, (), "unhandled")
         assert store.replay("d1", ["handle"]) == ("handle",)
         monkeypatch.setattr(sqlite, "_now", lambda: 1e9)
-        assert store.due(1) == [("d1", "handle")]
+        assert store.list_ready(1) == [("d1", "handle")]
 
 
 # ---- metrics -------------------------------------------------------------------------------------
@@ -569,7 +569,7 @@ def test_metrics_are_what_prometheus_reads(tmp_path: Path, is_durable: bool) -> 
 def test_metrics_show_rejected_requests_and_runs_of_unknown_handlers(tmp_path: Path) -> None:
     odd = 'a "quoted" \\ name, é'
     with opened(tmp_path / "hubhooks.db") as store:
-        store.refused(1, "secret wrong", 2)
+        store.count_rejections(1, "secret wrong", 2)
         store.accept("d1", BODY, (odd, "handle"))
         activity = Activity(store, Router(), lambda: None, lambda: None)
         health = _operations.Health((), True, True, None, store.backlog())
@@ -590,7 +590,7 @@ def test_list_for_cron_prints_only_what_failed(tmp_path: Path) -> None:
         assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
         delivery = store.claim("d1", "handle")
         assert delivery is not None
-        store.finished(delivery, "failed")
+        store.finish_run(delivery, "failed")
         store.flush()
         assert json.loads(command(tmp_path, *words).stdout)["id"] == "d1"
 
@@ -669,7 +669,7 @@ def in_space(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def describe(path: Path | str) -> str:
-    return _space.describe_survival(SqliteLog(path))
+    return _space.describe_survival(SqliteStore(path))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Spaces run on Linux")
@@ -708,5 +708,5 @@ def test_delivery_that_the_hub_replays_after_the_disk_was_lost_runs_again(tmp_pa
         path.unlink()
     with started(tmp_path, script=APP, environ=SPACE) as server:
         deliver(server, "d1")
-        store = SqliteLog(tmp_path / "hubhooks.db")
+        store = SqliteStore(tmp_path / "hubhooks.db")
         server.wait_until(lambda: is_ended(store, "d1"), "does not run it")

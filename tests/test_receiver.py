@@ -12,7 +12,7 @@ import pytest
 from hubhooks._core import Verifier
 from hubhooks._http import receiver as room
 from hubhooks._http.receiver import RESPONSES, Receiver
-from hubhooks._store.base import MemoryLog
+from hubhooks._store.base import MemoryStore
 from hubhooks.errors import ConfigError, StoreError
 from hubhooks.routing import Router
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hubhooks._core import HubEvent
-    from hubhooks._store.base import Verdict
+    from hubhooks._store.base import AcceptResult
 
 TABLE = json.loads((Path(__file__).parent / "fixtures" / "answers.json").read_text())
 CASES = [{**TABLE["defaults"], **case} for case in TABLE["cases"]]
@@ -30,8 +30,8 @@ SECRET_HEADER = [(b"x-webhook-secret", b"moon")]
 def matching(event: HubEvent) -> None: ...
 
 
-class FullDisk(MemoryLog):
-    def accept(self, *_: Any, **__: Any) -> Verdict:
+class FullDisk(MemoryStore):
+    def accept(self, *_: Any, **__: Any) -> AcceptResult:
         msg = "the disk is full"
         raise StoreError(msg)
 
@@ -45,11 +45,11 @@ def make(
     disk_full: bool = False,
     stopping: bool = False,
     **options: Any,
-) -> tuple[Receiver, MemoryLog, Router]:
+) -> tuple[Receiver, MemoryStore, Router]:
     router = Router(ignore_authors=ignore_authors)
     for name, scope in handlers.items():
         router.add(matching, scope, name=name)
-    log = (FullDisk if disk_full else MemoryLog)(on_replay=on_replay)
+    log = (FullDisk if disk_full else MemoryStore)(on_replay=on_replay)
 
     def verifier() -> Verifier | None:
         return None if secret is None else Verifier(secret)
@@ -79,7 +79,7 @@ def test_the_table_of_answers(case: dict[str, Any], body: Callable[..., bytes]) 
         for name, ending in earlier.get("ends", {}).items():
             delivery = log.claim(answer.delivery_id, name)
             assert delivery is not None
-            log.finished(delivery, ending)
+            log.finish_run(delivery, ending)
 
     refused = receiver.precheck(case["method"], headers, case["query"].encode())
     assert (refused is None) is case["reads"]
@@ -151,7 +151,7 @@ def test_hooks_for_the_unhandled_get_the_event_and_others_get_no_work(
 
 
 def test_a_log_that_holds_no_more_has_the_hub_send_it_again(body: Callable[..., bytes]) -> None:
-    router, log = Router(), MemoryLog(hold_bytes=1)
+    router, log = Router(), MemoryStore(hold_bytes=1)
     router.add(matching, "repo.content", name="retrain")
     receiver = Receiver(router, log, lambda: None, allow_unsigned=True)
     answer = receiver.receive([], body("repo.content.update"))

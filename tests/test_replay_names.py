@@ -11,39 +11,39 @@ from servers import PATIENCE, wait_until
 from test_cli import hubhooks
 
 from hubhooks import Webhooks
-from hubhooks._store.base import MemoryLog
-from hubhooks._store.sqlite import SqliteLog
+from hubhooks._store.base import MemoryStore
+from hubhooks._store.sqlite import SqliteStore
 from hubhooks.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
 
-    from hubhooks._store.base import Log
+    from hubhooks._store.base import DeliveryStore
 
 TOKEN = "a-token-that-nobody-guesses"
 HEADERS = {"authorization": f"Bearer {TOKEN}"}
 
 
 @pytest.fixture(params=["memory", "disk"])
-def log(request: Any, tmp_path: Path) -> Generator[Log]:
-    made = MemoryLog() if request.param == "memory" else SqliteLog(tmp_path / "hubhooks.db")
+def log(request: Any, tmp_path: Path) -> Generator[DeliveryStore]:
+    made = MemoryStore() if request.param == "memory" else SqliteStore(tmp_path / "hubhooks.db")
     made.open()
     made.recover()
     yield made
     made.close()
 
 
-def run(log: Log, *handlers: str) -> None:
+def run(log: DeliveryStore, *handlers: str) -> None:
     """Run handlers of the delivery `d1` until they are done."""
     for handler in handlers:
         run = log.claim("d1", handler)
         assert run is not None
-        log.finished(run, "succeeded")
+        log.finish_run(run, "succeeded")
     log.flush()
 
 
-def states(log: Log) -> list[tuple[str, str]]:
+def states(log: DeliveryStore) -> list[tuple[str, str]]:
     record = log.get("d1")
     assert record is not None
     return [(run.handler, run.state) for run in record.runs]
@@ -62,7 +62,7 @@ def states(log: Log) -> list[tuple[str, str]]:
     ],
 )
 def test_replay_queues_each_name_once_in_order(
-    log: Log, named: Any, queued: tuple[str, ...]
+    log: DeliveryStore, named: Any, queued: tuple[str, ...]
 ) -> None:
     log.accept("d1", b"{}", ["a", "b"])
     run(log, "a", "b")
@@ -76,7 +76,7 @@ def test_replay_queues_each_name_once_in_order(
     assert record.state == "succeeded"
 
 
-def test_replay_queues_many_names(log: Log) -> None:
+def test_replay_queues_many_names(log: DeliveryStore) -> None:
     names = tuple(f"handler_{number}" for number in range(2_000))
     log.accept("d1", b"{}", ["a"])
     run(log, "a")
@@ -85,7 +85,7 @@ def test_replay_queues_many_names(log: Log) -> None:
 
 
 @pytest.mark.parametrize("named", [[""], ["a", ""], [None], [1], [b"a"], [["a"]], ["\ud800"]])
-def test_replay_refuses_a_name_that_no_handler_has(log: Log, named: Any) -> None:
+def test_replay_refuses_a_name_that_no_handler_has(log: DeliveryStore, named: Any) -> None:
     log.accept("d1", b"{}", ["a"])
     run(log, "a")
     with pytest.raises(ConfigError, match="is not a name of a handler"):
@@ -93,7 +93,7 @@ def test_replay_refuses_a_name_that_no_handler_has(log: Log, named: Any) -> None
     assert states(log) == [("a", "succeeded")]
 
 
-def test_accept_queues_each_name_once_in_order(log: Log) -> None:
+def test_accept_queues_each_name_once_in_order(log: DeliveryStore) -> None:
     assert log.accept("d1", b"{}", ["b", "a", "b"]).handlers == ("b", "a")
     assert states(log) == [("b", "queued"), ("a", "queued")]
     run(log, "a", "b")
@@ -180,14 +180,14 @@ def is_done(hooks: Webhooks) -> bool:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """Make a log with one delivery, `d1-first`, that the handlers `a` and `b` are done with."""
-    log = SqliteLog(tmp_path / "hubhooks.db")
+    log = SqliteStore(tmp_path / "hubhooks.db")
     log.open()
     log.recover()
     log.accept("d1-first", b"{}", ["a", "b"])
     for handler in ("a", "b"):
         run = log.claim("d1-first", handler)
         assert run is not None
-        log.finished(run, "succeeded")
+        log.finish_run(run, "succeeded")
     log.close()
     return tmp_path / "hubhooks.db"
 
@@ -230,7 +230,7 @@ def test_command_refuses_an_empty_id_or_name(path: Path, words: list[str], messa
     done = command(path, *words)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
-    log = SqliteLog(path)
+    log = SqliteStore(path)
     record = log.get("d1-first")
     assert record is not None
     assert record.state == "succeeded"

@@ -16,7 +16,7 @@ import pytest
 from servers import PATIENCE
 
 from hubhooks._http.receiver import AcceptedRuns
-from hubhooks._store.base import MemoryLog
+from hubhooks._store.base import MemoryStore
 from hubhooks._worker.runner import Runner
 from hubhooks.errors import ConfigError
 from hubhooks.models import Delivery, Ignore, RunContext
@@ -34,7 +34,7 @@ class Bench:
     def __init__(self, event: HubEvent, **options: Any) -> None:
         self.event = event
         self.router = Router()
-        self.log = MemoryLog()
+        self.log = MemoryStore()
         self.runner = Runner(self.router, self.log, **options)
         self.on = self.router.on
 
@@ -999,12 +999,12 @@ def test_a_stuck_sync_handler_does_not_hold_up_the_end_of_the_process() -> None:
 import asyncio, threading
 from hubhooks._core import HubEvent
 from hubhooks._samples import compact, sample_json
-from hubhooks._store.base import MemoryLog
+from hubhooks._store.base import MemoryStore
 from hubhooks._http.receiver import AcceptedRuns
 from hubhooks.routing import Router
 from hubhooks._worker.runner import Runner
 
-router, log, begun = Router(), MemoryLog(), threading.Event()
+router, log, begun = Router(), MemoryStore(), threading.Event()
 
 @router.on()
 def stuck(event):

@@ -21,9 +21,9 @@ from servers import PATIENCE, patiently
 
 from hubhooks._store import connection as _database
 from hubhooks._store import sqlite
-from hubhooks._store.base import Verdict
+from hubhooks._store.base import AcceptResult
 from hubhooks._store.connection import Database
-from hubhooks._store.sqlite import RunnerLock, SqliteLog
+from hubhooks._store.sqlite import LeaderLock, SqliteStore
 from hubhooks.errors import BusyError, ConfigError, StoreError
 from hubhooks.models import RunContext
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 DAY = 24 * 60 * 60
 
 
-def crashed(log: SqliteLog) -> list[tuple[str, str, bool]]:
+def crashed(log: SqliteStore) -> list[tuple[str, str, bool]]:
     """Lead anew as after the death of the process, and give what it was running."""
     log.close()
     log.open()
@@ -41,8 +41,8 @@ def crashed(log: SqliteLog) -> list[tuple[str, str, bool]]:
 
 
 @contextmanager
-def opened(path: Path, *, runs: bool = True, **options: Any) -> Generator[SqliteLog]:
-    log = SqliteLog(path, **options)
+def opened(path: Path, *, runs: bool = True, **options: Any) -> Generator[SqliteStore]:
+    log = SqliteStore(path, **options)
     log.open()
     try:
         if runs:
@@ -58,7 +58,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def log(path: Path) -> Generator[SqliteLog]:
+def log(path: Path) -> Generator[SqliteStore]:
     with opened(path) as log:
         yield log
 
@@ -71,22 +71,22 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return time
 
 
-def start(log: SqliteLog, delivery_id: str, handler: str = "a") -> RunContext:
+def start(log: SqliteStore, delivery_id: str, handler: str = "a") -> RunContext:
     delivery = log.claim(delivery_id, handler)
     assert delivery is not None
     return delivery
 
 
-def run(log: SqliteLog, delivery_id: str, handler: str = "a", ending: Any = "succeeded") -> None:
-    log.finished(start(log, delivery_id, handler), ending)
+def run(log: SqliteStore, delivery_id: str, handler: str = "a", ending: Any = "succeeded") -> None:
+    log.finish_run(start(log, delivery_id, handler), ending)
     log.flush()
 
 
-def record(log: SqliteLog, delivery_id: str) -> Any:
+def record(log: SqliteStore, delivery_id: str) -> Any:
     return log.get(delivery_id)
 
 
-def state(log: SqliteLog, delivery_id: str) -> Any:
+def state(log: SqliteStore, delivery_id: str) -> Any:
     return record(log, delivery_id).state
 
 
@@ -122,21 +122,21 @@ def said(process: subprocess.Popen[str]) -> str:
 # ---- runs ---------------------------------------------------------------------------------------
 
 
-def test_a_start_is_in_the_file_before_the_handler_is_called(log: SqliteLog) -> None:
+def test_a_start_is_in_the_file_before_the_handler_is_called(log: SqliteStore) -> None:
     log.accept("d1", b"{}", ["a"])
     assert start(log, "d1")[:3] == ("d1", 1, False)
     assert state(log, "d1") == "running"
 
 
 def test_what_is_accepted_and_started_in_one_batch_is_in_the_file_at_its_end(
-    log: SqliteLog,
+    log: SqliteStore,
 ) -> None:
-    with log.batch():
+    with log.transaction():
         verdict = log.accept("d1", b"{}", ["a", "b"])
         delivery = start(log, "d1", "b")
         assert log.claim("d1", "b") is None
         assert log.get("d1") is None
-    assert verdict == Verdict("accepted", "d1", ("a", "b"))
+    assert verdict == AcceptResult("accepted", "d1", ("a", "b"))
     kept = record(log, "d1")
     assert [(r.handler, r.state, r.attempts) for r in kept.runs] == [
         ("a", "queued", 0),
@@ -145,10 +145,10 @@ def test_what_is_accepted_and_started_in_one_batch_is_in_the_file_at_its_end(
     assert delivery.received_at == kept.received_at
 
 
-def test_a_delivery_that_comes_twice_in_one_batch_is_one(log: SqliteLog) -> None:
-    with log.batch():
+def test_a_delivery_that_comes_twice_in_one_batch_is_one(log: SqliteStore) -> None:
+    with log.transaction():
         log.accept("d1", b"{}", ["a"])
-        assert log.accept("d1", b"{}", ["a"]) == Verdict("in_progress", "d1")
+        assert log.accept("d1", b"{}", ["a"]) == AcceptResult("in_progress", "d1")
         log.accept("d2", b"{}", (), "unhandled")
         log.accept("d2", b"{}{}", ["a"])
     assert record(log, "d1").duplicates == 1
@@ -159,16 +159,16 @@ def test_a_delivery_that_comes_twice_in_one_batch_is_one(log: SqliteLog) -> None
     assert log.stats().body_bytes == 6
 
 
-def test_an_end_within_the_batch_of_the_start_counts(log: SqliteLog) -> None:
-    with log.batch():
+def test_an_end_within_the_batch_of_the_start_counts(log: SqliteStore) -> None:
+    with log.transaction():
         log.accept("d1", b"{}", ["a"])
-        log.finished(start(log, "d1"), "failed", "no handler a")
+        log.finish_run(start(log, "d1"), "failed", "no handler a")
         log.accept("d2", b"{}", ["a"])
     assert (state(log, "d1"), state(log, "d2")) == ("failed", "queued")
 
 
 @pytest.mark.parametrize("how", ["running", "finished", "no such handler", "no such delivery"])
-def test_what_is_not_to_be_started_is_not(log: SqliteLog, how: str) -> None:
+def test_what_is_not_to_be_started_is_not(log: SqliteStore, how: str) -> None:
     log.accept("d1", b"{}", ["a"])
     if how == "running":
         start(log, "d1")
@@ -178,7 +178,7 @@ def test_what_is_not_to_be_started_is_not(log: SqliteLog, how: str) -> None:
     assert log.claim(*asked) is None
 
 
-def test_only_who_became_the_runner_starts_anything(path: Path, log: SqliteLog) -> None:
+def test_only_who_became_the_runner_starts_anything(path: Path, log: SqliteStore) -> None:
     log.accept("d1", b"{}", ["a"])
     with opened(path, runs=False) as other:
         assert other.claim("d1", "a") is None
@@ -187,21 +187,21 @@ def test_only_who_became_the_runner_starts_anything(path: Path, log: SqliteLog) 
         assert other.claim("d1", "a") is not None
 
 
-def test_the_end_of_a_start_that_was_given_up_changes_nothing(path: Path, log: SqliteLog) -> None:
+def test_the_end_of_a_start_that_was_given_up_changes_nothing(path: Path, log: SqliteStore) -> None:
     log.accept("d1", b"{}", ["a"])
     given_up = start(log, "d1")
     with opened(path, runs=False) as other:
         assert other.recover() == [("d1", "a", False)]
-        log.finished(given_up, "succeeded")
+        log.finish_run(given_up, "succeeded")
         log.flush()
         assert state(log, "d1") == "retrying"
         again = start(other, "d1")
         assert again.attempt == 2
-        log.finished(given_up, "succeeded")
-        log.overdue(given_up)
+        log.finish_run(given_up, "succeeded")
+        log.mark_stuck(given_up)
         log.flush()
         assert state(log, "d1") == "running"
-        other.finished(again, "failed", "why")
+        other.finish_run(again, "failed", "why")
     assert [(r.state, r.error) for r in record(log, "d1").runs] == [("failed", "why")]
 
 
@@ -212,7 +212,7 @@ def test_a_handler_during_which_the_process_is_killed_is_tried_three_times_more(
         import sys
         from hubhooks._store import sqlite
         sqlite._now = lambda: float(sys.argv[2])
-        log = sqlite.SqliteLog(sys.argv[1])
+        log = sqlite.SqliteStore(sys.argv[1])
         log.open()
         log.recover()
         is_again = len(log.due(8)) == 0
@@ -229,8 +229,8 @@ def test_a_handler_during_which_the_process_is_killed_is_tried_three_times_more(
                 process.send_signal(signal.SIGKILL)
                 assert process.wait(PATIENCE) == -signal.SIGKILL
             assert crashed(log) == [("d1", "a", attempt == 4)]
-            assert log.due(8) == log.due(8, interrupted=True) == []
-            waits.append(log.next_due())
+            assert log.list_ready(8) == log.list_ready(8, interrupted=True) == []
+            waits.append(log.seconds_to_next())
             clock[0] += waits[-1] or 0
         (ended,) = record(log, "d1").runs
     assert waits == [10, 20, 40, None]
@@ -244,82 +244,86 @@ def test_what_failed_for_being_interrupted_can_be_replayed(path: Path) -> None:
         start(log, "d1")
         assert crashed(log) == [("d1", "a", True)]
         assert log.accept("d1", b"{}", ["a"]).handlers == ("a",)
-        assert log.due(8) == [("d1", "a")]
+        assert log.list_ready(8) == [("d1", "a")]
 
 
-def test_what_is_due_is_in_the_order_it_came_and_was_registered(log: SqliteLog) -> None:
+def test_what_is_due_is_in_the_order_it_came_and_was_registered(log: SqliteStore) -> None:
     for number in range(3):
         log.accept(f"d{number}", b"{}", ["b", "a"])
     order = [(f"d{number}", handler) for number in range(3) for handler in "ba"]
-    assert log.due(100) == order
-    assert log.due(3) == order[:3]
-    assert log.due(2, without=["b"]) == [("d0", "a"), ("d1", "a")]
-    assert log.due(8, without=["b", "a", "c"]) == []
-    assert log.due(0) == []
+    assert log.list_ready(100) == order
+    assert log.list_ready(3) == order[:3]
+    assert log.list_ready(2, without=["b"]) == [("d0", "a"), ("d1", "a")]
+    assert log.list_ready(8, without=["b", "a", "c"]) == []
+    assert log.list_ready(0) == []
 
 
-def test_what_waits_for_a_busy_handler_is_not_looked_at_each_time(log: SqliteLog) -> None:
+def test_what_waits_for_a_busy_handler_is_not_looked_at_each_time(log: SqliteStore) -> None:
     def steps() -> int:
         counted: list[int] = []
         connection: Any = log._db._connection  # noqa: SLF001 - SQLite counts for who has it
         connection.set_progress_handler(lambda: counted.append(1), 10)
-        assert log.due(32, ["busy"]) == [("d0", "free")]
+        assert log.list_ready(32, ["busy"]) == [("d0", "free")]
         connection.set_progress_handler(None, 10)
         return len(counted)
 
     log.accept("d0", b"{}", ["busy", "free"])
     before = steps()
-    with log.batch():
+    with log.transaction():
         for number in range(1, 2000):
             log.accept(f"d{number}", b"{}", ["busy"])
     assert steps() <= before
 
 
-def test_a_run_that_waits_is_due_when_its_time_has_come(log: SqliteLog, clock: list[float]) -> None:
+def test_a_run_that_waits_is_due_when_its_time_has_come(
+    log: SqliteStore, clock: list[float]
+) -> None:
     log.accept("d1", b"{}", ["a"])
     log.accept("d2", b"{}", ["a"])
-    log.finished(start(log, "d1"), "failed", "why", "where", retry_after=30)
+    log.finish_run(start(log, "d1"), "failed", "why", "where", retry_after=30)
     log.flush()
     kept = record(log, "d1").runs[0]
     assert (kept.state, kept.error, kept.finished_at) == ("retrying", "why", None)
     assert kept.due_at - kept.started_at == timedelta(seconds=30)
-    assert log.accept("d1", b"{}", ["a"]) == Verdict("in_progress", "d1")
-    assert [due[0] for due in log.due(8)] == ["d2"]
-    assert log.next_due() == 30
+    assert log.accept("d1", b"{}", ["a"]) == AcceptResult("in_progress", "d1")
+    assert [due[0] for due in log.list_ready(8)] == ["d2"]
+    assert log.seconds_to_next() == 30
     clock[0] += 30
-    assert [due[0] for due in log.due(8)] == ["d1", "d2"]
-    assert log.next_due() is None
+    assert [due[0] for due in log.list_ready(8)] == ["d1", "d2"]
+    assert log.seconds_to_next() is None
     assert start(log, "d1").attempt == 2
 
 
-def test_a_clock_that_is_set_back_keeps_nothing_waiting(log: SqliteLog, clock: list[float]) -> None:
+def test_a_clock_that_is_set_back_keeps_nothing_waiting(
+    log: SqliteStore, clock: list[float]
+) -> None:
     log.accept("d1", b"{}", ["a"])
-    log.finished(start(log, "d1"), "failed", retry_after=3600)
+    log.finish_run(start(log, "d1"), "failed", retry_after=3600)
     log.flush()
     clock[0] -= 30
-    assert log.due(8) == []
+    assert log.list_ready(8) == []
     clock[0] -= DAY
-    assert [due[0] for due in log.due(8)] == ["d1"]
+    assert [due[0] for due in log.list_ready(8)] == ["d1"]
     log.accept("d2", b"{}", ["a"])
     assert [r.id for r in log.list()] == ["d2", "d1"]
 
 
 @pytest.mark.parametrize("seconds", [1e12, 1e300, -1e12, float("inf")])
 def test_a_time_that_no_clock_tells_keeps_nothing_from_being_read(
-    log: SqliteLog, path: Path, seconds: float
+    log: SqliteStore, path: Path, seconds: float
 ) -> None:
     log.accept("d1", b"{}", ["a"])
-    log.finished(start(log, "d1"), "failed", retry_after=5)
+    log.finish_run(start(log, "d1"), "failed", retry_after=5)
     log.flush()
     with closing(sqlite3.connect(path, isolation_level=None)) as file:
         file.execute("UPDATE runs SET due_at = ?", (seconds,))
     (listed,) = log.list()
     year = 9999 if seconds > 0 else 1970
     assert listed.runs[0].due_at.astimezone(timezone(timedelta(hours=23))).year == year
-    assert log.accept("d1", b"{}", ["a"]) == Verdict("in_progress", "d1")
+    assert log.accept("d1", b"{}", ["a"]) == AcceptResult("in_progress", "d1")
 
 
-def test_what_was_interrupted_is_listed_apart(log: SqliteLog, clock: list[float]) -> None:
+def test_what_was_interrupted_is_listed_apart(log: SqliteStore, clock: list[float]) -> None:
     for number in range(4):
         log.accept(f"d{number}", b"{}", ["b", "a"])
     start(log, "d0")
@@ -327,42 +331,42 @@ def test_what_was_interrupted_is_listed_apart(log: SqliteLog, clock: list[float]
     start(log, "d1", "b")
     crashed(log)
     others = [("d0", "b"), ("d2", "b"), ("d2", "a"), ("d3", "b"), ("d3", "a")]
-    assert log.due(8, interrupted=True) == []
+    assert log.list_ready(8, interrupted=True) == []
     clock[0] += 10
-    assert log.due(8) == others
-    assert log.due(8, interrupted=True) == [("d0", "a"), ("d1", "b"), ("d1", "a")]
-    assert log.due(1, interrupted=True) == [("d0", "a")]
-    assert log.due(8, ["a"], interrupted=True) == [("d1", "b")]
+    assert log.list_ready(8) == others
+    assert log.list_ready(8, interrupted=True) == [("d0", "a"), ("d1", "b"), ("d1", "a")]
+    assert log.list_ready(1, interrupted=True) == [("d0", "a")]
+    assert log.list_ready(8, ["a"], interrupted=True) == [("d1", "b")]
     # Also when it failed since.
-    log.finished(start(log, "d0"), "failed", retry_after=0)
+    log.finish_run(start(log, "d0"), "failed", retry_after=0)
     log.flush()
-    assert log.due(1, interrupted=True) == [("d0", "a")]
+    assert log.list_ready(1, interrupted=True) == [("d0", "a")]
 
 
-def test_a_handler_out_of_time_may_still_end(log: SqliteLog) -> None:
+def test_a_handler_out_of_time_may_still_end(log: SqliteStore) -> None:
     log.accept("d1", b"{}", ["a"])
     delivery = start(log, "d1")
-    log.overdue(delivery)
+    log.mark_stuck(delivery)
     log.flush()
     assert state(log, "d1") == "stuck"
     assert record(log, "d1").runs[0].finished_at is None
     assert log.claim("d1", "a") is None
-    log.finished(delivery, "succeeded")
+    log.finish_run(delivery, "succeeded")
     log.flush()
     assert state(log, "d1") == "succeeded"
 
 
-def test_a_handler_out_of_time_when_the_process_died_was_interrupted(log: SqliteLog) -> None:
+def test_a_handler_out_of_time_when_the_process_died_was_interrupted(log: SqliteStore) -> None:
     log.accept("d1", b"{}", ["a"])
-    log.overdue(start(log, "d1"))
+    log.mark_stuck(start(log, "d1"))
     log.flush()
     assert crashed(log) == [("d1", "a", False)]
 
 
-def test_answers_and_ends_wait_for_the_next_batch(log: SqliteLog) -> None:
+def test_answers_and_ends_wait_for_the_next_batch(log: SqliteStore) -> None:
     log.accept("d1", b"{}", ["a"])
-    log.answered("d1", delivered=True)
-    log.finished(start(log, "d1"), "succeeded")
+    log.mark_acknowledged("d1", delivered=True)
+    log.finish_run(start(log, "d1"), "succeeded")
     assert (state(log, "d1"), record(log, "d1").is_acknowledged) == ("running", True)
     log.flush()
     assert state(log, "d1") == "succeeded"
@@ -371,17 +375,17 @@ def test_answers_and_ends_wait_for_the_next_batch(log: SqliteLog) -> None:
 def test_answers_and_ends_are_written_when_the_log_is_closed(path: Path) -> None:
     with opened(path) as log:
         log.accept("d1", b"{}", ["a"])
-        log.finished(start(log, "d1"), "succeeded")
+        log.finish_run(start(log, "d1"), "succeeded")
     assert state(log, "d1") == "succeeded"
 
 
-def test_ends_that_cannot_be_written_are_kept_for_later(path: Path, log: SqliteLog) -> None:
+def test_ends_that_cannot_be_written_are_kept_for_later(path: Path, log: SqliteStore) -> None:
     log.accept("d1", b"{}", ["a"])
-    log.finished(start(log, "d1"), "succeeded")
+    log.finish_run(start(log, "d1"), "succeeded")
     with locked(path), pytest.raises(BusyError):
         log.flush()
     assert state(log, "d1") == "running"
-    with pytest.raises(ZeroDivisionError), log.batch():
+    with pytest.raises(ZeroDivisionError), log.transaction():
         _ = 1 / 0
     assert state(log, "d1") == "running"
     log.flush()
@@ -403,11 +407,11 @@ def test_the_state_of_a_delivery_is_always_that_of_its_runs(path: Path) -> None:
                 claimed = log.claim(delivery_id, dice.choice("abc"))
                 starts += [claimed] if claimed is not None else []
             elif deed == 3 and starts:
-                log.overdue(dice.choice(starts))
+                log.mark_stuck(dice.choice(starts))
             elif deed == 4 and starts:
                 retry_after = dice.choice([None, None, 0.0])
                 ending = dice.choice(["succeeded", "failed", "ignored"])
-                log.finished(dice.choice(starts), ending, retry_after=retry_after)
+                log.finish_run(dice.choice(starts), ending, retry_after=retry_after)
             elif deed == 5:
                 log.replay(delivery_id)
             if number % 100 == 99:
@@ -428,7 +432,7 @@ def test_the_state_of_a_delivery_is_always_that_of_its_runs(path: Path) -> None:
 # ---- replaying ----------------------------------------------------------------------------------
 
 
-def test_a_stored_delivery_can_be_run_again(log: SqliteLog) -> None:
+def test_a_stored_delivery_can_be_run_again(log: SqliteStore) -> None:
     headers = [(b"user-agent", b"hub")]
     log.accept(
         "d1", b"body", ["a", "b"], scope="repo", action="update", repo="me/x", headers=headers
@@ -448,12 +452,12 @@ def test_a_stored_delivery_can_be_run_again(log: SqliteLog) -> None:
     assert log.body("d1") == b"body"
     told = start(log, "d1", "a")
     assert (told.attempt, told.is_replay) == (2, True)
-    log.finished(told, "succeeded")
+    log.finish_run(told, "succeeded")
     log.flush()
     assert log.replay("d1") == ("b", "a")
 
 
-def test_a_delivery_that_nobody_heard_can_be_given_to_a_handler(log: SqliteLog) -> None:
+def test_a_delivery_that_nobody_heard_can_be_given_to_a_handler(log: SqliteStore) -> None:
     log.accept("d1", b"{}", (), "unhandled", "why")
     assert log.replay("d1") == ()
     assert state(log, "d1") == "unhandled"
@@ -478,14 +482,14 @@ def test_what_is_unknown_unfinished_or_without_a_body_is_not_run_again(
 # ---- batches and processes ----------------------------------------------------------------------
 
 
-def test_a_batch_that_fails_leaves_nothing(log: SqliteLog) -> None:
+def test_a_batch_that_fails_leaves_nothing(log: SqliteStore) -> None:
     log.accept("d0", b"{}", ["a"])
 
     def fail() -> None:
-        with log.batch():
+        with log.transaction():
             log.accept("d1", b"{}", ["a"])
             log.claim("d0", "a")
-            log.refused(1, "secret wrong", 1)
+            log.count_rejections(1, "secret wrong", 1)
             _ = 1 / 0
 
     with pytest.raises(ZeroDivisionError):
@@ -500,7 +504,7 @@ def test_a_batch_in_which_a_statement_failed_is_not_kept_in_part(path: Path) -> 
     database.open()
 
     def go_on() -> None:
-        with database.batch():
+        with database.transaction():
             database.execute("INSERT INTO t VALUES (1)")
             # As the receiver does, which answers 503 to this one delivery.
             for number in (1, 2):
@@ -511,7 +515,7 @@ def test_a_batch_in_which_a_statement_failed_is_not_kept_in_part(path: Path) -> 
         with pytest.raises(StoreError, match="UNIQUE"):
             go_on()
         assert query(path, "SELECT * FROM t") == []
-        with database.batch():
+        with database.transaction():
             database.execute("INSERT INTO t VALUES (3)")
         assert query(path, "SELECT * FROM t") == [(3,)]
     finally:
@@ -523,9 +527,9 @@ def test_nothing_acknowledged_is_lost_and_nothing_half_kept_when_the_process_is_
 ) -> None:
     code = """
         import random, sys
-        from hubhooks._store.sqlite import SqliteLog
+        from hubhooks._store.sqlite import SqliteStore
         path, turn = sys.argv[1:]
-        log = SqliteLog(path)
+        log = SqliteStore(path)
         log.open()
         log.recover()
         for number in range(10_000):
@@ -568,15 +572,15 @@ def test_nothing_acknowledged_is_lost_and_nothing_half_kept_when_the_process_is_
     assert query(path, "PRAGMA integrity_check") == [("ok",)]
     with opened(path) as log:
         assert log.stats().body_bytes == sum(map(len, bodies.values()))
-        assert log.due(1)
+        assert log.list_ready(1)
         assert log.accept("next", b"{}", ["a"]).status == "accepted"
 
 
 ACCEPT_ALL = """
     import sys, time
     from hubhooks.errors import BusyError
-    from hubhooks._store.sqlite import SqliteLog
-    log = SqliteLog(sys.argv[1])
+    from hubhooks._store.sqlite import SqliteStore
+    log = SqliteStore(sys.argv[1])
     log.open()
     statuses = []
     for number in range(200):
@@ -599,10 +603,10 @@ def test_of_many_processes_with_the_same_deliveries_one_runs_each(path: Path) ->
     ):
         counts = [tuple(map(int, said(process).split())) for process in (one, two, three)]
     assert (sum(a for a, _ in counts), sum(b for _, b in counts)) == (200, 400)
-    assert SqliteLog(path).stats().states == {"queued": 200}
+    assert SqliteStore(path).stats().states == {"queued": 200}
 
 
-def test_another_process_is_noticed_when_it_writes(path: Path, log: SqliteLog) -> None:
+def test_another_process_is_noticed_when_it_writes(path: Path, log: SqliteStore) -> None:
     log.changed()
     log.accept("d1", b"{}", ["a"])
     assert not log.changed()
@@ -612,10 +616,10 @@ def test_another_process_is_noticed_when_it_writes(path: Path, log: SqliteLog) -
     assert not log.changed()
 
 
-def test_whoever_reads_slowly_keeps_nobody_from_writing(path: Path, log: SqliteLog) -> None:
+def test_whoever_reads_slowly_keeps_nobody_from_writing(path: Path, log: SqliteStore) -> None:
     log.accept("d1", b"{}", ["a"])
-    reader = Database(path, [[]] * len(sqlite._STEPS))  # noqa: SLF001 - as many as there are
-    with reader.elsewhere() as connection:
+    reader = Database(path, [[]] * len(sqlite.MIGRATIONS))
+    with reader.open_connection() as connection:
         before = connection.execute("SELECT count(*) FROM deliveries").fetchone()
         log.accept("d2", b"{}", ["a"])
         assert connection.execute("SELECT count(*) FROM deliveries").fetchone() == before == (1,)
@@ -638,7 +642,7 @@ def locked(path: Path, how: str = "IMMEDIATE") -> Generator[None]:
 
 
 def test_while_somebody_else_writes_it_says_so_and_works_afterwards(
-    path: Path, log: SqliteLog
+    path: Path, log: SqliteStore
 ) -> None:
     log.accept("d1", b"{}", ["a"])
     with locked(path):
@@ -651,7 +655,7 @@ def test_while_somebody_else_writes_it_says_so_and_works_afterwards(
                 deed()
         assert [r.id for r in log.list()] == ["d1"]
         with opened(path, runs=False) as other:
-            assert other.due(8)
+            assert other.list_ready(8)
     assert log.accept("d2", b"{}", ["a"]).status == "accepted"
     assert isinstance(BusyError(), StoreError)
 
@@ -703,7 +707,7 @@ def test_a_read_only_disk(tmp_path: Path) -> None:
         assert "cannot be created (read-only file system)" in refusal(disk / "new.db")
         assert "cannot be opened: check the path and its permissions" in refusal(disk / "x.db")
         with pytest.raises(ConfigError, match=r"x\.db\.runner"):
-            RunnerLock(disk / "x.db").try_acquire()
+            LeaderLock(disk / "x.db").try_acquire()
 
 
 @needs_mount
@@ -716,7 +720,7 @@ def test_a_full_disk_loses_nothing_accepted_and_takes_more_once_there_is_room(
         ballast.write_bytes(b"x" * 1024 * 1024)
         with opened(disk / "x.db") as log:
             log.accept("d0", b"{}", ["a"])
-            log.finished(start(log, "d0"), "succeeded")
+            log.finish_run(start(log, "d0"), "succeeded")
             accepted = fill(log)
             with pytest.raises(StoreError, match="free some space"):
                 accept_together(log, [f"late{number}" for number in range(16)])
@@ -729,13 +733,13 @@ def test_a_full_disk_loses_nothing_accepted_and_takes_more_once_there_is_room(
             assert all(log.body(name) == b"x" * 10_000 for name in accepted)
 
 
-def accept_together(log: SqliteLog, names: list[str]) -> None:
-    with log.batch():
+def accept_together(log: SqliteStore, names: list[str]) -> None:
+    with log.transaction():
         for name in names:
             log.accept(name, b"x" * 100_000, ["a"])
 
 
-def fill(log: SqliteLog) -> set[str]:
+def fill(log: SqliteStore) -> set[str]:
     """Accept until there is no room, and give what was accepted."""
     accepted: set[str] = set()
 
@@ -750,7 +754,7 @@ def fill(log: SqliteLog) -> set[str]:
     return accepted
 
 
-def ask(log: SqliteLog, sql: str, *values: object) -> list[Any]:
+def ask(log: SqliteStore, sql: str, *values: object) -> list[Any]:
     """Ask what only the connection of the log itself can tell, or set what holds for it."""
     return log._db.execute(sql, values).fetchall()  # noqa: SLF001 - see above
 
@@ -761,7 +765,7 @@ def test_a_file_that_may_not_grow_loses_nothing_accepted(path: Path) -> None:
         accepted = fill(log)
         ask(log, "PRAGMA max_page_count = 10000")
         assert log.accept("more", b"{}", ["a"]).status == "accepted"
-    assert {r.id for r in SqliteLog(path).list(limit=1_000)} == accepted | {"more"}
+    assert {r.id for r in SqliteStore(path).list(limit=1_000)} == accepted | {"more"}
 
 
 @pytest.mark.parametrize("content", [b"Dear diary\n" * 1_000, os.urandom(100_000), b"Dear diary\n"])
@@ -782,7 +786,7 @@ def test_another_programs_database(path: Path) -> None:
     content = path.read_bytes()
     assert "belongs to another program: give another path" in refusal(path)
     with pytest.raises(ConfigError, match="belongs to another program"):
-        SqliteLog(path).list()
+        SqliteStore(path).list()
     assert path.read_bytes() == content
 
 
@@ -794,7 +798,7 @@ def test_a_file_of_a_newer_version(path: Path) -> None:
     assert "was written by a newer hubhooks (format 99; this version reads 3)" in message
     assert "upgrade hubhooks, or give another path" in message
     with pytest.raises(ConfigError, match="newer hubhooks"):
-        SqliteLog(path).get("d1")
+        SqliteStore(path).get("d1")
 
 
 @pytest.mark.parametrize("damage", ["garbage", "cut off"])
@@ -819,10 +823,10 @@ def test_a_damaged_file_is_reported_and_never_half_read(path: Path, damage: str)
 
 
 def test_a_file_that_is_gone_or_was_never_there(path: Path) -> None:
-    for deed in (SqliteLog(path).list, SqliteLog(path).prune, SqliteLog(path).stats):
+    for deed in (SqliteStore(path).list, SqliteStore(path).prune, SqliteStore(path).stats):
         with pytest.raises(StoreError, match=re.escape(f"`{path}` cannot be opened")):
             deed()
-    SqliteLog(path).checkpoint()
+    SqliteStore(path).checkpoint()
     assert not path.exists()
 
 
@@ -841,10 +845,15 @@ def test_a_log_that_is_not_open(path: Path) -> None:
     with opened(path) as log:
         log.accept("d1", b"{}", ["a"])
     log.close()
-    for deed in (lambda: log.accept("d2", b"{}"), log.recover, lambda: log.due(1), log.changed):
+    for deed in (
+        lambda: log.accept("d2", b"{}"),
+        log.recover,
+        lambda: log.list_ready(1),
+        log.changed,
+    ):
         with pytest.raises(StoreError, match=re.escape(f"`{path}` is not open")):
             deed()
-    log.finished(RunContext("d1", 1, False, datetime.now(timezone.utc), "a"), "succeeded")
+    log.finish_run(RunContext("d1", 1, False, datetime.now(timezone.utc), "a"), "succeeded")
     with pytest.raises(StoreError, match="is not open"):
         log.flush()
     log.open()
@@ -906,9 +915,9 @@ def test_where_mounts_cannot_be_read_every_path_is_taken(
 
 WRITE_ELSEWHERE = """
     import sys
-    from hubhooks._store.sqlite import SqliteLog
+    from hubhooks._store.sqlite import SqliteStore
 
-    log = SqliteLog(sys.argv[1])
+    log = SqliteStore(sys.argv[1])
     log.open()
     log.accept("elsewhere", b"{}", ["a"])
     log.close()
@@ -933,7 +942,7 @@ def ids_seen_elsewhere(path: Path) -> set[str]:
 
 
 def test_nothing_is_lost_when_this_process_reads_the_files_and_another_one_ends(
-    path: Path, log: SqliteLog, caplog: pytest.LogCaptureFixture
+    path: Path, log: SqliteStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     log.accept("before", b"{}", ["a"])
     # As an upload of the folder does: it takes SQLite's locks from this process.
@@ -952,7 +961,7 @@ def test_nothing_is_lost_when_this_process_reads_the_files_and_another_one_ends(
 
 
 def test_a_file_that_is_removed_is_made_anew_and_has_to_be_led_anew(
-    path: Path, log: SqliteLog
+    path: Path, log: SqliteStore
 ) -> None:
     log.accept("before", b"{}", ["a"])
     for file in path.parent.glob(f"{path.name}*"):
@@ -968,9 +977,9 @@ def test_a_file_that_is_removed_is_made_anew_and_has_to_be_led_anew(
     assert log.claim("after", "a") is not None
 
 
-def test_what_is_written_while_the_file_is_removed_is_refused(path: Path, log: SqliteLog) -> None:
+def test_what_is_written_while_the_file_is_removed_is_refused(path: Path, log: SqliteStore) -> None:
     def write() -> None:
-        with log.batch():
+        with log.transaction():
             log.accept("during", b"{}", ["a"])
             Path(f"{path}-wal").unlink()
 
@@ -981,9 +990,9 @@ def test_what_is_written_while_the_file_is_removed_is_refused(path: Path, log: S
 
 
 def test_a_file_is_not_opened_anew_beside_somebody_who_reads_the_old_one(
-    path: Path, log: SqliteLog
+    path: Path, log: SqliteStore
 ) -> None:
-    with log._db.elsewhere():  # noqa: SLF001 - what `get` and `list` do
+    with log._db.open_connection():  # noqa: SLF001 - what `get` and `list` do
         for file in path.parent.glob(f"{path.name}*"):
             file.unlink()
         with pytest.raises(BusyError, match="was removed or replaced"):
@@ -1014,7 +1023,7 @@ def test_only_its_owner_reads_the_file_and_those_beside_it(path: Path) -> None:
     try:
         with opened(path) as log:
             log.accept("d1", b"{}", ["a"])
-            lock = RunnerLock(path)
+            lock = LeaderLock(path)
             assert lock.try_acquire()
             modes = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
             lock.release()
@@ -1029,9 +1038,9 @@ def test_a_link_to_a_file_that_is_yet_to_be_made_is_followed(tmp_path: Path) -> 
     link = tmp_path / "link.db"
     link.symlink_to(tmp_path / "real.db")
     with opened(link):
-        lock = RunnerLock(link)
+        lock = LeaderLock(link)
         assert lock.try_acquire()
-        assert not RunnerLock(tmp_path / "real.db").try_acquire()
+        assert not LeaderLock(tmp_path / "real.db").try_acquire()
         lock.release()
         assert {file.name for file in tmp_path.iterdir()} == {
             "link.db", "real.db", "real.db-shm", "real.db-wal", "real.db.runner",
@@ -1077,10 +1086,10 @@ def test_what_is_secret_is_never_in_the_file(path: Path) -> None:
     assert kept[8:] == [("webhook-id", "d1"), ("via", "\xe9")]
 
 
-def test_texts_that_no_file_can_hold_are_repaired_and_long_ones_cut(log: SqliteLog) -> None:
+def test_texts_that_no_file_can_hold_are_repaired_and_long_ones_cut(log: SqliteStore) -> None:
     log.accept("d1", b"{}", ["a"])
     log.accept("d2", b"{}", (), "ignored", "half of \ud83d")
-    log.finished(start(log, "d1"), "failed", "bad \udcff", "x" * 1_000_000 + "ValueError: last")
+    log.finish_run(start(log, "d1"), "failed", "bad \udcff", "x" * 1_000_000 + "ValueError: last")
     log.flush()
     (ended,) = record(log, "d1").runs
     assert ended.error == "bad \\udcff"
@@ -1102,7 +1111,7 @@ def test_an_older_file_is_brought_up_to_date_step_by_step(path: Path) -> None:
     opened_database(path, STEPS).close()
     added = [*STEPS, ["ALTER TABLE t ADD COLUMN b DEFAULT 2"], ["UPDATE t SET a = a + b"]]
     older = "has an older format: start the app with this version of hubhooks first"
-    with pytest.raises(StoreError, match=older), Database(path, added).elsewhere():
+    with pytest.raises(StoreError, match=older), Database(path, added).open_connection():
         pass
     for _ in range(2):
         opened_database(path, added).close()
@@ -1126,9 +1135,9 @@ def test_a_step_that_fails_leaves_the_file_as_it_was(path: Path) -> None:
 def test_of_many_processes_that_open_a_new_file_each_gets_it_whole(tmp_path: Path) -> None:
     code = """
         import sys
-        from hubhooks._store.sqlite import SqliteLog
+        from hubhooks._store.sqlite import SqliteStore
         for path in sys.stdin:
-            log = SqliteLog(path.strip())
+            log = SqliteStore(path.strip())
             log.open()
             print(len(log.list()), flush=True)
             log.close()
@@ -1146,7 +1155,7 @@ def test_of_many_processes_that_open_a_new_file_each_gets_it_whole(tmp_path: Pat
 
 
 def test_what_was_written_moves_to_the_file_by_a_checkpoint_only(
-    path: Path, log: SqliteLog
+    path: Path, log: SqliteStore
 ) -> None:
     wal = Path(f"{path}-wal")
     before = path.stat().st_size
@@ -1172,7 +1181,7 @@ def test_there_is_no_other_durability(path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"`synchronous='off'` is not a choice.* \"normal\" or \"full\""
     ):
-        SqliteLog(path, synchronous=synchronous)
+        SqliteStore(path, synchronous=synchronous)
 
 
 @pytest.mark.parametrize(("synchronous", "expected"), [("normal", 1), ("full", 2)])
@@ -1189,8 +1198,8 @@ def test_an_answer_that_arrived_is_on_record_with_the_end_of_a_run_or_without(
         log.accept("d1", b"{}", ["a"])
         delivery = log.claim("d1", "a")
         assert delivery is not None
-        log.answered("d1", delivered=True)
-        log.finished(delivery._replace(attempt=attempt), "succeeded")
+        log.mark_acknowledged("d1", delivered=True)
+        log.finish_run(delivery._replace(attempt=attempt), "succeeded")
         log.flush()
         record = log.get("d1")
         assert record is not None
@@ -1214,10 +1223,10 @@ def test_bodies_go_by_age_and_ids_a_week_later_but_unfinished_work_stays(
             log.accept(name, b"{}", ["a"])
         log.accept("unhandled", b"{}", (), "unhandled")
         run(log, "succeeded")
-        log.finished(start(log, "retrying"), "failed", retry_after=1)
-        log.overdue(start(log, "stuck"))
+        log.finish_run(start(log, "retrying"), "failed", retry_after=1)
+        log.mark_stuck(start(log, "stuck"))
         start(log, "running")
-        log.refused(int(clock[0]) // 60, "secret wrong", 3)
+        log.count_rejections(int(clock[0]) // 60, "secret wrong", 3)
         clock[0] += 29 * DAY
         log.accept("young", b"{}", (), "ignored")
         assert log.prune() == 0
@@ -1242,7 +1251,7 @@ def test_bodies_go_by_age_and_ids_a_week_later_but_unfinished_work_stays(
 
 
 def test_nothing_is_dropped_for_a_clock_that_is_set_back(
-    log: SqliteLog, clock: list[float]
+    log: SqliteStore, clock: list[float]
 ) -> None:
     log.accept("d1", b"{}", (), "ignored")
     clock[0] -= 400 * DAY
@@ -1254,10 +1263,10 @@ def test_nothing_is_dropped_for_a_clock_that_is_set_back(
 
 
 def test_many_that_came_while_the_clock_was_ahead_keep_no_others(
-    log: SqliteLog, clock: list[float]
+    log: SqliteStore, clock: list[float]
 ) -> None:
     clock[0] += 400 * DAY
-    with log.batch():
+    with log.transaction():
         for number in range(600):
             log.accept(f"ahead-{number}", b"{}", (), "ignored")
     clock[0] -= 400 * DAY
@@ -1296,7 +1305,7 @@ def test_a_log_full_of_unfinished_work_takes_no_more_until_some_is_finished(
         log.accept("finished", b"x" * 10, (), "unhandled")
         for number in range(10):
             log.accept(f"d{number}", b"x" * 10, ["a"])
-        with log.batch():
+        with log.transaction():
             log.accept("small", b"", ["a"])
             for body in (b"x", b"x" * 101):
                 with pytest.raises(StoreError, match=f"`{path}` is full of unfinished deliveries"):
@@ -1309,7 +1318,7 @@ def test_a_log_full_of_unfinished_work_takes_no_more_until_some_is_finished(
 
 
 def test_what_came_back_to_life_since_it_was_chosen_is_not_dropped(
-    log: SqliteLog, clock: list[float], monkeypatch: pytest.MonkeyPatch
+    log: SqliteStore, clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log.accept("d1", b"{}", ["a"])
     run(log, "d1")
@@ -1319,7 +1328,7 @@ def test_what_came_back_to_life_since_it_was_chosen_is_not_dropped(
     def revive_and_drop(*arguments: Any, **options: Any) -> int:
         log.recover()
         revived = "UPDATE runs SET state = 'queued', finished_at = NULL"
-        with log.batch():
+        with log.transaction():
             ask(log, revived)
         drop(*arguments, **options)
         return 0
@@ -1333,7 +1342,7 @@ def test_what_came_back_to_life_since_it_was_chosen_is_not_dropped(
 
 def test_much_is_dropped_in_several_transactions(path: Path, clock: list[float]) -> None:
     with opened(path) as log:
-        with log.batch():
+        with log.transaction():
             for number in range(1_200):
                 log.accept(f"d{number}", b"{}", (), "ignored")
         clock[0] += 100 * DAY
@@ -1345,7 +1354,7 @@ def test_much_is_dropped_in_several_transactions(path: Path, clock: list[float])
 
 
 def test_the_list_can_be_narrowed_and_turned_page_by_page(
-    log: SqliteLog, clock: list[float]
+    log: SqliteStore, clock: list[float]
 ) -> None:
     for number in range(9):
         clock[0] += 60
@@ -1376,16 +1385,16 @@ def test_the_list_can_be_narrowed_and_turned_page_by_page(
     assert (first.body, [r.handler for r in first.runs]) == (None, ["a"])
 
 
-def test_the_log_in_figures(log: SqliteLog) -> None:
+def test_the_log_in_figures(log: SqliteStore) -> None:
     assert log.stats() == ({}, 0, None, {})
     log.accept("d1", b"12345", (), "unhandled")
     log.accept("d2", b"123", ["a", "b"])
     log.accept("d3", b"1", ["a"])
     run(log, "d3")
-    log.refused(1, "secret wrong", 2)
-    log.refused(1, "secret wrong", 3)
-    log.refused(2, "secret wrong", 1)
-    log.refused(2, "too large", 1)
+    log.count_rejections(1, "secret wrong", 2)
+    log.count_rejections(1, "secret wrong", 3)
+    log.count_rejections(2, "secret wrong", 1)
+    log.count_rejections(2, "too large", 1)
     assert log.stats() == (
         {"unhandled": 1, "queued": 1, "succeeded": 1},
         9,
@@ -1400,7 +1409,7 @@ def test_the_log_in_figures(log: SqliteLog) -> None:
      "_END", "_OVERDUE", "_STARTED", "_HANDLERS", "_DUE", "_NEXT_DUE", "_BODY",
      "_OLDEST_UNFINISHED", "_DROP_BODY", "_DROP_ROW"],
 )  # fmt: skip
-def test_no_statement_of_every_day_reads_a_whole_table(log: SqliteLog, name: str) -> None:
+def test_no_statement_of_every_day_reads_a_whole_table(log: SqliteStore, name: str) -> None:
     sql = getattr(sqlite, name).format(handlers="?")
     steps = [row[3] for row in ask(log, f"EXPLAIN QUERY PLAN {sql}", *"1" * sql.count("?"))]
     assert any("SEARCH" in step for step in steps)
@@ -1411,15 +1420,15 @@ def test_no_statement_of_every_day_reads_a_whole_table(log: SqliteLog, name: str
 
 HOLD = """
     import sys
-    from hubhooks._store.sqlite import RunnerLock
-    lock = RunnerLock(sys.argv[1])
+    from hubhooks._store.sqlite import LeaderLock
+    lock = LeaderLock(sys.argv[1])
     print(lock.try_acquire(), flush=True)
     sys.stdin.read()
 """
 
 
 def test_one_of_many_holds_the_lock(path: Path) -> None:
-    lock, other = RunnerLock(path), RunnerLock(path)
+    lock, other = LeaderLock(path), LeaderLock(path)
     assert (lock.is_held, lock.try_acquire(), lock.is_held) == (False, True, True)
     assert (lock.try_acquire(), other.try_acquire(), other.is_held) == (True, False, False)
     with child(HOLD, path) as process:
@@ -1432,20 +1441,20 @@ def test_one_of_many_holds_the_lock(path: Path) -> None:
 
 def test_looking_at_the_files_again_in_one_process_gives_no_lock_away(path: Path) -> None:
     with opened(path) as log:
-        lock = RunnerLock(path)
+        lock = LeaderLock(path)
         assert lock.try_acquire()
-        assert not RunnerLock(path).try_acquire()
+        assert not LeaderLock(path).try_acquire()
         with opened(path, runs=False):
             pass
-        with log.batch():
+        with log.transaction():
             log.accept("d1", b"{}", ["a"])
             with child(HOLD, path) as process:
                 assert said(process) == "False"
             code = """
                 import sys
                 from hubhooks.errors import BusyError
-                from hubhooks._store.sqlite import SqliteLog
-                log = SqliteLog(sys.argv[1])
+                from hubhooks._store.sqlite import SqliteStore
+                log = SqliteStore(sys.argv[1])
                 log.open()
                 try:
                     log.recover()
@@ -1459,7 +1468,7 @@ def test_looking_at_the_files_again_in_one_process_gives_no_lock_away(path: Path
 
 
 def test_the_lock_of_a_process_that_is_killed_is_free(path: Path) -> None:
-    lock = RunnerLock(path)
+    lock = LeaderLock(path)
     for _ in range(3):
         with child(HOLD, path) as process:
             assert said(process) == "True"
@@ -1472,7 +1481,7 @@ def test_the_lock_of_a_process_that_is_killed_is_free(path: Path) -> None:
 
 def test_a_lock_that_cannot_be_made(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"x\.db\.runner` cannot be created"):
-        RunnerLock(tmp_path / "no" / "x.db").try_acquire()
+        LeaderLock(tmp_path / "no" / "x.db").try_acquire()
     (tmp_path / "y.db.runner").write_bytes(b"not a database" * 100)
     with pytest.raises(ConfigError, match=r"y\.db\.runner` is not an SQLite file"):
-        RunnerLock(tmp_path / "y.db").try_acquire()
+        LeaderLock(tmp_path / "y.db").try_acquire()

@@ -16,7 +16,7 @@ from servers import PATIENCE, SECRET, UVICORN, Server, patiently, started, wait_
 
 from hubhooks._samples import compact, sample_json
 from hubhooks._store.files import LeaderFile, StoreFiles
-from hubhooks._store.sqlite import RunnerLock, SqliteLog
+from hubhooks._store.sqlite import LeaderLock, SqliteStore
 from hubhooks.errors import BusyError, StoreError
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def prepare(folder: Path) -> None:
 
 def check_whole(server: Server, names: set[str]) -> None:
     """Check that the store is sound, and that all of these deliveries are done."""
-    store = SqliteLog(file_of(server.folder))
+    store = SqliteStore(file_of(server.folder))
 
     def done() -> set[str]:
         try:
@@ -201,7 +201,7 @@ def test_file_replaced_while_no_app_runs_gets_no_foreign_wal(tmp_path: Path) -> 
         server.kill()
         senders.stop()
     put_older_copy(tmp_path)
-    store = SqliteLog(file_of(tmp_path))
+    store = SqliteStore(file_of(tmp_path))
     with pytest.raises(BusyError, match="was removed or replaced"):
         store.list()
     with started(tmp_path, *UVICORN, environ=ON_DISK) as server:
@@ -214,7 +214,7 @@ def test_file_replaced_while_no_app_runs_gets_no_foreign_wal(tmp_path: Path) -> 
 
 
 def test_older_copy_is_noticed_where_it_is_written_over_the_database(
-    tmp_path: Path, store: SqliteLog
+    tmp_path: Path, store: SqliteStore
 ) -> None:
     def fill(names: str) -> None:
         for number in range(100):
@@ -253,10 +253,10 @@ def test_killed_process_is_named_at_the_next_start(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[SqliteLog]:
-    lock = RunnerLock(file_of(tmp_path))
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    lock = LeaderLock(file_of(tmp_path))
     assert lock.try_acquire()
-    store = SqliteLog(file_of(tmp_path), lock=lock)
+    store = SqliteStore(file_of(tmp_path), lock=lock)
     store.open()
     store.recover()
     yield store
@@ -264,22 +264,22 @@ def store(tmp_path: Path) -> Iterator[SqliteLog]:
     lock.release()
 
 
-def test_run_goes_on_when_the_wal_file_is_removed(tmp_path: Path, store: SqliteLog) -> None:
-    with store.batch():
+def test_run_goes_on_when_the_wal_file_is_removed(tmp_path: Path, store: SqliteStore) -> None:
+    with store.transaction():
         store.accept("d1", b"{}", ["a"])
         run = store.claim("d1", "a")
     assert run is not None
     file_of(tmp_path, "-wal").unlink()
     assert store.changed()
     assert store.is_led
-    store.finished(run, "succeeded")
+    store.finish_run(run, "succeeded")
     store.flush()
     found = store.get("d1")
     assert found is not None
     assert (found.state, found.runs[0].attempts) == ("succeeded", 1)
 
 
-def test_shorter_database_that_is_sound_is_kept(tmp_path: Path, store: SqliteLog) -> None:
+def test_shorter_database_that_is_sound_is_kept(tmp_path: Path, store: SqliteStore) -> None:
     for number in range(200):
         store.accept(f"d{number}", b"x" * 4000, ["a"])
     with closing(sqlite3.connect(file_of(tmp_path), isolation_level=None)) as other:
@@ -297,7 +297,7 @@ def test_shorter_database_that_is_sound_is_kept(tmp_path: Path, store: SqliteLog
     assert len(store.list(limit=1000)) == 202
 
 
-def test_damaged_file_takes_no_deliveries(tmp_path: Path, store: SqliteLog) -> None:
+def test_damaged_file_takes_no_deliveries(tmp_path: Path, store: SqliteStore) -> None:
     for number in range(50):
         store.accept(f"d{number}", b"x" * 2000, ["a"])
     with closing(sqlite3.connect(file_of(tmp_path))) as other:
@@ -310,8 +310,8 @@ def test_damaged_file_takes_no_deliveries(tmp_path: Path, store: SqliteLog) -> N
             store.accept("after", b"{}", ["a"])
 
 
-def test_only_the_leader_renames_files(tmp_path: Path, store: SqliteLog) -> None:
-    other = SqliteLog(file_of(tmp_path), lock=RunnerLock(file_of(tmp_path)))
+def test_only_the_leader_renames_files(tmp_path: Path, store: SqliteStore) -> None:
+    other = SqliteStore(file_of(tmp_path), lock=LeaderLock(file_of(tmp_path)))
     other.open()
     store.accept("before", b"{}", ["a"])
     (tmp_path / "empty.db").touch()
@@ -357,9 +357,9 @@ def test_mount_on_another_device_keeps_the_wal() -> None:
 
 
 def test_runs_of_an_older_store_are_recovered_when_the_wal_file_is_emptied(
-    tmp_path: Path, store: SqliteLog
+    tmp_path: Path, store: SqliteStore
 ) -> None:
-    with store.batch():
+    with store.transaction():
         store.accept("d1", b"{}", ["a"])
         store.claim("d1", "a")
     with closing(sqlite3.connect(file_of(tmp_path))) as other:
@@ -378,7 +378,7 @@ def test_runs_of_an_older_store_are_recovered_when_the_wal_file_is_emptied(
     assert store.recover() == [("d1", "a", False)]
 
 
-def test_leader_file_that_is_removed_is_written_again(tmp_path: Path, store: SqliteLog) -> None:
+def test_leader_file_that_is_removed_is_written_again(tmp_path: Path, store: SqliteStore) -> None:
     leader = file_of(tmp_path, ".leader")
     leader.unlink()
     store.keep_noted()

@@ -15,7 +15,7 @@ from hubhooks import Webhooks
 from hubhooks._app_code import AppCode, AppIdentity, find_app_code
 from hubhooks._samples import compact, sample_json
 from hubhooks._store.files import LeaderFile
-from hubhooks._store.sqlite import RunnerLock, SqliteLog
+from hubhooks._store.sqlite import LeaderLock, SqliteStore
 from hubhooks.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ def deliver(server: Server, delivery_id: str) -> None:
     assert answer.json()["handlers"] == ["own"]
 
 
-def store_of(folder: Path) -> SqliteLog:
-    return SqliteLog(folder / "hubhooks.db")
+def store_of(folder: Path) -> SqliteStore:
+    return SqliteStore(folder / "hubhooks.db")
 
 
 def wait_until_done(server: Server, *delivery_ids: str) -> None:
@@ -175,8 +175,8 @@ def identity(name: str | None, file: str | None = None, *, adopt: bool = False) 
     return AppIdentity(AppCode(file, 0.0), name, adopt)
 
 
-def open_as(path: Path, app: AppIdentity, lock: RunnerLock | None = None) -> None:
-    store = SqliteLog(path, app=app, lock=lock)
+def open_as(path: Path, app: AppIdentity, lock: LeaderLock | None = None) -> None:
+    store = SqliteStore(path, app=app, lock=lock)
     store.open()
     store.close()
 
@@ -195,19 +195,19 @@ def test_store_of_another_app_is_adopted_if_asked_for(tmp_path: Path) -> None:
 def test_store_in_use_is_not_adopted(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     open_as(path, identity("first"))
-    lock = RunnerLock(path)
+    lock = LeaderLock(path)
     assert lock.try_acquire()
     try:
         with pytest.raises(ConfigError, match="stop `first`, then start it once"):
-            open_as(path, identity("second", adopt=True), RunnerLock(path))
+            open_as(path, identity("second", adopt=True), LeaderLock(path))
     finally:
         lock.release()
-    open_as(path, identity("second", adopt=True), RunnerLock(path))
+    open_as(path, identity("second", adopt=True), LeaderLock(path))
 
 
 def test_store_without_app_is_claimed_by_the_first_one(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
-    store = SqliteLog(path)
+    store = SqliteStore(path)
     store.open()
     store.close()
     open_as(path, identity("first"))
@@ -218,7 +218,7 @@ def test_store_without_app_is_claimed_by_the_first_one(tmp_path: Path) -> None:
 def test_store_replaced_by_that_of_another_app_takes_no_deliveries(tmp_path: Path) -> None:
     path, other = tmp_path / "x.db", tmp_path / "other.db"
     open_as(other, identity("other"))
-    store = SqliteLog(path, app=identity("own"))
+    store = SqliteStore(path, app=identity("own"))
     store.open()
     other.rename(path)
     for _ in range(2):

@@ -815,7 +815,7 @@ def test_what_handlers_leave_behind_ends_with_the_client() -> None:
     left: list[asyncio.Task[None]] = []
 
     @hooks.on()
-    async def leave(event: HubEvent) -> None:
+    async def requeue(event: HubEvent) -> None:
         left.append(asyncio.create_task(never()))
         await asyncio.sleep(0)
 

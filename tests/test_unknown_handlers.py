@@ -12,8 +12,8 @@ import pytest
 from servers import PATIENCE, ROOT, Server, started
 
 from hubhooks._samples import compact, sample_json
-from hubhooks._store.base import MemoryLog
-from hubhooks._store.sqlite import SqliteLog
+from hubhooks._store.base import MemoryStore
+from hubhooks._store.sqlite import SqliteStore
 from hubhooks.admin.queries import Activity
 from hubhooks.routing import Router
 
@@ -73,7 +73,7 @@ def renamed(tmp_path: Path) -> Any:
     """Run an app whose handler was renamed while many deliveries waited for it."""
     hold = tmp_path / "hold"
     hold.touch()
-    store = SqliteLog(tmp_path / "hubhooks.db")
+    store = SqliteStore(tmp_path / "hubhooks.db")
     with started(tmp_path, script=APP.replace("NAME", "old"), environ=ON_DISK) as server:
         for number in range(COUNT + 1):
             answer = server.post("/", BODY, headers={"Webhook-Id": f"d{number}"})
@@ -96,7 +96,7 @@ def renamed(tmp_path: Path) -> Any:
 
 
 def wait_until_states_are(server: Server, **expected: int) -> None:
-    store = SqliteLog(server.folder / "hubhooks.db")
+    store = SqliteStore(server.folder / "hubhooks.db")
     server.wait_until(lambda: store.stats().states == expected, "does not end them")
 
 
@@ -126,7 +126,7 @@ def test_replay_as_runs_them_under_another_name(renamed: Server) -> None:
     assert code == 0, text
     wait_until_states_are(renamed, succeeded=COUNT + 1)
     assert sorted(ran(folder)[1:]) == sorted(f"d{number} new" for number in range(COUNT + 1))
-    record = SqliteLog(folder / "hubhooks.db").get("d7")
+    record = SqliteStore(folder / "hubhooks.db").get("d7")
     assert record is not None
     assert [(run.handler, run.state, run.error) for run in record.runs] == [
         ("old", "ignored", "replayed as `new`"),
@@ -157,15 +157,15 @@ def test_handler_that_comes_back_runs_them(renamed: Server) -> None:
 
 
 def test_runs_in_memory_wait_for_an_unknown_handler_too() -> None:
-    store = MemoryLog()
+    store = MemoryStore()
     store.accept("d1", b"{}", ["gone", "there"])
-    assert store.due(9, among={"there"}) == [("d1", "there")]
+    assert store.list_ready(9, among={"there"}) == [("d1", "there")]
     assert store.waiting_handlers() == {"gone": 1, "there": 1}
 
 
 def test_replay_as_without_an_app_takes_any_name(tmp_path: Path) -> None:
     path = tmp_path / "hubhooks.db"
-    store = SqliteLog(path)
+    store = SqliteStore(path)
     store.open()
     store.accept("d1", BODY, ["old"])
     store.close()
@@ -182,7 +182,7 @@ def test_replay_as_without_an_app_takes_any_name(tmp_path: Path) -> None:
 
 def test_tab_shows_unknown_handlers_to_the_owner_only() -> None:
     tab = pytest.importorskip("hubhooks.admin.gradio_tab")
-    store = MemoryLog()
+    store = MemoryStore()
     store.accept("d1", b"{}", ["<gone>"])
     activity = Activity(store, Router(), lambda: None, lambda: None)
     shown = activity.overview(trusted=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from starlette.routing import Match
     from starlette.types import Receive, Scope, Send
 
-    from hubhooks._store.base import Log
+    from hubhooks._store.base import DeliveryStore
 
 __all__ = ["block_store", "gradio_apps", "guard_deep_links", "keep_private"]
 
@@ -54,7 +54,7 @@ def gradio_apps(app: object) -> Iterator[tuple[App, str]]:
 # ---- files of the store ------------------------------------------------------------------------
 
 
-def block_store(app: App, store: Log) -> None:
+def block_store(app: App, store: DeliveryStore) -> None:
     """Make Gradio serve no file of a store, also if `allowed_paths` includes its folder.
 
     `protect` works in this process. `blocked_paths` does the same in Gradio's static workers, which

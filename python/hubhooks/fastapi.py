@@ -40,7 +40,7 @@ from hubhooks._http.body import (
 from hubhooks._http.receiver import MAX_BODY_SIZE, Receiver, check_size
 from hubhooks._logging import get_logger
 from hubhooks._samples import describe, sample_json, sample_names, scope_and_action
-from hubhooks._store.base import MemoryLog
+from hubhooks._store.base import MemoryStore
 from hubhooks.errors import ConfigError, PayloadError
 from hubhooks.routing import Router
 from hubhooks.webhooks import Webhooks
@@ -519,7 +519,7 @@ def _make_dependency(
     # It only checks requests: it stores nothing and runs nothing.
     receiver = Receiver(
         Router(),
-        MemoryLog(),
+        MemoryStore(),
         _verifier_getter(secret),
         allow_unsigned=allow_unsigned,
         max_body_size=max_body_size,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
     from hubhooks._http.app import Receive, Scope, Send, WebhookApp
-    from hubhooks._store.base import Log
+    from hubhooks._store.base import DeliveryStore
     from hubhooks.webhooks import Webhooks
 
     Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Any]]
@@ -163,13 +163,13 @@ def warn_of_own_launch(demo: Blocks) -> None:
     vars(demo)["launch"] = launch
 
 
-def is_about_to_start(store: Log) -> bool:
+def is_about_to_start(store: DeliveryStore) -> bool:
     """Return whether a running app is about to start the hooks of this store, after a reload."""
     served = _ReloadableApp.latest
     return served is not None and served.is_running and served.hooks.store is store
 
 
-def prepare_mounted(app: object, store: Log) -> None:
+def prepare_mounted(app: object, store: DeliveryStore) -> None:
     """Keep mounted Gradio apps from serving the files of the store.
 
     It also warns about mounted apps that started a Node server, which nothing uses.

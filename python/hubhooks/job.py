@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from hubhooks._http.receiver import Receiver
-from hubhooks._store.base import MemoryLog
+from hubhooks._store.base import MemoryStore
 from hubhooks._terminal import print_escaped
 from hubhooks._worker.execution import running_loop
 from hubhooks._worker.runner import Runner
@@ -76,7 +76,7 @@ def run(router: Router, environ: Mapping[str, str] | None = None) -> NoReturn:
 
 
 def _handle(router: Router, delivery_id: str | None, body: bytes) -> Delivery:
-    log = MemoryLog()
+    log = MemoryStore()
     # The Hub controls who starts a Job. There is no request, and so no secret to check.
     receiver = Receiver(router, log, lambda: None, allow_unsigned=True)
     # The environment has the whole body.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from typing import TypeAlias
 
-    from hubhooks._store.base import Log
+    from hubhooks._store.base import DeliveryStore
 
     # Explanations are lazy: they cost more than matching, and are rarely read.
     Reason: TypeAlias = str | Callable[[], str]
@@ -309,7 +309,7 @@ class Deliveries:
 
     def __init__(
         self,
-        get_store: Callable[[], Log],
+        get_store: Callable[[], DeliveryStore],
         replay: Callable[[str, Sequence[str]], tuple[str, ...]],
     ) -> None:
         self._get_store = get_store

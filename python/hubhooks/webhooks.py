@@ -15,7 +15,7 @@ from hubhooks._encoders import register_encoders
 from hubhooks._http.app import WebhookApp, check_event_loop
 from hubhooks._http.receiver import MAX_BODY_SIZE, Receiver, check_size
 from hubhooks._logging import get_logger, shorten_traceback
-from hubhooks._store.base import MemoryLog
+from hubhooks._store.base import MemoryStore
 from hubhooks._suggestions import suggestion
 from hubhooks._worker.runner import Runner, check_handler_loop
 from hubhooks.errors import ConfigError, StoreError
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from typing_extensions import Never
 
     from hubhooks._http.app import Acknowledge, Receive, Scope, Send
-    from hubhooks._store.base import Log, OnReplay
+    from hubhooks._store.base import DeliveryStore, OnReplay
     from hubhooks._store.connection import Synchronous
     from hubhooks._worker.runner import HandlerLoop
     from hubhooks._worker.session import Lock
@@ -293,7 +293,7 @@ class Webhooks(Router):
         return Deliveries(lambda: self._runner.log, self._runner.replay)
 
     @property
-    def store(self) -> Log:
+    def store(self) -> DeliveryStore:
         """The store itself, for the adapters of this package."""
         return self._runner.log
 
@@ -302,18 +302,18 @@ class Webhooks(Router):
     @cached_property
     def _runner(self) -> Runner:
         path = self._path or os.environ.get(_LOG_VARIABLE) or _LOG
-        log: Log
+        log: DeliveryStore
         lock: Lock | None = None
         if path == _IN_MEMORY:
-            log = MemoryLog(on_replay=self.settings.on_replay)
+            log = MemoryStore(on_replay=self.settings.on_replay)
         else:
-            from hubhooks._store.sqlite import RunnerLock, SqliteLog  # noqa: PLC0415 - see above
+            from hubhooks._store.sqlite import LeaderLock, SqliteStore  # noqa: PLC0415 - see above
 
-            lock = RunnerLock(path)
+            lock = LeaderLock(path)
             allow_network = self._allow_network
             if allow_network is None:
                 allow_network = _read_flag(_NETWORK_VARIABLE)
-            log = SqliteLog(
+            log = SqliteStore(
                 path,
                 on_replay=self.settings.on_replay,
                 synchronous=self._synchronous,

@@ -144,12 +144,12 @@ def serving(folder: Path, way: str, script: str, **environ: str | None) -> Itera
         with app.client:
             answer = server.post("/gradio_api/webhooks/", compact(sample_json(PRIVATE)))
             assert answer.status_code == 202, answer.text
-            if not is_behind(way):
+            if not needs_poll(way):
                 app.wait_until_all_ended()
             yield app
 
 
-def is_behind(way: str) -> bool:
+def needs_poll(way: str) -> bool:
     """Whether the page of the app is at `/ui`."""
     return way.startswith("mount, ")
 
@@ -193,7 +193,7 @@ def test_no_file_of_the_store_is_served(tmp_path: Path, way: str, rendered: str)
     if way == "app_kwargs":
         environ = {"GRADIO_BLOCKED_PATHS": str(folder / "Secret")}
     environ |= ssr() if rendered == "by Node" else {}
-    prefix = "/ui" if is_behind(way) else ""
+    prefix = "/ui" if needs_poll(way) else ""
     cache = tmp_path / "cache"
     environ["GRADIO_TEMP_DIR"] = str(cache)
     with serving(folder, way, GIVE + LAUNCHES[way], **ON_DISK, **environ) as app:

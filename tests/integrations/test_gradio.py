@@ -27,7 +27,7 @@ from servers import PATIENCE, ROOT, SECRET, started
 from hubhooks import Webhooks
 from hubhooks._samples import compact, sample_json
 from hubhooks._store.space import describe_survival
-from hubhooks._store.sqlite import SqliteLog
+from hubhooks._store.sqlite import SqliteStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -634,7 +634,7 @@ def test_edited_app_runs_the_deliveries_beside_the_one_that_was_left_running(
 
     with copy(1) as old, copy(2) as new:
         new.wait_for(f"process {old.pid} is the leader of the delivery store")
-        store = SqliteLog(tmp_path / "hubhooks.db")
+        store = SqliteStore(tmp_path / "hubhooks.db")
         new.wait_until(
             lambda: getattr(store.leader(), "process", old).pid == new.pid, "does not take the lead"
         )

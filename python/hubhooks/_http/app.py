@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from hubhooks._http.receiver import Headers, Receiver, Response
-    from hubhooks._worker.execution import HandlerCall
+    from hubhooks._worker.execution import RunExecution
     from hubhooks._worker.runner import Runner
 
     Message: TypeAlias = MutableMapping[str, Any]
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     Admin: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[bool]]
     Acknowledge: TypeAlias = Literal["on_receipt", "on_completion"]
     # A response, and the runs that were claimed for its delivery.
-    _Accepted: TypeAlias = tuple[Response, list[HandlerCall]]
+    _Accepted: TypeAlias = tuple[Response, list[RunExecution]]
 
 __all__ = ["WebhookApp", "check_event_loop", "is_server_receive"]
 
@@ -184,7 +184,7 @@ class WebhookApp:
 
     def release_store(self) -> None:
         """Release the store for another app in this process, just before this one stops."""
-        self._runner.retire()
+        self._runner.release_store()
 
     async def stop(self) -> None:
         """Reject new deliveries, and wait for running handlers."""
@@ -231,7 +231,7 @@ class WebhookApp:
         response = (
             self._receiver.precheck(scope["method"], headers, query) or self._ensure_started()
         )
-        claimed: list[HandlerCall] = []
+        claimed: list[RunExecution] = []
         if response is None:
             response, claimed = await self._read(headers, receive)
         if response.delivery_id is None:
@@ -327,7 +327,7 @@ class WebhookApp:
         results: list[_Accepted | BaseException] = []
         try:
             # No user code runs inside, and nothing is logged: both can block or raise.
-            with self._runner.log.batch():
+            with self._runner.log.transaction():
                 for request in requests:
                     results.append(self._store(request.prepared, request.context))  # noqa: PERF401 - `_fail_batch` needs the results so far
         except BaseException as error:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from hubhooks._core import Verifier
-    from hubhooks._store.base import Log, Status, Verdict
+    from hubhooks._store.base import AcceptResult, DeliveryStore, Status
     from hubhooks.models import Delivery, Reason
     from hubhooks.routing import Match, Router
 
@@ -239,7 +239,7 @@ class Receiver:
     def __init__(
         self,
         router: Router,
-        store: Log,
+        store: DeliveryStore,
         verifier: Callable[[], Verifier | None],
         *,
         allow_unsigned: bool = False,
@@ -425,7 +425,7 @@ class Receiver:
 
     def mark_acknowledged(self, delivery_id: str, *, delivered: bool) -> None:
         """Record whether the Hub is known to have received the response."""
-        self._store.answered(delivery_id, delivered=delivered)
+        self._store.mark_acknowledged(delivery_id, delivered=delivered)
 
     def store_rejections(self) -> None:
         """Store the counts of rejections since the last call.
@@ -434,9 +434,9 @@ class Receiver:
             StoreError: the counts cannot be stored now.
         """
         if self.rejections:
-            with self._store.batch():
+            with self._store.transaction():
                 for (minute, case), count in self.rejections.items():
-                    self._store.refused(minute, case, count)
+                    self._store.count_rejections(minute, case, count)
             self.rejections.clear()
 
     def reject(self, case: str, detail: str = "") -> Response:
@@ -524,7 +524,7 @@ def _shorten_id(delivery_id: str) -> str:
     return f"{delivery_id[: _MAX_ID - len(digest) - 3]}...{digest}"
 
 
-def _skip_response(result: Verdict, event: HubEvent | None = None) -> Response:
+def _skip_response(result: AcceptResult, event: HubEvent | None = None) -> Response:
     """Return the response to a delivery without new runs. Its body is the same for each id."""
     shared = _shared_response(result.status)
     is_open = result.status == "in_progress"
@@ -536,7 +536,9 @@ def _skip_response(result: Verdict, event: HubEvent | None = None) -> Response:
     return response
 
 
-def _unhandled_response(result: Verdict, event: HubEvent, explanations: Sequence[str]) -> Response:
+def _unhandled_response(
+    result: AcceptResult, event: HubEvent, explanations: Sequence[str]
+) -> Response:
     """Return the response to a delivery that no handler matches, with the reasons."""
     spec = RESPONSES["unhandled"]
     body = _make_body(spec, explanations=explanations)
@@ -546,7 +548,7 @@ def _unhandled_response(result: Verdict, event: HubEvent, explanations: Sequence
     return response
 
 
-def _malformed_response(result: Verdict, prepared: Prepared) -> Response:
+def _malformed_response(result: AcceptResult, prepared: Prepared) -> Response:
     if result.status != "malformed":
         return _skip_response(result)
     spec = RESPONSES["malformed"]

@@ -46,8 +46,18 @@ if TYPE_CHECKING:
     Interrupted: TypeAlias = tuple[str, str, bool]
 
 __all__ = [
-    "BUSY_PAUSE", "BUSY_SECONDS", "LONGEST_ERROR", "LONGEST_TRACEBACK", "Backlog", "Log",
-    "MemoryLog", "Verdict", "decide_redelivery", "handler_names", "log_fields", "queue_runs",
+    "BUSY_PAUSE",
+    "BUSY_SECONDS",
+    "LONGEST_ERROR",
+    "LONGEST_TRACEBACK",
+    "AcceptResult",
+    "Backlog",
+    "DeliveryStore",
+    "MemoryStore",
+    "decide_redelivery",
+    "handler_names",
+    "log_fields",
+    "queue_runs",
     "status_of",
 ]  # fmt: skip
 
@@ -73,7 +83,7 @@ def log_fields(delivery_id: str | None, event: HubEvent | None) -> dict[str, obj
     }
 
 
-class Verdict(NamedTuple):
+class AcceptResult(NamedTuple):
     """What is to be done about a delivery that came."""
 
     status: Status
@@ -118,7 +128,7 @@ def decide_redelivery(
     return ()
 
 
-class Log(Protocol):
+class DeliveryStore(Protocol):
     """What the door, the runner and those who look on need of a log.
 
     `get`, `list`, `stats`, `checkpoint` and `prune` may be called from any thread, and so may
@@ -136,7 +146,7 @@ class Log(Protocol):
         ...
 
     @property
-    def is_late(self) -> bool:
+    def has_deferred(self) -> bool:
         """Whether there is something for `flush` to write."""
         ...
 
@@ -156,7 +166,7 @@ class Log(Protocol):
     def close(self) -> None:
         """Write what is late, and let go."""
 
-    def batch(self) -> AbstractContextManager[None]:
+    def transaction(self) -> AbstractContextManager[None]:
         """Keep all of what is done inside, or nothing.
 
         Raises:
@@ -189,7 +199,7 @@ class Log(Protocol):
         action: str = "",
         repo: str | None = None,
         headers: Iterable[tuple[bytes, bytes]] = (),
-    ) -> Verdict:
+    ) -> AcceptResult:
         """Record that a delivery came, and decide what is to run.
 
         Args:
@@ -208,7 +218,7 @@ class Log(Protocol):
         """
         ...
 
-    def answered(self, delivery_id: str, *, delivered: bool) -> None:
+    def mark_acknowledged(self, delivery_id: str, *, delivered: bool) -> None:
         """Record, late, whether the answer is known to have reached the Hub."""
 
     def replay(self, delivery_id: str, handlers: Sequence[str] = ()) -> tuple[str, ...]:
@@ -228,7 +238,7 @@ class Log(Protocol):
         """
         ...
 
-    def refused(self, minute: int, reason: str, count: int) -> None:
+    def count_rejections(self, minute: int, reason: str, count: int) -> None:
         """Add to how often requests were refused in a minute, counted from 1970."""
 
     def recover(self) -> builtins.list[Interrupted]:
@@ -304,7 +314,7 @@ class Log(Protocol):
             StoreError: it could not.
         """
 
-    def due(
+    def list_ready(
         self,
         limit: int,
         without: Sequence[str] = (),
@@ -322,7 +332,7 @@ class Log(Protocol):
         """
         ...
 
-    def next_due(self) -> float | None:
+    def seconds_to_next(self) -> float | None:
         """Tell in how many seconds another waiting run is due; None if none waits."""
         ...
 
@@ -341,10 +351,10 @@ class Log(Protocol):
     def unclaim(self, run_context: RunContext) -> None:
         """Record, late, that a handler did not start; nothing if `claim` was undone."""
 
-    def overdue(self, run_context: RunContext) -> None:
+    def mark_stuck(self, run_context: RunContext) -> None:
         """Record, late, that a handler is out of time, and cannot be ended."""
 
-    def finished(
+    def finish_run(
         self,
         run_context: RunContext,
         ending: State,
@@ -401,7 +411,7 @@ class Log(Protocol):
         ...
 
 
-class MemoryLog:
+class MemoryStore:
     """A log that ends with the process.
 
     What it does it does at once, so nothing is ever late; and it may be called from any thread.
@@ -416,7 +426,7 @@ class MemoryLog:
 
     is_durable = False
     path = ""
-    is_late = False
+    has_deferred = False
     is_led = True
 
     def __init__(
@@ -457,7 +467,7 @@ class MemoryLog:
     def close(self) -> None:
         """Let go; what is in the log stays."""
 
-    def batch(self) -> AbstractContextManager[None]:
+    def transaction(self) -> AbstractContextManager[None]:
         """Do what is done inside one by one."""
         return self._batch
 
@@ -482,7 +492,7 @@ class MemoryLog:
         action: str = "",
         repo: str | None = None,
         headers: Iterable[tuple[bytes, bytes]] = (),  # noqa: ARG002 - not kept
-    ) -> Verdict:
+    ) -> AcceptResult:
         """Record that a delivery came, and decide what is to run.
 
         Raises:
@@ -498,7 +508,7 @@ class MemoryLog:
                 again = decide_redelivery(known, self._on_replay)
                 if isinstance(again, str):
                     known.duplicates += 1
-                    return Verdict(again, delivery_id)
+                    return AcceptResult(again, delivery_id)
                 # What failed on a body that we could read stays failed on one that we cannot.
                 if again and skipped != State.MALFORMED:
                     handlers, skipped, reason = again, None, ""
@@ -516,9 +526,9 @@ class MemoryLog:
                 delivery.is_replay = known.is_acknowledged
             names = tuple(dict.fromkeys(handlers))
             self._add(delivery, known, names)
-        return Verdict(status_of(skipped), delivery_id, names)
+        return AcceptResult(status_of(skipped), delivery_id, names)
 
-    def answered(self, delivery_id: str, *, delivered: bool) -> None:
+    def mark_acknowledged(self, delivery_id: str, *, delivered: bool) -> None:
         """Record whether the answer is known to have reached the Hub."""
         # One answer that arrived is enough for the Hub, so a later "no" does not undo it. And so
         # this needs no lock: the flag is only ever set.
@@ -548,7 +558,7 @@ class MemoryLog:
                 self._add(delivery, known, names)
         return names
 
-    def refused(self, minute: int, reason: str, count: int) -> None:  # noqa: ARG002 - the minute is not kept
+    def count_rejections(self, minute: int, reason: str, count: int) -> None:  # noqa: ARG002 - the minute is not kept
         """Add to how often requests were refused."""
         self._refusals[reason] = self._refusals.get(reason, 0) + count
 
@@ -613,7 +623,7 @@ class MemoryLog:
             self._check_room(self._refused_size)
             self._refused_size = 0
 
-    def due(
+    def list_ready(
         self,
         limit: int,
         without: Sequence[str] = (),
@@ -635,7 +645,7 @@ class MemoryLog:
                     found.append((delivery_id, handler))
         return found
 
-    def next_due(self) -> float | None:
+    def seconds_to_next(self) -> float | None:
         """Tell in how many seconds another waiting run is due; None if none waits."""
         now = time.monotonic()
         with self._lock:
@@ -672,16 +682,16 @@ class MemoryLog:
 
     def unclaim(self, run_context: RunContext) -> None:
         """Record that a handler did not start."""
-        self.finished(run_context, State.FAILED, retry_after=0)
+        self.finish_run(run_context, State.FAILED, retry_after=0)
 
-    def overdue(self, run_context: RunContext) -> None:
+    def mark_stuck(self, run_context: RunContext) -> None:
         """Record that a handler is out of time, and cannot be ended."""
         with self._lock:
             run = self._started(run_context)
             if run is not None:
                 run.state = State.STUCK
 
-    def finished(
+    def finish_run(
         self,
         run_context: RunContext,
         ending: State,
@@ -846,7 +856,7 @@ def handler_names(given: str | Sequence[str]) -> tuple[str, ...]:
     names = (given,) if isinstance(given, str) else tuple(given)
     for name in names:
         # Not every user has a type checker.
-        if not (isinstance(name, str) and name and name.isprintable()):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not (isinstance(name, str) and name and name.isprintable()):
             msg = f"`{name!r}` is not a name of a handler; write a printable string"
             raise ConfigError(msg)
     return tuple(dict.fromkeys(names))

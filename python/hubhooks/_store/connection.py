@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     Synchronous: TypeAlias = Literal["normal", "full"]
 
-__all__ = ["Database", "RunnerLock", "find_network", "require_file"]
+__all__ = ["Database", "LeaderLock", "find_network", "require_file"]
 
 _log = get_logger()
 
@@ -128,7 +128,7 @@ class Database:
         *,
         synchronous: Synchronous = "normal",
         allow_network: bool = False,
-        lock: RunnerLock | None = None,
+        lock: LeaderLock | None = None,
         progress: str = "SELECT 0",
     ) -> None:
         if synchronous not in _SYNCHRONOUS:
@@ -238,7 +238,7 @@ class Database:
         now = StoreFiles.at(self.path)
         if known.is_of_living_process():
             if not known.files.are_same_files(now):
-                raise BusyError(_told_of_loss(self.path))
+                raise BusyError(_replaced_message(self.path))
             return
         self._explanation = self._explanation or known.explain_end(now)
         files = known.files
@@ -316,7 +316,7 @@ class Database:
 
     # ---- files that were changed ---------------------------------------------------------------
 
-    def follow(self) -> None:
+    def reopen_if_replaced(self) -> None:
         """Open anew what is at the path, if it is no longer what was opened.
 
         Somebody may have removed, replaced or shortened a file. And a program that opens and
@@ -428,15 +428,15 @@ class Database:
             return  # the leader did so already
         if self._elsewhere:
             # A new connection would share with these what belongs to the old file.
-            raise BusyError(_told_of_loss(self.path))
+            raise BusyError(_replaced_message(self.path))
         if now == self._damaged:
-            raise StoreError(_told_of_damage(self.path))
+            raise StoreError(_damaged_message(self.path))
         if now.db == 0 and Path(self.path).parent.exists():
             self._wait_while_empty()
         elif self._is_wal_lost:
             self._wait_until_written(now)
         with self._only_repairer():
-            _log.error("%s", _told_of_loss(self.path))
+            _log.error("%s", _replaced_message(self.path))
             if is_another:
                 names = (("-wal", self._files.wal, now.wal), ("-shm", self._files.shm, now.shm))
                 self._move_aside(*(name for name, mine, its in names if mine == its))
@@ -460,7 +460,7 @@ class Database:
             replace_file(self.path, source)
         except (sqlite3.Error, StoreError) as error:
             self._damaged = now
-            raise StoreError(_told_of_damage(self.path)) from error
+            raise StoreError(_damaged_message(self.path)) from error
         finally:
             if source is not self._connection:
                 source.close()
@@ -489,7 +489,7 @@ class Database:
             finally:
                 lock.release()
         else:
-            raise BusyError(_told_of_loss(self.path))
+            raise BusyError(_replaced_message(self.path))
 
     def execute(self, sql: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
         """Execute a statement, in a `batch` if it writes.
@@ -507,7 +507,7 @@ class Database:
         try:
             return self._connection.execute(sql, values)
         except sqlite3.Error as error:
-            told = _told(self.path, error)
+            told = _store_error(self.path, error)
             if self.is_in_batch:
                 self._failure = told
             if not isinstance(told, BusyError) and isinstance(error, sqlite3.DatabaseError):
@@ -521,7 +521,7 @@ class Database:
         return self._writer == threading.get_ident()
 
     @contextmanager
-    def batch(self) -> Generator[None]:
+    def transaction(self) -> Generator[None]:
         """Make one transaction of what is done inside: all of it is in the file, or nothing.
 
         It is not to be called in a batch.
@@ -532,7 +532,7 @@ class Database:
             StoreError: it cannot be written.
         """
         with self._lock:
-            self.follow()
+            self.reopen_if_replaced()
             self._writer = threading.get_ident()
             try:
                 # A transaction that starts by reading could not wait for its turn to write.
@@ -566,20 +566,20 @@ class Database:
         """
         now = StoreFiles.at(self.path)
         if not self._files.are_same(now):
-            raise BusyError(_told_of_loss(self.path))
+            raise BusyError(_replaced_message(self.path))
         if now.wal_size and self._wal is not None and not is_wal_header(os.pread(self._wal, 4, 0)):
             # What SQLite appends to a file that was emptied cannot be read back.
             self._is_wal_lost = True
-            raise BusyError(_told_of_loss(self.path))
+            raise BusyError(_replaced_message(self.path))
         # With the old time, the next look still notices that another program wrote the database.
         self._files = now._replace(db_time=self._files.db_time)
 
-    def later(self, write: Callable[[], object]) -> None:
+    def defer(self, write: Callable[[], object]) -> None:
         """Write with the next batch, or `flush`; from any thread."""
         self._late.append(write)
 
     @property
-    def is_late(self) -> bool:
+    def has_deferred(self) -> bool:
         """Whether there is something for `flush` to write."""
         return bool(self._late)
 
@@ -591,11 +591,11 @@ class Database:
         """
         # A batch that is open writes it anyway.
         if self._late and not self.is_in_batch:
-            with self.batch():
+            with self.transaction():
                 pass
 
     @contextmanager
-    def elsewhere(self, mode: Literal["ro", "rw"] = "ro") -> Generator[sqlite3.Connection]:
+    def open_connection(self, mode: Literal["ro", "rw"] = "ro") -> Generator[sqlite3.Connection]:
         """Open a connection for a moment, in any thread, beside the one that writes.
 
         With `ro` all that is read is of one moment.
@@ -625,7 +625,7 @@ class Database:
             path = Path(self.path)
             if not self._is_open and path.parent.is_dir() and not path.exists():
                 raise StoreError(_not_started(self.path)) from None
-            raise _told(self.path, error) from error
+            raise _store_error(self.path, error) from error
         finally:
             with self._lock:
                 self._elsewhere -= 1
@@ -642,7 +642,7 @@ class Database:
         Raises:
             StoreError: the database cannot be read, the copy cannot be written, or it is damaged.
         """
-        with self.elsewhere() as connection:
+        with self.open_connection() as connection:
             # All pages are of this moment: without it each write would begin the copy anew.
             connection.execute("SELECT 1 FROM sqlite_master").fetchone()
             try:
@@ -651,7 +651,7 @@ class Database:
                     for sql, values in statements:
                         copy.execute(sql, values)
                     if not is_sound(copy):
-                        raise StoreError(_told_of_damage(self.path))
+                        raise StoreError(_damaged_message(self.path))
             except sqlite3.Error as error:
                 msg = f"the copy `{path}` cannot be made: {error}"
                 raise StoreError(msg) from error
@@ -665,7 +665,7 @@ class Database:
             known = LeaderFile.read(self.path)
             is_foreign = known is not None and known.files.is_wal_foreign(now)
         if is_foreign:
-            raise BusyError(_told_of_loss(self.path))
+            raise BusyError(_replaced_message(self.path))
 
     def checkpoint(self) -> None:
         """Move what was written to its place in the file, if it is enough to be worth it.
@@ -680,7 +680,7 @@ class Database:
         if size > _CHECKPOINT_BYTES and has_wal_header(self.path):
             self._is_checkpointing = True
             try:
-                with self.elsewhere("rw") as connection:
+                with self.open_connection("rw") as connection:
                     connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
                     if size > _TRUNCATE_BYTES:
                         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -719,7 +719,7 @@ class Database:
 
     def _check_content(self, connection: sqlite3.Connection) -> None:
         if not is_sound(connection):
-            raise StoreError(_told_of_damage(self.path))
+            raise StoreError(_damaged_message(self.path))
 
     def _check(self, connection: sqlite3.Connection) -> int:
         """Check that the file is ours, and give its version: how many steps it has seen."""
@@ -754,7 +754,7 @@ class Database:
             self._late_written += 1
 
 
-class RunnerLock:
+class LeaderLock:
     """Says which of several processes runs what is in a log: the one that holds it.
 
     The lock is an exclusive transaction on a file beside the log. The kernel ends it with the
@@ -797,7 +797,7 @@ class RunnerLock:
         except sqlite3.Error as error:
             if _is_busy(error):
                 return True
-            raise _told(self._path, error) from error
+            raise _store_error(self._path, error) from error
         return False
 
     def try_acquire(self) -> bool:
@@ -899,14 +899,14 @@ def _refuse_after_fork(path: str) -> None:
         raise StoreError(msg)
 
 
-def _told_of_loss(path: str) -> str:
+def _replaced_message(path: str) -> str:
     return (
         f"a file of the delivery store `{path}` was removed or replaced while the app used it. The "
         "app continues with the current files. Do not touch them while it runs"
     )
 
 
-def _told_of_damage(path: str) -> str:
+def _damaged_message(path: str) -> str:
     return f"the delivery store `{path}` {_ADVICE['database disk image is malformed']}"
 
 
@@ -940,7 +940,7 @@ def _is_busy(error: sqlite3.Error) -> bool:
     return "locked" in str(error) or "locking protocol" in str(error)
 
 
-def _told(path: str, error: sqlite3.Error) -> StoreError:
+def _store_error(path: str, error: sqlite3.Error) -> StoreError:
     advice = _ADVICE.get(str(error), f"failed: {error}")
     return (BusyError if _is_busy(error) else StoreError)(f"the delivery store `{path}` {advice}")
 
@@ -953,7 +953,7 @@ def _not_started(path: str) -> str:
 
 
 def _at_opening(path: str, error: sqlite3.Error) -> ConfigError | StoreError:
-    told = _told(path, error)
+    told = _store_error(path, error)
     return ConfigError(str(told)) if str(error).startswith(_OWNERS_MISTAKES) else told
 
 

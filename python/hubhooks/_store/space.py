@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hubhooks._logging import get_logger
 
 if TYPE_CHECKING:
-    from hubhooks._store.base import Log
+    from hubhooks._store.base import DeliveryStore
 
 __all__ = ["describe_survival", "log_survival"]
 
@@ -23,14 +23,14 @@ _ADVICE = (
 )
 
 
-def log_survival(store: Log) -> None:
+def log_survival(store: DeliveryStore) -> None:
     """In a Space, log whether unfinished deliveries survive a restart."""
     if _SPACE_VARIABLE in os.environ:
         what = describe_survival(store)
         (logger.info if _survives(store) else logger.warning)("%s", what[0].lower() + what[1:-1])
 
 
-def describe_survival(store: Log) -> str:
+def describe_survival(store: DeliveryStore) -> str:
     """Describe in one sentence whether unfinished deliveries survive a restart."""
     path = store.path
     if not store.is_durable:
@@ -51,7 +51,7 @@ def describe_survival(store: Log) -> str:
     return f"Deliveries are stored in {path}: unfinished deliveries continue after a restart."
 
 
-def _survives(store: Log) -> bool:
+def _survives(store: DeliveryStore) -> bool:
     """Return whether the store of a Space seems to survive its restart."""
     if not store.is_durable:
         return False

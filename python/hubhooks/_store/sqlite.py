@@ -18,14 +18,14 @@ from hubhooks._store.base import (
     BUSY_SECONDS,
     LONGEST_ERROR,
     LONGEST_TRACEBACK,
+    AcceptResult,
     Backlog,
-    Verdict,
     decide_redelivery,
     handler_names,
     queue_runs,
     status_of,
 )
-from hubhooks._store.connection import Database, RunnerLock
+from hubhooks._store.connection import Database, LeaderLock
 from hubhooks._store.headers import storable
 from hubhooks._store.private_files import protect
 from hubhooks.errors import BusyError, ConfigError, StoreError
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
     Execute: TypeAlias = Callable[[str, Sequence[object]], sqlite3.Cursor]
 
-__all__ = ["Leader", "Prunable", "RunnerLock", "SqliteLog"]
+__all__ = ["Leader", "LeaderLock", "Prunable", "SqliteStore"]
 
 _log = get_logger()
 
@@ -97,7 +97,7 @@ _UNKNOWN_HANDLERS = "null"
 
 _WITHIN = nullcontext()
 
-_STEPS = (
+MIGRATIONS = (
     (
         # Found by id, in order by seq: times are for people, as clocks are set back. What was
         # chosen by its seq to be dropped must never be another one by then, so none comes again.
@@ -189,7 +189,7 @@ class Leader(NamedTuple):
     """Its row in the store."""
 
 
-class _Arrival:
+class _PendingAck:
     """That an answer is known to have reached the Hub, which is written late."""
 
     __slots__ = ("delivery_id", "is_taken")
@@ -200,7 +200,7 @@ class _Arrival:
         """Whether it is written with something else."""
 
 
-class SqliteLog:
+class SqliteStore:
     """A log that outlives the process.
 
     `accept`, `replay`, `recover`, `claim` and `refused` are in the file when they return, or when
@@ -236,7 +236,7 @@ class SqliteLog:
         max_crashes: int = 3,
         allow_network: bool = False,
         app: AppIdentity | None = None,
-        lock: RunnerLock | None = None,
+        lock: LeaderLock | None = None,
     ) -> None:
         self._on_replay: OnReplay = on_replay
         self._keep_seconds = keep_days * _DAY
@@ -244,7 +244,7 @@ class SqliteLog:
         self._max_crashes = max_crashes
         self._db = Database(
             path,
-            _STEPS,
+            MIGRATIONS,
             synchronous=synchronous,
             allow_network=allow_network,
             lock=lock,
@@ -265,7 +265,7 @@ class SqliteLog:
         # The size of the last body without room.
         self._refused_size = 0
         # The answers that arrived and are not written yet.
-        self._arrivals: dict[str, _Arrival] = {}
+        self._arrivals: dict[str, _PendingAck] = {}
         # During a batch: what is inserted at its end, and the row of `log` as it will be then.
         self._new: dict[str, Delivery] = {}
         self._newest_generation = 0
@@ -282,9 +282,9 @@ class SqliteLog:
         return True
 
     @property
-    def is_late(self) -> bool:
+    def has_deferred(self) -> bool:
         """Whether there is something for `flush` to write."""
-        return self._db.is_late
+        return self._db.has_deferred
 
     def open(self) -> None:
         """Open the file for writing, and bring an older one up to date.
@@ -318,7 +318,7 @@ class SqliteLog:
         """
         if self._app is None or self._is_of_app():
             return
-        with self.batch():
+        with self.transaction():
             if not self._is_of_app():
                 known = self._known_app()
                 name = self._app.name_for(self.path)
@@ -351,7 +351,7 @@ class SqliteLog:
             )
             raise ConfigError(msg)
 
-    def batch(self) -> AbstractContextManager[None]:
+    def transaction(self) -> AbstractContextManager[None]:
         """Make one transaction of what is done inside: all of it is in the file, or nothing.
 
         A batch inside a batch is part of it.
@@ -364,7 +364,7 @@ class SqliteLog:
 
     @contextmanager
     def _new_batch(self) -> Generator[None]:
-        with self._db.batch():
+        with self._db.transaction():
             try:
                 self._follow_file()
                 row = self._db.execute("SELECT generation, body_bytes FROM log").fetchone()
@@ -404,7 +404,7 @@ class SqliteLog:
             raise StoreError(msg)
         elif self._registration is not None:
             self._process = None
-            self._db.later(self._insert_process)
+            self._db.defer(self._insert_process)
         self._opened = self._db.opened
 
     def _is_new_file_of_app(self) -> bool:
@@ -413,7 +413,7 @@ class SqliteLog:
             return True
         known = self._known_app()
         if known is None:
-            self._db.later(partial(self._db.execute, _SET_APP, (self._app.name_for(self.path),)))
+            self._db.defer(partial(self._db.execute, _SET_APP, (self._app.name_for(self.path),)))
         return known is None
 
     @property
@@ -424,7 +424,7 @@ class SqliteLog:
 
     def changed(self) -> bool:
         """Whether somebody else wrote since the last call, or replaced the file."""
-        self._db.follow()
+        self._db.reopen_if_replaced()
         self._follow_file()
         before = self._seen
         # The number is of the connection: another file may have the same one.
@@ -445,26 +445,26 @@ class SqliteLog:
         action: str = "",
         repo: str | None = None,
         headers: Iterable[tuple[bytes, bytes]] = (),
-    ) -> Verdict:
+    ) -> AcceptResult:
         """Record that a delivery came, and decide what is to run."""
         if delivery_id is None:
             delivery_id = os.urandom(16).hex()
-        with self.batch():
+        with self.transaction():
             known = self._find(delivery_id)
             if known is not None:
                 again = decide_redelivery(known, self._on_replay)
                 if isinstance(again, str):
                     known.duplicates += 1
                     self._db.execute(_COUNT_DUPLICATE, (delivery_id,))
-                    return Verdict(again, delivery_id)
+                    return AcceptResult(again, delivery_id)
                 # What failed on a body that we could read stays failed on one that we cannot.
                 if again and skipped != State.MALFORMED:
                     handlers, skipped, reason = again, None, ""
             self._make_room(len(body))
-            why = _clean(resolve_reason(reason))
+            why = _truncate(resolve_reason(reason))
             delivery = Delivery(
                 delivery_id,
-                _when(_now()),
+                _to_datetime(_now()),
                 body,
                 skipped,
                 why,
@@ -476,7 +476,7 @@ class SqliteLog:
             delivery.is_replay = known is not None and known.is_acknowledged
             names = tuple(dict.fromkeys(handlers))
             self._keep(delivery, known, names)
-        return Verdict(status_of(skipped), delivery_id, names)
+        return AcceptResult(status_of(skipped), delivery_id, names)
 
     def replay(self, delivery_id: str, handlers: Sequence[str] = ()) -> tuple[str, ...]:
         """Queue handlers of a finished delivery again.
@@ -494,7 +494,7 @@ class SqliteLog:
             ConfigError: one of the names cannot be the name of a handler.
         """
         chosen = handler_names(handlers)
-        with self.batch():
+        with self.transaction():
             known = self._find(delivery_id)
             body = self.body(delivery_id)
             if known is None or body is None or known.is_open:
@@ -531,7 +531,7 @@ class SqliteLog:
             whether it is queued: not if the delivery is unknown, if its body was dropped, or if
             there is none to replace.
         """
-        with self.batch():
+        with self.transaction():
             known = self._find(delivery_id)
             has_body = self._db.execute(_HAS_BODY, (delivery_id,)).fetchone() is not None
             if known is None or not has_body:
@@ -565,7 +565,7 @@ class SqliteLog:
             error: what is recorded.
             limit: how many at most.
         """
-        with self.batch():
+        with self.transaction():
             found = self._db.execute(_WAITING_OF, (handler, limit)).fetchall()
             for (seq,) in found:
                 values = (State.FAILED, None, _now(), error, "", 0, 0, seq, handler)
@@ -574,9 +574,9 @@ class SqliteLog:
                 self._db.execute(_SET_STATE, (aggregate_state(states), False, seq))
         return len(found)
 
-    def refused(self, minute: int, reason: str, count: int) -> None:
+    def count_rejections(self, minute: int, reason: str, count: int) -> None:
         """Add to how often requests were refused in a minute, counted from 1970."""
-        with self.batch():
+        with self.transaction():
             self._db.execute(_COUNT_REFUSALS, (minute, reason, count))
 
     def _find(self, delivery_id: str) -> Delivery | None:
@@ -604,7 +604,7 @@ class SqliteLog:
 
     def _insert(self, delivery: Delivery) -> None:
         row = (
-            delivery.id, _seconds(delivery.received_at), delivery.scope, delivery.action,
+            delivery.id, _to_timestamp(delivery.received_at), delivery.scope, delivery.action,
             delivery.repo, delivery.state, delivery.skipped, delivery.reason, delivery.is_replay,
             delivery.is_acknowledged, delivery.duplicates, json.dumps(delivery.headers),
             delivery.size,
@@ -614,16 +614,16 @@ class SqliteLog:
         for position, run in enumerate(delivery.runs):
             # A replayed delivery came long ago, and its run waits since now.
             is_queued_again = delivery.is_replay and run.state == State.QUEUED
-            due_at = _now() if is_queued_again else _seconds(run.due_at)
+            due_at = _now() if is_queued_again else _to_timestamp(run.due_at)
             values = (
                 seq, run.handler, position, run.state, run.attempts, run.failures,
                 run.crashes,
-                due_at, _seconds(run.started_at), _seconds(run.finished_at),
+                due_at, _to_timestamp(run.started_at), _to_timestamp(run.finished_at),
                 run.error, run.traceback,
             )  # fmt: skip
             self._db.execute(_INSERT_RUN, values)
             for attempt in run.history:
-                started = (seq, run.handler, attempt.number, _seconds(attempt.started_at))
+                started = (seq, run.handler, attempt.number, _to_timestamp(attempt.started_at))
                 self._db.execute(_INSERT_ATTEMPT, (*started, attempt.process))
 
     def _make_room(self, size: int) -> None:
@@ -657,7 +657,7 @@ class SqliteLog:
             BusyError: another process leads, and only lost its lock file.
         """
         now = _now()
-        with self.batch():
+        with self.transaction():
             self._check_no_other_leads()
             if self._process is None:
                 self._insert_process()
@@ -677,7 +677,7 @@ class SqliteLog:
             these runs.
         """
         found: list[Interrupted] = []
-        with self.batch():
+        with self.transaction():
             now = _now()
             for delivery_id, handler, attempt, count in self._crashed():
                 is_failed = count > self._max_crashes
@@ -719,7 +719,7 @@ class SqliteLog:
         made = (code, loaded_at, json.dumps(sorted(handlers)))
         if made != self._registration:
             self._registration = made
-            self._db.later(self._insert_process)
+            self._db.defer(self._insert_process)
 
     def _insert_process(self) -> None:
         if self._registration is None:
@@ -739,9 +739,9 @@ class SqliteLog:
             is_end: whether it does not use the store any more either.
         """
         if self._process is not None:
-            self._db.later(partial(self._db.execute, _RESIGN, (self._process,)))
+            self._db.defer(partial(self._db.execute, _RESIGN, (self._process,)))
             if is_end:
-                self._db.later(partial(self._db.execute, _END_PROCESS, (_now(), self._process)))
+                self._db.defer(partial(self._db.execute, _END_PROCESS, (_now(), self._process)))
         self._db.note_end()
 
     def check_writable(self) -> None:
@@ -755,7 +755,7 @@ class SqliteLog:
             StoreError: a delivery could not be stored.
         """
         must_write = self._db.has_failed
-        with self.batch():
+        with self.transaction():
             self._make_room(self._refused_size)
             if must_write:
                 self._db.write_header()
@@ -771,7 +771,7 @@ class SqliteLog:
 
     def leader(self) -> Leader | None:
         """Look up the process that leads the store, in any thread; None if none does."""
-        with self._db.elsewhere() as connection:
+        with self._db.open_connection() as connection:
             row = connection.execute(_LEADER).fetchone()
         return None if row is None else _read_leader(row)
 
@@ -808,20 +808,20 @@ class SqliteLog:
     def note_lock(self) -> None:
         """Record, late, that this process locked another file to lead the store."""
         if self._lock is not None:
-            self._db.later(partial(self._db.execute, _SET_LOCK, (self._lock.file, self._process)))
+            self._db.defer(partial(self._db.execute, _SET_LOCK, (self._lock.file, self._process)))
 
     def waiting_handlers(self) -> dict[str, int]:
         """Count the runs that wait to start, by handler, in any thread."""
-        with self._db.elsewhere() as connection:
+        with self._db.open_connection() as connection:
             return dict(connection.execute(_COUNT_WAITING).fetchall())
 
     def backlog(self) -> Backlog:
         """Describe the runs that wait to start, in any thread."""
-        with self._db.elsewhere() as connection:
+        with self._db.open_connection() as connection:
             rows = connection.execute(_BACKLOG).fetchall()
         since = min((row[2] for row in rows), default=math.inf)
         runs = {handler: count for handler, count, _ in rows}
-        return Backlog(runs, _when(since) if since <= _now() else None)
+        return Backlog(runs, _to_datetime(since) if since <= _now() else None)
 
     def unknown_handlers(self, known: Container[str] | None = None) -> dict[str, int]:
         """Count the runs that wait for handlers which the leader does not have, in any thread.
@@ -838,7 +838,7 @@ class SqliteLog:
             return {}
         return {name: count for name, count in waiting.items() if name not in known}
 
-    def due(
+    def list_ready(
         self,
         limit: int,
         without: Sequence[str] = (),
@@ -865,7 +865,7 @@ class SqliteLog:
                     found += self._db.execute(_DUE, values)
         return [(delivery_id, handler) for _, _, delivery_id, handler in sorted(found)[:limit]]
 
-    def next_due(self) -> float | None:
+    def seconds_to_next(self) -> float | None:
         """Tell in how many seconds another waiting run is due; None if none waits."""
         now = _now()
         (due_at,) = self._db.execute(_NEXT_DUE, (now,)).fetchone()
@@ -881,7 +881,7 @@ class SqliteLog:
         Returns:
             None if it must not: it is not queued or waiting, or another process took over.
         """
-        with self.batch():
+        with self.transaction():
             if self._led != (self._db.file, self._newest_generation):
                 return None
             now = _now()
@@ -889,7 +889,7 @@ class SqliteLog:
                 run = next((run for run in new.runs if run.handler == handler), None)
                 if run is None or run.state != State.QUEUED:
                     return None
-                run.state, run.started_at = State.RUNNING, _when(now)
+                run.state, run.started_at = State.RUNNING, _to_datetime(now)
                 run.attempts += 1
                 run.history.append(Attempt(run.attempts, run.started_at, self._process))
                 return RunContext(
@@ -903,39 +903,39 @@ class SqliteLog:
             self._db.execute(_INSERT_ATTEMPT, (seq, handler, attempt, now, self._process))
             self._db.execute(_SET_STATE, (State.RUNNING, False, seq))
         return RunContext(
-            delivery_id, attempt, bool(is_replay), _when(received_at), handler, failures
+            delivery_id, attempt, bool(is_replay), _to_datetime(received_at), handler, failures
         )
 
     def unclaim(self, run_context: RunContext) -> None:
         """Record, late, that a handler did not start; nothing if `claim` was undone."""
         start = (run_context.id, run_context.handler, run_context.attempt)
-        self._db.later(partial(self._end, *start, State.RETRYING, _now()))
+        self._db.defer(partial(self._end, *start, State.RETRYING, _now()))
 
-    def answered(self, delivery_id: str, *, delivered: bool) -> None:
+    def mark_acknowledged(self, delivery_id: str, *, delivered: bool) -> None:
         """Record whether the answer is known to have reached the Hub."""
         # One answer that arrived is enough for the Hub, so a later "no" does not undo it.
         if delivered:
-            self._arrivals[delivery_id] = arrival = _Arrival(delivery_id)
-            self._db.later(partial(self._write_arrival, arrival))
+            self._arrivals[delivery_id] = arrival = _PendingAck(delivery_id)
+            self._db.defer(partial(self._write_ack, arrival))
 
-    def _write_arrival(self, arrival: _Arrival) -> None:
+    def _write_ack(self, arrival: _PendingAck) -> None:
         self._arrivals.pop(arrival.delivery_id, None)
         if not arrival.is_taken:
             self._db.execute(_DELIVERED, (arrival.delivery_id,))
 
-    def _take_arrival(self, delivery_id: str) -> bool:
+    def _merge_ack(self, delivery_id: str) -> bool:
         """Write what is late of an answer with something else of the delivery."""
         arrival = self._arrivals.pop(delivery_id, None)
         if arrival is not None:
             arrival.is_taken = True
         return arrival is not None
 
-    def overdue(self, run_context: RunContext) -> None:
+    def mark_stuck(self, run_context: RunContext) -> None:
         """Record that a handler is out of time, and cannot be ended."""
         start = (run_context.id, run_context.handler, run_context.attempt)
-        self._db.later(partial(self._end, *start, State.STUCK))
+        self._db.defer(partial(self._end, *start, State.STUCK))
 
-    def finished(
+    def finish_run(
         self,
         run_context: RunContext,
         ending: State,
@@ -958,9 +958,9 @@ class SqliteLog:
             (ending, None) if retry_after is None else (State.RETRYING, _now() + retry_after)
         )
         failures = 0 if retry_after is None else 1
-        how = (_clean(shorten(error, LONGEST_ERROR)), _clean(traceback), failures)
-        arrived = self._take_arrival(run_context.id)
-        self._db.later(partial(self._end, *start, state, due_at, *how, arrived=arrived))
+        how = (_truncate(shorten(error, LONGEST_ERROR)), _truncate(traceback), failures)
+        arrived = self._merge_ack(run_context.id)
+        self._db.defer(partial(self._end, *start, state, due_at, *how, arrived=arrived))
 
     def _end(  # noqa: PLR0913, PLR0917 - which start, and how it ended
         self,
@@ -1000,7 +1000,7 @@ class SqliteLog:
 
     def get(self, delivery_id: str) -> Delivery | None:
         """Look up a delivery."""
-        with self._db.elsewhere() as connection:
+        with self._db.open_connection() as connection:
             delivery = _find(connection.execute, delivery_id)
             if delivery is not None:
                 delivery.body = _body(connection.execute, delivery_id)
@@ -1008,25 +1008,25 @@ class SqliteLog:
 
     def deliveries(self, delivery_ids: Iterable[str]) -> builtins.list[Delivery]:
         """Look up those deliveries that there are, at one moment and without their bodies."""
-        with self._db.elsewhere() as connection:
+        with self._db.open_connection() as connection:
             found = [_find(connection.execute, delivery_id) for delivery_id in delivery_ids]
         return [delivery for delivery in found if delivery is not None]
 
     def with_bodies(self, delivery_ids: Iterable[str]) -> set[str]:
         """Pick those deliveries whose bodies are still there."""
-        with self._db.elsewhere() as connection:
+        with self._db.open_connection() as connection:
             return {one for one in delivery_ids if connection.execute(_HAS_BODY, (one,)).fetchone()}
 
     def ids(self, prefix: str, limit: int = 10) -> builtins.list[str]:
         """List ids that begin so."""
-        with self._db.elsewhere() as connection:
+        with self._db.open_connection() as connection:
             rows = connection.execute(_IDS, (prefix, prefix + _LAST_SIGN, limit)).fetchall()
         return [row[0] for row in rows]
 
     def prunable(self) -> Prunable:
         """Tell what is old enough for `prune` to drop it."""
         old = _now() - self._keep_seconds
-        with self._db.elsewhere() as connection:
+        with self._db.open_connection() as connection:
             bodies = connection.execute(_OLD_BODIES, (old,)).fetchone()
             rows = connection.execute(_OLD_ROWS, (old - _IDS_OUTLIVE_BODIES,)).fetchone()
         return Prunable(*bodies, *rows)
@@ -1055,10 +1055,10 @@ class SqliteLog:
             "state = ?": state,
             "scope = ?": scope,
             "repo = ?": repo,
-            "received_at >= ?": _seconds(since),
+            "received_at >= ?": _to_timestamp(since),
             f"seq < ({_SEQ})": before,
         }
-        with self._db.elsewhere() as connection:
+        with self._db.open_connection() as connection:
             return _page(connection.execute, criteria, limit)
 
     def every(
@@ -1072,22 +1072,24 @@ class SqliteLog:
         """
         criteria: dict[str, object] = {
             "state = ?": state,
-            "received_at >= ?": _seconds(since),
+            "received_at >= ?": _to_timestamp(since),
         }
-        with self._db.elsewhere() as connection:
+        with self._db.open_connection() as connection:
             while page := _page(connection.execute, criteria, _CHUNK_ROWS):
                 yield from page
                 criteria[f"seq < ({_SEQ})"] = page[-1].id
 
     def stats(self) -> Stats:
         """Give the log in figures."""
-        with self._db.elsewhere() as connection:
+        with self._db.open_connection() as connection:
             counts = connection.execute(_COUNT_STATES).fetchall()
             (body_bytes,) = connection.execute("SELECT body_bytes FROM log").fetchone()
             (oldest,) = connection.execute(_OLDEST_UNFINISHED).fetchone() or (None,)
             rejections = dict(connection.execute(_SUM_REFUSALS).fetchall())
         states = {State(state): count for state, count in counts}
-        return Stats(states, body_bytes, None if oldest is None else _when(oldest), rejections)
+        return Stats(
+            states, body_bytes, None if oldest is None else _to_datetime(oldest), rejections
+        )
 
     def backup(self, path: str) -> None:
         """Copy the store as it is now into a new file, which only its owner may read; any thread.
@@ -1146,7 +1148,7 @@ class SqliteLog:
         """
         old = _now() - self._keep_seconds
         dropped = 0
-        with self._db.elsewhere("rw") as connection:
+        with self._db.open_connection("rw") as connection:
             while count := self._prune_bodies(connection, old):
                 dropped += count
             while count := self._prune_rows(connection, old - _IDS_OUTLIVE_BODIES):
@@ -1185,7 +1187,7 @@ def replay_in(path: str, delivery_id: str, handlers: Sequence[str]) -> tuple[str
     handler_names(handlers)
     if not os.path.exists(path):  # noqa: PTH110 - `pathlib` costs the import a millisecond
         return ()
-    store = SqliteLog(path, allow_network=True)
+    store = SqliteStore(path, allow_network=True)
     store.open()
     try:
         return retry_while_busy(lambda: store.replay(delivery_id, handlers))
@@ -1391,7 +1393,7 @@ def _read(execute: Execute, end: str, values: Sequence[object]) -> list[Delivery
         seq, delivery_id, received_at, scope, action, repo, skipped, reason, *more = row
         delivery = Delivery(
             delivery_id,
-            _when(received_at),
+            _to_datetime(received_at),
             None,
             skipped,
             reason,
@@ -1410,7 +1412,7 @@ def _read(execute: Execute, end: str, values: Sequence[object]) -> list[Delivery
 def _read_run(row: Sequence[Any]) -> Run:
     run = Run(row[0], attempts=row[2])
     run.state, run.failures, run.crashes = State(row[1]), row[3], row[4]
-    times = [None if seconds is None else _when(seconds) for seconds in row[5:8]]
+    times = [None if seconds is None else _to_datetime(seconds) for seconds in row[5:8]]
     run.due_at, run.started_at, run.finished_at = times
     if run.state == State.QUEUED:
         run.due_at = None
@@ -1427,13 +1429,13 @@ def _find(execute: Execute, delivery_id: str) -> Delivery | None:
     (seq,) = execute(_SEQ, (delivery_id,)).fetchone()
     for handler, number, started_at, *process in execute(_READ_ATTEMPTS, (seq,)):
         if handler in runs:
-            runs[handler].history.append(Attempt(number, _when(started_at), *process))
+            runs[handler].history.append(Attempt(number, _to_datetime(started_at), *process))
     return found[0]
 
 
 def _read_leader(row: Sequence[Any]) -> Leader:
     key, pid, host, start_time, code, led_at, handlers = row[:7]
-    since = None if led_at is None else _when(led_at)
+    since = None if led_at is None else _to_datetime(led_at)
     names = json.loads(handlers)
     known = None if names is None else frozenset(names)
     return Leader(Process(pid, host, start_time), code, since, known, key)
@@ -1463,7 +1465,7 @@ def _drop(connection: sqlite3.Connection, chosen: Sequence[tuple[int, int]], *, 
     return len(chosen)
 
 
-def _clean(text: str) -> str:
+def _truncate(text: str) -> str:
     """Cut a text of somebody else's to what is kept: its end, where a traceback has the error."""
     return text[-LONGEST_TRACEBACK:].encode("utf-8", "backslashreplace").decode()
 
@@ -1472,10 +1474,10 @@ def _now() -> float:
     return time.time()
 
 
-def _when(seconds: float) -> datetime:
+def _to_datetime(seconds: float) -> datetime:
     # No time in the file, whoever wrote it, may keep the rest of it from being read.
     return datetime.fromtimestamp(min(max(seconds, 0.0), _LAST_SECOND), timezone.utc)
 
 
-def _seconds(when: datetime | None) -> float | None:
+def _to_timestamp(when: datetime | None) -> float | None:
     return None if when is None else when.timestamp()

@@ -38,18 +38,27 @@ if TYPE_CHECKING:
     from hubhooks.routing import Handler, Hook, HookName
 
 __all__ = [
-    "CLEAN_UP_SECONDS", "TOO_LATE", "Call", "Count", "HandlerCall", "OwnLoop", "Telling", "Threads",
-    "Watchdog", "cancel", "running_loop",
+    "CLEAN_UP_SECONDS",
+    "SHUTDOWN_MESSAGE",
+    "DaemonThreadPool",
+    "Execution",
+    "HookExecution",
+    "LoopThread",
+    "RunExecution",
+    "WaitGroup",
+    "Watchdog",
+    "cancel",
+    "running_loop",
 ]  # fmt: skip
 
 _log = get_logger()
 
 # What is cancelled may clean up, but cannot keep the server from stopping.
 CLEAN_UP_SECONDS = 1.0
-TOO_LATE = "the server stopped before the handler finished"
+SHUTDOWN_MESSAGE = "the server stopped before the handler finished"
 _BLOCKED_SECONDS = 1.0
 # What is cancelled at its time limit should have ended after this.
-_HEED_SECONDS = 5.0
+_CANCEL_GRACE_SECONDS = 5.0
 # How long a thread that computes may keep the interpreter from others. Python's 5 ms add up: beside
 # eight handlers that compute, each step of an answer would wait for 40 ms.
 _SWITCH_SECONDS = 0.0005
@@ -63,7 +72,7 @@ _JITTER = 0.2
 _LONGEST_LOGGED = 200
 
 
-class Call(ABC):
+class Execution(ABC):
     """A call of the user's code, whose failure is kept from everybody else."""
 
     is_begun = False
@@ -107,7 +116,7 @@ class Call(ABC):
         """Take note that it raised."""
 
     @abstractmethod
-    def drop(self) -> None:
+    def cancel(self) -> None:
         """Take note that it never began."""
 
     def run(self) -> None:
@@ -199,13 +208,13 @@ class Call(ABC):
         return TimeoutError(f"it took more than {self.timeout:g} s")
 
 
-class HandlerCall(Call):
+class RunExecution(Execution):
     """One run of a handler."""
 
     event: HubEvent
     is_interrupted = False
     """Whether the process died during it before."""
-    is_overdue = False
+    is_stuck = False
     """Whether it should have ended, and cannot be."""
     deadline: float | None = None
     """When it should have ended, also when it is cancelled before; by the monotonic clock."""
@@ -229,7 +238,7 @@ class HandlerCall(Call):
     def begin(self) -> tuple[object, ...]:
         self._began_at = time.monotonic()
         if self.timeout is not None:
-            grace = _HEED_SECONDS if self.is_async else 0
+            grace = _CANCEL_GRACE_SECONDS if self.is_async else 0
             self.deadline = self._began_at + self.timeout + grace
             self._session.wake()
         return (self.event, self.run_context) if self._handler.takes_context else (self.event,)
@@ -250,7 +259,7 @@ class HandlerCall(Call):
             return
         is_stopped = issubclass(kind, asyncio.CancelledError) and self._session.is_cancelling
         if is_stopped and self._session.log.is_durable:
-            self.leave()
+            self.requeue()
             return
         pause = None if is_stopped or not self._has_tries_left() else _USUAL_PAUSE
         # The record comes before the log, hooks and even Ctrl-C.
@@ -298,14 +307,14 @@ class HandlerCall(Call):
             shown = without_own_frames(error)
             _log.error(what, name, delivery_id, pause, exc_info=shown, extra=fields)
 
-    def drop(self) -> None:
+    def cancel(self) -> None:
         self.drop_rest()
         if self._session.log.is_durable:
-            self.leave()
+            self.requeue()
         else:
-            self.lose(asyncio.CancelledError(TOO_LATE))
+            self.fail_unstarted(asyncio.CancelledError(SHUTDOWN_MESSAGE))
 
-    def lose(self, error: BaseException) -> None:
+    def fail_unstarted(self, error: BaseException) -> None:
         """Record that the handler failed without having been called."""
         name, delivery_id, why = self.name, self.run_context.id, text_of(error)
         self._finish(State.FAILED, why)
@@ -316,23 +325,23 @@ class HandlerCall(Call):
             if hasattr(self, "event"):
                 self._tell("failure", error)
 
-    def leave(self, why: str = TOO_LATE, retry_after: float = 0) -> None:
+    def requeue(self, why: str = SHUTDOWN_MESSAGE, retry_after: float = 0) -> None:
         """Let it run again, mostly after the next start, and take no notice of what it does now."""
         if not self._is_left:
             self._finish(State.FAILED, why, retry_after=retry_after)
             self._is_left = True
 
-    def out_of_time(self) -> None:
+    def mark_stuck(self) -> None:
         """Record that it should have ended, and cannot be."""
         self.deadline = None
-        self.is_overdue = True
+        self.is_stuck = True
         what = "%s on delivery `%s` is stuck: it took more than %g s; a thread cannot be stopped"
         if self.is_async:
             what = (
                 "%s on delivery `%s` is stuck: it took more than %g s, and did not end when it was "
                 "cancelled"
             )
-        self._session.log.overdue(self.run_context)
+        self._session.log.mark_stuck(self.run_context)
         self._session.wake()
         fields = self._log_fields()
         _log.warning(what, self.what, self.run_context.id, self.timeout, extra=fields)
@@ -352,9 +361,9 @@ class HandlerCall(Call):
         self.deadline = None
         if not self._is_left:
             log = self._session.log
-            log.finished(self.run_context, ending, error, traceback, retry_after=retry_after)
+            log.finish_run(self.run_context, ending, error, traceback, retry_after=retry_after)
             if retry_after is not None:
-                self._session.is_behind = True
+                self._session.needs_poll = True
             self._session.ended(self)
 
     def _has_tries_left(self) -> bool:
@@ -403,7 +412,7 @@ class HandlerCall(Call):
         self._session.tell(hook_name, run_context.id, self.loop, *arguments, context=self.context)
 
 
-class Telling(Call):
+class HookExecution(Execution):
     """One call of a hook. What it raises is logged, and nobody is told."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - what is called, and with what
@@ -428,12 +437,12 @@ class Telling(Call):
     def failed(self, error: BaseException) -> None:
         _log.error(self._complaint, exc_info=without_own_frames(error))
 
-    def drop(self) -> None:
+    def cancel(self) -> None:
         self.drop_rest()
-        _log.error("%s: %s", self._complaint, TOO_LATE)
+        _log.error("%s: %s", self._complaint, SHUTDOWN_MESSAGE)
 
 
-class Count:
+class WaitGroup:
     """Counts on any thread, and lets coroutines wait until there is none."""
 
     def __init__(self) -> None:
@@ -472,7 +481,7 @@ class Count:
         return True
 
 
-class OwnLoop:
+class LoopThread:
     """A loop on a daemon thread of its own: what blocks it blocks nothing else.
 
     It goes on when a handler stops it, or a task that one began raises `SystemExit` through it:
@@ -482,7 +491,7 @@ class OwnLoop:
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self._is_ending = False
-        self._alive = Count()
+        self._alive = WaitGroup()
         self._alive.add()
         threading.Thread(target=self._run, name="hubhooks loop", daemon=True).start()
 
@@ -527,7 +536,7 @@ class OwnLoop:
         await self.loop.shutdown_default_executor()
 
 
-class Threads:
+class DaemonThreadPool:
     """A pool of daemon threads.
 
     Not a ThreadPoolExecutor: that one keeps the process from ending until every handler returned.
@@ -536,18 +545,18 @@ class Threads:
     no call waits behind one that blocks, and many short ones do not wake a thread each.
     """
 
-    def __init__(self, run: Callable[[Call], None], limit: int) -> None:
+    def __init__(self, run: Callable[[Execution], None], limit: int) -> None:
         self._run = run
         self._limit = limit
         self._lock = threading.Lock()
-        self._waiting: deque[Call] = deque()
+        self._waiting: deque[Execution] = deque()
         self._idle: list[threading.Lock] = []
         """What each idle thread waits to be released."""
         self._running = 0
         self._is_one_sent = False
         self._is_closed = False
 
-    def submit(self, call: Call) -> None:
+    def submit(self, call: Execution) -> None:
         with self._lock:
             if self._is_closed:
                 # A hook that is told of a handler which outlived the stop.
@@ -596,7 +605,7 @@ class Threads:
             # Waiting for the next call, hold nothing of the last one.
             del call
 
-    def _next(self, wake: threading.Lock, *, is_sent: bool) -> Call | None:
+    def _next(self, wake: threading.Lock, *, is_sent: bool) -> Execution | None:
         """Wait for the next call; None at the end."""
         while True:
             with self._lock:
@@ -623,7 +632,7 @@ class Watchdog:
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, tasks: Mapping[asyncio.Task[None], Call]
+        self, loop: asyncio.AbstractEventLoop, tasks: Mapping[asyncio.Task[None], Execution]
     ) -> None:
         self.loop = loop
         self._tasks = tasks
@@ -693,7 +702,7 @@ def cancel(task: asyncio.Task[None]) -> bool:
     # Tasks of an earlier loop are its own to end.
     if not loop.is_running():
         return False
-    loop.call_soon_threadsafe(task.cancel, TOO_LATE)
+    loop.call_soon_threadsafe(task.cancel, SHUTDOWN_MESSAGE)
     return True
 
 

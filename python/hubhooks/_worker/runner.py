@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from hubhooks._app_code import AppCode
     from hubhooks._http.receiver import AcceptedRuns
-    from hubhooks._store.base import Log
-    from hubhooks._worker.execution import HandlerCall
+    from hubhooks._store.base import DeliveryStore
+    from hubhooks._worker.execution import RunExecution
     from hubhooks._worker.session import Lock
     from hubhooks.models import Delivery
     from hubhooks.routing import Router
@@ -90,7 +90,7 @@ class Runner:
     def __init__(  # noqa: PLR0913 - what runs is one thing, and how is several
         self,
         router: Router,
-        log: Log,
+        log: DeliveryStore,
         *,
         slots: int = SLOTS,
         inline: bool = False,
@@ -105,7 +105,7 @@ class Runner:
         self._router = router
         self._slots = slots
         self._is_inline = inline
-        self._lock_of_log = lock
+        self._leader_lock = lock
         self._code = code
         self._is_loop_chosen = handler_loop is not None
         self._where: HandlerLoop = handler_loop or "server"
@@ -124,10 +124,10 @@ class Runner:
         """Whether the log is open and what is in it runs."""
         return self._session is not None
 
-    def retire(self) -> None:
+    def release_store(self) -> None:
         """Let another runner use the log, as this one is about to stop."""
         if self._session is not None:
-            self._session.retire()
+            self._session.release_store()
 
     def start(self) -> None:
         """Open the log, and run what is in it.
@@ -136,7 +136,7 @@ class Runner:
             ConfigError: the log cannot be used.
             StoreError: the log cannot be used just now.
         """
-        self._begun()
+        self._ensure_worker()
 
     @property
     def has_handlers(self) -> bool:
@@ -148,12 +148,12 @@ class Runner:
         log = self.log
         where = f"`{log.path}`" if log.is_durable else "in memory until this process ends"
         handlers = _describe_handlers(self._router)
-        leader = self._begun().describe_leader()
+        leader = self._ensure_worker().describe_leader()
         return f"started with {handlers}; store: {where}; {leader}"
 
     def claim(
         self, work: AcceptedRuns, context: contextvars.Context | None = None
-    ) -> list[HandlerCall]:
+    ) -> list[RunExecution]:
         """Reserve what can run at once of a delivery that was accepted; in the same batch.
 
         What is not reserved runs later. What is must be given to `begin` or `give_back`. Each runs
@@ -161,12 +161,12 @@ class Runner:
         """
         if not work.handlers:
             return []
-        return self._begun().claim(work, context or contextvars.copy_context())
+        return self._ensure_worker().claim(work, context or contextvars.copy_context())
 
-    def begin(self, work: AcceptedRuns, runs: Sequence[HandlerCall]) -> None:
+    def begin(self, work: AcceptedRuns, runs: Sequence[RunExecution]) -> None:
         """Run what `claim` gave; of work without handlers, the hooks for the unhandled."""
         here = running_loop()
-        session = self._begun(here)
+        session = self._ensure_worker(here)
         # The server's loop is the one that runs here.
         loop = here if self._where == "server" else None
         if not work.handlers:
@@ -177,9 +177,9 @@ class Runner:
             session.start(run, here)
         session.wake_if_needed()
 
-    def give_back(self, runs: Sequence[HandlerCall]) -> None:
+    def give_back(self, runs: Sequence[RunExecution]) -> None:
         """Forget what `claim` gave, as the batch failed."""
-        self._begun().give_back(runs)
+        self._ensure_worker().give_back(runs)
 
     def submit(self, work: AcceptedRuns) -> None:
         """Run the handlers of a delivery soon; without any, the hooks for the unhandled."""
@@ -189,7 +189,7 @@ class Runner:
         """Look for what somebody else queued in the log; from any thread."""
         session = self._session
         if session is not None:
-            session.is_behind = True
+            session.needs_poll = True
             session.wake()
 
     def replay(self, delivery_id: str, handlers: Sequence[str]) -> tuple[str, ...]:
@@ -223,17 +223,17 @@ class Runner:
         Returns:
             what became of it; None if they have not ended by then.
         """
-        return await self._begun().wait_for(delivery_id, seconds)
+        return await self._ensure_worker().wait_for(delivery_id, seconds)
 
     def run_to_the_end(self) -> None:
         """Run all there is, retries too, where no loop runs; sync handlers in this thread."""
-        session = self._begun()
+        session = self._ensure_worker()
         while True:
-            session.is_behind = True
-            session.step()
+            session.needs_poll = True
+            session.tick()
             asyncio.run(session.unfinished.wait_for_none(None))
-            if not self.log.due(1, among=self._router.handler_names):
-                pause = self.log.next_due()
+            if not self.log.list_ready(1, among=self._router.handler_names):
+                pause = self.log.seconds_to_next()
                 if pause is None:
                     return
                 time.sleep(pause)
@@ -267,14 +267,14 @@ class Runner:
             self._session = None
             await session.close()
 
-    def _begun(self, here: asyncio.AbstractEventLoop | None = None) -> Session:
+    def _ensure_worker(self, here: asyncio.AbstractEventLoop | None = None) -> Session:
         session = self._session
         if session is None:
             with self._lock:
                 session = self._session
                 if session is None:
                     session = Session(
-                        self._router, self.log, self._lock_of_log, self._slots, self._code
+                        self._router, self.log, self._leader_lock, self._slots, self._code
                     )
                     session.is_inline = self._is_inline
                     session.is_on_server = self._where == "server"

@@ -15,12 +15,12 @@ from hubhooks._logging import get_logger, text_of
 from hubhooks._process import current_process
 from hubhooks._worker.execution import (
     CLEAN_UP_SECONDS,
-    Call,
-    Count,
-    HandlerCall,
-    OwnLoop,
-    Telling,
-    Threads,
+    DaemonThreadPool,
+    Execution,
+    HookExecution,
+    LoopThread,
+    RunExecution,
+    WaitGroup,
     Watchdog,
     cancel,
     running_loop,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from hubhooks._app_code import AppCode
     from hubhooks._http.receiver import AcceptedRuns
-    from hubhooks._store.base import Due, Interrupted, Log
+    from hubhooks._store.base import DeliveryStore, Due, Interrupted
     from hubhooks._store.sqlite import Leader
     from hubhooks.models import Delivery
     from hubhooks.routing import HookName, Router
@@ -45,18 +45,18 @@ _log = get_logger()
 # How many handlers run at once, where nobody says.
 SLOTS = 32
 # How often a log on disk is asked whether another process wrote to it, or died.
-_LOOK_SECONDS = 0.25
+_POLL_SECONDS = 0.25
 # How often everything is looked at anew, as a clock may have been set back.
-_LOOK_AT_ALL_SECONDS = 60.0
+_FULL_POLL_SECONDS = 60.0
 # How often a log on disk is pruned, and how long it is left alone after its upkeep failed.
 _PRUNE_SECONDS = 60.0
 # A log that cannot be written is tried again after this.
 _BUSY_SECONDS = 0.05
-_BROKEN_SECONDS = 1.0
+_STORE_FAILURE_SECONDS = 1.0
 _CHECKPOINT_SECONDS = 1.0
 # How long a run that the process died during waits for the others to end, and how long they wait
 # for it.
-_ALONE_SECONDS = 60.0
+_QUARANTINE_SECONDS = 60.0
 # How long a process without the newest code starts no new runs before the other one leads, and how
 # long it leaves the lead to that process.
 _HANDOVER_SECONDS = 30.0
@@ -64,9 +64,9 @@ _RESIGN_SECONDS = 2.0
 # How often the leader looks for runs whose process died after it handed over the lead.
 _CRASHED_SECONDS = 5.0
 # How long what may be written late waits for other things to be written with it.
-_LATE_SECONDS = 0.005
+_DEFERRED_SECONDS = 0.005
 # A context may hold all of a request.
-_MOST_CONTEXTS = 1000
+_MAX_CONTEXTS = 1000
 
 
 # The sessions that have a log on disk open, by its path.
@@ -100,7 +100,7 @@ class Session:
     def __init__(
         self,
         router: Router,
-        log: Log,
+        log: DeliveryStore,
         lock: Lock | None,
         slots: int,
         code: AppCode | None = None,
@@ -112,23 +112,23 @@ class Session:
         """Whether async handlers run on that loop."""
         self.is_inline = False
         """Whether what is sync runs where it is started, not on threads."""
-        self.is_behind = True
+        self.needs_poll = True
         """Whether something in the log may be ready that is not claimed yet."""
         self.is_cancelling = False
         self.is_of_parent = False
         """Whether this process was forked from the one where it runs."""
-        self.unfinished = Count()
+        self.unfinished = WaitGroup()
         self._router = router
-        self._lock_of_log = lock
+        self._leader_lock = lock
         self._slots = slots
-        self._threads = Threads(self._run, slots)
-        self._tasks: dict[asyncio.Task[None], Call] = {}
-        self._own_loop: OwnLoop | None = None
+        self._threads = DaemonThreadPool(self._run, slots)
+        self._tasks: dict[asyncio.Task[None], Execution] = {}
+        self._own_loop: LoopThread | None = None
         self._watchdog: Watchdog | None = None
         self._is_closed = False
         self._is_draining = False
         # What runs, and how many there are of each handler that may only run so often at once.
-        self._running: dict[HandlerCall, None] = {}
+        self._running: dict[RunExecution, None] = {}
         self._counts: dict[str, int] = {}
         # Whether the log may have runs that the process died during; until when the next of them
         # waits for the others to end; whether those have their turn before.
@@ -136,7 +136,7 @@ class Session:
         self._silence_until: float | None = None
         self._is_others_turn = False
         # The one that nothing is started beside, and until when.
-        self._alone: HandlerCall | None = None
+        self._alone: RunExecution | None = None
         self._alone_until = 0.0
         self._waiting: dict[str, list[asyncio.Event]] = {}
         # Of the requests of this process whose runs have not started yet; retries have none.
@@ -159,15 +159,15 @@ class Session:
         self._is_flush_planned = False
         self._timer: asyncio.TimerHandle | None = None
         self._look_at = 0.0
-        self._look_at_all = time.monotonic() + _LOOK_AT_ALL_SECONDS
+        self._look_at_all = time.monotonic() + _FULL_POLL_SECONDS
         self._due_at = math.inf
         self._not_before = 0.0
         self._upkeep_is_over = threading.Event()
 
     @property
-    def is_leading(self) -> bool:
+    def is_leader(self) -> bool:
         """Whether this process runs what is in the log."""
-        return self._lock_of_log is None or self._lock_of_log.is_held
+        return self._leader_lock is None or self._leader_lock.is_held
 
     def open(self) -> None:
         """Open the log.
@@ -177,7 +177,7 @@ class Session:
             StoreError: it cannot be used just now.
         """
         self._reserve()
-        lock = self._lock_of_log
+        lock = self._leader_lock
         try:
             # Before the files are opened: only one process may move one of them aside.
             if lock is not None:
@@ -185,8 +185,8 @@ class Session:
             self.log.open()
             try:
                 self._register()
-                self._lead()
-                leader = None if self.is_leading else self._find_leader()
+                self._acquire_leadership()
+                leader = None if self.is_leader else self._find_leader()
                 if leader is not None:
                     self._check_handlers(leader)
             except BaseException:
@@ -195,11 +195,11 @@ class Session:
         except BaseException:
             if lock is not None:
                 lock.release()
-            self.retire()
+            self.release_store()
             raise
         register(self)
         if self.log.is_durable:
-            threading.Thread(target=self._keep_up, name="hubhooks upkeep", daemon=True).start()
+            threading.Thread(target=self._maintain, name="hubhooks upkeep", daemon=True).start()
 
     def _register(self) -> None:
         """Record what this process runs, for other processes and for the command line."""
@@ -230,7 +230,7 @@ class Session:
 
     def describe_leader(self) -> str:
         """Describe which process runs the handlers, and warn if that one has other code."""
-        if self.is_leading:
+        if self.is_leader:
             return "this process runs the handlers"
         leader = self._find_leader()
         if leader is None:
@@ -262,7 +262,7 @@ class Session:
                 raise ConfigError(msg)
             _reserved[self.log.path] = self
 
-    def retire(self) -> None:
+    def release_store(self) -> None:
         """Let another session use the log, as this one ends or is about to."""
         with _reserving:
             if _reserved.get(self.log.path) is self:
@@ -272,12 +272,12 @@ class Session:
         """In a forked child, leave everything to the parent."""
         global _reserving  # noqa: PLW0603 - the parent's may be locked for ever
         _reserving = threading.Lock()
-        self.retire()
+        self.release_store()
         self.is_of_parent = self._is_closed = self._is_draining = True
         self.loop = None
         self._lock = threading.Lock()
-        self.unfinished = Count()
-        self._threads = Threads(self._run, self._slots)
+        self.unfinished = WaitGroup()
+        self._threads = DaemonThreadPool(self._run, self._slots)
         self._threads.close()
         self._running = {}
         self._tasks = {}
@@ -292,22 +292,22 @@ class Session:
 
     # ---- what is to run ------------------------------------------------------------------------
 
-    def claim(self, work: AcceptedRuns, context: contextvars.Context) -> list[HandlerCall]:
+    def claim(self, work: AcceptedRuns, context: contextvars.Context) -> list[RunExecution]:
         """Reserve what can run at once of a delivery.
 
         Args:
             work: the delivery.
             context: the context of its request, also for runs that start later.
         """
-        if self.is_leading:
+        if self.is_leader:
             for name in work.handlers:
                 self._contexts[work.delivery_id, name] = context
-            while len(self._contexts) > _MOST_CONTEXTS:
+            while len(self._contexts) > _MAX_CONTEXTS:
                 del self._contexts[next(iter(self._contexts))]
-        if self.is_behind or self._alone is not None or not self._may_start():
-            self.is_behind = True
+        if self.needs_poll or self._alone is not None or not self._may_start():
+            self.needs_poll = True
             return []
-        claimed: list[HandlerCall] = []
+        claimed: list[RunExecution] = []
         try:
             for name in work.handlers:
                 if self._has_room(name):
@@ -316,31 +316,31 @@ class Session:
                         run.event = work.event
                         claimed.append(run)
                 elif len(self._running) >= self._slots:
-                    self.is_behind = True
+                    self.needs_poll = True
                 # What is busy says so when a run of it ends: to look sooner is to find nothing.
         except BaseException:
             self.give_back(claimed)
             raise
         return claimed
 
-    def give_back(self, runs: Sequence[HandlerCall]) -> None:
+    def give_back(self, runs: Sequence[RunExecution]) -> None:
         """Forget what was claimed."""
         for run in runs:
             # The batch may be in the file all the same: see `Database.batch`.
             self.log.unclaim(run.run_context)
             self._free(run)
-        self.is_behind = True
+        self.needs_poll = True
 
-    def _claim(self, delivery_id: str, name: str) -> HandlerCall | None:
+    def _claim(self, delivery_id: str, name: str) -> RunExecution | None:
         handler = self._router.handler(name)
         if handler is None:
             # It stays as it is, until a process has the handler or somebody ends it.
-            self._may_be_unknown = self.is_behind = True
+            self._may_be_unknown = self.needs_poll = True
             return None
         run_context = self.log.claim(delivery_id, name)
         if run_context is None:
             return None
-        run = HandlerCall(self, handler, run_context)
+        run = RunExecution(self, handler, run_context)
         context = self._contexts.pop((delivery_id, name), None)
         if context is not None:
             run.context = context.copy()
@@ -367,7 +367,7 @@ class Session:
     def _may_start(self) -> bool:
         # What a log on disk has queued can wait for the next start.
         return (
-            self.is_leading
+            self.is_leader
             and not (self._is_draining and self.log.is_durable)
             and not self._is_handing_over
         )
@@ -377,7 +377,7 @@ class Session:
         """Whether no run starts, so that the process with newer code can lead."""
         return self._successor is not None
 
-    def _free(self, run: HandlerCall) -> None:
+    def _free(self, run: RunExecution) -> None:
         with self._lock:
             if self._running.pop(run, self) is self:
                 return
@@ -389,7 +389,7 @@ class Session:
             if was_alone:
                 self._alone = None
         if run.is_counted or was_alone:
-            self.is_behind = True
+            self.needs_poll = True
 
     # ---- steps ---------------------------------------------------------------------------------
 
@@ -398,14 +398,14 @@ class Session:
         if not self._is_woken:
             # Set first: on another thread the step, which takes it back, may begin at once.
             self._is_woken = True
-            if not self._call_soon(self.step):
+            if not self._call_soon(self.tick):
                 self._is_woken = False
 
     def wake_if_needed(self) -> None:
         """Take a step soon if something may be ready, a bit later if something is to be written."""
-        if self.is_behind:
+        if self.needs_poll:
             self.wake()
-        elif self.log.is_late and not (self._is_flush_planned or self._is_woken):
+        elif self.log.has_deferred and not (self._is_flush_planned or self._is_woken):
             self._is_flush_planned = True
             if not self._call_soon(self._plan_flush):
                 self._is_flush_planned = False
@@ -413,7 +413,7 @@ class Session:
     def _plan_flush(self) -> None:
         # Where more deliveries come, what is late is written with the next of them.
         if self.loop is not None:
-            self.loop.call_later(_LATE_SECONDS, self.step, context=contextvars.Context())
+            self.loop.call_later(_DEFERRED_SECONDS, self.tick, context=contextvars.Context())
 
     def _call_soon(self, function: Callable[[], None]) -> bool:
         loop = self.loop
@@ -428,7 +428,7 @@ class Session:
             return False
         return True
 
-    def step(self) -> None:
+    def tick(self) -> None:
         """Write what is late, and start what is ready."""
         self._is_woken = self._is_flush_planned = False
         if self._is_closed:
@@ -437,76 +437,76 @@ class Session:
         try:
             if now >= self._not_before:
                 self.log.flush()
-                self._look(now)
+                self._poll(now)
         except (ConfigError, StoreError) as error:
             # What was ready still is.
-            self.is_behind = True
-            self._put_off(now, error)
+            self.needs_poll = True
+            self._pause_store(now, error)
         finally:
             self._set_timer()
 
-    def _put_off(self, now: float, error: Exception) -> None:
+    def _pause_store(self, now: float, error: Exception) -> None:
         """Leave the log alone for a moment, as it could not be written."""
         if isinstance(error, BusyError):
             self._not_before = now + _BUSY_SECONDS
         else:
-            self._not_before = now + _BROKEN_SECONDS
+            self._not_before = now + _STORE_FAILURE_SECONDS
             _log.error("handlers cannot start now: %s", error)
 
-    def _look(self, now: float) -> None:
+    def _poll(self, now: float) -> None:
         if self.log.is_durable and now >= self._look_at:
-            self._look_at = now + _LOOK_SECONDS
-            self._look_at_others(now)
+            self._look_at = now + _POLL_SECONDS
+            self._poll_processes(now)
         if now >= self._look_at_all or now >= self._due_at:
-            self._look_at_all = now + _LOOK_AT_ALL_SECONDS
+            self._look_at_all = now + _FULL_POLL_SECONDS
             self._may_be_unknown = True
             # Where there is no room for it now, whatever makes some wakes.
             self._due_at = math.inf
-            self.is_behind = True
+            self.needs_poll = True
         for run in tuple(self._running):
             if run.deadline is not None and now >= run.deadline:
-                run.out_of_time()
+                run.mark_stuck()
         alone = self._alone
-        if alone is not None and (alone.is_overdue or now >= self._alone_until):
+        if alone is not None and (alone.is_stuck or now >= self._alone_until):
             self._alone = None
-            self.is_behind = True
+            self.needs_poll = True
             what = (
                 "handler `%s` on delivery `%s`, during which the process died before, has not "
                 "finished alone: other handlers now run at the same time"
             )
             _log.warning(what, alone.name, alone.run_context.id)
-        if self.is_behind and self._may_start():
+        if self.needs_poll and self._may_start():
             self._start_what_is_ready()
 
-    def _look_at_others(self, now: float) -> None:
+    def _poll_processes(self, now: float) -> None:
         """Look at what other processes did to the log on disk, and lead if none of them does."""
         is_changed = self.log.changed()
-        if not self.is_leading:
+        if not self.is_leader:
             if now >= self._resigned_until:
-                self._lead()
-                if self.is_leading:
+                self._acquire_leadership()
+                if self.is_leader:
                     _log.info("this process runs the handlers now: there is no other leader")
             return
-        if self._lock_of_log is not None and self._lock_of_log.keep():
+        if self._leader_lock is not None and self._leader_lock.keep():
             self.log.note_lock()
         self.log.keep_noted()
         if is_changed:
-            self.is_behind = self._may_be_unknown = True
+            self.needs_poll = self._may_be_unknown = True
             if not self.log.is_led:
-                self._lead_anew()
+                self._reacquire_leadership()
         if is_changed or self._successor is not None:
             self._hand_over_if_idle(now)
-        if self.is_leading and now >= self._look_for_crashed_at:
+        if self.is_leader and now >= self._look_for_crashed_at:
             self._look_for_crashed_at = now + _CRASHED_SECONDS
             self._tell_crashed(self.log.recover_crashed())
 
     def _hand_over_if_idle(self, now: float) -> None:
         """Let a process with newer code lead as soon as nothing runs here."""
         other = self.log.successor()
-        if other is None or other.key in self._declined or not self.is_leading:
+        if other is None or other.key in self._declined or not self.is_leader:
             if self._successor is not None:
                 self._successor = None
-                self.is_behind = True
+                self.needs_poll = True
             return
         if self._successor is None or self._successor.key != other.key:
             self._successor = other
@@ -517,15 +517,15 @@ class Session:
             )
             _log.warning(what, other.process.pid, self.log.path)
         # A handler may take hours, and the queued runs cannot wait that long. It goes on here.
-        is_idle = all(run.is_overdue for run in tuple(self._running))
+        is_idle = all(run.is_stuck for run in tuple(self._running))
         if is_idle or now >= self._handover_until:
             self._resign(other, now)
 
     def _resign(self, other: Leader, now: float) -> None:
         self.log.resign(is_end=False)
         self.log.flush()
-        if self._lock_of_log is not None:
-            self._lock_of_log.release()
+        if self._leader_lock is not None:
+            self._leader_lock.release()
         self._successor = None
         # If it does not take the lead, it is not asked again.
         self._declined.add(other.key)
@@ -548,12 +548,12 @@ class Session:
 
     def _start_what_is_ready(self) -> None:
         # First, so that it stays if another thread sets it meanwhile.
-        self.is_behind = False
+        self.needs_poll = False
         if self._may_be_unknown:
             self._register()
             self._log_unknown_handlers()
         if self._alone is not None or (self._may_be_interrupted and self._start_interrupted()):
-            self.is_behind = True
+            self.needs_poll = True
         else:
             self._start_others()
 
@@ -568,22 +568,22 @@ class Session:
             self._is_others_turn = False
             self._start_others()
         busy = self._busy()
-        found = self.log.due(1, busy, among=self._router.handler_names, interrupted=True)
+        found = self.log.list_ready(1, busy, among=self._router.handler_names, interrupted=True)
         running = tuple(self._running)
         if not found:
             self._silence_until = None
             # None becomes one as long as this process lives.
             self._may_be_interrupted = (
                 bool(busy)
-                or self.log.next_due() is not None
+                or self.log.seconds_to_next() is not None
                 or any(run.is_interrupted for run in running)
             )
             return False
         now = time.monotonic()
         if self._silence_until is None:
-            self._silence_until = now + _ALONE_SECONDS
+            self._silence_until = now + _QUARANTINE_SECONDS
         # What nothing can end is not waited for, and what takes long only for so long.
-        is_silent = all(run.is_overdue for run in running)
+        is_silent = all(run.is_stuck for run in running)
         if len(running) >= self._slots or not (is_silent or now >= self._silence_until):
             return True
         claimed, _ = self._claim_found(found)
@@ -592,7 +592,7 @@ class Session:
         for run in claimed:
             run.is_interrupted = True
             if is_silent:
-                self._alone, self._alone_until = run, now + _ALONE_SECONDS
+                self._alone, self._alone_until = run, now + _QUARANTINE_SECONDS
             self._read_and_start(run, {})
         return is_silent and bool(claimed)
 
@@ -601,27 +601,27 @@ class Session:
         while not is_everything:
             free = self._slots - len(self._running)
             if free <= 0:
-                self.is_behind = True
+                self.needs_poll = True
                 # Since then something may have ended that did not see it.
                 if len(self._running) >= self._slots:
                     return
                 continue
-            found = self.log.due(free, self._busy(), among=self._router.handler_names)
+            found = self.log.list_ready(free, self._busy(), among=self._router.handler_names)
             claimed, is_room_left = self._claim_found(found)
             events: dict[str, HubEvent] = {}
             for run in claimed:
                 self._read_and_start(run, events)
             is_everything = is_room_left and (len(found) < free or not claimed)
-        seconds = self.log.next_due()
+        seconds = self.log.seconds_to_next()
         self._due_at = math.inf if seconds is None else time.monotonic() + seconds
 
-    def _claim_found(self, found: Sequence[Due]) -> tuple[list[HandlerCall], bool]:
+    def _claim_found(self, found: Sequence[Due]) -> tuple[list[RunExecution], bool]:
         """Claim what is ready; give that, and whether there was room for all of it."""
-        claimed: list[HandlerCall] = []
+        claimed: list[RunExecution] = []
         is_room_left = True
         if found:
             try:
-                with self.log.batch():
+                with self.log.transaction():
                     for delivery_id, name in found:
                         if not self._has_room(name):
                             is_room_left = False
@@ -632,7 +632,7 @@ class Session:
                 raise
         return claimed, is_room_left
 
-    def _read_and_start(self, run: HandlerCall, events: dict[str, HubEvent]) -> None:
+    def _read_and_start(self, run: RunExecution, events: dict[str, HubEvent]) -> None:
         """Start a run; `events` has what was read already, so that handlers share a long body."""
         run.loop = self.loop if self.is_on_server else None
         delivery_id = run.run_context.id
@@ -641,14 +641,14 @@ class Session:
                 events[delivery_id] = HubEvent.from_json(self.log.body(delivery_id) or b"")
             run.event = events[delivery_id]
         except PayloadError as error:
-            run.lose(error)
+            run.fail_unstarted(error)
         except StoreError as error:
-            run.leave(str(error), _BROKEN_SECONDS)
+            run.requeue(str(error), _STORE_FAILURE_SECONDS)
             _log.error("handler `%s` cannot start now: %s", run.name, error)
         else:
             self.start(run)
 
-    def _lead_anew(self) -> None:
+    def _reacquire_leadership(self) -> None:
         """Begin anew where another process took over, or the file was replaced.
 
         Both should not be while the lock is held; but whoever removes its file, or opens and
@@ -659,13 +659,13 @@ class Session:
             "became the leader, or the file was replaced",
             self.log.path,
         )
-        if self._lock_of_log is not None:
-            self._lock_of_log.release()
-        self._lead()
+        if self._leader_lock is not None:
+            self._leader_lock.release()
+        self._acquire_leadership()
 
-    def _lead(self) -> None:
+    def _acquire_leadership(self) -> None:
         """Become the process that runs what is in the log, if there is no other."""
-        lock = self._lock_of_log
+        lock = self._leader_lock
         if lock is not None and not lock.try_acquire():
             return
         try:
@@ -680,17 +680,17 @@ class Session:
             raise
         self._may_be_interrupted = self.log.is_durable
         self._may_be_unknown = True
-        ready = self.log.due(1) or self.log.due(1, interrupted=True)
-        self.is_behind = bool(ready) or self.log.next_due() is not None
+        ready = self.log.list_ready(1) or self.log.list_ready(1, interrupted=True)
+        self.needs_poll = bool(ready) or self.log.seconds_to_next() is not None
         self._tell_crashed(interrupted)
 
     def _tell_crashed(self, crashed: Sequence[Interrupted]) -> None:
         """Log the runs whose process died, and run the hooks of those that are not tried again."""
         for delivery_id, name, is_failed in crashed:
-            self._may_be_interrupted = self.is_behind = True
+            self._may_be_interrupted = self.needs_poll = True
             if is_failed:
                 try:
-                    self._bury(delivery_id, name)
+                    self._fail_crashed_run(delivery_id, name)
                 except StoreError as failure:
                     # The others are still to be told of.
                     what = "cannot call the hooks for handler `%s` on delivery `%s`: %s"
@@ -699,7 +699,7 @@ class Session:
                 what = "the process died during handler `%s` on delivery `%s`: retrying it alone"
                 _log.warning(what, name, delivery_id)
 
-    def _bury(self, delivery_id: str, name: str) -> None:
+    def _fail_crashed_run(self, delivery_id: str, name: str) -> None:
         """Tell of a handler during which the process died once too often."""
         error = RuntimeError("the process died during this handler")
         _log.error("handler `%s` failed on delivery `%s`: %s", name, delivery_id, error)
@@ -728,15 +728,15 @@ class Session:
         at = max(at, self._not_before)
         if self.loop is not None and at < math.inf:
             seconds = max(at - time.monotonic(), 0.001)
-            self._timer = self.loop.call_later(seconds, self.step, context=contextvars.Context())
+            self._timer = self.loop.call_later(seconds, self.tick, context=contextvars.Context())
 
-    def _keep_up(self) -> None:
+    def _maintain(self) -> None:
         """Do on a thread what waits for the disk."""
         prune_at = 0.0
         while not self._upkeep_is_over.wait(_CHECKPOINT_SECONDS):
             try:
                 self.log.checkpoint()
-                if self.is_leading and time.monotonic() >= prune_at:
+                if self.is_leader and time.monotonic() >= prune_at:
                     prune_at = time.monotonic() + _PRUNE_SECONDS
                     self.log.prune()
             # Whatever fails, the thread goes on: without it the file would grow for ever.
@@ -748,7 +748,7 @@ class Session:
 
     # ---- running -------------------------------------------------------------------------------
 
-    def start(self, call: Call, here: asyncio.AbstractEventLoop | None = None) -> None:
+    def start(self, call: Execution, here: asyncio.AbstractEventLoop | None = None) -> None:
         """Begin a call, from any thread.
 
         Args:
@@ -769,11 +769,11 @@ class Session:
                 loop.call_soon_threadsafe(self._start_task, call, loop)
             except RuntimeError:
                 try:
-                    call.drop()
+                    call.cancel()
                 finally:
                     self.unfinished.remove()
 
-    def ended(self, run: HandlerCall) -> None:
+    def ended(self, run: RunExecution) -> None:
         """Take note that a run is over, from any thread."""
         self._free(run)
         for ended in tuple(self._waiting.get(run.run_context.id, ())):
@@ -791,7 +791,7 @@ class Session:
         """Call the hooks for an occasion, each in a copy of a context."""
         for hook in self._router.hooks_for(hook_name):
             what = f"`on_{hook_name}` hook `{hook.name}`"
-            self.start(Telling(hook, what, delivery_id, loop, arguments, context.copy()))
+            self.start(HookExecution(hook, what, delivery_id, loop, arguments, context.copy()))
 
     async def wait_for(self, delivery_id: str, seconds: float) -> Delivery | None:
         """Wait until the handlers of a delivery ended."""
@@ -809,7 +809,7 @@ class Session:
                     return None
                 # Another process that runs it does not tell.
                 if self.log.is_durable:
-                    left = min(left, _LOOK_SECONDS)
+                    left = min(left, _POLL_SECONDS)
                 # Not `asyncio.wait_for`, which takes a task.
                 timer = asyncio.get_running_loop().call_later(left, ended.set)
                 try:
@@ -828,7 +828,7 @@ class Session:
             if now >= self._not_before:
                 self.log.flush()
         except StoreError as error:
-            self._put_off(now, error)
+            self._pause_store(now, error)
         try:
             return self.log.get(delivery_id)
         except StoreError:
@@ -845,8 +845,8 @@ class Session:
                 _log.warning("stopped with handlers still running after %g s", seconds)
                 break
             # What a log in memory has queued is lost if it does not run now.
-            self.is_behind = True
-            self.step()
+            self.needs_poll = True
+            self.tick()
             is_over = self.unfinished.is_none
         self.is_cancelling = True
         # The second time for the hooks that are told of the first.
@@ -855,7 +855,7 @@ class Session:
                 await self.unfinished.wait_for_none(CLEAN_UP_SECONDS)
         if self.log.is_durable:
             for run in tuple(self._running):
-                run.leave()
+                run.requeue()
 
     async def close(self) -> None:
         """Let the threads end, and the log go."""
@@ -875,9 +875,9 @@ class Session:
             what = "finished handlers will run again: their results could not be stored: %s"
             _log.error(what, error)
         finally:
-            if self._lock_of_log is not None:
-                self._lock_of_log.release()
-            self.retire()
+            if self._leader_lock is not None:
+                self._leader_lock.release()
+            self.release_store()
 
     async def _close_log(self) -> None:
         give_up = time.monotonic() + CLEAN_UP_SECONDS
@@ -890,7 +890,7 @@ class Session:
                 await asyncio.sleep(_BUSY_SECONDS)
         self.log.close()
 
-    def _run(self, call: Call) -> None:
+    def _run(self, call: Execution) -> None:
         try:
             call.run()
             if call.rest is not None:
@@ -898,14 +898,14 @@ class Session:
         finally:
             self.unfinished.remove()
 
-    def _start_rest(self, call: Call) -> None:
+    def _start_rest(self, call: Execution) -> None:
         """Await what a sync function returned where async functions run."""
         if self.is_cancelling:
-            call.drop()
+            call.cancel()
         else:
             self.start(call)
 
-    def _start_task(self, call: Call, loop: asyncio.AbstractEventLoop) -> None:
+    def _start_task(self, call: Execution, loop: asyncio.AbstractEventLoop) -> None:
         task = call.create_task(loop)
         # The loop itself keeps only weak references to its tasks.
         self._tasks[task] = call
@@ -921,7 +921,7 @@ class Session:
         try:
             if task.cancelled():
                 if not call.is_begun:
-                    call.drop()
+                    call.cancel()
             elif (error := task.exception()) is not None:
                 _log.error("a handler's task failed outside the handler", exc_info=error)
         finally:
@@ -932,7 +932,7 @@ class Session:
             if self._is_closed:
                 msg = "the worker has stopped"
                 raise RuntimeError(msg)
-            self._own_loop = self._own_loop or OwnLoop()
+            self._own_loop = self._own_loop or LoopThread()
             return self._own_loop.loop
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from hubhooks._core import HubEvent
-    from hubhooks._store.base import Backlog, Log
+    from hubhooks._store.base import Backlog, DeliveryStore
     from hubhooks.models import Delivery, Stats
     from hubhooks.routing import Router
 
@@ -420,7 +420,7 @@ class Activity:
 
     def __init__(
         self,
-        log: Log,
+        log: DeliveryStore,
         router: Router,
         webhook_secret: Callable[[], Verifier | None],
         wake: Callable[[], object],
@@ -435,7 +435,7 @@ class Activity:
         self._lock = threading.Lock()
 
     @property
-    def log(self) -> Log:
+    def log(self) -> DeliveryStore:
         """The store of the deliveries."""
         return self._log
 

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hubhooks._store.connection import require_file
-from hubhooks._store.sqlite import RunnerLock, SqliteLog
+from hubhooks._store.sqlite import LeaderLock, SqliteStore
 from hubhooks._suggestions import nearest
 from hubhooks._terminal import (
     WIDE,
@@ -192,7 +192,7 @@ def _list(  # noqa: PLR0913 - one parameter per option
             before=None if before is None else _id(store, before),
             limit=limit + 1,
         )
-        unknown = _unknown_handlers(store, is_led=RunnerLock(file).is_taken())
+        unknown = _unknown_handlers(store, is_led=LeaderLock(file).is_taken())
     page, is_more = deliveries[:limit], len(deliveries) > limit
     if as_json:
         for delivery in page:
@@ -253,7 +253,7 @@ def _replay(  # noqa: PLR0913 - one parameter per option
 ) -> None:
     with _errors():
         store = _open_store(file)
-        lock = RunnerLock(file)
+        lock = LeaderLock(file)
         moment = None if since is None else _moment(since)
         for name in only or ():
             _check_handler(name, "--only")
@@ -346,7 +346,7 @@ def _stats(*, as_json: _AsJson = False, file: _File = _DEFAULT_FILE) -> None:
     with _errors():
         store = _open_store(file)
         stats = store.stats()
-        is_running = RunnerLock(file).is_taken()
+        is_running = LeaderLock(file).is_taken()
         size = Path(store.path).stat().st_size
         leader = store.leader() if is_running else None
         unknown = _unknown_handlers(store, is_led=is_running)
@@ -443,7 +443,7 @@ def _check_handler(name: str, option: str) -> None:
         raise ConfigError(msg)
 
 
-def _unknown_handlers(store: SqliteLog, *, is_led: bool) -> dict[str, int]:
+def _unknown_handlers(store: SqliteStore, *, is_led: bool) -> dict[str, int]:
     """Count the waiting runs of handlers that the running app does not have."""
     return store.unknown_handlers() if is_led else {}
 
@@ -465,13 +465,13 @@ def _utf_8(text: str | None, option: str) -> str | None:
     return text
 
 
-def _open_store(file: str, **options: Any) -> SqliteLog:  # noqa: ANN401 - options of the store
+def _open_store(file: str, **options: Any) -> SqliteStore:  # noqa: ANN401 - options of the store
     """Open an existing store; the commands never create one."""
     if file == ":memory:":
         msg = "the app stores its deliveries in memory (:memory:): no other process can read them"
         raise ConfigError(msg)
     # Only the app checks for a network file system.
-    store = SqliteLog(file, allow_network=True, **options)
+    store = SqliteStore(file, allow_network=True, **options)
     try:
         require_file(store.path)
         exists = Path(store.path).stat().st_size > 0
@@ -489,7 +489,7 @@ def _open_store(file: str, **options: Any) -> SqliteLog:  # noqa: ANN401 - optio
     return store
 
 
-def _id(store: SqliteLog, prefix: str) -> str:
+def _id(store: SqliteStore, prefix: str) -> str:
     """Return the only id that begins with `prefix`."""
     if not prefix:
         # Every id begins with an empty text, but a script with an unset variable means no id.
@@ -506,7 +506,7 @@ def _id(store: SqliteLog, prefix: str) -> str:
     raise ConfigError(single_line(msg))
 
 
-def _find_delivery(store: SqliteLog, prefix: str) -> Delivery:
+def _find_delivery(store: SqliteStore, prefix: str) -> Delivery:
     delivery = store.get(_id(store, prefix))
     if delivery is None:
         msg = f"the delivery `{prefix}` was deleted meanwhile"
@@ -566,7 +566,7 @@ class _Replay:
 
 
 def _replays(
-    store: SqliteLog,
+    store: SqliteStore,
     prefixes: Sequence[str],
     only: Sequence[str],
     since: datetime | None,
@@ -609,7 +609,7 @@ def _replay_of(delivery: Delivery, only: Sequence[str], *, is_failed: bool) -> _
 
 
 def _replays_as(  # noqa: PLR0913, PLR0917 - the options of the command
-    store: SqliteLog,
+    store: SqliteStore,
     prefixes: Sequence[str],
     only: Sequence[str],
     since: datetime | None,
@@ -640,7 +640,7 @@ def _replays_as(  # noqa: PLR0913, PLR0917 - the options of the command
     return chosen
 
 
-def _unknown(store: SqliteLog, live: frozenset[str] | None) -> Iterable[str]:
+def _unknown(store: SqliteStore, live: frozenset[str] | None) -> Iterable[str]:
     return () if live is None else [name for name in store.waiting_handlers() if name not in live]
 
 
@@ -674,7 +674,7 @@ def _skip_unknown(replays: Sequence[_Replay], live: frozenset[str] | None) -> No
                 replay.skip(_no_such_handler(name, live))
 
 
-def _fail_waiting(store: SqliteLog, handler: str) -> int:
+def _fail_waiting(store: SqliteStore, handler: str) -> int:
     """Mark runs as failed in short transactions, with pauses in which the app can write."""
     total = 0
     store.open()
@@ -687,14 +687,14 @@ def _fail_waiting(store: SqliteLog, handler: str) -> int:
     return total
 
 
-def _skip_without_body(store: SqliteLog, replays: Sequence[_Replay]) -> None:
+def _skip_without_body(store: SqliteStore, replays: Sequence[_Replay]) -> None:
     kept = store.with_bodies(replay.delivery.id for replay in replays)
     for replay in replays:
         if replay.handlers and replay.delivery.id not in kept:
             replay.skip("its body was deleted to free space")
 
 
-def _queue(store: SqliteLog, replays: Sequence[_Replay]) -> None:
+def _queue(store: SqliteStore, replays: Sequence[_Replay]) -> None:
     """Queue runs in short transactions, with pauses in which the app can write."""
     waiting = deque(replay for replay in replays if replay.handlers)
     store.open()
@@ -712,14 +712,14 @@ def _queue(store: SqliteLog, replays: Sequence[_Replay]) -> None:
         store.close()
 
 
-def _queue_together(store: SqliteLog, chunk: Sequence[_Replay]) -> None:
-    with store.batch():
+def _queue_together(store: SqliteStore, chunk: Sequence[_Replay]) -> None:
+    with store.transaction():
         rejected = [replay for replay in chunk if not _queue_one(store, replay)]
     for replay in rejected:
         replay.skip("it changed meanwhile")
 
 
-def _queue_one(store: SqliteLog, replay: _Replay) -> bool:
+def _queue_one(store: SqliteStore, replay: _Replay) -> bool:
     if replay.replaces:
         return store.replay_as(replay.delivery.id, replay.replaces, *replay.handlers)
     return bool(store.replay(replay.delivery.id, replay.handlers))
@@ -737,7 +737,7 @@ def _patiently(write: Callable[[], T]) -> T:
             time.sleep(_POLL_SECONDS)
 
 
-def _follow(store: SqliteLog, lock: RunnerLock, replays: Sequence[_Replay]) -> bool:
+def _follow(store: SqliteStore, lock: LeaderLock, replays: Sequence[_Replay]) -> bool:
     """Wait until all queued runs ended; return False if the app stopped before.
 
     If no app is running, return at once.
@@ -770,7 +770,7 @@ def _follow(store: SqliteLog, lock: RunnerLock, replays: Sequence[_Replay]) -> b
     return True
 
 
-def _refresh(store: SqliteLog, replays: Sequence[_Replay]) -> None:
+def _refresh(store: SqliteStore, replays: Sequence[_Replay]) -> None:
     """Read the current state of the runs."""
     ids = (replay.delivery.id for replay in replays)
     deliveries = {delivery.id: delivery for delivery in store.deliveries(ids)}

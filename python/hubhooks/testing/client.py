@@ -19,7 +19,7 @@ from hubhooks._functions import check_ran, settle
 from hubhooks._http.app import WebhookApp
 from hubhooks._http.receiver import Receiver
 from hubhooks._samples import compact, sample_json, wire_path, with_overrides
-from hubhooks._store.base import MemoryLog
+from hubhooks._store.base import MemoryStore
 from hubhooks._worker.execution import running_loop
 from hubhooks._worker.runner import Runner
 from hubhooks.errors import ConfigError, PayloadError
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
         RepoEvent,
     )
     from hubhooks._http.app import Message
-    from hubhooks._store.base import Due, Log, Status
+    from hubhooks._store.base import DeliveryStore, Due, Status
     from hubhooks.models import RunContext
     from hubhooks.routing import Handler, Hook, HookName
 
@@ -431,7 +431,9 @@ class TestClient:
         body = self._bodies[delivery_id]
         recording = _RecordingRouter(self._hooks)
         # One runner for each delivery: it stops after the handlers and hooks of this delivery.
-        runner = Runner(recording, cast("Log", _SingleDeliveryStore(self._store, delivery_id)))
+        runner = Runner(
+            recording, cast("DeliveryStore", _SingleDeliveryStore(self._store, delivery_id))
+        )
         secret = options.get("secret", _SECRET)
         # Started here, because the ASGI app would log the start.
         runner.start()
@@ -509,10 +511,10 @@ class TestClient:
         return self._loop.run_until_complete(result)
 
 
-class _ImmediateRetryStore(MemoryLog):
+class _ImmediateRetryStore(MemoryStore):
     """A store in which retries have no delay."""
 
-    def finished(
+    def finish_run(
         self,
         run_context: RunContext,
         ending: State,
@@ -523,7 +525,7 @@ class _ImmediateRetryStore(MemoryLog):
     ) -> None:
         """Record the end of a run. A retry starts at once."""
         again = None if retry_after is None else 0.0
-        super().finished(run_context, ending, error, traceback, retry_after=again)
+        super().finish_run(run_context, ending, error, traceback, retry_after=again)
 
     def mark_unacknowledged(self, delivery_id: str) -> None:
         """Record that the response was lost."""
@@ -535,14 +537,14 @@ class _ImmediateRetryStore(MemoryLog):
 class _SingleDeliveryStore:
     """A view of the store with one delivery, for the runner of that delivery."""
 
-    def __init__(self, store: MemoryLog, delivery_id: str) -> None:
+    def __init__(self, store: MemoryStore, delivery_id: str) -> None:
         self._store = store
         self._delivery_id = delivery_id
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any other method of the store
         return getattr(self._store, name)
 
-    def due(
+    def list_ready(
         self,
         limit: int,
         without: Sequence[str] = (),
@@ -550,7 +552,9 @@ class _SingleDeliveryStore:
         among: Container[str] | None = None,
         interrupted: bool = False,
     ) -> list[Due]:
-        everything = self._store.due(sys.maxsize, without, among=among, interrupted=interrupted)
+        everything = self._store.list_ready(
+            sys.maxsize, without, among=among, interrupted=interrupted
+        )
         return [due for due in everything if due[0] == self._delivery_id][:limit]
 
 
