@@ -147,8 +147,8 @@ COMMANDS = f"""\
 
 {NOTE}
 
-Send deliveries to an app, and look at the stored ones. hubhooks is not on PyPI yet:
-[build a wheel](../README.md#install) first.
+Send deliveries to an app, and look at the stored ones. hubhooks is not on PyPI yet. Until
+its first release, [build a wheel](../README.md#install) first.
 
 ```sh
 pip install "hubhooks[cli]"

@@ -375,7 +375,7 @@ def test_a_delivery_is_shown_with_all_that_is_known(filled: Path) -> None:
         "delivery failed-1",
         "state failed",
         "event discussion.comment create",
-        "not known to have reached the Hub",
+        "not known to be received by the sender",
         "retrain failed 1",
         "reply succeeded 1",
         "retrain: ValueError: no \\u001b[31mtide",

@@ -147,6 +147,15 @@ def test_fail_ends_them(renamed: Server) -> None:
     code, text = run_command(folder, "replay", "d3", "--only", "old", "--as", "new")
     assert code == 0, text
     wait_until_states_are(renamed, failed=COUNT, succeeded=1)
+    code, text = run_command(folder, "replay", "d4", "--as", "new")
+    assert code == 0, text
+    wait_until_states_are(renamed, failed=COUNT - 1, succeeded=2)
+    # Failed runs are no waiting ones.
+    code, text = run_command(folder, "replay", "--as", "new")
+    assert (code, "nothing to replay" in text) == (0, True), text
+    code, text = run_command(folder, "replay", "--failed", "--as", "new")
+    assert code == 0, text
+    wait_until_states_are(renamed, succeeded=COUNT + 1)
 
 
 def test_handler_that_comes_back_runs_them(renamed: Server) -> None:
@@ -169,7 +178,9 @@ def test_replay_as_without_an_app_takes_any_name(tmp_path: Path) -> None:
     store.open()
     store.accept("d1", BODY, ["old"])
     store.close()
-    # Nobody says which handlers there are, so the name is taken as it is.
+    code, text = run_command(tmp_path, "replay", "--as", "new")
+    assert (code, "no app runs: start it" in " ".join(text.split())) == (2, True), text
+    # No running app says which handlers it has, so any name is accepted.
     code, text = run_command(tmp_path, "replay", "--only", "old", "--as", "new")
     assert code == 0, text
     record = store.get("d1")

@@ -140,7 +140,7 @@ class ResponseSpec:
 RESPONSES: Mapping[str, ResponseSpec] = {
     "method": ResponseSpec(405, "rejected", "only POST requests are accepted"),
     "not configured": ResponseSpec(
-        503, "rejected", "this server has no valid webhook secret: set WEBHOOK_SECRET"
+        503, "rejected", "no webhook secret is configured on this server"
     ),
     "secret missing": ResponseSpec(401, "rejected", "the webhook secret is missing"),
     "secret wrong": ResponseSpec(403, "rejected", "the webhook secret is wrong"),

@@ -779,7 +779,7 @@ def _details_html(details: Details) -> str:
         "received": f"{_format_time(delivery.received_at)} UTC",
         "delivery": _escape(delivery.id),
         "size": f"{delivery.size} bytes",
-        "response": "" if delivery.is_acknowledged else "not known to have reached the Hub",
+        "response": "" if delivery.is_acknowledged else "not known to be received by the sender",
         "Replay on the Hub": "yes" if delivery.is_replay else "",
         "duplicates": f"{delivery.duplicates}, without a new run" if delivery.duplicates else "",
         "reason": "" if details.explanations else _escape(delivery.reason),

@@ -242,7 +242,7 @@ def _replay(  # noqa: PLR0913 - one parameter per option
             "--as",
             metavar="HANDLER",
             help="Run this handler instead of those of --only, or of those that the running app "
-            "lacks. Without ids, on all deliveries with queued or retrying runs of them.",
+            "lacks. Without ids, --failed or --since: on queued and retrying runs only.",
         ),
     ] = None,
     dry_run: Annotated[
@@ -265,7 +265,9 @@ def _replay(  # noqa: PLR0913 - one parameter per option
             _skip_unknown(replays, live)
         else:
             _check_handler(replacement, "--as")
-            replays = _replays_as(store, deliveries or [], only or [], moment, replacement, live)
+            replays = _replays_as(
+                store, deliveries or [], only or [], moment, replacement, live, is_failed=failed
+            )
         _skip_without_body(store, replays)
         is_ended = True
         if not dry_run:
@@ -615,33 +617,40 @@ def _replays_as(  # noqa: PLR0913, PLR0917 - the options of the command
     since: datetime | None,
     new: str,
     live: frozenset[str] | None,
+    *,
+    is_failed: bool,
 ) -> list[_Replay]:
     """Choose deliveries on which another handler replaces some."""
     if live is not None and new not in live:
         raise ConfigError(_no_such_handler(new, live))
-    names = list(only) or list(_unknown(store, live))
-    if not names:
-        msg = "--as replaces handlers: name these with --only"
+    if live is None and not only:
+        msg = (
+            "--as replaces the handlers that the running app does not have, and no app runs: start "
+            "it, or name the handlers with --only"
+        )
         raise ConfigError(msg)
+
+    def is_replaced(run: Run) -> bool:
+        is_old = run.handler in only if only or live is None else run.handler not in live
+        return is_old and run.handler != new and (run.state == State.FAILED or not is_failed)
+
     if prefixes:
         ids = list(dict.fromkeys(_id(store, prefix) for prefix in prefixes))
         deliveries: Iterable[Delivery] = store.deliveries(ids)
     else:
-        deliveries = reversed(list(store.every(since=since)))
+        state = State.FAILED if is_failed else None
+        deliveries = reversed(list(store.every(state=state, since=since)))
     chosen = []
     for delivery in deliveries:
-        old = [run.handler for run in delivery.runs if run.handler in names and run.handler != new]
-        # Without ids or --since, only waiting runs.
-        is_waiting = any(run.handler in old and run.state in _WAITING for run in delivery.runs)
-        if old and (is_waiting or prefixes or since):
-            chosen.append(_Replay(delivery, (new,), replaces=tuple(old)))
+        old = [run for run in delivery.runs if is_replaced(run)]
+        # Without ids, --since or --failed, only queued and retrying runs.
+        is_waiting = any(run.state in _WAITING for run in old)
+        if old and (is_waiting or prefixes or since or is_failed):
+            names = tuple(run.handler for run in old)
+            chosen.append(_Replay(delivery, (new,), replaces=names))
         elif prefixes:
             chosen.append(_Replay(delivery, skipped="it has no run of these handlers"))
     return chosen
-
-
-def _unknown(store: SqliteStore, live: frozenset[str] | None) -> Iterable[str]:
-    return () if live is None else [name for name in store.waiting_handlers() if name not in live]
 
 
 def _no_such_handler(name: str, live: frozenset[str]) -> str:
@@ -823,7 +832,8 @@ def _print_delivery(delivery: Delivery) -> None:
         "received": f"{_local(delivery.received_at)} ({_age(delivery.received_at)} ago)",
         "event": _event(delivery),
         "repo": delivery.repo,
-        "response": ("" if delivery.is_acknowledged else "not known to have ") + "reached the Hub",
+        "response": ("" if delivery.is_acknowledged else "not known to be ")
+        + "received by the sender",
         "replay": "yes" if delivery.is_replay else "",
         "duplicates": str(delivery.duplicates) if delivery.duplicates else "",
         "reason": delivery.reason,
