@@ -25,7 +25,8 @@ from typer.testing import CliRunner
 from hubhooks import State, Webhooks, testing
 from hubhooks._samples import compact, sample_json
 from hubhooks._store import sqlite
-from hubhooks._store.sqlite import LeaderLock, SqliteStore
+from hubhooks._store.leader import LeaderLock
+from hubhooks._store.sqlite import SqliteStore
 from hubhooks.cli import deliveries as _deliveries_cli
 from hubhooks.cli import make_app
 

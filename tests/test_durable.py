@@ -25,7 +25,8 @@ from hubhooks._http import app as room
 from hubhooks._http.receiver import AcceptedRuns
 from hubhooks._samples import compact, sample_json
 from hubhooks._store import sqlite
-from hubhooks._store.sqlite import LeaderLock, SqliteStore
+from hubhooks._store.leader import LeaderLock
+from hubhooks._store.sqlite import SqliteStore
 from hubhooks._worker import execution as _calls
 from hubhooks._worker import session as _session
 from hubhooks._worker.runner import Runner

@@ -24,7 +24,8 @@ from hubhooks._http.receiver import AcceptedRuns
 from hubhooks._logging import SafeLogger, text_of
 from hubhooks._samples import compact, sample_json
 from hubhooks._store.base import MemoryStore
-from hubhooks._store.sqlite import LeaderLock, SqliteStore
+from hubhooks._store.leader import LeaderLock
+from hubhooks._store.sqlite import SqliteStore
 from hubhooks._worker import session as _session
 from hubhooks._worker.runner import Runner
 from hubhooks.errors import PayloadError, StoreError

@@ -15,7 +15,8 @@ import pytest
 from servers import PATIENCE, ROOT
 
 from hubhooks._store import sqlite
-from hubhooks._store.sqlite import LeaderLock, SqliteStore
+from hubhooks._store.leader import LeaderLock
+from hubhooks._store.sqlite import SqliteStore
 from hubhooks.admin.delivery_json import delivery_json
 
 if TYPE_CHECKING:
@@ -118,10 +119,10 @@ import sys
 from hubhooks._store import sqlite
 
 # The step stops at this statement.
-*steps, last = sqlite._STEPS
+*steps, last = sqlite.MIGRATIONS
 at = int(sys.argv[2])
 wait = "SELECT pause()"
-sqlite._STEPS = (*steps, (*last[:at], wait, *last[at:]))
+sqlite.MIGRATIONS = (*steps, (*last[:at], wait, *last[at:]))
 connect = sqlite.Database._connect.__globals__["sqlite3"].connect
 
 def connect_with_pause(*arguments, **options):

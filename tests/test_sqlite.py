@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from servers import PATIENCE, patiently
 
-from hubhooks._store import connection as _database
-from hubhooks._store import sqlite
+from hubhooks._store import connection, file_systems, sqlite
 from hubhooks._store.base import AcceptResult
 from hubhooks._store.connection import Database
-from hubhooks._store.sqlite import LeaderLock, SqliteStore
+from hubhooks._store.leader import LeaderLock
+from hubhooks._store.sqlite import SqliteStore
 from hubhooks.errors import BusyError, ConfigError, StoreError
 from hubhooks.models import RunContext
 
@@ -215,8 +215,8 @@ def test_a_handler_during_which_the_process_is_killed_is_tried_three_times_more(
         log = sqlite.SqliteStore(sys.argv[1])
         log.open()
         log.recover()
-        is_again = len(log.due(8)) == 0
-        assert len(log.due(8, interrupted=is_again)) == 1
+        is_again = len(log.list_ready(8)) == 0
+        assert len(log.list_ready(8, interrupted=is_again)) == 1
         print(is_again, log.claim("d1", "a").attempt, flush=True)
         sys.stdin.read()
     """
@@ -535,12 +535,12 @@ def test_nothing_acknowledged_is_lost_and_nothing_half_kept_when_the_process_is_
         for number in range(10_000):
             size = random.choice([1, 4, 16])
             names = [f"{turn}-{number}-{size}-{at}" for at in range(size)]
-            with log.batch():
+            with log.transaction():
                 for name in names:
                     log.accept(name, name.encode() * random.choice([1, 100, 5_000]), ["a", "b"])
                 started = log.claim(names[0], "a")
             print("stored", *names, flush=True)
-            log.finished(started, "succeeded")
+            log.finish_run(started, "succeeded")
             log.flush()
             print("succeeded", names[0], flush=True)
     """
@@ -834,7 +834,7 @@ def test_a_file_that_another_program_keeps_to_itself(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     query(path, "PRAGMA user_version = 0")
-    monkeypatch.setattr(_database, "_OPEN_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "_OPEN_SECONDS", 0.2)
     with locked(path, "EXCLUSIVE"):
         assert "is locked by another program: close that program" in refusal(path, BusyError)
     with opened(path):
@@ -893,7 +893,7 @@ def test_a_network_file_system(
 ) -> None:
     mounts = tmp_path / "mountinfo"
     mounts.write_text(MOUNTS.format(kind=kind), "utf-8")
-    monkeypatch.setattr(_database, "_MOUNTS", mounts)
+    monkeypatch.setattr(file_systems, "_MOUNTS", mounts)
     message = refusal(Path(path))
     if is_refused:
         assert f"is on a network file system ({kind})" in message
@@ -906,7 +906,7 @@ def test_a_network_file_system(
 def test_where_mounts_cannot_be_read_every_path_is_taken(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_database, "_MOUNTS", path.parent / "none")
+    monkeypatch.setattr(file_systems, "_MOUNTS", path.parent / "none")
     with opened(path) as log:
         assert log.list() == []
 
@@ -1420,7 +1420,7 @@ def test_no_statement_of_every_day_reads_a_whole_table(log: SqliteStore, name: s
 
 HOLD = """
     import sys
-    from hubhooks._store.sqlite import LeaderLock
+    from hubhooks._store.leader import LeaderLock
     lock = LeaderLock(sys.argv[1])
     print(lock.try_acquire(), flush=True)
     sys.stdin.read()

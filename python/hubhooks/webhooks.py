@@ -307,7 +307,8 @@ class Webhooks(Router):
         if path == _IN_MEMORY:
             log = MemoryStore(on_replay=self.settings.on_replay)
         else:
-            from hubhooks._store.sqlite import LeaderLock, SqliteStore  # noqa: PLC0415 - see above
+            from hubhooks._store.leader import LeaderLock  # noqa: PLC0415 - see above
+            from hubhooks._store.sqlite import SqliteStore  # noqa: PLC0415 - see above
 
             lock = LeaderLock(path)
             allow_network = self._allow_network

@@ -14,7 +14,7 @@ from hubhooks._fork import end_forked_child, release_in_children
 from hubhooks._http.body import BodyError, read_body
 from hubhooks._http.receiver import Prepared
 from hubhooks._logging import get_logger, is_interrupt, show_log_by_default, text_of
-from hubhooks._store.base import BUSY_PAUSE, BUSY_SECONDS
+from hubhooks._store.busy import BUSY_PAUSE, BUSY_SECONDS
 from hubhooks._store.private_files import guard_gradio
 from hubhooks._worker.execution import running_loop
 from hubhooks.errors import BusyError, ConfigError, StoreError

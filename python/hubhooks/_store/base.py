@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     Interrupted: TypeAlias = tuple[str, str, bool]
 
 __all__ = [
-    "BUSY_PAUSE",
-    "BUSY_SECONDS",
     "LONGEST_ERROR",
     "LONGEST_TRACEBACK",
     "AcceptResult",
@@ -60,12 +58,6 @@ __all__ = [
     "queue_runs",
     "status_of",
 ]  # fmt: skip
-
-# How long who may wait tries again while another process writes, or this one tidies up, and how
-# often.
-BUSY_SECONDS = 5.0
-BUSY_PAUSE = 0.02
-
 
 # The longest error and traceback that a store keeps, in characters.
 LONGEST_ERROR = 4096

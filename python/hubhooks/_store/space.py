@@ -69,6 +69,6 @@ def _is_on_root_disk(path: str) -> bool:
 
 
 def _network_kind(path: str) -> str:
-    from hubhooks._store.connection import find_network  # noqa: PLC0415 - only for a store on disk
+    from hubhooks._store.file_systems import find_network  # noqa: PLC0415 - only for a store on disk
 
     return find_network(path)

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hubhooks._logging import get_logger
 from hubhooks._process import Process, current_process, is_alive
 from hubhooks._store.base import (
-    BUSY_PAUSE,
-    BUSY_SECONDS,
     LONGEST_ERROR,
     LONGEST_TRACEBACK,
     AcceptResult,
@@ -25,7 +23,8 @@ from hubhooks._store.base import (
     queue_runs,
     status_of,
 )
-from hubhooks._store.connection import Database, LeaderLock
+from hubhooks._store.busy import retry_while_busy
+from hubhooks._store.connection import Database
 from hubhooks._store.headers import storable
 from hubhooks._store.private_files import protect
 from hubhooks.errors import BusyError, ConfigError, StoreError
@@ -60,12 +59,13 @@ if TYPE_CHECKING:
     from hubhooks._app_code import AppIdentity
     from hubhooks._store.base import Due, Interrupted, OnReplay
     from hubhooks._store.connection import Synchronous
+    from hubhooks._store.leader import LeaderLock
     from hubhooks.models import Reason
 
     T = TypeVar("T")
     Execute: TypeAlias = Callable[[str, Sequence[object]], sqlite3.Cursor]
 
-__all__ = ["Leader", "LeaderLock", "Prunable", "SqliteStore"]
+__all__ = ["Leader", "Prunable", "SqliteStore", "replay_in"]
 
 _log = get_logger()
 
@@ -297,7 +297,7 @@ class SqliteStore:
         protect(self._db.path)
         self._db.open()
         try:
-            self._opened = self._db.opened
+            self._opened = self._db.times_opened
             retry_while_busy(self._claim_for_app)
         except BaseException:
             self._db.note_end()
@@ -360,7 +360,7 @@ class SqliteStore:
             BusyError: another process is writing; nothing was done, and soon it may work.
             StoreError: it cannot be kept.
         """
-        return _WITHIN if self._db.is_in_batch else self._new_batch()
+        return _WITHIN if self._db.in_transaction else self._new_batch()
 
     @contextmanager
     def _new_batch(self) -> Generator[None]:
@@ -391,7 +391,7 @@ class SqliteStore:
         Raises:
             StoreError: it belongs to another app.
         """
-        if self._opened == self._db.opened:
+        if self._opened == self._db.times_opened:
             return
         if self._db.is_copy:
             if self._led is not None:
@@ -405,7 +405,7 @@ class SqliteStore:
         elif self._registration is not None:
             self._process = None
             self._db.defer(self._insert_process)
-        self._opened = self._db.opened
+        self._opened = self._db.times_opened
 
     def _is_new_file_of_app(self) -> bool:
         """Return whether a file that came to the path meanwhile may be used."""
@@ -428,7 +428,7 @@ class SqliteStore:
         self._follow_file()
         before = self._seen
         # The number is of the connection: another file may have the same one.
-        self._seen = (self._db.opened, *self._db.execute("PRAGMA data_version").fetchone())
+        self._seen = (self._db.times_opened, *self._db.execute("PRAGMA data_version").fetchone())
         return self._seen != before
 
     # ---- what comes in -------------------------------------------------------------------------
@@ -1193,18 +1193,6 @@ def replay_in(path: str, delivery_id: str, handlers: Sequence[str]) -> tuple[str
         return retry_while_busy(lambda: store.replay(delivery_id, handlers))
     finally:
         store.close()
-
-
-def retry_while_busy(write: Callable[[], T]) -> T:
-    """Retry a write for up to `BUSY_SECONDS` while another connection holds the write lock."""
-    give_up = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            return write()
-        except BusyError:
-            if time.monotonic() > give_up:
-                raise
-        time.sleep(BUSY_PAUSE)
 
 
 # ---- statements --------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 from hubhooks._core import Verifier
 from hubhooks._logging import get_logger
 from hubhooks._process import current_process
-from hubhooks._store.base import BUSY_PAUSE, BUSY_SECONDS
+from hubhooks._store.busy import busy_pauses
 from hubhooks.admin.delivery_json import body_of, event_of, json_safe
 from hubhooks.errors import BusyError, ConfigError, SecretMismatchError
 from hubhooks.models import State
@@ -578,14 +578,14 @@ class Activity:
         Raises:
             StoreError: the store cannot be read or written now.
         """
-        give_up = time.monotonic() + BUSY_SECONDS
+        pauses = busy_pauses()
         while True:
             try:
                 return self._replay(delivery_id, handlers)
             except BusyError:
-                if time.monotonic() >= give_up:
+                if (pause := next(pauses, None)) is None:
                     raise
-            await asyncio.sleep(BUSY_PAUSE)
+            await asyncio.sleep(pause)
 
     def _replay(self, delivery_id: str, handlers: Sequence[str]) -> Replayed:
         details = self.details(delivery_id)

@@ -22,8 +22,10 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from hubhooks._store.connection import require_file
-from hubhooks._store.sqlite import LeaderLock, SqliteStore
+from hubhooks._store.busy import retry_while_busy
+from hubhooks._store.file_systems import require_file
+from hubhooks._store.leader import LeaderLock
+from hubhooks._store.sqlite import SqliteStore
 from hubhooks._suggestions import nearest
 from hubhooks._terminal import (
     WIDE,
@@ -38,7 +40,7 @@ from hubhooks._terminal import (
     usage_errors,
 )
 from hubhooks.admin.delivery_json import LONGEST_BODY, delivery_json, iso, run_json, too_long
-from hubhooks.errors import BusyError, ConfigError, StoreError
+from hubhooks.errors import ConfigError, StoreError
 from hubhooks.models import State
 
 if TYPE_CHECKING:
@@ -736,14 +738,7 @@ def _queue_one(store: SqliteStore, replay: _Replay) -> bool:
 
 def _patiently(write: Callable[[], T]) -> T:
     """Retry a write while another process holds the write lock."""
-    deadline = time.monotonic() + _BUSY_SECONDS
-    while True:
-        try:
-            return write()
-        except BusyError:  # noqa: PERF203 - it loops only after a failure
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(_POLL_SECONDS)
+    return retry_while_busy(write, _BUSY_SECONDS, _POLL_SECONDS)
 
 
 def _follow(store: SqliteStore, lock: LeaderLock, replays: Sequence[_Replay]) -> bool:
