@@ -25,7 +25,7 @@ from hubhooks._http import app as room
 from hubhooks._http.app import WebhookApp
 from hubhooks._http.receiver import Receiver
 from hubhooks._store.base import MemoryStore
-from hubhooks._worker.runner import Runner
+from hubhooks._worker.service import WorkerService
 from hubhooks.routing import Router
 from hubhooks.webhooks import Webhooks
 
@@ -53,8 +53,8 @@ class House:
         self.log = MemoryStore()
         verifier = None if secret is None else Verifier(secret)
         self.receiver = Receiver(self.router, self.log, lambda: verifier, **options)
-        self.runner = Runner(self.router, self.log)
-        self.app = WebhookApp(self.receiver, self.runner)
+        self.worker = WorkerService(self.router, self.log)
+        self.app = WebhookApp(self.receiver, self.worker)
         self.on = self.router.on
 
 
@@ -545,7 +545,7 @@ def test_a_delivery_is_a_line_of_the_log_with_fields_to_find_it_by(
             headers = {"x-webhook-secret": "moon", "webhook-id": delivery_id}
             await ask(house.app, sent, headers=headers)
         await ask(house.app, content, headers={"x-webhook-secret": "sun"})
-        await house.runner.stop()
+        await house.worker.stop()
 
     asyncio.run(send())
     names = ("delivery_id", "scope", "action", "repo", "status", "handlers")

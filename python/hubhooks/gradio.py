@@ -86,7 +86,7 @@ def launch(
     if _is_reloading():
         return demo.launch(**options)
     # The printed lines say it already.
-    hooks._runner.logs_survival = bool(options.get("quiet"))  # noqa: SLF001 - the same package
+    hooks._worker.logs_survival = bool(options.get("quiet"))  # noqa: SLF001 - the same package
     is_announced = False
 
     def announce() -> None:
@@ -214,7 +214,7 @@ class _ReloadableApp:
             ConfigError: no secret is configured, and unsigned requests are not allowed.
         """
         # On the server's loop, a blocking handler would block the page too.
-        hooks._runner.prefer_loop("dedicated")  # noqa: SLF001 - the same package
+        hooks._worker.prefer_loop("dedicated")  # noqa: SLF001 - the same package
         _webhook_app(hooks).check()
         if not _is_reloading() or cls.latest is None:
             cls.latest = cls(hooks)

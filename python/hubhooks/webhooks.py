@@ -17,7 +17,7 @@ from hubhooks._http.receiver import MAX_BODY_SIZE, Receiver, check_size
 from hubhooks._logging import get_logger, shorten_traceback
 from hubhooks._store.base import MemoryStore
 from hubhooks._suggestions import suggestion
-from hubhooks._worker.runner import Runner, check_handler_loop
+from hubhooks._worker.service import WorkerService, check_handler_loop
 from hubhooks.errors import ConfigError, StoreError
 from hubhooks.models import Deliveries
 from hubhooks.routing import (
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from hubhooks._http.app import Acknowledge, Receive, Scope, Send
     from hubhooks._store.base import DeliveryStore, OnReplay
     from hubhooks._store.connection import Synchronous
-    from hubhooks._worker.runner import HandlerLoop
-    from hubhooks._worker.session import Lock
+    from hubhooks._worker.leadership import Lock
+    from hubhooks._worker.service import HandlerLoop
     from hubhooks.admin.queries import Activity
     from hubhooks.routing import Strings
 
@@ -290,17 +290,17 @@ class Webhooks(Router):
     @property
     def deliveries(self) -> Deliveries:
         """The stored deliveries: `list`, `get`, `stats` and `replay`."""
-        return Deliveries(lambda: self._runner.log, self._runner.replay)
+        return Deliveries(lambda: self._worker.store, self._worker.replay)
 
     @property
     def store(self) -> DeliveryStore:
         """The store itself, for the adapters of this package."""
-        return self._runner.log
+        return self._worker.store
 
     # Lazy: the environment can still change, and not every process that imports an app serves it.
 
     @cached_property
-    def _runner(self) -> Runner:
+    def _worker(self) -> WorkerService:
         path = self._path or os.environ.get(_LOG_VARIABLE) or _LOG
         log: DeliveryStore
         lock: Lock | None = None
@@ -321,9 +321,11 @@ class Webhooks(Router):
                 app=self._app(),
                 lock=lock,
             )
-        runner = Runner(self, log, handler_loop=self._handler_loop, lock=lock, code=self._code)
-        runner.logs_survival = True
-        return runner
+        worker = WorkerService(
+            self, log, handler_loop=self._handler_loop, lock=lock, code=self._code
+        )
+        worker.logs_survival = True
+        return worker
 
     def _app(self) -> AppIdentity:
         name = self._app_name or os.environ.get(_APP_NAME_VARIABLE) or None
@@ -337,14 +339,14 @@ class Webhooks(Router):
     def _webhook_app(self) -> WebhookApp:
         receiver = Receiver(
             self,
-            self._runner.log,
+            self._worker.store,
             lambda: self.verifier,
             allow_unsigned=self.settings.allow_unsigned,
             max_body_size=self.settings.max_body_size,
         )
         return WebhookApp(
             receiver,
-            self._runner,
+            self._worker,
             acknowledge=self._acknowledge,
             admin=self.handle_admin_request,
             on_start=self._check_admin_token,
@@ -506,7 +508,7 @@ class Webhooks(Router):
         with _needed("gradio"):
             from hubhooks.admin import gradio_tab as _activity_tab  # noqa: PLC0415 - an optional dependency
 
-        _activity_tab.show(self._activity, lambda: self._runner.was_started)
+        _activity_tab.show(self._activity, lambda: self._worker.was_started)
 
     async def handle_admin_request(self, scope: Scope, receive: Receive, send: Send) -> bool:
         """Serve the deliveries as JSON to callers with the admin token.
@@ -526,7 +528,7 @@ class Webhooks(Router):
     def _activity(self) -> Activity:
         from hubhooks.admin.queries import Activity  # noqa: PLC0415 - only viewing needs it
 
-        return Activity(self.store, self, lambda: self.verifier, self._runner.wake)
+        return Activity(self.store, self, lambda: self.verifier, self._worker.notify)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING
 
-from hubhooks._worker.execution import running_loop
+from hubhooks._worker.pools import running_loop
 
 if TYPE_CHECKING:
     from hubhooks._http.app import Message, Receive
