@@ -21,7 +21,6 @@ from soaking import soak
 
 from hubhooks import HubEvent, Ignore, Retry, RunContext, Webhooks
 from hubhooks._http import app as room
-from hubhooks._http.receiver import AcceptedRuns
 from hubhooks._samples import compact, sample_json
 from hubhooks._store import sqlite
 from hubhooks._store.sqlite import LeaderLock, SqliteStore
@@ -29,6 +28,7 @@ from hubhooks._worker import service
 from hubhooks._worker.service import WorkerService
 from hubhooks._worker.timeouts import Timeouts
 from hubhooks.errors import ConfigError, StoreError
+from hubhooks.models import AcceptedRuns
 from hubhooks.routing import Router
 
 if TYPE_CHECKING:

@@ -20,7 +20,6 @@ import pytest
 from servers import PATIENCE, UVICORN, started, wait_until
 
 from hubhooks import HubEvent, Ignore, Retry, Webhooks
-from hubhooks._http.receiver import AcceptedRuns
 from hubhooks._logging import SafeLogger, text_of
 from hubhooks._samples import compact, sample_json
 from hubhooks._store.base import MemoryStore
@@ -29,6 +28,7 @@ from hubhooks._worker import service
 from hubhooks._worker.service import WorkerService
 from hubhooks._worker.timeouts import Timeouts
 from hubhooks.errors import PayloadError, StoreError
+from hubhooks.models import AcceptedRuns
 from hubhooks.routing import Router
 
 if TYPE_CHECKING:

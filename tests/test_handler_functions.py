@@ -19,10 +19,10 @@ import pytest
 from servers import PATIENCE, wait_until
 
 from hubhooks import HubEvent, Router, RunContext, Webhooks, testing
-from hubhooks._http.receiver import AcceptedRuns
 from hubhooks._store.base import MemoryStore
 from hubhooks._worker.service import WorkerService
 from hubhooks.errors import ConfigError
+from hubhooks.models import AcceptedRuns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from servers import PATIENCE
 
-from hubhooks._http.receiver import AcceptedRuns
 from hubhooks._store.base import MemoryStore
 from hubhooks._worker.service import WorkerService
 from hubhooks.errors import ConfigError
-from hubhooks.models import Delivery, Ignore, RunContext
+from hubhooks.models import AcceptedRuns, Delivery, Ignore, RunContext
 from hubhooks.routing import Router
 
 if TYPE_CHECKING:
@@ -1000,7 +999,7 @@ import asyncio, threading
 from hubhooks._core import HubEvent
 from hubhooks._samples import compact, sample_json
 from hubhooks._store.base import MemoryStore
-from hubhooks._http.receiver import AcceptedRuns
+from hubhooks.models import AcceptedRuns
 from hubhooks.routing import Router
 from hubhooks._worker.service import WorkerService
 

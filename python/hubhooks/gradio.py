@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     from starlette.routing import BaseRoute
 
-    from hubhooks._http.app import Receive, Scope, Send, WebhookApp
+    from hubhooks._http.app import WebhookApp
+    from hubhooks._http.types import Receive, Scope, Send
     from hubhooks._store.base import DeliveryStore
     from hubhooks.webhooks import Webhooks
 

@@ -7,7 +7,7 @@ one delivery. An *attempt* is one start of that handler.
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from hubhooks.errors import ConfigError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from typing import TypeAlias
 
-    from hubhooks._store.base import DeliveryStore
+    from hubhooks._core import HubEvent
 
     # Explanations are lazy: they cost more than matching, and are rarely read.
     Reason: TypeAlias = str | Callable[[], str]
@@ -301,6 +301,27 @@ class Stats(NamedTuple):
     """The number of rejected requests by reason, as far back as the store goes."""
 
 
+class AcceptedRuns:
+    """The runs of an accepted delivery; without handlers, its `on_unhandled` hooks."""
+
+    __slots__ = ("delivery_id", "event", "handlers")
+
+    def __init__(self, delivery_id: str, handlers: tuple[str, ...], event: HubEvent) -> None:
+        self.delivery_id = delivery_id
+        self.handlers = handlers
+        self.event = event
+
+
+class _Readable(Protocol):
+    """The methods of a store that `Deliveries` calls."""
+
+    def list(self, *args: Any, **criteria: Any) -> builtins.list[Delivery]: ...  # noqa: ANN401 - stores declare them
+
+    def get(self, delivery_id: str) -> Delivery | None: ...
+
+    def stats(self) -> Stats: ...
+
+
 class Deliveries:
     """The stored deliveries of a `Webhooks`: `hooks.deliveries`.
 
@@ -309,7 +330,7 @@ class Deliveries:
 
     def __init__(
         self,
-        get_store: Callable[[], DeliveryStore],
+        get_store: Callable[[], _Readable],
         replay: Callable[[str, Sequence[str]], tuple[str, ...]],
     ) -> None:
         self._get_store = get_store

@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from gradio.routes import App
     from typing_extensions import Never
 
-    from hubhooks._http.app import Acknowledge, Receive, Scope, Send
+    from hubhooks._http.app import Acknowledge
+    from hubhooks._http.types import Receive, Scope, Send
     from hubhooks._store.base import DeliveryStore, OnReplay
     from hubhooks._store.connection import Synchronous
     from hubhooks._worker.leadership import Lock

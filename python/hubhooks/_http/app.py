@@ -8,7 +8,7 @@ import functools
 import math
 import os
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from hubhooks._fork import end_forked_child, release_in_children
 from hubhooks._http.body import BodyError, read_body
@@ -20,18 +20,14 @@ from hubhooks._worker.pools import running_loop
 from hubhooks.errors import BusyError, ConfigError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping
+    from collections.abc import Callable
     from typing import TypeAlias
 
-    from hubhooks._http.receiver import Headers, Receiver, Response
+    from hubhooks._http.receiver import Receiver, Response
+    from hubhooks._http.types import Admin, Headers, Receive, Scope, Send
     from hubhooks._worker.execution import RunExecution
     from hubhooks._worker.service import WorkerService
 
-    Message: TypeAlias = MutableMapping[str, Any]
-    Scope: TypeAlias = MutableMapping[str, Any]
-    Receive: TypeAlias = Callable[[], Awaitable[Message]]
-    Send: TypeAlias = Callable[[Message], Awaitable[None]]
-    Admin: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[bool]]
     Acknowledge: TypeAlias = Literal["on_receipt", "on_completion"]
     # A response, and the runs that were claimed for its delivery.
     _Accepted: TypeAlias = tuple[Response, list[RunExecution]]

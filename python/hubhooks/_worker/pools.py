@@ -11,14 +11,12 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from hubhooks._logging import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from hubhooks._worker.execution import Execution
 
 __all__ = [
     "CLEAN_UP_SECONDS", "SHUTDOWN_MESSAGE", "DaemonThreadPool", "LoopThread", "WaitGroup",
@@ -34,6 +32,15 @@ _BLOCKED_SECONDS = 1.0
 # How long a computing thread may keep the interpreter from other threads. Python's default of 5 ms
 # adds up: beside eight computing handlers, each step of a response would wait for 40 ms.
 SWITCH_SECONDS = 0.0005
+
+
+T = TypeVar("T")
+
+
+class Named(Protocol):
+    """A call with a name for the log."""
+
+    what: str
 
 
 class WaitGroup:
@@ -129,25 +136,25 @@ class LoopThread:
         await self.loop.shutdown_default_executor()
 
 
-class DaemonThreadPool:
+class DaemonThreadPool(Generic[T]):
     """A pool of daemon threads. A `ThreadPoolExecutor` would keep the process alive.
 
     One idle thread is woken at a time. It wakes the next one before its call. So no call waits
     behind a blocked one, and many short calls do not wake a thread each.
     """
 
-    def __init__(self, run: Callable[[Execution], None], limit: int) -> None:
+    def __init__(self, run: Callable[[T], None], limit: int) -> None:
         self._run = run
         self._limit = limit
         self._lock = threading.Lock()
-        self._waiting: deque[Execution] = deque()
+        self._waiting: deque[T] = deque()
         self._idle: list[threading.Lock] = []
         """The lock that each idle thread waits for."""
         self._running = 0
         self._is_waking = False
         self._is_closed = False
 
-    def submit(self, call: Execution) -> None:
+    def submit(self, call: T) -> None:
         with self._lock:
             if self._is_closed:
                 # A hook about a handler that ended after the stop.
@@ -195,7 +202,7 @@ class DaemonThreadPool:
             # Do not keep the call alive while the thread is idle.
             del call
 
-    def _next(self, wake: threading.Lock, *, is_woken: bool) -> Execution | None:
+    def _next(self, wake: threading.Lock, *, is_woken: bool) -> T | None:
         """Wait for the next call; None at the end."""
         while True:
             with self._lock:
@@ -222,7 +229,7 @@ class Watchdog:
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, tasks: Mapping[asyncio.Task[None], Execution]
+        self, loop: asyncio.AbstractEventLoop, tasks: Mapping[asyncio.Task[None], Named]
     ) -> None:
         self.loop = loop
         self._tasks = tasks

@@ -20,12 +20,11 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from hubhooks._app_code import AppCode
-    from hubhooks._http.receiver import AcceptedRuns
     from hubhooks._store.base import DeliveryStore
     from hubhooks._worker.execution import RunExecution
     from hubhooks._worker.leadership import Lock
     from hubhooks._worker.timeouts import Timeouts
-    from hubhooks.models import Delivery
+    from hubhooks.models import AcceptedRuns, Delivery
     from hubhooks.routing import Router
 
     HandlerLoop: TypeAlias = Literal["server", "dedicated"]

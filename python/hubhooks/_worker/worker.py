@@ -45,12 +45,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from hubhooks._app_code import AppCode
-    from hubhooks._http.receiver import AcceptedRuns
     from hubhooks._store.base import DeliveryStore, Due, Interrupted
     from hubhooks._worker.execution import Execution
     from hubhooks._worker.leadership import Lock
     from hubhooks._worker.timeouts import Timeouts
-    from hubhooks.models import Delivery, State
+    from hubhooks.models import AcceptedRuns, Delivery, State
     from hubhooks.routing import HookName, Router
 
 __all__ = ["SLOTS", "Worker"]

@@ -23,8 +23,7 @@ from hubhooks.errors import ConfigError, StoreError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from hubhooks._http.app import Receive, Scope, Send
-    from hubhooks._http.receiver import Headers
+    from hubhooks._http.types import Headers, Receive, Scope, Send
     from hubhooks.admin.queries import Activity
 
 __all__ = ["serve"]

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
         DiscussionEvent,
         RepoEvent,
     )
-    from hubhooks._http.app import Message
+    from hubhooks._http.types import Message
     from hubhooks._store.base import DeliveryStore, Due, Status
     from hubhooks.models import RunContext
     from hubhooks.routing import Handler, Hook, HookName
