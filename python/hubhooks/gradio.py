@@ -25,6 +25,7 @@ from hubhooks._logging import show_log_by_default
 from hubhooks._store.space import describe_survival
 from hubhooks._terminal import print_escaped
 from hubhooks.errors import ConfigError
+from hubhooks.webhooks import parts_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
@@ -87,7 +88,7 @@ def launch(
     if _is_reloading():
         return demo.launch(**options)
     # The printed lines say it already.
-    hooks._worker.logs_survival = bool(options.get("quiet"))  # noqa: SLF001 - the same package
+    parts_of(hooks)[1].logs_survival = bool(options.get("quiet"))
     is_announced = False
 
     def announce() -> None:
@@ -215,7 +216,7 @@ class _ReloadableApp:
             ConfigError: no secret is configured, and unsigned requests are not allowed.
         """
         # On the server's loop, a blocking handler would block the page too.
-        hooks._worker.prefer_loop("dedicated")  # noqa: SLF001 - the same package
+        parts_of(hooks)[1].prefer_loop("dedicated")
         _webhook_app(hooks).check()
         if not _is_reloading() or cls.latest is None:
             cls.latest = cls(hooks)
@@ -259,7 +260,8 @@ class _ReloadableApp:
 
 
 def _webhook_app(hooks: Webhooks) -> WebhookApp:
-    return hooks._webhook_app  # noqa: SLF001 - the same package
+    """Return the ASGI app of some hooks."""
+    return parts_of(hooks)[0]
 
 
 async def _swap(old: Webhooks, new: Webhooks) -> None:

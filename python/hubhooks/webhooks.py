@@ -532,6 +532,11 @@ class Webhooks(Router):
         return Activity(self.store, self, lambda: self.verifier, self._worker.notify)
 
 
+def parts_of(hooks: Webhooks) -> tuple[WebhookApp, WorkerService]:
+    """Return the ASGI app and the worker service; for the adapters of this package."""
+    return hooks._webhook_app, hooks._worker  # noqa: SLF001 - of a class of this module
+
+
 @contextmanager
 def _needed(extra: str) -> Generator[None]:
     """Name the extra to install if an import inside fails."""
