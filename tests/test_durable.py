@@ -20,7 +20,7 @@ from servers import PATIENCE, UVICORN, started, wait_until
 from soaking import soak
 
 from hubhooks import HubEvent, Ignore, Retry, RunContext, Webhooks
-from hubhooks._http import app as room
+from hubhooks._http import app as app_module
 from hubhooks._samples import compact, sample_json
 from hubhooks._store import sqlite
 from hubhooks._store.sqlite import LeaderLock, SqliteStore
@@ -171,7 +171,7 @@ def test_a_process_that_cannot_take_over_at_first_tries_again(
     assert first.try_acquire()
     with serve(hooks) as port, closing(sqlite3.connect(path, isolation_level=None)) as file:
         assert post(port, BODY)[0] == 202
-        # As SQLite says it where there is no room for what it has to write.
+        # SQLite uses these words if the disk is full.
         file.execute(
             "CREATE TRIGGER full BEFORE UPDATE OF generation ON log "
             "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
@@ -336,7 +336,7 @@ def test_a_delivery_answered_in_time_that_comes_again_is_a_replay(serving: Any) 
 def test_a_delivery_answered_too_late_that_comes_again_is_the_hubs_retry(
     serving: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "_ACKNOWLEDGE_SECONDS", 0)
+    monkeypatch.setattr(app_module, "_ACKNOWLEDGE_SECONDS", 0)
     with serving() as served:
         served.hooks.add(lambda event: None, name="matching")
         assert served.send() == (202, "accepted")
@@ -348,7 +348,7 @@ def test_a_delivery_answered_too_late_that_comes_again_is_the_hubs_retry(
 def test_an_answer_that_waited_for_its_handlers_is_not_too_late(
     serving: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "_ACKNOWLEDGE_SECONDS", 0)
+    monkeypatch.setattr(app_module, "_ACKNOWLEDGE_SECONDS", 0)
     with serving(acknowledge="on_completion") as served:
         served.hooks.add(lambda event: None, name="matching")
         assert served.send() == (200, "succeeded")
@@ -912,7 +912,7 @@ def test_the_answer_may_wait_for_the_handlers(serving: Any) -> None:
 
 
 def test_an_answer_waits_only_so_long(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "_COMPLETION_SECONDS", 0.05)
+    monkeypatch.setattr(app_module, "_COMPLETION_SECONDS", 0.05)
     release = threading.Event()
     with serving(acknowledge="on_completion") as served:
 
@@ -1040,7 +1040,7 @@ def test_while_another_process_writes_a_delivery_waits_and_then_is_refused(
             assert answers == []
         sender.join(PATIENCE)
         assert answers == [200]
-        monkeypatch.setattr(room, "BUSY_SECONDS", 0.0)
+        monkeypatch.setattr(app_module, "BUSY_SECONDS", 0.0)
         with other.transaction():
             assert post(port, BODY, "d2") == (
                 503,
