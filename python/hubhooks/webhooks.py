@@ -19,13 +19,9 @@ from hubhooks._store.base import MemoryStore
 from hubhooks._suggestions import suggestion
 from hubhooks._worker.runner import Runner, check_handler_loop
 from hubhooks.errors import ConfigError, StoreError
+from hubhooks.handlers import Policy
 from hubhooks.models import Deliveries
-from hubhooks.routing import (
-    ATTRIBUTES_OF_FASTAPI_ROUTERS,
-    NotAnApiRouterError,
-    Policy,
-    Router,
-)
+from hubhooks.routing import ATTRIBUTES_OF_FASTAPI_ROUTERS, NotAnApiRouterError, Router
 
 if TYPE_CHECKING:
     from collections.abc import (
