@@ -348,7 +348,7 @@ class Webhooks(Router):
 
     def _check_admin_token(self) -> None:
         """Log a warning at the start if the admin token cannot be used."""
-        from hubhooks.admin.queries import TOKEN_VARIABLE  # noqa: PLC0415 - only viewing needs it
+        from hubhooks.admin.access import TOKEN_VARIABLE  # noqa: PLC0415 - only viewing needs it
 
         if TOKEN_VARIABLE in os.environ:
             try:
