@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hubhooks import RunContext, State, Webhooks, routing, testing
+from hubhooks import RunContext, State, Webhooks, handlers, testing
 from hubhooks._http.receiver import COMPLETION_RESPONSES, RESPONSES, UNREAD_BODY_RESPONSES
 from hubhooks.admin.delivery_json import delivery_json
 
@@ -58,14 +58,14 @@ def test_deliveries_lists_every_state() -> None:
 
 
 def test_filters_lists_every_filter() -> None:
-    options = {"name", *routing.Policy.__slots__}
-    filters = set(routing._CRITERIA)  # noqa: SLF001 - the names of `Criteria`, at run time
+    options = {"name", *handlers.Policy.__slots__}
+    filters = set(handlers.CRITERIA)
     assert set(first_cells(section(page("filters.md"), "All filters"))) == filters - options
 
 
 def test_retries_lists_every_option() -> None:
     listed = first_cells(section(page("retries.md"), "Options"))
-    assert {name.rstrip("=") for name in listed} == set(routing.Policy.__slots__)
+    assert {name.rstrip("=") for name in listed} == set(handlers.Policy.__slots__)
 
 
 def test_http_lists_every_rejection() -> None:

@@ -24,7 +24,7 @@ LAYERS: list[set[str]] = [
     {"models"},
     {"handlers"},
     {"routing", "_store"},
-    {"_http.types", "_worker"},
+    {"_http", "_http.types", "_worker"},
     {"_http.body", "_http.receiver"},
     {"_http.app"},
     {"webhooks"},

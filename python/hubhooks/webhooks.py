@@ -19,13 +19,9 @@ from hubhooks._store.base import MemoryStore
 from hubhooks._suggestions import suggestion
 from hubhooks._worker.service import WorkerService, check_handler_loop
 from hubhooks.errors import ConfigError, StoreError
+from hubhooks.handlers import Policy
 from hubhooks.models import Deliveries
-from hubhooks.routing import (
-    ATTRIBUTES_OF_FASTAPI_ROUTERS,
-    NotAnApiRouterError,
-    Policy,
-    Router,
-)
+from hubhooks.routing import ATTRIBUTES_OF_FASTAPI_ROUTERS, NotAnApiRouterError, Router
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -355,7 +351,7 @@ class Webhooks(Router):
 
     def _check_admin_token(self) -> None:
         """Log a warning at the start if the admin token cannot be used."""
-        from hubhooks.admin.queries import TOKEN_VARIABLE  # noqa: PLC0415 - only viewing needs it
+        from hubhooks.admin.access import TOKEN_VARIABLE  # noqa: PLC0415 - only viewing needs it
 
         if TOKEN_VARIABLE in os.environ:
             try:

@@ -29,12 +29,8 @@ from gradio.utils import get_space
 from hubhooks._gradio_private import guard_deep_links, keep_private
 from hubhooks._logging import get_logger
 from hubhooks._terminal import escape_controls
-from hubhooks.admin.queries import (
-    STATES,
-    TOKEN_VARIABLE,
-    is_cross_site,
-    is_space_owner,
-)
+from hubhooks.admin.access import TOKEN_VARIABLE, is_cross_site, is_space_owner
+from hubhooks.admin.queries import STATES
 from hubhooks.errors import ConfigError, StoreError
 from hubhooks.gradio import NOT_LAUNCHED, is_about_to_start, warn_of_own_launch, webhook_url
 
@@ -548,7 +544,7 @@ class _Tab:
 
     def _find_mistake(self, request: gr.Request) -> str:
         """Say why the webhooks of this app were never started; empty if they were."""
-        if self._was_started() or is_about_to_start(self._activity.log):
+        if self._was_started() or is_about_to_start(self._activity.store):
             return ""
         return _NOT_INCLUDED if _is_mounted(request) else NOT_LAUNCHED
 

@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     )
     from hubhooks._http.types import Message
     from hubhooks._store.base import DeliveryStore, Due, Status
+    from hubhooks.handlers import Handler, Hook, HookName
     from hubhooks.models import RunContext
-    from hubhooks.routing import Handler, Hook, HookName
 
     E = TypeVar("E", bound=HubEvent)
     Sendable: TypeAlias = HubEvent | bytes | Mapping[str, Any] | str
