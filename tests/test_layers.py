@@ -23,6 +23,7 @@ LAYERS: list[set[str]] = [
     },
     {"models"},
     {"handlers"},
+    {"ordering"},
     {"routing", "_store"},
     {"_http", "_http.types", "_worker"},
     {"_http.body", "_http.receiver"},
@@ -39,7 +40,8 @@ LAYERS: list[set[str]] = [
 # `import hubhooks` loads.
 LAZY = {
     "webhooks": {
-        "admin", "admin.gradio_tab", "admin.http_api", "admin.queries", "fastapi", "gradio", "job",
+        "admin", "admin.access", "admin.gradio_tab", "admin.http_api", "admin.queries", "fastapi",
+        "gradio", "job",
     }
 }  # fmt: skip
 

@@ -449,7 +449,7 @@ class LogMachine(RuleBasedStateMachine):
         process = self.leader
         self.flush_all_of(process)
         found = process.log.list_ready(limit, interrupted=interrupted)
-        assert len(found) == min(limit, len(self.model.due(interrupted=interrupted)))
+        assert len(found) == min(limit, len(self.model.list_ready(interrupted=interrupted)))
         with process.log.transaction():
             for delivery_id, handler in found:
                 self.start(process, delivery_id, handler)
@@ -560,7 +560,7 @@ class LogMachine(RuleBasedStateMachine):
             assert found == [one.id for one in expected if one.state == known.state]
         for interrupted in (False, True):
             found = log.list_ready(1_000, interrupted=interrupted)
-            assert set(found) == self.model.due(interrupted=interrupted)
+            assert set(found) == self.model.list_ready(interrupted=interrupted)
         waits, expected_wait = log.seconds_to_next(), self.model.seconds_to_next()
         assert (waits is None) == (expected_wait is None)
         assert waits is None or waits == pytest.approx(expected_wait)

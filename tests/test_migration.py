@@ -118,10 +118,10 @@ import sys
 from hubhooks._store import sqlite
 
 # The step stops at this statement.
-*steps, last = sqlite._STEPS
+*steps, last = sqlite.MIGRATIONS
 at = int(sys.argv[2])
 wait = "SELECT pause()"
-sqlite._STEPS = (*steps, (*last[:at], wait, *last[at:]))
+sqlite.MIGRATIONS = (*steps, (*last[:at], wait, *last[at:]))
 connect = sqlite.Database._connect.__globals__["sqlite3"].connect
 
 def connect_with_pause(*arguments, **options):

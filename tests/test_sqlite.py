@@ -215,8 +215,8 @@ def test_a_handler_during_which_the_process_is_killed_is_tried_three_times_more(
         log = sqlite.SqliteStore(sys.argv[1])
         log.open()
         log.recover()
-        is_again = len(log.due(8)) == 0
-        assert len(log.due(8, interrupted=is_again)) == 1
+        is_again = len(log.list_ready(8)) == 0
+        assert len(log.list_ready(8, interrupted=is_again)) == 1
         print(is_again, log.claim("d1", "a").attempt, flush=True)
         sys.stdin.read()
     """
@@ -535,12 +535,12 @@ def test_nothing_acknowledged_is_lost_and_nothing_half_kept_when_the_process_is_
         for number in range(10_000):
             size = random.choice([1, 4, 16])
             names = [f"{turn}-{number}-{size}-{at}" for at in range(size)]
-            with log.batch():
+            with log.transaction():
                 for name in names:
                     log.accept(name, name.encode() * random.choice([1, 100, 5_000]), ["a", "b"])
                 started = log.claim(names[0], "a")
             print("stored", *names, flush=True)
-            log.finished(started, "succeeded")
+            log.finish_run(started, "succeeded")
             log.flush()
             print("succeeded", names[0], flush=True)
     """
@@ -795,7 +795,7 @@ def test_a_file_of_a_newer_version(path: Path) -> None:
         pass
     query(path, "PRAGMA user_version = 99")
     message = refusal(path)
-    assert "was written by a newer hubhooks (format 99; this version reads 3)" in message
+    assert "was written by a newer hubhooks (format 99; this version reads 4)" in message
     assert "upgrade hubhooks, or give another path" in message
     with pytest.raises(ConfigError, match="newer hubhooks"):
         SqliteStore(path).get("d1")

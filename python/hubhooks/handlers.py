@@ -45,12 +45,14 @@ USER_ID_HINT = (
 CRITERIA = (
     "action", "repo_type", "repo", "owner", "ref", "path", "pull_request", "status", "mention",
     "author", "private", "when", "name", "retries", "backoff", "timeout", "concurrency",
+    "serial", "debounce",
 )  # fmt: skip
 # Common wrong names, with the right name. A value with a space is the hint itself.
 _CRITERIA_BY_OTHER_NAMES = {
     "attempts": "retries",
     "branch": "ref",
     "condition": "when",
+    "cooldown": "debounce",
     "delay": "backoff",
     "event": 'scopes are positional arguments: `@hooks.on("repo.content")`',
     "file": "path",
@@ -58,12 +60,14 @@ _CRITERIA_BY_OTHER_NAMES = {
     "max_retries": "retries",
     "namespace": "owner",
     "organization": "owner",
+    "ordered": "serial",
     "pr": "pull_request",
     "predicate": "when",
     "repo_id": "repo",
     "repository": "repo",
     "scope": 'scopes are positional arguments: `@hooks.on("repo.content")`',
     "tag": "ref",
+    "throttle": "debounce",
     "type": "repo_type",
     "user": "author",
     "workers": "concurrency",
@@ -182,19 +186,28 @@ class RegistrationSite:
 class Policy:
     """The options that decide how a handler runs."""
 
-    __slots__ = ("backoff", "concurrency", "retries", "timeout")
+    __slots__ = ("backoff", "concurrency", "debounce", "retries", "serial", "timeout")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - one parameter per option
         self,
         retries: int = 0,
         backoff: float | Callable[[int], float] = 10.0,
         timeout: float | None = None,
         concurrency: int | None = None,
+        serial: Literal["repo"] | None = None,
+        debounce: float | None = None,
     ) -> None:
         self.retries = retries
         self.backoff = backoff
         self.timeout = timeout
         self.concurrency = concurrency
+        self.serial = serial
+        self.debounce = debounce
+
+    @property
+    def is_grouped(self) -> bool:
+        """True if runs wait for each other, or replace each other."""
+        return self.serial is not None or self.debounce is not None
 
     @classmethod
     def of(cls, options: Mapping[str, Any], handler: str) -> Policy:
@@ -381,8 +394,10 @@ def _wrong_option(name: str, value: Any) -> str:  # noqa: ANN401 - the user wrot
         right = "seconds, or a plain function that returns them"
         return "" if is_time or _is_plain(value) else right
     is_none = value is None
-    if name == "timeout":
+    if name in {"timeout", "debounce"}:
         return "" if is_none or (is_time and value > 0) else "a number of seconds greater than 0"
+    if name == "serial":
+        return "" if is_none or value == "repo" else '"repo"'
     is_count = is_time and isinstance(value, int) and value > 0
     return "" if is_none or is_count else "a whole number from 1"
 

@@ -60,6 +60,8 @@ if TYPE_CHECKING:
         backoff: float | Callable[[int], float]
         timeout: float | None
         concurrency: int | None
+        serial: Literal["repo"] | None
+        debounce: float | None
 
     class Criteria(CommentCriteria[E], total=False):
         """The filters and options of `on` and `add`."""
@@ -235,7 +237,10 @@ class Router:
                 retries after a failure. `backoff` is the number of seconds before the first
                 retry, doubled before each further one, or a function that returns the seconds
                 for a number of failures. `timeout` is the number of seconds that an attempt may
-                take. `concurrency` is the number of deliveries handled at once.
+                take. `concurrency` is the number of deliveries handled at once. `serial="repo"`
+                handles the deliveries of one repository one after the other, in the order of
+                arrival. `debounce` is the number of seconds to wait for a newer delivery about
+                the same subject, which then replaces this one.
 
         Raises:
             ConfigError: no event can match, the function cannot be a handler, or another function

@@ -530,7 +530,7 @@ class Webhooks(Router):
 
 def parts_of(hooks: Webhooks) -> tuple[WebhookApp, WorkerService]:
     """Return the ASGI app and the worker service; for the adapters of this package."""
-    return hooks._webhook_app, hooks._worker  # noqa: SLF001 - of a class of this module
+    return hooks._webhook_app, hooks._worker  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of a class of this module
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from hubhooks._store.base import log_fields
 from hubhooks._store.headers import redact_secret
 from hubhooks.errors import ConfigError, PayloadError, StoreError
 from hubhooks.models import AcceptedRuns, State, shorten
+from hubhooks.ordering import group_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from hubhooks._core import Verifier
     from hubhooks._http.types import Headers
     from hubhooks._store.base import AcceptResult, DeliveryStore, Status
-    from hubhooks.models import Delivery, Reason
+    from hubhooks.models import Delivery, Reason, RunGroup
     from hubhooks.routing import Match, Router
 
 __all__ = [
@@ -330,6 +331,16 @@ class Receiver:
             )
         return prepared
 
+    def _groups_of(self, names: Sequence[str], event: HubEvent) -> dict[str, RunGroup]:
+        """Return the groups of the runs whose handlers have `serial=` or `debounce=`."""
+        groups: dict[str, RunGroup] = {}
+        for name in names:
+            handler = self._router.handler(name)
+            group = None if handler is None else group_of(handler.policy, event)
+            if group is not None:
+                groups[name] = group
+        return groups
+
     def store(self, prepared: Prepared) -> Response:
         """Store a delivery, and choose its response. It calls no user code.
 
@@ -348,6 +359,7 @@ class Receiver:
             action="" if event is None else event.action,
             repo=None if repo is None else repo.name,
             headers=self._storable(prepared.headers),
+            groups={} if event is None else self._groups_of(prepared.handlers, event),
         )
         if event is None:
             return _malformed_response(result, prepared)

@@ -241,6 +241,7 @@ class RunExecution(Execution):
         )
         self.run_context = run_context
         self.name = run_context.handler
+        self.is_grouped = handler.policy.is_grouped
         self._reporter = reporter
         self._handler = handler
         self._clock = clock

@@ -40,6 +40,7 @@ from hubhooks._worker.scheduler import CrashQuarantine, Scheduler
 from hubhooks._worker.ticker import Ticker
 from hubhooks.errors import BusyError, ConfigError, PayloadError, StoreError
 from hubhooks.models import RunContext
+from hubhooks.ordering import superseded_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -258,9 +259,15 @@ class Worker:
             # The run stays queued until a process has the handler or a user ends it.
             self._may_be_unknown = self._needs_poll = True
             return None
-        run_context = self.store.claim(delivery_id, name)
+        is_grouped = handler.policy.is_grouped
+        run_context = self.store.claim(delivery_id, name, is_grouped=is_grouped)
         if run_context is None:
+            # A run that waits for a newer delivery has a time.
+            self._ready_at = min(self._ready_at, self._clock()) if is_grouped else self._ready_at
             return None
+        if handler.policy.debounce is not None:
+            superseded = superseded_of(*self.store.read_superseded(delivery_id, name))
+            run_context = run_context._replace(superseded=superseded)
         run = RunExecution(self, handler, run_context, self._clock, self._timeouts.cancel_grace)
         context = self._contexts.pop((delivery_id, name), None)
         if context is not None:
@@ -274,7 +281,7 @@ class Worker:
         with self._lock:
             if self._running.pop(run, self) is self:
                 return
-            has_limit = self._scheduler.remove(run.name)
+            has_limit = self._scheduler.remove(run.name) or run.is_grouped
             was_alone = self._quarantine.end(run)
         if has_limit or was_alone:
             self._needs_poll = True
@@ -436,13 +443,13 @@ class Worker:
         if quarantine.take_turn_of_others():
             self._start_others()
         busy = self._scheduler.busy()
-        known = self._router.handler_names
-        ready = self.store.list_ready(1, busy, among=known, interrupted=True)
+        known, grouped = self._router.handler_names, self._grouped()
+        ready = self.store.list_ready(1, busy, among=known, interrupted=True, grouped=grouped)
         if not ready:
             # Runs of this process cannot become crashed ones while it lives.
             may_come = (
                 bool(busy)
-                or self.store.seconds_to_next() is not None
+                or self.store.seconds_to_next(grouped) is not None
                 or any(run.has_crashed for run in tuple(self._running))
             )
             quarantine.none_ready(may_come=may_come)
@@ -461,8 +468,13 @@ class Worker:
             self._read_and_start(run, {})
         return decision == "alone" and bool(claimed)
 
+    def _grouped(self) -> list[str]:
+        """Return the handlers with `serial=` or `debounce=`."""
+        return [each.name for each in self._router.handlers if each.policy.is_grouped]
+
     def _start_others(self) -> None:
         is_everything = False
+        grouped = self._grouped()
         while not is_everything:
             free = self._scheduler.free
             if free <= 0:
@@ -472,14 +484,15 @@ class Worker:
                     return
                 continue
             busy = self._scheduler.busy()
-            ready = self.store.list_ready(free, busy, among=self._router.handler_names)
+            known = self._router.handler_names
+            ready = self.store.list_ready(free, busy, among=known, grouped=grouped)
             chosen = self._scheduler.choose(ready)
             claimed = self._claim_all(chosen)
             events: dict[str, HubEvent] = {}
             for run in claimed:
                 self._read_and_start(run, events)
             is_everything = len(chosen) == len(ready) and (len(ready) < free or not claimed)
-        seconds = self.store.seconds_to_next()
+        seconds = self.store.seconds_to_next(grouped)
         self._ready_at = math.inf if seconds is None else self._clock() + seconds
 
     def _claim_all(self, chosen: Sequence[Due]) -> list[RunExecution]:

@@ -551,6 +551,7 @@ class _SingleDeliveryStore:
         *,
         among: Container[str] | None = None,
         interrupted: bool = False,
+        grouped: Container[str] = (),  # noqa: ARG002 - runs start at once
     ) -> list[Due]:
         everything = self._store.list_ready(
             sys.maxsize, without, among=among, interrupted=interrupted
