@@ -381,7 +381,7 @@ class LogMachine(RuleBasedStateMachine):
         for name in ids:
             process.log.mark_acknowledged(name, delivered=answers)
             if answers:
-                self.defer(process, "answered", name)
+                self.defer(process, "mark_acknowledged", name)
 
     def accept(self, process: Process, delivery_id: Any, body: bytes, heard: Any) -> Any:
         handlers, skipped = ((), heard) if isinstance(heard, str) else (heard, None)
@@ -517,7 +517,7 @@ class LogMachine(RuleBasedStateMachine):
             ids = [*self.model.known, "nobody"]
             delivery_id = ids[which % len(ids)]
             process.log.mark_acknowledged(delivery_id, delivered=True)
-            self.defer(process, "answered", delivery_id)
+            self.defer(process, "mark_acknowledged", delivery_id)
         elif what == "reject":
             self.reject(process, ("secret wrong", "too large")[which % 2], 1 + which % 3)
         elif what == "prune":
