@@ -38,6 +38,7 @@ from hubhooks._worker.maintenance import Maintenance
 from hubhooks._worker.pools import CLEAN_UP_SECONDS
 from hubhooks._worker.scheduler import CrashQuarantine, Scheduler
 from hubhooks._worker.ticker import Ticker
+from hubhooks._worker.waiter import EndWaiter
 from hubhooks.errors import BusyError, ConfigError, PayloadError, StoreError
 from hubhooks.models import RunContext
 from hubhooks.ordering import superseded_of
@@ -103,12 +104,12 @@ class Worker:
         self._is_inline = inline
         self._maintenance = Maintenance(store, self.leadership, timeouts)
         self._ticker = Ticker(self.tick, clock)
+        self._waiter = EndWaiter(store, self._ticker, clock, timeouts.poll)
         self._executor = Executor(slots, inline=inline)
         self._scheduler = Scheduler(slots, self._limit_of)
         self._quarantine = CrashQuarantine[RunExecution](timeouts.quarantine)
         self._running: dict[RunExecution, None] = {}
         self._lock = threading.Lock()
-        self._waiting: dict[str, list[asyncio.Event]] = {}
         # Of requests of this process whose runs have not started. A retry has none.
         self._contexts: dict[tuple[str, str], contextvars.Context] = {}
         # True if the store may have ready runs that are not claimed.
@@ -594,33 +595,9 @@ class Worker:
 
     async def wait_for(self, delivery_id: str, seconds: float) -> Delivery | None:
         """Wait until the handlers of a delivery ended; None if they did not within the time."""
-        give_up = self._clock() + seconds
-        ended = asyncio.Event()
-        self._waiting.setdefault(delivery_id, []).append(ended)
-        try:
-            while True:
-                ended.clear()
-                delivery = self._look_up(delivery_id)
-                if delivery is not None and not delivery.is_open:
-                    return delivery
-                left = give_up - self._clock()
-                if left <= 0:
-                    return None
-                # Another process that runs the handlers sets no event.
-                if self.store.is_durable:
-                    left = min(left, self._timeouts.poll)
-                # Not `asyncio.wait_for`, which makes a task.
-                timer = asyncio.get_running_loop().call_later(left, ended.set)
-                try:
-                    await ended.wait()
-                finally:
-                    timer.cancel()
-        finally:
-            self._waiting[delivery_id].remove(ended)
-            if not self._waiting[delivery_id]:
-                del self._waiting[delivery_id]
+        return await self._waiter.wait(delivery_id, seconds, self._flush)
 
-    def _look_up(self, delivery_id: str) -> Delivery | None:
+    def _flush(self) -> None:
         now = self._clock()
         try:
             # Each attempt blocks the loop while another process writes.
@@ -628,10 +605,6 @@ class Worker:
                 self.store.flush()
         except StoreError as error:
             self._pause_store(now, error)
-        try:
-            return self.store.get(delivery_id)
-        except StoreError:
-            return None
 
     # ---- reports of runs -----------------------------------------------------------------------
 
@@ -657,8 +630,7 @@ class Worker:
         if retry_after is not None:
             self._needs_poll = True
         self._free(run)
-        for ended in tuple(self._waiting.get(run.run_context.id, ())):
-            self._ticker.call_soon(ended.set)
+        self._waiter.notify(run.run_context.id)
         self.notify_if_needed()
 
     def stuck(self, run: RunExecution) -> None:
