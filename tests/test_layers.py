@@ -18,7 +18,7 @@ PACKAGE = Path(hubhooks.__file__).parent
 LAYERS: list[set[str]] = [
     {"_core", "errors", "_suggestions", "_values"},
     {
-        "_annotations", "_app_code", "_encoders", "_fork", "_functions", "_logging", "_process",
+        "_annotations", "_app_code", "_encoders", "_environment", "_fork", "_functions", "_logging", "_process",
         "_pydantic", "_reentrant", "_samples", "_terminal",
     },
     {"models"},
@@ -149,3 +149,15 @@ def test_module_uses_no_private_attribute_of_another(name: str) -> None:
         and not (isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"})
     }
     assert wrong == set()
+
+
+def test_environment_is_read_in_one_module() -> None:
+    readers = {
+        name
+        for name, tree in MODULES.items()
+        if any(
+            isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv"}
+            for node in ast.walk(tree)
+        )
+    }
+    assert readers == {"_environment"}

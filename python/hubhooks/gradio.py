@@ -19,6 +19,7 @@ from gradio.cli.commands.reload import reload_thread
 from gradio.routes import App
 from starlette.routing import Route, WebSocketRoute
 
+from hubhooks import _environment
 from hubhooks._fork import delay_in_children, register, release_in_children
 from hubhooks._gradio_private import block_store, gradio_apps
 from hubhooks._logging import show_log_by_default
@@ -138,7 +139,7 @@ def webhook_url(demo: Blocks) -> str:
     if root_path.startswith(("http://", "https://")):
         return root_path + _PATH
     # A Space with a domain of its own has a list here.
-    host = os.environ.get("SPACE_HOST", "").split(",")[0]
+    host = (_environment.read(_environment.SPACE_HOST) or "").split(",")[0]
     origin = f"https://{host}" if host else demo.share_url or demo.local_url or ""
     return f"{origin.rstrip('/')}{root_path and '/' + root_path.lstrip('/')}{_PATH}"
 

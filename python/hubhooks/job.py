@@ -6,10 +6,10 @@ The constants are the exit codes of `run`.
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
+from hubhooks import _environment
 from hubhooks._http.receiver import Receiver
 from hubhooks._store.base import MemoryStore
 from hubhooks._terminal import print_escaped
@@ -53,8 +53,8 @@ def run(router: Router, environ: Mapping[str, str] | None = None) -> NoReturn:
         # Checked before the handlers run, not after.
         msg = "`run_job` cannot run inside an event loop: call it in the last line of the script"
         raise ConfigError(msg)
-    variables = os.environ if environ is None else environ
-    payload = variables.get("WEBHOOK_PAYLOAD")
+    variables = _environment.read_all() if environ is None else environ
+    payload = variables.get(_environment.PAYLOAD)
     if not payload:
         _say(
             "there is no WEBHOOK_PAYLOAD: the Hub sets it only in a Job that a webhook started. To "

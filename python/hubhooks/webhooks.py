@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
+from hubhooks import _environment
 from hubhooks._app_code import AppIdentity, find_app_code
 from hubhooks._core import Verifier
 from hubhooks._encoders import register_encoders
@@ -24,6 +24,7 @@ from hubhooks.models import Deliveries
 from hubhooks.routing import ATTRIBUTES_OF_FASTAPI_ROUTERS, NotAnApiRouterError, Router
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import (
         AsyncGenerator,
         Callable,
@@ -56,11 +57,6 @@ __all__ = ["Webhooks"]
 
 _logger = get_logger()
 
-_VARIABLE = "WEBHOOK_SECRET"
-_LOG_VARIABLE = "HUBHOOKS_DELIVERIES"
-_APP_NAME_VARIABLE = "HUBHOOKS_APP_NAME"
-_ADOPT_VARIABLE = "HUBHOOKS_ADOPT_STORE"
-_NETWORK_VARIABLE = "HUBHOOKS_ALLOW_NETWORK"
 _LOG = "hubhooks.db"
 _IN_MEMORY = ":memory:"
 _NOT_ASGI = (
@@ -173,7 +169,7 @@ class _FromEnvironment(tuple[str, ...]):
     __slots__ = ()
 
     def __repr__(self) -> str:
-        return _VARIABLE
+        return _environment.SECRET
 
 
 _FROM_ENVIRONMENT = _FromEnvironment()
@@ -298,7 +294,7 @@ class Webhooks(Router):
 
     @cached_property
     def _worker(self) -> WorkerService:
-        path = self._path or os.environ.get(_LOG_VARIABLE) or _LOG
+        path = self._path or _environment.read(_environment.DELIVERIES) or _LOG
         log: DeliveryStore
         lock: Lock | None = None
         if path == _IN_MEMORY:
@@ -309,7 +305,7 @@ class Webhooks(Router):
             lock = LeaderLock(path)
             allow_network = self._allow_network
             if allow_network is None:
-                allow_network = _read_flag(_NETWORK_VARIABLE)
+                allow_network = _environment.read_flag(_environment.ALLOW_NETWORK)
             log = SqliteStore(
                 path,
                 on_replay=self.settings.on_replay,
@@ -325,11 +321,11 @@ class Webhooks(Router):
         return worker
 
     def _app(self) -> AppIdentity:
-        name = self._app_name or os.environ.get(_APP_NAME_VARIABLE) or None
+        name = self._app_name or _environment.read(_environment.APP_NAME) or None
         _check_app_name(name)
         may_adopt = self._may_adopt
         if may_adopt is None:
-            may_adopt = _read_flag(_ADOPT_VARIABLE)
+            may_adopt = _environment.read_flag(_environment.ADOPT_STORE)
         return AppIdentity(self._code, name, may_adopt)
 
     @cached_property
@@ -351,9 +347,7 @@ class Webhooks(Router):
 
     def _check_admin_token(self) -> None:
         """Log a warning at the start if the admin token cannot be used."""
-        from hubhooks.admin.access import TOKEN_VARIABLE  # noqa: PLC0415 - only viewing needs it
-
-        if TOKEN_VARIABLE in os.environ:
+        if _environment.read(_environment.ADMIN_TOKEN) is not None:
             try:
                 _ = self._activity.guard.is_on
             except ConfigError as error:
@@ -366,7 +360,10 @@ class Webhooks(Router):
         Raises:
             ConfigError: WEBHOOK_SECRET is empty, or not ASCII.
         """
-        if self._verifier is None and (secret := os.environ.get(_VARIABLE)) is not None:
+        if (
+            self._verifier is None
+            and (secret := _environment.read(_environment.SECRET)) is not None
+        ):
             self._verifier = Verifier(secret)
         return self._verifier
 
@@ -543,21 +540,6 @@ def _needed(extra: str) -> Generator[None]:
         raise ModuleNotFoundError(msg, name=error.name, path=error.path) from error
 
 
-def _read_flag(variable: str) -> bool:
-    """Return whether an environment variable is true; one that is not set is false.
-
-    Raises:
-        ConfigError: it is neither true nor false.
-    """
-    given = os.environ.get(variable, "").strip()
-    if given.lower() in {"1", "true", "yes", "on"}:
-        return True
-    if given.lower() in {"", "0", "false", "no", "off"}:
-        return False
-    msg = f"{variable} is {given!r}, which is not a flag; write 1 or 0"
-    raise ConfigError(msg)
-
-
 def _check_settings(unknown: Iterable[str]) -> None:
     for name in unknown:
         default = f"there are {', '.join(_SETTINGS)}"
@@ -570,7 +552,7 @@ def _check_secret(secret: object) -> None:
     if secret is None:
         msg = (
             "the secret is None: perhaps its variable is not set. Leave `secret` out to use the "
-            f"environment variable {_VARIABLE}"
+            f"environment variable {_environment.SECRET}"
         )
         raise ConfigError(msg)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import os
 import secrets
 import threading
 import time
 from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Any, Literal
 
+from hubhooks import _environment
 from hubhooks._core import Verifier
 from hubhooks._logging import get_logger
 from hubhooks.errors import ConfigError, SecretMismatchError
@@ -26,7 +26,7 @@ __all__ = ["TOKEN_VARIABLE", "AdminSessions", "AdminTokenGuard", "is_cross_site"
 
 _logger = get_logger()
 
-TOKEN_VARIABLE = "HUBHOOKS_ADMIN_TOKEN"  # noqa: S105 - its name, not itself
+TOKEN_VARIABLE = _environment.ADMIN_TOKEN
 _SHORTEST_TOKEN = 16
 _LONGEST_TOKEN = 1024
 # After `_WRONG_PER_MINUTE` wrong tokens in a minute, responses to further ones are delayed. The
@@ -79,7 +79,7 @@ class AdminTokenGuard:
         Raises:
             ConfigError: HUBHOOKS_ADMIN_TOKEN cannot be used.
         """
-        if self._verifier is None and (token := os.environ.get(TOKEN_VARIABLE)) is not None:
+        if self._verifier is None and (token := _environment.read(TOKEN_VARIABLE)) is not None:
             if token.strip():
                 self._verifier = _verifier_of(token.strip(), self._webhook_secret())
             elif not self._has_warned:
