@@ -18,8 +18,8 @@ PACKAGE = Path(hubhooks.__file__).parent
 LAYERS: list[set[str]] = [
     {"_core", "errors", "_suggestions", "_values"},
     {
-        "_annotations", "_app_code", "_encoders", "_environment", "_fork", "_functions", "_logging", "_process",
-        "_pydantic", "_reentrant", "_samples", "_terminal",
+        "_annotations", "_app_code", "_encoders", "_environment", "_fork", "_functions", "_logging",
+        "_process", "_pydantic", "_reentrant", "_samples", "_terminal",
     },
     {"models"},
     {"handlers"},
