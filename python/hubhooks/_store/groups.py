@@ -37,7 +37,7 @@ GROUPS_MIGRATION = (
     """CREATE INDEX run_groups_superseded ON run_groups (superseded_by, handler)
         WHERE superseded_by IS NOT NULL""",
 )
-# An earlier run of the group that has not ended, in whatever state, comes first.
+# An earlier run of the group comes first, in any state, unless it has ended.
 _EARLIER = """
     EXISTS (SELECT 1 FROM run_groups AS earlier JOIN runs AS other USING (seq, handler)
         WHERE earlier.handler = mine.handler AND earlier.serial = mine.serial

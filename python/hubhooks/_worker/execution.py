@@ -390,7 +390,7 @@ class RunExecution(Execution):
                 given = policy.backoff(failures)
                 check_ran(given)
                 return _pause_of(given)
-            # Whatever the user's function raises, the run must end.
+            # The run must end after any exception of the user's function.
             except BaseException as failure:
                 if is_interrupt(failure):
                     raise

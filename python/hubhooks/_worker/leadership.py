@@ -22,7 +22,7 @@ __all__ = ["Leadership", "Lock"]
 
 _log = get_logger()
 
-# Who uses each store on disk in this process, by path.
+# The user of each store on disk in this process, by path.
 _users: dict[str, Leadership] = {}
 _users_lock = threading.Lock()
 
