@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 from importlib.util import find_spec
 from inspect import signature
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -23,6 +22,7 @@ from gradio import oauth
 from gradio.context import Context
 from gradio.utils import get_space
 
+from hubhooks import _environment
 from hubhooks._gradio_private import guard_deep_links, keep_private
 from hubhooks._logging import get_logger
 from hubhooks.admin.access import TOKEN_VARIABLE, is_cross_site, is_space_owner
@@ -511,7 +511,7 @@ def _is_login_signed() -> bool:
 def _can_log_in() -> bool:
     """Check that a LoginButton would work. A broken one keeps the app from starting."""
     names = ("OAUTH_CLIENT_ID", "OAUTH_SCOPES", "OPENID_PROVIDER_URL")
-    is_set = get_space() is not None and all(os.environ.get(name) for name in names)
+    is_set = get_space() is not None and _environment.is_set(*names)
     return is_set and all(find_spec(name) for name in ("authlib", "itsdangerous"))
 
 
