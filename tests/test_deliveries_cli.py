@@ -27,8 +27,9 @@ from hubhooks._samples import compact, sample_json
 from hubhooks._store import sqlite
 from hubhooks._store.leader import LeaderLock
 from hubhooks._store.sqlite import SqliteStore
-from hubhooks.cli import deliveries as _deliveries_cli
 from hubhooks.cli import make_app
+from hubhooks.cli import replay as _replay
+from hubhooks.cli import store as _cli_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -575,7 +576,7 @@ def test_what_runs_again_is_chosen(
 
 
 def test_more_than_a_page_is_chosen_with_the_oldest_first(path: Path) -> None:
-    page = _deliveries_cli._PAGE  # noqa: SLF001 - less than that would not show it
+    page = _replay._PAGE  # noqa: SLF001 - less than that would not show it
     names = [f"d{number}" for number in range(page + 5)]
     with opened(path) as log, log.transaction():
         for name in names:
@@ -597,7 +598,7 @@ def test_all_that_failed_are_told_of_even_if_they_are_dropped_meanwhile(
             end(log, name, retrain="failed")
     monkeypatch.setattr(sqlite, "_CHUNK_ROWS", 2)
     monkeypatch.setattr(sqlite, "_IDS_OUTLIVE_BODIES", 0)
-    choose = _deliveries_cli._replay_of  # noqa: SLF001 - called between two pages
+    choose = _replay._replay_of  # noqa: SLF001 - called between two pages
     pruned: list[bool] = []
 
     def choose_and_prune(*arguments: Any, **options: Any) -> Any:
@@ -606,7 +607,7 @@ def test_all_that_failed_are_told_of_even_if_they_are_dropped_meanwhile(
             SqliteStore(path, keep_days=0).prune()
         return choose(*arguments, **options)
 
-    monkeypatch.setattr(_deliveries_cli, "_replay_of", choose_and_prune)
+    monkeypatch.setattr(_replay, "_replay_of", choose_and_prune)
     plans = said(path, "replay", "--failed", "--dry-run", code=1)
     assert [plan["id"] for plan in plans] == names
     assert {plan["skipped"] for plan in plans} == {"its body was deleted to free space"}
@@ -696,7 +697,7 @@ def test_another_process_that_writes_is_waited_for(filled: Path) -> None:
 
 
 def test_a_log_that_stays_locked_is_given_up(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_deliveries_cli, "_BUSY_SECONDS", 0.0)
+    monkeypatch.setattr(_cli_store, "_BUSY_SECONDS", 0.0)
     writer = sqlite3.connect(filled, isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
     done = invoke(filled, "replay", "succeeded-1")

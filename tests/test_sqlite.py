@@ -795,7 +795,7 @@ def test_a_file_of_a_newer_version(path: Path) -> None:
         pass
     query(path, "PRAGMA user_version = 99")
     message = refusal(path)
-    assert "was written by a newer hubhooks (format 99; this version reads 3)" in message
+    assert "was written by a newer hubhooks (format 99; this version reads 4)" in message
     assert "upgrade hubhooks, or give another path" in message
     with pytest.raises(ConfigError, match="newer hubhooks"):
         SqliteStore(path).get("d1")

@@ -25,14 +25,14 @@ from hubhooks.models import (
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Container, Iterable, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from datetime import datetime
     from typing import TypeAlias
 
     from hubhooks._core import HubEvent
     from hubhooks._store.sqlite import Leader
-    from hubhooks.models import Reason
+    from hubhooks.models import Reason, RunGroup
 
     # The status in the JSON of a response.
     Status: TypeAlias = Literal[
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LONGEST_ERROR",
     "LONGEST_TRACEBACK",
+    "NO_GROUPS",
     "AcceptResult",
     "Backlog",
     "DeliveryStore",
@@ -61,6 +62,8 @@ __all__ = [
 
 # The longest error and traceback that a store keeps, in characters.
 LONGEST_ERROR = 4096
+# Of a delivery whose handlers have neither `serial=` nor `debounce=`.
+NO_GROUPS: Mapping[str, RunGroup] = {}
 LONGEST_TRACEBACK = 64 * 1024
 
 
@@ -191,6 +194,7 @@ class DeliveryStore(Protocol):
         action: str = "",
         repo: str | None = None,
         headers: Iterable[tuple[bytes, bytes]] = (),
+        groups: Mapping[str, RunGroup] = NO_GROUPS,
     ) -> AcceptResult:
         """Record that a delivery came, and decide what is to run.
 
@@ -203,6 +207,7 @@ class DeliveryStore(Protocol):
             scope: that of the event.
             action: that of the event.
             repo: the name of the event's repository.
+            groups: the groups of runs, for `serial=` and `debounce=`.
             headers: those of the request; what may be secret in them is not kept.
 
         Raises:
@@ -313,6 +318,7 @@ class DeliveryStore(Protocol):
         *,
         among: Container[str] | None = None,
         interrupted: bool = False,
+        grouped: Container[str] = (),
     ) -> builtins.list[Due]:
         """List runs that can start, the oldest first.
 
@@ -321,10 +327,11 @@ class DeliveryStore(Protocol):
             without: the handlers that are busy.
             among: the handlers that there are; None for any.
             interrupted: those during which the process died before, and not the others.
+            grouped: the handlers with `serial=` or `debounce=`.
         """
         ...
 
-    def seconds_to_next(self) -> float | None:
+    def seconds_to_next(self, grouped: Iterable[str] = ()) -> float | None:
         """Tell in how many seconds another waiting run is due; None if none waits."""
         ...
 
@@ -332,7 +339,15 @@ class DeliveryStore(Protocol):
         """Look up the body of a delivery that is about to run."""
         ...
 
-    def claim(self, delivery_id: str, handler: str) -> RunContext | None:
+    def read_superseded(
+        self, delivery_id: str, handler: str
+    ) -> tuple[tuple[str, ...], bytes | None]:
+        """Read the ids of the deliveries that a run replaced, and the body of the oldest one."""
+        ...
+
+    def claim(
+        self, delivery_id: str, handler: str, *, is_grouped: bool = False
+    ) -> RunContext | None:
         """Record that a handler is about to run, and give what it is told.
 
         Returns:
@@ -484,6 +499,7 @@ class MemoryStore:
         action: str = "",
         repo: str | None = None,
         headers: Iterable[tuple[bytes, bytes]] = (),  # noqa: ARG002 - not kept
+        groups: Mapping[str, RunGroup] = NO_GROUPS,  # noqa: ARG002 - runs start at once
     ) -> AcceptResult:
         """Record that a delivery came, and decide what is to run.
 
@@ -519,6 +535,14 @@ class MemoryStore:
             names = tuple(dict.fromkeys(handlers))
             self._add(delivery, known, names)
         return AcceptResult(status_of(skipped), delivery_id, names)
+
+    def read_superseded(
+        self,
+        delivery_id: str,  # noqa: ARG002 - see `accept`
+        handler: str,  # noqa: ARG002 - see `accept`
+    ) -> tuple[tuple[str, ...], bytes | None]:
+        """Return no delivery: none is replaced in memory."""
+        return (), None
 
     def mark_acknowledged(self, delivery_id: str, *, delivered: bool) -> None:
         """Record whether the answer is known to have reached the Hub."""
@@ -622,6 +646,7 @@ class MemoryStore:
         *,
         among: Container[str] | None = None,
         interrupted: bool = False,
+        grouped: Container[str] = (),  # noqa: ARG002 - see `accept`
     ) -> builtins.list[Due]:
         """List runs that can start, those that waited first; none was ever interrupted."""
         if interrupted:
@@ -637,7 +662,10 @@ class MemoryStore:
                     found.append((delivery_id, handler))
         return found
 
-    def seconds_to_next(self) -> float | None:
+    def seconds_to_next(
+        self,
+        grouped: Iterable[str] = (),  # noqa: ARG002 - see `accept`
+    ) -> float | None:
         """Tell in how many seconds another waiting run is due; None if none waits."""
         now = time.monotonic()
         with self._lock:
@@ -649,7 +677,13 @@ class MemoryStore:
         delivery = self._records.get(delivery_id)
         return None if delivery is None else delivery.body
 
-    def claim(self, delivery_id: str, handler: str) -> RunContext | None:
+    def claim(
+        self,
+        delivery_id: str,
+        handler: str,
+        *,
+        is_grouped: bool = False,  # noqa: ARG002 - see `accept`
+    ) -> RunContext | None:
         """Record that a handler is about to run, and give what it is told."""
         key = (delivery_id, handler)
         with self._lock:

@@ -16,6 +16,7 @@ from hubhooks._process import Process, current_process, is_alive
 from hubhooks._store.base import (
     LONGEST_ERROR,
     LONGEST_TRACEBACK,
+    NO_GROUPS,
     AcceptResult,
     Backlog,
     decide_redelivery,
@@ -25,6 +26,16 @@ from hubhooks._store.base import (
 )
 from hubhooks._store.busy import retry_while_busy
 from hubhooks._store.connection import Database
+from hubhooks._store.groups import (
+    GROUPS_MIGRATION,
+    drop_groups,
+    is_blocked,
+    list_ready_in_groups,
+    read_groups,
+    read_superseded,
+    seconds_to_next_group,
+    write_group,
+)
 from hubhooks._store.headers import storable
 from hubhooks._store.private_files import protect
 from hubhooks.errors import BusyError, ConfigError, StoreError
@@ -34,6 +45,7 @@ from hubhooks.models import (
     Delivery,
     Run,
     RunContext,
+    RunGroup,
     State,
     Stats,
     aggregate_state,
@@ -163,6 +175,8 @@ MIGRATIONS = (
             ("runs", "state", "done", "succeeded"),
         )
     ),
+    # Groups of runs, for `serial=` and `debounce=`.
+    GROUPS_MIGRATION,
 )
 
 
@@ -445,6 +459,7 @@ class SqliteStore:
         action: str = "",
         repo: str | None = None,
         headers: Iterable[tuple[bytes, bytes]] = (),
+        groups: Mapping[str, RunGroup] = NO_GROUPS,
     ) -> AcceptResult:
         """Record that a delivery came, and decide what is to run."""
         if delivery_id is None:
@@ -476,6 +491,8 @@ class SqliteStore:
             delivery.is_replay = known is not None and known.is_acknowledged
             names = tuple(dict.fromkeys(handlers))
             self._keep(delivery, known, names)
+            if groups:
+                self._write_groups(delivery, {n: groups[n] for n in names if n in groups})
         return AcceptResult(status_of(skipped), delivery_id, names)
 
     def replay(self, delivery_id: str, handlers: Sequence[str] = ()) -> tuple[str, ...]:
@@ -514,7 +531,10 @@ class SqliteStore:
                 delivery.headers = known.headers
                 delivery.is_replay = True
                 delivery.is_acknowledged = known.is_acknowledged
+                groups = self._read_groups(delivery_id)
                 self._keep(delivery, known, names)
+                if groups:
+                    self._write_groups(delivery, {n: groups[n] for n in names if n in groups})
                 # As if another process queued it: the next look at the store finds it.
                 self._seen = None
         return names
@@ -596,7 +616,7 @@ class SqliteStore:
             else:
                 (seq,) = self._db.execute(_SEQ, (known.id,)).fetchone()
                 self._body_bytes -= _drop_body(self._db.execute, seq, known.size)
-                for table in ("runs", "attempts", "deliveries"):
+                for table in ("runs", "attempts", "run_groups", "deliveries"):
                     self._db.execute(f"DELETE FROM {table} WHERE seq = ?", (seq,))  # noqa: S608 - see above
         queue_runs(delivery, handlers)
         self._body_bytes += delivery.size
@@ -625,6 +645,26 @@ class SqliteStore:
             for attempt in run.history:
                 started = (seq, run.handler, attempt.number, _to_timestamp(attempt.started_at))
                 self._db.execute(_INSERT_ATTEMPT, (*started, attempt.process))
+
+    def _read_groups(self, delivery_id: str) -> dict[str, RunGroup]:
+        """Read the groups of a delivery before a replay. A replay waits for no newer delivery."""
+        row = self._db.execute(_SEQ, (delivery_id,)).fetchone()
+        stored = () if row is None else read_groups(self._db.execute, row[0])
+        return {group.handler: RunGroup(group.serial, group.subject, 0.0) for group in stored}
+
+    def _write_groups(self, delivery: Delivery, groups: Mapping[str, RunGroup]) -> None:
+        """Insert a delivery now, not at the end of the transaction, and store its groups."""
+        del self._new[delivery.id]
+        self._insert(delivery)
+        (seq,) = self._db.execute(_SEQ, (delivery.id,)).fetchone()
+        for handler, group in groups.items():
+            write_group(self._db.execute, seq, delivery.id, handler, group, _now())
+
+    def read_superseded(
+        self, delivery_id: str, handler: str
+    ) -> tuple[tuple[str, ...], bytes | None]:
+        """Read the ids of the deliveries that a run replaced, and the body of the oldest one."""
+        return read_superseded(self._db.execute, delivery_id, handler)
 
     def _make_room(self, size: int) -> None:
         """Drop old bodies for a new one, where `prune`, which leaves room, did not come in time."""
@@ -845,6 +885,7 @@ class SqliteStore:
         *,
         among: Container[str] | None = None,
         interrupted: bool = False,
+        grouped: Container[str] = (),
     ) -> builtins.list[Due]:
         """List runs that can start, the oldest first.
 
@@ -853,6 +894,7 @@ class SqliteStore:
             without: the handlers that are busy.
             among: the handlers that there are; None for any.
             interrupted: those during which the process died before, and not the others.
+            grouped: the handlers with `serial=` or `debounce=`.
         """
         now = _now()
         times = (now, now + _CLOCK_SLACK)
@@ -860,22 +902,37 @@ class SqliteStore:
         # What was interrupted waits, and is never queued.
         for state in (State.RETRYING,) if interrupted else (State.QUEUED, State.RETRYING):
             for (handler,) in self._db.execute(_HANDLERS, (state, state)).fetchall():
-                if handler not in without and (among is None or handler in among):
+                if handler in without or not (among is None or handler in among):
+                    continue
+                if handler in grouped:
+                    execute = self._db.execute
+                    found += list_ready_in_groups(
+                        execute, state, handler, times, limit, crashed=interrupted
+                    )
+                else:
                     values = (state, handler, interrupted, *times, limit)
                     found += self._db.execute(_DUE, values)
         return [(delivery_id, handler) for _, _, delivery_id, handler in sorted(found)[:limit]]
 
-    def seconds_to_next(self) -> float | None:
-        """Tell in how many seconds another waiting run is due; None if none waits."""
+    def seconds_to_next(self, grouped: Iterable[str] = ()) -> float | None:
+        """Return the seconds to the next retry, or to the end of a wait; None if none waits.
+
+        Args:
+            grouped: the handlers with `serial=` or `debounce=`.
+        """
         now = _now()
         (due_at,) = self._db.execute(_NEXT_DUE, (now,)).fetchone()
-        return None if due_at is None else float(due_at - now)
+        seconds = None if due_at is None else float(due_at - now)
+        wait = seconds_to_next_group(self._db.execute, grouped, now)
+        return min((each for each in (seconds, wait) if each is not None), default=None)
 
     def body(self, delivery_id: str) -> bytes | None:
         """Look up the body of a delivery that is about to run."""
         return _body(self._db.execute, delivery_id)
 
-    def claim(self, delivery_id: str, handler: str) -> RunContext | None:
+    def claim(
+        self, delivery_id: str, handler: str, *, is_grouped: bool = False
+    ) -> RunContext | None:
         """Record that a handler is about to run, and give what it is told.
 
         Returns:
@@ -895,6 +952,8 @@ class SqliteStore:
                 return RunContext(
                     delivery_id, run.attempts, new.is_replay, new.received_at, handler
                 )
+            if is_grouped and is_blocked(self._db.execute, delivery_id, handler, now):
+                return None
             row = self._db.execute(_STARTABLE, (handler, delivery_id)).fetchone()
             if row is None:
                 return None
@@ -1449,6 +1508,7 @@ def _drop(connection: sqlite3.Connection, chosen: Sequence[tuple[int, int]], *, 
         if execute(_DROP_ROW, (seq, seq)).rowcount:
             execute("DELETE FROM runs WHERE seq = ?", (seq,))
             execute("DELETE FROM attempts WHERE seq = ?", (seq,))
+            drop_groups(execute, seq)
     execute("COMMIT")
     return len(chosen)
 
