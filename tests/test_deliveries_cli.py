@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from hubhooks import State, Webhooks, testing
 from hubhooks._samples import compact, sample_json
-from hubhooks._store import sqlite
+from hubhooks._store import clock, prune, reads
 from hubhooks._store.leader import LeaderLock
 from hubhooks._store.sqlite import SqliteStore
 from hubhooks.cli import make_app
@@ -340,7 +340,7 @@ def test_old_deliveries_are_not_recent(path: Path, monkeypatch: pytest.MonkeyPat
         for name, hours in (("old", 3), ("new", 1)):
             with monkeypatch.context() as patch:
                 then = time.time() - hours * 3600
-                patch.setattr(sqlite, "_now", lambda then=then: then)
+                patch.setattr(clock, "now", lambda then=then: then)
                 accept(log, name)
     assert [record["id"] for record in said(path, "list", "--since", "2h")] == ["new"]
     yesterday = datetime.now().astimezone() - timedelta(hours=2)
@@ -596,8 +596,9 @@ def test_all_that_failed_are_told_of_even_if_they_are_dropped_meanwhile(
         for name in names:
             accept(log, name, "retrain")
             end(log, name, retrain="failed")
-    monkeypatch.setattr(sqlite, "_CHUNK_ROWS", 2)
-    monkeypatch.setattr(sqlite, "_IDS_OUTLIVE_BODIES", 0)
+    monkeypatch.setattr(reads, "_PAGE_ROWS", 2)
+    monkeypatch.setattr(prune, "CHUNK_ROWS", 2)
+    monkeypatch.setattr(prune, "_IDS_OUTLIVE_BODIES", 0)
     choose = _replay._replay_of  # noqa: SLF001 - called between two pages
     pruned: list[bool] = []
 
@@ -815,7 +816,7 @@ def test_old_bodies_are_dropped_and_unfinished_work_stays(filled: Path) -> None:
 
 def test_ids_outlive_bodies(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(path) as log, monkeypatch.context() as patch:
-        patch.setattr(sqlite, "_now", lambda: time.time() - 8 * DAY)
+        patch.setattr(clock, "now", lambda: time.time() - 8 * DAY)
         accept(log, "d1")
     assert " and 0 deliveries" in invoke(path, "prune", "--older-than", "2d").stdout
     assert [record["id"] for record in said(path, "list")] == ["d1"]

@@ -61,7 +61,7 @@ import os
 from hubhooks import Webhooks
 from hubhooks._store import sqlite
 
-sqlite._INTERRUPTED_SECONDS = 0.5
+sqlite._CRASH_BACKOFF_SECONDS = 0.5
 app = Webhooks()
 
 @app.on("repo.content", name="aborts")
@@ -108,10 +108,10 @@ def test_a_handler_that_kills_the_process_fails_in_the_end_and_the_app_comes_up(
 TELLS_PID = """
 import os, time
 from hubhooks import Webhooks
-from hubhooks._store import sqlite
+from hubhooks._store import clock, sqlite
 
-sqlite._INTERRUPTED_SECONDS = 0.5
-sqlite._now = lambda: time.time() - 3600 * os.path.exists("set-back")
+sqlite._CRASH_BACKOFF_SECONDS = 0.5
+clock.now = lambda: time.time() - 3600 * os.path.exists("set-back")
 app = Webhooks()
 
 @app.on(name="tells")
@@ -490,7 +490,7 @@ def died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Any, post: Any)
         due_after: float = 0,
         alone: float = 3600,
     ) -> Generator[Served]:
-        monkeypatch.setattr(sqlite, "_INTERRUPTED_SECONDS", due_after)
+        monkeypatch.setattr(sqlite, "_CRASH_BACKOFF_SECONDS", due_after)
         monkeypatch.setattr(service, "DEFAULT_TIMEOUTS", Timeouts(quarantine=alone))
         log = SqliteStore(tmp_path / "hubhooks.db")
         log.open()

@@ -27,7 +27,8 @@ from hypothesis.stateful import (
 )
 
 from hubhooks._store import base as deliveries
-from hubhooks._store import connection, sqlite
+from hubhooks._store import clock as clock_module
+from hubhooks._store import connection, inserts
 from hubhooks._store.base import AcceptResult, MemoryStore
 from hubhooks._store.sqlite import SqliteStore
 from hubhooks.errors import StoreError
@@ -658,9 +659,9 @@ class DiskMachine(LogMachine):
 
     def begin_with(self, on_replay: Any) -> None:
         self.model = DiskModel(on_replay)
-        self.patch.setattr(sqlite, "_now", lambda: self.model.now)
+        self.patch.setattr(clock_module, "now", lambda: self.model.now)
         # Or it would depend on the time whether room is looked for.
-        self.patch.setattr(sqlite, "_FULL_SECONDS", 0.0)
+        self.patch.setattr(inserts, "_FULL_SECONDS", 0.0)
         self.patch.setattr(connection, "_CHECKPOINT_BYTES", 0)
         self.patch.setattr(connection, "_TRUNCATE_BYTES", 0)
         self.leader = self.opened()

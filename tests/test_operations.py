@@ -19,7 +19,7 @@ from servers import PATIENCE, Server, started, wait_until
 from test_cli import ENVIRONMENT
 
 from hubhooks._samples import compact, sample_json
-from hubhooks._store import file_systems, sqlite
+from hubhooks._store import clock, file_systems
 from hubhooks._store import space as _space
 from hubhooks._store.base import MemoryStore
 from hubhooks._store.leader import LeaderLock
@@ -518,7 +518,7 @@ def test_replayed_run_starts_though_the_clock_was_set_back(
     with opened(tmp_path / "hubhooks.db") as store:
         store.accept("d1", BODY, (), "unhandled")
         assert store.replay("d1", ["handle"]) == ("handle",)
-        monkeypatch.setattr(sqlite, "_now", lambda: 1e9)
+        monkeypatch.setattr(clock, "now", lambda: 1e9)
         assert store.list_ready(1) == [("d1", "handle")]
 
 

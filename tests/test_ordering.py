@@ -117,7 +117,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr("hubhooks._store.sqlite._now", made)
+    monkeypatch.setattr("hubhooks._store.clock.now", made)
     return made
 
 
@@ -339,7 +339,7 @@ import os, time
 from hubhooks import Webhooks
 from hubhooks._store import sqlite
 
-sqlite._INTERRUPTED_SECONDS = 0.05
+sqlite._CRASH_BACKOFF_SECONDS = 0.05
 hooks = Webhooks()
 
 @hooks.on("repo.content", serial="repo")

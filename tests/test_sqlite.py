@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from servers import PATIENCE, patiently
 
-from hubhooks._store import connection, file_systems, sqlite
+from hubhooks._store import clock as clock_module
+from hubhooks._store import connection, file_systems, inserts, prune, schema
 from hubhooks._store.base import AcceptResult
 from hubhooks._store.connection import Database
 from hubhooks._store.leader import LeaderLock
@@ -67,7 +68,7 @@ def log(path: Path) -> Generator[SqliteStore]:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Give the time, which the test may change."""
     time = [1_800_000_000.0]
-    monkeypatch.setattr(sqlite, "_now", lambda: time[0])
+    monkeypatch.setattr(clock_module, "now", lambda: time[0])
     return time
 
 
@@ -210,8 +211,8 @@ def test_a_handler_during_which_the_process_is_killed_is_tried_three_times_more(
 ) -> None:
     code = """
         import sys
-        from hubhooks._store import sqlite
-        sqlite._now = lambda: float(sys.argv[2])
+        from hubhooks._store import clock, sqlite
+        clock.now = lambda: float(sys.argv[2])
         log = sqlite.SqliteStore(sys.argv[1])
         log.open()
         log.recover()
@@ -618,7 +619,7 @@ def test_another_process_is_noticed_when_it_writes(path: Path, log: SqliteStore)
 
 def test_whoever_reads_slowly_keeps_nobody_from_writing(path: Path, log: SqliteStore) -> None:
     log.accept("d1", b"{}", ["a"])
-    reader = Database(path, [[]] * len(sqlite.MIGRATIONS))
+    reader = Database(path, [[]] * len(schema.MIGRATIONS))
     with reader.open_connection() as connection:
         before = connection.execute("SELECT count(*) FROM deliveries").fetchone()
         log.accept("d2", b"{}", ["a"])
@@ -1300,7 +1301,7 @@ def test_the_oldest_bodies_of_finished_deliveries_make_room(path: Path) -> None:
 def test_a_log_full_of_unfinished_work_takes_no_more_until_some_is_finished(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "_FULL_SECONDS", 0.0)
+    monkeypatch.setattr(inserts, "_FULL_SECONDS", 0.0)
     with opened(path, max_bytes=100) as log:
         log.accept("finished", b"x" * 10, (), "unhandled")
         for number in range(10):
@@ -1323,7 +1324,7 @@ def test_what_came_back_to_life_since_it_was_chosen_is_not_dropped(
     log.accept("d1", b"{}", ["a"])
     run(log, "d1")
     clock[0] += 100 * DAY
-    drop = sqlite._drop  # noqa: SLF001 - to do something just before it
+    drop = prune._drop  # noqa: SLF001 - to do something just before it
 
     def revive_and_drop(*arguments: Any, **options: Any) -> int:
         log.recover()
@@ -1333,7 +1334,7 @@ def test_what_came_back_to_life_since_it_was_chosen_is_not_dropped(
         drop(*arguments, **options)
         return 0
 
-    monkeypatch.setattr(sqlite, "_drop", revive_and_drop)
+    monkeypatch.setattr(prune, "_drop", revive_and_drop)
     log.prune()
     assert log.body("d1") == b"{}"
     assert log.stats().body_bytes == 2
@@ -1405,12 +1406,13 @@ def test_the_log_in_figures(log: SqliteStore) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["_SEQ", "_COUNT_DUPLICATE", "_DELIVERED", "_SET_STATE", "_STARTABLE", "_START", "_STATES",
-     "_END", "_OVERDUE", "_STARTED", "_HANDLERS", "_DUE", "_NEXT_DUE", "_BODY",
-     "_OLDEST_UNFINISHED", "_DROP_BODY", "_DROP_ROW"],
+    ["SELECT_SEQ", "COUNT_DUPLICATE", "SET_ACKNOWLEDGED", "SET_STATE", "SELECT_STARTABLE",
+     "START_RUN", "SELECT_STATES", "END_RUN", "SET_STUCK", "SELECT_STARTED_RUNS", "SELECT_HANDLERS",
+     "SELECT_READY", "SELECT_NEXT_DUE", "SELECT_BODY", "SELECT_OLDEST_UNFINISHED", "DROP_BODY",
+     "DROP_DELIVERY", "DELETE_RUNS", "DELETE_ATTEMPTS", "DELETE_GROUPS", "DELETE_DELIVERY"],
 )  # fmt: skip
 def test_no_statement_of_every_day_reads_a_whole_table(log: SqliteStore, name: str) -> None:
-    sql = getattr(sqlite, name).format(handlers="?")
+    sql = getattr(schema, name)
     steps = [row[3] for row in ask(log, f"EXPLAIN QUERY PLAN {sql}", *"1" * sql.count("?"))]
     assert any("SEARCH" in step for step in steps)
     assert not [step for step in steps if re.search("SCAN (deliveries|runs|bodies)$", step)]

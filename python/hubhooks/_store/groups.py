@@ -18,25 +18,13 @@ if TYPE_CHECKING:
     Execute = Callable[..., Any]
 
 __all__ = [
-    "GROUPS_MIGRATION", "StoredGroup", "drop_groups", "is_blocked", "list_ready_in_groups",
+    "StoredGroup", "is_blocked", "list_ready_in_groups",
     "read_groups", "read_superseded", "seconds_to_next_group", "write_group",
 ]  # fmt: skip
 
 # A run waits at most so many times its `debounce=` for newer deliveries.
 _MAX_WAITS = 10
 
-GROUPS_MIGRATION = (
-    # `ready_at` is the end of the wait for a newer delivery. `first_at` is when the oldest delivery
-    # that this run replaces was stored. `superseded_by` is the delivery that replaced this one.
-    """CREATE TABLE run_groups (
-        seq INTEGER NOT NULL, handler TEXT NOT NULL, serial TEXT NOT NULL, subject TEXT NOT NULL,
-        ready_at REAL NOT NULL, first_at REAL NOT NULL, superseded_by INTEGER,
-        PRIMARY KEY (seq, handler)) WITHOUT ROWID""",
-    "CREATE INDEX run_groups_serial ON run_groups (handler, serial, seq) WHERE serial <> ''",
-    "CREATE INDEX run_groups_subject ON run_groups (handler, subject, seq) WHERE subject <> ''",
-    """CREATE INDEX run_groups_superseded ON run_groups (superseded_by, handler)
-        WHERE superseded_by IS NOT NULL""",
-)
 # An earlier run of the group comes first, in any state, unless it has ended.
 _EARLIER = """
     EXISTS (SELECT 1 FROM run_groups AS earlier JOIN runs AS other USING (seq, handler)
@@ -116,11 +104,6 @@ def read_groups(execute: Execute, seq: int) -> list[StoredGroup]:
     """Read the groups of the runs of a delivery."""
     rows = execute("SELECT handler, serial, subject FROM run_groups WHERE seq = ?", (seq,))
     return [StoredGroup(*row) for row in rows]
-
-
-def drop_groups(execute: Execute, seq: int) -> None:
-    """Drop the groups of a delivery that is dropped."""
-    execute("DELETE FROM run_groups WHERE seq = ?", (seq,))
 
 
 def is_blocked(execute: Execute, delivery_id: str, handler: str, now: float) -> bool:

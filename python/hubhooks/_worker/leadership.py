@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hubhooks._app_code import AppCode
-    from hubhooks._store.base import DeliveryStore, Interrupted
-    from hubhooks._store.sqlite import Leader
+    from hubhooks._store.base import DeliveryStore, Interrupted, Leader
     from hubhooks._worker.timeouts import Timeouts
     from hubhooks.routing import Router
 

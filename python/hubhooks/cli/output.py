@@ -34,7 +34,7 @@ from hubhooks.models import State
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from hubhooks._store.sqlite import Leader
+    from hubhooks._store.base import Leader
     from hubhooks.cli.replay import Replay
     from hubhooks.models import Delivery, Run, Stats
 
