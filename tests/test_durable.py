@@ -1087,7 +1087,7 @@ def test_all_who_wait_for_another_process_are_kept_in_one_batch(
     class Counting(SqliteStore):
         @contextmanager
         def transaction(self) -> Generator[None]:
-            is_outermost = not self._db.is_in_batch
+            is_outermost = not self._db.in_transaction
             with super().transaction():
                 if is_outermost:
                     sizes.append(0)
@@ -1205,10 +1205,10 @@ def test_a_handler_whose_start_was_not_stored_keeps_no_place(
     errors = [StoreError("its disk is full")]
 
     class Failing(SqliteStore):
-        def claim(self, delivery_id: str, handler: str) -> RunContext | None:
+        def claim(self, delivery_id: str, handler: str, **more: Any) -> RunContext | None:
             if handler == "second" and errors:
                 raise errors.pop()
-            return super().claim(delivery_id, handler)
+            return super().claim(delivery_id, handler, **more)
 
     hooks = Webhooks("moon", deliveries=tmp_path / "hubhooks.db")
     hooks.store.__class__ = Failing
