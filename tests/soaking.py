@@ -23,9 +23,9 @@ _BODY = compact(sample_json("repo.content.update"))
 _APP = """
 import asyncio, os, time
 from hubhooks import Webhooks
-from hubhooks._store import sqlite
+from hubhooks._store import leadership
 
-sqlite._CRASH_BACKOFF_SECONDS = 0.05  # so that nobody waits for what a kill interrupted
+leadership._CRASH_BACKOFF_SECONDS = 0.05  # so that nobody waits for what a kill interrupted
 app = Webhooks()
 ran = os.open("ran", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 

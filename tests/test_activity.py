@@ -15,7 +15,6 @@ from servers import PATIENCE
 
 from hubhooks import Verifier, Webhooks
 from hubhooks._samples import sample_json, with_overrides
-from hubhooks._store.base import MemoryStore
 from hubhooks._store.sqlite import SqliteStore
 from hubhooks.admin.access import (
     AdminSessions,
@@ -80,8 +79,8 @@ class House(NamedTuple):
 
 @pytest.fixture(params=["memory", "disk"])
 def house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[House]:
-    log: DeliveryStore = (
-        MemoryStore() if request.param == "memory" else SqliteStore(tmp_path / "hubhooks.db")
+    log: DeliveryStore = SqliteStore(
+        ":memory:" if request.param == "memory" else tmp_path / "hubhooks.db"
     )
     log.open()
     log.recover()

@@ -25,7 +25,7 @@ from hubhooks._http import app as app_module
 from hubhooks._http import lag
 from hubhooks._http.app import WebhookApp
 from hubhooks._http.receiver import Receiver
-from hubhooks._store.base import MemoryStore
+from hubhooks._store.sqlite import SqliteStore
 from hubhooks._worker.service import WorkerService
 from hubhooks.routing import Router
 from hubhooks.webhooks import Webhooks
@@ -51,7 +51,7 @@ class House:
         **options: Any,
     ) -> None:
         self.router = Router()
-        self.log = MemoryStore()
+        self.log = SqliteStore(":memory:")
         verifier = None if secret is None else Verifier(secret)
         self.receiver = Receiver(self.router, self.log, lambda: verifier, **options)
         self.worker = WorkerService(self.router, self.log)

@@ -22,7 +22,6 @@ from soaking import soak
 from hubhooks import HubEvent, Ignore, Retry, RunContext, Webhooks
 from hubhooks._http import app as app_module
 from hubhooks._samples import compact, sample_json
-from hubhooks._store import sqlite
 from hubhooks._store.leader import LeaderLock
 from hubhooks._store.sqlite import SqliteStore
 from hubhooks._worker import service
@@ -59,9 +58,9 @@ def test_nothing_acknowledged_is_lost_when_the_server_is_killed_again_and_again(
 ABORTS = """
 import os
 from hubhooks import Webhooks
-from hubhooks._store import sqlite
+from hubhooks._store import leadership
 
-sqlite._CRASH_BACKOFF_SECONDS = 0.5
+leadership._CRASH_BACKOFF_SECONDS = 0.5
 app = Webhooks()
 
 @app.on("repo.content", name="aborts")
@@ -108,9 +107,9 @@ def test_a_handler_that_kills_the_process_fails_in_the_end_and_the_app_comes_up(
 TELLS_PID = """
 import os, time
 from hubhooks import Webhooks
-from hubhooks._store import clock, sqlite
+from hubhooks._store import clock, leadership
 
-sqlite._CRASH_BACKOFF_SECONDS = 0.5
+leadership._CRASH_BACKOFF_SECONDS = 0.5
 clock.now = lambda: time.time() - 3600 * os.path.exists("set-back")
 app = Webhooks()
 
@@ -490,7 +489,7 @@ def died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Any, post: Any)
         due_after: float = 0,
         alone: float = 3600,
     ) -> Generator[Served]:
-        monkeypatch.setattr(sqlite, "_CRASH_BACKOFF_SECONDS", due_after)
+        monkeypatch.setattr(leadership, "_CRASH_BACKOFF_SECONDS", due_after)
         monkeypatch.setattr(service, "DEFAULT_TIMEOUTS", Timeouts(quarantine=alone))
         log = SqliteStore(tmp_path / "hubhooks.db")
         log.open()

@@ -22,7 +22,6 @@ from servers import PATIENCE, UVICORN, started, wait_until
 from hubhooks import HubEvent, Ignore, Retry, Webhooks
 from hubhooks._logging import SafeLogger, text_of
 from hubhooks._samples import compact, sample_json
-from hubhooks._store.base import MemoryStore
 from hubhooks._store.leader import LeaderLock
 from hubhooks._store.sqlite import SqliteStore
 from hubhooks._worker import service
@@ -440,7 +439,7 @@ def test_a_run_is_recorded_although_ctrl_c_comes_while_its_exception_is_read(
         def __str__(self) -> str:
             raise KeyboardInterrupt
 
-    router, log = Router(), MemoryStore()
+    router, log = Router(), SqliteStore(":memory:")
     sample = event("repo.create")
 
     @router.on(name="ignores")

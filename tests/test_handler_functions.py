@@ -19,7 +19,7 @@ import pytest
 from servers import PATIENCE, wait_until
 
 from hubhooks import HubEvent, Router, RunContext, Webhooks, testing
-from hubhooks._store.base import MemoryStore
+from hubhooks._store.sqlite import SqliteStore
 from hubhooks._worker.service import WorkerService
 from hubhooks.errors import ConfigError
 from hubhooks.models import AcceptedRuns
@@ -198,7 +198,7 @@ class Bot:
 
 def handle(function: Any, event: HubEvent, **options: Any) -> Run:
     """Run a handler on an event as a server does, to its end."""
-    router, log = Router(), MemoryStore()
+    router, log = Router(), SqliteStore(":memory:")
     router.add(function, name="handler", **options)
     worker = WorkerService(router, log)
 
@@ -289,7 +289,7 @@ def test_wrapped_async_function_runs_on_the_servers_loop(event: Event) -> None:
         async def handler(self, event: HubEvent) -> None:
             await note()
 
-    router, log = Router(), MemoryStore()
+    router, log = Router(), SqliteStore(":memory:")
     router.add(Server().handler)
     worker = WorkerService(router, log)
 
@@ -344,7 +344,7 @@ def test_wrapped_async_function_is_cancelled_when_the_server_stops(event: Event)
         is_waiting.set()
         await asyncio.Event().wait()
 
-    router, log = Router(), MemoryStore()
+    router, log = Router(), SqliteStore(":memory:")
     router.add(wrapped(waits), name="handler")
     worker = WorkerService(router, log)
 
@@ -370,7 +370,7 @@ def test_coroutine_returned_after_the_stop_is_closed_and_recorded(event: Event) 
         may_return.wait(PATIENCE)
         return coroutine(event)
 
-    router, log = Router(), MemoryStore()
+    router, log = Router(), SqliteStore(":memory:")
     router.add(returns_late, name="handler")
     worker = WorkerService(router, log)
 

@@ -15,7 +15,6 @@ from servers import PATIENCE, started
 from hubhooks import HubEvent, Router
 from hubhooks._http.receiver import Receiver
 from hubhooks._samples import compact, sample_json, with_overrides
-from hubhooks._store.base import MemoryStore
 from hubhooks._store.sqlite import SqliteStore
 from hubhooks.cli.deliveries import _file_name
 from hubhooks.errors import PayloadError
@@ -188,7 +187,7 @@ def test_mention_is_searched_in_first_mebibyte(event):
 
 @contextlib.contextmanager
 def log_in(kind, folder):
-    log = MemoryStore() if kind == "memory" else SqliteStore(folder / "hubhooks.db")
+    log = SqliteStore(":memory:" if kind == "memory" else folder / "hubhooks.db")
     log.open()
     try:
         yield log
@@ -249,7 +248,7 @@ def test_all_that_is_kept_and_logged_of_unhandled_delivery_is_short(kind, field,
 
 
 def test_long_ids_that_differ_are_two_deliveries():
-    receiver = receiver_of(Router(), MemoryStore())
+    receiver = receiver_of(Router(), SqliteStore(":memory:"))
     content = compact(sample_json("repo.create"))
     ids = [
         receiver.receive([(b"webhook-id", b"i" * length)], content).delivery_id
@@ -262,8 +261,8 @@ def test_long_ids_that_differ_are_two_deliveries():
 
 
 def test_file_name_of_export_is_one_that_file_systems_take(tmp_path):
-    log = MemoryStore()
-    log.accept("d1", b"{}", scope="s" * 300, action="é" * 300)
+    log = SqliteStore(":memory:")
+    log.accept("d1", b"{}", (), "unhandled", scope="s" * 300, action="é" * 300)
     path = tmp_path / _file_name(log.get("d1"))
     path.write_bytes(b"{}")
     assert path.name.endswith("d1.json")

@@ -9,7 +9,6 @@ import sqlite3
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -26,10 +25,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from hubhooks._store import base as deliveries
 from hubhooks._store import clock as clock_module
 from hubhooks._store import connection, inserts
-from hubhooks._store.base import AcceptResult, MemoryStore
+from hubhooks._store.base import AcceptResult
+from hubhooks._store.memory import MemoryLimits
 from hubhooks._store.sqlite import SqliteStore
 from hubhooks.errors import StoreError
 
@@ -628,14 +627,10 @@ def seen(record: Any) -> tuple[Any, ...]:
 class MemoryMachine(LogMachine):
     def begin_with(self, on_replay: Any) -> None:
         self.model = MemoryModel(on_replay)
-        log: Any = MemoryStore(
-            on_replay=on_replay, keep=KEPT, keep_bytes=ROOM // 2, hold_bytes=ROOM
-        )
-        self.patch.setattr(
-            log, "_now", lambda: datetime.fromtimestamp(self.model.now, timezone.utc)
-        )
-        clock = SimpleNamespace(monotonic=lambda: self.model.now)
-        self.patch.setattr(deliveries, "time", clock)
+        clock = SimpleNamespace(monotonic=lambda: self.model.now, time=lambda: self.model.now)
+        self.patch.setattr(clock_module, "time", clock)
+        limits = MemoryLimits(KEPT, ROOM // 2, ROOM)
+        log: Any = SqliteStore(":memory:", on_replay=on_replay, limits=limits)
         self.leader = Process(log)
 
     @rule(seconds=st.sampled_from([1, 5, 3600]))

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from contextlib import closing, contextmanager
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,8 @@ from test_cli import ENVIRONMENT
 from hubhooks._samples import compact, sample_json
 from hubhooks._store import clock, file_systems
 from hubhooks._store import space as _space
-from hubhooks._store.base import MemoryStore
 from hubhooks._store.leader import LeaderLock
+from hubhooks._store.memory import MemoryLimits
 from hubhooks._store.sqlite import SqliteStore
 from hubhooks.admin import operations as _operations
 from hubhooks.admin.queries import Activity
@@ -369,7 +369,7 @@ def test_app_without_a_secret_is_not_ready(tmp_path: Path) -> None:
 
 
 def test_app_without_room_beside_unfinished_work_is_not_ready() -> None:
-    store = MemoryStore(hold_bytes=3000)
+    store = SqliteStore(":memory:", limits=MemoryLimits(hold_bytes=3000))
     store.accept("d1", b" " * 2000, ("handle",))
     store.check_writable()
     with pytest.raises(StoreError):
@@ -447,7 +447,7 @@ def test_store_without_a_living_leader_says_so(tmp_path: Path) -> None:
 @pytest.fixture(params=["memory", "disk"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DeliveryStore]:
     if request.param == "memory":
-        yield MemoryStore()
+        yield SqliteStore(":memory:")
     else:
         with opened(tmp_path / "hubhooks.db") as made:
             yield made
@@ -460,11 +460,9 @@ def age(store: DeliveryStore) -> float | None:
 
 def make_old(store: DeliveryStore, delivery_id: str) -> None:
     """Let a delivery be one of a day ago."""
-    if isinstance(store, MemoryStore):
-        store._records[delivery_id].received_at -= timedelta(days=1)  # noqa: SLF001 - see above
-    else:
-        with closing(sqlite3.connect(store.path, isolation_level=None)) as file:
-            file.execute("UPDATE deliveries SET received_at = received_at - 86400")
+    database: Any = store._db  # noqa: SLF001 - in memory there is no other way
+    with database.transaction():
+        database.execute("UPDATE deliveries SET received_at = received_at - 86400")
 
 
 def test_replayed_run_waits_since_its_replay(store: DeliveryStore) -> None:

@@ -337,9 +337,9 @@ def test_serial_handler_runs_one_delivery_of_a_repository_at_a_time(
 SERIAL = """
 import os, time
 from hubhooks import Webhooks
-from hubhooks._store import sqlite
+from hubhooks._store import leadership
 
-sqlite._CRASH_BACKOFF_SECONDS = 0.05
+leadership._CRASH_BACKOFF_SECONDS = 0.05
 hooks = Webhooks()
 
 @hooks.on("repo.content", serial="repo")

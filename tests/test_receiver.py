@@ -12,7 +12,8 @@ import pytest
 from hubhooks._core import Verifier
 from hubhooks._http import receiver as receiver_module
 from hubhooks._http.receiver import RESPONSES, Receiver
-from hubhooks._store.base import MemoryStore
+from hubhooks._store.memory import MemoryLimits
+from hubhooks._store.sqlite import SqliteStore
 from hubhooks.errors import ConfigError, StoreError
 from hubhooks.routing import Router
 
@@ -30,7 +31,7 @@ SECRET_HEADER = [(b"x-webhook-secret", b"moon")]
 def matching(event: HubEvent) -> None: ...
 
 
-class FullDisk(MemoryStore):
+class FullDisk(SqliteStore):
     def accept(self, *_: Any, **__: Any) -> AcceptResult:
         msg = "the disk is full"
         raise StoreError(msg)
@@ -45,11 +46,11 @@ def make(
     disk_full: bool = False,
     stopping: bool = False,
     **options: Any,
-) -> tuple[Receiver, MemoryStore, Router]:
+) -> tuple[Receiver, SqliteStore, Router]:
     router = Router(ignore_authors=ignore_authors)
     for name, scope in handlers.items():
         router.add(matching, scope, name=name)
-    log = (FullDisk if disk_full else MemoryStore)(on_replay=on_replay)
+    log = (FullDisk if disk_full else SqliteStore)(":memory:", on_replay=on_replay)
 
     def verifier() -> Verifier | None:
         return None if secret is None else Verifier(secret)
@@ -151,7 +152,7 @@ def test_hooks_for_the_unhandled_get_the_event_and_others_get_no_work(
 
 
 def test_a_log_that_holds_no_more_has_the_hub_send_it_again(body: Callable[..., bytes]) -> None:
-    router, log = Router(), MemoryStore(hold_bytes=1)
+    router, log = Router(), SqliteStore(":memory:", limits=MemoryLimits(hold_bytes=1))
     router.add(matching, "repo.content", name="retrain")
     receiver = Receiver(router, log, lambda: None, allow_unsigned=True)
     answer = receiver.receive([], body("repo.content.update"))

@@ -11,7 +11,6 @@ from servers import PATIENCE, wait_until
 from test_cli import hubhooks
 
 from hubhooks import Webhooks
-from hubhooks._store.base import MemoryStore
 from hubhooks._store.sqlite import SqliteStore
 from hubhooks.errors import ConfigError
 
@@ -27,7 +26,7 @@ HEADERS = {"authorization": f"Bearer {TOKEN}"}
 
 @pytest.fixture(params=["memory", "disk"])
 def log(request: Any, tmp_path: Path) -> Generator[DeliveryStore]:
-    made = MemoryStore() if request.param == "memory" else SqliteStore(tmp_path / "hubhooks.db")
+    made = SqliteStore(":memory:" if request.param == "memory" else tmp_path / "hubhooks.db")
     made.open()
     made.recover()
     yield made

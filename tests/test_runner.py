@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from servers import PATIENCE
 
-from hubhooks._store.base import MemoryStore
+from hubhooks._store.sqlite import SqliteStore
 from hubhooks._worker.service import WorkerService
 from hubhooks.errors import ConfigError
 from hubhooks.models import AcceptedRuns, Delivery, Ignore, RunContext
@@ -33,7 +33,7 @@ class Bench:
     def __init__(self, event: HubEvent, **options: Any) -> None:
         self.event = event
         self.router = Router()
-        self.log = MemoryStore()
+        self.log = SqliteStore(":memory:")
         self.worker = WorkerService(self.router, self.log, **options)
         self.on = self.router.on
 
@@ -998,12 +998,12 @@ def test_a_stuck_sync_handler_does_not_hold_up_the_end_of_the_process() -> None:
 import asyncio, threading
 from hubhooks._core import HubEvent
 from hubhooks._samples import compact, sample_json
-from hubhooks._store.base import MemoryStore
+from hubhooks._store.sqlite import SqliteStore
 from hubhooks.models import AcceptedRuns
 from hubhooks.routing import Router
 from hubhooks._worker.service import WorkerService
 
-router, log, begun = Router(), MemoryStore(), threading.Event()
+router, log, begun = Router(), SqliteStore(":memory:"), threading.Event()
 
 @router.on()
 def stuck(event):

@@ -12,7 +12,6 @@ import pytest
 from servers import PATIENCE, ROOT, Server, started
 
 from hubhooks._samples import compact, sample_json
-from hubhooks._store.base import MemoryStore
 from hubhooks._store.sqlite import SqliteStore
 from hubhooks.admin.queries import Activity
 from hubhooks.admin.tab_html import overview_html
@@ -167,7 +166,7 @@ def test_handler_that_comes_back_runs_them(renamed: Server) -> None:
 
 
 def test_runs_in_memory_wait_for_an_unknown_handler_too() -> None:
-    store = MemoryStore()
+    store = SqliteStore(":memory:")
     store.accept("d1", b"{}", ["gone", "there"])
     assert store.list_ready(9, among={"there"}) == [("d1", "there")]
     assert store.waiting_handlers() == {"gone": 1, "there": 1}
@@ -193,7 +192,7 @@ def test_replay_as_without_an_app_takes_any_name(tmp_path: Path) -> None:
 
 
 def test_tab_shows_unknown_handlers_to_the_owner_only() -> None:
-    store = MemoryStore()
+    store = SqliteStore(":memory:")
     store.accept("d1", b"{}", ["<gone>"])
     activity = Activity(store, Router(), lambda: None, lambda: None)
     shown = activity.overview(trusted=True)

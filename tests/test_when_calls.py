@@ -132,7 +132,7 @@ def test_no_log_line_is_written_inside_a_transaction(
         try:
             post(port, PUSH)
             post(port, b"{", "d2")
-            monkeypatch.setattr(hooks.store, "_max_bytes", 0)
+            monkeypatch.setattr(hooks.store._new, "_max_bytes", 0)  # noqa: SLF001 - a full store
             assert post(port, PUSH, "d3")[0] == 503
         finally:
             logger.removeHandler(handler)

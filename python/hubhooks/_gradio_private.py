@@ -61,7 +61,7 @@ def block_store(app: App, store: DeliveryStore) -> None:
     are other processes.
     """
     blocks = app.blocks
-    if blocks is None or not store.is_durable:
+    if blocks is None or not store.path:
         return
     protect(store.path)
     paths = blocks.blocked_paths

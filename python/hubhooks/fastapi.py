@@ -40,7 +40,6 @@ from hubhooks._http.body import (
 from hubhooks._http.receiver import MAX_BODY_SIZE, Receiver, check_size
 from hubhooks._logging import get_logger
 from hubhooks._samples import describe, sample_json, sample_names, scope_and_action
-from hubhooks._store.base import MemoryStore
 from hubhooks.errors import ConfigError, PayloadError
 from hubhooks.routing import Router
 from hubhooks.webhooks import Webhooks
@@ -516,10 +515,12 @@ def _make_dependency(
 ) -> Callable[..., Awaitable[HubEvent]]:
     wanted = HubEvent if event_class is None else _check_event_class(event_class)
     check_size(max_body_size)
+    from hubhooks._store.sqlite import IN_MEMORY, SqliteStore  # noqa: PLC0415 - loads `sqlite3`
+
     # It only checks requests: it stores nothing and runs nothing.
     receiver = Receiver(
         Router(),
-        MemoryStore(),
+        SqliteStore(IN_MEMORY),
         _verifier_getter(secret),
         allow_unsigned=allow_unsigned,
         max_body_size=max_body_size,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from hubhooks import _environment
 from hubhooks._http.receiver import Receiver
-from hubhooks._store.base import MemoryStore
+from hubhooks._store.sqlite import IN_MEMORY, SqliteStore
 from hubhooks._terminal import print_escaped
 from hubhooks._worker.pools import running_loop
 from hubhooks._worker.service import WorkerService
@@ -76,7 +76,7 @@ def run(router: Router, environ: Mapping[str, str] | None = None) -> NoReturn:
 
 
 def _handle(router: Router, delivery_id: str | None, body: bytes) -> Delivery:
-    log = MemoryStore()
+    log = SqliteStore(IN_MEMORY)
     # The Hub controls who starts a Job. There is no request, and so no secret to check.
     receiver = Receiver(router, log, lambda: None, allow_unsigned=True)
     # The environment has the whole body.

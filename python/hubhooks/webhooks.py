@@ -15,7 +15,6 @@ from hubhooks._encoders import register_encoders
 from hubhooks._http.app import WebhookApp, check_event_loop
 from hubhooks._http.receiver import MAX_BODY_SIZE, Receiver, check_size
 from hubhooks._logging import get_logger, shorten_traceback
-from hubhooks._store.base import MemoryStore
 from hubhooks._suggestions import suggestion
 from hubhooks._worker.service import WorkerService, check_handler_loop
 from hubhooks.errors import ConfigError, StoreError
@@ -295,13 +294,14 @@ class Webhooks(Router):
     @cached_property
     def _worker(self) -> WorkerService:
         path = self._path or _environment.read(_environment.DELIVERIES) or _LOG
+        from hubhooks._store.sqlite import SqliteStore  # noqa: PLC0415 - see above
+
         log: DeliveryStore
         lock: Lock | None = None
         if path == _IN_MEMORY:
-            log = MemoryStore(on_replay=self.settings.on_replay)
+            log = SqliteStore(path, on_replay=self.settings.on_replay)
         else:
             from hubhooks._store.leader import LeaderLock  # noqa: PLC0415 - see above
-            from hubhooks._store.sqlite import SqliteStore  # noqa: PLC0415 - see above
 
             lock = LeaderLock(path)
             allow_network = self._allow_network

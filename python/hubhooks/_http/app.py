@@ -423,8 +423,6 @@ class WebhookApp:
             end_forked_child(process)
             if not isinstance(prepared, Prepared):
                 return prepared, []
-            if not self._worker.store.is_durable:
-                return self._reject_unstored(self._store(prepared, context))
         # The response is 503, as for a failed batch: the Hub retries the delivery.
         except BaseException as error:
             if is_interrupt(error):

@@ -322,13 +322,7 @@ class Receiver:
         elif not prepared.handlers:
             prepared.skipped = State.UNHANDLED
             prepared.explanations = _explain_briefly(match, event, len(self._router.handler_names))
-            # A store in memory computes the reason late or never. Until then, the body needs less
-            # memory than the event.
-            prepared.reason = (
-                _explain(match, event)
-                if self._store.is_durable
-                else functools.partial(_explain, match, body)
-            )
+            prepared.reason = _explain(match, event)
         return prepared
 
     def _groups_of(self, names: Sequence[str], event: HubEvent) -> dict[str, RunGroup]:
@@ -379,7 +373,7 @@ class Receiver:
         return _skip_response(result, event)
 
     def _storable(self, headers: Headers) -> Headers:
-        verifier = self._verifier() if self._store.is_durable else None
+        verifier = self._verifier()
         return headers if verifier is None else redact_secret(headers, verifier)
 
     def completion_response(self, delivery: Delivery | None, response: Response) -> Response:

@@ -15,7 +15,7 @@ from hubhooks.errors import StoreError
 from hubhooks.models import Attempt, RunContext, RunGroup, State
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from hubhooks._store.connection import Database
     from hubhooks.models import Delivery
@@ -34,16 +34,19 @@ class NewDeliveries:
     Args:
         database: the store.
         max_bytes: the limit for all bodies.
+        timer: the clock for waits.
     """
 
-    def __init__(self, database: Database, max_bytes: int) -> None:
+    def __init__(self, database: Database, max_bytes: int, timer: Callable[[], float]) -> None:
+        self._timer = timer
         self.generation = 0
         """How often the leader changed, as of the open transaction."""
         self._db = database
         self._max_bytes = max_bytes
         self._new: dict[str, Delivery] = {}
         # The size of all bodies: at the begin of the transaction, and now.
-        self._stored_bytes = self._body_bytes = 0
+        self._stored_bytes: int = 0
+        self._body_bytes: int = 0
         self._full_until = 0.0
         # The size of the last body without room.
         self._rejected_size = 0
@@ -56,8 +59,11 @@ class NewDeliveries:
 
     def insert(self) -> None:
         """Insert all at the end of the transaction."""
-        for delivery in self._new.values():
-            self._insert(delivery)
+        new, self._new = self._new, {}
+        for delivery in new.values():
+            seq = self._insert(delivery)
+            if not delivery.is_open:
+                self.settle(seq)
         if self._body_bytes != self._stored_bytes:
             self._db.execute(schema.SET_BODY_BYTES, (self._body_bytes,))
 
@@ -99,13 +105,9 @@ class NewDeliveries:
                 self._body_bytes -= known.size
             elif (seq := self._seq(known.id)) is not None:
                 self._body_bytes -= drop_body(self._db.execute, seq, known.size)
-                for statement in (
-                    schema.DELETE_RUNS,
-                    schema.DELETE_ATTEMPTS,
-                    schema.DELETE_GROUPS,
-                    schema.DELETE_DELIVERY,
-                ):
+                for statement in schema.DELETE_ALL:
                     self._db.execute(statement, (seq,))
+                self._replaced(seq)
         queue_runs(delivery, handlers)
         self._body_bytes += delivery.size
         self._new[delivery.id] = delivery
@@ -115,7 +117,9 @@ class NewDeliveries:
         del self._new[delivery.id]
         seq = self._insert(delivery)
         for handler, group in groups.items():
-            write_group(self._db.execute, seq, delivery.id, handler, group, clock.now())
+            write_group(self._db.execute, seq, delivery.id, handler, group, self._timer())
+        # Replaced runs have ended.
+        self.note_change()
 
     def groups_of(self, delivery_id: str) -> dict[str, RunGroup]:
         """Return the groups of a delivery before a replay. A replay waits for no newer delivery."""
@@ -155,7 +159,7 @@ class NewDeliveries:
 
     # ---- room for bodies -----------------------------------------------------------------------
 
-    def make_room(self, size: int) -> None:
+    def make_room(self, size: int, *, is_open: bool = True) -> None:  # noqa: ARG002 - for memory
         """Drop old bodies for a new one. `prune` mostly did so before.
 
         Raises:
@@ -196,3 +200,17 @@ class NewDeliveries:
     def forget_rejected(self) -> None:
         """Forget the last body without room."""
         self._rejected_size = 0
+
+    # ---- only in memory ------------------------------------------------------------------------
+
+    def make_room_for_replay(self, size: int) -> None:
+        """Do nothing: the body of a replayed delivery is stored already."""
+
+    def settle(self, seq: int) -> None:
+        """Do nothing: `prune` drops finished deliveries."""
+
+    def note_change(self) -> None:
+        """Do nothing: finished deliveries are not counted."""
+
+    def _replaced(self, seq: int) -> None:
+        """Do nothing: finished deliveries are not counted."""

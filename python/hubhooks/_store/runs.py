@@ -13,20 +13,18 @@ from hubhooks._store.groups import (
     seconds_to_next_group,
 )
 from hubhooks._store.rows import read_body, truncate
-from hubhooks.models import STARTED, State, aggregate_state, shorten
+from hubhooks.models import STARTED, UNFINISHED, State, aggregate_state, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Sequence
+    from collections.abc import Callable, Container, Iterable, Sequence
 
     from hubhooks._store.base import Due
     from hubhooks._store.connection import Database
+    from hubhooks._store.inserts import NewDeliveries
     from hubhooks._store.rows import Execute
     from hubhooks.models import Delivery, RunContext
 
 __all__ = ["RunTable", "fail_waiting_runs", "replace_runs"]
-
-# If the clock was set back by more than this, a waiting run starts at once.
-_CLOCK_SLACK = 60.0
 
 
 class _PendingAck:
@@ -47,11 +45,26 @@ class RunTable:
 
     Args:
         database: the store.
+        new: the new deliveries of a transaction.
+        timer: the clock for retries and waits.
+        clock_slack: if the clock was set back by more seconds, a waiting run starts at once.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(
+        self,
+        database: Database,
+        new: NewDeliveries,
+        timer: Callable[[], float],
+        clock_slack: float = 60.0,
+    ) -> None:
         self._db = database
+        self._new = new
+        self._timer = timer
+        self._clock_slack = clock_slack
         self._pending_acks: dict[str, _PendingAck] = {}
+
+    def _defer(self, write: Callable[[], object]) -> None:
+        self._db.defer(write)
 
     def list_ready(
         self,
@@ -71,8 +84,8 @@ class RunTable:
             interrupted: only runs during which the process died before; else only the others.
             grouped: the handlers with `serial=` or `debounce=`.
         """
-        now = clock.now()
-        times = (now, now + _CLOCK_SLACK)
+        now = self._timer()
+        times = (now, now + self._clock_slack)
         execute = self._db.execute
         found: list[tuple[int, int, str, str]] = []
         # A crashed run is in backoff, never queued.
@@ -95,7 +108,7 @@ class RunTable:
         Args:
             grouped: the handlers with `serial=` or `debounce=`.
         """
-        now = clock.now()
+        now = self._timer()
         (due_at,) = self._db.execute(schema.SELECT_NEXT_DUE, (now,)).fetchone()
         seconds = None if due_at is None else float(due_at - now)
         wait = seconds_to_next_group(self._db.execute, grouped, now)
@@ -114,12 +127,12 @@ class RunTable:
     def unclaim(self, run_context: RunContext) -> None:
         """Record, deferred, that a handler did not start; nothing if `claim` was rolled back."""
         start = (run_context.id, run_context.handler, run_context.attempt)
-        self._db.defer(partial(self._end_run, *start, State.RETRYING, clock.now()))
+        self._defer(partial(self._end_run, *start, State.RETRYING, self._timer()))
 
     def mark_stuck(self, run_context: RunContext) -> None:
         """Record, deferred, that a handler is over its timeout and cannot be cancelled."""
         start = (run_context.id, run_context.handler, run_context.attempt)
-        self._db.defer(partial(self._end_run, *start, State.STUCK))
+        self._defer(partial(self._end_run, *start, State.STUCK))
 
     def finish_run(
         self,
@@ -142,11 +155,11 @@ class RunTable:
         start = (run_context.id, run_context.handler, run_context.attempt)
         is_retry = retry_after is not None
         state, due_at = (ending, None) if retry_after is None else (
-            State.RETRYING, clock.now() + retry_after
+            State.RETRYING, self._timer() + retry_after
         )  # fmt: skip
         how = (truncate(shorten(error, LONGEST_ERROR)), truncate(traceback), int(is_retry))
         is_acknowledged = self._merge_ack(run_context.id)
-        self._db.defer(
+        self._defer(
             partial(self._end_run, *start, state, due_at, *how, is_acknowledged=is_acknowledged)
         )
 
@@ -184,13 +197,15 @@ class RunTable:
             values = (state, due_at, finished_at, error, traceback, *counts, seq, handler)
             execute(schema.END_RUN, values)
         execute(schema.SET_STATE, (aggregate_state(states), is_acknowledged, seq))
+        if UNFINISHED.isdisjoint(states):
+            self._new.settle(seq)
 
     def mark_acknowledged(self, delivery_id: str, *, delivered: bool) -> None:
         """Record, deferred, whether the Hub is known to have received the response."""
         # Once acknowledged, a delivery stays acknowledged.
         if delivered:
             self._pending_acks[delivery_id] = ack = _PendingAck(delivery_id)
-            self._db.defer(partial(self._write_ack, ack))
+            self._defer(partial(self._write_ack, ack))
 
     def _write_ack(self, ack: _PendingAck) -> None:
         self._pending_acks.pop(ack.delivery_id, None)

@@ -115,10 +115,19 @@ SET_STATE = """
     UPDATE deliveries SET state = ?, is_delivered = is_delivered OR ? WHERE seq = ?
 """
 SET_ACKNOWLEDGED = "UPDATE deliveries SET is_delivered = true WHERE id = ?"
+CLEAR_ACKNOWLEDGED = "UPDATE deliveries SET is_delivered = false WHERE id = ?"
 COUNT_DUPLICATE = "UPDATE deliveries SET duplicates = duplicates + 1 WHERE id = ?"
 # A run was added to a delivery that no handler matched.
 CLEAR_SKIPPED = "UPDATE deliveries SET aside = NULL WHERE seq = ?"
 DELETE_DELIVERY = "DELETE FROM deliveries WHERE seq = ?"
+DELETE_BODY = "DELETE FROM bodies WHERE seq = ?"
+# For a store in memory.
+SELECT_SIZE = "SELECT length(body) FROM bodies WHERE seq = ?"
+SELECT_FINISHED = """
+    SELECT finished.seq, ifnull(length(body), 0) FROM finished LEFT JOIN bodies USING (seq)
+    ORDER BY ifnull((SELECT max(finished_at) FROM runs WHERE runs.seq = finished.seq), received_at),
+        finished.seq
+"""
 
 # ---- runs and attempts --------------------------------------------------------------------------
 
@@ -209,6 +218,8 @@ SELECT_ATTEMPTS = """
 """
 DELETE_ATTEMPTS = "DELETE FROM attempts WHERE seq = ?"
 DELETE_GROUPS = "DELETE FROM run_groups WHERE seq = ?"
+# All of a delivery but its body.
+DELETE_ALL = (DELETE_RUNS, DELETE_ATTEMPTS, DELETE_GROUPS, DELETE_DELIVERY)
 
 # ---- processes, the leader and the app ----------------------------------------------------------
 

@@ -33,7 +33,7 @@ def log_survival(store: DeliveryStore) -> None:
 def describe_survival(store: DeliveryStore) -> str:
     """Describe in one sentence whether unfinished deliveries survive a restart."""
     path = store.path
-    if not store.is_durable:
+    if not store.path:
         return "Deliveries are stored in memory: a restart loses unfinished deliveries."
     if _environment.is_space():
         if kind := _network_kind(path):
@@ -53,7 +53,7 @@ def describe_survival(store: DeliveryStore) -> str:
 
 def _survives(store: DeliveryStore) -> bool:
     """Return whether the store of a Space seems to survive its restart."""
-    if not store.is_durable:
+    if not store.path:
         return False
     if _network_kind(store.path):
         return True

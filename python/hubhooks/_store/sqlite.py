@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from hubhooks._store import clock, schema
 from hubhooks._store.backup import back_up
@@ -16,40 +16,40 @@ from hubhooks._store.base import (
     status_of,
 )
 from hubhooks._store.busy import retry_while_busy
+from hubhooks._store.clock import SteadyClock
 from hubhooks._store.connection import Database
-from hubhooks._store.groups import is_blocked
 from hubhooks._store.headers import storable
 from hubhooks._store.inserts import NewDeliveries
+from hubhooks._store.leadership import LeaderTable
+from hubhooks._store.memory import MemoryDatabase, MemoryDeliveries, MemoryLimits, OnlyProcess
 from hubhooks._store.owner import StoreOwner
 from hubhooks._store.private_files import protect
 from hubhooks._store.processes import ProcessTable
 from hubhooks._store.prune import Pruner
 from hubhooks._store.reads import StoreReader
 from hubhooks._store.rows import to_datetime, truncate
-from hubhooks._store.runs import RunTable, fail_waiting_runs, replace_runs
-from hubhooks.models import Delivery, RunContext, State, resolve_reason
+from hubhooks._store.runs import fail_waiting_runs, replace_runs
+from hubhooks.models import Delivery, State, resolve_reason
 
 if TYPE_CHECKING:
-    import builtins
-    from collections.abc import Generator, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from hubhooks._app_code import AppIdentity
-    from hubhooks._store.base import Interrupted, Leader, OnReplay, Prunable
+    from hubhooks._store.base import OnReplay, Prunable
     from hubhooks._store.connection import Synchronous
     from hubhooks._store.leader import LeaderLock
     from hubhooks.models import Reason, RunGroup
 
-__all__ = ["SqliteStore", "replay_in"]
+__all__ = ["IN_MEMORY", "SqliteStore", "replay_in"]
 
-# The backoff of a crashed run. It doubles with each crash.
-_CRASH_BACKOFF_SECONDS = 10.0
-_CRASH_MESSAGE = "the process died during this handler"
+# The path of a store in memory.
+IN_MEMORY = ":memory:"
 
 _NO_CONTEXT = nullcontext()
 
 
-class SqliteStore(RunTable, StoreReader):
+class SqliteStore(LeaderTable, StoreReader):
     """A store that outlives the process.
 
     The effects of `accept`, `replay`, `recover`, `claim` and `count_rejections` are in the file
@@ -62,7 +62,8 @@ class SqliteStore(RunTable, StoreReader):
     and `prune` open a connection of their own: they work in any thread, and before `open`.
 
     Args:
-        path: the file; created if it does not exist, but not its folder.
+        path: the file; created if it does not exist, but not its folder. `:memory:` is a store
+            in memory, which ends with the object. All its methods work in any thread.
         on_replay: whether a Replay of a succeeded delivery runs its handlers again.
         synchronous: `normal` keeps accepted deliveries if the process dies, `full` also if the
             machine does.
@@ -73,6 +74,7 @@ class SqliteStore(RunTable, StoreReader):
         allow_network: use the file even on a network file system.
         app: the app of the store; None to read the store only.
         lock: the leader lock of the file.
+        limits: the limits of a store in memory, in place of `keep_days` and `max_bytes`.
     """
 
     def __init__(  # noqa: PLR0913 - options, each with a default
@@ -87,39 +89,43 @@ class SqliteStore(RunTable, StoreReader):
         allow_network: bool = False,
         app: AppIdentity | None = None,
         lock: LeaderLock | None = None,
+        limits: MemoryLimits | None = None,
     ) -> None:
-        database = Database(
-            path,
-            schema.MIGRATIONS,
-            synchronous=synchronous,
-            allow_network=allow_network,
-            lock=lock,
-            progress=schema.PROGRESS,
+        is_shared = path != IN_MEMORY
+        if is_shared:
+            database = Database(
+                path,
+                schema.MIGRATIONS,
+                synchronous=synchronous,
+                allow_network=allow_network,
+                lock=lock,
+                progress=schema.PROGRESS,
+            )
+            protect(database.path)
+            processes = ProcessTable(database, lock)
+            timer: Callable[[], float] = _now
+            new = NewDeliveries(database, max_bytes, timer)
+        else:
+            # They have the methods of `Database` and `ProcessTable` that are called.
+            database = cast("Database", MemoryDatabase())
+            processes = cast("ProcessTable", OnlyProcess())
+            timer = SteadyClock().now
+            new = MemoryDeliveries(database, timer, limits or MemoryLimits())
+        super().__init__(
+            database, new, timer, processes, is_shared=is_shared, max_crashes=max_crashes
         )
-        super().__init__(database)
-        protect(database.path)
         self._on_replay: OnReplay = on_replay
-        self._max_crashes = max_crashes
         self._owner = StoreOwner(database, app, lock)
-        self._processes = ProcessTable(database, lock)
         self._pruner = Pruner(database, keep_days, max_bytes)
-        self._new = NewDeliveries(database, max_bytes)
         # The value of `times_opened` at the last check of the file.
         self._known_opening = 0
-        # The file that this process leads, and its generation then; None if it is not the leader.
-        self._leadership: tuple[object, int] | None = None
         # The last answer of `changed`'s query.
         self._seen_version: tuple[int, int] | None = None
 
     @property
     def path(self) -> str:
-        """The absolute path of the file."""
+        """The absolute path of the file; empty for a store in memory."""
         return self._db.path
-
-    @property
-    def is_durable(self) -> bool:
-        """True: it outlives the process."""
-        return True
 
     @property
     def has_deferred(self) -> bool:
@@ -133,8 +139,9 @@ class SqliteStore(RunTable, StoreReader):
             ConfigError: the path cannot be used.
             StoreError: the file cannot be used now.
         """
-        # Its files, and links to it, may have changed since.
-        protect(self._db.path)
+        if self._is_shared:
+            # Its files, and links to it, may have changed since.
+            protect(self._db.path)
         self._db.open()
         try:
             self._known_opening = self._db.times_opened
@@ -167,8 +174,18 @@ class SqliteStore(RunTable, StoreReader):
                 self._new.begin()
                 yield
                 self._new.insert()
+            except BaseException:
+                self._new.note_change()
+                raise
             finally:
                 self._new.clear()
+
+    def _defer(self, write: Callable[[], object]) -> None:
+        if self._is_shared:
+            super()._defer(write)
+        else:
+            with self.transaction():
+                write()
 
     def flush(self) -> None:
         """Write the deferred writes.
@@ -194,14 +211,10 @@ class SqliteStore(RunTable, StoreReader):
             self._processes.register_in_new_file()
         self._known_opening = self._db.times_opened
 
-    @property
-    def is_led(self) -> bool:
-        """Whether this process is still the leader since `recover`."""
-        (generation,) = self._db.execute(schema.SELECT_GENERATION).fetchone()
-        return self._leadership == (self._db.file, generation)
-
     def changed(self) -> bool:
         """Return whether another process wrote since the last call, or the file was replaced."""
+        if not self._is_shared:
+            return False
         self._db.reopen_if_replaced()
         self._follow_file()
         before = self._seen_version
@@ -258,7 +271,7 @@ class SqliteStore(RunTable, StoreReader):
                 # Failed runs stay failed if the body cannot be parsed this time.
                 if again and skipped != State.MALFORMED:
                     handlers, skipped, reason = again, None, ""
-            self._new.make_room(len(body))
+            self._new.make_room(len(body), is_open=bool(handlers))
             delivery = Delivery(
                 delivery_id,
                 to_datetime(clock.now()),
@@ -311,6 +324,7 @@ class SqliteStore(RunTable, StoreReader):
                 delivery.headers = known.headers
                 delivery.is_replay = True
                 delivery.is_acknowledged = known.is_acknowledged
+                self._new.make_room_for_replay(delivery.size)
                 self._add(delivery, known, names, self._new.groups_of(delivery_id))
                 # As if another process queued it: the next look at the store finds it.
                 self._seen_version = None
@@ -344,6 +358,7 @@ class SqliteStore(RunTable, StoreReader):
             has_body = self._db.execute(schema.HAS_BODY, (delivery_id,)).fetchone() is not None
             if known is None or not has_body:
                 return False
+            self._new.note_change()
             return replace_runs(self._db.execute, known, handlers, new)
 
     def fail_waiting(self, handler: str, error: str, limit: int) -> int:
@@ -355,112 +370,13 @@ class SqliteStore(RunTable, StoreReader):
             limit: how many at most.
         """
         with self.transaction():
+            self._new.note_change()
             return fail_waiting_runs(self._db.execute, handler, error, limit)
 
     def count_rejections(self, minute: int, reason: str, count: int) -> None:
         """Add to the rejected requests of a minute, counted from 1970."""
         with self.transaction():
             self._db.execute(schema.COUNT_REJECTIONS, (minute, reason, count))
-
-    # ---- leadership and starts of runs ---------------------------------------------------------
-
-    def recover(self) -> builtins.list[Interrupted]:
-        """Become the leader; not in a transaction.
-
-        Returns:
-            the runs that crashed with an earlier process.
-
-        Raises:
-            BusyError: another process is the leader, and only lost its lock file.
-        """
-        with self.transaction():
-            self._processes.become_leader()
-            generation = self._new.generation + 1
-        self._leadership = (self._db.file, generation)
-        self._db.note_files()
-        return self.recover_crashed()
-
-    def recover_crashed(self) -> builtins.list[Interrupted]:
-        """Retry or fail the runs whose process died, as the leader.
-
-        Returns:
-            these runs.
-        """
-        found: builtins.list[Interrupted] = []
-        with self.transaction():
-            now = clock.now()
-            for run in self._processes.crashed_runs():
-                is_failed = run.crashes > self._max_crashes
-                state = State.FAILED if is_failed else State.RETRYING
-                backoff = _CRASH_BACKOFF_SECONDS * 2 ** (run.crashes - 1)
-                due_at = None if is_failed else now + backoff
-                attempt = (run.delivery_id, run.handler, run.attempt)
-                self._end_run(*attempt, state, due_at, _CRASH_MESSAGE, crashes=1)
-                found.append((run.delivery_id, run.handler, is_failed))
-        return found
-
-    def claim(
-        self, delivery_id: str, handler: str, *, is_grouped: bool = False
-    ) -> RunContext | None:
-        """Record the start of a run, and return its context.
-
-        Returns:
-            None if it must not start: it does not wait, or another process is the leader.
-        """
-        with self.transaction():
-            if self._leadership != (self._db.file, self._new.generation):
-                return None
-            process = self._processes.key
-            if self._new.is_new(delivery_id):
-                return self._new.claim(delivery_id, handler, process)
-            now = clock.now()
-            execute = self._db.execute
-            if is_grouped and is_blocked(execute, delivery_id, handler, now):
-                return None
-            row = execute(schema.SELECT_STARTABLE, (handler, delivery_id)).fetchone()
-            if row is None:
-                return None
-            seq, attempt, is_replay, received_at, failures = row
-            execute(schema.START_RUN, (attempt, now, seq, handler))
-            execute(schema.INSERT_ATTEMPT, (seq, handler, attempt, now, process))
-            execute(schema.SET_STATE, (State.RUNNING, False, seq))
-        return RunContext(
-            delivery_id, attempt, bool(is_replay), to_datetime(received_at), handler, failures
-        )
-
-    def register(self, code: str, loaded_at: float, handlers: Iterable[str]) -> None:
-        """Record the code of this process; deferred, and only if it changed.
-
-        Args:
-            code: the version of the app's code.
-            loaded_at: when the code was executed: larger for newer code.
-            handlers: the names of the handlers.
-        """
-        self._processes.register(code, loaded_at, handlers)
-
-    def resign(self, *, is_end: bool) -> None:
-        """Record, deferred, that this process is no longer the leader.
-
-        Args:
-            is_end: whether it no longer uses the store either.
-        """
-        self._processes.resign(is_end=is_end)
-
-    def successor(self) -> Leader | None:
-        """Find a living process with newer code than this one, which should be the leader."""
-        return self._processes.successor()
-
-    def is_leader_alive(self, leader: Leader) -> bool:
-        """Return whether the leader is alive, in any thread."""
-        return self._processes.is_leader_alive(leader)
-
-    def note_lock(self) -> None:
-        """Record, deferred, that this process locked another file as the leader."""
-        self._processes.note_lock()
-
-    def keep_noted(self) -> None:
-        """Write down the files of the store again if somebody removed the leader's file."""
-        self._db.keep_noted()
 
     # ---- upkeep --------------------------------------------------------------------------------
 
@@ -491,7 +407,12 @@ class SqliteStore(RunTable, StoreReader):
 
     def prune(self) -> int:
         """Drop what is too old or too much; return how many bodies and deliveries."""
-        return self._pruner.prune()
+        # In memory, the end of each delivery does so.
+        return self._pruner.prune() if self._is_shared else 0
+
+
+def _now() -> float:
+    return clock.now()
 
 
 def replay_in(path: str, delivery_id: str, handlers: Sequence[str]) -> tuple[str, ...]:

@@ -71,7 +71,7 @@ class Leadership:
         self._store = store
         self._lock = lock
         self._code = code
-        self._version = "" if code is None or not store.is_durable else code.version()
+        self._version = "" if code is None or not store.path else code.version()
         self._timeouts = timeouts
         self._handover_until = 0.0
         self._resigned_until = 0.0
@@ -141,7 +141,7 @@ class Leadership:
 
     def _reserve_store(self) -> None:
         """Reject a second router: it would get deliveries of the first one."""
-        if not self._store.is_durable:
+        if not self._store.path:
             return
         with _users_lock:
             other = _users.get(self._store.path)

@@ -127,7 +127,7 @@ class WorkerService:
     def summary(self) -> str:
         """Describe in one line the handlers, the store, and the process that runs handlers."""
         store = self.store
-        where = f"`{store.path}`" if store.is_durable else "in memory until this process ends"
+        where = f"`{store.path}`" if store.path else "in memory until this process ends"
         handlers = _describe_handlers(self._router)
         leader = self._ensure_worker().leadership.describe()
         return f"started with {handlers}; store: {where}; {leader}"
@@ -184,7 +184,7 @@ class WorkerService:
             ConfigError: a name cannot be the name of a handler.
             StoreError: the store cannot be written now.
         """
-        if self.store.is_durable:
+        if self.store.path:
             from hubhooks._store.sqlite import replay_in  # noqa: PLC0415 - only for stores on disk
 
             names = replay_in(self.store.path, delivery_id, handlers)

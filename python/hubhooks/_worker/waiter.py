@@ -69,7 +69,7 @@ class EndWaiter:
                 if left <= 0:
                     return None
                 # Another process that runs the handlers sets no event.
-                if self._store.is_durable:
+                if self._store.path:
                     left = min(left, self._poll_seconds)
                 # Not `asyncio.wait_for`, which makes a task.
                 timer = asyncio.get_running_loop().call_later(left, ended.set)

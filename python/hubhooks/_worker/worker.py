@@ -142,7 +142,7 @@ class Worker:
             self.leadership.release()
             raise
         register(self)
-        if self.store.is_durable:
+        if self.store.path:
             self._maintenance.start()
 
     @property
@@ -171,7 +171,7 @@ class Worker:
             self.poll_now()
             is_over = unfinished.is_zero
         await self._executor.cancel_tasks()
-        if self.store.is_durable:
+        if self.store.path:
             for run in tuple(self._running):
                 run.requeue()
 
@@ -296,7 +296,7 @@ class Worker:
         return (
             self.leadership.is_leader
             and self.leadership.successor is None
-            and not (self._is_draining and self.store.is_durable)
+            and not (self._is_draining and self.store.path)
         )
 
     # ---- tick ----------------------------------------------------------------------------------
@@ -354,12 +354,12 @@ class Worker:
     def _set_timer(self) -> None:
         deadlines = [run.deadline for run in tuple(self._running) if run.deadline is not None]
         at = min([self._ready_at, *deadlines])
-        if self.store.is_durable:
+        if self.store.path:
             at = min(at, self._poll_at)
         self._ticker.set_timer(max(at, self._not_before))
 
     def _poll(self, now: float) -> None:
-        if self.store.is_durable and now >= self._poll_at:
+        if self.store.path and now >= self._poll_at:
             self._poll_at = now + self._timeouts.poll
             self._poll_processes(now)
         if now >= self._full_poll_at or now >= self._ready_at:
@@ -531,7 +531,7 @@ class Worker:
         """Take over the runs of the store, after this process became the leader."""
         if crashed is None:
             return
-        self._quarantine.may_have_crashed = self.store.is_durable
+        self._quarantine.may_have_crashed = bool(self.store.path)
         self._may_be_unknown = True
         ready = self.store.list_ready(1) or self.store.list_ready(1, interrupted=True)
         self._needs_poll = bool(ready) or self.store.seconds_to_next() is not None
@@ -616,7 +616,7 @@ class Worker:
     @property
     def keeps_unfinished(self) -> bool:
         """True if unfinished runs continue after the next start."""
-        return self.store.is_durable
+        return bool(self.store.path)
 
     def begun(self, run: RunExecution) -> None:  # noqa: ARG002 - of the protocol `Reporter`
         """Set the timer for the deadline of a run."""

@@ -226,7 +226,7 @@ class Activity:
 
     def _look_up_leader(self) -> LeaderState | None:
         own = current_process()
-        if not self._store.is_durable:
+        if not self._store.path:
             return LeaderState(True, own.pid, None, None, True)  # noqa: FBT003 - a named tuple
         leader = self._store.leader()
         if leader is None:

@@ -19,7 +19,8 @@ from hubhooks._functions import check_ran, settle
 from hubhooks._http.app import WebhookApp
 from hubhooks._http.receiver import Receiver
 from hubhooks._samples import compact, sample_json, wire_path, with_overrides
-from hubhooks._store.base import MemoryStore
+from hubhooks._store import schema
+from hubhooks._store.sqlite import IN_MEMORY, SqliteStore
 from hubhooks._worker.pools import running_loop
 from hubhooks._worker.service import WorkerService
 from hubhooks.errors import ConfigError, PayloadError
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
         RepoEvent,
     )
     from hubhooks._http.types import Message
-    from hubhooks._store.base import DeliveryStore, Due, Status
+    from hubhooks._store.base import AcceptResult, DeliveryStore, Due, Status
     from hubhooks.handlers import Handler, Hook, HookName
     from hubhooks.models import RunContext
 
@@ -301,7 +302,7 @@ class TestClient:
         settings = (hooks if isinstance(hooks, Webhooks) else Webhooks()).settings
         verifier = None if settings.allow_unsigned else Verifier(_SECRET)
         self._hooks = hooks
-        self._store = _ImmediateRetryStore(on_replay=settings.on_replay)
+        self._store = _ImmediateRetryStore(IN_MEMORY, on_replay=settings.on_replay)
         self._receiver = Receiver(
             hooks,
             self._store,
@@ -511,8 +512,8 @@ class TestClient:
         return self._loop.run_until_complete(result)
 
 
-class _ImmediateRetryStore(MemoryStore):
-    """A store in which retries have no delay."""
+class _ImmediateRetryStore(SqliteStore):
+    """A store in which retries have no delay, and runs do not wait for others."""
 
     def finish_run(
         self,
@@ -527,17 +528,21 @@ class _ImmediateRetryStore(MemoryStore):
         again = None if retry_after is None else 0.0
         super().finish_run(run_context, ending, error, traceback, retry_after=again)
 
+    def accept(self, *arguments: Any, **options: Any) -> AcceptResult:  # noqa: ANN401 - passed on
+        """Store a delivery. Its runs do not wait for others: it has the worker alone."""
+        options.pop("groups", None)
+        return super().accept(*arguments, **options)
+
     def mark_unacknowledged(self, delivery_id: str) -> None:
         """Record that the response was lost."""
-        with self._lock:
-            if delivery := self._records.get(delivery_id):
-                delivery.is_acknowledged = False
+        with self.transaction():
+            self._db.execute(schema.CLEAR_ACKNOWLEDGED, (delivery_id,))
 
 
 class _SingleDeliveryStore:
     """A view of the store with one delivery, for the worker of that delivery."""
 
-    def __init__(self, store: MemoryStore, delivery_id: str) -> None:
+    def __init__(self, store: SqliteStore, delivery_id: str) -> None:
         self._store = store
         self._delivery_id = delivery_id
 
