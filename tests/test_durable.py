@@ -22,6 +22,7 @@ from soaking import soak
 from hubhooks import HubEvent, Ignore, Retry, RunContext, Webhooks
 from hubhooks._http import app as app_module
 from hubhooks._samples import compact, sample_json
+from hubhooks._store import leadership
 from hubhooks._store.leader import LeaderLock
 from hubhooks._store.sqlite import SqliteStore
 from hubhooks._worker import service
@@ -171,13 +172,12 @@ def test_a_process_that_cannot_take_over_at_first_tries_again(
     assert first.try_acquire()
     with serve(hooks) as port, closing(sqlite3.connect(path, isolation_level=None)) as file:
         assert post(port, BODY)[0] == 202
-        # SQLite uses these words if the disk is full.
         file.execute(
             "CREATE TRIGGER full BEFORE UPDATE OF generation ON log "
-            "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+            "BEGIN SELECT RAISE(ABORT, 'it is full'); END"
         )
         first.release()
-        wait_until(lambda: any("its disk is full" in line for line in logged()))
+        wait_until(lambda: any("failed: it is full" in line for line in logged()))
         assert ran == []
         file.execute("DROP TRIGGER full")
         wait_until(lambda: ran == ["d1"])

@@ -59,11 +59,8 @@ class NewDeliveries:
 
     def insert(self) -> None:
         """Insert all at the end of the transaction."""
-        new, self._new = self._new, {}
-        for delivery in new.values():
-            seq = self._insert(delivery)
-            if not delivery.is_open:
-                self.settle(seq)
+        for delivery in self._new.values():
+            self._insert(delivery)
         if self._body_bytes != self._stored_bytes:
             self._db.execute(schema.SET_BODY_BYTES, (self._body_bytes,))
 
@@ -114,8 +111,7 @@ class NewDeliveries:
 
     def add_groups(self, delivery: Delivery, groups: Mapping[str, RunGroup]) -> None:
         """Store the groups of a new delivery. It is inserted now: groups need its number."""
-        del self._new[delivery.id]
-        seq = self._insert(delivery)
+        seq = self._insert_now(delivery)
         for handler, group in groups.items():
             write_group(self._db.execute, seq, delivery.id, handler, group, self._timer())
         # Replaced runs have ended.
@@ -130,6 +126,13 @@ class NewDeliveries:
     def _seq(self, delivery_id: str) -> int | None:
         row = self._db.execute(schema.SELECT_SEQ, (delivery_id,)).fetchone()
         return None if row is None else int(row[0])
+
+    def _insert_now(self, delivery: Delivery) -> int:
+        """Insert a delivery before the end of the transaction, or return its number."""
+        if self._new.pop(delivery.id, None) is None:
+            (seq,) = self._db.execute(schema.SELECT_SEQ, (delivery.id,)).fetchone()
+            return int(seq)
+        return self._insert(delivery)
 
     def _insert(self, delivery: Delivery) -> int:
         execute = self._db.execute

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hubhooks._store.base import Leader
     from hubhooks._store.connection import Database
     from hubhooks._store.processes import CrashedRun
+    from hubhooks.models import Delivery
 
 __all__ = ["MemoryDatabase", "MemoryDeliveries", "MemoryLimits", "OnlyProcess"]
 
@@ -192,7 +193,7 @@ class MemoryDeliveries(NewDeliveries):
         Raises:
             StoreError: it has none.
         """
-        held = self._body_bytes - self._finished_bytes - self._new_finished_bytes()
+        held = self._body_bytes - self._finished_bytes
         if is_open and held + size > self._hold_bytes:
             if size <= self._hold_bytes:
                 self._rejected_size = size
@@ -206,8 +207,12 @@ class MemoryDeliveries(NewDeliveries):
         """Check that the body of a replayed delivery has room."""
         self.make_room(size)
 
-    def _new_finished_bytes(self) -> int:
-        return sum(delivery.size for delivery in self._new.values() if not delivery.is_open)
+    def add(self, delivery: Delivery, known: Delivery | None, handlers: Sequence[str]) -> None:
+        """Insert a delivery now as the newest one; a finished one can displace others."""
+        super().add(delivery, known, handlers)
+        seq = self._insert_now(delivery)
+        if not delivery.is_open:
+            self.settle(seq)
 
     def settle(self, seq: int) -> None:
         """Count a finished delivery, and drop the oldest ones beyond the limits."""
