@@ -209,7 +209,7 @@ def store_folder(
     with serve(hooks) as port:
         assert post(port, compact(sample_json("repo.content.update")))[0] == 202
         names = {path.name for path in tmp_path.iterdir()}
-        assert names > {"hubhooks.db", "hubhooks.db-wal", "hubhooks.db.worker"}
+        assert names > {"hubhooks.db", "hubhooks.db-wal", "hubhooks.db.runner"}
         assert all(name.startswith("hubhooks.db") for name in names)
         yield tmp_path
 
