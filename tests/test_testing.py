@@ -28,7 +28,7 @@ from hubhooks import (
 )
 from hubhooks._samples import compact, sample_json, sample_names
 from hubhooks.errors import ConfigError
-from hubhooks.testing import client as client_module
+from hubhooks.testing import samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,11 +54,11 @@ def test_a_sample_is_the_event_of_that_name(name: str) -> None:
 
 def test_a_type_checker_knows_the_class_of_every_sample() -> None:
     promised = {
-        CommentEvent: client_module.CommentSample,
-        DiscussionEvent: client_module.DiscussionSample,
-        ContentEvent: client_module.ContentSample,
-        ConfigEvent: client_module.ConfigSample,
-        RepoEvent: client_module.RepoSample,
+        CommentEvent: samples.CommentSample,
+        DiscussionEvent: samples.DiscussionSample,
+        ContentEvent: samples.ContentSample,
+        ConfigEvent: samples.ConfigSample,
+        RepoEvent: samples.RepoSample,
     }
     classes = {name: kind for kind, names in promised.items() for name in get_args(names)}
     assert classes == {name: type(testing.sample(name)) for name in testing.sample_names()}

@@ -7,15 +7,13 @@ import json
 import warnings
 from collections import Counter
 from contextlib import asynccontextmanager
-from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypedDict, TypeVar, get_args, overload
+from functools import lru_cache
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, get_args, overload
 from weakref import WeakSet
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from fastapi.security import APIKeyHeader
-from pydantic import BaseModel, Field, TypeAdapter
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Mount
@@ -24,6 +22,13 @@ from starlette.websockets import WebSocketClose
 from hubhooks import _environment
 from hubhooks._core import HubEvent, Verifier
 from hubhooks._encoders import register_encoders
+from hubhooks._fastapi_openapi import (
+    SECRET_SCHEME,
+    WebhookErrorResponse,
+    WebhookResponse,
+    openapi_options,
+    receive_options,
+)
 from hubhooks._http.app import is_server_receive
 from hubhooks._http.body import (
     ALREADY_READ,
@@ -39,7 +44,6 @@ from hubhooks._http.body import (
 )
 from hubhooks._http.receiver import MAX_BODY_SIZE, Receiver, check_size
 from hubhooks._logging import get_logger
-from hubhooks._samples import describe, sample_json, sample_names, scope_and_action
 from hubhooks.errors import ConfigError, PayloadError
 from hubhooks.routing import Router
 from hubhooks.webhooks import Webhooks
@@ -66,51 +70,9 @@ register_encoders()
 
 E = TypeVar("E", bound=HubEvent)
 
-# It only documents the scheme in OpenAPI. The `Verifier` checks the secret, in constant time.
-_SCHEME = APIKeyHeader(
-    name="X-Webhook-Secret",
-    scheme_name="HubWebhookSecret",
-    description="The secret from the webhook's settings on the Hub. "
-    "Without this header, `?secret=` in the URL counts.",
-    auto_error=False,
-)
 # The key of the original query in the scope of a request.
 _QUERY = "hubhooks.query"
 _OTHER_METHODS = ["GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE"]
-_ERRORS = {
-    400: "The body is empty or cut off, or the `Content-Length` is wrong.",
-    401: "The request has no secret.",
-    403: "The secret is wrong.",
-    413: "The body is too large.",
-    503: "No secret is configured, the delivery cannot be stored, or the app shuts down.",
-}
-
-
-class WebhookResponse(BaseModel):
-    """The JSON of a response to a delivery."""
-
-    status: str = Field(description="A word for the result, such as `accepted` or `rejected`.")
-    delivery: str | None = Field(None, description="The id of the stored delivery.")
-    handlers: list[str] | None = Field(None, description="The names of the handlers that will run.")
-    reason: str | None = Field(
-        None, description="Why the request was rejected, or why no handler runs."
-    )
-    explanations: list[str] | None = Field(
-        None, description="Why each handler does not match. Only for `unhandled`."
-    )
-
-
-class WebhookErrorResponse(BaseModel):
-    """The JSON of an error response: a `WebhookResponse` as the `detail` of an `HTTPException`."""
-
-    detail: WebhookResponse
-
-
-class RouteOptions(TypedDict):
-    """Options of `app.post(path, **options)` in FastAPI."""
-
-    responses: dict[int | str, dict[str, Any]]
-    openapi_extra: dict[str, Any]
 
 
 class RequestReceive:
@@ -279,20 +241,7 @@ def make_router(
             at,
             receive_hub_webhook,
             methods=["POST"],
-            summary="Receive a Hub webhook",
-            description="Receives a delivery of the Hub and runs the matching handlers.",
-            status_code=202,
-            response_model=WebhookResponse,
-            response_description="Accepted, or stored as malformed.",
-            responses={
-                200: {
-                    "model": WebhookResponse,
-                    "description": "No handler runs.",
-                },
-                **_error_responses(WebhookResponse),
-            },
-            openapi_extra=_request_body(HubEvent),
-            dependencies=[Depends(_SCHEME)],
+            **receive_options(),
             include_in_schema=at == (exact or path),
         )
         router.add_api_route(
@@ -528,7 +477,7 @@ def _make_dependency(
 
     async def event_of(
         request: Request,
-        _: Annotated[str | None, Depends(_SCHEME)] = None,
+        _: Annotated[str | None, Depends(SECRET_SCHEME)] = None,
     ) -> HubEvent:
         scope = request.scope
         for fault in _new_faults(scope.get("app")):
@@ -551,22 +500,6 @@ def _make_dependency(
         return event
 
     return event_of
-
-
-def openapi_options(event_class: type[HubEvent] = HubEvent) -> RouteOptions:
-    """Return the options that show a verified event in OpenAPI: `@app.post(path, **...)`.
-
-    Args:
-        event_class: the class of the event.
-
-    Returns:
-        The request body, with a sample of each kind of event, and the error responses. FastAPI
-        cannot see them in the parameters of an endpoint.
-    """
-    return {
-        "responses": _error_responses(WebhookErrorResponse),
-        "openapi_extra": _request_body(event_class),
-    }
 
 
 def _check_event_class(event_class: object) -> type[HubEvent]:
@@ -650,46 +583,6 @@ def _reject_request(receiver: Receiver, rejection: HubResponse, request: Request
 
 def _make_exception(status: int, word: str, reason: str) -> HTTPException:
     return HTTPException(status, {"status": word, "reason": reason})
-
-
-def _error_responses(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    return {
-        status: {"model": model, "description": description}
-        for status, description in _ERRORS.items()
-    }
-
-
-def _request_body(event_class: type[HubEvent]) -> dict[str, Any]:
-    """Describe the request body in OpenAPI, with a sample of each kind of event."""
-    content = {
-        "schema": TypeAdapter(event_class).json_schema(),
-        "examples": {
-            name: {"summary": _summarize(payload), "value": payload}
-            for name, payload, found in _samples()
-            if issubclass(found, event_class)
-        },
-    }
-    return {"requestBody": {"required": True, "content": {"application/json": content}}}
-
-
-def _summarize(payload: dict[str, Any]) -> str:
-    """Return the text that Swagger UI shows in its list of examples."""
-    return f"{' '.join(scope_and_action(payload))}: {describe(payload)}"
-
-
-@cache
-def _samples() -> list[tuple[str, dict[str, Any], type[HubEvent]]]:
-    """Read one sample of each kind of event: the one with the shortest name.
-
-    A kind is a scope with an action. A push to a bucket, which has files, is one more.
-    """
-    found: dict[tuple[str, str, bool], tuple[str, dict[str, Any], type[HubEvent]]] = {}
-    for name in sorted(sample_names(), key=len):
-        payload = sample_json(name)
-        event = HubEvent.from_dict(payload)
-        kind = (event.scope, event.action, "updatedFiles" in payload)
-        found.setdefault(kind, (name, payload, type(event)))
-    return sorted(found.values(), key=lambda sample: sample[0])
 
 
 verified_event = _VerifiedEvent()

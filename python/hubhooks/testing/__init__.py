@@ -12,8 +12,9 @@ pytest there are also the fixtures `hubhooks_client` and `hubhooks_sample`.
 """
 
 from hubhooks._samples import sample_names
-from hubhooks.testing.client import HandlerRun, Result, TestClient, replace, sample
+from hubhooks.testing.client import HandlerRun, Result, TestClient
 from hubhooks.testing.factories import bucket, comment, config, content, discussion, repo
+from hubhooks.testing.samples import replace, sample
 
 __all__ = [
     "HandlerRun",

@@ -12,13 +12,13 @@ import re
 import sys
 import weakref
 from copy import copy
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from hubhooks._core import HubEvent, Verifier
 from hubhooks._functions import check_ran, settle
 from hubhooks._http.app import WebhookApp
 from hubhooks._http.receiver import Receiver
-from hubhooks._samples import compact, sample_json, wire_path, with_overrides
+from hubhooks._samples import compact, sample_json
 from hubhooks._store import schema
 from hubhooks._store.sqlite import IN_MEMORY, SqliteStore
 from hubhooks._worker.pools import running_loop
@@ -38,23 +38,15 @@ if TYPE_CHECKING:
         Mapping,
         Sequence,
     )
-    from typing import TypeAlias, TypedDict, TypeVar
+    from typing import TypeAlias, TypedDict
 
     from typing_extensions import Unpack
 
-    from hubhooks._core import (
-        CommentEvent,
-        ConfigEvent,
-        ContentEvent,
-        DiscussionEvent,
-        RepoEvent,
-    )
     from hubhooks._http.types import Message
     from hubhooks._store.base import AcceptResult, DeliveryStore, Due, Status
     from hubhooks.handlers import Handler, Hook, HookName
     from hubhooks.models import RunContext
 
-    E = TypeVar("E", bound=HubEvent)
     Sendable: TypeAlias = HubEvent | bytes | Mapping[str, Any] | str
     ResultStatus: TypeAlias = Status | Literal["rejected"]
 
@@ -66,117 +58,12 @@ if TYPE_CHECKING:
         timeout: float
 
 
-__all__ = ["HandlerRun", "Result", "TestClient", "replace", "sample"]
-
-CommentSample = Literal[
-    "discussion.comment.create",
-    "discussion.comment.create.older",
-    "discussion.comment.create.pull-request",
-    "discussion.comment.update",
-    "discussion.comment.update.hidden",
-    "discussion.create",
-    "discussion.create.older",
-    "discussion.create.pull-request",
-]
-DiscussionSample = Literal[
-    "discussion.delete",
-    "discussion.update.closed",
-    "discussion.update.merged",
-    "discussion.update.pinned",
-]
-ConfigSample = Literal["repo.config.update", "repo.config.update.empty"]
-ContentSample = Literal[
-    "repo.content.update",
-    "repo.content.update.bucket",
-    "repo.content.update.bucket-truncated",
-    "repo.content.update.deleted-branch",
-    "repo.content.update.new-branch",
-    "repo.content.update.parquet",
-    "repo.content.update.pull-request",
-    "repo.content.update.tag",
-    "repo.content.update.v2",
-]
-RepoSample = Literal[
-    "repo.create",
-    "repo.create.bucket",
-    "repo.create.canonical",
-    "repo.create.v2",
-    "repo.delete",
-    "repo.delete.v2",
-    "repo.move",
-    "repo.move.v2",
-    "repo.update",
-    "repo.update.older",
-    "repo.update.space",
-    "repo.update.v2",
-]
+__all__ = ["HandlerRun", "Result", "TestClient"]
 
 # A secret of its own: a test must not depend on WEBHOOK_SECRET.
 _SECRET = "hubhooks.testing"  # noqa: S105 - not a real secret
 _CLEAN_UP_SECONDS = 1.0
 _NAMED = re.compile("`(.+?)` ")
-
-
-@overload
-def sample(
-    name: CommentSample, /, *, extra: Mapping[str, Any] | None = ..., **changes: object
-) -> CommentEvent: ...
-@overload
-def sample(
-    name: DiscussionSample, /, *, extra: Mapping[str, Any] | None = ..., **changes: object
-) -> DiscussionEvent: ...
-@overload
-def sample(
-    name: ContentSample, /, *, extra: Mapping[str, Any] | None = ..., **changes: object
-) -> ContentEvent: ...
-@overload
-def sample(
-    name: ConfigSample, /, *, extra: Mapping[str, Any] | None = ..., **changes: object
-) -> ConfigEvent: ...
-@overload
-def sample(
-    name: RepoSample, /, *, extra: Mapping[str, Any] | None = ..., **changes: object
-) -> RepoEvent: ...
-@overload
-def sample(
-    name: str, /, *, extra: Mapping[str, Any] | None = ..., **changes: object
-) -> HubEvent: ...
-def sample(
-    name: str,
-    /,
-    *,
-    extra: Mapping[str, Any] | None = None,
-    **changes: object,
-) -> HubEvent:
-    """Make an event from a sample of the package.
-
-    Args:
-        name: one of `sample_names()`.
-        extra: as for `replace`.
-        changes: as for `replace`. A new scope or action can change the class of the event.
-
-    Raises:
-        ConfigError: there is no such sample or field.
-    """
-    return _changed(sample_json(name), changes, extra)
-
-
-def replace(event: E, /, *, extra: Mapping[str, Any] | None = None, **changes: object) -> E:
-    """Return a copy of an event with some fields changed.
-
-    Other fields stay the same: a new `repo__name` does not change `repo.url`.
-
-    Args:
-        event: the event to copy.
-        extra: undocumented fields, by dotted paths: `{"repo.newThing": 1}`.
-        changes: new values by field, with two underscores in place of a dot:
-            `repo__head_sha=...`, `updated_refs__0__ref=...`. Missing parts are created. The index
-            after the last element of a list appends.
-
-    Raises:
-        ConfigError: there is no such field.
-    """
-    return cast("E", _changed(event.to_dict(), changes, extra))
 
 
 class HandlerRun(NamedTuple):
@@ -628,16 +515,6 @@ def _recorded(
         return value
 
     return call
-
-
-def _changed(
-    payload: Mapping[str, Any], changes: Mapping[str, object], extra: Mapping[str, Any] | None
-) -> HubEvent:
-    body = dict(payload)
-    for name, value in changes.items():
-        # One by one: a change can create the part that the next one needs.
-        body = with_overrides(body, {wire_path(body, name): value})
-    return HubEvent.from_json(compact(with_overrides(body, extra or {})))
 
 
 def _check_hooks(hooks: object) -> None:
