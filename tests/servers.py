@@ -228,6 +228,14 @@ def started(
             server.end()
 
 
+_served = 0
+
+
+def served_apps() -> int:
+    """Return the number of apps that `serve` served in this process."""
+    return _served
+
+
 class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -264,6 +272,8 @@ def _is_of_server(task: asyncio.Task[Any]) -> bool:
 @contextmanager
 def serve(app: Any, **options: Any) -> Generator[int]:
     """Serve an app on a port of its own until the block ends, when no task of ours is left."""
+    global _served  # noqa: PLW0603 - the check of each test reads the count
+    _served += 1
     server = _Server(uvicorn.Config(app, port=0, log_config=None, **options))
     thread = threading.Thread(target=server.run)
     thread.start()

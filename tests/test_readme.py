@@ -74,7 +74,7 @@ def test_an_example_runs(example: Example, tmp_path: Path) -> None:
     file = tmp_path / "example.py"
     file.write_text(example.code, "utf-8")
     if DEFINES_TESTS.search(example.code):
-        command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)]
+        command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(file)]
         (tmp_path / "tests").mkdir()
         (tmp_path / "tests" / "opening_post.json").write_bytes(
             testing.comment("And what do you say, @my-bot?").raw

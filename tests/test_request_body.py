@@ -20,7 +20,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.routing import Mount
 
-import hubhooks._body as body_module
+import hubhooks._http.body as body_module
 from hubhooks import Webhooks
 from hubhooks._samples import compact, sample_json
 from hubhooks.fastapi import VerifiedEvent  # noqa: TC001 - FastAPI evaluates annotations

@@ -897,7 +897,7 @@ def run_pytest(
 
     def run(test_file: str, *options: str) -> pytest.RunResult:
         pytester.makepyfile(test_file)
-        return pytester.runpytest_subprocess("-W", "error", *options)
+        return pytester.runpytest_subprocess("-p", "no:xdist", "-W", "error", *options)
 
     return run
 
