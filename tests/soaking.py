@@ -25,7 +25,7 @@ import asyncio, os, time
 from hubhooks import Webhooks
 from hubhooks._store import sqlite
 
-sqlite._INTERRUPTED_SECONDS = 0.05  # so that nobody waits for what a kill interrupted
+sqlite._CRASH_BACKOFF_SECONDS = 0.05  # so that nobody waits for what a kill interrupted
 app = Webhooks()
 ran = os.open("ran", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 

@@ -12,7 +12,7 @@ from servers import PATIENCE, ask_for_websocket, started
 
 from hubhooks._core import Verifier
 from hubhooks._samples import compact, sample_json
-from hubhooks.admin.queries import AdminTokenGuard, is_cross_site
+from hubhooks.admin.access import AdminTokenGuard, is_cross_site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

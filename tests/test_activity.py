@@ -17,17 +17,14 @@ from hubhooks import Verifier, Webhooks
 from hubhooks._samples import sample_json, with_overrides
 from hubhooks._store.base import MemoryStore
 from hubhooks._store.sqlite import SqliteStore
-from hubhooks.admin.delivery_json import delivery_json
-from hubhooks.admin.queries import (
-    Activity,
+from hubhooks.admin.access import (
     AdminSessions,
     AdminTokenGuard,
-    Links,
-    Replayed,
-    Row,
     is_cross_site,
     is_space_owner,
 )
+from hubhooks.admin.delivery_json import delivery_json
+from hubhooks.admin.queries import Activity, Links, Replayed, Row
 from hubhooks.errors import BusyError, ConfigError
 
 if TYPE_CHECKING:

@@ -21,11 +21,12 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.routing import Mount
 
 from hubhooks._core import HubEvent, Verifier
-from hubhooks._http import app as room
+from hubhooks._http import app as app_module
+from hubhooks._http import lag
 from hubhooks._http.app import WebhookApp
 from hubhooks._http.receiver import Receiver
 from hubhooks._store.base import MemoryStore
-from hubhooks._worker.runner import Runner
+from hubhooks._worker.service import WorkerService
 from hubhooks.routing import Router
 from hubhooks.webhooks import Webhooks
 
@@ -53,8 +54,8 @@ class House:
         self.log = MemoryStore()
         verifier = None if secret is None else Verifier(secret)
         self.receiver = Receiver(self.router, self.log, lambda: verifier, **options)
-        self.runner = Runner(self.router, self.log)
-        self.app = WebhookApp(self.receiver, self.runner)
+        self.worker = WorkerService(self.router, self.log)
+        self.app = WebhookApp(self.receiver, self.worker)
         self.on = self.router.on
 
 
@@ -407,7 +408,7 @@ def test_an_answer_that_took_too_long_is_not_delivered(
     handled: House, ask: Any, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     came = iter([100.0])
-    monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=lambda: next(came, 110.0)))
+    monkeypatch.setattr(app_module, "time", SimpleNamespace(monotonic=lambda: next(came, 110.0)))
     asyncio.run(deliver(handled, ask, content))
     assert not is_acknowledged(handled)
 
@@ -416,8 +417,9 @@ def test_who_left_is_looked_for_only_where_something_held_up_the_loop(
     handled: House, ask: Any, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    monkeypatch.setattr(room, "_SAMPLE_SECONDS", 0)
+    for module in (app_module, lag):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(lag, "_SAMPLE_SECONDS", 0)
 
     async def came_and_left(delivery_id: str) -> bool:
         headers = {**SECRET, "webhook-id": delivery_id}
@@ -545,7 +547,7 @@ def test_a_delivery_is_a_line_of_the_log_with_fields_to_find_it_by(
             headers = {"x-webhook-secret": "moon", "webhook-id": delivery_id}
             await ask(house.app, sent, headers=headers)
         await ask(house.app, content, headers={"x-webhook-secret": "sun"})
-        await house.runner.stop()
+        await house.worker.stop()
 
     asyncio.run(send())
     names = ("delivery_id", "scope", "action", "repo", "status", "handlers")

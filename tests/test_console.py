@@ -17,6 +17,8 @@ from hubhooks import Webhooks, testing
 from hubhooks._logging import traceback_of
 from hubhooks._samples import compact, sample_json
 from hubhooks._store.sqlite import SqliteStore
+from hubhooks.admin.queries import Activity
+from hubhooks.admin.tab_html import details_html
 from hubhooks.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
@@ -179,10 +181,6 @@ def test_importing_the_package_configures_no_logging() -> None:
 
 
 def test_the_tab_shows_at_once_why_a_delivery_is_unhandled() -> None:
-    pytest.importorskip("gradio")
-    from hubhooks.admin.gradio_tab import _details_html  # noqa: PLC0415 - Gradio may be missing
-    from hubhooks.admin.queries import Activity  # noqa: PLC0415 - see above
-
     hooks = Webhooks("moon", deliveries=":memory:")
     hooks.add(print, "repo.content", name="retrain")
     client = testing.TestClient(hooks)
@@ -192,10 +190,10 @@ def test_the_tab_shows_at_once_why_a_delivery_is_unhandled() -> None:
     missed, heard = activity.details("missed"), activity.details("heard")
     assert missed is not None
     assert heard is not None
-    shown = _details_html(missed)
+    shown = details_html(missed)
     assert '<details class="hubhooks-run" open><summary>Why' in shown
     assert "retrain&#96; does not match: the scope is" in shown
-    assert " open>" not in _details_html(heard)
+    assert " open>" not in details_html(heard)
 
 
 # ---- tracebacks ----------------------------------------------------------------------------------

@@ -24,10 +24,12 @@ from typer.testing import CliRunner
 
 from hubhooks import State, Webhooks, testing
 from hubhooks._samples import compact, sample_json
-from hubhooks._store import sqlite
-from hubhooks._store.sqlite import LeaderLock, SqliteStore
-from hubhooks.cli import deliveries as _deliveries_cli
+from hubhooks._store import clock, prune, reads
+from hubhooks._store.leader import LeaderLock
+from hubhooks._store.sqlite import SqliteStore
 from hubhooks.cli import make_app
+from hubhooks.cli import replay as _replay
+from hubhooks.cli import store as _cli_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -338,7 +340,7 @@ def test_old_deliveries_are_not_recent(path: Path, monkeypatch: pytest.MonkeyPat
         for name, hours in (("old", 3), ("new", 1)):
             with monkeypatch.context() as patch:
                 then = time.time() - hours * 3600
-                patch.setattr(sqlite, "_now", lambda then=then: then)
+                patch.setattr(clock, "now", lambda then=then: then)
                 accept(log, name)
     assert [record["id"] for record in said(path, "list", "--since", "2h")] == ["new"]
     yesterday = datetime.now().astimezone() - timedelta(hours=2)
@@ -574,7 +576,7 @@ def test_what_runs_again_is_chosen(
 
 
 def test_more_than_a_page_is_chosen_with_the_oldest_first(path: Path) -> None:
-    page = _deliveries_cli._PAGE  # noqa: SLF001 - less than that would not show it
+    page = _replay._PAGE  # noqa: SLF001 - less than that would not show it
     names = [f"d{number}" for number in range(page + 5)]
     with opened(path) as log, log.transaction():
         for name in names:
@@ -594,9 +596,10 @@ def test_all_that_failed_are_told_of_even_if_they_are_dropped_meanwhile(
         for name in names:
             accept(log, name, "retrain")
             end(log, name, retrain="failed")
-    monkeypatch.setattr(sqlite, "_CHUNK_ROWS", 2)
-    monkeypatch.setattr(sqlite, "_IDS_OUTLIVE_BODIES", 0)
-    choose = _deliveries_cli._replay_of  # noqa: SLF001 - called between two pages
+    monkeypatch.setattr(reads, "_PAGE_ROWS", 2)
+    monkeypatch.setattr(prune, "CHUNK_ROWS", 2)
+    monkeypatch.setattr(prune, "_IDS_OUTLIVE_BODIES", 0)
+    choose = _replay._replay_of  # noqa: SLF001 - called between two pages
     pruned: list[bool] = []
 
     def choose_and_prune(*arguments: Any, **options: Any) -> Any:
@@ -605,7 +608,7 @@ def test_all_that_failed_are_told_of_even_if_they_are_dropped_meanwhile(
             SqliteStore(path, keep_days=0).prune()
         return choose(*arguments, **options)
 
-    monkeypatch.setattr(_deliveries_cli, "_replay_of", choose_and_prune)
+    monkeypatch.setattr(_replay, "_replay_of", choose_and_prune)
     plans = said(path, "replay", "--failed", "--dry-run", code=1)
     assert [plan["id"] for plan in plans] == names
     assert {plan["skipped"] for plan in plans} == {"its body was deleted to free space"}
@@ -695,7 +698,7 @@ def test_another_process_that_writes_is_waited_for(filled: Path) -> None:
 
 
 def test_a_log_that_stays_locked_is_given_up(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_deliveries_cli, "_BUSY_SECONDS", 0.0)
+    monkeypatch.setattr(_cli_store, "_BUSY_SECONDS", 0.0)
     writer = sqlite3.connect(filled, isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
     done = invoke(filled, "replay", "succeeded-1")
@@ -813,7 +816,7 @@ def test_old_bodies_are_dropped_and_unfinished_work_stays(filled: Path) -> None:
 
 def test_ids_outlive_bodies(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(path) as log, monkeypatch.context() as patch:
-        patch.setattr(sqlite, "_now", lambda: time.time() - 8 * DAY)
+        patch.setattr(clock, "now", lambda: time.time() - 8 * DAY)
         accept(log, "d1")
     assert " and 0 deliveries" in invoke(path, "prune", "--older-than", "2d").stdout
     assert [record["id"] for record in said(path, "list")] == ["d1"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hubhooks import RunContext, State, Webhooks, routing, testing
+from hubhooks import RunContext, State, Webhooks, handlers, testing
 from hubhooks._http.receiver import COMPLETION_RESPONSES, RESPONSES, UNREAD_BODY_RESPONSES
 from hubhooks.admin.delivery_json import delivery_json
 
@@ -58,14 +58,14 @@ def test_deliveries_lists_every_state() -> None:
 
 
 def test_filters_lists_every_filter() -> None:
-    options = {"name", *routing.Policy.__slots__}
-    filters = set(routing._CRITERIA)  # noqa: SLF001 - the names of `Criteria`, at run time
+    options = {"name", *handlers.Policy.__slots__}
+    filters = set(handlers.CRITERIA)
     assert set(first_cells(section(page("filters.md"), "All filters"))) == filters - options
 
 
 def test_retries_lists_every_option() -> None:
     listed = first_cells(section(page("retries.md"), "Options"))
-    assert {name.rstrip("=") for name in listed} == set(routing.Policy.__slots__)
+    assert {name.partition("=")[0] for name in listed} == set(handlers.Policy.__slots__)
 
 
 def test_http_lists_every_rejection() -> None:
@@ -123,6 +123,6 @@ def test_json_lists_every_key(heading: str) -> None:
 def test_run_context_fields_are_listed() -> None:
     text = section(page("deliveries.md"), "What a handler knows about its run")
     assert first_cells(text) == [
-        "id", "attempt", "failures", "is_replay", "received_at", "handler",
+        "id", "attempt", "failures", "is_replay", "received_at", "handler", "superseded",
     ]  # fmt: skip
     assert set(first_cells(text)) == set(RunContext._fields)

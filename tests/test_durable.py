@@ -13,7 +13,6 @@ from contextlib import AsyncExitStack, ExitStack, closing, contextmanager, suppr
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,15 +20,16 @@ from servers import PATIENCE, UVICORN, started, wait_until
 from soaking import soak
 
 from hubhooks import HubEvent, Ignore, Retry, RunContext, Webhooks
-from hubhooks._http import app as room
-from hubhooks._http.receiver import AcceptedRuns
+from hubhooks._http import app as app_module
 from hubhooks._samples import compact, sample_json
 from hubhooks._store import sqlite
-from hubhooks._store.sqlite import LeaderLock, SqliteStore
-from hubhooks._worker import execution as _calls
-from hubhooks._worker import session as _session
-from hubhooks._worker.runner import Runner
+from hubhooks._store.leader import LeaderLock
+from hubhooks._store.sqlite import SqliteStore
+from hubhooks._worker import service
+from hubhooks._worker.service import WorkerService
+from hubhooks._worker.timeouts import Timeouts
 from hubhooks.errors import ConfigError, StoreError
+from hubhooks.models import AcceptedRuns
 from hubhooks.routing import Router
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ import os
 from hubhooks import Webhooks
 from hubhooks._store import sqlite
 
-sqlite._INTERRUPTED_SECONDS = 0.05
+sqlite._CRASH_BACKOFF_SECONDS = 0.5
 app = Webhooks()
 
 @app.on("repo.content", name="aborts")
@@ -108,10 +108,10 @@ def test_a_handler_that_kills_the_process_fails_in_the_end_and_the_app_comes_up(
 TELLS_PID = """
 import os, time
 from hubhooks import Webhooks
-from hubhooks._store import sqlite
+from hubhooks._store import clock, sqlite
 
-sqlite._INTERRUPTED_SECONDS = 0.05
-sqlite._now = lambda: time.time() - 3600 * os.path.exists("set-back")
+sqlite._CRASH_BACKOFF_SECONDS = 0.5
+clock.now = lambda: time.time() - 3600 * os.path.exists("set-back")
 app = Webhooks()
 
 @app.on(name="tells")
@@ -163,7 +163,7 @@ def test_a_process_that_cannot_take_over_at_first_tries_again(
     monkeypatch: pytest.MonkeyPatch,
     logged: Callable[[], list[str]],
 ) -> None:
-    monkeypatch.setattr(_session, "_BROKEN_SECONDS", 0.05)
+    monkeypatch.setattr(service, "DEFAULT_TIMEOUTS", Timeouts(store_failure=0.05))
     path = tmp_path / "hubhooks.db"
     hooks = Webhooks("moon", deliveries=path)
     ran: list[str] = []
@@ -172,7 +172,7 @@ def test_a_process_that_cannot_take_over_at_first_tries_again(
     assert first.try_acquire()
     with serve(hooks) as port, closing(sqlite3.connect(path, isolation_level=None)) as file:
         assert post(port, BODY)[0] == 202
-        # As SQLite says it where there is no room for what it has to write.
+        # SQLite uses these words if the disk is full.
         file.execute(
             "CREATE TRIGGER full BEFORE UPDATE OF generation ON log "
             "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
@@ -337,7 +337,7 @@ def test_a_delivery_answered_in_time_that_comes_again_is_a_replay(serving: Any) 
 def test_a_delivery_answered_too_late_that_comes_again_is_the_hubs_retry(
     serving: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "_ACKNOWLEDGE_SECONDS", 0)
+    monkeypatch.setattr(app_module, "_ACKNOWLEDGE_SECONDS", 0)
     with serving() as served:
         served.hooks.add(lambda event: None, name="matching")
         assert served.send() == (202, "accepted")
@@ -349,7 +349,7 @@ def test_a_delivery_answered_too_late_that_comes_again_is_the_hubs_retry(
 def test_an_answer_that_waited_for_its_handlers_is_not_too_late(
     serving: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "_ACKNOWLEDGE_SECONDS", 0)
+    monkeypatch.setattr(app_module, "_ACKNOWLEDGE_SECONDS", 0)
     with serving(acknowledge="on_completion") as served:
         served.hooks.add(lambda event: None, name="matching")
         assert served.send() == (200, "succeeded")
@@ -490,8 +490,8 @@ def died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Any, post: Any)
         due_after: float = 0,
         alone: float = 3600,
     ) -> Generator[Served]:
-        monkeypatch.setattr(sqlite, "_INTERRUPTED_SECONDS", due_after)
-        monkeypatch.setattr(_session, "_ALONE_SECONDS", alone)
+        monkeypatch.setattr(sqlite, "_CRASH_BACKOFF_SECONDS", due_after)
+        monkeypatch.setattr(service, "DEFAULT_TIMEOUTS", Timeouts(quarantine=alone))
         log = SqliteStore(tmp_path / "hubhooks.db")
         log.open()
         log.recover()
@@ -786,7 +786,7 @@ def test_a_sync_handler_out_of_time_is_overdue_until_it_returns(
 def test_an_async_handler_that_swallows_its_cancellation_is_overdue_until_it_returns(
     serving: Any, logged: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_calls, "_HEED_SECONDS", 0.05)
+    monkeypatch.setattr(service, "DEFAULT_TIMEOUTS", Timeouts(cancel_grace=0.05))
     release = threading.Event()
     with serving() as served:
 
@@ -913,7 +913,7 @@ def test_the_answer_may_wait_for_the_handlers(serving: Any) -> None:
 
 
 def test_an_answer_waits_only_so_long(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "_COMPLETION_SECONDS", 0.05)
+    monkeypatch.setattr(app_module, "_COMPLETION_SECONDS", 0.05)
     release = threading.Event()
     with serving(acknowledge="on_completion") as served:
 
@@ -953,9 +953,9 @@ def test_answers_that_wait_leave_the_log_alone_while_another_process_writes(
         async def matching(event: HubEvent) -> None:
             await release.wait()
 
-        runner.start()
-        runner.submit(AcceptedRuns(log.accept("d1", BODY, ["matching"]).id, ("matching",), change))
-        answers = [asyncio.ensure_future(runner.wait_for("d1", PATIENCE)) for _ in range(20)]
+        worker.start()
+        worker.submit(AcceptedRuns(log.accept("d1", BODY, ["matching"]).id, ("matching",), change))
+        answers = [asyncio.ensure_future(worker.wait_for("d1", PATIENCE)) for _ in range(20)]
         await until(lambda: log.looks >= 20)
         with other.transaction():
             log.tries = 0
@@ -964,15 +964,14 @@ def test_answers_that_wait_leave_the_log_alone_while_another_process_writes(
             assert log.tries == 1
         clock[0] += 1
         records = await asyncio.gather(*answers)
-        await runner.stop()
+        await worker.stop()
         return records
 
     # Time stands still, so that it is not time to try again.
     clock = [0.0]
-    monkeypatch.setattr(_session, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     change = event("repo.content.update")
     log, other, router = Counting(tmp_path / "x.db"), SqliteStore(tmp_path / "x.db"), Router()
-    runner = Runner(router, log)
+    worker = WorkerService(router, log, clock=lambda: clock[0])
     log.open()
     other.open()
     records = asyncio.run(asyncio.wait_for(serve(), PATIENCE))
@@ -1042,7 +1041,7 @@ def test_while_another_process_writes_a_delivery_waits_and_then_is_refused(
             assert answers == []
         sender.join(PATIENCE)
         assert answers == [200]
-        monkeypatch.setattr(room, "BUSY_SECONDS", 0.0)
+        monkeypatch.setattr(app_module, "BUSY_SECONDS", 0.0)
         with other.transaction():
             assert post(port, BODY, "d2") == (
                 503,
@@ -1088,7 +1087,7 @@ def test_all_who_wait_for_another_process_are_kept_in_one_batch(
     class Counting(SqliteStore):
         @contextmanager
         def transaction(self) -> Generator[None]:
-            is_outermost = not self._db.is_in_batch
+            is_outermost = not self._db.in_transaction
             with super().transaction():
                 if is_outermost:
                     sizes.append(0)
@@ -1166,7 +1165,7 @@ def test_of_deliveries_kept_together_one_that_cannot_begin_holds_up_no_other(
 ) -> None:
     hooks = Webhooks("moon", deliveries=tmp_path / "hubhooks.db")
     hooks.add(lambda event: None, name="matching")
-    begin = hooks._runner.begin  # noqa: SLF001 - where a system that has no thread left shows
+    begin = hooks._worker.start_runs  # noqa: SLF001 - where a system that has no thread left shows
     statuses: list[int] = []
 
     def fail_once(work: Any, runs: Any) -> None:
@@ -1175,7 +1174,7 @@ def test_of_deliveries_kept_together_one_that_cannot_begin_holds_up_no_other(
             raise RuntimeError(msg)
         begin(work, runs)
 
-    monkeypatch.setattr(hooks._runner, "begin", fail_once)  # noqa: SLF001 - see above
+    monkeypatch.setattr(hooks._worker, "start_runs", fail_once)  # noqa: SLF001 - see above
 
     async def receive() -> Any:
         return {"type": "http.request", "body": BODY}
@@ -1206,10 +1205,10 @@ def test_a_handler_whose_start_was_not_stored_keeps_no_place(
     errors = [StoreError("its disk is full")]
 
     class Failing(SqliteStore):
-        def claim(self, delivery_id: str, handler: str) -> RunContext | None:
+        def claim(self, delivery_id: str, handler: str, **more: Any) -> RunContext | None:
             if handler == "second" and errors:
                 raise errors.pop()
-            return super().claim(delivery_id, handler)
+            return super().claim(delivery_id, handler, **more)
 
     hooks = Webhooks("moon", deliveries=tmp_path / "hubhooks.db")
     hooks.store.__class__ = Failing

@@ -20,14 +20,16 @@ import pytest
 from servers import PATIENCE, UVICORN, started, wait_until
 
 from hubhooks import HubEvent, Ignore, Retry, Webhooks
-from hubhooks._http.receiver import AcceptedRuns
 from hubhooks._logging import SafeLogger, text_of
 from hubhooks._samples import compact, sample_json
 from hubhooks._store.base import MemoryStore
-from hubhooks._store.sqlite import LeaderLock, SqliteStore
-from hubhooks._worker import session as _session
-from hubhooks._worker.runner import Runner
+from hubhooks._store.leader import LeaderLock
+from hubhooks._store.sqlite import SqliteStore
+from hubhooks._worker import service
+from hubhooks._worker.service import WorkerService
+from hubhooks._worker.timeouts import Timeouts
 from hubhooks.errors import PayloadError, StoreError
+from hubhooks.models import AcceptedRuns
 from hubhooks.routing import Router
 
 if TYPE_CHECKING:
@@ -200,8 +202,7 @@ def test_a_raising_when_under_raising_logging_is_no_match(
 def test_upkeep_goes_on_after_a_failure_that_cannot_be_logged(
     tmp_path: Path, serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_session, "_CHECKPOINT_SECONDS", 0.01)
-    monkeypatch.setattr(_session, "_PRUNE_SECONDS", 0.01)
+    monkeypatch.setattr(service, "DEFAULT_TIMEOUTS", Timeouts(checkpoint=0.01, prune=0.01))
     calls: list[int] = []
     errors: list[Exception] = [StoreError("full"), OSError("the disk")]
 
@@ -236,7 +237,7 @@ def test_the_dedicated_loop_goes_on_after_a_stop_that_cannot_be_logged(
 def test_a_store_that_cannot_be_written_and_logging_that_raises_lose_nothing(
     tmp_path: Path, serve: Any, post: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_session, "_BROKEN_SECONDS", 0.05)
+    monkeypatch.setattr(service, "DEFAULT_TIMEOUTS", Timeouts(store_failure=0.05))
     path = tmp_path / "hubhooks.db"
     hooks = Webhooks("moon", deliveries=path)
     release = threading.Event()
@@ -446,12 +447,12 @@ def test_a_run_is_recorded_although_ctrl_c_comes_while_its_exception_is_read(
     def ignores(event: HubEvent) -> None:
         raise Interrupting
 
-    runner = Runner(router, log, inline=True)
-    runner.start()
+    worker = WorkerService(router, log, inline=True)
+    worker.start()
     verdict = log.accept("d1", sample.raw, ("ignores",))
     with pytest.raises(KeyboardInterrupt):
-        runner.submit(AcceptedRuns(verdict.id, verdict.handlers, sample))
-    asyncio.run(runner.stop())
+        worker.submit(AcceptedRuns(verdict.id, verdict.handlers, sample))
+    asyncio.run(worker.stop())
     assert log.list()[0].state == "ignored"
 
 
@@ -487,7 +488,7 @@ def test_text_of_an_object_is_exact_and_never_raises() -> None:
 def test_a_waiting_request_takes_no_task_beside_its_own(
     tmp_path: Path, serve: Any, post: Any, monkeypatch: pytest.MonkeyPatch, store: str
 ) -> None:
-    monkeypatch.setattr(_session, "_LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(service, "DEFAULT_TIMEOUTS", Timeouts(poll=0.001))
     path = ":memory:" if store == "memory" else tmp_path / "hubhooks.db"
     hooks = Webhooks("moon", deliveries=path, acknowledge="on_completion")
     release = threading.Event()
@@ -526,10 +527,10 @@ def test_a_request_that_is_cancelled_while_it_waits_leaves_nothing(
 
     async def serve() -> None:
         async with hooks.lifespan(None):
-            runner = hooks._runner  # noqa: SLF001 - there is no other way to wait for one
-            log = runner.log
+            worker = hooks._worker  # noqa: SLF001 - there is no other way to wait for one
+            log = worker.store
             log.accept("d1", BODY, ["waits"])
-            waiting = asyncio.ensure_future(runner.wait_for("d1", PATIENCE))
+            waiting = asyncio.ensure_future(worker.wait_for("d1", PATIENCE))
             await asyncio.sleep(0)
             waiting.cancel()
             assert await asyncio.gather(waiting, return_exceptions=True)
@@ -574,7 +575,7 @@ def test_a_run_has_a_copy_of_the_context_of_its_request(
     contexts: Contexts, serve: Any, post: Any, is_async: bool
 ) -> None:
     # One slot, so that all sync runs have the same thread.
-    contexts.hooks._runner._slots = 1  # noqa: SLF001 - there is no option
+    contexts.hooks._worker.slots = 1  # noqa: SLF001 - there is no option
 
     def matching(event: HubEvent) -> None:
         contexts.note("run")
@@ -875,11 +876,11 @@ def uses_everything():
             use()
         except StoreError as error:
             print(error, flush=True)
-    hooks._runner.wake()
+    hooks._worker.notify()
     asyncio.run(hooks._webhook_app.stop())
     asyncio.run(hooks._webhook_app.drain(60))
     hooks.store.close()
-    hooks._runner._lock_of_log.release()
+    hooks._worker._lock.release()
 
 async def serve():
     async with hooks.lifespan(None):

@@ -15,8 +15,9 @@ from servers import PATIENCE
 from test_cli import ENVIRONMENT
 
 from hubhooks import Webhooks
-from hubhooks._store import connection as _database
-from hubhooks._store.sqlite import LeaderLock, SqliteStore
+from hubhooks._store import file_systems
+from hubhooks._store.leader import LeaderLock
+from hubhooks._store.sqlite import SqliteStore
 from hubhooks.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ REMOTE = (
 def mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Replace what the kernel says of the mounts."""
     mounts = tmp_path / "mountinfo"
-    monkeypatch.setattr(_database, "_MOUNTS", mounts)
+    monkeypatch.setattr(file_systems, "_MOUNTS", mounts)
 
     def mount(*lines: str | bytes) -> None:
         whole = [os.fsencode(line) if isinstance(line, str) else line for line in lines]

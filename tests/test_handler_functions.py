@@ -19,10 +19,10 @@ import pytest
 from servers import PATIENCE, wait_until
 
 from hubhooks import HubEvent, Router, RunContext, Webhooks, testing
-from hubhooks._http.receiver import AcceptedRuns
 from hubhooks._store.base import MemoryStore
-from hubhooks._worker.runner import Runner
+from hubhooks._worker.service import WorkerService
 from hubhooks.errors import ConfigError
+from hubhooks.models import AcceptedRuns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
@@ -200,14 +200,14 @@ def handle(function: Any, event: HubEvent, **options: Any) -> Run:
     """Run a handler on an event as a server does, to its end."""
     router, log = Router(), MemoryStore()
     router.add(function, name="handler", **options)
-    runner = Runner(router, log)
+    worker = WorkerService(router, log)
 
     async def serve() -> None:
-        runner.start()
+        worker.start()
         work = AcceptedRuns("d1", ("handler",), event)
         log.accept("d1", event.raw, ("handler",))
-        runner.submit(work)
-        await runner.stop(PATIENCE)
+        worker.submit(work)
+        await worker.stop(PATIENCE)
 
     asyncio.run(serve())
     record = log.get("d1")
@@ -291,14 +291,14 @@ def test_wrapped_async_function_runs_on_the_servers_loop(event: Event) -> None:
 
     router, log = Router(), MemoryStore()
     router.add(Server().handler)
-    runner = Runner(router, log)
+    worker = WorkerService(router, log)
 
     async def serve() -> None:
-        runner.start()
+        worker.start()
         (handler,) = router.match(event("repo.create"))
         log.accept("d1", event("repo.create").raw, (handler.name,))
-        runner.submit(AcceptedRuns("d1", (handler.name,), event("repo.create")))
-        await runner.stop(PATIENCE)
+        worker.submit(AcceptedRuns("d1", (handler.name,), event("repo.create")))
+        await worker.stop(PATIENCE)
         loops.append(asyncio.get_running_loop())
 
     asyncio.run(serve())
@@ -346,14 +346,14 @@ def test_wrapped_async_function_is_cancelled_when_the_server_stops(event: Event)
 
     router, log = Router(), MemoryStore()
     router.add(wrapped(waits), name="handler")
-    runner = Runner(router, log)
+    worker = WorkerService(router, log)
 
     async def serve() -> None:
-        runner.start()
+        worker.start()
         log.accept("d1", event("repo.create").raw, ("handler",))
-        runner.submit(AcceptedRuns("d1", ("handler",), event("repo.create")))
+        worker.submit(AcceptedRuns("d1", ("handler",), event("repo.create")))
         await asyncio.to_thread(is_waiting.wait, PATIENCE)
-        await runner.stop(0)
+        await worker.stop(0)
 
     asyncio.run(serve())
     record = log.get("d1")
@@ -372,14 +372,14 @@ def test_coroutine_returned_after_the_stop_is_closed_and_recorded(event: Event) 
 
     router, log = Router(), MemoryStore()
     router.add(returns_late, name="handler")
-    runner = Runner(router, log)
+    worker = WorkerService(router, log)
 
     async def serve() -> None:
-        runner.start()
+        worker.start()
         log.accept("d1", event("repo.create").raw, ("handler",))
-        runner.submit(AcceptedRuns("d1", ("handler",), event("repo.create")))
+        worker.submit(AcceptedRuns("d1", ("handler",), event("repo.create")))
         await asyncio.to_thread(is_called.wait, PATIENCE)
-        await runner.stop(0)
+        await worker.stop(0)
 
     asyncio.run(serve())
     may_return.set()
@@ -549,7 +549,7 @@ def test_predicate_that_never_ran_does_not_match(
 def test_backoff_that_never_ran_is_reported(
     event: Event, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hubhooks._worker.execution._USUAL_PAUSE", 0)
+    monkeypatch.setattr("hubhooks._worker.execution._DEFAULT_PAUSE", 0)
 
     def fails(event: HubEvent) -> None:
         raise LookupError

@@ -15,7 +15,8 @@ from hubhooks import Webhooks, _process
 from hubhooks._app_code import AppCode
 from hubhooks._process import Process, current_process, is_alive
 from hubhooks._samples import compact, sample_json
-from hubhooks._store.sqlite import LeaderLock, SqliteStore
+from hubhooks._store.leader import LeaderLock
+from hubhooks._store.sqlite import SqliteStore
 from hubhooks.errors import BusyError
 
 if TYPE_CHECKING:

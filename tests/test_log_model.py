@@ -27,8 +27,8 @@ from hypothesis.stateful import (
 )
 
 from hubhooks._store import base as deliveries
-from hubhooks._store import connection as _database
-from hubhooks._store import sqlite
+from hubhooks._store import clock as clock_module
+from hubhooks._store import connection, inserts
 from hubhooks._store.base import AcceptResult, MemoryStore
 from hubhooks._store.sqlite import SqliteStore
 from hubhooks.errors import StoreError
@@ -381,7 +381,7 @@ class LogMachine(RuleBasedStateMachine):
         for name in ids:
             process.log.mark_acknowledged(name, delivered=answers)
             if answers:
-                self.defer(process, "answered", name)
+                self.defer(process, "mark_acknowledged", name)
 
     def accept(self, process: Process, delivery_id: Any, body: bytes, heard: Any) -> Any:
         handlers, skipped = ((), heard) if isinstance(heard, str) else (heard, None)
@@ -449,7 +449,7 @@ class LogMachine(RuleBasedStateMachine):
         process = self.leader
         self.flush_all_of(process)
         found = process.log.list_ready(limit, interrupted=interrupted)
-        assert len(found) == min(limit, len(self.model.due(interrupted=interrupted)))
+        assert len(found) == min(limit, len(self.model.list_ready(interrupted=interrupted)))
         with process.log.transaction():
             for delivery_id, handler in found:
                 self.start(process, delivery_id, handler)
@@ -517,7 +517,7 @@ class LogMachine(RuleBasedStateMachine):
             ids = [*self.model.known, "nobody"]
             delivery_id = ids[which % len(ids)]
             process.log.mark_acknowledged(delivery_id, delivered=True)
-            self.defer(process, "answered", delivery_id)
+            self.defer(process, "mark_acknowledged", delivery_id)
         elif what == "reject":
             self.reject(process, ("secret wrong", "too large")[which % 2], 1 + which % 3)
         elif what == "prune":
@@ -560,7 +560,7 @@ class LogMachine(RuleBasedStateMachine):
             assert found == [one.id for one in expected if one.state == known.state]
         for interrupted in (False, True):
             found = log.list_ready(1_000, interrupted=interrupted)
-            assert set(found) == self.model.due(interrupted=interrupted)
+            assert set(found) == self.model.list_ready(interrupted=interrupted)
         waits, expected_wait = log.seconds_to_next(), self.model.seconds_to_next()
         assert (waits is None) == (expected_wait is None)
         assert waits is None or waits == pytest.approx(expected_wait)
@@ -659,11 +659,11 @@ class DiskMachine(LogMachine):
 
     def begin_with(self, on_replay: Any) -> None:
         self.model = DiskModel(on_replay)
-        self.patch.setattr(sqlite, "_now", lambda: self.model.now)
+        self.patch.setattr(clock_module, "now", lambda: self.model.now)
         # Or it would depend on the time whether room is looked for.
-        self.patch.setattr(sqlite, "_FULL_SECONDS", 0.0)
-        self.patch.setattr(_database, "_CHECKPOINT_BYTES", 0)
-        self.patch.setattr(_database, "_TRUNCATE_BYTES", 0)
+        self.patch.setattr(inserts, "_FULL_SECONDS", 0.0)
+        self.patch.setattr(connection, "_CHECKPOINT_BYTES", 0)
+        self.patch.setattr(connection, "_TRUNCATE_BYTES", 0)
         self.leader = self.opened()
         assert self.leader.log.recover() == []
 

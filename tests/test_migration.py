@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from servers import PATIENCE, ROOT
 
-from hubhooks._store import sqlite
-from hubhooks._store.sqlite import LeaderLock, SqliteStore
+from hubhooks._store import schema
+from hubhooks._store.leader import LeaderLock
+from hubhooks._store.sqlite import SqliteStore
 from hubhooks.admin.delivery_json import delivery_json
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def test_old_store_keeps_every_delivery(path: Path) -> None:
     store.close()
     with closing(sqlite3.connect(path)) as connection:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-    assert version == len(sqlite.MIGRATIONS)
+    assert version == len(schema.MIGRATIONS)
 
 
 def test_old_store_can_be_used(path: Path) -> None:
@@ -115,13 +116,13 @@ def test_old_store_can_be_used(path: Path) -> None:
 
 MIGRATES = """
 import sys
-from hubhooks._store import sqlite
+from hubhooks._store import schema, sqlite
 
 # The step stops at this statement.
-*steps, last = sqlite._STEPS
+*steps, last = schema.MIGRATIONS
 at = int(sys.argv[2])
 wait = "SELECT pause()"
-sqlite._STEPS = (*steps, (*last[:at], wait, *last[at:]))
+schema.MIGRATIONS = (*steps, (*last[:at], wait, *last[at:]))
 connect = sqlite.Database._connect.__globals__["sqlite3"].connect
 
 def connect_with_pause(*arguments, **options):
@@ -140,7 +141,7 @@ store.open()
 """
 
 
-@pytest.mark.parametrize("at", range(len(sqlite.MIGRATIONS[-1]) + 1))
+@pytest.mark.parametrize("at", range(len(schema.MIGRATIONS[-1]) + 1))
 def test_migration_that_is_killed_is_taken_up_again(path: Path, at: int) -> None:
     environ = {"PYTHONPATH": str(ROOT / "python")}
     process = subprocess.Popen(
@@ -157,7 +158,7 @@ def test_migration_that_is_killed_is_taken_up_again(path: Path, at: int) -> None
     process.stdin.close()
     process.stdout.close()
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (len(sqlite.MIGRATIONS) - 1,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(schema.MIGRATIONS) - 1,)
     store = open_store(path)
     check_content(store)
     store.close()

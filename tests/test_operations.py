@@ -19,11 +19,11 @@ from servers import PATIENCE, Server, started, wait_until
 from test_cli import ENVIRONMENT
 
 from hubhooks._samples import compact, sample_json
-from hubhooks._store import connection as _database
+from hubhooks._store import clock, file_systems
 from hubhooks._store import space as _space
-from hubhooks._store import sqlite
 from hubhooks._store.base import MemoryStore
-from hubhooks._store.sqlite import LeaderLock, SqliteStore
+from hubhooks._store.leader import LeaderLock
+from hubhooks._store.sqlite import SqliteStore
 from hubhooks.admin import operations as _operations
 from hubhooks.admin.queries import Activity
 from hubhooks.errors import ConfigError, StoreError
@@ -518,7 +518,7 @@ def test_replayed_run_starts_though_the_clock_was_set_back(
     with opened(tmp_path / "hubhooks.db") as store:
         store.accept("d1", BODY, (), "unhandled")
         assert store.replay("d1", ["handle"]) == ("handle",)
-        monkeypatch.setattr(sqlite, "_now", lambda: 1e9)
+        monkeypatch.setattr(clock, "now", lambda: 1e9)
         assert store.list_ready(1) == [("d1", "handle")]
 
 
@@ -696,7 +696,7 @@ def test_bucket_of_a_space_survives_and_may_lose_deliveries(
     mounts = in_space / "mountinfo"
     bucket = in_space / "bucket"
     mounts.write_text(f"22 1 0:21 / {bucket} rw,relatime shared:1 - fuse source rw\n")
-    monkeypatch.setattr(_database, "_MOUNTS", mounts)
+    monkeypatch.setattr(file_systems, "_MOUNTS", mounts)
     said = describe(bucket / "hubhooks.db")
     assert "on a network file system (fuse): they survive a restart" in said
 

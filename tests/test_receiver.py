@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hubhooks._core import Verifier
-from hubhooks._http import receiver as room
+from hubhooks._http import receiver as receiver_module
 from hubhooks._http.receiver import RESPONSES, Receiver
 from hubhooks._store.base import MemoryStore
 from hubhooks.errors import ConfigError, StoreError
@@ -210,7 +210,7 @@ def test_refusals_are_counted_by_minute_and_logged_once_in_each(
 ) -> None:
     minutes = [7.0, 7.5, 7.9, 8.0]
     for minute in minutes:
-        monkeypatch.setattr(room, "time", clock_at(minute))
+        monkeypatch.setattr(receiver_module, "time", clock_at(minute))
         receiver.precheck("POST", [(b"x-webhook-secret", b"sun")], b"")
         receiver.precheck("GET", [], b"")
     assert receiver.rejections == {
@@ -233,7 +233,7 @@ def test_refusals_are_forgotten_after_an_hour(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for minute in (1, 2, 61):
-        monkeypatch.setattr(room, "time", clock_at(minute))
+        monkeypatch.setattr(receiver_module, "time", clock_at(minute))
         receiver.precheck("GET", [], b"")
     assert set(receiver.rejections) == {(2, "method"), (61, "method")}
 

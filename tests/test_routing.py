@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hubhooks import routing
+from hubhooks import handlers
 from hubhooks._core import CommentEvent, ContentEvent, DiscussionEvent, Filter, HubEvent
 from hubhooks.errors import ConfigError
 from hubhooks.routing import Router
@@ -679,6 +679,20 @@ def test_compiled_code_has_no_place_to_name(router: Router) -> None:
         router.add([].append, name="x")
 
 
+def test_handlers_are_listed_in_the_order_of_registration(router: Router) -> None:
+    router.add(takes_the_event, "repo", name="b")
+    router.add(takes_the_event, "repo", name="a")
+    before = router.handlers
+    router.add(takes_the_event, "discussion", name="b")
+    router.add(takes_the_event, name="c")
+    assert [handler.name for handler in before] == ["b", "a"]
+    assert [handler.name for handler in router.handlers] == ["b", "a", "c"]
+    assert router.handlers[0] is router.handler("b")
+    assert len(router.handlers[0].rules) == 2
+    with pytest.raises(AttributeError):
+        router.handlers = ()  # type: ignore[misc]
+
+
 # ---- including --------------------------------------------------------------------------------
 
 
@@ -860,8 +874,8 @@ def test_an_async_function_cannot_say_how_long_to_wait() -> None:
 
 def test_every_criterion_of_a_filter_and_every_option_can_be_given() -> None:
     of_filters = set(inspect.signature(Filter).parameters) - {"scopes"}
-    known = {*of_filters, *routing.Policy.__slots__, "when", "name"}
-    assert set(routing._CRITERIA) == known  # noqa: SLF001 - what `on` compares its criteria with
+    known = {*of_filters, *handlers.Policy.__slots__, "when", "name"}
+    assert set(handlers.CRITERIA) == known
 
 
 def test_how_a_handler_runs_is_said_in_any_of_its_decorators() -> None:

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from servers import PATIENCE
 
-from hubhooks._http.receiver import AcceptedRuns
 from hubhooks._store.base import MemoryStore
-from hubhooks._worker.runner import Runner
+from hubhooks._worker.service import WorkerService
 from hubhooks.errors import ConfigError
-from hubhooks.models import Delivery, Ignore, RunContext
+from hubhooks.models import AcceptedRuns, Delivery, Ignore, RunContext
 from hubhooks.routing import Router
 
 if TYPE_CHECKING:
@@ -29,20 +28,20 @@ if TYPE_CHECKING:
 
 
 class Bench:
-    """A runner with all it needs, and a way to give it work."""
+    """A worker with all it needs, and a way to give it work."""
 
     def __init__(self, event: HubEvent, **options: Any) -> None:
         self.event = event
         self.router = Router()
         self.log = MemoryStore()
-        self.runner = Runner(self.router, self.log, **options)
+        self.worker = WorkerService(self.router, self.log, **options)
         self.on = self.router.on
 
     def submit(self, delivery_id: str = "d1", *handlers: str) -> None:
-        self.runner.start()
+        self.worker.start()
         names = handlers or tuple(h.name for h in self.router.match(self.event))
         verdict = self.log.accept(delivery_id, self.event.raw, names)
-        self.runner.submit(AcceptedRuns(verdict.id, verdict.handlers, self.event))
+        self.worker.submit(AcceptedRuns(verdict.id, verdict.handlers, self.event))
 
     def run(self, *delivery_ids: str, drain: float = PATIENCE) -> Delivery:
         """Run deliveries to their end, on a loop of their own."""
@@ -50,7 +49,7 @@ class Bench:
         async def serve() -> None:
             for delivery_id in delivery_ids or ("d1",):
                 self.submit(delivery_id)
-            await self.runner.stop(drain)
+            await self.worker.stop(drain)
 
         asyncio.run(serve())
         return self.record()
@@ -166,7 +165,7 @@ def test_run_of_an_unknown_handler_stays_queued(
     bench: Bench, logged: Callable[[], list[str]]
 ) -> None:
     bench.submit("d1", "gone")
-    asyncio.run(bench.runner.stop(PATIENCE))
+    asyncio.run(bench.worker.stop(PATIENCE))
     (run,) = bench.record().runs
     assert (run.state, run.attempts) == ("queued", 0)
     (line,) = logged()
@@ -310,14 +309,14 @@ def test_a_step_that_begins_before_its_wakers_thread_goes_on_is_not_the_last(ben
         ran.append(context.id)
 
     async def wake() -> None:
-        thread = threading.Thread(target=bench.runner.wake)
+        thread = threading.Thread(target=bench.worker.notify)
         thread.start()
         while thread.is_alive():
             await asyncio.sleep(0)
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()
-        bench.runner.start()
+        bench.worker.start()
         await asyncio.sleep(0)
         call_soon = loop.call_soon_threadsafe
 
@@ -352,7 +351,7 @@ def test_only_so_many_sync_handlers_run_at_once_and_the_rest_after_them(one_thre
         for delivery_id in ("d1", "d2", "d3"):
             one_thread.submit(delivery_id)
         all_came.set()
-        await one_thread.runner.stop(PATIENCE)
+        await one_thread.worker.stop(PATIENCE)
 
     asyncio.run(serve())
     assert len(seen) == 3
@@ -371,7 +370,7 @@ def test_a_thread_is_used_again_and_ends_with_the_runner(bench: Bench) -> None:
             bench.submit(f"d{number}")
             while bench.record(f"d{number}").state != "succeeded":
                 await asyncio.sleep(0)
-        await bench.runner.stop()
+        await bench.worker.stop()
 
     asyncio.run(serve())
     # The second one begins where the first has recorded its end but not taken its place yet.
@@ -531,8 +530,8 @@ def test_the_hooks_for_the_unhandled_are_told_of_work_without_handlers(bench: Be
     bench.router.on_error(lambda *_: pytest.fail("nothing failed"))
 
     async def serve() -> None:
-        bench.runner.submit(AcceptedRuns("d1", (), bench.event))
-        await bench.runner.stop(PATIENCE)
+        bench.worker.submit(AcceptedRuns("d1", (), bench.event))
+        await bench.worker.stop(PATIENCE)
 
     asyncio.run(serve())
     assert sorted(told, key=str) == sorted([(bench.event, False), (bench.event, True)], key=str)
@@ -569,8 +568,8 @@ def test_stopping_waits_for_hooks_and_cancels_those_that_stay(
 
     async def serve() -> None:
         bench.submit()
-        bench.runner.submit(AcceptedRuns("d2", (), bench.event))
-        await bench.runner.stop(0.01)
+        bench.worker.submit(AcceptedRuns("d2", (), bench.event))
+        await bench.worker.stop(0.01)
         assert sorted(ended) == ["cancelled", "cancelled, too", "told"]
 
     asyncio.run(serve())
@@ -601,7 +600,7 @@ def test_a_hook_is_told_of_a_handler_that_outlived_the_stop(
     async def serve() -> None:
         bench.submit()
         assert begun.wait(PATIENCE)
-        await bench.runner.stop(0.01)
+        await bench.worker.stop(0.01)
 
     asyncio.run(serve())
     release.set()
@@ -641,7 +640,7 @@ def test_async_handlers_and_hooks_can_run_on_a_loop_of_their_own(own: Bench) -> 
 
     async def serve() -> None:
         own.submit()
-        await own.runner.stop(PATIENCE)
+        await own.worker.stop(PATIENCE)
         note("server")
 
     asyncio.run(serve())
@@ -665,7 +664,7 @@ def test_a_blocking_async_handler_leaves_the_servers_loop_alone(own: Bench) -> N
         while own.states() != {"blocks": "running"}:
             await asyncio.sleep(0)
         release.set()
-        await own.runner.stop(PATIENCE)
+        await own.worker.stop(PATIENCE)
 
     asyncio.run(serve())
     assert own.states() == {"blocks": "succeeded"}
@@ -714,14 +713,14 @@ def test_a_blocked_own_loop_does_not_keep_the_runner_from_stopping(
     async def serve() -> None:
         own.submit()
         assert begun.wait(PATIENCE)
-        await own.runner.stop(0.01)
+        await own.worker.stop(0.01)
         assert own.states() == {"blocks": "running"}
 
     asyncio.run(serve())
     own.router.add(lambda _: None, name="later")
     # A later start is not held up by it, and it ends once it can.
     own.submit("d2", "later")
-    asyncio.run(own.runner.stop(PATIENCE))
+    asyncio.run(own.worker.stop(PATIENCE))
     assert own.states("d2") == {"later": "succeeded"}
     assert own.states() == {"blocks": "running"}
     release.set()
@@ -789,7 +788,7 @@ def test_the_own_loop_and_what_else_runs_on_it_outlives_a_handler_that_stops_it(
             own.submit(delivery_id)
             while own.record(delivery_id).is_open:
                 await asyncio.sleep(0)
-        await own.runner.stop(PATIENCE)
+        await own.worker.stop(PATIENCE)
 
     asyncio.run(serve())
     assert own.states("d1") == {"waits": other, "stops": "succeeded"}
@@ -810,7 +809,7 @@ def test_a_preference_counts_only_where_nothing_was_chosen(event: Callable[..., 
         async def matching(event: HubEvent, chosen: object = chosen) -> None:
             seen[chosen] = threading.current_thread() is threading.main_thread()
 
-        bench.runner.prefer_loop("dedicated")
+        bench.worker.prefer_loop("dedicated")
         bench.run()
     assert seen == {None: False, "server": True, "dedicated": False}
 
@@ -827,7 +826,7 @@ def test_without_a_servers_loop_async_handlers_have_their_own(bench: Bench) -> N
     async def matching(event: HubEvent) -> None: ...
 
     bench.submit()
-    asyncio.run(bench.runner.stop(PATIENCE))
+    asyncio.run(bench.worker.stop(PATIENCE))
     assert bench.states() == {"matching": "succeeded"}
 
 
@@ -866,7 +865,7 @@ def test_stopping_waits_for_the_handlers_that_run(bench: Bench) -> None:
     async def serve() -> None:
         bench.submit()
         asyncio.get_running_loop().call_soon(stopping.set)
-        await bench.runner.stop(PATIENCE)
+        await bench.worker.stop(PATIENCE)
         assert bench.states() == {"sync": "succeeded", "async": "succeeded"}
 
     asyncio.run(serve())
@@ -912,7 +911,7 @@ def test_a_handler_cancelled_before_it_began_has_failed(bench: Bench) -> None:
     assert run.state == "failed"
     assert run.error == "the server stopped before the handler finished"
     # And nobody waits for it later.
-    asyncio.run(bench.runner.stop(PATIENCE))
+    asyncio.run(bench.worker.stop(PATIENCE))
 
 
 def test_a_task_is_let_go_once_it_ended(bench: Bench) -> None:
@@ -941,11 +940,11 @@ def test_what_a_loop_left_behind_when_it_closed_is_not_touched(
     closed = asyncio.new_event_loop()
     closed.run_until_complete(serve())
     closed.close()
-    asyncio.run(bench.runner.stop(0.01))
+    asyncio.run(bench.worker.stop(0.01))
     assert bench.record().state == "running"
     # It ends as garbage, where taking a lock or writing a log could stop the process.
     lines = logged()
-    del bench.runner
+    del bench.worker
     gc.collect()
     assert bench.record().state == "running"
     assert logged() == lines
@@ -983,7 +982,7 @@ def test_stopping_twice_at_once_is_no_mistake(
 
     async def serve() -> None:
         bench.submit()
-        await asyncio.gather(bench.runner.stop(PATIENCE), bench.runner.stop(PATIENCE))
+        await asyncio.gather(bench.worker.stop(PATIENCE), bench.worker.stop(PATIENCE))
 
     asyncio.run(serve())
     assert bench.states() == {"async": "succeeded", "sync": "succeeded"}
@@ -991,7 +990,7 @@ def test_stopping_twice_at_once_is_no_mistake(
 
 
 def test_stopping_what_never_started_is_no_mistake(bench: Bench) -> None:
-    asyncio.run(bench.runner.stop())
+    asyncio.run(bench.worker.stop())
 
 
 def test_a_stuck_sync_handler_does_not_hold_up_the_end_of_the_process() -> None:
@@ -1000,9 +999,9 @@ import asyncio, threading
 from hubhooks._core import HubEvent
 from hubhooks._samples import compact, sample_json
 from hubhooks._store.base import MemoryStore
-from hubhooks._http.receiver import AcceptedRuns
+from hubhooks.models import AcceptedRuns
 from hubhooks.routing import Router
-from hubhooks._worker.runner import Runner
+from hubhooks._worker.service import WorkerService
 
 router, log, begun = Router(), MemoryStore(), threading.Event()
 
@@ -1012,12 +1011,12 @@ def stuck(event):
     threading.Event().wait()
 
 async def serve():
-    runner = Runner(router, log)
-    runner.start()
+    worker = WorkerService(router, log)
+    worker.start()
     event = HubEvent.from_json(compact(sample_json("repo.create")))
-    runner.submit(AcceptedRuns(log.accept("d1", event.raw, ["stuck"]).id, ("stuck",), event))
+    worker.submit(AcceptedRuns(log.accept("d1", event.raw, ["stuck"]).id, ("stuck",), event))
     assert begun.wait(30)
-    await runner.stop(0.01)
+    await worker.stop(0.01)
 
 asyncio.run(serve())
 print("ended")

@@ -13,7 +13,7 @@ from tables import cases
 
 from hubhooks import Verifier, Webhooks
 from hubhooks._samples import compact, sample_json
-from hubhooks.admin.queries import AdminTokenGuard
+from hubhooks.admin.access import AdminTokenGuard
 from hubhooks.errors import ConfigError, SecretMismatchError, SecretMissingError
 from hubhooks.fastapi import VerifiedEvent  # noqa: TC001 - FastAPI evaluates annotations
 

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from servers import PATIENCE, patiently
 
-from hubhooks._store import connection as _database
-from hubhooks._store import sqlite
+from hubhooks._store import clock as clock_module
+from hubhooks._store import connection, file_systems, inserts, prune, schema
 from hubhooks._store.base import AcceptResult
 from hubhooks._store.connection import Database
-from hubhooks._store.sqlite import LeaderLock, SqliteStore
+from hubhooks._store.leader import LeaderLock
+from hubhooks._store.sqlite import SqliteStore
 from hubhooks.errors import BusyError, ConfigError, StoreError
 from hubhooks.models import RunContext
 
@@ -67,7 +68,7 @@ def log(path: Path) -> Generator[SqliteStore]:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Give the time, which the test may change."""
     time = [1_800_000_000.0]
-    monkeypatch.setattr(sqlite, "_now", lambda: time[0])
+    monkeypatch.setattr(clock_module, "now", lambda: time[0])
     return time
 
 
@@ -210,13 +211,13 @@ def test_a_handler_during_which_the_process_is_killed_is_tried_three_times_more(
 ) -> None:
     code = """
         import sys
-        from hubhooks._store import sqlite
-        sqlite._now = lambda: float(sys.argv[2])
+        from hubhooks._store import clock, sqlite
+        clock.now = lambda: float(sys.argv[2])
         log = sqlite.SqliteStore(sys.argv[1])
         log.open()
         log.recover()
-        is_again = len(log.due(8)) == 0
-        assert len(log.due(8, interrupted=is_again)) == 1
+        is_again = len(log.list_ready(8)) == 0
+        assert len(log.list_ready(8, interrupted=is_again)) == 1
         print(is_again, log.claim("d1", "a").attempt, flush=True)
         sys.stdin.read()
     """
@@ -535,12 +536,12 @@ def test_nothing_acknowledged_is_lost_and_nothing_half_kept_when_the_process_is_
         for number in range(10_000):
             size = random.choice([1, 4, 16])
             names = [f"{turn}-{number}-{size}-{at}" for at in range(size)]
-            with log.batch():
+            with log.transaction():
                 for name in names:
                     log.accept(name, name.encode() * random.choice([1, 100, 5_000]), ["a", "b"])
                 started = log.claim(names[0], "a")
             print("stored", *names, flush=True)
-            log.finished(started, "succeeded")
+            log.finish_run(started, "succeeded")
             log.flush()
             print("succeeded", names[0], flush=True)
     """
@@ -618,7 +619,7 @@ def test_another_process_is_noticed_when_it_writes(path: Path, log: SqliteStore)
 
 def test_whoever_reads_slowly_keeps_nobody_from_writing(path: Path, log: SqliteStore) -> None:
     log.accept("d1", b"{}", ["a"])
-    reader = Database(path, [[]] * len(sqlite.MIGRATIONS))
+    reader = Database(path, [[]] * len(schema.MIGRATIONS))
     with reader.open_connection() as connection:
         before = connection.execute("SELECT count(*) FROM deliveries").fetchone()
         log.accept("d2", b"{}", ["a"])
@@ -795,7 +796,7 @@ def test_a_file_of_a_newer_version(path: Path) -> None:
         pass
     query(path, "PRAGMA user_version = 99")
     message = refusal(path)
-    assert "was written by a newer hubhooks (format 99; this version reads 3)" in message
+    assert "was written by a newer hubhooks (format 99; this version reads 4)" in message
     assert "upgrade hubhooks, or give another path" in message
     with pytest.raises(ConfigError, match="newer hubhooks"):
         SqliteStore(path).get("d1")
@@ -834,7 +835,7 @@ def test_a_file_that_another_program_keeps_to_itself(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     query(path, "PRAGMA user_version = 0")
-    monkeypatch.setattr(_database, "_OPEN_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "_OPEN_SECONDS", 0.2)
     with locked(path, "EXCLUSIVE"):
         assert "is locked by another program: close that program" in refusal(path, BusyError)
     with opened(path):
@@ -893,7 +894,7 @@ def test_a_network_file_system(
 ) -> None:
     mounts = tmp_path / "mountinfo"
     mounts.write_text(MOUNTS.format(kind=kind), "utf-8")
-    monkeypatch.setattr(_database, "_MOUNTS", mounts)
+    monkeypatch.setattr(file_systems, "_MOUNTS", mounts)
     message = refusal(Path(path))
     if is_refused:
         assert f"is on a network file system ({kind})" in message
@@ -906,7 +907,7 @@ def test_a_network_file_system(
 def test_where_mounts_cannot_be_read_every_path_is_taken(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_database, "_MOUNTS", path.parent / "none")
+    monkeypatch.setattr(file_systems, "_MOUNTS", path.parent / "none")
     with opened(path) as log:
         assert log.list() == []
 
@@ -1300,7 +1301,7 @@ def test_the_oldest_bodies_of_finished_deliveries_make_room(path: Path) -> None:
 def test_a_log_full_of_unfinished_work_takes_no_more_until_some_is_finished(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "_FULL_SECONDS", 0.0)
+    monkeypatch.setattr(inserts, "_FULL_SECONDS", 0.0)
     with opened(path, max_bytes=100) as log:
         log.accept("finished", b"x" * 10, (), "unhandled")
         for number in range(10):
@@ -1323,7 +1324,7 @@ def test_what_came_back_to_life_since_it_was_chosen_is_not_dropped(
     log.accept("d1", b"{}", ["a"])
     run(log, "d1")
     clock[0] += 100 * DAY
-    drop = sqlite._drop  # noqa: SLF001 - to do something just before it
+    drop = prune._drop  # noqa: SLF001 - to do something just before it
 
     def revive_and_drop(*arguments: Any, **options: Any) -> int:
         log.recover()
@@ -1333,7 +1334,7 @@ def test_what_came_back_to_life_since_it_was_chosen_is_not_dropped(
         drop(*arguments, **options)
         return 0
 
-    monkeypatch.setattr(sqlite, "_drop", revive_and_drop)
+    monkeypatch.setattr(prune, "_drop", revive_and_drop)
     log.prune()
     assert log.body("d1") == b"{}"
     assert log.stats().body_bytes == 2
@@ -1405,12 +1406,13 @@ def test_the_log_in_figures(log: SqliteStore) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["_SEQ", "_COUNT_DUPLICATE", "_DELIVERED", "_SET_STATE", "_STARTABLE", "_START", "_STATES",
-     "_END", "_OVERDUE", "_STARTED", "_HANDLERS", "_DUE", "_NEXT_DUE", "_BODY",
-     "_OLDEST_UNFINISHED", "_DROP_BODY", "_DROP_ROW"],
+    ["SELECT_SEQ", "COUNT_DUPLICATE", "SET_ACKNOWLEDGED", "SET_STATE", "SELECT_STARTABLE",
+     "START_RUN", "SELECT_STATES", "END_RUN", "SET_STUCK", "SELECT_STARTED_RUNS", "SELECT_HANDLERS",
+     "SELECT_READY", "SELECT_NEXT_DUE", "SELECT_BODY", "SELECT_OLDEST_UNFINISHED", "DROP_BODY",
+     "DROP_DELIVERY", "DELETE_RUNS", "DELETE_ATTEMPTS", "DELETE_GROUPS", "DELETE_DELIVERY"],
 )  # fmt: skip
 def test_no_statement_of_every_day_reads_a_whole_table(log: SqliteStore, name: str) -> None:
-    sql = getattr(sqlite, name).format(handlers="?")
+    sql = getattr(schema, name)
     steps = [row[3] for row in ask(log, f"EXPLAIN QUERY PLAN {sql}", *"1" * sql.count("?"))]
     assert any("SEARCH" in step for step in steps)
     assert not [step for step in steps if re.search("SCAN (deliveries|runs|bodies)$", step)]
@@ -1420,7 +1422,7 @@ def test_no_statement_of_every_day_reads_a_whole_table(log: SqliteStore, name: s
 
 HOLD = """
     import sys
-    from hubhooks._store.sqlite import LeaderLock
+    from hubhooks._store.leader import LeaderLock
     lock = LeaderLock(sys.argv[1])
     print(lock.try_acquire(), flush=True)
     sys.stdin.read()

@@ -16,7 +16,8 @@ from servers import PATIENCE, SECRET, UVICORN, Server, patiently, started, wait_
 
 from hubhooks._samples import compact, sample_json
 from hubhooks._store.files import LeaderFile, StoreFiles
-from hubhooks._store.sqlite import LeaderLock, SqliteStore
+from hubhooks._store.leader import LeaderLock
+from hubhooks._store.sqlite import SqliteStore
 from hubhooks.errors import BusyError, StoreError
 
 if TYPE_CHECKING:

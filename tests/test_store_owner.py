@@ -15,7 +15,8 @@ from hubhooks import Webhooks
 from hubhooks._app_code import AppCode, AppIdentity, find_app_code
 from hubhooks._samples import compact, sample_json
 from hubhooks._store.files import LeaderFile
-from hubhooks._store.sqlite import LeaderLock, SqliteStore
+from hubhooks._store.leader import LeaderLock
+from hubhooks._store.sqlite import SqliteStore
 from hubhooks.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ from hubhooks._core import (
     RepoEvent,
 )
 from hubhooks._values import Action, RepoType, Status
+from hubhooks.handlers import Handler
 from hubhooks.models import RunContext
-from hubhooks.routing import Handler, Router
+from hubhooks.routing import Router
 from hubhooks.webhooks import Webhooks
 
 router = Router(ignore_authors=["61a1"])

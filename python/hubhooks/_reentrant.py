@@ -15,6 +15,7 @@ import operator
 import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
+from hubhooks import _environment
 from hubhooks._logging import get_logger
 from hubhooks.errors import ConfigError, PayloadError
 
@@ -78,9 +79,7 @@ def from_env(cls: type[HubEvent], environ: Mapping[str, str] | None = None, /) -
 
     Source: https://huggingface.co/docs/hub/jobs-webhooks
     """
-    import os  # noqa: PLC0415 - as above
-
-    payload = (os.environ if environ is None else environ).get("WEBHOOK_PAYLOAD")
+    payload = (_environment.read_all() if environ is None else environ).get(_environment.PAYLOAD)
     if not payload:
         msg = (
             "no `WEBHOOK_PAYLOAD` in the environment: the Hub sets it only in a Job that a webhook "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import warnings
 from collections import Counter
 from contextlib import asynccontextmanager
@@ -22,6 +21,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Mount
 from starlette.websockets import WebSocketClose
 
+from hubhooks import _environment
 from hubhooks._core import HubEvent, Verifier
 from hubhooks._encoders import register_encoders
 from hubhooks._http.app import is_server_receive
@@ -597,7 +597,7 @@ def _verifier_getter(
 
 
 def _verifier_of_environment() -> Verifier | None:
-    secret = os.environ.get("WEBHOOK_SECRET")
+    secret = _environment.read(_environment.SECRET)
     return None if secret is None else _verifier_of(secret)
 
 

@@ -19,12 +19,14 @@ from gradio.cli.commands.reload import reload_thread
 from gradio.routes import App
 from starlette.routing import Route, WebSocketRoute
 
+from hubhooks import _environment
 from hubhooks._fork import delay_in_children, register, release_in_children
 from hubhooks._gradio_private import block_store, gradio_apps
 from hubhooks._logging import show_log_by_default
 from hubhooks._store.space import describe_survival
 from hubhooks._terminal import print_escaped
 from hubhooks.errors import ConfigError
+from hubhooks.webhooks import parts_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
 
     from starlette.routing import BaseRoute
 
-    from hubhooks._http.app import Receive, Scope, Send, WebhookApp
+    from hubhooks._http.app import WebhookApp
+    from hubhooks._http.types import Receive, Scope, Send
     from hubhooks._store.base import DeliveryStore
     from hubhooks.webhooks import Webhooks
 
@@ -86,7 +89,7 @@ def launch(
     if _is_reloading():
         return demo.launch(**options)
     # The printed lines say it already.
-    hooks._runner.logs_survival = bool(options.get("quiet"))  # noqa: SLF001 - the same package
+    parts_of(hooks)[1].logs_survival = bool(options.get("quiet"))
     is_announced = False
 
     def announce() -> None:
@@ -136,7 +139,7 @@ def webhook_url(demo: Blocks) -> str:
     if root_path.startswith(("http://", "https://")):
         return root_path + _PATH
     # A Space with a domain of its own has a list here.
-    host = os.environ.get("SPACE_HOST", "").split(",")[0]
+    host = (_environment.read(_environment.SPACE_HOST) or "").split(",")[0]
     origin = f"https://{host}" if host else demo.share_url or demo.local_url or ""
     return f"{origin.rstrip('/')}{root_path and '/' + root_path.lstrip('/')}{_PATH}"
 
@@ -214,7 +217,7 @@ class _ReloadableApp:
             ConfigError: no secret is configured, and unsigned requests are not allowed.
         """
         # On the server's loop, a blocking handler would block the page too.
-        hooks._runner.prefer_loop("dedicated")  # noqa: SLF001 - the same package
+        parts_of(hooks)[1].prefer_loop("dedicated")
         _webhook_app(hooks).check()
         if not _is_reloading() or cls.latest is None:
             cls.latest = cls(hooks)
@@ -258,7 +261,8 @@ class _ReloadableApp:
 
 
 def _webhook_app(hooks: Webhooks) -> WebhookApp:
-    return hooks._webhook_app  # noqa: SLF001 - the same package
+    """Return the ASGI app of some hooks."""
+    return parts_of(hooks)[0]
 
 
 async def _swap(old: Webhooks, new: Webhooks) -> None:

@@ -6,15 +6,15 @@ The constants are the exit codes of `run`.
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
+from hubhooks import _environment
 from hubhooks._http.receiver import Receiver
 from hubhooks._store.base import MemoryStore
 from hubhooks._terminal import print_escaped
-from hubhooks._worker.execution import running_loop
-from hubhooks._worker.runner import Runner
+from hubhooks._worker.pools import running_loop
+from hubhooks._worker.service import WorkerService
 from hubhooks.errors import ConfigError
 from hubhooks.models import State
 
@@ -53,8 +53,8 @@ def run(router: Router, environ: Mapping[str, str] | None = None) -> NoReturn:
         # Checked before the handlers run, not after.
         msg = "`run_job` cannot run inside an event loop: call it in the last line of the script"
         raise ConfigError(msg)
-    variables = os.environ if environ is None else environ
-    payload = variables.get("WEBHOOK_PAYLOAD")
+    variables = _environment.read_all() if environ is None else environ
+    payload = variables.get(_environment.PAYLOAD)
     if not payload:
         _say(
             "there is no WEBHOOK_PAYLOAD: the Hub sets it only in a Job that a webhook started. To "
@@ -85,11 +85,11 @@ def _handle(router: Router, delivery_id: str | None, body: bytes) -> Delivery:
         headers.append((b"webhook-id", delivery_id.encode()))
     response = receiver.receive(headers, body, complete=True)
     # Training code needs the main thread, and may run an event loop of its own.
-    runner = Runner(router, log, inline=True, handler_loop="dedicated")
+    worker = WorkerService(router, log, inline=True, handler_loop="dedicated")
     if response.accepted is not None:
-        runner.submit(response.accepted)
-        runner.run_to_the_end()
-    asyncio.run(runner.stop(drain=None))
+        worker.submit(response.accepted)
+        worker.run_to_the_end()
+    asyncio.run(worker.stop(drain=None))
     (delivery,) = log.list()
     return delivery
 

@@ -7,7 +7,7 @@ one delivery. An *attempt* is one start of that handler.
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from hubhooks.errors import ConfigError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from typing import TypeAlias
 
-    from hubhooks._store.base import DeliveryStore
+    from hubhooks._core import HubEvent
 
     # Explanations are lazy: they cost more than matching, and are rarely read.
     Reason: TypeAlias = str | Callable[[], str]
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Attempt", "Deliveries", "Delivery", "Ignore", "Retry", "Run", "RunContext", "State", "Stats",
+    "Superseded",
 ]  # fmt: skip
 
 # The Hub's own scopes, actions and names are shorter. A hostile one can be as long as the body.
@@ -89,6 +90,16 @@ def shorten(text: str, length: int = _MAX_NAME_LENGTH) -> str:
 
 
 # A generated data class would cost `import hubhooks` a millisecond, a named tuple a quarter of one.
+class Superseded(NamedTuple):
+    """The deliveries that a run with `debounce=` replaced."""
+
+    ids: tuple[str, ...] = ()
+    """Their ids, the oldest first."""
+    old_sha: str | None = None
+    """The `old_sha` of the oldest one, so that a handler misses no commit between. None if the
+    event is no push, or created the ref."""
+
+
 class RunContext(NamedTuple):
     """What a handler can know about its run: `def handler(event, context)`."""
 
@@ -107,6 +118,8 @@ class RunContext(NamedTuple):
     """The handler's name, as the store knows it."""
     failures: int = 0
     """Failed attempts since the delivery was last received; `retries=` limits them."""
+    superseded: Superseded = Superseded()
+    """The deliveries that this run replaced: see `debounce=`."""
 
 
 class Ignore(Exception):  # noqa: N818 - it reports no error
@@ -301,6 +314,38 @@ class Stats(NamedTuple):
     """The number of rejected requests by reason, as far back as the store goes."""
 
 
+class RunGroup(NamedTuple):
+    """The runs of a handler that wait for each other, or replace each other."""
+
+    serial: str
+    """Runs with this key start one after the other; empty for no order."""
+    subject: str
+    """A queued run with this key is replaced by a newer one; empty for never."""
+    debounce: float
+    """A run waits for a newer one for these seconds."""
+
+
+class AcceptedRuns:
+    """The runs of an accepted delivery; without handlers, its `on_unhandled` hooks."""
+
+    __slots__ = ("delivery_id", "event", "handlers")
+
+    def __init__(self, delivery_id: str, handlers: tuple[str, ...], event: HubEvent) -> None:
+        self.delivery_id = delivery_id
+        self.handlers = handlers
+        self.event = event
+
+
+class _Readable(Protocol):
+    """The methods of a store that `Deliveries` calls."""
+
+    def list(self, *args: Any, **criteria: Any) -> builtins.list[Delivery]: ...  # noqa: ANN401 - stores declare them
+
+    def get(self, delivery_id: str) -> Delivery | None: ...
+
+    def stats(self) -> Stats: ...
+
+
 class Deliveries:
     """The stored deliveries of a `Webhooks`: `hooks.deliveries`.
 
@@ -309,7 +354,7 @@ class Deliveries:
 
     def __init__(
         self,
-        get_store: Callable[[], DeliveryStore],
+        get_store: Callable[[], _Readable],
         replay: Callable[[str, Sequence[str]], tuple[str, ...]],
     ) -> None:
         self._get_store = get_store

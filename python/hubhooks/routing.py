@@ -1,35 +1,32 @@
-"""`Router`: registers handlers, and finds those that match an event. It knows no HTTP."""
+"""`Router`: registers handlers, and finds the handlers that match an event. It knows no HTTP."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-import math
-import re
 import threading
-import warnings
-from types import MethodType
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, overload
 
-from hubhooks._annotations import event_annotation, takes_any_of
-from hubhooks._core import (
-    ACTIONS,
-    SCOPES,
-    CommentEvent,
-    DiscussionEvent,
-    Filter,
-    HubEvent,
-    match_filters,
-    narrow,
-    nearest_scope,
-)
-from hubhooks._functions import check_ran, is_async, layers, signature_of, wraps_async, yields
-from hubhooks._logging import get_logger, is_interrupt
+from hubhooks._core import CommentEvent, DiscussionEvent, HubEvent, match_filters
 from hubhooks._suggestions import suggestion
 from hubhooks.errors import ConfigError
+from hubhooks.handlers import (
+    USER_ID_HINT,
+    Handler,
+    Hook,
+    HookName,
+    Rule,
+    WhenResults,
+    is_same_function,
+    make_handler,
+    make_hook,
+    merge,
+    tuple_of,
+    warn_if_login,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, KeysView
     from typing import Generic, Literal, TypeAlias, TypedDict, TypeVar
 
     from typing_extensions import Never, Unpack
@@ -63,6 +60,8 @@ if TYPE_CHECKING:
         backoff: float | Callable[[int], float]
         timeout: float | None
         concurrency: int | None
+        serial: Literal["repo"] | None
+        debounce: float | None
 
     class Criteria(CommentCriteria[E], total=False):
         """The filters and options of `on` and `add`."""
@@ -85,242 +84,17 @@ if TYPE_CHECKING:
     OnRepo = TypeVar("OnRepo", bound=Handles[RepoEvent])
     OnAny = TypeVar("OnAny", bound=Handles[HubEvent])
 
-    HookName: TypeAlias = Literal["unhandled", "error", "failure"]
     OnUnhandled = TypeVar("OnUnhandled", bound=Callable[[HubEvent], object])
     OnError = TypeVar("OnError", bound=Callable[[HubEvent, RunContext, BaseException], object])
 
 __all__ = [
-    "ATTRIBUTES_OF_FASTAPI_ROUTERS", "Handler", "Hook", "Match", "NotAnApiRouterError", "Router",
-    "Rule",
+    "ATTRIBUTES_OF_FASTAPI_ROUTERS", "Handler", "Hook", "HookName", "Match", "NotAnApiRouterError",
+    "Router", "Rule",
 ]  # fmt: skip
 
-_log = get_logger()
 
-# The beginning of the core's explanation if a filter does not match.
-_DOES_NOT_MATCH = "does not match: "
-_IDS = 'the id of a user has 24 hexadecimal digits; yours is `huggingface_hub.whoami()["id"]`'
-_CRITERIA = (
-    "action", "repo_type", "repo", "owner", "ref", "path", "pull_request", "status", "mention",
-    "author", "private", "when", "name", "retries", "backoff", "timeout", "concurrency",
-)  # fmt: skip
-# Common wrong names, with the right one; a value with a space is the hint itself.
-_CRITERIA_BY_OTHER_NAMES = {
-    "attempts": "retries",
-    "branch": "ref",
-    "condition": "when",
-    "delay": "backoff",
-    "event": 'scopes are positional arguments: `@hooks.on("repo.content")`',
-    "file": "path",
-    "is_pull_request": "pull_request",
-    "max_retries": "retries",
-    "namespace": "owner",
-    "organization": "owner",
-    "pr": "pull_request",
-    "predicate": "when",
-    "repo_id": "repo",
-    "repository": "repo",
-    "scope": 'scopes are positional arguments: `@hooks.on("repo.content")`',
-    "tag": "ref",
-    "type": "repo_type",
-    "user": "author",
-    "workers": "concurrency",
-}
 # The first attribute that FastAPI's `include_router` reads from its argument, by version.
 ATTRIBUTES_OF_FASTAPI_ROUTERS = ("_contains_router", "routes")
-_is_id = re.compile("[0-9a-f]{24}").fullmatch
-
-
-class Rule(NamedTuple):
-    """The filter of one decorator. A handler with several decorators has several rules."""
-
-    filter: Filter
-    when: Callable[[Any], object] | None
-    visible_only: bool
-
-    def hides(self, event: HubEvent) -> bool:
-        """True if the comment is hidden and the rule is for visible ones."""
-        return self.visible_only and event.comment is not None and event.comment.hidden
-
-    def mismatch_reason(self, event: HubEvent, handler: str, whens: WhenResults) -> str:
-        """Explain why the event does not match; empty if it matches."""
-        if not self.filter.matches(event):
-            return self.filter.explain(event).removeprefix(_DOES_NOT_MATCH)
-        return self.other_mismatch_reason(event, handler, whens)
-
-    def other_mismatch_reason(self, event: HubEvent, handler: str, whens: WhenResults) -> str:
-        """Explain why the event does not match although the filter does; empty if it matches."""
-        if self.hides(event):
-            return "the comment is hidden"
-        return "" if self.when is None else whens.mismatch_reason(self.when, event, handler)
-
-
-class WhenResults:
-    """The results of `when` functions for one event. Each is called once per handler.
-
-    Args:
-        is_logged: log a `when` that raises.
-    """
-
-    __slots__ = ("_is_logged", "_reasons")
-
-    def __init__(self, *, is_logged: bool) -> None:
-        self._is_logged = is_logged
-        self._reasons: dict[tuple[str, int], str] = {}
-
-    def mismatch_reason(self, when: Callable[[Any], object], event: HubEvent, handler: str) -> str:
-        """Explain why a `when` rejects the event; empty if it accepts."""
-        key = (handler, id(when))
-        known = self._reasons.get(key)
-        if known is None:
-            self._reasons[key] = known = self._call(when, event, handler)
-        return known
-
-    def _call(self, when: Callable[[Any], object], event: HubEvent, handler: str) -> str:
-        try:
-            result = when(event)
-            check_ran(result)
-            is_match = bool(result)
-        except BaseException as error:
-            # The function is user code, so it may raise `SystemExit` too.
-            if is_interrupt(error):
-                raise
-            if self._is_logged:
-                _log.exception("`when` of handler `%s` failed: the event does not match", handler)
-            return f"its `when` raised {type(error).__name__}"
-        return "" if is_match else "its `when` returned false"
-
-
-class Origin:
-    """The place of a function in the source, and the execution of that source."""
-
-    __slots__ = ("execution", "module", "place")
-
-    def __init__(self, module: str, place: str, execution: object) -> None:
-        self.module = module
-        self.place = place
-        # The outermost code object that ran in the function's globals at registration: a module's
-        # body or a notebook's cell. It distinguishes two functions of one name made by a loop (an
-        # error) from a script that is executed again, as Gradio's reload does (a replacement).
-        # A function registered while no code of its module runs uses its own code object. Limits:
-        # a function deleted from an edited script stays registered, and `exec` of one code object
-        # twice looks like two functions of one name.
-        self.execution = execution
-
-    @classmethod
-    def of(cls, function: Callable[..., object]) -> Origin:
-        *_, plain = layers(function, through_decorators=True)
-        code = getattr(plain, "__code__", None)
-        if not isinstance(getattr(code, "co_filename", None), str):  # as of a mock
-            code = None
-        home = getattr(plain, "__globals__", None)
-        execution: object = code
-        frame = inspect.currentframe()
-        while frame is not None:
-            if frame.f_globals is home:
-                execution = frame.f_code
-            frame = frame.f_back
-        place = f"{code.co_filename}:{code.co_firstlineno}" if code else "compiled code"
-        module = getattr(plain, "__module__", None)
-        return cls(module if isinstance(module, str) else "", place, execution)
-
-    def is_executed_again_by(self, newer: Origin) -> bool:
-        return self.module == newer.module and self.execution is not newer.execution
-
-
-class Policy:
-    """The options that decide how a handler runs."""
-
-    __slots__ = ("backoff", "concurrency", "retries", "timeout")
-
-    def __init__(
-        self,
-        retries: int = 0,
-        backoff: float | Callable[[int], float] = 10.0,
-        timeout: float | None = None,
-        concurrency: int | None = None,
-    ) -> None:
-        self.retries = retries
-        self.backoff = backoff
-        self.timeout = timeout
-        self.concurrency = concurrency
-
-    @classmethod
-    def of(cls, options: Mapping[str, Any], handler: str) -> Policy:
-        """Check the options of a decorator.
-
-        Raises:
-            ConfigError: an option has an impossible value.
-        """
-        for name, value in options.items():
-            right = _wrong_option(name, value)
-            if right:
-                msg = f"`{name}={value!r}` of handler `{handler}` is not possible; write {right}"
-                raise ConfigError(msg)
-        return cls(**options)
-
-
-class Handler:
-    """A registered function. Stored runs find it by its name."""
-
-    __slots__ = (
-        "function",
-        "is_async",
-        "name",
-        "options",
-        "origin",
-        "policy",
-        "rules",
-        "takes_context",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        name: str,
-        function: Callable[..., Any],
-        rules: tuple[Rule, ...],
-        options: Mapping[str, Any],
-    ) -> None:
-        self.name = name
-        self.function = function
-        self.rules = rules
-        self.is_async = is_async(function)
-        self.takes_context = _check_handler(function, name, rules)
-        self.origin = Origin.of(function)
-        self.options = options
-        self.policy = Policy.of(options, name)
-
-    def __repr__(self) -> str:
-        return f"<Handler `{self.name}`: {self.function!r}>"
-
-    def explain(self, event: HubEvent, whens: WhenResults | None = None) -> str:
-        """Explain in a sentence why the handler matches the event, or why not.
-
-        Args:
-            event: the event.
-            whens: the results of `when` functions that were called before.
-        """
-        whens = whens or WhenResults(is_logged=False)
-        reasons: list[str] = []
-        for rule in self.rules:
-            mismatch_reason = rule.mismatch_reason(event, self.name, whens)
-            if not mismatch_reason:
-                return f"`{self.name}` {rule.filter.explain(event)}"
-            if mismatch_reason not in reasons:
-                reasons.append(mismatch_reason)
-        text = "; by another decorator: ".join(reasons)
-        return f"`{self.name}` {_DOES_NOT_MATCH}{text}"
-
-
-class Hook:
-    """A function of `on_unhandled`, `on_error` or `on_failure`."""
-
-    __slots__ = ("function", "is_async", "name", "origin")
-
-    def __init__(self, name: str, function: Callable[..., Any], origin: Origin) -> None:
-        self.name = name
-        self.function = function
-        self.is_async = is_async(function)
-        self.origin = origin
 
 
 class _FilterTable:
@@ -399,7 +173,7 @@ class Router:
             raise ConfigError(msg)
         if ignore_authors is None:  # pyright: ignore[reportUnnecessaryComparison]
             _check_ignored(ignore_authors)
-        self._ignore_authors = frozenset(_listed(ignore_authors))
+        self._ignore_authors = frozenset(tuple_of(ignore_authors))
         for user in self._ignore_authors:
             _check_ignored(user)
         self._handlers: dict[str, Handler] = {}
@@ -463,7 +237,10 @@ class Router:
                 retries after a failure. `backoff` is the number of seconds before the first
                 retry, doubled before each further one, or a function that returns the seconds
                 for a number of failures. `timeout` is the number of seconds that an attempt may
-                take. `concurrency` is the number of deliveries handled at once.
+                take. `concurrency` is the number of deliveries handled at once. `serial="repo"`
+                handles the deliveries of one repository one after the other, in the order of
+                arrival. `debounce` is the number of seconds to wait for a newer delivery about
+                the same subject, which then replaces this one.
 
         Raises:
             ConfigError: no event can match, the function cannot be a handler, or another function
@@ -472,7 +249,7 @@ class Router:
         _check_no_function(scopes, "on")
 
         def register(function: Callable[..., object]) -> Callable[..., object]:
-            self._add(function, scopes, criteria)
+            self._register(make_handler(function, scopes, criteria))
             return function
 
         return register
@@ -507,9 +284,8 @@ class Router:
             raise ConfigError(msg)
 
         def register(function: OnComment) -> OnComment:
-            self._add(
-                function, (CommentEvent,), {**criteria, "action": "create"}, visible_only=True
-            )
+            created = {**criteria, "action": "create"}
+            self._register(make_handler(function, (CommentEvent,), created, visible_only=True))
             return function
 
         return register
@@ -527,7 +303,7 @@ class Router:
             scopes: as for `on`.
             criteria: as for `on`.
         """
-        self._add(function, scopes, criteria)
+        self._register(make_handler(function, scopes, criteria))
 
     def on_unhandled(self, function: OnUnhandled, /) -> OnUnhandled:
         """Call the decorated function with each event that no handler matches.
@@ -540,7 +316,7 @@ class Router:
         Raises:
             ConfigError: the function takes other parameters.
         """
-        self._add_hook("unhandled", function)
+        self._register_hook("unhandled", make_hook(function, "unhandled"))
         return function
 
     def on_error(self, function: OnError, /) -> OnError:
@@ -555,7 +331,7 @@ class Router:
         Raises:
             ConfigError: the function takes other parameters.
         """
-        self._add_hook("error", function)
+        self._register_hook("error", make_hook(function, "error"))
         return function
 
     def on_failure(self, function: OnError, /) -> OnError:
@@ -568,7 +344,7 @@ class Router:
         Raises:
             ConfigError: the function takes other parameters.
         """
-        self._add_hook("failure", function)
+        self._register_hook("failure", make_hook(function, "failure"))
         return function
 
     def include_router(self, other: Router) -> None:
@@ -589,12 +365,20 @@ class Router:
                 f"{type(other).__name__}"
             )
             raise ConfigError(msg)
-        for handler in tuple(other._handlers.values()):
+        for handler in other.handlers:
             self._register(handler)
         for hook_name, hooks in tuple(other._hooks.items()):
             for hook in hooks:
                 self._register_hook(hook_name, hook)
         self._ignore_authors |= other._ignore_authors
+
+    @property
+    def handlers(self) -> tuple[Handler, ...]:
+        """The registered handlers, in the order of registration.
+
+        Handlers registered later are not in the tuple.
+        """
+        return tuple(self._handlers.values())
 
     def handler(self, name: str) -> Handler | None:
         """Return the handler with this name; None if there is none."""
@@ -659,68 +443,27 @@ class Router:
         for handler in table.handlers:
             yield handler.explain(event, whens)
 
-    def _add(
-        self,
-        function: Callable[..., object],
-        scopes: tuple[str | type[HubEvent], ...],
-        criteria: Mapping[str, object],
-        *,
-        visible_only: bool = False,
-    ) -> None:
-        _check_criteria(criteria)
-        filters: dict[str, Any] = dict(criteria)
-        options = {option: filters.pop(option) for option in Policy.__slots__ if option in filters}
-        when = filters.pop("when", None)
-        name = filters.pop("name", None)
-        if name is not None and not (isinstance(name, str) and name and name.isprintable()):
-            msg = f"`name={name!r}` is not a name of a handler; write a printable string"
-            raise ConfigError(msg)
-        name = name or _own_name(function)
-        if not callable(function):
-            msg = f"a handler must be a function, not {type(function).__name__}"
-            raise ConfigError(msg)
-        if name is None:
-            msg = f"a {type(function).__name__} has no name: give it one with `name=`"
-            raise ConfigError(msg)
-        if when is not None and not _is_plain(when):
-            msg = (
-                f"`when` of handler `{name}` must be a plain function of the event, not async and "
-                "without `yield`"
-            )
-            raise ConfigError(msg)
-        event_filter = _filter_with_warnings(scopes, filters)
-        self._register(Handler(name, function, (Rule(event_filter, when, visible_only),), options))
-
     def _register(self, handler: Handler) -> None:
         with self._lock:
             known = self._handlers.get(handler.name)
-            if known is not None and _is_same(known.function, handler.function):
-                handler = _merge(known, handler)
-            elif known is not None and not known.origin.is_executed_again_by(handler.origin):
+            if known is not None and is_same_function(known.function, handler.function):
+                handler = merge(known, handler)
+            elif known is not None and not known.site.is_executed_again_by(handler.site):
                 msg = (
-                    f"two handlers are named `{handler.name}`: {known.origin.place} and "
-                    f"{handler.origin.place}; give one of them another name with `name=`"
+                    f"two handlers are named `{handler.name}`: {known.site.place} and "
+                    f"{handler.site.place}; give one of them another name with `name=`"
                 )
                 raise ConfigError(msg)
             self._handlers[handler.name] = handler
             self._table = None
-
-    def _add_hook(self, hook_name: HookName, function: Callable[..., object]) -> None:
-        if not callable(function):
-            msg = f"an `on_{hook_name}` hook must be a function, not {type(function).__name__}"
-            raise ConfigError(msg)
-        # Nothing finds a hook by its name, so any name will do.
-        name = _own_name(function) or type(function).__qualname__
-        _check_hook(function, hook_name, name)
-        self._register_hook(hook_name, Hook(name, function, Origin.of(function)))
 
     def _register_hook(self, hook_name: HookName, hook: Hook) -> None:
         with self._lock:
             kept = [
                 known
                 for known in self._hooks.get(hook_name, ())
-                if not _is_same(known.function, hook.function)
-                and not (known.name == hook.name and known.origin.is_executed_again_by(hook.origin))
+                if not is_same_function(known.function, hook.function)
+                and not (known.name == hook.name and known.site.is_executed_again_by(hook.site))
             ]
             self._hooks[hook_name] = (*kept, hook)
 
@@ -728,57 +471,6 @@ class Router:
         with self._lock:
             self._table = _FilterTable(self._handlers.values())
             return self._table
-
-
-def _filter_with_warnings(
-    scopes: tuple[str | type[HubEvent], ...], criteria: dict[str, Any]
-) -> Filter:
-    """Make a filter, and warn about values that the Hub does not document."""
-    for scope in scopes:
-        if isinstance(scope, str):
-            _warn_if_misspelt(scope)
-    authors = criteria.get("author")
-    if authors is not None:
-        criteria["author"] = authors = _listed(authors)
-    made = Filter(*scopes, **criteria)
-    for warning in made.value_warnings():
-        _warn(warning)
-    for user in authors or ():
-        _warn_if_login(user, "author")
-    return made
-
-
-def _wrong_option(name: str, value: Any) -> str:  # noqa: ANN401 - the user wrote it
-    """Return what an option must be instead; empty if it is right."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    is_time = is_number and 0 <= value < math.inf
-    if name == "retries":
-        right = "a whole number, 0 for no retry"
-        return "" if is_time and isinstance(value, int) else right
-    if name == "backoff":
-        right = "seconds, or a plain function that returns them"
-        return "" if is_time or _is_plain(value) else right
-    is_none = value is None
-    if name == "timeout":
-        return "" if is_none or (is_time and value > 0) else "a number of seconds greater than 0"
-    is_count = is_time and isinstance(value, int) and value > 0
-    return "" if is_none or is_count else "a whole number from 1"
-
-
-def _merge(known: Handler, again: Handler) -> Handler:
-    """Merge the rules and options of several decorators of one function."""
-    for option, value in again.options.items():
-        if option in known.options and known.options[option] != value:
-            msg = (
-                f"handler `{known.name}` has `{option}={known.options[option]!r}` and "
-                f"`{option}={value!r}`: write the option in only one of its decorators"
-            )
-            raise ConfigError(msg)
-    more = (rule for rule in again.rules if rule not in known.rules)
-    rules = (*known.rules, *more)
-    merged = Handler(known.name, known.function, rules, {**known.options, **again.options})
-    merged.origin = known.origin
-    return merged
 
 
 def _check_no_function(scopes: Iterable[object], decorator: str) -> None:
@@ -789,10 +481,6 @@ def _check_no_function(scopes: Iterable[object], decorator: str) -> None:
                 f"write `@hooks.{decorator}()`, with parentheses"
             )
             raise ConfigError(msg)
-
-
-def _listed(words: Strings) -> tuple[str, ...]:
-    return (words,) if isinstance(words, str) else tuple(words)
 
 
 def _author_id(event: HubEvent) -> str | None:
@@ -811,169 +499,10 @@ def _author_id(event: HubEvent) -> str | None:
     return None if author is None else author.id
 
 
-def _own_name(function: object) -> str | None:
-    name = getattr(function, "__qualname__", None)
-    # The name of a mock may be a mock.
-    return name if isinstance(name, str) else None
-
-
-def _is_plain(function: object) -> bool:
-    """True for a plain function: not async, and not a generator."""
-    return callable(function) and not wraps_async(function) and not yields(function)
-
-
-def _is_same(function: Callable[..., object], other: Callable[..., object]) -> bool:
-    """True if both are one function; `bot.reply` is a new object at each access."""
-    return function is other or (isinstance(function, MethodType) and function == other)
-
-
-def _check_handler(function: Callable[..., object], name: str, rules: Iterable[Rule]) -> bool:
-    """Check that the function can be called as a handler.
-
-    Returns:
-        True if it takes the context too.
-    """
-    what = f"handler `{name}`"
-    right = "write `def handler(event)` or `def handler(event, context)`"
-    signature = _signature(function, what, right)
-    positional = [p for p in signature.parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD]
-    # A second parameter with a default belongs to the user, unless its name is `context`.
-    takes_context = len(positional) > 1 and (
-        positional[1].default is inspect.Parameter.empty or positional[1].name == "context"
-    )
-    _check_call(signature, 1 + takes_context, what, right, "add")
-    for rule in rules:
-        _check_annotation(function, rule.filter, what, signature)
-        if rule.when is not None:
-            _check_annotation(rule.when, rule.filter, f"the `when` of {what}")
-    return takes_context
-
-
-def _check_annotation(
-    function: Callable[..., object],
-    event_filter: Filter,
-    what: str,
-    signature: inspect.Signature | None = None,
-) -> None:
-    """Check that the scopes can produce the annotated event class.
-
-    Raises:
-        ConfigError: no event of one of the scopes has that class.
-    """
-    found = event_annotation(function, signature)
-    if found is None:
-        return
-    parameter, annotated = found
-    for listened, classes in event_filter.event_classes():
-        if not classes or takes_any_of(annotated, classes):
-            continue
-        names = " | ".join(one.__name__ for one in annotated)
-        gives = " or ".join(f"`{one.__name__}`" for one in classes)
-        right = _common_class(classes).__name__
-        if right == HubEvent.__name__:
-            gives = f"any `{right}`"
-        # A class produces only itself and its subclasses.
-        source = f"{listened} gives" if listened.startswith("`") else "it gets"
-        msg = (
-            f"{what} takes `{parameter}: {names}`, but {source} {gives}; write "
-            f"`{parameter}: {right}`"
-        )
-        raise ConfigError(msg)
-
-
-def _common_class(classes: Sequence[type[HubEvent]]) -> type[HubEvent]:
-    """Return the narrowest common base class."""
-    for common in (*classes, DiscussionEvent):
-        if all(issubclass(one, common) for one in classes):
-            return common
-    return HubEvent
-
-
-def _check_hook(function: Callable[..., object], hook_name: HookName, name: str) -> None:
-    """Check that the function can be called as a hook."""
-    what = f"`on_{hook_name}` hook `{name}`"
-    parameters = ("event",) if hook_name == "unhandled" else ("event", "context", "error")
-    right = f"write `def hook({', '.join(parameters)})`"
-    signature = _signature(function, what, right)
-    _check_call(signature, len(parameters), what, right, f"on_{hook_name}")
-    _check_annotation(function, Filter(), what, signature)
-
-
-def _signature(function: Callable[..., object], what: str, right: str) -> inspect.Signature:
-    if yields(function):
-        msg = f"{what} would never run, because it contains `yield`; {right} without `yield`"
-        raise ConfigError(msg)
-    try:
-        return signature_of(function)
-    except Exception:  # noqa: BLE001 - annotations and `__signature__` are the user's code
-        msg = f"the parameters of {what} cannot be read; {right}"
-        raise ConfigError(msg) from None
-
-
-def _check_call(
-    signature: inspect.Signature, count: int, what: str, right: str, register: str
-) -> None:
-    """Check that a function can be called with `count` arguments."""
-    first = next(iter(signature.parameters.values()), None)
-    if first is not None and first.name in ("self", "cls"):
-        msg = f"{what} is a method without its object; register it with `{register}(bot.method)`"
-        raise ConfigError(msg)
-    names = list(signature.parameters)[:count]
-    if "event" in names[1:] or (count > 1 and names[:1] in (["context"], ["error"])):
-        msg = f"{what} takes `({', '.join(names)})` in the wrong order; {right}"
-        raise ConfigError(msg)
-    try:
-        signature.bind(*(None,) * count)
-    except TypeError:
-        # Names only: a default value may be a secret.
-        has = ", ".join(signature.parameters)
-        msg = f"{what} has the wrong parameters `({has})`; {right}"
-        raise ConfigError(msg) from None
-
-
-def _warn_if_misspelt(scope: str) -> None:
-    stem = scope.removesuffix(".*")
-    base = narrow(stem, "update")[0]
-    parent, _, last = stem.rpartition(".")
-    if parent in SCOPES and last in ACTIONS:
-        hint = f'write the scope `{parent}` with `action="{last}"`'
-    else:
-        nearest = nearest_scope(stem.lower())
-        # The Hub may add a scope below a documented one at any time.
-        if base in SCOPES and (stem == base or nearest in (None, base)):
-            return
-        hint = f"did you mean `{nearest}`?" if nearest else f"it documents {', '.join(SCOPES)}"
-    _warn(f"the Hub documents no scope `{scope}`; {hint}")
-
-
-def _check_criteria(names: Iterable[str]) -> None:
-    for name in names:
-        if name not in _CRITERIA:
-            default = f"there are {', '.join(_CRITERIA)}"
-            hint = suggestion(name, _CRITERIA, _CRITERIA_BY_OTHER_NAMES, default)
-            msg = f"`{name}=` is not a filter or an option; {hint}"
-            raise ConfigError(msg)
-
-
 def _check_ignored(user: object) -> None:
     # An id that is missing in the environment would let a bot reply to itself for ever.
     if not isinstance(user, str) or not user:
         found = "an empty string" if user == "" else type(user).__name__
-        msg = f"`ignore_authors` takes the ids of users, not {found}; {_IDS}"
+        msg = f"`ignore_authors` takes the ids of users, not {found}; {USER_ID_HINT}"
         raise ConfigError(msg)
-    _warn_if_login(user, "ignore_authors")
-
-
-def _warn_if_login(user: str, where: str) -> None:
-    if not _is_id(user):
-        _warn(f"`{user}` in `{where}=` is not the id of a user, but perhaps a username; {_IDS}")
-
-
-def _warn(message: str) -> None:
-    """Warn at the line of the user's code that called this package."""
-    level = 1
-    frame = inspect.currentframe()
-    while frame is not None and frame.f_globals.get("__package__") == __package__:
-        frame = frame.f_back
-        level += 1
-    warnings.warn(message, UserWarning, stacklevel=level)
+    warn_if_login(user, "ignore_authors")

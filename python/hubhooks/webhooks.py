@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
+from hubhooks import _environment
 from hubhooks._app_code import AppIdentity, find_app_code
 from hubhooks._core import Verifier
 from hubhooks._encoders import register_encoders
@@ -17,17 +17,14 @@ from hubhooks._http.receiver import MAX_BODY_SIZE, Receiver, check_size
 from hubhooks._logging import get_logger, shorten_traceback
 from hubhooks._store.base import MemoryStore
 from hubhooks._suggestions import suggestion
-from hubhooks._worker.runner import Runner, check_handler_loop
+from hubhooks._worker.service import WorkerService, check_handler_loop
 from hubhooks.errors import ConfigError, StoreError
+from hubhooks.handlers import Policy
 from hubhooks.models import Deliveries
-from hubhooks.routing import (
-    ATTRIBUTES_OF_FASTAPI_ROUTERS,
-    NotAnApiRouterError,
-    Policy,
-    Router,
-)
+from hubhooks.routing import ATTRIBUTES_OF_FASTAPI_ROUTERS, NotAnApiRouterError, Router
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import (
         AsyncGenerator,
         Callable,
@@ -44,11 +41,12 @@ if TYPE_CHECKING:
     from gradio.routes import App
     from typing_extensions import Never
 
-    from hubhooks._http.app import Acknowledge, Receive, Scope, Send
+    from hubhooks._http.app import Acknowledge
+    from hubhooks._http.types import Receive, Scope, Send
     from hubhooks._store.base import DeliveryStore, OnReplay
     from hubhooks._store.connection import Synchronous
-    from hubhooks._worker.runner import HandlerLoop
-    from hubhooks._worker.session import Lock
+    from hubhooks._worker.leadership import Lock
+    from hubhooks._worker.service import HandlerLoop
     from hubhooks.admin.queries import Activity
     from hubhooks.routing import Strings
 
@@ -59,11 +57,6 @@ __all__ = ["Webhooks"]
 
 _logger = get_logger()
 
-_VARIABLE = "WEBHOOK_SECRET"
-_LOG_VARIABLE = "HUBHOOKS_DELIVERIES"
-_APP_NAME_VARIABLE = "HUBHOOKS_APP_NAME"
-_ADOPT_VARIABLE = "HUBHOOKS_ADOPT_STORE"
-_NETWORK_VARIABLE = "HUBHOOKS_ALLOW_NETWORK"
 _LOG = "hubhooks.db"
 _IN_MEMORY = ":memory:"
 _NOT_ASGI = (
@@ -176,7 +169,7 @@ class _FromEnvironment(tuple[str, ...]):
     __slots__ = ()
 
     def __repr__(self) -> str:
-        return _VARIABLE
+        return _environment.SECRET
 
 
 _FROM_ENVIRONMENT = _FromEnvironment()
@@ -290,29 +283,30 @@ class Webhooks(Router):
     @property
     def deliveries(self) -> Deliveries:
         """The stored deliveries: `list`, `get`, `stats` and `replay`."""
-        return Deliveries(lambda: self._runner.log, self._runner.replay)
+        return Deliveries(lambda: self._worker.store, self._worker.replay)
 
     @property
     def store(self) -> DeliveryStore:
         """The store itself, for the adapters of this package."""
-        return self._runner.log
+        return self._worker.store
 
     # Lazy: the environment can still change, and not every process that imports an app serves it.
 
     @cached_property
-    def _runner(self) -> Runner:
-        path = self._path or os.environ.get(_LOG_VARIABLE) or _LOG
+    def _worker(self) -> WorkerService:
+        path = self._path or _environment.read(_environment.DELIVERIES) or _LOG
         log: DeliveryStore
         lock: Lock | None = None
         if path == _IN_MEMORY:
             log = MemoryStore(on_replay=self.settings.on_replay)
         else:
-            from hubhooks._store.sqlite import LeaderLock, SqliteStore  # noqa: PLC0415 - see above
+            from hubhooks._store.leader import LeaderLock  # noqa: PLC0415 - see above
+            from hubhooks._store.sqlite import SqliteStore  # noqa: PLC0415 - see above
 
             lock = LeaderLock(path)
             allow_network = self._allow_network
             if allow_network is None:
-                allow_network = _read_flag(_NETWORK_VARIABLE)
+                allow_network = _environment.read_flag(_environment.ALLOW_NETWORK)
             log = SqliteStore(
                 path,
                 on_replay=self.settings.on_replay,
@@ -321,30 +315,32 @@ class Webhooks(Router):
                 app=self._app(),
                 lock=lock,
             )
-        runner = Runner(self, log, handler_loop=self._handler_loop, lock=lock, code=self._code)
-        runner.logs_survival = True
-        return runner
+        worker = WorkerService(
+            self, log, handler_loop=self._handler_loop, lock=lock, code=self._code
+        )
+        worker.logs_survival = True
+        return worker
 
     def _app(self) -> AppIdentity:
-        name = self._app_name or os.environ.get(_APP_NAME_VARIABLE) or None
+        name = self._app_name or _environment.read(_environment.APP_NAME) or None
         _check_app_name(name)
         may_adopt = self._may_adopt
         if may_adopt is None:
-            may_adopt = _read_flag(_ADOPT_VARIABLE)
+            may_adopt = _environment.read_flag(_environment.ADOPT_STORE)
         return AppIdentity(self._code, name, may_adopt)
 
     @cached_property
     def _webhook_app(self) -> WebhookApp:
         receiver = Receiver(
             self,
-            self._runner.log,
+            self._worker.store,
             lambda: self.verifier,
             allow_unsigned=self.settings.allow_unsigned,
             max_body_size=self.settings.max_body_size,
         )
         return WebhookApp(
             receiver,
-            self._runner,
+            self._worker,
             acknowledge=self._acknowledge,
             admin=self.handle_admin_request,
             on_start=self._check_admin_token,
@@ -352,9 +348,7 @@ class Webhooks(Router):
 
     def _check_admin_token(self) -> None:
         """Log a warning at the start if the admin token cannot be used."""
-        from hubhooks.admin.queries import TOKEN_VARIABLE  # noqa: PLC0415 - only viewing needs it
-
-        if TOKEN_VARIABLE in os.environ:
+        if _environment.read(_environment.ADMIN_TOKEN) is not None:
             try:
                 _ = self._activity.guard.is_on
             except ConfigError as error:
@@ -367,7 +361,10 @@ class Webhooks(Router):
         Raises:
             ConfigError: WEBHOOK_SECRET is empty, or not ASCII.
         """
-        if self._verifier is None and (secret := os.environ.get(_VARIABLE)) is not None:
+        if (
+            self._verifier is None
+            and (secret := _environment.read(_environment.SECRET)) is not None
+        ):
             self._verifier = Verifier(secret)
         return self._verifier
 
@@ -506,7 +503,7 @@ class Webhooks(Router):
         with _needed("gradio"):
             from hubhooks.admin import gradio_tab as _activity_tab  # noqa: PLC0415 - an optional dependency
 
-        _activity_tab.show(self._activity, lambda: self._runner.was_started)
+        _activity_tab.show(self._activity, lambda: self._worker.was_started)
 
     async def handle_admin_request(self, scope: Scope, receive: Receive, send: Send) -> bool:
         """Serve the deliveries as JSON to callers with the admin token.
@@ -526,7 +523,12 @@ class Webhooks(Router):
     def _activity(self) -> Activity:
         from hubhooks.admin.queries import Activity  # noqa: PLC0415 - only viewing needs it
 
-        return Activity(self.store, self, lambda: self.verifier, self._runner.wake)
+        return Activity(self.store, self, lambda: self.verifier, self._worker.notify)
+
+
+def parts_of(hooks: Webhooks) -> tuple[WebhookApp, WorkerService]:
+    """Return the ASGI app and the worker service; for the adapters of this package."""
+    return hooks._webhook_app, hooks._worker  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of a class of this module
 
 
 @contextmanager
@@ -537,21 +539,6 @@ def _needed(extra: str) -> Generator[None]:
     except ModuleNotFoundError as error:
         msg = f'`{error.name}` is not installed: try `pip install "hubhooks[{extra}]"`'
         raise ModuleNotFoundError(msg, name=error.name, path=error.path) from error
-
-
-def _read_flag(variable: str) -> bool:
-    """Return whether an environment variable is true; one that is not set is false.
-
-    Raises:
-        ConfigError: it is neither true nor false.
-    """
-    given = os.environ.get(variable, "").strip()
-    if given.lower() in {"1", "true", "yes", "on"}:
-        return True
-    if given.lower() in {"", "0", "false", "no", "off"}:
-        return False
-    msg = f"{variable} is {given!r}, which is not a flag; write 1 or 0"
-    raise ConfigError(msg)
 
 
 def _check_settings(unknown: Iterable[str]) -> None:
@@ -566,7 +553,7 @@ def _check_secret(secret: object) -> None:
     if secret is None:
         msg = (
             "the secret is None: perhaps its variable is not set. Leave `secret` out to use the "
-            f"environment variable {_VARIABLE}"
+            f"environment variable {_environment.SECRET}"
         )
         raise ConfigError(msg)
 

@@ -295,7 +295,7 @@ demo.block_thread()
 def test_whoever_makes_the_options_async_handlers_get_a_loop_of_their_own() -> None:
     hooks = Webhooks(SECRET, deliveries=":memory:")
     pytest.importorskip("hubhooks.gradio").make_app_kwargs(hooks)
-    assert hooks._runner._where == "dedicated"  # noqa: SLF001 - a loop that is blocked shows elsewhere
+    assert hooks._worker.handler_loop == "dedicated"  # noqa: SLF001 - a loop that is blocked shows elsewhere
 
 
 @pytest.mark.parametrize(

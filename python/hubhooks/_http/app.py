@@ -8,30 +8,27 @@ import functools
 import math
 import os
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from hubhooks._fork import end_forked_child, release_in_children
 from hubhooks._http.body import BodyError, read_body
+from hubhooks._http.lag import LoopLagMonitor
 from hubhooks._http.receiver import Prepared
 from hubhooks._logging import get_logger, is_interrupt, show_log_by_default, text_of
-from hubhooks._store.base import BUSY_PAUSE, BUSY_SECONDS
+from hubhooks._store.busy import BUSY_PAUSE, BUSY_SECONDS
 from hubhooks._store.private_files import guard_gradio
-from hubhooks._worker.execution import running_loop
+from hubhooks._worker.pools import running_loop
 from hubhooks.errors import BusyError, ConfigError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping
+    from collections.abc import Callable
     from typing import TypeAlias
 
-    from hubhooks._http.receiver import Headers, Receiver, Response
+    from hubhooks._http.receiver import Receiver, Response
+    from hubhooks._http.types import Admin, Headers, Receive, Scope, Send
     from hubhooks._worker.execution import RunExecution
-    from hubhooks._worker.runner import Runner
+    from hubhooks._worker.service import WorkerService
 
-    Message: TypeAlias = MutableMapping[str, Any]
-    Scope: TypeAlias = MutableMapping[str, Any]
-    Receive: TypeAlias = Callable[[], Awaitable[Message]]
-    Send: TypeAlias = Callable[[Message], Awaitable[None]]
-    Admin: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[bool]]
     Acknowledge: TypeAlias = Literal["on_receipt", "on_completion"]
     # A response, and the runs that were claimed for its delivery.
     _Accepted: TypeAlias = tuple[Response, list[RunExecution]]
@@ -52,12 +49,6 @@ _ASYNCIO_NEEDED = (
 )
 # Servers whose `receive` is a method of one of their own objects.
 _SERVERS = frozenset({"granian", "gunicorn", "uvicorn"})
-# The interval of the samples, and the lag that counts as a blocked loop. It is far below the time
-# that the Hub waits.
-_SAMPLE_SECONDS = 0.2
-_LAG_SECONDS = 0.3
-# How long sampling goes on after a request, and how long a loop counts as blocked after a lag.
-_MONITOR_SECONDS = 5.0
 _FIRST_NON_SUCCESS = 300  # the first HTTP status that is not a success
 # How long a response waits for the handlers, with `acknowledge="on_completion"`. The Hub seems to
 # wait 30 s.
@@ -71,28 +62,28 @@ class WebhookApp:
 
     The place where it is mounted decides the path, so it never redirects. Its response to other
     methods than POST is 405. If the server announces no start, the first delivery starts the
-    runner.
+    worker.
 
     Args:
         receiver: checks and stores the requests.
-        runner: runs the handlers.
+        worker: runs the handlers.
         acknowledge: when the response is sent: `on_receipt`, once the delivery is stored, or
             `on_completion`, once its handlers ended.
         admin: serves requests below `/deliveries`. It returns False for a request of another path.
-        on_start: called each time after the runner started.
+        on_start: called each time after the worker started.
     """
 
     def __init__(
         self,
         receiver: Receiver,
-        runner: Runner,
+        worker: WorkerService,
         *,
         acknowledge: Acknowledge = "on_receipt",
         admin: Admin | None = None,
         on_start: Callable[[], object] | None = None,
     ) -> None:
         self._receiver = receiver
-        self._runner = runner
+        self._worker = worker
         self._ack_on_completion = acknowledge == "on_completion"
         self._admin = admin
         self._on_start = on_start
@@ -127,20 +118,20 @@ class WebhookApp:
             StoreError: the store cannot be used now.
         """
         self._receiver.check_ready()
-        if not self._runner.is_started:
-            self._runner.log.open()
-            self._runner.log.close()
+        if not self._worker.is_started:
+            self._worker.store.open()
+            self._worker.store.close()
 
     async def not_ready_reason(self) -> str:
         """Return why a delivery would not be stored now; empty if it would.
 
-        If the server announced no start, this starts the runner, like the first delivery.
+        If the server announced no start, this starts the worker, like the first delivery.
         """
         if self._receiver.is_stopping:
             return "the app is shutting down"
         try:
             self._receiver.check_ready()
-            self._runner.start()
+            self._worker.start()
             await self._check_writable()
         except (ConfigError, StoreError) as error:
             return str(error)
@@ -150,7 +141,7 @@ class WebhookApp:
         retry_until = time.monotonic() + BUSY_SECONDS
         while True:
             try:
-                self._runner.log.check_writable()
+                self._worker.store.check_writable()
             except BusyError:
                 if time.monotonic() >= retry_until:
                     raise
@@ -168,30 +159,30 @@ class WebhookApp:
         """
         self._receiver.check_ready()
         self._receiver.is_stopping = False
-        self._start_runner()
+        self._start_worker()
 
-    def _start_runner(self) -> None:
-        """Start the runner, and log one line about handlers, store and leader."""
-        is_started = self._runner.is_started
+    def _start_worker(self) -> None:
+        """Start the worker, and log one line about handlers, store and leader."""
+        is_started = self._worker.is_started
         show_log_by_default()
         # Not only at the first call: in a forked child this raises.
-        self._runner.start()
+        self._worker.start()
         if not is_started:
-            log = logger.info if self._runner.has_handlers else logger.warning
-            log("hubhooks %s", self._runner.summary())
+            log = logger.info if self._worker.has_handlers else logger.warning
+            log("hubhooks %s", self._worker.summary())
             if self._on_start is not None:
                 self._on_start()
 
     def release_store(self) -> None:
         """Release the store for another app in this process, just before this one stops."""
-        self._runner.release_store()
+        self._worker.release_store()
 
     async def stop(self) -> None:
         """Reject new deliveries, and wait for running handlers."""
         self._receiver.is_stopping = True
         try:
             self._store_rejections()
-            await self._runner.stop()
+            await self._worker.stop()
         finally:
             self._receiver.is_stopping = False
 
@@ -202,7 +193,7 @@ class WebhookApp:
             seconds: how long to wait for running handlers.
         """
         self._receiver.is_stopping = True
-        await self._runner.stop(seconds)
+        await self._worker.stop(seconds)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -244,9 +235,9 @@ class WebhookApp:
         try:
             if self._ack_on_completion and response.is_open:
                 if accepted is not None:
-                    self._runner.begin(accepted, claimed)
+                    self._worker.start_runs(accepted, claimed)
                     accepted = None
-                delivery = await self._runner.wait_for(delivery_id, _COMPLETION_SECONDS)
+                delivery = await self._worker.wait_for(delivery_id, _COMPLETION_SECONDS)
                 response = self._receiver.completion_response(delivery, response)
             # The Hub may close the connection during a long wait.
             has_unfinished_runs = (
@@ -271,8 +262,8 @@ class WebhookApp:
                 self._receiver.log_response(response)
             finally:
                 if accepted is not None:
-                    self._runner.begin(accepted, claimed)
-                self._runner.flush_soon()
+                    self._worker.start_runs(accepted, claimed)
+                self._worker.flush_soon()
 
     def _was_responsive(self) -> bool:
         """True if the loop was not blocked lately: no client timed out unnoticed.
@@ -288,12 +279,12 @@ class WebhookApp:
         return monitor.was_responsive() and not self._ack_on_completion
 
     def _ensure_started(self) -> Response | None:
-        """Start the runner if the server announced no start; a rejection if it cannot start."""
-        if self._runner.is_started and running_loop() is not None:
+        """Start the worker if the server announced no start; a rejection if it cannot start."""
+        if self._worker.is_started and running_loop() is not None:
             return None
         try:
             check_event_loop()
-            self._start_runner()
+            self._start_worker()
         except (ConfigError, StoreError) as error:
             return self._receiver.reject("not stored", str(error))
         return None
@@ -327,7 +318,7 @@ class WebhookApp:
         results: list[_Accepted | BaseException] = []
         try:
             # No user code runs inside, and nothing is logged: both can block or raise.
-            with self._runner.log.transaction():
+            with self._worker.store.transaction():
                 for request in requests:
                     results.append(self._store(request.prepared, request.context))  # noqa: PERF401 - `_fail_batch` needs the results so far
         except BaseException as error:
@@ -362,10 +353,10 @@ class WebhookApp:
         for request in requests:
             if now >= request.retry_until and not request.result.cancelled():
                 request.result.set_result(error)
-        # Skip if nothing was claimed: a call after `stop()` would restart the runner.
+        # Skip if nothing was claimed: a call after `stop()` would restart the worker.
         stored = [result for result in results if not isinstance(result, BaseException)]
         if claimed := [run for _, runs in stored for run in runs]:
-            self._runner.give_back(claimed)
+            self._worker.release_claims(claimed)
 
     def _close_batch(self, batch: _WriteBatch) -> None:
         if self._batch is batch:
@@ -376,7 +367,7 @@ class WebhookApp:
         response, claimed = self._reject_unstored(result)
         self._receiver.log_malformed(response)
         if response.accepted is not None:
-            self._runner.begin(response.accepted, claimed)
+            self._worker.start_runs(response.accepted, claimed)
 
     def _store(self, prepared: Prepared, context: contextvars.Context) -> _Accepted | Exception:
         """Store a delivery, and claim its runs that can start now; the error if it is not stored.
@@ -389,7 +380,7 @@ class WebhookApp:
             return error
         if response.accepted is None:
             return response, []
-        return response, self._runner.claim(response.accepted, context)
+        return response, self._worker.claim(response.accepted, context)
 
     def _reject_unstored(self, result: _Accepted | BaseException) -> _Accepted:
         if isinstance(result, BaseException):
@@ -397,7 +388,7 @@ class WebhookApp:
         return result
 
     def _store_rejections_soon(self) -> None:
-        if self._rejections_timer is None and self._runner.is_started:
+        if self._rejections_timer is None and self._worker.is_started:
             loop = running_loop()
             if loop is not None:
                 context = contextvars.Context()
@@ -409,7 +400,7 @@ class WebhookApp:
         if self._rejections_timer is not None:
             self._rejections_timer.cancel()
             self._rejections_timer = None
-        if self._runner.is_started:
+        if self._worker.is_started:
             try:
                 self._receiver.store_rejections()
             except StoreError as error:
@@ -432,7 +423,7 @@ class WebhookApp:
             end_forked_child(process)
             if not isinstance(prepared, Prepared):
                 return prepared, []
-            if not self._runner.log.is_durable:
+            if not self._worker.store.is_durable:
                 return self._reject_unstored(self._store(prepared, context))
         # The response is 503, as for a failed batch: the Hub retries the delivery.
         except BaseException as error:
@@ -471,43 +462,6 @@ class _WriteBatch:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.requests: list[_PendingRequest] = []
-
-
-class LoopLagMonitor:
-    """Detects event-loop lag; it samples only while requests arrive."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self._is_sampling = False
-        self._sampled_at = 0.0
-        self._responsive_since = 0.0
-        self._monitor_until = 0.0
-
-    def was_responsive(self) -> bool:
-        """Return whether no lag was seen in the last `_MONITOR_SECONDS`; False until then."""
-        now = time.monotonic()
-        self._monitor_until = now + _MONITOR_SECONDS
-        if not self._is_sampling:
-            self._is_sampling = True
-            self._sampled_at = self._responsive_since = now
-            self._plan_sample()
-        return not self._is_lagging(now) and now - self._responsive_since > _MONITOR_SECONDS
-
-    def _plan_sample(self) -> None:
-        # In an empty context: the timer would keep the request's context alive.
-        self.loop.call_later(_SAMPLE_SECONDS, self._sample, context=contextvars.Context())
-
-    def _is_lagging(self, now: float) -> bool:
-        return now - self._sampled_at > _SAMPLE_SECONDS + _LAG_SECONDS
-
-    def _sample(self) -> None:
-        now = time.monotonic()
-        if self._is_lagging(now):
-            self._responsive_since = now
-        self._sampled_at = now
-        self._is_sampling = now < self._monitor_until
-        if self._is_sampling:
-            self._plan_sample()
 
 
 def check_event_loop() -> None:

@@ -6,11 +6,10 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING
 
-from hubhooks._worker.execution import running_loop
+from hubhooks._worker.pools import running_loop
 
 if TYPE_CHECKING:
-    from hubhooks._http.app import Message, Receive
-    from hubhooks._http.receiver import Headers
+    from hubhooks._http.types import Headers, Message, Receive
 
 __all__ = [
     "ALREADY_READ", "CUT_OFF", "KEEP_A_COPY", "STALLED", "TOO_LARGE", "UNDECODED",

@@ -17,22 +17,20 @@ from hubhooks._logging import get_logger
 from hubhooks._store.base import log_fields
 from hubhooks._store.headers import redact_secret
 from hubhooks.errors import ConfigError, PayloadError, StoreError
-from hubhooks.models import State, shorten
+from hubhooks.models import AcceptedRuns, State, shorten
+from hubhooks.ordering import group_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from typing import TypeAlias
+    from collections.abc import Callable, Mapping, Sequence
 
     from hubhooks._core import Verifier
+    from hubhooks._http.types import Headers
     from hubhooks._store.base import AcceptResult, DeliveryStore, Status
-    from hubhooks.models import Delivery, Reason
+    from hubhooks.models import Delivery, Reason, RunGroup
     from hubhooks.routing import Match, Router
 
-    # As in ASGI: names in lower case.
-    Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
-
 __all__ = [
-    "COMPLETION_RESPONSES", "MAX_BODY_SIZE", "RESPONSES", "UNREAD_BODY_RESPONSES", "AcceptedRuns",
+    "COMPLETION_RESPONSES", "MAX_BODY_SIZE", "RESPONSES", "UNREAD_BODY_RESPONSES",
     "Prepared", "Receiver", "Response", "ResponseSpec", "check_size", "find_spec",
 ]  # fmt: skip
 
@@ -40,17 +38,6 @@ MAX_BODY_SIZE = 32 * 1024 * 1024
 """The default limit of a body, in bytes."""
 
 logger = get_logger()
-
-
-class AcceptedRuns:
-    """The runs of an accepted delivery; without handlers, its `on_unhandled` hooks."""
-
-    __slots__ = ("delivery_id", "event", "handlers")
-
-    def __init__(self, delivery_id: str, handlers: tuple[str, ...], event: HubEvent) -> None:
-        self.delivery_id = delivery_id
-        self.handlers = handlers
-        self.event = event
 
 
 class Response:
@@ -344,6 +331,16 @@ class Receiver:
             )
         return prepared
 
+    def _groups_of(self, names: Sequence[str], event: HubEvent) -> dict[str, RunGroup]:
+        """Return the groups of the runs whose handlers have `serial=` or `debounce=`."""
+        groups: dict[str, RunGroup] = {}
+        for name in names:
+            handler = self._router.handler(name)
+            group = None if handler is None else group_of(handler.policy, event)
+            if group is not None:
+                groups[name] = group
+        return groups
+
     def store(self, prepared: Prepared) -> Response:
         """Store a delivery, and choose its response. It calls no user code.
 
@@ -362,6 +359,7 @@ class Receiver:
             action="" if event is None else event.action,
             repo=None if repo is None else repo.name,
             headers=self._storable(prepared.headers),
+            groups={} if event is None else self._groups_of(prepared.handlers, event),
         )
         if event is None:
             return _malformed_response(result, prepared)

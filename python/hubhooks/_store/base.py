@@ -1,4 +1,4 @@
-"""What became of each delivery: what a handler is told of it, and the log that keeps it."""
+"""The interface of a delivery store, and the rules that every store follows."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from hubhooks.models import (
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Container, Iterable, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from datetime import datetime
     from typing import TypeAlias
 
     from hubhooks._core import HubEvent
-    from hubhooks._store.sqlite import Leader
-    from hubhooks.models import Reason
+    from hubhooks._process import Process
+    from hubhooks.models import Reason, RunGroup
 
     # The status in the JSON of a response.
     Status: TypeAlias = Literal[
@@ -41,19 +41,19 @@ if TYPE_CHECKING:
     OnReplay: TypeAlias = Literal["run", "skip"]
     # The delivery and the handler of a run that can start.
     Due: TypeAlias = tuple[str, str]
-    # The same of a run during which the process died, and whether that was once too often, so that
-    # it is not tried again.
+    # The delivery and the handler of a crashed run, and whether it is not tried again.
     Interrupted: TypeAlias = tuple[str, str, bool]
 
 __all__ = [
-    "BUSY_PAUSE",
-    "BUSY_SECONDS",
     "LONGEST_ERROR",
     "LONGEST_TRACEBACK",
+    "NO_GROUPS",
     "AcceptResult",
     "Backlog",
     "DeliveryStore",
+    "Leader",
     "MemoryStore",
+    "Prunable",
     "decide_redelivery",
     "handler_names",
     "log_fields",
@@ -61,19 +61,15 @@ __all__ = [
     "status_of",
 ]  # fmt: skip
 
-# How long who may wait tries again while another process writes, or this one tidies up, and how
-# often.
-BUSY_SECONDS = 5.0
-BUSY_PAUSE = 0.02
-
-
 # The longest error and traceback that a store keeps, in characters.
 LONGEST_ERROR = 4096
 LONGEST_TRACEBACK = 64 * 1024
+# The groups of a delivery whose handlers have neither `serial=` nor `debounce=`.
+NO_GROUPS: Mapping[str, RunGroup] = {}
 
 
 def log_fields(delivery_id: str | None, event: HubEvent | None) -> dict[str, object]:
-    """Give what log records of a delivery bear beside their message, as `extra=`."""
+    """Return the fields of a delivery for a log record, as `extra=`."""
     repo = None if event is None else event.repo
     return {
         "delivery_id": delivery_id,
@@ -84,7 +80,7 @@ def log_fields(delivery_id: str | None, event: HubEvent | None) -> dict[str, obj
 
 
 class AcceptResult(NamedTuple):
-    """What is to be done about a delivery that came."""
+    """The response to a delivery, and the handlers that run."""
 
     status: Status
     id: str
@@ -97,26 +93,49 @@ def status_of(skipped: State | None) -> Status:
 
 
 class Backlog(NamedTuple):
-    """The runs that wait to start."""
+    """The waiting runs."""
 
     runs: dict[str, int]
-    """How many there are of each handler, retries included."""
+    """Their number by handler, retries included."""
     startable_since: datetime | None
-    """Since when the oldest of them could start; None if no run can start yet."""
+    """Since when the oldest of them can start; None if none can yet."""
+
+
+class Prunable(NamedTuple):
+    """Data that is old enough to be dropped."""
+
+    bodies: int
+    body_bytes: int
+    deliveries: int
+    """The number of deliveries that are deleted with their ids."""
+
+
+class Leader(NamedTuple):
+    """A process that is the leader of a store, or should be."""
+
+    process: Process
+    code: str
+    """The version of its code."""
+    since: datetime | None
+    """When it became the leader; None if it did not."""
+    handlers: frozenset[str] | None
+    """The names of its handlers; None if they are unknown."""
+    key: int
+    """Its row in the store."""
 
 
 def decide_redelivery(
     known: Delivery, on_replay: OnReplay
 ) -> tuple[str, ...] | Literal["in_progress", "duplicate"]:
-    """Decide about a delivery whose id came before.
+    """Decide about a delivery with a known id.
 
-    The Hub keeps the id on its own retries and when its owner presses Replay
-    (https://huggingface.co/docs/hub/webhooks). It retries what it has no 2xx answer for, so a
-    delivery that comes again although it had its answer is a Replay.
+    The Hub keeps the id on its own retries, and when the webhook's owner presses Replay
+    (https://huggingface.co/docs/hub/webhooks). It retries a delivery without a 2xx response. So an
+    acknowledged delivery that is received again is a Replay.
 
     Returns:
-        the handlers to run again, none meaning that it is judged like a new one; or why nothing
-        is run.
+        the handlers to run again; empty to match it like a new delivery. Or the status, if no
+        handler runs.
     """
     states = {run.state for run in known.runs}
     if not UNFINISHED.isdisjoint(states):
@@ -129,10 +148,11 @@ def decide_redelivery(
 
 
 class DeliveryStore(Protocol):
-    """What the door, the runner and those who look on need of a log.
+    """A store of deliveries and their runs.
 
-    `get`, `list`, `stats`, `checkpoint` and `prune` may be called from any thread, and so may
-    `answered`, `overdue` and `finished`; all else belongs to the thread of the server's loop.
+    `get`, `list`, `stats`, `checkpoint` and `prune` work in any thread, and so do
+    `mark_acknowledged`, `mark_stuck` and `finish_run`. All else belongs to the thread of the
+    server's loop, unless its docstring names any thread.
     """
 
     @property
@@ -142,52 +162,52 @@ class DeliveryStore(Protocol):
 
     @property
     def path(self) -> str:
-        """Where it is; empty if that is in memory alone."""
+        """The file; empty for a store in memory."""
         ...
 
     @property
     def has_deferred(self) -> bool:
-        """Whether there is something for `flush` to write."""
+        """Whether there are deferred writes."""
         ...
 
     @property
     def is_led(self) -> bool:
-        """Whether what `recover` began still holds: nobody else took over since."""
+        """Whether this process is still the leader since `recover`."""
         ...
 
     def open(self) -> None:
-        """Get ready.
+        """Open the store for writing.
 
         Raises:
             ConfigError: it cannot be used.
-            StoreError: it cannot be used just now.
+            StoreError: it cannot be used now.
         """
 
     def close(self) -> None:
-        """Write what is late, and let go."""
+        """Write the deferred writes, and close the store."""
 
     def transaction(self) -> AbstractContextManager[None]:
-        """Keep all of what is done inside, or nothing.
+        """Write everything inside, or nothing.
 
         Raises:
-            BusyError: another process is writing; nothing was done, and soon it may work.
-            StoreError: it cannot be kept.
+            BusyError: another process is writing; nothing was written, and a retry may succeed.
+            StoreError: it cannot be written.
         """
         ...
 
     def flush(self) -> None:
-        """Write what is late.
+        """Write the deferred writes.
 
         Raises:
-            StoreError: it cannot be written just now; it stays late.
+            StoreError: they cannot be written now; they stay deferred.
         """
         ...
 
     def changed(self) -> bool:
-        """Whether somebody else wrote since the last call."""
+        """Return whether another process wrote since the last call."""
         ...
 
-    def accept(  # noqa: PLR0913 - what is known of a delivery
+    def accept(  # noqa: PLR0913 - the facts of a delivery
         self,
         delivery_id: str | None,
         body: bytes,
@@ -199,39 +219,41 @@ class DeliveryStore(Protocol):
         action: str = "",
         repo: str | None = None,
         headers: Iterable[tuple[bytes, bytes]] = (),
+        groups: Mapping[str, RunGroup] = NO_GROUPS,
     ) -> AcceptResult:
-        """Record that a delivery came, and decide what is to run.
+        """Store a delivery, and decide which handlers run.
 
         Args:
-            delivery_id: the Hub's; None for a fresh one of our own.
-            body: the body as it came.
-            handlers: the names of those that hear it.
-            skipped: why none does.
-            reason: what explains `aside`, or a function that does when it is asked.
-            scope: that of the event.
-            action: that of the event.
+            delivery_id: the id that the Hub sent; None to generate one.
+            body: the body of the request.
+            handlers: the names of the matching handlers.
+            skipped: the state of a delivery without a handler.
+            reason: the explanation of `skipped`, or a function that returns it.
+            scope: the event's scope.
+            action: the event's action.
             repo: the name of the event's repository.
-            headers: those of the request; what may be secret in them is not kept.
+            headers: the headers of the request; secrets in them are not stored.
+            groups: the groups of runs, for `serial=` and `debounce=`.
 
         Raises:
-            StoreError: it cannot be kept, so the Hub must send it again.
+            StoreError: it cannot be stored, so the Hub must send it again.
         """
         ...
 
     def mark_acknowledged(self, delivery_id: str, *, delivered: bool) -> None:
-        """Record, late, whether the answer is known to have reached the Hub."""
+        """Record, deferred, whether the Hub is known to have received the response."""
 
     def replay(self, delivery_id: str, handlers: Sequence[str] = ()) -> tuple[str, ...]:
         """Queue handlers of a finished delivery again.
 
         Args:
             delivery_id: the delivery.
-            handlers: their names, also of some that did not hear it; none for those that did. A
-                name given twice counts once.
+            handlers: their names, also of handlers that did not match; by default all that
+                matched. A name given twice counts once.
 
         Returns:
-            the names of those queued. None is if the delivery is unknown or unfinished, if its
-            body was dropped, or if no handler heard it and none is named.
+            the names of the queued handlers. There are none if the delivery is unknown or
+            unfinished, if its body was dropped, or if none matched and none is given.
 
         Raises:
             ConfigError: one of the names cannot be the name of a handler.
@@ -239,18 +261,18 @@ class DeliveryStore(Protocol):
         ...
 
     def count_rejections(self, minute: int, reason: str, count: int) -> None:
-        """Add to how often requests were refused in a minute, counted from 1970."""
+        """Add to the rejected requests of a minute, counted from 1970."""
 
     def recover(self) -> builtins.list[Interrupted]:
-        """Become the process that runs what is in the log; not in a batch.
+        """Become the leader; not in a transaction.
 
         Returns:
-            what ran in the last one when that died.
+            the runs that crashed with an earlier process.
         """
         ...
 
     def register(self, code: str, loaded_at: float, handlers: Iterable[str]) -> None:
-        """Record, late, what this process runs; again, if that changed.
+        """Record the code of this process; deferred, and only if it changed.
 
         Args:
             code: the version of the app's code.
@@ -259,40 +281,40 @@ class DeliveryStore(Protocol):
         """
 
     def resign(self, *, is_end: bool) -> None:
-        """Record, late, that this process does not lead any more.
+        """Record, deferred, that this process is no longer the leader.
 
         Args:
-            is_end: whether it does not use the store any more either.
+            is_end: whether it no longer uses the store either.
         """
 
     def leader(self) -> Leader | None:
-        """Look up the process that leads the store, in any thread; None if none does."""
+        """Return the leader of the store, in any thread; None if no process is."""
         ...
 
     def successor(self) -> Leader | None:
-        """Look up a living process with newer code than this one, which should lead."""
+        """Find a living process with newer code than this one, which should be the leader."""
         ...
 
     def keep_noted(self) -> None:
-        """Write down again what belongs to the store, if somebody removed that."""
+        """Write down the files of the store again if somebody removed the leader's file."""
 
     def note_lock(self) -> None:
-        """Record, late, that this process locked another file to lead the store."""
+        """Record, deferred, that this process locked another file as the leader."""
 
     def waiting_handlers(self) -> dict[str, int]:
-        """Count the runs that wait to start, by handler, in any thread."""
+        """Count the waiting runs by handler, in any thread."""
         ...
 
     def unknown_handlers(self, known: Container[str]) -> dict[str, int]:
-        """Count the runs that wait for handlers which the leader does not have, in any thread.
+        """Count the waiting runs of handlers that the leader does not have, in any thread.
 
         Args:
-            known: the handlers of this process, in case that no process leads.
+            known: the handlers of this process, used if no process is the leader.
         """
         ...
 
     def recover_crashed(self) -> builtins.list[Interrupted]:
-        """Let runs be tried again whose process died, as the leader; not in a batch.
+        """Retry or fail the runs whose process died, as the leader; not in a transaction.
 
         Returns:
             these runs.
@@ -300,18 +322,18 @@ class DeliveryStore(Protocol):
         ...
 
     def backlog(self) -> Backlog:
-        """Describe the runs that wait to start, in any thread."""
+        """Describe the waiting runs, in any thread."""
         ...
 
     def is_leader_alive(self, leader: Leader) -> bool:
-        """Return whether the process that leads the store is alive, in any thread."""
+        """Return whether the leader is alive, in any thread."""
         ...
 
     def check_writable(self) -> None:
         """Check that a delivery could be stored now.
 
         Raises:
-            StoreError: it could not.
+            StoreError: a delivery could not be stored.
         """
 
     def list_ready(
@@ -321,38 +343,52 @@ class DeliveryStore(Protocol):
         *,
         among: Container[str] | None = None,
         interrupted: bool = False,
+        grouped: Container[str] = (),
     ) -> builtins.list[Due]:
         """List runs that can start, the oldest first.
 
         Args:
             limit: how many at most.
-            without: the handlers that are busy.
-            among: the handlers that there are; None for any.
-            interrupted: those during which the process died before, and not the others.
+            without: the busy handlers.
+            among: the known handlers; None for any.
+            interrupted: only runs during which the process died before; else only the others.
+            grouped: the handlers with `serial=` or `debounce=`.
         """
         ...
 
-    def seconds_to_next(self) -> float | None:
-        """Tell in how many seconds another waiting run is due; None if none waits."""
+    def seconds_to_next(self, grouped: Iterable[str] = ()) -> float | None:
+        """Return the seconds to the next retry, or to the end of a wait; None if none waits.
+
+        Args:
+            grouped: the handlers with `serial=` or `debounce=`.
+        """
         ...
 
     def body(self, delivery_id: str) -> bytes | None:
-        """Look up the body of a delivery that is about to run."""
+        """Return the body of a delivery that is about to run."""
         ...
 
-    def claim(self, delivery_id: str, handler: str) -> RunContext | None:
-        """Record that a handler is about to run, and give what it is told.
+    def read_superseded(
+        self, delivery_id: str, handler: str
+    ) -> tuple[tuple[str, ...], bytes | None]:
+        """Read the ids of the deliveries that a run replaced, and the body of the oldest one."""
+        ...
+
+    def claim(
+        self, delivery_id: str, handler: str, *, is_grouped: bool = False
+    ) -> RunContext | None:
+        """Record the start of a run, and return its context.
 
         Returns:
-            None if it must not: it is not queued or waiting, or another process took over.
+            None if it must not start: it does not wait, or another process is the leader.
         """
         ...
 
     def unclaim(self, run_context: RunContext) -> None:
-        """Record, late, that a handler did not start; nothing if `claim` was undone."""
+        """Record, deferred, that a handler did not start; nothing if `claim` was rolled back."""
 
     def mark_stuck(self, run_context: RunContext) -> None:
-        """Record, late, that a handler is out of time, and cannot be ended."""
+        """Record, deferred, that a handler is over its timeout and cannot be cancelled."""
 
     def finish_run(
         self,
@@ -363,18 +399,18 @@ class DeliveryStore(Protocol):
         *,
         retry_after: float | None = None,
     ) -> None:
-        """Record, late, how a handler ended; nothing of a start that was given up meanwhile.
+        """Record, deferred, the end of an attempt; ignored if the attempt was given up meanwhile.
 
         Args:
-            run_context: what `claim` gave.
-            ending: how it ended.
-            error: why.
-            traceback: where.
-            retry_after: in how many seconds it is tried again; None for never.
+            run_context: the attempt, from `claim`.
+            ending: its outcome.
+            error: the reason.
+            traceback: the place in the code.
+            retry_after: the seconds to the next attempt; None for no retry.
         """
 
     def get(self, delivery_id: str) -> Delivery | None:
-        """Look up a delivery."""
+        """Return a delivery."""
         ...
 
     def list(  # noqa: PLR0913 - criteria, each optional
@@ -400,14 +436,14 @@ class DeliveryStore(Protocol):
         ...
 
     def stats(self) -> Stats:
-        """Give the log in figures."""
+        """Count the deliveries by state, and the rejections."""
         ...
 
     def checkpoint(self) -> None:
-        """Tidy up what was written, waiting for the disk."""
+        """Move recent writes to their final place, waiting for the disk."""
 
     def prune(self) -> int:
-        """Drop what is too old or too much; give how many bodies and deliveries that was."""
+        """Drop what is too old or too much; return how many bodies and deliveries."""
         ...
 
 
@@ -420,8 +456,8 @@ class MemoryStore:
         replays: whether a Replay of a delivery that succeeded runs its handlers again.
         keep: how many finished deliveries are kept.
         keep_bytes: how much of their bodies is kept; the records stay.
-        hold_bytes: how much of the bodies of unfinished deliveries is held at once. What comes
-            beyond is not taken, so that the Hub sends it again.
+        hold_bytes: how much of the bodies of unfinished deliveries is held at once. More is
+            rejected, so that the Hub sends it again.
     """
 
     is_durable = False
@@ -492,6 +528,7 @@ class MemoryStore:
         action: str = "",
         repo: str | None = None,
         headers: Iterable[tuple[bytes, bytes]] = (),  # noqa: ARG002 - not kept
+        groups: Mapping[str, RunGroup] = NO_GROUPS,  # noqa: ARG002 - runs start at once
     ) -> AcceptResult:
         """Record that a delivery came, and decide what is to run.
 
@@ -509,7 +546,7 @@ class MemoryStore:
                 if isinstance(again, str):
                     known.duplicates += 1
                     return AcceptResult(again, delivery_id)
-                # What failed on a body that we could read stays failed on one that we cannot.
+                # Failed runs stay failed if the body cannot be parsed this time.
                 if again and skipped != State.MALFORMED:
                     handlers, skipped, reason = again, None, ""
             delivery = Delivery(
@@ -527,6 +564,14 @@ class MemoryStore:
             names = tuple(dict.fromkeys(handlers))
             self._add(delivery, known, names)
         return AcceptResult(status_of(skipped), delivery_id, names)
+
+    def read_superseded(
+        self,
+        delivery_id: str,  # noqa: ARG002 - see `accept`
+        handler: str,  # noqa: ARG002 - see `accept`
+    ) -> tuple[tuple[str, ...], bytes | None]:
+        """Return no delivery: none is replaced in memory."""
+        return (), None
 
     def mark_acknowledged(self, delivery_id: str, *, delivered: bool) -> None:
         """Record whether the answer is known to have reached the Hub."""
@@ -630,6 +675,7 @@ class MemoryStore:
         *,
         among: Container[str] | None = None,
         interrupted: bool = False,
+        grouped: Container[str] = (),  # noqa: ARG002 - see `accept`
     ) -> builtins.list[Due]:
         """List runs that can start, those that waited first; none was ever interrupted."""
         if interrupted:
@@ -645,7 +691,10 @@ class MemoryStore:
                     found.append((delivery_id, handler))
         return found
 
-    def seconds_to_next(self) -> float | None:
+    def seconds_to_next(
+        self,
+        grouped: Iterable[str] = (),  # noqa: ARG002 - see `accept`
+    ) -> float | None:
         """Tell in how many seconds another waiting run is due; None if none waits."""
         now = time.monotonic()
         with self._lock:
@@ -657,7 +706,13 @@ class MemoryStore:
         delivery = self._records.get(delivery_id)
         return None if delivery is None else delivery.body
 
-    def claim(self, delivery_id: str, handler: str) -> RunContext | None:
+    def claim(
+        self,
+        delivery_id: str,
+        handler: str,
+        *,
+        is_grouped: bool = False,  # noqa: ARG002 - see `accept`
+    ) -> RunContext | None:
         """Record that a handler is about to run, and give what it is told."""
         key = (delivery_id, handler)
         with self._lock:
@@ -791,7 +846,7 @@ class MemoryStore:
         return 0
 
     def _add(self, delivery: Delivery, known: Delivery | None, handlers: Sequence[str]) -> None:
-        """Keep a delivery as the newest, with what is known of it from before."""
+        """Keep a delivery as the newest, in place of an earlier one with the same id."""
         if handlers:
             self._hold(delivery)
         if known is not None:
@@ -856,14 +911,14 @@ def handler_names(given: str | Sequence[str]) -> tuple[str, ...]:
     names = (given,) if isinstance(given, str) else tuple(given)
     for name in names:
         # Not every user has a type checker.
-        if not (isinstance(name, str) and name and name.isprintable()):
+        if not (isinstance(name, str) and name and name.isprintable()):  # pyright: ignore[reportUnnecessaryIsInstance]
             msg = f"`{name!r}` is not a name of a handler; write a printable string"
             raise ConfigError(msg)
     return tuple(dict.fromkeys(names))
 
 
 def queue_runs(delivery: Delivery, handlers: Sequence[str]) -> None:
-    """Queue handlers, each named once, counting on; what others did before stays on record."""
+    """Add queued runs to a delivery. They keep their attempts, and other runs stay as they are."""
     before = {run.handler: run for run in delivery.runs}
     chosen = frozenset(handlers)
     delivery.runs = [run for run in delivery.runs if run.handler not in chosen]

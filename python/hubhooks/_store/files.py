@@ -1,8 +1,8 @@
-"""The files of a store: which ones belong together, and which were changed under the app.
+"""The files of a store: which ones belong together, and which ones somebody changed.
 
-SQLite trusts that its three files stay as they are. A `-wal` file is applied to whatever database
-lies beside it, and a `-shm` file that becomes shorter ends the process with SIGBUS. So the files
-are compared before and after each write batch, and the leader writes down which ones it uses.
+SQLite trusts that nobody changes its three files. It applies a `-wal` file to any database beside
+it. If a `-shm` file is truncated, the process ends with SIGBUS. So the files are compared before
+and after each transaction, and the leader writes down which ones it uses.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _MODE = 0o600
 
 
 class StoreFiles(NamedTuple):
-    """What is at the path of a store at one moment; all zero for a file that is missing."""
+    """The files of a store at one moment; all zero for a missing file."""
 
     device: int
     db: int
     """The inode of the database."""
     db_size: int
     db_time: int
-    """When the database was written last, in nanoseconds: by a checkpoint, mostly."""
+    """The time of the last write to the database, in nanoseconds; mostly of a checkpoint."""
     wal: int
     wal_size: int
     shm: int
@@ -53,7 +53,7 @@ class StoreFiles(NamedTuple):
     def at(cls, path: str) -> StoreFiles:
         """Look at the files at a path, without opening them.
 
-        To open and close one would drop the locks that SQLite holds on it for this process
+        Opening and closing one drops the locks that SQLite holds on it for this process
         (https://www.sqlite.org/howtocorrupt.html).
         """
         db, wal, shm = _stat(path), _stat(f"{path}-wal"), _stat(f"{path}-shm")
@@ -81,7 +81,7 @@ class StoreFiles(NamedTuple):
     def are_same(self, now: StoreFiles) -> bool:
         """Return whether no file was replaced, removed or made shorter since.
 
-        SQLite itself shortens the `-wal` file only, and the database only after a VACUUM.
+        SQLite itself shortens only the `-wal` file, and the database after a VACUUM.
         """
         return (
             self.db_size <= now.db_size
@@ -92,7 +92,7 @@ class StoreFiles(NamedTuple):
     def is_wal_foreign(self, now: StoreFiles) -> bool:
         """Return whether the `-wal` file there now was written for another database.
 
-        The number of a device may change with a mount, so it says nothing on its own.
+        The number of a device may change with a mount, so another one alone proves nothing.
         """
         is_another = now.device == self.device and now.db != self.db
         is_emptied = now.db_size == 0 < self.db_size
@@ -108,13 +108,13 @@ def _stat(path: str) -> os.stat_result | None:
 
 
 class LeaderFile(NamedTuple):
-    """What the leader of a store wrote down: who it is, and which files it uses."""
+    """The leader's file beside a store: the process, and the files that it uses."""
 
     process: Process
     since: float
     files: StoreFiles
     progress: int
-    """How far the database alone had come, without its `-wal` file: a number that only grows."""
+    """The progress of the database without its `-wal` file: a number that only grows."""
     is_closed: bool
     """Whether it stopped leading by itself."""
 
@@ -173,7 +173,7 @@ class LeaderFile(NamedTuple):
         )
 
     def explain_end(self, now: StoreFiles) -> str:
-        """Say what is known of a leader that ended without closing the store; empty if it did."""
+        """Explain why the leader ended without closing the store; empty if it closed it."""
         if self.is_closed or self.process == current_process() or is_alive(self.process):
             return ""
         since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.since))
@@ -185,13 +185,13 @@ class LeaderFile(NamedTuple):
         )
 
     def _changes(self, now: StoreFiles) -> list[str]:
-        """Say what happened to the files that explains a crash.
+        """List the changes of the files that explain a crash.
 
         SQLite shortens the `-wal` file itself, and removes it and the `-shm` file when the last
         process closes the store.
         """
         files = self.files
-        changes = []
+        changes: list[str] = []
         if now.db != files.db:
             changes.append("the file was replaced" if now.db else "the file was removed")
         elif now.db_size < files.db_size:
@@ -234,7 +234,7 @@ def is_sound(connection: sqlite3.Connection) -> bool:
 def is_sound_with_wal(path: str) -> bool:
     """Return whether a database and the `-wal` file beside it belong together, trying copies.
 
-    To be called while this process has no connection to it: see `StoreFiles.at`.
+    Call this only while the process has no connection to it: see `StoreFiles.at`.
     """
     copy = f"{path}-copy"
     try:
@@ -256,12 +256,12 @@ def _check_sound(connection: sqlite3.Connection, path: str) -> None:
 
 
 def move_aside(path: str, *suffixes: str) -> list[str]:
-    """Rename files of a store, so that SQLite does not use them any more.
+    """Rename files of a store, so that SQLite does not use them.
 
     Returns:
         their new names.
     """
-    moved = []
+    moved: list[str] = []
     for suffix in suffixes:
         number = 1
         while _stat(new := f"{path}{suffix}.moved-{number}") is not None:
@@ -277,12 +277,12 @@ def move_aside(path: str, *suffixes: str) -> list[str]:
 def replace_file(path: str, source: sqlite3.Connection) -> None:
     """Put a copy of a database, page by page, in its place.
 
-    A connection whose database no longer lies at its path neither writes its `-wal` file back nor
-    removes it when it is closed. So every process, whatever it has open, leaves the copy alone.
+    If a database is no longer at its path, a connection to it neither writes the `-wal` file back
+    nor removes it at its close. So connections of other processes do not touch the copy.
 
     Args:
         path: the database.
-        source: what is copied. It must stay open until the copy is in place.
+        source: the connection to copy from. It must stay open until the copy is in place.
 
     Raises:
         StoreError: the copy is damaged.

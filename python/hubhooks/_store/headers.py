@@ -14,8 +14,8 @@ __all__ = ["redact_secret", "storable"]
 
 _REDACTED = "(redacted)"
 
-# Proxies add credentials under names of their own, so only these values are stored: none of them
-# is a credential, and they help to find out who sent a request, over which proxy.
+# Proxies add credentials in headers of any name, so only these values are stored. None of them is
+# a credential. They help to find the sender and the proxy of a request.
 _STORED = frozenset(
     (
         b"accept accept-charset accept-encoding accept-language cache-control connection "
@@ -28,11 +28,9 @@ _STORED = frozenset(
         b"x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto x-real-ip"
     ).split()
 )
-# What may be a URL with a query in a header that should have none, encoded once or more often.
+# Signs of a URL with a query, percent-encoded or not. None of the stored headers should have one.
 _MAY_HAVE_QUERY = re.compile(rb"[?%]|secret", re.IGNORECASE)
-
-
-# What separates words in a value, such as `for=10.0.0.1;host=hub`.
+# The separators of words in a value such as `for=10.0.0.1;host=hub`.
 _SEPARATORS = re.compile(rb'[\s,;="]+')
 
 
@@ -52,7 +50,7 @@ def _has_secret(value: bytes, verifier: Verifier) -> bool:
 
 
 def storable(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
-    """Give the headers of a request with all values redacted that may be secret."""
+    """Return the headers of a request, with all values redacted that may be secret."""
     return [
         (
             name.decode("latin-1"),

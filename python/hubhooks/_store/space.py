@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from hubhooks import _environment
 from hubhooks._logging import get_logger
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ __all__ = ["describe_survival", "log_survival"]
 
 logger = get_logger()
 
-_SPACE_VARIABLE = "SPACE_ID"
 # The folder of the persistent disk of a Space, if one is attached.
 _DISK = "/data/"
 _ADVICE = (
@@ -25,7 +25,7 @@ _ADVICE = (
 
 def log_survival(store: DeliveryStore) -> None:
     """In a Space, log whether unfinished deliveries survive a restart."""
-    if _SPACE_VARIABLE in os.environ:
+    if _environment.is_space():
         what = describe_survival(store)
         (logger.info if _survives(store) else logger.warning)("%s", what[0].lower() + what[1:-1])
 
@@ -35,7 +35,7 @@ def describe_survival(store: DeliveryStore) -> str:
     path = store.path
     if not store.is_durable:
         return "Deliveries are stored in memory: a restart loses unfinished deliveries."
-    if _SPACE_VARIABLE in os.environ:
+    if _environment.is_space():
         if kind := _network_kind(path):
             return (
                 f"Deliveries are stored in {path}, on a network file system ({kind}): they survive "
@@ -69,6 +69,6 @@ def _is_on_root_disk(path: str) -> bool:
 
 
 def _network_kind(path: str) -> str:
-    from hubhooks._store.connection import find_network  # noqa: PLC0415 - only for a store on disk
+    from hubhooks._store.file_systems import find_network  # noqa: PLC0415 - only for a store on disk
 
     return find_network(path)

@@ -1,4 +1,4 @@
-"""Calls of the user's code: on threads, as tasks, each kept from the others' failures."""
+"""Call the user's code: handlers and hooks. The failure of one call does not reach another."""
 
 from __future__ import annotations
 
@@ -8,13 +8,8 @@ import inspect
 import logging
 import math
 import os
-import sys
-import threading
-import time
 from abc import ABC, abstractmethod
-from collections import deque
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hubhooks._fork import end_forked_child
 from hubhooks._functions import check_ran, settle
@@ -27,61 +22,72 @@ from hubhooks._logging import (
     without_own_frames,
 )
 from hubhooks._store.base import log_fields
+from hubhooks._worker.pools import SHUTDOWN_MESSAGE
 from hubhooks.models import Ignore, Retry, State, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
     from hubhooks._core import HubEvent
-    from hubhooks._worker.session import Session
     from hubhooks.models import RunContext
     from hubhooks.routing import Handler, Hook, HookName
 
-__all__ = [
-    "CLEAN_UP_SECONDS",
-    "SHUTDOWN_MESSAGE",
-    "DaemonThreadPool",
-    "Execution",
-    "HookExecution",
-    "LoopThread",
-    "RunExecution",
-    "WaitGroup",
-    "Watchdog",
-    "cancel",
-    "running_loop",
-]  # fmt: skip
+__all__ = ["Execution", "HookExecution", "Reporter", "RunExecution"]
 
 _log = get_logger()
 
-# What is cancelled may clean up, but cannot keep the server from stopping.
-CLEAN_UP_SECONDS = 1.0
-SHUTDOWN_MESSAGE = "the server stopped before the handler finished"
-_BLOCKED_SECONDS = 1.0
-# What is cancelled at its time limit should have ended after this.
-_CANCEL_GRACE_SECONDS = 5.0
-# How long a thread that computes may keep the interpreter from others. Python's 5 ms add up: beside
-# eight handlers that compute, each step of an answer would wait for 40 ms.
-_SWITCH_SECONDS = 0.0005
-# How long a `backoff` may have a handler wait, and how long a `Retry` may.
+# The longest pause of a `backoff`, and of a `Retry`.
 _LONGEST_PAUSE = 3600.0
 _LONGEST_AFTER = 365 * 24 * 3600.0
-# Where the user's code gives no time.
-_USUAL_PAUSE = 60.0
+# The pause if the user's code gives none.
+_DEFAULT_PAUSE = 60.0
 _JITTER = 0.2
-# So many characters of a handler's reason are logged.
+# A longer reason of a handler is cut in the log, in characters.
 _LONGEST_LOGGED = 200
 
 
+class Reporter(Protocol):
+    """What a run reports to: the worker."""
+
+    @property
+    def is_cancelling(self) -> bool:
+        """True once a shutdown cancels the tasks that still run."""
+        ...
+
+    @property
+    def keeps_unfinished(self) -> bool:
+        """True if unfinished runs continue after the next start: the store is on disk."""
+        ...
+
+    def begun(self, run: RunExecution) -> None:
+        """Record that a run with a deadline began."""
+        ...
+
+    def finished(
+        self, run: RunExecution, state: State, error: str, traceback: str, retry_after: float | None
+    ) -> None:
+        """Record the end of an attempt, and the seconds to the next one if there is one."""
+        ...
+
+    def stuck(self, run: RunExecution) -> None:
+        """Record that a run passed its deadline and cannot be cancelled."""
+        ...
+
+    def run_hooks(self, hook_name: HookName, run: RunExecution, error: BaseException) -> None:
+        """Call the hooks about an error of a run."""
+        ...
+
+
 class Execution(ABC):
-    """A call of the user's code, whose failure is kept from everybody else."""
+    """One call of the user's code. What it raises ends here."""
 
     is_begun = False
     is_out_of_time = False
     task: asyncio.Task[None] | None = None
-    """The task of what is async, as long as it lives."""
+    """The task of an async call, until it ends."""
     rest: Awaitable[object] | None = None
-    """What a sync function returned and is still to be awaited, such as the coroutine of an async
-    function behind a sync decorator."""
+    """An awaitable that a sync function returned, for example because a sync decorator wraps an
+    async function."""
 
     def __init__(
         self,
@@ -94,35 +100,35 @@ class Execution(ABC):
     ) -> None:
         self.function = function
         self.what = what
-        """What the log calls it."""
+        """The name of the call in the log."""
         self.is_async = is_async
         self.loop = loop
-        """Where what is async runs; None for the session's own loop."""
+        """The loop of an async call; None for the loop of the handlers."""
         self.timeout = timeout
-        """After how many seconds what is async is cancelled."""
+        """An async call is cancelled after these seconds."""
         self.context = contextvars.Context()
-        """What the function and all that follows its end runs in."""
+        """The function runs in it, and so do the hooks about its end."""
 
     @abstractmethod
     def begin(self) -> tuple[object, ...]:
-        """Give the arguments."""
+        """Return the arguments of the call."""
 
     @abstractmethod
     def done(self) -> None:
-        """Take note that it returned."""
+        """Record that the function returned."""
 
     @abstractmethod
     def failed(self, error: BaseException) -> None:
-        """Take note that it raised."""
+        """Record that the function raised."""
 
     @abstractmethod
     def cancel(self) -> None:
-        """Take note that it never began."""
+        """Record that the call never began."""
 
     def run(self) -> None:
         """Call a sync function in this thread.
 
-        Where that returns an awaitable, `rest` is left for `create_task`.
+        If it returns an awaitable, `rest` is set, and `create_task` awaits it.
         """
         self.context.run(self._run)
 
@@ -151,12 +157,12 @@ class Execution(ABC):
             self.done()
 
     def drop_rest(self) -> None:
-        """Close a coroutine that nobody will await, or Python warns of it."""
+        """Close a coroutine that will not be awaited. Python would warn about it."""
         if inspect.iscoroutine(self.rest):
             self.rest.close()
 
     def create_task(self, loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
-        """Begin a call of an async function in the thread of its loop."""
+        """Start an async call, in the thread of its loop."""
         # The task runs in a copy. Python 3.10 has no `create_task(..., context=)`.
         self.task = self.context.run(loop.create_task, self._run_async())
         return self.task
@@ -178,11 +184,10 @@ class Execution(ABC):
             # Not `isinstance`: it reads `__class__`, which an exception of the user may define.
             kind = type(error)
             if issubclass(kind, GeneratorExit) and not _is_current(task):
-                # Its loop was closed under it, and it is collected as garbage in the middle of
-                # anything: no place to take a lock or to write a log.
+                # The loop is closed, and the GC ends the coroutine: do not lock or log.
                 raise
             end_forked_child(process, error)
-            # With what the function set.
+            # It has the context variables that the function set.
             self.context = contextvars.copy_context()
             is_cancelled = issubclass(kind, asyncio.CancelledError)
             if is_cancelled and self.is_out_of_time:
@@ -209,17 +214,24 @@ class Execution(ABC):
 
 
 class RunExecution(Execution):
-    """One run of a handler."""
+    """One attempt of a run: a handler on a delivery."""
 
     event: HubEvent
-    is_interrupted = False
-    """Whether the process died during it before."""
+    has_crashed = False
+    """True if the process died during an earlier attempt."""
     is_stuck = False
-    """Whether it should have ended, and cannot be."""
+    """True once the timeout passed and the run could not be cancelled."""
     deadline: float | None = None
-    """When it should have ended, also when it is cancelled before; by the monotonic clock."""
+    """The end of the timeout and of the grace after a cancellation, by the clock."""
 
-    def __init__(self, session: Session, handler: Handler, run_context: RunContext) -> None:
+    def __init__(
+        self,
+        reporter: Reporter,
+        handler: Handler,
+        run_context: RunContext,
+        clock: Callable[[], float],
+        cancel_grace: float,
+    ) -> None:
         super().__init__(
             handler.function,
             f"handler `{run_context.handler}`",
@@ -229,18 +241,20 @@ class RunExecution(Execution):
         )
         self.run_context = run_context
         self.name = run_context.handler
-        self.is_counted = handler.policy.concurrency is not None
-        self._session = session
+        self.is_grouped = handler.policy.is_grouped
+        self._reporter = reporter
         self._handler = handler
-        self._is_left = False
+        self._clock = clock
+        self._cancel_grace = cancel_grace
+        self._is_requeued = False
         self._began_at = 0.0
 
     def begin(self) -> tuple[object, ...]:
-        self._began_at = time.monotonic()
+        self._began_at = self._clock()
         if self.timeout is not None:
-            grace = _CANCEL_GRACE_SECONDS if self.is_async else 0
+            grace = self._cancel_grace if self.is_async else 0
             self.deadline = self._began_at + self.timeout + grace
-            self._session.wake()
+            self._reporter.begun(self)
         return (self.event, self.run_context) if self._handler.takes_context else (self.event,)
 
     def done(self) -> None:
@@ -257,12 +271,12 @@ class RunExecution(Execution):
                 self._finish(State.IGNORED, reason)
             self._log_end(State.IGNORED, reason)
             return
-        is_stopped = issubclass(kind, asyncio.CancelledError) and self._session.is_cancelling
-        if is_stopped and self._session.log.is_durable:
+        is_stopped = issubclass(kind, asyncio.CancelledError) and self._reporter.is_cancelling
+        if is_stopped and self._reporter.keeps_unfinished:
             self.requeue()
             return
-        pause = None if is_stopped or not self._has_tries_left() else _USUAL_PAUSE
-        # The record comes before the log, hooks and even Ctrl-C.
+        pause = None if is_stopped or not self._has_tries_left() else _DEFAULT_PAUSE
+        # Store the result before logging and hooks, and before Ctrl-C goes on.
         try:
             summary, trace = summary_of(error), traceback_of(error)
             if pause is not None:
@@ -272,15 +286,15 @@ class RunExecution(Execution):
         try:
             self._log_failure(error, pause)
         finally:
-            self._tell("error", error)
+            self._reporter.run_hooks("error", self, error)
             if pause is None:
-                self._tell("failure", error)
+                self._reporter.run_hooks("failure", self, error)
 
     def _log_end(self, state: str, reason: str = "") -> None:
         """Log in one line how the run ended; a failure has a line with its traceback."""
-        if self._is_left or not _log.is_enabled_for(logging.INFO):
+        if self._is_requeued or not _log.is_enabled_for(logging.INFO):
             return
-        seconds = time.monotonic() - self._began_at
+        seconds = self._clock() - self._began_at
         _log.info(
             "delivery `%s`: handler `%s`: %s after %s%s",
             self.run_context.id,
@@ -309,13 +323,13 @@ class RunExecution(Execution):
 
     def cancel(self) -> None:
         self.drop_rest()
-        if self._session.log.is_durable:
+        if self._reporter.keeps_unfinished:
             self.requeue()
         else:
             self.fail_unstarted(asyncio.CancelledError(SHUTDOWN_MESSAGE))
 
     def fail_unstarted(self, error: BaseException) -> None:
-        """Record that the handler failed without having been called."""
+        """Record that the run failed before its handler was called."""
         name, delivery_id, why = self.name, self.run_context.id, text_of(error)
         self._finish(State.FAILED, why)
         what = "handler `%s` did not run on delivery `%s`: %s"
@@ -323,16 +337,16 @@ class RunExecution(Execution):
             _log.error(what, name, delivery_id, why, extra=self._log_fields())
         finally:
             if hasattr(self, "event"):
-                self._tell("failure", error)
+                self._reporter.run_hooks("failure", self, error)
 
     def requeue(self, why: str = SHUTDOWN_MESSAGE, retry_after: float = 0) -> None:
-        """Let it run again, mostly after the next start, and take no notice of what it does now."""
-        if not self._is_left:
+        """Queue the run again, and ignore its later result."""
+        if not self._is_requeued:
             self._finish(State.FAILED, why, retry_after=retry_after)
-            self._is_left = True
+            self._is_requeued = True
 
     def mark_stuck(self) -> None:
-        """Record that it should have ended, and cannot be."""
+        """Record that the timeout passed and the run could not be cancelled."""
         self.deadline = None
         self.is_stuck = True
         what = "%s on delivery `%s` is stuck: it took more than %g s; a thread cannot be stopped"
@@ -341,8 +355,7 @@ class RunExecution(Execution):
                 "%s on delivery `%s` is stuck: it took more than %g s, and did not end when it was "
                 "cancelled"
             )
-        self._session.log.mark_stuck(self.run_context)
-        self._session.wake()
+        self._reporter.stuck(self)
         fields = self._log_fields()
         _log.warning(what, self.what, self.run_context.id, self.timeout, extra=fields)
 
@@ -359,18 +372,14 @@ class RunExecution(Execution):
         retry_after: float | None = None,
     ) -> None:
         self.deadline = None
-        if not self._is_left:
-            log = self._session.log
-            log.finish_run(self.run_context, ending, error, traceback, retry_after=retry_after)
-            if retry_after is not None:
-                self._session.needs_poll = True
-            self._session.ended(self)
+        if not self._is_requeued:
+            self._reporter.finished(self, ending, error, traceback, retry_after)
 
     def _has_tries_left(self) -> bool:
         return self.run_context.failures < self._handler.policy.retries
 
     def _pause(self, error: BaseException) -> float:
-        """Return how many seconds to wait before the next try."""
+        """Return the seconds before the next attempt."""
         policy = self._handler.policy
         failures = self.run_context.failures + 1
         after = self._after(error) if issubclass(type(error), Retry) else None
@@ -381,21 +390,21 @@ class RunExecution(Execution):
                 given = policy.backoff(failures)
                 check_ran(given)
                 return _pause_of(given)
-            # The function is the user's code, and whatever it raises, the run has to end.
+            # The run must end after any exception of the user's function.
             except BaseException as failure:
                 if is_interrupt(failure):
                     raise
                 _log.exception("`backoff` of handler `%s` failed; retry in a minute", self.name)
-                return _USUAL_PAUSE
-        import random  # noqa: PLC0415 - slow to import, and not everybody has retries
+                return _DEFAULT_PAUSE
+        import random  # noqa: PLC0415 - slow to import, and only retries need it
 
-        # So that what failed together is not tried again together.
-        jitter = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - nothing to guess
+        # Runs that failed together must not be retried together.
+        jitter = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - not for a secret
         return min(policy.backoff * 2.0 ** min(failures - 1, 30), _LONGEST_PAUSE) * jitter
 
     def _after(self, error: BaseException) -> float | None:
         """Return the seconds that a `Retry` asks for; None if it asks for none."""
-        # A subclass of the user's may not have called what it inherits, or have its own `after`.
+        # A subclass may define `after` itself, or not call `super().__init__`.
         try:
             after = getattr(error, "after", None)
             return None if after is None else _limited(float(after), _LONGEST_AFTER)
@@ -406,16 +415,11 @@ class RunExecution(Execution):
             _log.exception(what, self.name)
             return None
 
-    def _tell(self, hook_name: HookName, error: BaseException) -> None:
-        event, run_context = self.event, self.run_context
-        arguments = (event, run_context, error)
-        self._session.tell(hook_name, run_context.id, self.loop, *arguments, context=self.context)
-
 
 class HookExecution(Execution):
-    """One call of a hook. What it raises is logged, and nobody is told."""
+    """One call of a hook. Its exceptions are logged, and start no other hook."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what is called, and with what
+    def __init__(  # noqa: PLR0913, PLR0917 - the call and its arguments
         self,
         hook: Hook,
         what: str,
@@ -426,7 +430,7 @@ class HookExecution(Execution):
     ) -> None:
         super().__init__(hook.function, what, is_async=hook.is_async, loop=loop)
         self.context = context
-        self._complaint = f"{what} failed on delivery `{delivery_id}`"
+        self._failure_message = f"{what} failed on delivery `{delivery_id}`"
         self._arguments = arguments
 
     def begin(self) -> tuple[object, ...]:
@@ -435,275 +439,15 @@ class HookExecution(Execution):
     def done(self) -> None: ...
 
     def failed(self, error: BaseException) -> None:
-        _log.error(self._complaint, exc_info=without_own_frames(error))
+        _log.error(self._failure_message, exc_info=without_own_frames(error))
 
     def cancel(self) -> None:
         self.drop_rest()
-        _log.error("%s: %s", self._complaint, SHUTDOWN_MESSAGE)
-
-
-class WaitGroup:
-    """Counts on any thread, and lets coroutines wait until there is none."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._lock = threading.Lock()
-        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
-
-    @property
-    def is_none(self) -> bool:
-        return self._count == 0
-
-    def add(self) -> None:
-        with self._lock:
-            self._count += 1
-
-    def remove(self) -> None:
-        with self._lock:
-            self._count -= 1
-            if self._count == 0:
-                for loop, none_left in self._waiting:
-                    loop.call_soon_threadsafe(none_left.set)
-
-    async def wait_for_none(self, seconds: float | None) -> bool:
-        waiting = (asyncio.get_running_loop(), asyncio.Event())
-        with self._lock:
-            if self._count == 0:
-                return True
-            self._waiting.append(waiting)
-        try:
-            await asyncio.wait_for(waiting[1].wait(), seconds)
-        except asyncio.TimeoutError:
-            return False
-        finally:
-            with self._lock:
-                self._waiting.remove(waiting)
-        return True
-
-
-class LoopThread:
-    """A loop on a daemon thread of its own: what blocks it blocks nothing else.
-
-    It goes on when a handler stops it, or a task that one began raises `SystemExit` through it:
-    what else runs on it has nothing to do with that.
-    """
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self._is_ending = False
-        self._alive = WaitGroup()
-        self._alive.add()
-        threading.Thread(target=self._run, name="hubhooks loop", daemon=True).start()
-
-    async def close(self) -> None:
-        """End the loop and its thread, or leave that to whatever blocks it."""
-        with suppress(RuntimeError):  # closed
-            self.loop.call_soon_threadsafe(self._end)
-        await self._alive.wait_for_none(CLEAN_UP_SECONDS)
-
-    def _end(self) -> None:
-        self._is_ending = True
-        self.loop.stop()
-
-    def _run(self) -> None:
-        try:
-            while not self._is_ending:
-                self._run_until_it_stops()
-            self.loop.run_until_complete(self._clean_up())
-        finally:
-            self.loop.close()
-            self._alive.remove()
-
-    def _run_until_it_stops(self) -> None:
-        error = None
-        try:
-            self.loop.run_forever()
-        except BaseException as raised:  # noqa: BLE001 - whatever it is, the loop goes on
-            error = raised
-        if not self._is_ending:
-            what = (
-                "a handler stopped the event loop of the async handlers, which continues: end a "
-                "handler with `return` or `raise`"
-            )
-            _log.error(what, exc_info=error)
-
-    async def _clean_up(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self.loop.shutdown_asyncgens()
-        await self.loop.shutdown_default_executor()
-
-
-class DaemonThreadPool:
-    """A pool of daemon threads.
-
-    Not a ThreadPoolExecutor: that one keeps the process from ending until every handler returned.
-
-    One thread at a time is sent for what waits, and sends the next before it begins its call. So
-    no call waits behind one that blocks, and many short ones do not wake a thread each.
-    """
-
-    def __init__(self, run: Callable[[Execution], None], limit: int) -> None:
-        self._run = run
-        self._limit = limit
-        self._lock = threading.Lock()
-        self._waiting: deque[Execution] = deque()
-        self._idle: list[threading.Lock] = []
-        """What each idle thread waits to be released."""
-        self._running = 0
-        self._is_one_sent = False
-        self._is_closed = False
-
-    def submit(self, call: Execution) -> None:
-        with self._lock:
-            if self._is_closed:
-                # A hook that is told of a handler which outlived the stop.
-                threading.Thread(target=self._run, args=(call,), daemon=True).start()
-                return
-            self._waiting.append(call)
-            self._send_one()
-
-    def close(self) -> None:
-        """Let each thread end after what it does now, and after what waits already."""
-        with self._lock:
-            self._is_closed = True
-            while self._idle:
-                self._idle.pop().release()
-
-    def _send_one(self) -> None:
-        """Send a thread for what waits. If all are at work, the first that is done looks itself."""
-        if self._is_one_sent:
-            return
-        if self._idle:
-            self._idle.pop().release()
-        elif self._running < self._limit:
-            sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_SECONDS))
-            try:
-                threading.Thread(target=self._work, name="hubhooks", daemon=True).start()
-            except RuntimeError as error:
-                # The next free thread, or the next call, takes it.
-                _log.error("cannot start a thread for a handler now: %s", error)
-                return
-            self._running += 1
-        else:
-            return
-        self._is_one_sent = True
-
-    def _work(self) -> None:
-        wake = threading.Lock()
-        wake.acquire()
-        is_sent = True
-        while (call := self._next(wake, is_sent=is_sent)) is not None:
-            is_sent = False
-            try:
-                self._run(call)
-            except BaseException as error:  # noqa: BLE001 - see below
-                # Whatever a handler raises, `SystemExit` too, the thread is there for the next.
-                _log.error("a handler's thread failed outside the handler", exc_info=error)
-            # Waiting for the next call, hold nothing of the last one.
-            del call
-
-    def _next(self, wake: threading.Lock, *, is_sent: bool) -> Execution | None:
-        """Wait for the next call; None at the end."""
-        while True:
-            with self._lock:
-                if is_sent:
-                    self._is_one_sent = False
-                if self._waiting:
-                    call = self._waiting.popleft()
-                    if self._waiting:
-                        self._send_one()
-                    return call
-                if self._is_closed:
-                    return None
-                self._idle.append(wake)
-            wake.acquire()
-            is_sent = True
-
-
-class Watchdog:
-    """Names the async handler that keeps the server's loop from everything else.
-
-    Args:
-        loop: the server's.
-        tasks: the calls that run on it now.
-    """
-
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, tasks: Mapping[asyncio.Task[None], Execution]
-    ) -> None:
-        self.loop = loop
-        self._tasks = tasks
-        self._is_needed = threading.Event()
-        self._is_over = False
-        self._is_started = False
-
-    def watch(self) -> None:
-        """Watch as long as there are tasks."""
-        if not self._is_needed.is_set():
-            self._is_needed.set()
-            if not self._is_started:
-                # Without a thread to spare, calls run unwatched.
-                with suppress(RuntimeError):
-                    name = "hubhooks watchdog"
-                    threading.Thread(target=self._run, name=name, daemon=True).start()
-                    self._is_started = True
-
-    def close(self) -> None:
-        """Let the thread end."""
-        self._is_over = True
-        self._is_needed.set()
-
-    def _run(self) -> None:
-        while not self._is_over:
-            self._is_needed.wait()
-            if not self._tasks:
-                self._is_needed.clear()
-                continue
-            beat = threading.Event()
-            try:
-                self.loop.call_soon_threadsafe(beat.set)
-            except RuntimeError:  # closed
-                return
-            if not beat.wait(_BLOCKED_SECONDS):
-                self._name()
-            # Whatever it was, it is told once.
-            while not (self._is_over or self.loop.is_closed() or beat.wait(_BLOCKED_SECONDS)):
-                pass
-            time.sleep(_BLOCKED_SECONDS / 4)
-
-    def _name(self) -> None:
-        task = asyncio.current_task(self.loop)
-        call = None if task is None else self._tasks.get(task)
-        if call is not None:
-            _log.warning(
-                "%s has blocked the event loop of the server for more than %g s, and all responses "
-                'wait: write it as `def`, or use `Webhooks(handler_loop="dedicated")`',
-                call.what,
-                _BLOCKED_SECONDS,
-            )
-
-
-def running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
+        _log.error("%s: %s", self._failure_message, SHUTDOWN_MESSAGE)
 
 
 def _is_current(task: asyncio.Task[None] | None) -> bool:
     return task is not None and asyncio.current_task(task.get_loop()) is task
-
-
-def cancel(task: asyncio.Task[None]) -> bool:
-    loop = task.get_loop()
-    # Tasks of an earlier loop are its own to end.
-    if not loop.is_running():
-        return False
-    loop.call_soon_threadsafe(task.cancel, SHUTDOWN_MESSAGE)
-    return True
 
 
 def _pause_of(given: float) -> float:

@@ -77,7 +77,7 @@ def too_long(delivery: Delivery) -> str:
 
 def _can_be_written(body: object) -> bool:
     """Whether what was read from JSON is JSON once it is written again: it may be NaN, or deep."""
-    # Whoever writes it has a stack of another height, and puts it into something.
+    # The writer may be deeper in the stack, and may nest the value in another one.
     for _ in range(_WRITTEN_IN):
         body = [body]
     try:

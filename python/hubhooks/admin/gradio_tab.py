@@ -13,27 +13,30 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
-from datetime import datetime, timezone
-from html import escape
 from importlib.util import find_spec
 from inspect import signature
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
-from urllib.parse import quote
 
 import gradio as gr
 from gradio import oauth
 from gradio.context import Context
 from gradio.utils import get_space
 
+from hubhooks import _environment
 from hubhooks._gradio_private import guard_deep_links, keep_private
 from hubhooks._logging import get_logger
-from hubhooks._terminal import escape_controls
-from hubhooks.admin.queries import (
-    STATES,
-    TOKEN_VARIABLE,
-    is_cross_site,
-    is_space_owner,
+from hubhooks.admin.access import TOKEN_VARIABLE, is_cross_site, is_space_owner
+from hubhooks.admin.queries import STATES
+from hubhooks.admin.tab_html import (
+    STYLE,
+    block,
+    details_html,
+    empty_html,
+    escape_html,
+    message,
+    overview_html,
+    page_html,
+    styled,
 )
 from hubhooks.errors import ConfigError, StoreError
 from hubhooks.gradio import NOT_LAUNCHED, is_about_to_start, warn_of_own_launch, webhook_url
@@ -41,15 +44,14 @@ from hubhooks.gradio import NOT_LAUNCHED, is_about_to_start, warn_of_own_launch,
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from hubhooks.admin.queries import Activity, Details, Links, Overview, Page, Row
-    from hubhooks.models import Run
+    from hubhooks.admin.queries import Activity, Details, Overview, Page
 
 __all__ = ["show"]
 
 # Changes of components. It must exist at run time: Gradio reads the annotations of its functions.
 _Changes: TypeAlias = dict[Any, Any]
 
-_log = get_logger()
+_logger = get_logger()
 
 # Keep our functions out of the API's documentation. Gradio 5 has another option for that.
 _HIDDEN: dict[str, Any] = (
@@ -62,124 +64,6 @@ _MAX_PAGES = 1000
 _ALL = "all states"
 _HIDE_UNHANDLED = "hide unhandled"
 _ALL_HANDLERS = "all its handlers"
-_SAMPLE = "discussion.comment.create"
-_SETTINGS = "https://huggingface.co/settings/webhooks"
-
-_MEANINGS = {
-    "failed": "A handler failed. No retry is left.",
-    "stuck": "A handler exceeded its timeout, and still runs.",
-    "running": "A handler runs now.",
-    "retrying": "An attempt failed. The next one starts later.",
-    "queued": "A run waits for a free slot.",
-    "malformed": "The body is not a valid event.",
-    "succeeded": "The handlers returned.",
-    "ignored": "A handler or `ignore_authors` ignored the event.",
-    "unhandled": "No handler matches.",
-}
-# Each colour is legible on white and on black.
-_COLOURS = {
-    "failed": "#e5484d", "stuck": "#e2730f", "running": "#2b8ce6", "retrying": "#c28a00",
-    "queued": "#2b8ce6", "malformed": "#e5484d", "succeeded": "#2f9e5f", "ignored": "#8b8d98",
-    "unhandled": "#8b8d98",
-}  # fmt: skip
-
-# A doubled class beats the styles that Gradio gives to all HTML.
-_STYLE = """<style>
-.hubhooks { --hubhooks-muted: #5c5e66; --hubhooks-line: var(--border-color-primary);
-  font-size: var(--text-md); line-height: 1.5; color: var(--body-text-color);
-  overflow-wrap: anywhere; }
-.dark .hubhooks { --hubhooks-muted: #b3b5bd; }
-.html-container:has(> .prose > .hubhooks) { padding: 0 !important; }
-.hubhooks.hubhooks p { margin: 0 0 8px; }
-.hubhooks.hubhooks pre + p { margin-top: 16px; }
-.hubhooks.hubhooks p:last-child { margin-bottom: 0; }
-.hubhooks.hubhooks h3 { margin: 0 0 4px; font-size: var(--text-lg); font-weight: 600; }
-.hubhooks.hubhooks a { display: inline-block; margin: 0; padding: 2px 0; color: inherit;
-  text-decoration: underline; text-underline-offset: 2px; }
-.hubhooks.hubhooks :is(small, dt, summary, th) { font-size: var(--text-sm);
-  color: var(--hubhooks-muted); }
-.hubhooks.hubhooks :is(.hubhooks-muted, .hubhooks-what) { color: var(--hubhooks-muted); }
-.hubhooks.hubhooks :focus-visible { outline: 2px solid var(--color-accent); outline-offset: 2px;
-  border-radius: 2px; }
-.hubhooks-box { padding: 16px; border: 1px solid var(--hubhooks-line);
-  border-radius: var(--radius-lg); }
-.hubhooks-chips { display: flex; flex-wrap: wrap; gap: 4px 18px; align-items: baseline; }
-.hubhooks-dot { display: inline-block; width: .6em; height: .6em; border-radius: 50%;
-  margin-right: .45em; }
-.hubhooks-controls { flex-wrap: nowrap !important; gap: 8px !important; }
-.hubhooks-controls > * { min-width: 0 !important; }
-.hubhooks-controls > button { flex: none; }
-@media (max-width: 640px) {
-  .hubhooks-controls > button { padding-inline: 8px !important;
-    font-size: var(--text-sm) !important; }
-  .hubhooks-controls .wrap-inner { padding-inline: 0; }
-  .hubhooks-controls .wrap-inner input { margin-inline: 0; padding-inline: 8px 20px;
-    text-overflow: ellipsis; }
-}
-@media (min-width: 641px) {
-  .hubhooks-controls > .block { flex: 0 1 18em !important; }
-  .hubhooks-controls > button { padding-inline: 16px; }
-}
-
-.hubhooks-list { container-type: inline-size; overflow: hidden;
-  border: 1px solid var(--hubhooks-line); border-radius: var(--radius-lg); }
-.hubhooks.hubhooks .hubhooks-list :is(table, thead, tbody, tr, th, td) { margin: 0; border: 0;
-  background: none; font-size: inherit; }
-.hubhooks.hubhooks .hubhooks-list table { width: 100%; table-layout: fixed;
-  border-collapse: collapse; }
-.hubhooks.hubhooks .hubhooks-list :is(th, td) { padding: 8px 12px; text-align: left;
-  vertical-align: top; }
-.hubhooks.hubhooks .hubhooks-list th { font-size: var(--text-sm); font-weight: 600; }
-.hubhooks.hubhooks .hubhooks-list tbody tr { border-top: 1px solid var(--hubhooks-line); }
-.hubhooks.hubhooks .hubhooks-list tr[data-delivery] { cursor: pointer; }
-.hubhooks.hubhooks .hubhooks-list tr:is([data-delivery]:hover, [aria-current]) {
-  background: var(--background-fill-secondary); }
-.hubhooks.hubhooks .hubhooks-list tr[aria-current] {
-  box-shadow: inset 4px 0 0 var(--color-accent); }
-.hubhooks-list .hubhooks-time { width: 8.5em; font-variant-numeric: tabular-nums; }
-.hubhooks-list .hubhooks-state { width: 9.5em; }
-.hubhooks.hubhooks :is(td, dd) a + a { margin-left: 12px; }
-.hubhooks-what { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2;
-  overflow: hidden; }
-.hubhooks.hubhooks :is(.hubhooks-open, .hubhooks-open:hover, .hubhooks-open:active) { margin: 0;
-  padding: 2px 0; border: 0; box-shadow: none; background: none; color: inherit; font: inherit;
-  font-weight: 600; text-align: left; cursor: pointer; }
-.hubhooks-open::before { content: "\\25B8" / ""; display: inline-block; width: 1.1em;
-  color: var(--hubhooks-muted); }
-.hubhooks-open[aria-expanded="true"]::before { content: "\\25BE" / ""; }
-@container (min-width: 641px) {
-  .hubhooks.hubhooks .hubhooks-list td { padding-top: 10px; }
-  .hubhooks.hubhooks .hubhooks-list td > :is(a, button) {
-    margin-top: -2px !important; }
-}
-@container (max-width: 640px) {
-  .hubhooks.hubhooks .hubhooks-list :is(table, tbody, td) { display: block; width: auto;
-    padding: 0; }
-  .hubhooks.hubhooks .hubhooks-list thead { position: absolute; width: 1px; height: 1px;
-    overflow: hidden; clip-path: inset(50%); }
-  .hubhooks.hubhooks .hubhooks-list tbody tr { display: grid; gap: 2px 12px;
-    grid-template-columns: 1fr auto; padding: 10px 14px; }
-  .hubhooks.hubhooks .hubhooks-list tbody tr:first-child { border-top: 0; }
-  .hubhooks.hubhooks .hubhooks-list td { grid-column: 1 / -1; }
-  .hubhooks.hubhooks .hubhooks-list td:empty { display: none; }
-  .hubhooks.hubhooks .hubhooks-list td.hubhooks-time { grid-column: 1;
-    color: var(--hubhooks-muted); }
-  .hubhooks.hubhooks .hubhooks-list td.hubhooks-state { grid-column: 2; }
-}
-
-:is(.hubhooks-details, .hubhooks-locked):not(:has(section)) { display: none; }
-.hubhooks-details .json-node .content { flex: 1; min-width: 0; overflow-wrap: anywhere; }
-.hubhooks.hubhooks dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px;
-  align-items: baseline; margin: 0; }
-.hubhooks.hubhooks dd { margin: 0; min-width: 0; }
-.hubhooks-run { border: 1px solid var(--hubhooks-line); border-radius: var(--radius-md);
-  padding: 8px 12px; margin-top: 8px; }
-.hubhooks.hubhooks pre { margin: 4px 0 0; padding: 8px 12px; max-height: 20em; overflow-y: auto;
-  white-space: pre-wrap; overflow-wrap: anywhere; color: inherit; border: 0;
-  background: var(--background-fill-secondary); border-radius: var(--radius-md);
-  font-family: var(--font-mono); font-size: var(--text-sm); }
-.hubhooks summary { cursor: pointer; }
-</style>"""
 
 # A click on a row notes its delivery, and clicks a hidden button of Gradio: clicks on HTML have no
 # target, and do not arrive in each version. A new table replaces the focused button, so the page
@@ -327,7 +211,7 @@ def show(activity: Activity, was_started: Callable[[], bool]) -> None:
 
 
 def _lay_out(*, has_token: bool, has_login: bool) -> _Parts:
-    overview = gr.HTML(_STYLE, padding=False)
+    overview = gr.HTML(STYLE, padding=False)
     with gr.Row(equal_height=True, elem_classes="hubhooks-controls") as controls:
         state = gr.Dropdown(
             [_ALL, _HIDE_UNHANDLED, *STATES], value=_ALL, label="Show", show_label=False,
@@ -424,7 +308,7 @@ class _Tab:
         self._parts = parts
         self._was_started = was_started
         text = _ASK_FOR_TOKEN if has_token else _ASK_FOR_LOGIN
-        self._locked = _block(f'<section aria-label="Access">{text}</section>')
+        self._locked = block(f'<section aria-label="Access">{text}</section>')
         # Logged once: only the owner of the app reads the log.
         self._hint = "" if has_token or has_login else _HOW_TO_UNLOCK
         self._has_warned = False
@@ -464,7 +348,7 @@ class _Tab:
             text = str(error)
         return {
             **self._view(request, was._replace(seen=())),
-            self._parts.outcome: _message(text),
+            self._parts.outcome: message(text),
         }
 
     async def unlock(self, request: gr.Request, *held: object) -> _Changes:
@@ -482,7 +366,7 @@ class _Tab:
             view = await asyncio.to_thread(self._view, request, now)
             return {**cleared, parts.key: key, **view}
         view = await asyncio.to_thread(self._view, request, was)
-        return {**cleared, **view, parts.refusal: _message(_REFUSALS[result])}
+        return {**cleared, **view, parts.refusal: message(_REFUSALS[result])}
 
     def lock(self, request: gr.Request, *held: object) -> _Changes:
         was = _Held.of(held)
@@ -529,7 +413,10 @@ class _Tab:
             details = self._activity.details(held.chosen) if trusted and held.chosen else None
         except StoreError as error:
             text = str(error) if trusted else "The deliveries cannot be read now."
-            return {self._parts.overview: _styled(f"<p>{_escape(text)}</p>"), self._parts.seen: ""}
+            return {
+                self._parts.overview: styled(f"<p>{escape_html(text)}</p>"),
+                self._parts.seen: "",
+            }
         views = (
             self._access_view(has_key=bool(held.key), trusted=trusted),
             self._overview_view(overview, request),
@@ -548,24 +435,24 @@ class _Tab:
 
     def _find_mistake(self, request: gr.Request) -> str:
         """Say why the webhooks of this app were never started; empty if they were."""
-        if self._was_started() or is_about_to_start(self._activity.log):
+        if self._was_started() or is_about_to_start(self._activity.store):
             return ""
         return _NOT_INCLUDED if _is_mounted(request) else NOT_LAUNCHED
 
     def _mistake_view(self, mistake: str, held: _Held) -> _Changes:
         if not self._has_warned:
             self._has_warned = True
-            _log.warning("%s", mistake)
+            _logger.warning("%s", mistake)
         now = _digest({self._parts.overview: mistake})
         if held.seen == (now,):
             return {self._parts.seen: gr.skip()}
-        text = _escape(f"{mistake[0].upper()}{mistake[1:]}.")
-        return {self._parts.overview: _styled(f"<b>{text}</b>"), self._parts.seen: now}
+        text = escape_html(f"{mistake[0].upper()}{mistake[1:]}.")
+        return {self._parts.overview: styled(f"<b>{text}</b>"), self._parts.seen: now}
 
     def _log_hint(self) -> None:
         hint, self._hint = self._hint, ""
         if hint:
-            _log.info("%s", hint)
+            _logger.info("%s", hint)
 
     def _access_view(self, *, has_key: bool, trusted: bool) -> _Changes:
         return {
@@ -574,14 +461,14 @@ class _Tab:
         }
 
     def _overview_view(self, overview: Overview, request: gr.Request) -> _Changes:
-        html = _overview_html(overview) or _empty_html(*_find_url(request))
-        return {self._parts.overview: _styled(html)}
+        html = overview_html(overview) or empty_html(*_find_url(request))
+        return {self._parts.overview: styled(html)}
 
     def _page_view(self, page: Page, held: _Held, *, is_empty: bool, trusted: bool) -> _Changes:
-        html = "" if is_empty else _page_html(page, held.chosen, held.state, trusted=trusted)
+        html = "" if is_empty else page_html(page, held.chosen, held.state, trusted=trusted)
         return {
             self._parts.controls: gr.update(visible=not is_empty),
-            self._parts.table: gr.update(value=html and _block(html), visible=not is_empty),
+            self._parts.table: gr.update(value=html and block(html), visible=not is_empty),
             self._parts.newer: gr.update(interactive=page.number > 0),
             self._parts.older: gr.update(interactive=not page.is_last),
         }
@@ -595,7 +482,7 @@ class _Tab:
             }
         payload = details.payload
         return {
-            parts.facts: _block(_details_html(details)),
+            parts.facts: block(details_html(details)),
             # Gradio would parse a bare text as JSON.
             parts.payload: payload if isinstance(payload, dict | list) else {"body": payload},
             parts.handler: gr.update(choices=[_ALL_HANDLERS, *details.handlers]),
@@ -624,7 +511,7 @@ def _is_login_signed() -> bool:
 def _can_log_in() -> bool:
     """Check that a LoginButton would work. A broken one keeps the app from starting."""
     names = ("OAUTH_CLIENT_ID", "OAUTH_SCOPES", "OPENID_PROVIDER_URL")
-    is_set = get_space() is not None and all(os.environ.get(name) for name in names)
+    is_set = get_space() is not None and _environment.is_set(*names)
     return is_set and all(find_spec(name) for name in ("authlib", "itsdangerous"))
 
 
@@ -647,191 +534,6 @@ def _find_url(request: gr.Request) -> tuple[str, bool]:
     return f"{origin}/webhooks/hub", True
 
 
-# ---- HTML --------------------------------------------------------------------------------------
-
-
-def _escape(text: str) -> str:
-    """Make text safe in HTML, in attributes, and in the templates that Gradio makes of HTML."""
-    safe = escape(escape_controls(text))
-    for mark in "{}$`":
-        safe = safe.replace(mark, f"&#{ord(mark)};")
-    return safe
-
-
-def _block(html: str) -> str:
-    return f'<div class="hubhooks">{html}</div>'
-
-
-def _styled(html: str) -> str:
-    """Make the first block of the tab, with the style of all."""
-    return f"{_STYLE}{_block(html)}"
-
-
-def _message(text: str) -> str:
-    return _block(f'<p role="status">{_escape(text)}</p>')
-
-
-def _link(url: str, text: str) -> str:
-    return f'<a href="{_escape(url)}" target="_blank" rel="noopener">{text}</a>'
-
-
-def _dot(state: str) -> str:
-    return f'<span class="hubhooks-dot" style="background: {_COLOURS[state]}"></span>'
-
-
-def _state_html(state: str) -> str:
-    return f'<span title="{_escape(_MEANINGS[state])}">{_dot(state)}{state}</span>'
-
-
-def _overview_html(overview: Overview) -> str:
-    """Show the numbers; empty if there is no delivery."""
-    if not overview.states:
-        return ""
-    chips = [
-        f'<span title="{_escape(_MEANINGS[state])}">{_dot(state)}<b>{count}</b> {state}</span>'
-        for state, count in overview.states.items()
-    ]
-    rejected = ", ".join(
-        f"{count} &times; {_escape(reason)}" for reason, count in overview.rejections.items()
-    )
-    more = f"<small>rejected: {rejected}</small>" if rejected else ""
-    for name, count in overview.unknown_handlers.items():
-        runs = "run" if count == 1 else "runs"
-        more += f"<small>{count} {runs} of <b>{_escape(name)}</b>: no app has this handler</small>"
-    return f'<div class="hubhooks-chips">{"".join(chips)}{more}</div>'
-
-
-def _empty_html(url: str, is_guess: bool) -> str:  # noqa: FBT001 - half of a pair
-    note = " Change the path if your app has another one." if is_guess else ""
-    command = f"hubhooks send {url} --sample {_SAMPLE}"
-    return (
-        '<div class="hubhooks-box"><h3>No deliveries yet</h3>'
-        "<p>New deliveries appear here by themselves.</p>"
-        f"<p>Webhook URL:{note}</p>{_pre(url, 'Webhook URL')}"
-        f"<p>To try it, send a sample from a terminal that has the "
-        f"webhook's secret:</p>{_pre(command, 'Command')}"
-        f"<p>For real events, enter the URL in the "
-        f"{_link(_SETTINGS, 'webhook settings of the Hub')}.</p></div>"
-    )
-
-
-def _page_html(page: Page, chosen: str, state: str | None, *, trusted: bool) -> str:
-    if not page.rows:
-        text = f"No delivery has the state {state}." if state else "No delivery to show."
-        return f'<div class="hubhooks-box">{text}</div>'
-    names = ["Time (UTC)", "State", "Event", "Repository", *(["Handlers or reason"] * trusted)]
-    heads = "".join(
-        f'<th role="columnheader" scope="col" class="hubhooks-{name[:5].strip().lower()}">'
-        f"{name}</th>"
-        for name in names
-    )
-    rows = "".join(_row_html(row, chosen, trusted=trusted) for row in page.rows)
-    return (
-        '<div class="hubhooks-list"><table role="table" aria-label="Deliveries">'
-        f'<thead role="rowgroup"><tr role="row">{heads}</tr></thead>'
-        f'<tbody role="rowgroup">{rows}</tbody></table></div>'
-    )
-
-
-def _row_html(row: Row, chosen: str, *, trusted: bool) -> str:
-    time = f'<time datetime="{row.received_at.isoformat()}">{_format_time(row.received_at)}</time>'
-    event = _escape(row.event) or "no valid event"
-    repo = '<span class="hubhooks-muted">private</span>' if row.is_private else _repo_html(row)
-    attributes = ""
-    if row.is_private:
-        event = '<span class="hubhooks-muted">private</span>'
-        repo = ""
-    if row.id:
-        is_chosen = row.id == chosen
-        attributes = f' data-delivery="{quote(row.id, safe="", errors="replace")}"'
-        attributes += ' aria-current="true"' * is_chosen
-        name = f"{row.event or 'no valid event'} {row.repo}, {row.state}"
-        event = (
-            f'<button type="button" class="hubhooks-open" aria-expanded="{str(is_chosen).lower()}"'
-            f' aria-label="{_escape(name)}">{event}</button>'
-        )
-    cells = [("time", time), ("state", _state_html(row.state)), ("event", event), ("repos", repo)]
-    if trusted:
-        what = _escape(row.handlers or row.reason)
-        cells.append(("handl", what and f'<div class="hubhooks-what" title="{what}">{what}</div>'))
-    made = "".join(f'<td role="cell" class="hubhooks-{name}">{html}</td>' for name, html in cells)
-    return f'<tr role="row"{attributes}>{made}</tr>'
-
-
-def _repo_html(row: Row) -> str:
-    return _links_html(_escape(row.repo), row.links)
-
-
-def _links_html(repo: str, links: Links) -> str:
-    """Show the repository and the discussion, with links where they are safe."""
-    html = _link(links.repo, repo) if links.repo else repo
-    if links.discussion:
-        html += f" {_link(links.discussion, f'discussion #{links.number}')}"
-    return html
-
-
-def _details_html(details: Details) -> str:
-    delivery = details.delivery
-    state = delivery.state
-    facts = {
-        "state": f"{_state_html(state)}. {_escape(_MEANINGS[state])}",
-        "repository": _links_html(_escape(delivery.repo or ""), details.links),
-        "received": f"{_format_time(delivery.received_at)} UTC",
-        "delivery": _escape(delivery.id),
-        "size": f"{delivery.size} bytes",
-        "response": "" if delivery.is_acknowledged else "not known to be received by the sender",
-        "Replay on the Hub": "yes" if delivery.is_replay else "",
-        "duplicates": f"{delivery.duplicates}, without a new run" if delivery.duplicates else "",
-        "reason": "" if details.explanations else _escape(delivery.reason),
-        "no Replay": _escape(details.replay_blocked_reason),
-    }
-    listed = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts.items() if value)
-    runs = "".join(_run_html(run) for run in delivery.runs)
-    lines = "".join(f"<div><small>{_escape(line)}</small></div>" for line in details.explanations)
-    # Open for an unhandled delivery: its reader wants to know why.
-    shown = " open" if state == "unhandled" else ""
-    why = f'<details class="hubhooks-run"{shown}><summary>Why</summary>{lines}</details>'
-    why = why if lines else ""
-    title = _escape(f"{delivery.scope} {delivery.action}".strip() or "no valid event")
-    return (
-        f'<section aria-label="Selected delivery"><h3>{title}</h3><dl>{listed}</dl>{runs}{why}'
-        "</section>"
-    )
-
-
-def _run_html(run: Run) -> str:
-    notes = [f"{run.attempts} attempt{'s' * (run.attempts != 1)}"]
-    if run.started_at and run.finished_at:
-        notes.append(f"took {_format_seconds((run.finished_at - run.started_at).total_seconds())}")
-    if run.due_at:
-        notes.append(f"next attempt at {_format_time(run.due_at)}")
-    if run.crashes:
-        notes.append(f"the process died {run.crashes} &times; during it")
-    error = _pre(run.error, f"Error of {run.handler}") if run.error else ""
-    if run.traceback:
-        text = _pre(run.traceback, f"Traceback of {run.handler}")
-        error += f"<details><summary>Traceback</summary>{text}</details>"
-    return (
-        f'<div class="hubhooks-run">{_state_html(run.state)} <b>{_escape(run.handler)}</b> '
-        f"<small>{', '.join(notes)}</small>{error}</div>"
-    )
-
-
-def _pre(text: str, name: str) -> str:
-    """Show text as it is. It can take the focus, so that the keyboard can scroll it."""
-    return f'<pre tabindex="0" role="group" aria-label="{_escape(name)}">{_escape(text)}</pre>'
-
-
-def _format_time(moment: datetime) -> str:
-    moment = moment.astimezone(timezone.utc)
-    is_today = moment.date() == datetime.now(timezone.utc).date()
-    return moment.strftime("%H:%M:%S" if is_today else "%b %d %H:%M")
-
-
-def _format_seconds(seconds: float) -> str:
-    return f"{max(seconds, 0) * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
-
-
 def _digest(view: _Changes) -> str:
-    shown = repr([(block._id, value) for block, value in view.items()])  # noqa: SLF001 - no other name
+    shown = repr([(part._id, value) for part, value in view.items()])  # noqa: SLF001 - no other name
     return hashlib.sha256(shown.encode("utf-8", "replace")).hexdigest()[:16]

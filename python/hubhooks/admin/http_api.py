@@ -23,8 +23,7 @@ from hubhooks.errors import ConfigError, StoreError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from hubhooks._http.app import Receive, Scope, Send
-    from hubhooks._http.receiver import Headers
+    from hubhooks._http.types import Headers, Receive, Scope, Send
     from hubhooks.admin.queries import Activity
 
 __all__ = ["serve"]
@@ -157,7 +156,7 @@ def _list(activity: Activity, query: bytes) -> dict[str, Any]:
     if state is not None and state not in STATES:
         raise _Refusal(400, f"`{state}` is not a state; the states are {', '.join(STATES)}")
     limit = _limit_of(given.get("limit", str(_PAGE)))
-    deliveries = activity.log.list(
+    deliveries = activity.store.list(
         state=state,
         scope=given.get("scope"),
         repo=given.get("repo"),
@@ -207,7 +206,7 @@ def _show(activity: Activity, delivery_id: str) -> dict[str, Any]:
 async def _replay(activity: Activity, target: _Target, body: bytes) -> dict[str, Any]:
     done = await activity.replay(target.delivery_id or "", _handlers_in(body))
     if done.blocked_reason:
-        is_there = activity.log.get(target.delivery_id or "") is not None
+        is_there = activity.store.get(target.delivery_id or "") is not None
         raise _Refusal(409 if is_there else 404, done.blocked_reason)
     return {"delivery": target.delivery_id, "handlers": done.handlers}
 

@@ -73,7 +73,7 @@ async def check(activity: Activity, not_ready_reason: Callable[[], Awaitable[str
         if leader is None or not leader.is_alive:
             reasons.append(_NO_LEADER)
     unique = tuple(dict.fromkeys(reasons))
-    return Health(unique, not reason, activity.log.is_durable, leader, backlog)
+    return Health(unique, not reason, activity.store.is_durable, leader, backlog)
 
 
 def readiness(health: Health) -> dict[str, Any]:

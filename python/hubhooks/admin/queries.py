@@ -1,4 +1,4 @@
-"""The deliveries as plain data, for the activity page and the HTTP API, and access to them.
+"""The deliveries as plain data, for the activity tab and the HTTP API.
 
 An anonymous visitor sees the time and the state of each delivery, and the event and the repository
 if the repository is public. Everything else, and Replay, needs access.
@@ -7,43 +7,31 @@ if the repository is public. Everything else, and Replay, needs access.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
-import os
 import re
-import secrets
 import threading
 import time
-from collections import Counter, OrderedDict
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
-from hubhooks._core import Verifier
-from hubhooks._logging import get_logger
 from hubhooks._process import current_process
-from hubhooks._store.base import BUSY_PAUSE, BUSY_SECONDS
+from hubhooks._store.busy import busy_pauses
+from hubhooks.admin.access import AdminSessions, AdminTokenGuard
 from hubhooks.admin.delivery_json import body_of, event_of, json_safe
-from hubhooks.errors import BusyError, ConfigError, SecretMismatchError
+from hubhooks.errors import BusyError
 from hubhooks.models import State
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from datetime import datetime
-    from typing import TypeAlias
 
-    from hubhooks._core import HubEvent
+    from hubhooks._core import HubEvent, Verifier
     from hubhooks._store.base import Backlog, DeliveryStore
     from hubhooks.models import Delivery, Stats
     from hubhooks.routing import Router
 
-    TokenCheck: TypeAlias = Literal["right", "wrong", "busy", "off"]
-
 __all__ = [
-    "STATES", "TOKEN_VARIABLE", "Activity", "AdminSessions", "AdminTokenGuard", "Details",
-    "LeaderState", "Links", "Overview", "Page", "Replayed", "Row", "is_cross_site",
-    "is_space_owner",
+    "STATES", "Activity", "Details", "LeaderState", "Links", "Overview", "Page", "Replayed", "Row",
 ]  # fmt: skip
-
-_log = get_logger()
 
 # The states that need attention come first.
 STATES: tuple[State, ...] = (
@@ -51,28 +39,9 @@ STATES: tuple[State, ...] = (
     State.SUCCEEDED, State.IGNORED, State.UNHANDLED,
 )  # fmt: skip
 
-TOKEN_VARIABLE = "HUBHOOKS_ADMIN_TOKEN"  # noqa: S105 - its name, not itself
-_SHORTEST_TOKEN = 16
-_LONGEST_TOKEN = 1024
-# Responses to wrong tokens are delayed after some in a minute. The delay grows with their number,
-# by one second for each `_WRONG_PER_SECOND` tokens. It bounds the guesses of one connection, and
-# `_MAX_WAITING` bounds the memory. Most servers open fewer connections than that.
-_WRONG_PER_MINUTE = 5
-_WRONG_PER_SECOND = 60
-_SHORTEST_DELAY = 1.0
-_LONGEST_DELAY = 20.0
-_MAX_WAITING = 4000
-
-_SESSION_SECONDS = 8 * 60 * 60
-_MAX_SESSIONS = 1000
-
-# Headers about the page that made a request. Only the browser sets them.
-_ORIGIN_HEADERS = ("sec-fetch-site", "origin", "referer", "host")
-_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
-
 _ROWS = 12
 _LAST_PAGE = 99
-# Anonymous visitors may ask as often as they like, and all get the same response.
+# Anonymous visitors can send any number of requests. All get the same cached values.
 _FRESH_SECONDS = 1.0
 _MAX_CACHED = 256
 _MAX_FACTS = 4096
@@ -85,244 +54,6 @@ _NAME_PART = re.compile(r"[A-Za-z0-9_.-]{1,96}")
 _MAX_NAME_PARTS = 2
 
 T = TypeVar("T")
-
-
-# ---- access ------------------------------------------------------------------------------------
-
-
-class AdminTokenGuard:
-    """Checks the admin token. Responses to wrong tokens are delayed; the right one never waits.
-
-    Args:
-        webhook_secret: returns the verifier of the webhook's secret. The token must differ from it.
-        clock: returns seconds.
-        sleep: waits for a number of seconds.
-    """
-
-    def __init__(
-        self,
-        webhook_secret: Callable[[], Verifier | None],
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
-    ) -> None:
-        self.wrong: Counter[int] = Counter()
-        """The number of wrong tokens in each of the last minutes."""
-        self._webhook_secret = webhook_secret
-        self._clock = clock
-        self._sleep = sleep
-        self._waiting = 0
-        self._verifier: Verifier | None = None
-        self._has_warned = False
-        # Several event loops may check tokens at once.
-        self._lock = threading.Lock()
-
-    @property
-    def is_on(self) -> bool:
-        """True if an admin token is set.
-
-        Raises:
-            ConfigError: HUBHOOKS_ADMIN_TOKEN cannot be used.
-        """
-        if self._verifier is None and (token := os.environ.get(TOKEN_VARIABLE)) is not None:
-            if token.strip():
-                self._verifier = _verifier_of(token.strip(), self._webhook_secret())
-            elif not self._has_warned:
-                self._has_warned = True
-                what = "%s is empty: no token gives access to payloads and Replay"
-                _log.warning(what, TOKEN_VARIABLE)
-        return self._verifier is not None
-
-    def check(self, token: str) -> TokenCheck:
-        """Compare a token with the admin token, and count a wrong one.
-
-        Raises:
-            ConfigError: HUBHOOKS_ADMIN_TOKEN cannot be used.
-        """
-        return self._check(token)[0]
-
-    async def check_delayed(self, token: str) -> TokenCheck:
-        """Check a token. After many wrong ones, return for a wrong one only after a delay.
-
-        Returns:
-            `busy` for a wrong one, without a delay, if too many responses are delayed already.
-
-        Raises:
-            ConfigError: HUBHOOKS_ADMIN_TOKEN cannot be used.
-        """
-        result, delay = self._check(token)
-        if not delay:
-            return result
-        with self._lock:
-            if self._waiting >= _MAX_WAITING:
-                return "busy"
-            self._waiting += 1
-        try:
-            await self._sleep(delay)
-        finally:
-            with self._lock:
-                self._waiting -= 1
-        return result
-
-    def _check(self, token: str) -> tuple[TokenCheck, float]:
-        """Check a token, and return the delay of the response in seconds."""
-        if not self.is_on:
-            return "off", 0
-        if self._is_right(token):
-            return "right", 0
-        minute = int(self._clock() // 60)
-        with self._lock:
-            self.wrong[minute] += 1
-            count = self.wrong[minute]
-            # The minute before counts too: the delay must not end with the minute.
-            recent = count + self.wrong.get(minute - 1, 0)
-            for old in [old for old in self.wrong if old <= minute - 60]:
-                del self.wrong[old]
-        # At most two lines per minute: wrong tokens must not fill the log.
-        if count == 1:
-            _log.warning("rejected an admin token: it is wrong")
-        elif count == _WRONG_PER_MINUTE + 1:
-            _log.warning(
-                "more than %d wrong admin tokens in a minute: responses to further wrong tokens "
-                "are delayed",
-                _WRONG_PER_MINUTE,
-            )
-        if recent <= _WRONG_PER_MINUTE:
-            return "wrong", 0
-        delay = recent / _WRONG_PER_SECOND
-        return "wrong", min(max(delay, _SHORTEST_DELAY), _LONGEST_DELAY)
-
-    def _is_right(self, token: str) -> bool:
-        if self._verifier is None or len(token) > _LONGEST_TOKEN:
-            return False
-        try:
-            self._verifier.verify(token.strip().encode("utf-8", "replace"))
-        except SecretMismatchError:
-            return False
-        return True
-
-
-def _verifier_of(token: str, webhook_secret: Verifier | None) -> Verifier:
-    is_printable = token.isascii() and token.isprintable()
-    if not is_printable or not _SHORTEST_TOKEN <= len(token) <= _LONGEST_TOKEN:
-        msg = (
-            f"{TOKEN_VARIABLE} must be {_SHORTEST_TOKEN} to {_LONGEST_TOKEN} printable ASCII "
-            "characters that nobody can guess, such as the output of `openssl rand -hex 32`"
-        )
-        raise ConfigError(msg)
-    if webhook_secret is not None:
-        try:
-            webhook_secret.verify(token)
-        except SecretMismatchError:
-            pass
-        else:
-            # A sender of deliveries must not be able to read all others.
-            msg = f"{TOKEN_VARIABLE} is the webhook secret: use a different token"
-            raise ConfigError(msg)
-    return Verifier(token)
-
-
-class AdminSessions:
-    """Sessions of visitors who entered the admin token.
-
-    A key is valid only together with the session it was issued to. Only the browser of that page
-    knows the key; other visitors may know the name of the session.
-
-    Args:
-        clock: returns seconds.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        # By digest: the time of a lookup then tells nothing about the key.
-        self._sessions: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def issue(self, session: str) -> str:
-        """Make a key for a session."""
-        key = secrets.token_urlsafe(32)
-        with self._lock:
-            self._sessions[_digest(key)] = (_digest(session), self._clock() + _SESSION_SECONDS)
-            while len(self._sessions) > _MAX_SESSIONS:
-                self._sessions.popitem(last=False)
-        return key
-
-    def is_valid(self, key: str, session: str) -> bool:
-        """Check that the key was issued to the session, at most eight hours ago."""
-        owner, until = self._sessions.get(_digest(key), (b"", 0.0))
-        return hmac.compare_digest(owner, _digest(session)) and self._clock() < until
-
-    def revoke(self, key: str) -> None:
-        """Make a key invalid."""
-        with self._lock:
-            self._sessions.pop(_digest(key), None)
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "replace")).digest()
-
-
-def is_space_owner(
-    session: Mapping[str, Any] | None,
-    space_id: str | None,
-    *,
-    is_signed: bool,
-    now: float | None = None,
-) -> bool:
-    """True if a Gradio session belongs to the owner of the Space, logged in with the Hub.
-
-    Args:
-        session: the contents of the session cookie.
-        space_id: the Space of the app. Outside a Space, Gradio only simulates the login.
-        is_signed: True if the cookie is signed with the secret of the Space's OAuth app. Without
-            that secret, Gradio signs with a key that is public.
-        now: seconds since 1970.
-    """
-    info = (session or {}).get("oauth_info")
-    if not space_id or not is_signed or not isinstance(info, dict):
-        return False
-    ends_at = info.get("expires_at")
-    user = info.get("userinfo")
-    if not isinstance(ends_at, int | float) or ends_at < (time.time() if now is None else now):
-        return False
-    name = user.get("preferred_username") if isinstance(user, dict) else None
-    owner, slash, _ = space_id.partition("/")
-    return bool(owner and slash) and name == owner
-
-
-def is_cross_site(headers: Mapping[str, str]) -> bool:
-    """True if a page of another origin made the request, with the user's cookies.
-
-    Browsers send Gradio's cookies from other ports and sibling domains too, and its CORS headers
-    let such a page read the response. A page can set `X-Forwarded-Host`, so only headers that the
-    browser sets count. Browsers send `Sec-Fetch-Site` to https and localhost only.
-
-    Args:
-        headers: the headers of the request; a repeated header is an item of its own.
-    """
-    values: dict[str, str] = {}
-    for name, value in headers.items():
-        # No browser repeats these headers.
-        if (key := name.lower()) in _ORIGIN_HEADERS and values.setdefault(key, value) != value:
-            return True
-    site, origin, referer, host = (values.get(name, "") for name in _ORIGIN_HEADERS)
-    if site:
-        return site not in {"same-origin", "none"}
-    if origin:
-        return not _is_origin_of(origin, host)
-    # Programs send neither header; a cross-origin POST of a browser has `Origin`.
-    return bool(referer) and not _is_origin_of("/".join(referer.split("/", 3)[:3]), host)
-
-
-def _is_origin_of(origin: str, host: str) -> bool:
-    """True if an origin is that of a `Host` header. Both may omit the default port."""
-    scheme, _, authority = origin.lower().partition("://")
-    port = _DEFAULT_PORTS.get(scheme)
-    if port is None or not host:
-        return False
-    return authority.removesuffix(port) == host.lower().removesuffix(port)
-
-
-# ---- contents ----------------------------------------------------------------------------------
 
 
 class Overview(NamedTuple):
@@ -412,22 +143,22 @@ class Activity:
     All methods except `replay` may be called from any thread. No method checks its caller.
 
     Args:
-        log: the store of the deliveries.
+        store: the store of the deliveries.
         router: the registered handlers.
         webhook_secret: returns the verifier of the webhook's secret.
-        wake: tells the runner that runs are ready.
+        wake: notifies the runner that runs are ready.
     """
 
     def __init__(
         self,
-        log: DeliveryStore,
+        store: DeliveryStore,
         router: Router,
         webhook_secret: Callable[[], Verifier | None],
         wake: Callable[[], object],
     ) -> None:
         self.guard = AdminTokenGuard(webhook_secret)
         self.sessions = AdminSessions()
-        self._log = log
+        self._store = store
         self._router = router
         self._wake = wake
         self._cache: OrderedDict[object, tuple[float, Any]] = OrderedDict()
@@ -435,9 +166,9 @@ class Activity:
         self._lock = threading.Lock()
 
     @property
-    def log(self) -> DeliveryStore:
+    def store(self) -> DeliveryStore:
         """The store of the deliveries."""
-        return self._log
+        return self._store
 
     def overview(self, *, trusted: bool) -> Overview:
         """Count the deliveries.
@@ -459,7 +190,7 @@ class Activity:
         Raises:
             StoreError: the store cannot be read now.
         """
-        return self._cached("stats", self._log.stats)
+        return self._cached("stats", self._store.stats)
 
     def rejections(self) -> dict[str, int]:
         """Count the rejected requests, by reason.
@@ -483,7 +214,7 @@ class Activity:
         Raises:
             StoreError: the store cannot be read now.
         """
-        return self._cached("backlog", self._log.backlog)
+        return self._cached("backlog", self._store.backlog)
 
     def leader(self) -> LeaderState | None:
         """Look up the process that runs the handlers; None if none does.
@@ -495,12 +226,12 @@ class Activity:
 
     def _look_up_leader(self) -> LeaderState | None:
         own = current_process()
-        if not self._log.is_durable:
+        if not self._store.is_durable:
             return LeaderState(True, own.pid, None, None, True)  # noqa: FBT003 - a named tuple
-        leader = self._log.leader()
+        leader = self._store.leader()
         if leader is None:
             return None
-        is_alive = self._log.is_leader_alive(leader)
+        is_alive = self._store.is_leader_alive(leader)
         is_own = leader.process == own
         return LeaderState(is_alive, leader.process.pid, leader.since, leader.code, is_own)
 
@@ -511,7 +242,7 @@ class Activity:
             StoreError: the store cannot be read now.
         """
         return self._cached(
-            "unknown handlers", lambda: self._log.unknown_handlers(self._router.handler_names)
+            "unknown handlers", lambda: self._store.unknown_handlers(self._router.handler_names)
         )
 
     def page(
@@ -548,7 +279,7 @@ class Activity:
         Raises:
             StoreError: the store cannot be read now.
         """
-        delivery = self._log.get(delivery_id)
+        delivery = self._store.get(delivery_id)
         if delivery is None:
             return None
         event = event_of(delivery)
@@ -578,14 +309,14 @@ class Activity:
         Raises:
             StoreError: the store cannot be read or written now.
         """
-        give_up = time.monotonic() + BUSY_SECONDS
+        pauses = busy_pauses()
         while True:
             try:
                 return self._replay(delivery_id, handlers)
             except BusyError:
-                if time.monotonic() >= give_up:
+                if (pause := next(pauses, None)) is None:
                     raise
-            await asyncio.sleep(BUSY_PAUSE)
+            await asyncio.sleep(pause)
 
     def _replay(self, delivery_id: str, handlers: Sequence[str]) -> Replayed:
         details = self.details(delivery_id)
@@ -597,7 +328,7 @@ class Activity:
             if name not in details.handlers:
                 return Replayed((), f"`{name}` does not match this delivery")
         matched = tuple(run.handler for run in details.delivery.runs)
-        names = self._log.replay(delivery_id, tuple(handlers) or matched or details.handlers)
+        names = self._store.replay(delivery_id, tuple(handlers) or matched or details.handlers)
         if not names:
             return Replayed((), "its handlers have not finished yet")
         self._wake()
@@ -611,7 +342,7 @@ class Activity:
         most = (number + 1) * _ROWS
         found: dict[str, Delivery] = {}
         for state in states:
-            for delivery in self._log.list(state=state, limit=most + 1):
+            for delivery in self._store.list(state=state, limit=most + 1):
                 # A delivery can change its state between two queries. The later one counts.
                 found[delivery.id] = delivery
         deliveries = [*found.values()]
@@ -649,7 +380,7 @@ class Activity:
             return hidden
         # A repository may have become private since.
         newest = self._cached(
-            ("newest", delivery.repo), lambda: self._log.list(repo=delivery.repo, limit=1)
+            ("newest", delivery.repo), lambda: self._store.list(repo=delivery.repo, limit=1)
         )
         if not newest or not self._facts(newest[0]).is_public:
             return hidden
@@ -666,7 +397,7 @@ class Activity:
         key = (delivery.id, delivery.received_at)
         facts = self._facts_cache.get(key)
         if facts is None:
-            whole = self._log.get(delivery.id)
+            whole = self._store.get(delivery.id)
             facts = _Facts(False, Links())  # noqa: FBT003 - a named tuple
             # The stored body is another one if the id was received again in between.
             if whole is not None and whole.received_at == delivery.received_at:
@@ -687,7 +418,7 @@ class Activity:
         if began >= until:
             value = computed = make()
             ended = time.monotonic()
-            # A slow value stays longer.
+            # A slow value stays in the cache for longer.
             until = ended + max(_FRESH_SECONDS, 10 * (ended - began))
             _cache_put(self._cache, self._lock, key, (until, value), _MAX_CACHED)
             return computed
@@ -695,7 +426,7 @@ class Activity:
 
 
 class _Facts(NamedTuple):
-    """What a body says about its repository."""
+    """Facts about the repository of a delivery, read from its body."""
 
     is_public: bool
     links: Links

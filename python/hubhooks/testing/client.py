@@ -20,8 +20,8 @@ from hubhooks._http.app import WebhookApp
 from hubhooks._http.receiver import Receiver
 from hubhooks._samples import compact, sample_json, wire_path, with_overrides
 from hubhooks._store.base import MemoryStore
-from hubhooks._worker.execution import running_loop
-from hubhooks._worker.runner import Runner
+from hubhooks._worker.pools import running_loop
+from hubhooks._worker.service import WorkerService
 from hubhooks.errors import ConfigError, PayloadError
 from hubhooks.models import Deliveries, State
 from hubhooks.routing import Router
@@ -48,10 +48,10 @@ if TYPE_CHECKING:
         DiscussionEvent,
         RepoEvent,
     )
-    from hubhooks._http.app import Message
+    from hubhooks._http.types import Message
     from hubhooks._store.base import DeliveryStore, Due, Status
+    from hubhooks.handlers import Handler, Hook, HookName
     from hubhooks.models import RunContext
-    from hubhooks.routing import Handler, Hook, HookName
 
     E = TypeVar("E", bound=HubEvent)
     Sendable: TypeAlias = HubEvent | bytes | Mapping[str, Any] | str
@@ -430,17 +430,17 @@ class TestClient:
             raise ConfigError(msg)
         body = self._bodies[delivery_id]
         recording = _RecordingRouter(self._hooks)
-        # One runner for each delivery: it stops after the handlers and hooks of this delivery.
-        runner = Runner(
+        # One worker for each delivery: it stops after the handlers and hooks of this delivery.
+        worker = WorkerService(
             recording, cast("DeliveryStore", _SingleDeliveryStore(self._store, delivery_id))
         )
         secret = options.get("secret", _SECRET)
         # Started here, because the ASGI app would log the start.
-        runner.start()
+        worker.start()
         status, response_body = await _post(
-            WebhookApp(self._receiver, runner), body, delivery_id, secret
+            WebhookApp(self._receiver, worker), body, delivery_id, secret
         )
-        await self._finish(runner, delivery_id, options.get("timeout", self._timeout))
+        await self._finish(worker, delivery_id, options.get("timeout", self._timeout))
         runs = [
             self._run_of(delivery_id, name, recording) for name in response_body.get("handlers", ())
         ]
@@ -470,7 +470,7 @@ class TestClient:
             traceback = traceback.tb_next
         raise error.with_traceback(traceback)
 
-    async def _finish(self, runner: Runner, delivery_id: str, timeout: float) -> None:
+    async def _finish(self, worker: WorkerService, delivery_id: str, timeout: float) -> None:
         unfinished: list[str] = []
 
         def look() -> None:
@@ -479,9 +479,9 @@ class TestClient:
             busy = [run.handler for run in runs if run.is_open]
             unfinished.extend(busy or ["a hook"])
 
-        # Just before the runner cancels unfinished runs.
+        # Just before the worker cancels unfinished runs.
         timer = asyncio.get_running_loop().call_later(timeout, look)
-        await runner.stop(timeout)
+        await worker.stop(timeout)
         timer.cancel()
         if unfinished:
             what = " and ".join(name if name == "a hook" else f"`{name}`" for name in unfinished)
@@ -535,7 +535,7 @@ class _ImmediateRetryStore(MemoryStore):
 
 
 class _SingleDeliveryStore:
-    """A view of the store with one delivery, for the runner of that delivery."""
+    """A view of the store with one delivery, for the worker of that delivery."""
 
     def __init__(self, store: MemoryStore, delivery_id: str) -> None:
         self._store = store
@@ -551,6 +551,7 @@ class _SingleDeliveryStore:
         *,
         among: Container[str] | None = None,
         interrupted: bool = False,
+        grouped: Container[str] = (),  # noqa: ARG002 - runs start at once
     ) -> list[Due]:
         everything = self._store.list_ready(
             sys.maxsize, without, among=among, interrupted=interrupted

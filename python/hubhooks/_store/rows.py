@@ -1,0 +1,117 @@
+"""Rows of the store as models."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from hubhooks._store import schema
+from hubhooks._store.base import LONGEST_TRACEBACK
+from hubhooks.models import Attempt, Delivery, Run, State
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import TypeAlias
+
+    Execute: TypeAlias = Callable[[str, Sequence[object]], sqlite3.Cursor]
+
+__all__ = [
+    "OLDER_THAN", "SINCE", "find_delivery", "read_body", "read_page", "to_datetime",
+    "to_timestamp", "truncate",
+]  # fmt: skip
+
+# Two criteria of `read_page`.
+SINCE = "received_at >= ?"
+OLDER_THAN = f"seq < ({schema.SELECT_SEQ})"
+
+# So many deliveries are sorted quickly.
+_FEW = 1000
+# The last second that `datetime` can convert to every time zone, in the year 9999.
+_LAST_SECOND = 253402128000.0
+
+
+def read_page(execute: Execute, criteria: Mapping[str, object], limit: int) -> list[Delivery]:
+    """Read deliveries without their bodies and attempts, the newest first.
+
+    Args:
+        execute: executes a statement.
+        criteria: SQL with one parameter each, and its value; None for no criterion.
+        limit: how many at most.
+    """
+    given = {sql: value for sql, value in criteria.items() if value is not None}
+    since = given.get(SINCE)
+    # If few are that recent, sorting them is faster than walking by `seq` to a full page.
+    is_few = since is not None and execute(schema.COUNT_RECENT, (since, _FEW)).fetchone() < (_FEW,)
+    order = "+seq" if is_few else "seq"
+    end = f"WHERE {' AND '.join(given) or 'true'} ORDER BY {order} DESC LIMIT ?"
+    return _read_deliveries(execute, end, (*given.values(), limit))
+
+
+def find_delivery(execute: Execute, delivery_id: str) -> Delivery | None:
+    """Read a delivery with the attempts of its runs, without its body."""
+    found = _read_deliveries(execute, "WHERE id = ?", (delivery_id,))
+    if not found:
+        return None
+    runs = {run.handler: run for run in found[0].runs}
+    (seq,) = execute(schema.SELECT_SEQ, (delivery_id,)).fetchone()
+    for handler, number, started_at, *process in execute(schema.SELECT_ATTEMPTS, (seq,)):
+        if handler in runs:
+            runs[handler].history.append(Attempt(number, to_datetime(started_at), *process))
+    return found[0]
+
+
+def read_body(execute: Execute, delivery_id: str) -> bytes | None:
+    """Read the body of a delivery; None if it was dropped."""
+    found = execute(schema.SELECT_BODY, (delivery_id,)).fetchone()
+    return None if found is None else found[0]
+
+
+def _read_deliveries(execute: Execute, end: str, values: Sequence[object]) -> list[Delivery]:
+    deliveries: list[Delivery] = []
+    for row in execute(schema.SELECT_DELIVERIES + end, values).fetchall():
+        seq, delivery_id, received_at, scope, action, repo, skipped, reason, *more = row
+        delivery = Delivery(
+            delivery_id,
+            to_datetime(received_at),
+            None,
+            skipped,
+            reason,
+            scope=scope,
+            action=action,
+            repo=repo,
+        )
+        is_replay, is_acknowledged, delivery.duplicates, headers, delivery.size = more
+        delivery.is_replay, delivery.is_acknowledged = bool(is_replay), bool(is_acknowledged)
+        delivery.headers = [(name, value) for name, value in json.loads(headers)]
+        delivery.runs = [_read_run(row) for row in execute(schema.SELECT_RUNS, (seq,))]
+        deliveries.append(delivery)
+    return deliveries
+
+
+def _read_run(row: Sequence[Any]) -> Run:
+    run = Run(row[0], attempts=row[2])
+    run.state, run.failures, run.crashes = State(row[1]), row[3], row[4]
+    times = [None if seconds is None else to_datetime(seconds) for seconds in row[5:8]]
+    run.due_at, run.started_at, run.finished_at = times
+    if run.state == State.QUEUED:
+        run.due_at = None
+    run.error, run.traceback = row[8:]
+    return run
+
+
+def to_datetime(seconds: float) -> datetime:
+    """Convert a time of the store."""
+    # Another program can write any number. It must not make the delivery unreadable.
+    return datetime.fromtimestamp(min(max(seconds, 0.0), _LAST_SECOND), timezone.utc)
+
+
+def to_timestamp(when: datetime | None) -> float | None:
+    """Convert a time for the store."""
+    return None if when is None else when.timestamp()
+
+
+def truncate(text: str) -> str:
+    """Cut a text to the longest that is kept: its end, where a traceback has the error."""
+    return text[-LONGEST_TRACEBACK:].encode("utf-8", "backslashreplace").decode()
