@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import httpx
 import pytest
 import uvicorn
+import uvicorn.server
 
 from hubhooks.errors import BusyError
 
@@ -228,6 +229,23 @@ def started(
             server.end()
 
 
+class _ShortSleeps:
+    """asyncio, as uvicorn sees it, with short sleeps.
+
+    uvicorn looks every tenth of a second for the end of the server and of its connections. Hundreds
+    of tests would wait for that.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    @staticmethod
+    async def sleep(seconds: float) -> None:
+        await asyncio.sleep(min(seconds, 0.005))
+
+
+uvicorn.server.asyncio = _ShortSleeps()
+
 _served = 0
 
 
@@ -283,4 +301,4 @@ def serve(app: Any, **options: Any) -> Generator[int]:
     finally:
         server.should_exit = True
         thread.join(PATIENCE)
-    assert server.leaked == []
+    assert server.leaked == [], server.leaked
