@@ -28,7 +28,8 @@ $(VENV)/built: $(BIN)/maturin $(RUST_SOURCES)
 build: $(VENV)/built ## Build the core and install the package into .venv
 
 # The next `make build` replaces the debug core, so the benchmarks never measure it.
-dev: $(BIN)/maturin ## Build a debug core quickly and install the package and the test packages
+dev: $(BIN)/maturin ## Build a debug core and install the package, for the quick tests
+	@echo "Building a debug core and installing the test packages: about a minute the first time ..."
 	rm -f $(VENV)/built python/hubhooks/_core.*.so python/hubhooks/_core.*.pyd
 	PIP_QUIET=1 VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --quiet --extras test
 

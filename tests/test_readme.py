@@ -64,6 +64,7 @@ def examples() -> list[Example]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", examples(), ids=lambda example: example.place)
 def test_an_example_runs(example: Example, tmp_path: Path) -> None:
     uses_gradio = any("import gradio" in code for code in (example.code, *example.files.values()))

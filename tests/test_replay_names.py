@@ -196,6 +196,7 @@ def command(path: Path, *words: str) -> Any:
     return hubhooks("deliveries", *words, HUBHOOKS_DELIVERIES=str(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "handlers"),
     [
@@ -216,6 +217,7 @@ def test_command_queues_each_name_of_each_delivery_once(
     assert sorted(run["handler"] for run in said["runs"]) == sorted(handlers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [
