@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -43,6 +44,14 @@ def environment(version: str, *requirements: str) -> Path:
     Skips the test if there is no such Python, or if the packages cannot be installed.
     """
     folder = ROOT / ".venv" / "-".join(("integrations", version, *requirements))
+    folder.parent.mkdir(exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        # Two workers may need the same environment at the same time.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _make(folder, version, *requirements)
+
+
+def _make(folder: Path, version: str, *requirements: str) -> Path:
     python, is_made = folder / "bin" / "python", folder / "made"
     # The interpreter of an older environment may be gone.
     if is_made.exists() and _report(python, os.environ) is not None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import httpx
 import pytest
 import uvicorn
+import uvicorn.server
 
 from hubhooks.errors import BusyError
 
@@ -228,6 +229,31 @@ def started(
             server.end()
 
 
+class _ShortSleeps:
+    """asyncio, as uvicorn sees it, with short sleeps.
+
+    uvicorn looks every tenth of a second for the end of the server and of its connections. Hundreds
+    of tests would wait for that.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    @staticmethod
+    async def sleep(seconds: float) -> None:
+        await asyncio.sleep(min(seconds, 0.005))
+
+
+uvicorn.server.asyncio = _ShortSleeps()
+
+_served = 0
+
+
+def served_apps() -> int:
+    """Return the number of apps that `serve` served in this process."""
+    return _served
+
+
 class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -264,6 +290,8 @@ def _is_of_server(task: asyncio.Task[Any]) -> bool:
 @contextmanager
 def serve(app: Any, **options: Any) -> Generator[int]:
     """Serve an app on a port of its own until the block ends, when no task of ours is left."""
+    global _served  # noqa: PLW0603 - the check of each test reads the count
+    _served += 1
     server = _Server(uvicorn.Config(app, port=0, log_config=None, **options))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -273,4 +301,4 @@ def serve(app: Any, **options: Any) -> Generator[int]:
     finally:
         server.should_exit = True
         thread.join(PATIENCE)
-    assert server.leaked == []
+    assert server.leaked == [], server.leaked

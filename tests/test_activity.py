@@ -146,6 +146,7 @@ def test_repository_that_became_private_is_hidden(house: House, body: Callable[.
     assert [(row.repo, row.is_private) for row in rows] == [("", True)] * 2
 
 
+@pytest.mark.slow
 def test_reused_id_is_checked_again(house: House, body: Callable[..., bytes]) -> None:
     """The cache knows deliveries, not ids."""
 

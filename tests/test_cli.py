@@ -248,6 +248,7 @@ def test_json_lines_hold_the_whole_answer(receiver: Receiver) -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "shown"),
     [
@@ -284,6 +285,7 @@ def test_a_terminal_sees_the_progress_of_many(receiver: Receiver) -> None:
     assert "sending" not in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "hint"),
     [
@@ -315,6 +317,7 @@ def test_a_redirect_is_shown_and_not_followed(receiver: Receiver) -> None:
     assert "redirects to /elsewhere/?secret=[secret]" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_an_echoed_secret_is_not_shown(receiver: Receiver, options: tuple[str, ...]) -> None:
     receiver.body = json.dumps({"reason": f"no {SECRET}", "more": [{SECRET: SECRET}]}).encode()
@@ -454,6 +457,7 @@ def test_misspelt_path_of_set_warns_and_is_sent(receiver: Receiver, path: str, n
     assert b'"x"' in receiver.only.body
 
 
+@pytest.mark.slow
 def test_documented_path_of_set_does_not_warn(receiver: Receiver, tmp_path: Path) -> None:
     for path in ("repo.name=me/x", "updatedConfig.any=1", "comment.content=x"):
         assert hubhooks("samples", "repo.config.update", "--set", path).stderr == ""

@@ -116,6 +116,7 @@ FAILING = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoding", "words", "code", "is_text_shown"),
     [
@@ -137,6 +138,7 @@ def test_character_that_the_encoding_lacks_is_escaped(
             json.loads(line)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "cp936"])
 @pytest.mark.parametrize(("words", "code"), FAILING)
 def test_error_in_another_encoding_keeps_its_exit_code(
@@ -194,6 +196,7 @@ WITHOUT_A_LOG = [
 FULL = b"hubhooks: cannot write to standard output: No space left on device"
 
 
+@pytest.mark.slow
 @needs_full
 @pytest.mark.parametrize(
     ("words", "options"), [*((words, ()) for words in PRINTING), (("list",), ("-u",))]
@@ -208,6 +211,7 @@ def test_full_disk_is_one_line_and_exit_code_1(
     assert lines == [FULL]
 
 
+@pytest.mark.slow
 @needs_full
 @pytest.mark.parametrize("words", WITHOUT_A_LOG)
 def test_full_disk_without_a_log_is_one_line_and_exit_code_1(words: tuple[str, ...]) -> None:
@@ -227,6 +231,7 @@ def test_replay_to_a_full_disk_is_queued(path: Path) -> None:
     assert record.state == "queued"
 
 
+@pytest.mark.slow
 @needs_full
 @pytest.mark.parametrize(("words", "code"), FAILING)
 def test_full_disk_of_the_errors_keeps_the_exit_code(
@@ -249,6 +254,7 @@ def closed_pipe() -> Iterator[int]:
         os.close(inner)
 
 
+@pytest.mark.slow
 @needs_posix
 @pytest.mark.parametrize(
     ("words", "options"), [*((words, ()) for words in PRINTING), (("list",), ("-u",))]
@@ -262,6 +268,7 @@ def test_closed_pipe_is_no_error(
     assert (done.returncode, lines) == (0, [])
 
 
+@pytest.mark.slow
 @needs_posix
 @pytest.mark.parametrize("words", WITHOUT_A_LOG)
 def test_closed_pipe_without_a_log_is_no_error(words: tuple[str, ...]) -> None:
@@ -270,6 +277,7 @@ def test_closed_pipe_without_a_log_is_no_error(words: tuple[str, ...]) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.slow
 @needs_posix
 @pytest.mark.parametrize(("words", "code"), FAILING)
 def test_closed_pipe_keeps_the_exit_code(path: Path, words: tuple[str, ...], code: int) -> None:
@@ -301,6 +309,7 @@ def test_head_ends_a_long_list(tmp_path: Path) -> None:
     process.stderr.close()
 
 
+@pytest.mark.slow
 @needs_posix
 @pytest.mark.parametrize("words", [("list",), ("show", "failed", "--json")])
 @pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
@@ -431,6 +440,7 @@ HELPED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "text"), HELPED)
 def test_help_is_the_same_without_docstrings(words: tuple[str, ...], text: str) -> None:
     whole = hubhooks(*words, "--help")

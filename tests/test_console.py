@@ -393,6 +393,7 @@ hooks.launch(demo, prevent_thread_lock=True)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "environ", "message"),
     [
@@ -431,6 +432,7 @@ def test_a_mistake_at_the_start_of_a_server_has_few_of_our_frames(tmp_path: Path
     assert said.count(str(ROOT / "python" / "hubhooks")) <= 2
 
 
+@pytest.mark.slow
 def test_an_empty_admin_token_counts_as_none_with_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("gradio")
     script = GRADIO_APP + "print(gr.Blocks.__name__); demo.close()\n"

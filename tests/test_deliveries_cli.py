@@ -253,6 +253,7 @@ def test_no_line_in_a_pipe_ends_with_a_blank(filled: Path, words: tuple[str, ...
     assert [line for line in lines if line != line.rstrip()] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", TABLES, ids=" ".join)
 def test_every_table_fits_a_terminal_of_80_columns(filled: Path, words: tuple[str, ...]) -> None:
     lines = at_terminal(filled, *words)
@@ -958,6 +959,7 @@ def test_a_path_below_a_file_is_told(filled: Path) -> None:
     assert "Not a directory" in Text.from_ansi(done.stderr).plain
 
 
+@pytest.mark.slow
 def test_the_file_is_that_of_the_option_then_the_variable_then_the_folder(
     filled: Path, tmp_path: Path
 ) -> None:

@@ -136,6 +136,7 @@ def test_site_links_to_a_repository_on_github_only(remote: str, url: str | None)
     assert SITE["github_url"](remote) == url
 
 
+@pytest.mark.slow
 def test_site_builds_without_warnings(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict"]

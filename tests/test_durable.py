@@ -872,6 +872,7 @@ def test_what_somebody_queues_in_the_log_is_run_by_the_app(serving: Any, deliver
     assert ran == [False, True]
 
 
+@pytest.mark.slow
 def test_an_async_handler_that_blocks_the_servers_loop_is_named(
     serving: Any, logged: Callable[[], list[str]]
 ) -> None:

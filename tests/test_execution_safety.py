@@ -125,6 +125,7 @@ def broken_logging(kind: str, level: int) -> Generator[None]:
 every_break = pytest.mark.parametrize("kind", ["handler", "formatter", "filter", "factory"])
 
 
+@pytest.mark.slow
 @every_break
 @pytest.mark.parametrize("level", [logging.INFO, logging.WARNING])
 def test_raising_logging_keeps_no_delivery_from_its_end(
@@ -385,6 +386,7 @@ odd_errors = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @odd_errors
 @pytest.mark.parametrize("is_async", [False, True])
 @pytest.mark.parametrize("level", [logging.INFO, logging.CRITICAL])

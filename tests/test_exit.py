@@ -91,6 +91,7 @@ CALLS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS)
 def test_exit_during_call_in_daemon_thread_does_not_abort(call):
     command = [sys.executable, "-c", SCRIPT, call]

@@ -311,6 +311,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @needs_linux
 @pytest.mark.parametrize(
     "words",

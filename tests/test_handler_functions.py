@@ -247,6 +247,7 @@ ASYNC_FUNCTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ASYNC_FUNCTIONS)
 def test_async_function_in_any_form_is_awaited(name: str, event: Event) -> None:
     run = handle(ASYNC_FUNCTIONS[name], event("repo.create"))
@@ -473,6 +474,7 @@ NEVER_RUN = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NEVER_RUN)
 def test_run_fails_if_the_body_never_ran(name: str, event: Event) -> None:
     function, what = NEVER_RUN[name]
@@ -499,6 +501,7 @@ class Guard(contextlib.ContextDecorator):
     def __exit__(self, *error: object) -> None: ...
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [*REFUSED.values(), Guard()(generator)])
 def test_function_that_yields_is_refused(function: Any) -> None:
     router = Router()
@@ -521,6 +524,7 @@ def test_function_in_a_context_of_the_standard_library_is_taken(event: Event) ->
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "function", [coroutine, wrapped(coroutine), Decorator(coroutine), AsyncMock(), Bot().wrapped]
 )
@@ -595,6 +599,7 @@ def test_hook_whose_body_never_ran_has_failed(
 def takes_both(event: HubEvent, context: RunContext) -> None: ...
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mock", "count"),
     [
@@ -623,12 +628,14 @@ def test_mock_is_a_handler(mock: Any, count: int, event: Event) -> None:
     assert (len(arguments), arguments[0], keywords) == (count, event("repo.create"), {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mock", [Mock(), MagicMock(), AsyncMock(), Mock(spec=sync)])
 def test_mock_without_a_name_must_be_given_one(mock: Any) -> None:
     with pytest.raises(ConfigError, match="has no name: give it one with `name=`"):
         Router().add(mock)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [Mock, MagicMock, AsyncMock])
 def test_mock_is_a_hook(make: Any, event: Event) -> None:
     router, hook = Router(), make()
@@ -672,6 +679,7 @@ def test_annotations_are_not_evaluated_on_python_3_14(monkeypatch: pytest.Monkey
     assert len(read) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [NameError, AttributeError, RuntimeError])
 def test_signature_that_raises_is_refused(error: type[Exception]) -> None:
     class Odd:
@@ -702,6 +710,7 @@ def test_names_for_type_checkers_alone_are_no_fault() -> None:
     assert router.handler("handler") is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gather", "task", "awaitable"])
 def test_awaitable_that_an_async_handler_returns_is_awaited(kind: str) -> None:
     hooks = Webhooks()

@@ -69,6 +69,7 @@ def keep_name():
     return "heard.<locals>.keep"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fragment", ["repo", "discussion", "comment"])
 def test_fragment_completed_into_an_event_is_handled(heard, tmp_path, fragment):
     port, events = heard

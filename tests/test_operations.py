@@ -133,6 +133,7 @@ def test_backup_copies_the_store_of_a_running_app(tmp_path: Path) -> None:
         (tmp_path / "hold-d2").unlink()
 
 
+@pytest.mark.slow
 def test_backup_never_writes_over_a_file(tmp_path: Path) -> None:
     with opened(tmp_path / "hubhooks.db") as store:
         store.accept("d1", BODY, ("handle",))

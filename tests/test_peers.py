@@ -22,6 +22,7 @@ def bot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bot]:
         yield bot
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.title) for case in CASES])
 def test_bot_passes_check(bot: Bot, case: Case) -> None:
     outcome = try_case(case, bot)

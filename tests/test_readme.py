@@ -64,6 +64,7 @@ def examples() -> list[Example]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", examples(), ids=lambda example: example.place)
 def test_an_example_runs(example: Example, tmp_path: Path) -> None:
     uses_gradio = any("import gradio" in code for code in (example.code, *example.files.values()))
@@ -74,7 +75,7 @@ def test_an_example_runs(example: Example, tmp_path: Path) -> None:
     file = tmp_path / "example.py"
     file.write_text(example.code, "utf-8")
     if DEFINES_TESTS.search(example.code):
-        command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)]
+        command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(file)]
         (tmp_path / "tests").mkdir()
         (tmp_path / "tests" / "opening_post.json").write_bytes(
             testing.comment("And what do you say, @my-bot?").raw

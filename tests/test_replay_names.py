@@ -195,6 +195,7 @@ def command(path: Path, *words: str) -> Any:
     return hubhooks("deliveries", *words, HUBHOOKS_DELIVERIES=str(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "handlers"),
     [
@@ -215,6 +216,7 @@ def test_command_queues_each_name_of_each_delivery_once(
     assert sorted(run["handler"] for run in said["runs"]) == sorted(handlers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -523,6 +523,7 @@ def test_body_that_is_known_to_be_unread_has_the_longer_wait(
     assert set(waits) == {body_module._NEXT_SECONDS}  # noqa: SLF001 - the wait itself would take longer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [0, 2])
 def test_bare_app_never_waits_for_ever(hooks: Webhooks, serve: Any, layers: int) -> None:
     class Passes(BaseHTTPMiddleware):

@@ -700,6 +700,7 @@ def test_what_stays_on_the_own_loop_is_cancelled_and_the_thread_ends(
     assert wait_for_threads() == []
 
 
+@pytest.mark.slow
 def test_a_blocked_own_loop_does_not_keep_the_runner_from_stopping(
     own: Bench, wait_for_threads: Callable[[], list[threading.Thread]]
 ) -> None:

@@ -523,6 +523,7 @@ def test_a_batch_in_which_a_statement_failed_is_not_kept_in_part(path: Path) -> 
         database.close()
 
 
+@pytest.mark.slow
 def test_nothing_acknowledged_is_lost_and_nothing_half_kept_when_the_process_is_killed(
     path: Path,
 ) -> None:

@@ -760,6 +760,7 @@ async def never(*arguments: object) -> None:
     await asyncio.Event().wait()
 
 
+@pytest.mark.slow
 def test_what_still_runs_is_named(client: testing.TestClient, hooks: Webhooks, stuck: Any) -> None:
     hooks.add(stuck, "repo", name="tide")
     hooks.add(never, "repo", name="ebb")
@@ -897,7 +898,7 @@ def run_pytest(
 
     def run(test_file: str, *options: str) -> pytest.RunResult:
         pytester.makepyfile(test_file)
-        return pytester.runpytest_subprocess("-W", "error", *options)
+        return pytester.runpytest_subprocess("-p", "no:xdist", "-W", "error", *options)
 
     return run
 
@@ -955,6 +956,7 @@ def test_nothing_is_imported_before_a_test_uses_it(
     result.assert_outcomes(passed=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_off", [False, True])
 def test_the_entry_point_can_be_turned_off(
     run_pytest: Callable[..., pytest.RunResult],

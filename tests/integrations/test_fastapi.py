@@ -639,8 +639,9 @@ def test_guide_shows_tests_that_pass(tmp_path: Path) -> None:
         each for each in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "pytest" in each
     ]
     (tmp_path / "test_guide.py").write_text(block, "utf-8")
+    options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist")
     ended = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        [sys.executable, "-W", "error", "-m", "pytest", *options],
         cwd=tmp_path,
         capture_output=True,
         text=True,
