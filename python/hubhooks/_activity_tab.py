@@ -780,7 +780,7 @@ def _details_html(details: Details) -> str:
         "delivery": _escape(delivery.id),
         "size": f"{delivery.size} bytes",
         "response": "" if delivery.is_acknowledged else "not known to be received by the sender",
-        "Replay on the Hub": "yes" if delivery.is_replay else "",
+        "replay": "yes" if delivery.is_replay else "",
         "duplicates": f"{delivery.duplicates}, without a new run" if delivery.duplicates else "",
         "reason": "" if details.explanations else _escape(delivery.reason),
         "no Replay": _escape(details.replay_blocked_reason),
