@@ -287,7 +287,7 @@ def details_html(details: Details) -> str:
         "delivery": escape_html(delivery.id),
         "size": f"{delivery.size} bytes",
         "response": "" if delivery.is_acknowledged else "not known to be received by the sender",
-        "Replay on the Hub": "yes" if delivery.is_replay else "",
+        "replay": "yes" if delivery.is_replay else "",
         "duplicates": f"{delivery.duplicates}, without a new run" if delivery.duplicates else "",
         "reason": "" if details.explanations else escape_html(delivery.reason),
         "no Replay": escape_html(details.replay_blocked_reason),
