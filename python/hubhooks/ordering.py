@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 from hubhooks._core import CommentEvent, ContentEvent, HubEvent
@@ -13,13 +14,15 @@ if TYPE_CHECKING:
 
 __all__ = ["group_of", "superseded_of"]
 
+_LONGEST_KEY = 1024
+
 
 def group_of(policy: Policy, event: HubEvent) -> RunGroup | None:
     """Return the group of a run; None if its handler has neither `serial=` nor `debounce=`."""
     if policy.serial is None and policy.debounce is None:
         return None
-    serial = _repo_key(event) if policy.serial else ""
-    subject = "" if policy.debounce is None else _subject(event)
+    serial = _shorten(_repo_key(event)) if policy.serial else ""
+    subject = "" if policy.debounce is None else _shorten(_subject(event))
     return RunGroup(serial, subject, (policy.debounce or 0.0) if subject else 0.0)
 
 
@@ -31,6 +34,13 @@ def superseded_of(ids: tuple[str, ...], oldest_body: bytes | None) -> Superseded
         event = None
     refs = () if event is None else getattr(event, "updated_refs", ())
     return Superseded(ids, refs[0].old_sha if refs else None)
+
+
+def _shorten(key: str) -> str:
+    """Replace a key that is longer than any of the Hub's by its hash: it stands in an index."""
+    if len(key) <= _LONGEST_KEY:
+        return key
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _repo_key(event: HubEvent) -> str:

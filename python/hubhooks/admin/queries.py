@@ -48,6 +48,8 @@ _MAX_FACTS = 4096
 
 _LONGEST_SHOWN = 256 * 1024
 _HUB = "https://huggingface.co/"
+# In characters. The Hub allows 96 after the owner.
+_LONGEST_NAME = 256
 # The paths of repositories on the Hub, by type.
 _FOLDERS = {"model": "", "dataset": "datasets/", "space": "spaces/", "bucket": "buckets/"}
 _NAME_PART = re.compile(r"[A-Za-z0-9_.-]{1,96}")
@@ -458,6 +460,9 @@ def _links_of(event: HubEvent | None) -> Links:
 
 
 def _is_repo_name(name: str) -> bool:
+    # A body of 32 MB can be one name. Matching it would keep the interpreter busy for 40 ms.
+    if len(name) > _LONGEST_NAME:
+        return False
     parts = name.split("/")
     return len(parts) <= _MAX_NAME_PARTS and all(
         _NAME_PART.fullmatch(part) and part.strip(".") for part in parts
