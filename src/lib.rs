@@ -4,6 +4,7 @@
 //! * [`OwnedEvent`] is the parsed body of a delivery, and [`event`] has its types.
 //! * [`filter`] matches events, and explains why one matches or not.
 //! * [`secret`] checks the webhook secret of a request.
+//! * [`headers`] chooses the headers of a request that can be stored.
 //! * [`scope`] has the documented scopes, and the rule for undocumented ones.
 //!
 //! Only the module `python` uses the Python interpreter. Without the feature `python`, which is on by
@@ -47,6 +48,7 @@
 pub mod error;
 pub mod event;
 pub mod filter;
+pub mod headers;
 mod legacy;
 mod owned;
 #[cfg(feature = "python")]

@@ -173,6 +173,15 @@ class Attempt(NamedTuple):
     number: int
     """Its number, from 1."""
     started_at: datetime
+    finished_at: datetime | None = None
+    """When it ended; None while it runs, and if an older version stored it."""
+    state: State | None = None
+    """Its outcome: `succeeded`, `failed` or `ignored`; `retrying` if it was given up before its
+    end; `running` or `stuck` while it runs. None if an older version stored it."""
+    error: str = ""
+    """Its error in one line. A later attempt does not change it."""
+    traceback: str = ""
+    """The traceback of its error."""
     process: int | None = None
     """The key of its process in the store."""
     pid: int | None = None

@@ -28,7 +28,7 @@ mod _core {
         Changes, Comment, Discussion, MovedTo, Owner, Repo, UpdatedRef, Url, Webhook,
     };
     #[pymodule_export]
-    use super::secret::Verifier;
+    use super::secret::{Verifier, storable_headers};
     #[pymodule_export]
     use super::view::unpickle_view;
 

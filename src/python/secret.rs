@@ -6,6 +6,7 @@ use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
 use super::convert::reentrant;
 use crate::error::Error;
+use crate::headers;
 use crate::secret;
 
 /// Checks the webhook secret of a request. It keeps only digests of the secrets.
@@ -110,6 +111,30 @@ impl Verifier {
             Some(query) => with_bytes(query, |query| Ok(self.0.verify_request(found, Some(query)))),
         }
     }
+}
+
+/// The headers of a request as JSON, for the store. Values that may be secret are redacted.
+///
+/// Args:
+///     headers: pairs of name and value.
+///     verifier: finds the secret in values; None if there is no secret.
+#[pyfunction]
+#[pyo3(signature = (headers, verifier=None, /))]
+pub(crate) fn storable_headers(
+    headers: &Bound<'_, PyList>,
+    verifier: Option<&Bound<'_, Verifier>>,
+) -> PyResult<String> {
+    let mut pairs = Vec::with_capacity(headers.len());
+    for pair in headers {
+        let (name, value) = name_and_value(&pair)?;
+        let name = with_bytes(&name, |name| Ok(name.to_vec()))?;
+        pairs.push((name, with_bytes(&value, |value| Ok(value.to_vec()))?));
+    }
+    let pairs = pairs.iter().map(|(name, value)| (&name[..], &value[..]));
+    Ok(headers::storable(
+        pairs,
+        verifier.map(|verifier| &verifier.get().0),
+    ))
 }
 
 /// The values of the headers with a secret.

@@ -318,7 +318,9 @@ class WebhookApp:
         results: list[_Accepted | BaseException] = []
         try:
             # No user code runs inside, and nothing is logged: both can block or raise.
-            with self._worker.store.transaction():
+            store = self._worker.store
+            with store.transaction():
+                store.expect({each.prepared.delivery_id for each in requests} - {None})
                 for request in requests:
                     results.append(self._store(request.prepared, request.context))  # noqa: PERF401 - `_fail_batch` needs the results so far
         except BaseException as error:

@@ -15,7 +15,6 @@ from hubhooks._core import HubEvent
 from hubhooks._http.body import ALREADY_READ, CUT_OFF, KEEP_A_COPY, STALLED, UNDECODED, is_part
 from hubhooks._logging import get_logger
 from hubhooks._store.base import log_fields
-from hubhooks._store.headers import redact_secret
 from hubhooks.errors import ConfigError, PayloadError, StoreError
 from hubhooks.models import AcceptedRuns, State, shorten
 from hubhooks.ordering import group_of
@@ -352,7 +351,8 @@ class Receiver:
             scope="" if event is None else event.scope,
             action="" if event is None else event.action,
             repo=None if repo is None else repo.name,
-            headers=self._storable(prepared.headers),
+            headers=prepared.headers,
+            verifier=self._verifier(),
             groups={} if event is None else self._groups_of(prepared.handlers, event),
         )
         if event is None:
@@ -371,10 +371,6 @@ class Receiver:
                 response.accepted = AcceptedRuns(result.id, (), event)
             return response
         return _skip_response(result, event)
-
-    def _storable(self, headers: Headers) -> Headers:
-        verifier = self._verifier()
-        return headers if verifier is None else redact_secret(headers, verifier)
 
     def completion_response(self, delivery: Delivery | None, response: Response) -> Response:
         """Return the response after the handlers ended; the given one if they did not end."""

@@ -17,12 +17,12 @@ from hubhooks.models import (
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Container, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Container, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from datetime import datetime
     from typing import TypeAlias
 
-    from hubhooks._core import HubEvent
+    from hubhooks._core import HubEvent, Verifier
     from hubhooks._process import Process
     from hubhooks.models import Reason, RunGroup
 
@@ -193,6 +193,9 @@ class DeliveryStore(Protocol):
         """Return whether another process wrote since the last call."""
         ...
 
+    def expect(self, delivery_ids: Collection[str | None]) -> None:
+        """Look up the ids of the deliveries that this transaction accepts, with one query."""
+
     def accept(  # noqa: PLR0913 - the facts of a delivery
         self,
         delivery_id: str | None,
@@ -205,6 +208,7 @@ class DeliveryStore(Protocol):
         action: str = "",
         repo: str | None = None,
         headers: Iterable[tuple[bytes, bytes]] = (),
+        verifier: Verifier | None = None,
         groups: Mapping[str, RunGroup] = NO_GROUPS,
     ) -> AcceptResult:
         """Store a delivery, and decide which handlers run.
@@ -218,7 +222,8 @@ class DeliveryStore(Protocol):
             scope: the event's scope.
             action: the event's action.
             repo: the name of the event's repository.
-            headers: the headers of the request; secrets in them are not stored.
+            headers: the headers of the request. Values that may be secret are not stored.
+            verifier: finds the webhook secret in them.
             groups: the groups of runs, for `serial=` and `debounce=`.
 
         Raises:

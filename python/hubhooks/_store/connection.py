@@ -282,12 +282,29 @@ class Database:
         try:
             return self._connection.execute(sql, values)
         except sqlite3.Error as error:
-            failure = store_error(self.path, error)
-            if self.in_transaction:
-                self._failure = failure
-            if not isinstance(failure, BusyError):
-                self._guard.note_error(error)
-            raise failure from error
+            raise self._failed(error) from error
+
+    def executemany(self, sql: str, rows: Sequence[Sequence[object]]) -> sqlite3.Cursor:
+        """Execute a statement that writes for each of these rows, in a transaction.
+
+        Raises:
+            StoreError: it failed, or an earlier one in the same transaction did.
+        """
+        if self._connection is None or self._failure is not None:
+            # This raises the right error.
+            return self.execute(sql)
+        try:
+            return self._connection.executemany(sql, rows)
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: sqlite3.Error) -> StoreError:
+        failure = store_error(self.path, error)
+        if self.in_transaction:
+            self._failure = failure
+        if not isinstance(failure, BusyError):
+            self._guard.note_error(error)
+        return failure
 
     @property
     def in_transaction(self) -> bool:

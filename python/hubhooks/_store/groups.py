@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from hubhooks._store import schema
+from hubhooks._store.rows import end_waiting_run
 from hubhooks.models import State, aggregate_state
 
 if TYPE_CHECKING:
@@ -27,9 +29,9 @@ _MAX_WAITS = 10
 
 # An earlier run of the group comes first, in any state, unless it has ended.
 _EARLIER = """
-    EXISTS (SELECT 1 FROM run_groups AS earlier JOIN runs AS other USING (seq, handler)
+    EXISTS (SELECT 1 FROM run_groups AS earlier JOIN open_runs AS other USING (seq, handler)
         WHERE earlier.handler = mine.handler AND earlier.serial = mine.serial
-            AND earlier.serial <> '' AND earlier.seq < mine.seq AND other.finished_at IS NULL)
+            AND earlier.serial <> '' AND earlier.seq < mine.seq)
 """
 _BLOCKED = f"""
     SELECT 1 FROM run_groups AS mine JOIN deliveries USING (seq)
@@ -37,26 +39,22 @@ _BLOCKED = f"""
 """  # noqa: S608 - constants
 # `CROSS JOIN` keeps the order: unfinished runs first, which have an index of their own.
 _READY = f"""
-    SELECT runs.seq, position, id, runs.handler FROM runs
+    SELECT open_runs.seq, position, id, open_runs.handler FROM open_runs
     JOIN deliveries USING (seq)
-    LEFT JOIN run_groups AS mine ON mine.seq = runs.seq AND mine.handler = runs.handler
-    WHERE finished_at IS NULL AND runs.state = ? AND runs.handler = ? AND (interruptions > 0) = ?
-        AND (due_at IS NULL OR due_at <= ? OR started_at > ? OR runs.state = 'queued')
+    LEFT JOIN run_groups AS mine ON mine.seq = open_runs.seq AND mine.handler = open_runs.handler
+    WHERE {schema.WAITING} AND open_runs.state = ? AND open_runs.handler = ? AND (crashes > 0) = ?
+        AND (due_at IS NULL OR due_at <= ? OR started_at > ? OR open_runs.state = 'queued')
         AND (mine.seq IS NULL OR (ready_at <= ? AND NOT {_EARLIER}))
-    ORDER BY runs.seq, position LIMIT ?
+    ORDER BY open_runs.seq, position LIMIT ?
 """  # noqa: S608 - constants
 _NEXT = """
-    SELECT min(ready_at) FROM run_groups JOIN runs USING (seq, handler)
-    WHERE run_groups.handler = ? AND finished_at IS NULL AND state = 'queued' AND ready_at > ?
+    SELECT min(ready_at) FROM run_groups JOIN open_runs USING (seq, handler)
+    WHERE run_groups.handler = ? AND state = 'queued' AND ready_at > ?
 """
 _QUEUED = """
-    SELECT run_groups.seq, first_at FROM run_groups JOIN runs USING (seq, handler)
+    SELECT run_groups.seq, first_at FROM run_groups JOIN open_runs USING (seq, handler)
     WHERE run_groups.handler = ? AND subject = ? AND run_groups.seq < ?
-        AND finished_at IS NULL AND state = 'queued' AND attempts = 0
-"""
-_REPLACE = """
-    UPDATE runs SET state = 'ignored', due_at = NULL, finished_at = ?, error = ?
-    WHERE seq = ? AND handler = ?
+        AND state = 'queued' AND attempts = 0
 """
 _SUPERSEDE = """
     UPDATE run_groups SET superseded_by = ? WHERE handler = ? AND (seq = ? OR superseded_by = ?)
@@ -88,13 +86,13 @@ def write_group(  # noqa: PLR0913, PLR0917 - the columns of a row
         first_at = min([first for _, first in replaced], default=now)
         ready_at = min(now + group.debounce, first_at + _MAX_WAITS * group.debounce)
         for old, _ in replaced:
-            execute(_REPLACE, (now, f"replaced by `{delivery_id}`", old, handler))
+            end_waiting_run(execute, old, handler, State.IGNORED, f"replaced by `{delivery_id}`")
             execute(_SUPERSEDE, (seq, handler, old, old))
             states = execute("SELECT state FROM runs WHERE seq = ?", (old,)).fetchall()
             state = aggregate_state([State(state) for (state,) in states])
             execute("UPDATE deliveries SET state = ? WHERE seq = ?", (state, old))
         if ready_at > now:
-            due = "UPDATE runs SET due_at = ? WHERE seq = ? AND handler = ?"
+            due = "UPDATE open_runs SET due_at = ? WHERE seq = ? AND handler = ?"
             execute(due, (ready_at, seq, handler))
     values = (seq, handler, group.serial, group.subject, ready_at, first_at)
     execute("INSERT OR REPLACE INTO run_groups VALUES (?, ?, ?, ?, ?, ?, NULL)", values)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 from hubhooks._store import clock, schema
 from hubhooks._store.groups import is_blocked
+from hubhooks._store.inserts import ClaimedRun
 from hubhooks._store.rows import to_datetime
-from hubhooks._store.runs import RunTable
+from hubhooks._store.runs import EndedAttempt, RunTable
 from hubhooks.models import RunContext, State
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["LeaderTable"]
 
-# If the clock was set back by more seconds, a waiting run starts at once.
-_CLOCK_SLACK = 60.0
 # The backoff of a crashed run. It doubles with each crash.
 _CRASH_BACKOFF_SECONDS = 10.0
 _CRASH_MESSAGE = "the process died during this handler"
@@ -52,10 +50,8 @@ class LeaderTable(RunTable):
         is_shared: bool,
         max_crashes: int,
     ) -> None:
-        # Nobody sets the clock of a store that is not shared.
-        super().__init__(database, new, timer, _CLOCK_SLACK if is_shared else math.inf)
+        super().__init__(database, new, timer, is_shared=is_shared)
         self._processes = processes
-        self._is_shared = is_shared
         self._max_crashes = max_crashes
         # The file that this process leads, and its generation then; None if it is not the leader.
         self._leadership: tuple[object, int] | None = None
@@ -95,6 +91,7 @@ class LeaderTable(RunTable):
             these runs.
         """
         found: list[Interrupted] = []
+        ends: list[EndedAttempt] = []
         with self.transaction():
             now = clock.now()
             for run in self._processes.crashed_runs():
@@ -102,9 +99,15 @@ class LeaderTable(RunTable):
                 state = State.FAILED if is_failed else State.RETRYING
                 backoff = _CRASH_BACKOFF_SECONDS * 2 ** (run.crashes - 1)
                 due_at = None if is_failed else now + backoff
-                attempt = (run.delivery_id, run.handler, run.attempt)
-                self._end_run(*attempt, state, due_at, _CRASH_MESSAGE, crashes=1)
+                ends.append(
+                    EndedAttempt(
+                        run.seq, run.handler, run.attempt, state, State.FAILED, due_at,
+                        _CRASH_MESSAGE, crashes=1,
+                    )
+                )  # fmt: skip
                 found.append((run.delivery_id, run.handler, is_failed))
+            if ends:
+                self._write_ends(ends)
         return found
 
     def claim(
@@ -121,7 +124,11 @@ class LeaderTable(RunTable):
                 return None
             process = self._processes.key
             if self._new.is_new(delivery_id):
-                return self._new.claim(delivery_id, handler, process)
+                found = self._new.claim(delivery_id, handler, process)
+                if found is None:
+                    return None
+                self._claimed[delivery_id, handler, found[0].attempt] = found[1]
+                return found[0]
             now = clock.now()
             execute = self._db.execute
             if is_grouped and is_blocked(execute, delivery_id, handler, self._timer()):
@@ -130,9 +137,9 @@ class LeaderTable(RunTable):
             if row is None:
                 return None
             seq, attempt, is_replay, received_at, failures = row
-            execute(schema.START_RUN, (attempt, now, seq, handler))
-            execute(schema.INSERT_ATTEMPT, (seq, handler, attempt, now, process))
+            execute(schema.START_RUN, (attempt, now, process, seq, handler))
             execute(schema.SET_STATE, (State.RUNNING, False, seq))
+            self._claimed[delivery_id, handler, attempt] = ClaimedRun(seq, is_single=False)
         return RunContext(
             delivery_id, attempt, bool(is_replay), to_datetime(received_at), handler, failures
         )

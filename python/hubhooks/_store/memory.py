@@ -92,6 +92,13 @@ class MemoryDatabase:
         except sqlite3.Error as error:
             raise store_error(_NAME, error) from error
 
+    def executemany(self, sql: str, rows: Sequence[Sequence[object]]) -> sqlite3.Cursor:
+        """Execute a statement that writes for each of these rows, in a transaction."""
+        try:
+            return self._connect().executemany(sql, rows)
+        except sqlite3.Error as error:
+            raise store_error(_NAME, error) from error
+
     @property
     def in_transaction(self) -> bool:
         """Whether this thread has a transaction open."""
@@ -207,9 +214,11 @@ class MemoryDeliveries(NewDeliveries):
         """Check that the body of a replayed delivery has room."""
         self.make_room(size)
 
-    def add(self, delivery: Delivery, known: Delivery | None, handlers: Sequence[str]) -> None:
+    def add(
+        self, delivery: Delivery, known: Delivery | None, handlers: Sequence[str], headers: str
+    ) -> None:
         """Insert a delivery now as the newest one; a finished one can displace others."""
-        super().add(delivery, known, handlers)
+        super().add(delivery, known, handlers, headers)
         seq = self._insert_now(delivery)
         if not delivery.is_open:
             self.settle(seq)

@@ -27,6 +27,7 @@ _UNKNOWN_HANDLERS = "null"
 class CrashedRun(NamedTuple):
     """A run whose process died."""
 
+    seq: int
     delivery_id: str
     handler: str
     attempt: int

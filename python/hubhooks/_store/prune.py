@@ -95,7 +95,7 @@ def _drop(connection: sqlite3.Connection, chosen: Sequence[tuple[int, int]], *, 
     execute(schema.SUBTRACT_BODY_BYTES, (freed,))
     for seq, _ in chosen if rows else ():
         if execute(schema.DROP_DELIVERY, (seq, seq)).rowcount:
-            execute(schema.DELETE_RUNS, (seq,))
+            execute(schema.DELETE_OPEN_RUNS, (seq,))
             execute(schema.DELETE_ATTEMPTS, (seq,))
             execute(schema.DELETE_GROUPS, (seq,))
     execute("COMMIT")

@@ -6,7 +6,7 @@ import json
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from hubhooks._store import schema
+from hubhooks._store import clock, schema
 from hubhooks._store.base import LONGEST_TRACEBACK
 from hubhooks.models import Attempt, Delivery, Run, State
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     Execute: TypeAlias = Callable[[str, Sequence[object]], sqlite3.Cursor]
 
 __all__ = [
-    "OLDER_THAN", "SINCE", "find_delivery", "read_body", "read_page", "to_datetime",
-    "to_timestamp", "truncate",
+    "OLDER_THAN", "SINCE", "end_waiting_run", "find_delivery", "read_body", "read_page",
+    "to_datetime", "to_timestamp", "truncate",
 ]  # fmt: skip
 
 # Two criteria of `read_page`.
@@ -56,10 +56,19 @@ def find_delivery(execute: Execute, delivery_id: str) -> Delivery | None:
         return None
     runs = {run.handler: run for run in found[0].runs}
     (seq,) = execute(schema.SELECT_SEQ, (delivery_id,)).fetchone()
-    for handler, number, started_at, *process in execute(schema.SELECT_ATTEMPTS, (seq,)):
+    for handler, *row in execute(schema.SELECT_ATTEMPTS, (seq,)):
         if handler in runs:
-            runs[handler].history.append(Attempt(number, to_datetime(started_at), *process))
+            runs[handler].history.append(_read_attempt(row))
     return found[0]
+
+
+def _read_attempt(row: Sequence[Any]) -> Attempt:
+    number, started_at, finished_at, state, *others = row
+    ended_at = None if finished_at is None else to_datetime(finished_at)
+    # An older version stored no state.
+    return Attempt(
+        number, to_datetime(started_at), ended_at, State(state) if state else None, *others
+    )
 
 
 def read_body(execute: Execute, delivery_id: str) -> bytes | None:
@@ -115,3 +124,9 @@ def to_timestamp(when: datetime | None) -> float | None:
 def truncate(text: str) -> str:
     """Cut a text to the longest that is kept: its end, where a traceback has the error."""
     return text[-LONGEST_TRACEBACK:].encode("utf-8", "backslashreplace").decode()
+
+
+def end_waiting_run(execute: Execute, seq: int, handler: str, state: State, error: str) -> None:
+    """End a run that waits, without an attempt."""
+    execute(schema.END_WAITING_RUN, (clock.now(), state, error, seq, handler))
+    execute(schema.DELETE_OPEN_RUN, (seq, handler))

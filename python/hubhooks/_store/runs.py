@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hubhooks._store import clock, schema
 from hubhooks._store.base import LONGEST_ERROR
@@ -12,7 +14,7 @@ from hubhooks._store.groups import (
     read_superseded,
     seconds_to_next_group,
 )
-from hubhooks._store.rows import read_body, truncate
+from hubhooks._store.rows import end_waiting_run, read_body, truncate
 from hubhooks.models import STARTED, UNFINISHED, State, aggregate_state, shorten
 
 if TYPE_CHECKING:
@@ -20,22 +22,44 @@ if TYPE_CHECKING:
 
     from hubhooks._store.base import Due
     from hubhooks._store.connection import Database
-    from hubhooks._store.inserts import NewDeliveries
+    from hubhooks._store.inserts import ClaimedRun, NewDeliveries
     from hubhooks._store.rows import Execute
     from hubhooks.models import Delivery, RunContext
 
-__all__ = ["RunTable", "fail_waiting_runs", "replace_runs"]
+__all__ = ["EndedAttempt", "RunTable", "fail_waiting_runs", "replace_runs"]
+
+# If the clock was set back by more seconds, a waiting run starts at once.
+_CLOCK_SLACK = 60.0
 
 
-class _PendingAck:
-    """A deferred acknowledgement of a delivery."""
+class EndedAttempt(NamedTuple):
+    """The end of an attempt, to be written."""
 
-    __slots__ = ("delivery_id", "is_merged")
+    seq: int
+    handler: str
+    attempt: int
+    state: State
+    """The state of its run; `retrying` if another attempt follows."""
+    outcome: State
+    due_at: float | None = None
+    error: str = ""
+    traceback: str = ""
+    failures: int = 0
+    is_single: bool = False
+    """Whether its delivery has no other run."""
+    is_acknowledged: bool = False
+    """Whether the response is known to have arrived since."""
+    crashes: int = 0
 
-    def __init__(self, delivery_id: str) -> None:
-        self.delivery_id = delivery_id
-        self.is_merged = False
-        """Whether it is written with the end of a run."""
+
+class _PendingEnds:
+    """Deferred ends and acknowledgements, which one group of statements writes."""
+
+    __slots__ = ("acks", "ends")
+
+    def __init__(self) -> None:
+        self.ends: list[EndedAttempt] = []
+        self.acks: dict[str, None] = {}
 
 
 class RunTable:
@@ -47,7 +71,7 @@ class RunTable:
         database: the store.
         new: the new deliveries of a transaction.
         timer: the clock for retries and waits.
-        clock_slack: if the clock was set back by more seconds, a waiting run starts at once.
+        is_shared: whether other processes can use the store. If not, no write is deferred.
     """
 
     def __init__(
@@ -55,13 +79,19 @@ class RunTable:
         database: Database,
         new: NewDeliveries,
         timer: Callable[[], float],
-        clock_slack: float = 60.0,
+        *,
+        is_shared: bool,
     ) -> None:
         self._db = database
         self._new = new
         self._timer = timer
-        self._clock_slack = clock_slack
-        self._pending_acks: dict[str, _PendingAck] = {}
+        self._is_shared = is_shared
+        # Nobody sets the clock of a store that is not shared.
+        self._clock_slack = _CLOCK_SLACK if is_shared else math.inf
+        # Runs end in any thread.
+        self._ends_lock = threading.Lock()
+        self._pending_ends: _PendingEnds | None = None
+        self._claimed: dict[tuple[str, str, int], ClaimedRun] = {}
 
     def _defer(self, write: Callable[[], object]) -> None:
         self._db.defer(write)
@@ -126,13 +156,11 @@ class RunTable:
 
     def unclaim(self, run_context: RunContext) -> None:
         """Record, deferred, that a handler did not start; nothing if `claim` was rolled back."""
-        start = (run_context.id, run_context.handler, run_context.attempt)
-        self._defer(partial(self._end_run, *start, State.RETRYING, self._timer()))
+        self._end(run_context, State.RETRYING, State.RETRYING, self._timer())
 
     def mark_stuck(self, run_context: RunContext) -> None:
         """Record, deferred, that a handler is over its timeout and cannot be cancelled."""
-        start = (run_context.id, run_context.handler, run_context.attempt)
-        self._defer(partial(self._end_run, *start, State.STUCK))
+        self._defer(partial(self._write_stuck, run_context))
 
     def finish_run(
         self,
@@ -152,72 +180,139 @@ class RunTable:
             traceback: the place in the code.
             retry_after: the seconds to the next attempt; None for no retry.
         """
-        start = (run_context.id, run_context.handler, run_context.attempt)
-        is_retry = retry_after is not None
-        state, due_at = (ending, None) if retry_after is None else (
-            State.RETRYING, self._timer() + retry_after
-        )  # fmt: skip
-        how = (truncate(shorten(error, LONGEST_ERROR)), truncate(traceback), int(is_retry))
-        is_acknowledged = self._merge_ack(run_context.id)
-        self._defer(
-            partial(self._end_run, *start, state, due_at, *how, is_acknowledged=is_acknowledged)
-        )
+        state, due_at = State(ending), None
+        if retry_after is not None:
+            state, due_at = State.RETRYING, self._timer() + retry_after
+        texts = truncate(shorten(error, LONGEST_ERROR)), truncate(traceback)
+        failures = int(retry_after is not None)
+        self._end(run_context, state, State(ending), due_at, *texts, failures=failures)
 
-    def _end_run(  # noqa: PLR0913, PLR0917 - the attempt, and its end
+    def _end(  # noqa: PLR0913, PLR0917 - the facts of an end
         self,
-        delivery_id: str,
-        handler: str,
-        attempt: int,
-        state: str,
-        due_at: float | None = None,
+        run_context: RunContext,
+        state: State,
+        outcome: State,
+        due_at: float | None,
         error: str = "",
         traceback: str = "",
-        failures: int = 0,
-        crashes: int = 0,
         *,
-        is_acknowledged: bool = False,
+        failures: int = 0,
     ) -> None:
-        execute = self._db.execute
-        seq, states = None, list[str]()
-        for run_seq, name, run_attempt, run_state in execute(schema.SELECT_STATES, (delivery_id,)):
-            # A later attempt of the same run is not meant.
-            matches = name == handler and run_attempt == attempt
-            if matches and run_state in STARTED:
-                seq = run_seq
-            states.append(state if matches else run_state)
-        if seq is None:
-            if is_acknowledged:
-                execute(schema.SET_ACKNOWLEDGED, (delivery_id,))
+        delivery_id, handler, attempt = run_context.id, run_context.handler, run_context.attempt
+        claimed = self._claimed.pop((delivery_id, handler, attempt), None)
+        how = (handler, attempt, state, outcome, due_at, error, traceback, failures)
+        if claimed is None:
+            # The file at the path was replaced since, and has other numbers.
+            self._defer(lambda: self._end_by_id(delivery_id, EndedAttempt(0, *how)))
             return
-        if state == State.STUCK:
-            execute(schema.SET_STUCK, (seq, handler))
-        else:
-            finished_at = None if state == State.RETRYING else clock.now()
-            counts = (failures, crashes)
-            values = (state, due_at, finished_at, error, traceback, *counts, seq, handler)
-            execute(schema.END_RUN, values)
-        execute(schema.SET_STATE, (aggregate_state(states), is_acknowledged, seq))
-        if UNFINISHED.isdisjoint(states):
-            self._new.settle(seq)
+        with self._ends_lock:
+            pending, is_new = self._open_pending()
+            # One statement writes both.
+            is_acknowledged = pending.acks.pop(delivery_id, self) is None
+            # In memory, the end of a delivery is counted where its state is derived.
+            is_single = claimed.is_single and self._is_shared
+            end = EndedAttempt(claimed.seq, *how, is_single, is_acknowledged)
+            pending.ends.append(end)
+        if is_new:
+            self._defer(partial(self._write_pending, pending))
+
+    def _end_by_id(self, delivery_id: str, end: EndedAttempt) -> None:
+        seq = self._new.seq(delivery_id)
+        if seq is not None:
+            self._write_ends([end._replace(seq=seq)])
 
     def mark_acknowledged(self, delivery_id: str, *, delivered: bool) -> None:
         """Record, deferred, whether the Hub is known to have received the response."""
         # Once acknowledged, a delivery stays acknowledged.
-        if delivered:
-            self._pending_acks[delivery_id] = ack = _PendingAck(delivery_id)
-            self._defer(partial(self._write_ack, ack))
+        if not delivered:
+            return
+        with self._ends_lock:
+            pending, is_new = self._open_pending()
+            pending.acks[delivery_id] = None
+        if is_new:
+            self._defer(partial(self._write_pending, pending))
 
-    def _write_ack(self, ack: _PendingAck) -> None:
-        self._pending_acks.pop(ack.delivery_id, None)
-        if not ack.is_merged:
-            self._db.execute(schema.SET_ACKNOWLEDGED, (ack.delivery_id,))
+    def _open_pending(self) -> tuple[_PendingEnds, bool]:
+        """Return what the next transaction writes, and whether it is new."""
+        if not self._is_shared:
+            return _PendingEnds(), True
+        is_new = self._pending_ends is None
+        self._pending_ends = pending = self._pending_ends or _PendingEnds()
+        return pending, is_new
 
-    def _merge_ack(self, delivery_id: str) -> bool:
-        """Write the deferred acknowledgement of a delivery, if any, with another update."""
-        ack = self._pending_acks.pop(delivery_id, None)
-        if ack is not None:
-            ack.is_merged = True
-        return ack is not None
+    def _write_pending(self, pending: _PendingEnds) -> None:
+        with self._ends_lock:
+            # From now on nothing is added. If the transaction fails, the next one writes the same.
+            if self._pending_ends is pending:
+                self._pending_ends = None
+        if pending.ends:
+            self._write_ends(pending.ends)
+        if pending.acks:
+            self._db.executemany(schema.SET_ACKNOWLEDGED, [(each,) for each in pending.acks])
+
+    def _write_ends(self, ends: Sequence[EndedAttempt]) -> None:
+        """Write the ends of attempts, in a transaction."""
+        write = self._db.executemany
+        now = clock.now()
+        singles = [end for end in ends if end.is_single]
+        if singles:
+            written = write(
+                schema.SET_STATE_OF_SINGLE,
+                [
+                    (end.state, end.is_acknowledged, end.seq, end.seq, end.handler, end.attempt)
+                    for end in singles
+                ],
+            )
+            if written.rowcount < len(singles):
+                # An attempt was given up. The acknowledgement is true anyway.
+                acks = [(end.seq,) for end in singles if end.is_acknowledged]
+                write(schema.SET_ACKNOWLEDGED_BY_SEQ, acks)
+        write(
+            schema.END_ATTEMPT,
+            [
+                (
+                    now, end.outcome, end.error, end.traceback, end.state != State.RETRYING,
+                    end.failures, end.crashes, end.seq, end.handler, end.attempt,
+                )
+                for end in ends
+            ],
+        )  # fmt: skip
+        if last := [end for end in ends if end.state != State.RETRYING]:
+            write(schema.END_RUN, [(end.seq, end.handler, end.attempt) for end in last])
+        if retried := [end for end in ends if end.state == State.RETRYING]:
+            write(
+                schema.RETRY_RUN,
+                [
+                    (
+                        end.due_at, end.error, end.traceback, end.failures, end.crashes, end.seq,
+                        end.handler, end.attempt,
+                    )
+                    for end in retried
+                ],
+            )  # fmt: skip
+        # Whether the response is known to have arrived, by delivery.
+        others: dict[int, bool] = {}
+        for end in ends:
+            if not end.is_single:
+                others[end.seq] = others.get(end.seq, False) or end.is_acknowledged
+        for seq, is_acknowledged in others.items():
+            self._write_state(seq, is_acknowledged=is_acknowledged)
+
+    def _write_state(self, seq: int, *, is_acknowledged: bool = False) -> None:
+        """Derive the state of a delivery from its runs."""
+        states = [State(state) for (state,) in self._db.execute(schema.SELECT_STATES, (seq,))]
+        if states:
+            values = (aggregate_state(states), is_acknowledged, seq)
+            self._db.execute(schema.SET_STATE, values)
+            if UNFINISHED.isdisjoint(states):
+                self._new.settle(seq)
+
+    def _write_stuck(self, run_context: RunContext) -> None:
+        seq = self._new.seq(run_context.id)
+        if seq is not None:
+            values = (seq, run_context.handler, run_context.attempt)
+            self._db.execute(schema.SET_STUCK, values)
+            self._write_state(seq)
 
 
 def replace_runs(execute: Execute, known: Delivery, handlers: Sequence[str], new: str) -> bool:
@@ -231,11 +326,17 @@ def replace_runs(execute: Execute, known: Delivery, handlers: Sequence[str], new
     (seq,) = execute(schema.SELECT_SEQ, (known.id,)).fetchone()
     for run in replaced:
         error = f"replayed as `{new}`{run.error and ': '}{run.error}"
-        values = (State.IGNORED, None, now, error, run.traceback, 0, 0, seq, run.handler)
-        execute(schema.END_RUN, values)
+        if run.is_open:
+            end_waiting_run(execute, seq, run.handler, State.IGNORED, error)
+        else:
+            execute(schema.SET_OUTCOME, (State.IGNORED, error, seq, run.handler))
         run.state = State.IGNORED
-    if new in runs:
+    if new in runs and runs[new].is_open:
         execute(schema.REQUEUE_RUN, (now, seq, new))
+        runs[new].state = State.QUEUED
+    elif new in runs:
+        execute(schema.REOPEN_RUN, (now, seq, new))
+        execute(schema.CLEAR_LAST_ATTEMPT, (seq, new))
         runs[new].state = State.QUEUED
     else:
         execute(schema.INSERT_QUEUED_RUN, (seq, new, len(known.runs), now))
@@ -249,8 +350,7 @@ def fail_waiting_runs(execute: Execute, handler: str, error: str, limit: int) ->
     """Fail waiting runs of a handler, in a transaction; return how many."""
     found = execute(schema.SELECT_WAITING_RUNS, (handler, limit)).fetchall()
     for (seq,) in found:
-        values = (State.FAILED, None, clock.now(), error, "", 0, 0, seq, handler)
-        execute(schema.END_RUN, values)
-        states = [row[0] for row in execute(schema.SELECT_RUN_STATES, (seq,))]
+        end_waiting_run(execute, seq, handler, State.FAILED, error)
+        states = [row[0] for row in execute(schema.SELECT_STATES, (seq,))]
         execute(schema.SET_STATE, (aggregate_state(states), False, seq))
     return len(found)

@@ -84,20 +84,81 @@ MIGRATIONS = (
         """CREATE INDEX run_groups_superseded ON run_groups (superseded_by, handler)
             WHERE superseded_by IS NOT NULL""",
     ),
+    # An unfinished run is a row of the small table `open_runs`, which its end deletes. `attempts`
+    # only grows at its end. So the starts and ends of runs change few pages.
+    (
+        """CREATE TABLE open_runs (
+            seq INTEGER NOT NULL, handler TEXT NOT NULL, position INTEGER NOT NULL,
+            state TEXT NOT NULL, attempts INTEGER NOT NULL, failures INTEGER NOT NULL,
+            crashes INTEGER NOT NULL, due_at REAL, started_at REAL, process INTEGER,
+            error TEXT NOT NULL, traceback TEXT NOT NULL,
+            PRIMARY KEY (seq, handler)) WITHOUT ROWID""",
+        """INSERT INTO open_runs
+            SELECT seq, handler, position, state, attempts, failures, interruptions, due_at,
+                started_at,
+                (SELECT process FROM attempts WHERE attempts.seq = runs.seq
+                    AND attempts.handler = runs.handler AND attempt = runs.attempts),
+                error, traceback
+            FROM runs WHERE finished_at IS NULL""",
+        # A run that starts with its delivery never has an entry.
+        """CREATE INDEX open_runs_waiting ON open_runs (state, handler, seq, position)
+            WHERE state IN ('queued', 'retrying')""",
+        # Ended attempts. The last one of an ended run also has the run's `position`. `state`
+        # is empty if an older version wrote the row. The last two columns are for later versions.
+        """CREATE TABLE ended_attempts (
+            seq INTEGER NOT NULL, handler TEXT NOT NULL, attempt INTEGER NOT NULL,
+            started_at REAL, finished_at REAL, process INTEGER, state TEXT NOT NULL,
+            error TEXT NOT NULL, traceback TEXT NOT NULL, position INTEGER,
+            failures INTEGER NOT NULL, crashes INTEGER NOT NULL, output TEXT, result TEXT,
+            PRIMARY KEY (seq, handler, attempt)) WITHOUT ROWID""",
+        """INSERT INTO ended_attempts
+            SELECT seq, handler, attempt, started_at, NULL, process, '', '', '', NULL, 0, 0,
+                NULL, NULL
+            FROM attempts WHERE NOT EXISTS (
+                SELECT 1 FROM open_runs WHERE open_runs.seq = attempts.seq
+                    AND open_runs.handler = attempts.handler AND attempts = attempt
+                    AND state IN ('running', 'stuck'))""",
+        """INSERT OR REPLACE INTO ended_attempts
+            SELECT seq, handler, attempts, started_at, finished_at,
+                (SELECT process FROM attempts WHERE attempts.seq = runs.seq
+                    AND attempts.handler = runs.handler AND attempt = runs.attempts),
+                state, error, traceback, position, failures, interruptions, NULL, NULL
+            FROM runs WHERE finished_at IS NOT NULL""",
+        "DROP VIEW finished",
+        "DROP TABLE runs",
+        "DROP TABLE attempts",
+        "ALTER TABLE ended_attempts RENAME TO attempts",
+        """CREATE VIEW runs AS
+            SELECT seq, handler, position, state, attempts, failures, crashes, due_at, started_at,
+                NULL AS finished_at, error, traceback FROM open_runs
+            UNION ALL SELECT seq, handler, position, state, attempt, failures, crashes, NULL,
+                started_at, finished_at, error, traceback
+            FROM attempts WHERE position IS NOT NULL""",
+        "ALTER TABLE deliveries RENAME COLUMN aside TO skipped",
+        "ALTER TABLE deliveries RENAME COLUMN is_delivered TO is_acknowledged",
+        "ALTER TABLE refusals RENAME TO rejections",
+        """CREATE VIEW finished AS SELECT * FROM deliveries WHERE NOT EXISTS (
+            SELECT 1 FROM open_runs WHERE open_runs.seq = deliveries.seq)""",
+    ),
 )
 
+
+# In SQL with literals: a partial index is used only where its condition stands.
+WAITING = "open_runs.state IN ('queued', 'retrying')"
+_STARTED = "seq = ? AND handler = ? AND attempts = ? AND state IN ('running', 'stuck')"
 
 # ---- deliveries ---------------------------------------------------------------------------------
 
 SELECT_SEQ = "SELECT seq FROM deliveries WHERE id = ?"
+SELECT_KNOWN = "SELECT id FROM deliveries WHERE id IN ({})"
 INSERT_DELIVERY = """
-    INSERT INTO deliveries (id, received_at, scope, action, repo, state, aside, reason, is_replay,
-        is_delivered, duplicates, headers, size)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    INSERT INTO deliveries (seq, id, received_at, scope, action, repo, state, skipped, reason,
+        is_replay, is_acknowledged, duplicates, headers, size)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 INSERT_BODY = "INSERT INTO bodies VALUES (?, ?)"
 SELECT_DELIVERIES = """
-    SELECT seq, id, received_at, scope, action, repo, aside, reason, is_replay, is_delivered,
+    SELECT seq, id, received_at, scope, action, repo, skipped, reason, is_replay, is_acknowledged,
         duplicates, headers, size FROM deliveries
 """
 SELECT_BODY = "SELECT body FROM bodies JOIN deliveries USING (seq) WHERE id = ?"
@@ -109,16 +170,17 @@ COUNT_RECENT = """
 COUNT_STATES = "SELECT state, count(*) FROM deliveries GROUP BY state"
 SELECT_OLDEST_UNFINISHED = """
     SELECT received_at FROM deliveries WHERE seq = (
-        SELECT min(seq) FROM runs INDEXED BY runs_unfinished WHERE finished_at IS NULL)
+        SELECT min(seq) FROM open_runs)
 """
 SET_STATE = """
-    UPDATE deliveries SET state = ?, is_delivered = is_delivered OR ? WHERE seq = ?
+    UPDATE deliveries SET state = ?, is_acknowledged = is_acknowledged OR ? WHERE seq = ?
 """
-SET_ACKNOWLEDGED = "UPDATE deliveries SET is_delivered = true WHERE id = ?"
-CLEAR_ACKNOWLEDGED = "UPDATE deliveries SET is_delivered = false WHERE id = ?"
+SET_ACKNOWLEDGED_BY_SEQ = "UPDATE deliveries SET is_acknowledged = true WHERE seq = ?"
+SET_ACKNOWLEDGED = "UPDATE deliveries SET is_acknowledged = true WHERE id = ?"
+CLEAR_ACKNOWLEDGED = "UPDATE deliveries SET is_acknowledged = false WHERE id = ?"
 COUNT_DUPLICATE = "UPDATE deliveries SET duplicates = duplicates + 1 WHERE id = ?"
 # A run was added to a delivery that no handler matched.
-CLEAR_SKIPPED = "UPDATE deliveries SET aside = NULL WHERE seq = ?"
+CLEAR_SKIPPED = "UPDATE deliveries SET skipped = NULL WHERE seq = ?"
 DELETE_DELIVERY = "DELETE FROM deliveries WHERE seq = ?"
 DELETE_BODY = "DELETE FROM bodies WHERE seq = ?"
 # For a store in memory.
@@ -131,95 +193,123 @@ SELECT_FINISHED = """
 
 # ---- runs and attempts --------------------------------------------------------------------------
 
-INSERT_RUN = "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-INSERT_QUEUED_RUN = """
-    INSERT INTO runs (seq, handler, position, state, attempts, failures, interruptions, due_at,
-        error, traceback)
-    VALUES (?, ?, ?, 'queued', 0, 0, 0, ?, '', '')
+INSERT_OPEN_RUN = """
+    INSERT INTO open_runs (seq, handler, position, state, attempts, failures, crashes, due_at,
+        started_at, process, error, traceback)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-REQUEUE_RUN = """
-    UPDATE runs SET state = 'queued', due_at = ?, finished_at = NULL
-    WHERE seq = ? AND handler = ?
+# Queue an ended run again.
+REOPEN_RUN = """
+    INSERT INTO open_runs
+    SELECT seq, handler, position, 'queued', attempt, failures, crashes, ?, started_at, process,
+        error, traceback
+    FROM attempts WHERE seq = ? AND handler = ? AND position IS NOT NULL
 """
+# Its attempts stay; none is the last one any more.
+CLEAR_LAST_ATTEMPT = """
+    UPDATE attempts SET position = NULL WHERE seq = ? AND handler = ? AND position IS NOT NULL
+"""
+# A Replay is a new delivery, which keeps the attempts.
+MOVE_ATTEMPTS = "UPDATE attempts SET seq = ? WHERE seq = ?"
 SELECT_RUNS = """
-    SELECT handler, state, attempts, failures, interruptions, due_at, started_at, finished_at,
-        error, traceback FROM runs WHERE seq = ? ORDER BY position
+    SELECT handler, state, attempts, failures, crashes, due_at, started_at, finished_at, error,
+        traceback FROM runs WHERE seq = ? ORDER BY position
 """
-SELECT_RUN_STATES = "SELECT state FROM runs WHERE seq = ?"
-# A running delivery has no `aside`, so its state depends on its runs only.
-SELECT_STATES = """
-    SELECT seq, handler, attempts, runs.state FROM deliveries JOIN runs USING (seq) WHERE id = ?
-"""
+SELECT_STATES = "SELECT state FROM runs WHERE seq = ?"
 SELECT_STARTABLE = """
-    SELECT seq, attempts + 1, is_replay, received_at, failures FROM deliveries JOIN runs USING (seq)
-    WHERE handler = ? AND id = ? AND runs.state IN ('queued', 'retrying')
+    SELECT seq, attempts + 1, is_replay, received_at, failures
+    FROM deliveries JOIN open_runs USING (seq)
+    WHERE handler = ? AND id = ? AND open_runs.state IN ('queued', 'retrying')
 """
 START_RUN = """
-    UPDATE runs SET state = 'running', attempts = ?, started_at = ?, due_at = NULL
+    UPDATE open_runs SET state = 'running', attempts = ?, started_at = ?, process = ?, due_at = NULL
     WHERE seq = ? AND handler = ?
 """
-END_RUN = """
-    UPDATE runs SET state = ?, due_at = ?, finished_at = ?, error = ?, traceback = ?,
-        failures = failures + ?, interruptions = interruptions + ? WHERE seq = ? AND handler = ?
+# The statements for an ended attempt do nothing if the attempt was given up meanwhile. The first
+# one is for a delivery with a single run: its state is that of the run.
+SET_STATE_OF_SINGLE = f"""
+    UPDATE deliveries SET state = ?, is_acknowledged = is_acknowledged OR ?
+    WHERE seq = ? AND EXISTS (SELECT 1 FROM open_runs WHERE {_STARTED})
+"""  # noqa: S608 - constants
+END_ATTEMPT = f"""
+    INSERT OR REPLACE INTO attempts (seq, handler, attempt, started_at, finished_at, process, state,
+        error, traceback, position, failures, crashes)
+    SELECT seq, handler, attempts, started_at, ?, process, ?, ?, ?,
+        CASE WHEN ? THEN position END, failures + ?, crashes + ?
+    FROM open_runs WHERE {_STARTED}
+"""  # noqa: S608 - constants
+END_RUN = f"DELETE FROM open_runs WHERE {_STARTED}"  # noqa: S608 - constants
+RETRY_RUN = f"""
+    UPDATE open_runs SET state = 'retrying', due_at = ?, error = ?, traceback = ?,
+        failures = failures + ?, crashes = crashes + ? WHERE {_STARTED}
+"""  # noqa: S608 - constants
+SET_STUCK = f"UPDATE open_runs SET state = 'stuck' WHERE {_STARTED}"  # noqa: S608 - constants
+SET_OUTCOME = """
+    UPDATE attempts SET state = ?, error = ? WHERE seq = ? AND handler = ? AND position IS NOT NULL
 """
-# The error of an earlier attempt stays until the run ends.
-SET_STUCK = "UPDATE runs SET state = 'stuck' WHERE seq = ? AND handler = ?"
-# The handlers with runs in a state. One step per handler, not per run.
-SELECT_HANDLERS = """
+REQUEUE_RUN = "UPDATE open_runs SET state = 'queued', due_at = ? WHERE seq = ? AND handler = ?"
+INSERT_QUEUED_RUN = """
+    INSERT INTO open_runs VALUES (?, ?, ?, 'queued', 0, 0, 0, ?, NULL, NULL, '', '')
+"""
+# End a waiting run without an attempt.
+END_WAITING_RUN = """
+    INSERT OR REPLACE INTO attempts (seq, handler, attempt, started_at, finished_at, process, state,
+        error, traceback, position, failures, crashes)
+    SELECT seq, handler, attempts, started_at, ?, process, ?, ?, traceback, position, failures,
+        crashes
+    FROM open_runs WHERE seq = ? AND handler = ?
+"""
+DELETE_OPEN_RUN = "DELETE FROM open_runs WHERE seq = ? AND handler = ?"
+# The handlers with waiting runs in a state. One step per handler, not per run.
+SELECT_HANDLERS = f"""
     WITH RECURSIVE names (handler) AS (
-        SELECT * FROM (SELECT handler FROM runs WHERE finished_at IS NULL AND state = ?
+        SELECT * FROM (SELECT handler FROM open_runs WHERE {WAITING} AND state = ?
             ORDER BY handler LIMIT 1)
         UNION ALL
-        SELECT (SELECT runs.handler FROM runs WHERE finished_at IS NULL AND state = ?
-            AND runs.handler > names.handler ORDER BY runs.handler LIMIT 1)
+        SELECT (SELECT open_runs.handler FROM open_runs WHERE {WAITING} AND state = ?
+            AND open_runs.handler > names.handler ORDER BY open_runs.handler LIMIT 1)
         FROM names WHERE names.handler IS NOT NULL)
     SELECT handler FROM names WHERE handler IS NOT NULL
-"""
+"""  # noqa: S608 - constants
 # A start in the future means that the clock was set back: do not wait for it.
-SELECT_READY = """
-    SELECT seq, position, id, handler FROM runs JOIN deliveries USING (seq)
-    WHERE finished_at IS NULL AND runs.state = ? AND handler = ? AND (interruptions > 0) = ?
-        AND (due_at IS NULL OR due_at <= ? OR started_at > ? OR runs.state = 'queued')
+SELECT_READY = f"""
+    SELECT seq, position, id, handler FROM open_runs JOIN deliveries USING (seq)
+    WHERE {WAITING} AND open_runs.state = ? AND handler = ? AND (crashes > 0) = ?
+        AND (due_at IS NULL OR due_at <= ? OR started_at > ? OR open_runs.state = 'queued')
     ORDER BY seq, position LIMIT ?
-"""
-SELECT_NEXT_DUE = """
-    SELECT min(due_at) FROM runs WHERE finished_at IS NULL AND state = 'retrying' AND due_at > ?
-"""
-SELECT_WAITING_RUNS = """
-    SELECT seq FROM runs
-    WHERE finished_at IS NULL AND state IN ('queued', 'retrying') AND handler = ? LIMIT ?
-"""
-COUNT_WAITING_RUNS = """
-    SELECT handler, count(*) FROM runs
-    WHERE finished_at IS NULL AND state IN ('queued', 'retrying') GROUP BY handler
-"""
+"""  # noqa: S608 - constants
+SELECT_NEXT_DUE = f"""
+    SELECT min(due_at) FROM open_runs WHERE {WAITING} AND state = 'retrying' AND due_at > ?
+"""  # noqa: S608 - constants
+SELECT_WAITING_RUNS = f"SELECT seq FROM open_runs WHERE {WAITING} AND handler = ? LIMIT ?"  # noqa: S608 - constants
+COUNT_WAITING_RUNS = f"SELECT handler, count(*) FROM open_runs WHERE {WAITING} GROUP BY handler"  # noqa: S608 - constants
 # A queued run has a `due_at` only if it was replayed.
-SELECT_BACKLOG = """
-    SELECT handler, count(*), min(ifnull(due_at, received_at)) FROM runs JOIN deliveries USING (seq)
-    WHERE finished_at IS NULL AND runs.state IN ('queued', 'retrying') GROUP BY handler
-"""
-# The process of a run is that of its last attempt. Runs of an older store have no attempt.
+SELECT_BACKLOG = f"""
+    SELECT handler, count(*), min(ifnull(due_at, received_at))
+    FROM open_runs JOIN deliveries USING (seq) WHERE {WAITING} GROUP BY handler
+"""  # noqa: S608 - constants
 SELECT_STARTED_RUNS = """
-    SELECT deliveries.id, runs.handler, runs.attempts, interruptions + 1, process, pid, host,
+    SELECT open_runs.seq, deliveries.id, handler, attempts, crashes + 1, process, pid, host,
         start_time
-    FROM runs JOIN deliveries USING (seq)
-        LEFT JOIN attempts ON attempts.seq = runs.seq AND attempts.handler = runs.handler
-            AND attempt = runs.attempts
-        LEFT JOIN processes ON processes.id = process
-    WHERE finished_at IS NULL AND runs.state IN ('running', 'stuck')
+    FROM open_runs JOIN deliveries USING (seq) LEFT JOIN processes ON processes.id = process
+    WHERE open_runs.state IN ('running', 'stuck')
 """
-DELETE_RUNS = "DELETE FROM runs WHERE seq = ?"
-# A store that another program changed may have the row already.
-INSERT_ATTEMPT = "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?)"
+# The running attempt is the last one.
 SELECT_ATTEMPTS = """
-    SELECT handler, attempt, attempts.started_at, process, pid, code
-    FROM attempts LEFT JOIN processes ON processes.id = process
-    WHERE seq = ? ORDER BY handler, attempt
+    SELECT handler, attempt, started_at, finished_at, state, error, traceback, process, pid, code
+    FROM (
+        SELECT handler, attempt, started_at, finished_at, state, error, traceback, process
+        FROM attempts WHERE seq = ?1 AND started_at IS NOT NULL
+        UNION ALL SELECT handler, attempts, started_at, NULL, state, '', '', process
+        FROM open_runs WHERE seq = ?1 AND state IN ('running', 'stuck'))
+    LEFT JOIN processes ON processes.id = process ORDER BY handler, attempt
 """
+DELETE_OPEN_RUNS = "DELETE FROM open_runs WHERE seq = ?"
 DELETE_ATTEMPTS = "DELETE FROM attempts WHERE seq = ?"
 DELETE_GROUPS = "DELETE FROM run_groups WHERE seq = ?"
 # All of a delivery but its body.
-DELETE_ALL = (DELETE_RUNS, DELETE_ATTEMPTS, DELETE_GROUPS, DELETE_DELIVERY)
+DELETE_ALL_BUT_ATTEMPTS = (DELETE_OPEN_RUNS, DELETE_GROUPS, DELETE_DELIVERY)
+DELETE_ALL = (*DELETE_ALL_BUT_ATTEMPTS, DELETE_ATTEMPTS)
 
 # ---- processes, the leader and the app ----------------------------------------------------------
 
@@ -249,21 +339,21 @@ SET_APP = "UPDATE log SET app = ?"
 
 # ---- counters and rejections --------------------------------------------------------------------
 
-SELECT_COUNTERS = "SELECT generation, body_bytes FROM log"
+_LAST_SEQ = "(SELECT ifnull(max(seq), 0) FROM sqlite_sequence WHERE name = 'deliveries')"
+SELECT_COUNTERS = f"SELECT generation, body_bytes, {_LAST_SEQ} FROM log"  # noqa: S608 - constants
 SELECT_GENERATION = "SELECT generation FROM log"
 SELECT_BODY_BYTES = "SELECT body_bytes FROM log"
 SET_BODY_BYTES = "UPDATE log SET body_bytes = ?"
 SUBTRACT_BODY_BYTES = "UPDATE log SET body_bytes = body_bytes - ?"
 # A number that only grows, to recognise an older copy of the file.
-PROGRESS = """
-    SELECT generation + (SELECT ifnull(max(seq), 0) FROM sqlite_sequence WHERE name = 'deliveries')
-    FROM log
-"""
+PROGRESS = f"""
+    SELECT generation + {_LAST_SEQ} FROM log
+"""  # noqa: S608 - constants
 COUNT_REJECTIONS = """
-    INSERT INTO refusals VALUES (?, ?, ?)
+    INSERT INTO rejections VALUES (?, ?, ?)
     ON CONFLICT (minute, reason) DO UPDATE SET count = count + excluded.count
 """
-SUM_REJECTIONS = "SELECT reason, sum(count) FROM refusals GROUP BY reason"
+SUM_REJECTIONS = "SELECT reason, sum(count) FROM rejections GROUP BY reason"
 
 # ---- pruning ------------------------------------------------------------------------------------
 
@@ -288,4 +378,4 @@ DROP_DELIVERY = """
     DELETE FROM deliveries WHERE seq = ? AND EXISTS (SELECT 1 FROM finished WHERE seq = ?)
 """
 DROP_PROCESSES = "DELETE FROM processes WHERE ended_at < ?"
-DROP_REJECTIONS = "DELETE FROM refusals WHERE minute * 60 < ?"
+DROP_REJECTIONS = "DELETE FROM rejections WHERE minute * 60 < ?"

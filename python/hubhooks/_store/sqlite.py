@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, cast
 
+from hubhooks._core import storable_headers
 from hubhooks._store import clock, schema
 from hubhooks._store.backup import back_up
 from hubhooks._store.base import (
@@ -18,7 +20,6 @@ from hubhooks._store.base import (
 from hubhooks._store.busy import retry_while_busy
 from hubhooks._store.clock import SteadyClock
 from hubhooks._store.connection import Database
-from hubhooks._store.headers import storable
 from hubhooks._store.inserts import NewDeliveries
 from hubhooks._store.leadership import LeaderTable
 from hubhooks._store.memory import MemoryDatabase, MemoryDeliveries, MemoryLimits, OnlyProcess
@@ -32,10 +33,11 @@ from hubhooks._store.runs import fail_waiting_runs, replace_runs
 from hubhooks.models import Delivery, State, resolve_reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from hubhooks._app_code import AppIdentity
+    from hubhooks._core import Verifier
     from hubhooks._store.base import OnReplay, Prunable
     from hubhooks._store.connection import Synchronous
     from hubhooks._store.leader import LeaderLock
@@ -156,6 +158,7 @@ class SqliteStore(LeaderTable, StoreReader):
         self._leadership = None
         self._processes.forget()
         self._db.close()
+        self._claimed.clear()
 
     def transaction(self) -> AbstractContextManager[None]:
         """Write everything inside in one transaction. A nested one is part of the outer one.
@@ -207,6 +210,8 @@ class SqliteStore(LeaderTable, StoreReader):
             if self._leadership is not None:
                 self._leadership = (self._db.file, self._leadership[1])
         else:
+            # The numbers of deliveries are those of the other file.
+            self._claimed.clear()
             self._owner.check_replaced_file()
             self._processes.register_in_new_file()
         self._known_opening = self._db.times_opened
@@ -243,6 +248,10 @@ class SqliteStore(LeaderTable, StoreReader):
 
     # ---- new deliveries and replays ------------------------------------------------------------
 
+    def expect(self, delivery_ids: Collection[str | None]) -> None:
+        """Look up the ids of the deliveries that this transaction accepts, with one query."""
+        self._new.expect(delivery_ids)
+
     def accept(  # noqa: PLR0913 - the facts of a delivery
         self,
         delivery_id: str | None,
@@ -255,6 +264,7 @@ class SqliteStore(LeaderTable, StoreReader):
         action: str = "",
         repo: str | None = None,
         headers: Iterable[tuple[bytes, bytes]] = (),
+        verifier: Verifier | None = None,
         groups: Mapping[str, RunGroup] = NO_GROUPS,
     ) -> AcceptResult:
         """Store a delivery, and decide which handlers run; see `DeliveryStore`."""
@@ -282,10 +292,10 @@ class SqliteStore(LeaderTable, StoreReader):
                 action=action,
                 repo=repo,
             )
-            delivery.headers = storable(headers)
             delivery.is_replay = known is not None and known.is_acknowledged
             names = tuple(dict.fromkeys(handlers))
-            self._add(delivery, known, names, groups)
+            stored_headers = storable_headers([*headers], verifier)
+            self._add(delivery, known, names, groups, stored_headers)
         return AcceptResult(status_of(skipped), delivery_id, names)
 
     def replay(self, delivery_id: str, handlers: Sequence[str] = ()) -> tuple[str, ...]:
@@ -321,11 +331,11 @@ class SqliteStore(LeaderTable, StoreReader):
                     action=known.action,
                     repo=known.repo,
                 )
-                delivery.headers = known.headers
                 delivery.is_replay = True
                 delivery.is_acknowledged = known.is_acknowledged
                 self._new.make_room_for_replay(delivery.size)
-                self._add(delivery, known, names, self._new.groups_of(delivery_id))
+                groups = self._new.groups_of(delivery_id)
+                self._add(delivery, known, names, groups, json.dumps(known.headers))
                 # As if another process queued it: the next look at the store finds it.
                 self._seen_version = None
         return names
@@ -336,8 +346,9 @@ class SqliteStore(LeaderTable, StoreReader):
         known: Delivery | None,
         handlers: Sequence[str],
         groups: Mapping[str, RunGroup],
+        headers: str,
     ) -> None:
-        self._new.add(delivery, known, handlers)
+        self._new.add(delivery, known, handlers, headers)
         if groups:
             self._new.add_groups(delivery, {n: groups[n] for n in handlers if n in groups})
 
