@@ -273,7 +273,8 @@ def test_what_waits_for_a_busy_handler_is_not_looked_at_each_time(log: SqliteSto
     with log.transaction():
         for number in range(1, 2000):
             log.accept(f"d{number}", b"{}", ["busy"])
-    assert steps() <= before
+    # Only the index is deeper.
+    assert steps() < 2 * before
 
 
 def test_a_run_that_waits_is_due_when_its_time_has_come(
@@ -317,7 +318,7 @@ def test_a_time_that_no_clock_tells_keeps_nothing_from_being_read(
     log.finish_run(start(log, "d1"), "failed", retry_after=5)
     log.flush()
     with closing(sqlite3.connect(path, isolation_level=None)) as file:
-        file.execute("UPDATE runs SET due_at = ?", (seconds,))
+        file.execute("UPDATE open_runs SET due_at = ?", (seconds,))
     (listed,) = log.list()
     year = 9999 if seconds > 0 else 1970
     assert listed.runs[0].due_at.astimezone(timezone(timedelta(hours=23))).year == year
@@ -797,7 +798,7 @@ def test_a_file_of_a_newer_version(path: Path) -> None:
         pass
     query(path, "PRAGMA user_version = 99")
     message = refusal(path)
-    assert "was written by a newer hubhooks (format 99; this version reads 4)" in message
+    assert "was written by a newer hubhooks (format 99; this version reads 5)" in message
     assert "upgrade hubhooks, or give another path" in message
     with pytest.raises(ConfigError, match="newer hubhooks"):
         SqliteStore(path).get("d1")
@@ -1329,9 +1330,10 @@ def test_what_came_back_to_life_since_it_was_chosen_is_not_dropped(
 
     def revive_and_drop(*arguments: Any, **options: Any) -> int:
         log.recover()
-        revived = "UPDATE runs SET state = 'queued', finished_at = NULL"
         with log.transaction():
-            ask(log, revived)
+            for statement in (schema.REOPEN_RUN, schema.CLEAR_LAST_ATTEMPT):
+                values = (clock[0], 1, "a")[-statement.count("?") :]
+                ask(log, statement, *values)
         drop(*arguments, **options)
         return 0
 
@@ -1408,15 +1410,19 @@ def test_the_log_in_figures(log: SqliteStore) -> None:
 @pytest.mark.parametrize(
     "name",
     ["SELECT_SEQ", "COUNT_DUPLICATE", "SET_ACKNOWLEDGED", "SET_STATE", "SELECT_STARTABLE",
-     "START_RUN", "SELECT_STATES", "END_RUN", "SET_STUCK", "SELECT_STARTED_RUNS", "SELECT_HANDLERS",
+     "START_RUN", "SELECT_STATES", "END_RUN", "SET_STUCK", "SELECT_HANDLERS",
      "SELECT_READY", "SELECT_NEXT_DUE", "SELECT_BODY", "SELECT_OLDEST_UNFINISHED", "DROP_BODY",
-     "DROP_DELIVERY", "DELETE_RUNS", "DELETE_ATTEMPTS", "DELETE_GROUPS", "DELETE_DELIVERY"],
+     "DROP_DELIVERY", "DELETE_OPEN_RUNS", "DELETE_ATTEMPTS", "SELECT_ATTEMPTS", "SELECT_RUNS",
+     "END_ATTEMPT", "RETRY_RUN", "SET_STATE_OF_SINGLE", "MOVE_ATTEMPTS", "CLEAR_LAST_ATTEMPT", "DELETE_GROUPS", "DELETE_DELIVERY"],
 )  # fmt: skip
 def test_no_statement_of_every_day_reads_a_whole_table(log: SqliteStore, name: str) -> None:
     sql = getattr(schema, name)
-    steps = [row[3] for row in ask(log, f"EXPLAIN QUERY PLAN {sql}", *"1" * sql.count("?"))]
+    count = 1 if "?1" in sql else sql.count("?")
+    steps = [row[3] for row in ask(log, f"EXPLAIN QUERY PLAN {sql}", *"1" * count)]
     assert any("SEARCH" in step for step in steps)
-    assert not [step for step in steps if re.search("SCAN (deliveries|runs|bodies)$", step)]
+    assert not [
+        step for step in steps if re.search("SCAN (deliveries|open_runs|attempts|bodies)$", step)
+    ]
 
 
 # ---- who runs -----------------------------------------------------------------------------------

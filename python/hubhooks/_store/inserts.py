@@ -205,6 +205,9 @@ class NewDeliveries:
             self._db.execute(schema.MOVE_ATTEMPTS, (seq, moved))
         for position, run in enumerate(delivery.runs):
             if not run.is_open:
+                if moved is not None:
+                    values = (position, seq, run.handler)
+                    self._db.execute(schema.SET_POSITION, values)
                 continue
             if moved is not None:
                 self._db.execute(schema.CLEAR_LAST_ATTEMPT, (seq, run.handler))
