@@ -1413,7 +1413,8 @@ def test_the_log_in_figures(log: SqliteStore) -> None:
      "START_RUN", "SELECT_STATES", "END_RUN", "SET_STUCK", "SELECT_HANDLERS",
      "SELECT_READY", "SELECT_NEXT_DUE", "SELECT_BODY", "SELECT_OLDEST_UNFINISHED", "DROP_BODY",
      "DROP_DELIVERY", "DELETE_OPEN_RUNS", "DELETE_ATTEMPTS", "SELECT_ATTEMPTS", "SELECT_RUNS",
-     "END_ATTEMPT", "RETRY_RUN", "SET_STATE_OF_SINGLE", "MOVE_ATTEMPTS", "CLEAR_LAST_ATTEMPT", "DELETE_GROUPS", "DELETE_DELIVERY"],
+     "END_ATTEMPT", "RETRY_RUN", "SET_STATE_OF_SINGLE", "MOVE_ATTEMPTS", "CLEAR_LAST_ATTEMPT",
+     "DELETE_GROUPS", "DELETE_DELIVERY"],
 )  # fmt: skip
 def test_no_statement_of_every_day_reads_a_whole_table(log: SqliteStore, name: str) -> None:
     sql = getattr(schema, name)
@@ -1494,3 +1495,94 @@ def test_a_lock_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "y.db.runner").write_bytes(b"not a database" * 100)
     with pytest.raises(ConfigError, match=r"y\.db\.runner` is not an SQLite file"):
         LeaderLock(tmp_path / "y.db").try_acquire()
+
+
+def test_success_keeps_the_error_of_an_earlier_attempt(log: SqliteStore) -> None:
+    log.accept("d1", b"{}", ["a"])
+    log.finish_run(start(log, "d1"), "failed", "no token", "line 1", retry_after=0)
+    log.flush()
+    log.finish_run(start(log, "d1"), "succeeded")
+    log.flush()
+    (kept,) = record(log, "d1").runs
+    assert (kept.state, kept.error) == ("succeeded", "")
+    assert [(each.number, each.state, each.error, each.traceback) for each in kept.history] == [
+        (1, "failed", "no token", "line 1"),
+        (2, "succeeded", "", ""),
+    ]
+    assert all(each.finished_at >= each.started_at for each in kept.history)
+
+
+def test_replay_keeps_attempts(log: SqliteStore) -> None:
+    log.accept("d1", b"{}", ["a", "b"])
+    for handler in ("a", "b"):
+        log.finish_run(start(log, "d1", handler), "failed", f"error of {handler}")
+    log.flush()
+    assert log.replay("d1", ["a"]) == ("a",)
+    running = start(log, "d1")
+    kept = {each.handler: each for each in record(log, "d1").runs}
+    assert [(each.state, each.error) for each in kept["b"].history] == [("failed", "error of b")]
+    assert [each.state for each in kept["a"].history] == ["failed", "running"]
+    log.finish_run(running, "succeeded")
+    log.flush()
+    kept = {each.handler: each for each in record(log, "d1").runs}
+    assert {name: each.state for name, each in kept.items()} == {"a": "succeeded", "b": "failed"}
+    assert [each.error for each in kept["a"].history] == ["error of a", ""]
+
+
+def test_acknowledgement_stays_if_the_attempt_was_given_up(log: SqliteStore) -> None:
+    log.accept("d1", b"{}", ["a"])
+    with log.transaction():
+        log.accept("d2", b"{}", ["a"])
+        attempt = log.claim("d2", "a")
+        assert attempt is not None
+    # Another process took over the run.
+    with log.transaction():
+        ask(log, "UPDATE open_runs SET attempts = 2 WHERE seq = 2")
+    log.mark_acknowledged("d2", delivered=True)
+    log.finish_run(attempt, "succeeded")
+    log.flush()
+    kept = record(log, "d2")
+    assert (kept.state, kept.is_acknowledged) == ("running", True)
+
+
+@pytest.mark.parametrize("first", ["d1", "d2"])
+def test_delivery_twice_in_a_batch_is_stored_once(log: SqliteStore, first: str) -> None:
+    log.accept("d1", b"{}", (), "unhandled")
+    with log.transaction():
+        log.expect({"d1", "d2", None})
+        for body in (b"1", b"22"):
+            assert log.accept(first, body, (), "unhandled").status == "unhandled"
+    assert [each.id for each in log.list()] == [first, *({"d1"} - {first})]
+    assert log.body(first) == b"22"
+    assert log.stats().body_bytes == (2 if first == "d1" else 4)
+
+
+def test_attempts_stay_if_a_delivery_is_twice_in_a_batch(log: SqliteStore) -> None:
+    log.accept("d1", b"{}", ["a"])
+    run(log, "d1")
+    log.mark_acknowledged("d1", delivered=True)
+    with log.transaction():
+        for body in (b"1", b"22"):
+            assert log.accept("d1", body, (), "unhandled").status == "unhandled"
+    kept = record(log, "d1")
+    assert [(each.handler, each.state) for each in kept.runs] == [("a", "succeeded")]
+    assert len(kept.runs[0].history) == 1
+
+
+def test_run_of_a_replaced_file_ends_in_its_own_delivery(
+    log: SqliteStore, path: Path, tmp_path: Path
+) -> None:
+    log.accept("d0", b"{}", ["a"])
+    log.backup(str(tmp_path / "copy.db"))
+    log.accept("d1", b"{}", ["a"])
+    old = start(log, "d1")
+    log.flush()
+    for suffix in ("-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink()
+    (tmp_path / "copy.db").replace(path)
+    log.accept("d2", b"{}", ["a"])
+    log.recover()
+    assert start(log, "d2") is not None
+    log.finish_run(old, "succeeded")
+    log.flush()
+    assert record(log, "d2").runs[0].state == "running"

@@ -299,7 +299,8 @@ SELECT_BACKLOG = f"""
     SELECT handler, count(*), min(ifnull(due_at, received_at))
     FROM open_runs JOIN deliveries USING (seq) WHERE {WAITING} GROUP BY handler
 """  # noqa: S608 - constants
-# It reads all open runs, every few seconds: 5 ms if 100,000 wait. An index would cost each run more.
+# It reads all open runs every few seconds, which takes 4 ms if 100,000 wait. An index would cost
+# each run more.
 SELECT_STARTED_RUNS = """
     SELECT open_runs.seq, deliveries.id, handler, attempts, crashes + 1, process, pid, host,
         start_time

@@ -107,7 +107,11 @@ def _history_json(run: Run) -> list[dict[str, Any]]:
     return [
         {
             "attempt": attempt.number,
+            "state": attempt.state,
             "started_at": iso(attempt.started_at),
+            "finished_at": iso(attempt.finished_at),
+            "error": attempt.error,
+            "traceback": attempt.traceback,
             "pid": attempt.pid,
             "code": attempt.code,
         }

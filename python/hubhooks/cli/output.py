@@ -165,6 +165,13 @@ def print_delivery(delivery: Delivery, *, as_json: bool) -> None:
             console.print(heading + Text(escape_controls(run.error)))
         if run.traceback:
             _print_indented(console, run.traceback.rstrip("\n"))
+        for attempt in run.history[-_MANY:]:
+            # The last error of the run stands above.
+            if attempt.error and (attempt.error, attempt.traceback) != (run.error, run.traceback):
+                name = f"{run.handler}, attempt {attempt.number}: "
+                console.print(Text(name, style="bold") + Text(escape_controls(attempt.error)))
+                if attempt.traceback:
+                    _print_indented(console, attempt.traceback.rstrip("\n"))
     console.print(Text("headers", style="bold"))
     _print_indented(console, "\n".join(f"{name}: {value}" for name, value in delivery.headers))
     _print_body(console, delivery)
@@ -209,11 +216,12 @@ def _runs_table(runs: Sequence[Run]) -> Table:
 
 
 def _attempts_table(runs: Sequence[Run]) -> Table:
-    table = new_table("attempt", "started", "process", "code")
+    table = new_table("attempt", "state", "started", "process", "code")
     for run in runs:
         for attempt in run.history[-_MANY:]:
             table.add_row(
                 Text(f"{run.handler} {attempt.number}"),
+                "" if attempt.state is None else _state_cell(attempt.state),
                 local_time(attempt.started_at),
                 "" if attempt.pid is None else str(attempt.pid),
                 attempt.code or "",
