@@ -1559,13 +1559,12 @@ def test_delivery_twice_in_a_batch_is_stored_once(log: SqliteStore, first: str) 
 
 def test_attempts_stay_if_a_delivery_is_twice_in_a_batch(log: SqliteStore) -> None:
     log.accept("d1", b"{}", ["a"])
-    run(log, "d1")
-    log.mark_acknowledged("d1", delivered=True)
+    run(log, "d1", ending="failed")
     with log.transaction():
         for body in (b"1", b"22"):
-            assert log.accept("d1", body, (), "unhandled").status == "unhandled"
+            assert log.accept("d1", body, (), "malformed").status == "malformed"
     kept = record(log, "d1")
-    assert [(each.handler, each.state) for each in kept.runs] == [("a", "succeeded")]
+    assert [(each.handler, each.state) for each in kept.runs] == [("a", "failed")]
     assert len(kept.runs[0].history) == 1
 
 
