@@ -156,6 +156,7 @@ class _DefaultHandler(logging.Handler):
             print(line, file=sys.stderr, flush=True)  # noqa: T201 - as a stream handler does
 
 
+_package_logger = logging.getLogger("hubhooks")
 _default: _DefaultHandler | None = None
 _defaulting = threading.Lock()
 
@@ -188,8 +189,9 @@ def _leave_log_to_user() -> None:
     handler = _default
     if handler is None:
         return
-    logger = logging.getLogger("hubhooks")
-    if logging.getLogger().handlers or logger.handlers != [handler]:
+    # Each request comes here, and `getLogger` takes a lock.
+    logger = _package_logger
+    if logging.root.handlers or logger.handlers != [handler]:
         logger.removeHandler(handler)
         if handler.has_set_level and logger.level == logging.INFO:
             logger.setLevel(logging.NOTSET)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from hubhooks._worker.pools import running_loop
 
@@ -81,21 +81,27 @@ class BoundedReceive:
         Raises:
             BodyError: the body is too large, was read before, or did not arrive in time.
         """
-        is_read = _is_read(self._receive)
-        if is_read:
+        progress = _progress_of(self._receive)
+        if progress == "read":
             raise BodyError(ALREADY_READ, KEEP_A_COPY)
-        is_expected = self._has_begun or is_read is False
-        seconds = _NEXT_SECONDS if is_expected else _FIRST_SECONDS
-        try:
-            message = await _receive_within(seconds, self._receive)
-        except TimeoutError:
-            detail = _NOTHING_MORE_CAME if is_expected else _NOTHING_CAME
-            raise BodyError(STALLED, detail.format(seconds=seconds)) from None
+        if progress == "arrived":
+            # It returns at once. A timer would cost more.
+            message = await self._receive()
+        else:
+            message = await self._wait(is_expected=self._has_begun or progress == "arriving")
         self._has_begun = True
         self._rest -= len(message.get("body", b""))
         if self._rest < 0:
             raise BodyError(TOO_LARGE)
         return message
+
+    async def _wait(self, *, is_expected: bool) -> Message:
+        seconds = _NEXT_SECONDS if is_expected else _FIRST_SECONDS
+        try:
+            return await _receive_within(seconds, self._receive)
+        except TimeoutError:
+            detail = _NOTHING_MORE_CAME if is_expected else _NOTHING_CAME
+            raise BodyError(STALLED, detail.format(seconds=seconds)) from None
 
 
 async def read_parts(receive: Receive, limit: int) -> bytes:
@@ -167,21 +173,22 @@ def is_part(headers: Headers, body: bytes, *, is_direct: bool = True) -> bool:
     return not is_encoded and not body.lstrip().startswith(_BEGINNINGS)
 
 
-def _is_read(receive: Receive) -> bool | None:
-    """Whether the body was read to its end before; None if the server does not show it.
+def _progress_of(receive: Receive) -> Literal["arriving", "arrived", "read"] | None:
+    """Return how much of the body the server has; None if it does not show that.
 
-    A further reader would wait for ever.
+    If the body was read to its end before, a further reader would wait for ever.
     """
     # The object whose method `receive` is: neither server documents it.
-    owner = getattr(receive, "__self__", None)
+    owner: Any = getattr(receive, "__self__", None)
     server = type(owner).__module__.partition(".")[0]
     try:
-        if server == "gunicorn":
-            return bool(owner._body_finished and not owner._disconnected)  # type: ignore[union-attr]  # noqa: SLF001 - see above
         if server == "uvicorn":
-            is_over = owner.disconnected or owner.response_complete  # type: ignore[union-attr]
-            is_coming = owner.more_body or owner.body or owner.message_event.is_set()  # type: ignore[union-attr]
-            return not (is_over or is_coming)
+            if owner.message_event.is_set():
+                return "arriving" if owner.more_body else "arrived"
+            is_over = owner.disconnected or owner.response_complete
+            return "arriving" if is_over or owner.more_body or owner.body else "read"
+        if server == "gunicorn":
+            return "read" if owner._body_finished and not owner._disconnected else "arriving"  # noqa: SLF001 - see above
     except AttributeError:
         pass
     return None

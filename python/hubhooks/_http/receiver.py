@@ -187,6 +187,13 @@ def _json(value: object) -> bytes:
     return json.dumps(value).encode()
 
 
+def _json_string(text: str) -> bytes:
+    """Return what `_json` does, in a tenth of its time."""
+    from json.encoder import encode_basestring_ascii  # noqa: PLC0415 - as above
+
+    return encode_basestring_ascii(text).encode()
+
+
 @functools.lru_cache(maxsize=64)
 def _accepted_body_parts(handlers: tuple[str, ...]) -> tuple[bytes, bytes]:
     """Return the parts of an `accepted` body before and after the id of the delivery."""
@@ -359,7 +366,7 @@ class Receiver:
             return _malformed_response(result, prepared)
         if result.status == "accepted":
             before, after = _accepted_body_parts(result.handlers)
-            body = before + _json(result.id) + after
+            body = before + _json_string(result.id) + after
             accepted = AcceptedRuns(result.id, result.handlers, event)
             status = RESPONSES["accepted"].http
             return Response(

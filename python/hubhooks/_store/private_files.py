@@ -32,8 +32,9 @@ def protect(store: str) -> None:
 def guard_gradio() -> None:
     """Make Gradio call `is_private`, if Gradio is imported. A repeated call is cheap."""
     # Gradio looks both functions up in these modules at each call.
-    _guard(sys.modules.get("gradio.utils"), "is_allowed_file", _block)
-    _guard(sys.modules.get("gradio.processing_utils"), "_check_allowed", _raise)
+    if "gradio" in sys.modules:
+        _guard(sys.modules.get("gradio.utils"), "is_allowed_file", _block)
+        _guard(sys.modules.get("gradio.processing_utils"), "_check_allowed", _raise)
 
 
 def _guard(module: object, name: str, reject: Callable[[], Any]) -> None:
