@@ -121,13 +121,13 @@ bench: $(VENV)/benches ## Measure the core, parsing and the store
 	$(BIN)/python benches/parse.py
 	$(BIN)/python benches/log.py
 
-bench-http: $(VENV)/benches ## Measure requests to a server; needs wrk
+bench-http: $(VENV)/benches ## Measure CPU and response times of a server; needs Linux
 	$(BIN)/python benches/serving.py
 
-bench-flat: $(VENV)/benches ## Measure the memory of a million deliveries; needs wrk
+bench-flat: $(VENV)/benches ## Measure the memory of a million deliveries; needs Linux
 	$(BIN)/python benches/flat.py
 
-compare: $(VENV)/benches ## Compare with other receivers, and write docs/peers.md; needs wrk
+compare: $(VENV)/benches ## Compare with other receivers, and write docs/peers.md; needs Linux
 	$(BIN)/python benches/compare.py
 
 soak: build ## Kill a server again and again for five minutes, and look for lost deliveries

@@ -1,6 +1,6 @@
 """Send the same requests and faults to hubhooks and its peers, and write `docs/peers.md`.
 
-Run `python benches/compare.py` with a release build of the core and with `wrk`. It writes
+Run `python benches/compare.py` with a release build of the core. It writes
 `docs/images/peers.svg` too. `benches/peers` has the peers: the same bot four times. Each bot is a
 server process of its own, on the loopback interface.
 """
@@ -10,8 +10,6 @@ from __future__ import annotations
 import itertools
 import os
 import platform
-import shutil
-import sys
 import tempfile
 import threading
 import time
@@ -26,8 +24,10 @@ import matplotlib as mpl
 
 mpl.use("svg")
 from faults import CASES, PEERS, Bot, Case, Outcome, comment, hostile_body, running, try_case
+from load_generator import SAMPLE, Target, saturate
 from matplotlib import pyplot as plt
-from serving import SCRIPT, Server, Subject, load
+
+from hubhooks._samples import sample_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,29 +91,28 @@ def stalls(folder: Path) -> dict[str, dict[str, float]]:
 
 # ---- throughput and memory ---------------------------------------------------------------------
 
-LOADS = {
-    "an event without a handler": (200, None),
-    "a wrong secret": (403, "sun"),
-}
+# The secret of each load; None for the right one.
+LOADS = {"an event without a handler": None, "a wrong secret": "sun"}
 
 
 def throughput(folder: Path) -> dict[str, dict[str, float]]:
-    """Load all peers in turns, with the load of `serving.py`."""
+    """Load all peers in turns."""
     rates: dict[str, dict[str, list[float]]] = {what: {} for what in LOADS}
-    script = folder / "load.lua"
-    script.write_text(SCRIPT, encoding="ascii")
     with ExitStack() as stack:
         bots = {
             name: stack.enter_context(running(peer, folder / f"load-{name}"))
             for name, peer in PEERS.items()
         }
-        turns = itertools.count()
         for at, what, (name, bot) in itertools.product(
             range(ROUNDS + 1), LOADS, list(bots.items())
         ):
-            status, wrong = LOADS[what]
-            server = Server(bot.server.pid, bot.server.port, {"returns": bot.peer.path})
-            done = load(server, Subject(what, status, wrong or bot.secret), script, next(turns))
+            secret = LOADS[what] or bot.secret
+            # Some bots reject with 403, others with 401.
+            response = bot.deliver(sample_json(SAMPLE), secret=secret)
+            assert response.is_success == (secret == bot.secret)
+            server = bot.server
+            target = Target(server.pid, server.port, bot.peer.path, secret, response.status)
+            done = saturate(target, 1)
             # The first round warms up.
             if at:
                 rates[what].setdefault(name, []).append(done.per_second)
@@ -189,7 +188,7 @@ The same bot is written four times, and gets the same requests and faults:
 * by hand with FastAPI, in the style of the Hub's guides.
 
 Made on {date} on {cores} cores, with {versions}.
-Make it again, with [wrk](https://github.com/wg/wrk) installed:
+Make it again:
 
 ```sh
 make compare
@@ -311,8 +310,6 @@ def plain(value: float) -> str:
 
 def main() -> None:
     """Try all bots, and write the page."""
-    if shutil.which("wrk") is None:
-        sys.exit("`wrk` makes the load, and is not installed: try `apt-get install wrk`")
     results: dict[str, list[tuple[Case, Outcome]]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

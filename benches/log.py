@@ -1,18 +1,21 @@
-"""What the log on disk costs for each delivery, and whether its length matters to a page of it.
+"""The CPU time and the bytes of a delivery in a store on disk, and the CPU time of its pages.
 
-Run with `python benches/log.py [--quick]`. Times are of the processor, not of the clock, and the
-least of several rounds, so that a busy machine disturbs the ratios little; waiting for the disk
-does not count, which with `synchronous="normal"` is what checkpoints do, elsewhere.
-Exits with 1 when a page of a long log takes more than three times that of a short one.
+Run with `python benches/log.py [--quick]`. Times are CPU times, and the least of several rounds
+counts, so a busy machine disturbs the ratios little. Waits for the disk do not count: with
+`synchronous="normal"`, only checkpoints wait, in another thread.
+The exit code is 1 if a page of a long store takes more than three times that of a short one, or if
+a delivery takes more bytes than its limit.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sqlite3
 import sys
 import tempfile
 import time
+from base64 import b64encode
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 COUNT = 320
 GROUP = 16
 PAGE_LIMIT = 3.0
+# The limit of the bytes per delivery, by the length of the body.
+BODY_LENGTHS = {970: None, 1_056: 1_600, 1_300: None}
 HEADERS = [
     (b"host", b"me-my-space.hf.space"),
     (b"content-type", b"application/json"),
@@ -129,6 +134,52 @@ def costs(folder: Path, rounds: int) -> None:
     plain.connection.close()
 
 
+def body_of_length(length: int) -> bytes:
+    """Make a body by a longer or shorter comment than the sample's."""
+    body = sample_json("discussion.create")
+    body["comment"]["content"] = ""
+    missing = length - len(compact(body))
+    # Base 64 is text that nothing can compress by half.
+    body["comment"]["content"] = b64encode(os.urandom(missing)).decode()[:missing]
+    assert len(compact(body)) == length
+    return compact(body)
+
+
+def sizes(folder: Path, count: int) -> bool:
+    """Print the bytes per delivery in the file, after one run succeeded for each."""
+    print(f"\n{f'in the file, of {count:,} deliveries':42} {'bytes':>8} {'limit':>8}")
+    is_fine = True
+    for length, limit in BODY_LENGTHS.items():
+        path = folder / f"body-{length}.db"
+        log = SqliteStore(path)
+        log.open()
+        log.recover()
+        for _ in range(0, count, GROUP):
+            runs = []
+            with log.transaction():
+                for _ in range(GROUP):
+                    delivery_id = os.urandom(12).hex()
+                    log.accept(
+                        delivery_id, body_of_length(length), ["retrain"], scope="discussion",
+                        action="create", repo="ada-labs/tide-gauges", headers=HEADERS,
+                    )  # fmt: skip
+                    runs.append(log.claim(delivery_id, "retrain"))
+            for run in runs:
+                assert run is not None
+                log.mark_acknowledged(run.id, delivered=True)
+                log.finish_run(run, "succeeded")
+            log.flush()
+        # This writes the WAL into the file.
+        log.close()
+        size = path.stat().st_size / count
+        is_missed = limit is not None and size > limit
+        is_fine &= not is_missed
+        shown = "-" if limit is None else f"{limit:,}"
+        mark = "  MISSED" if is_missed else ""
+        print(f"{f'body of {length:,} bytes':42} {size:8,.0f} {shown:>8}{mark}")
+    return is_fine
+
+
 def filled(path: Path, count: int) -> SqliteStore:
     """Make a log of so many deliveries, of which few failed and few are of one repository."""
     log = SqliteStore(path)
@@ -195,7 +246,8 @@ def main() -> int:
     rounds, count = (5, 100_000) if quick else (30, 1_000_000)
     with tempfile.TemporaryDirectory() as folder:
         costs(Path(folder), rounds)
-        is_fine = pages(Path(folder), count, rounds)
+        is_fine = sizes(Path(folder), count // 50)
+        is_fine &= pages(Path(folder), count, rounds)
     return 0 if is_fine else 1
 
 

@@ -1,60 +1,29 @@
-"""The servers that `benches/serving.py` compares: `python benches/subjects.py NAME` serves one.
+"""The servers of `benches/serving.py`: `python benches/subjects.py NAME` serves one.
 
-Each imports only what it needs, and writes the URL of each handler to standard output. Annotations
-are evaluated in this file: FastAPI reads those of functions within functions.
+A server writes its port to standard output, as a line of JSON.
 """
 
-import asyncio
-import hmac
+from __future__ import annotations
+
+import argparse
 import json
 import sys
-import warnings
-from time import monotonic, sleep
-from typing import Annotated, Any
+import threading
+from typing import Any
+
+import uvicorn
 
 SECRET = "moon"
-# All busy handlers end this long after the first one began, so that a server which runs them one
-# after the other is not kept longer than one which runs them at once.
-BUSY_SECONDS = 4.0
-# What begins this long after that begins anew.
-PAUSE_SECONDS = 1.0
-ROLES = ("returns", "sleeps", "computes", "waits")
-
-_end = 0.0
 
 
-def seconds_left() -> float:
-    global _end  # noqa: PLW0603 - of all handlers of a server
-    now = monotonic()
-    if now > _end + PAUSE_SECONDS:
-        _end = now + BUSY_SECONDS
-    return max(0.0, _end - now)
+async def do_nothing(event: object) -> None: ...
 
 
-async def returns(event: object) -> None: ...
-
-
-def returns_in_thread(event: object) -> None: ...
-
-
-def sleeps(_: object) -> None:
-    sleep(seconds_left())
-
-
-def computes(_: object) -> None:
-    while seconds_left():
-        sum(at * at for at in range(1_000))
-
-
-async def waits(_: object) -> None:
-    await asyncio.sleep(seconds_left())
-
-
-# ---- the floor, and ours -----------------------------------------------------------------------
+def do_nothing_in_thread(event: object) -> None: ...
 
 
 async def floor(scope: dict[str, Any], receive: Any, send: Any) -> None:  # noqa: ANN401
-    """Do the least that any receiver must: read the body, answer with some JSON."""
+    """Read the body and send some JSON, the least that any receiver must do."""
     if scope["type"] != "http":
         return
     chunks = []
@@ -69,103 +38,53 @@ async def floor(scope: dict[str, Any], receive: Any, send: Any) -> None:  # noqa
     await send({"type": "http.response.body", "body": b'{"status":"ok"}'})
 
 
-def ours(**heard: Any) -> Any:  # noqa: ANN401
+def webhooks(scope: str, handler: Any) -> Any:  # noqa: ANN401
+    # The floor must not import hubhooks: its process has only what a bare app needs.
     from hubhooks import Webhooks  # noqa: PLC0415 - see above
 
     hooks = Webhooks(SECRET)
-    for scope, function in heard.items():
-        hooks.add(function, scope.replace("_", "."))
+    hooks.add(handler, scope)
     return hooks
 
 
-# ---- the others --------------------------------------------------------------------------------
+SUBJECTS = {
+    "floor": lambda: floor,
+    "unhandled": lambda: webhooks("repo.content", do_nothing),
+    "async": lambda: webhooks("discussion", do_nothing),
+    "sync": lambda: webhooks("discussion", do_nothing_in_thread),
+}
 
 
-def minimal() -> Any:  # noqa: ANN401
-    """Write by hand what suggests itself."""
-    from fastapi import FastAPI, Header, HTTPException  # noqa: PLC0415
-    from huggingface_hub import WebhookPayload  # noqa: PLC0415
-
-    app = FastAPI()
-
-    @app.post("/")
-    async def receive(
-        payload: WebhookPayload, x_webhook_secret: Annotated[str, Header()]
-    ) -> dict[str, str]:
-        if not hmac.compare_digest(x_webhook_secret.encode(), SECRET.encode()):
-            raise HTTPException(403)
-        await returns(payload)
-        return {"status": "ok"}
-
-    return app
+def compute() -> None:
+    while True:
+        sum(at * at for at in range(1_000))
 
 
-def serve_incumbent() -> None:
-    """Start huggingface_hub's server on Gradio as its documentation does."""
-    warnings.simplefilter("ignore")
-    from huggingface_hub import WebhookPayload, WebhooksServer  # noqa: PLC0415
-
-    server = WebhooksServer(webhook_secret=SECRET)
-
-    @server.add_webhook("/returns")
-    async def handler_returns(payload: WebhookPayload) -> dict[str, str]:
-        await returns(payload)
-        return {"status": "ok"}
-
-    @server.add_webhook("/waits")
-    async def handler_waits(payload: WebhookPayload) -> dict[str, str]:
-        await waits(payload)
-        return {"status": "ok"}
-
-    @server.add_webhook("/sleeps")
-    def handler_sleeps(payload: WebhookPayload) -> dict[str, str]:
-        sleeps(payload)
-        return {"status": "ok"}
-
-    @server.add_webhook("/computes")
-    def handler_computes(payload: WebhookPayload) -> dict[str, str]:
-        computes(payload)
-        return {"status": "ok"}
-
-    server.launch(prevent_thread_lock=True, share=False, quiet=True, ssr_mode=False)
-    ui = server.fastapi_app.blocks
-    say(ui.server_port, {role: f"/webhooks/{role}" for role in ROLES})
-    ui.block_thread()
-
-
-# ---- serving -----------------------------------------------------------------------------------
-
-
-def say(port: int, paths: dict[str, str]) -> None:
-    print(json.dumps({"port": port, "paths": paths}), flush=True)
-
-
-def serve(app: Any) -> None:  # noqa: ANN401
-    import uvicorn  # noqa: PLC0415
-
+def serve(app: Any, computing: int) -> None:  # noqa: ANN401
     class Server(uvicorn.Server):
         async def startup(self, sockets: Any = None) -> None:  # noqa: ANN401
             await super().startup(sockets)
-            say(self.servers[0].sockets[0].getsockname()[1], dict.fromkeys(ROLES, "/"))
+            for _ in range(computing):
+                threading.Thread(target=compute, daemon=True).start()
+            print(json.dumps({"port": self.servers[0].sockets[0].getsockname()[1]}), flush=True)
 
+    # Both are in `uvicorn[standard]`.
     config = uvicorn.Config(
         app, port=0, http="httptools", loop="uvloop", access_log=False, log_level="critical"
     )
     Server(config).run()
 
 
-SUBJECTS = {
-    "floor": lambda: serve(floor),
-    "refusal": lambda: serve(ours()),
-    "unhandled": lambda: serve(ours(repo_content=returns)),
-    "async": lambda: serve(ours(discussion=returns)),
-    "sync": lambda: serve(ours(discussion=returns_in_thread)),
-    "busy": lambda: serve(
-        ours(discussion=returns, repo=sleeps, repo_content=computes, repo_config=waits)
-    ),
-    "minimal": lambda: serve(minimal()),
-    "incumbent": serve_incumbent,
-}
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("name", choices=SUBJECTS)
+    parser.add_argument("--computing", type=int, default=0, metavar="THREADS")
+    parser.add_argument("--switch-interval", type=float, metavar="SECONDS")
+    options = parser.parse_args()
+    if options.switch_interval:
+        sys.setswitchinterval(options.switch_interval)
+    serve(SUBJECTS[options.name](), options.computing)
+
 
 if __name__ == "__main__":
-    SUBJECTS[sys.argv[1]]()
+    main()
