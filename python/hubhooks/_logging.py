@@ -47,7 +47,10 @@ class SafeLogger:
         """Return whether a record of this level is logged; False if that cannot be determined."""
         try:
             _leave_log_to_user()
-            return self._logger.isEnabledFor(level)
+            # A record that nobody sees costs more than a whole rejected request.
+            handler = _default
+            is_enabled = self._logger.isEnabledFor(level)
+            return is_enabled and (handler is None or handler.shows(level))
         except BaseException as error:
             if is_interrupt(error):
                 raise
@@ -142,14 +145,25 @@ class _DefaultHandler(logging.Handler):
         """Whether the level of the logger is not the user's."""
         self._is_server_quiet = is_server_quiet
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def shows(self, level: int) -> bool:
+        """Return whether a record of this level is shown."""
+        server = self._server_logger()
+        return server is None or self._is_server_quiet or server.isEnabledFor(level)
+
+    def _server_logger(self) -> logging.Logger | None:
         # Looked up anew each time, because of hypercorn.
         for name in _SERVER_LOGGERS:
             server = logging.getLogger(name)
             if server.hasHandlers():
-                if self._is_server_quiet or server.isEnabledFor(record.levelno):
-                    server.callHandlers(record)
-                return
+                return server
+        return None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        server = self._server_logger()
+        if server is not None:
+            if self.shows(record.levelno):
+                server.callHandlers(record)
+            return
         if sys.stderr is not None:
             is_hypercorn = "hypercorn.config" in sys.modules
             line = (_HYPERCORN_FORMATTER if is_hypercorn else _FORMATTER).format(record)
