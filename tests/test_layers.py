@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ import pytest
 import hubhooks
 
 PACKAGE = Path(hubhooks.__file__).parent
+ROOT = Path(__file__).parent.parent
 # From the bottom. A module imports only from its own row and from rows above it in this list.
 LAYERS: list[set[str]] = [
     {"_core", "errors", "_suggestions", "_values"},
@@ -161,3 +163,37 @@ def test_environment_is_read_in_one_module() -> None:
         )
     }
     assert readers == {"_environment"}
+
+
+# Longer ones do more than one thing. Exceptions: a path or a class name, with its length and why.
+MOST_LINES = {"module": 600, "class": 400}
+LONGER: dict[str, tuple[int, str]] = {}
+
+
+def test_no_module_or_class_is_too_long() -> None:
+    lengths: dict[str, int] = {}
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text("utf-8")
+        name = path.relative_to(PACKAGE).as_posix()
+        if (lines := len(text.splitlines())) > MOST_LINES["module"]:
+            lengths[name] = lines
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ClassDef):
+                assert node.end_lineno is not None
+                if (lines := node.end_lineno - node.lineno + 1) > MOST_LINES["class"]:
+                    lengths[f"{name}: {node.name}"] = lines
+    too_long = {
+        name: lines for name, lines in lengths.items() if lines > LONGER.get(name, (0, ""))[0]
+    }
+    assert too_long == {}
+    assert set(LONGER) <= set(lengths), "no longer an exception: remove it from LONGER"
+
+
+def test_paths_of_pyright_exist() -> None:
+    """Pyright ignores a path of `strict` that does not exist, so a rename would turn it off."""
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    # Python 3.10 has no `tomllib`.
+    settings = text[text.index("[tool.pyright]") : text.index("[tool.ruff]")]
+    strict = re.findall(r'"([^"]+)"', settings[settings.index("strict = [") :].partition("]")[0])
+    assert len(strict) > 20
+    assert [path for path in strict if not (ROOT / path).exists()] == []

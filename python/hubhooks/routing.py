@@ -15,7 +15,6 @@ from hubhooks.handlers import (
     Handler,
     Hook,
     HookName,
-    Rule,
     WhenResults,
     is_same_function,
     make_handler,
@@ -87,10 +86,7 @@ if TYPE_CHECKING:
     OnUnhandled = TypeVar("OnUnhandled", bound=Callable[[HubEvent], object])
     OnError = TypeVar("OnError", bound=Callable[[HubEvent, RunContext, BaseException], object])
 
-__all__ = [
-    "ATTRIBUTES_OF_FASTAPI_ROUTERS", "Handler", "Hook", "HookName", "Match", "NotAnApiRouterError",
-    "Router", "Rule",
-]  # fmt: skip
+__all__ = ["ATTRIBUTES_OF_FASTAPI_ROUTERS", "Match", "NotAnApiRouterError", "Router"]
 
 
 # The first attribute that FastAPI's `include_router` reads from its argument, by version.

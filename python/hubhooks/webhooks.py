@@ -501,9 +501,9 @@ class Webhooks(Router):
             ModuleNotFoundError: Gradio is not installed.
         """
         with _needed("gradio"):
-            from hubhooks.admin import gradio_tab as _activity_tab  # noqa: PLC0415 - an optional dependency
+            from hubhooks.admin import gradio_tab  # noqa: PLC0415 - an optional dependency
 
-        _activity_tab.show(self._activity, lambda: self._worker.was_started)
+        gradio_tab.show(self._activity, lambda: self._worker.was_started)
 
     async def handle_admin_request(self, scope: Scope, receive: Receive, send: Send) -> bool:
         """Serve the deliveries as JSON to callers with the admin token.
@@ -513,9 +513,9 @@ class Webhooks(Router):
         Returns:
             True if it answered; False if the path is another one, or no admin token is configured.
         """
-        from hubhooks.admin import http_api as _activity_http  # noqa: PLC0415 - only viewing needs it
+        from hubhooks.admin import http_api  # noqa: PLC0415 - only viewing needs it
 
-        return await _activity_http.serve(
+        return await http_api.serve(
             lambda: self._activity, self._webhook_app.not_ready_reason, scope, receive, send
         )
 

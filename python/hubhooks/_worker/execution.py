@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from hubhooks._core import HubEvent
+    from hubhooks.handlers import Handler, Hook, HookName
     from hubhooks.models import RunContext
-    from hubhooks.routing import Handler, Hook, HookName
 
 __all__ = ["Execution", "HookExecution", "Reporter", "RunExecution"]
 

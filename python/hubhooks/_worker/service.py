@@ -148,7 +148,8 @@ class WorkerService:
         """
         if not accepted.handlers:
             return []
-        return self._ensure_worker().claim(accepted, context or contextvars.copy_context())
+        context = context or contextvars.copy_context()
+        return self._ensure_worker().claims.claim_accepted(accepted, context)
 
     def start_runs(self, accepted: AcceptedRuns, runs: Sequence[RunExecution]) -> None:
         """Start the runs of `claim`; without a matching handler, the `on_unhandled` hooks."""
@@ -168,7 +169,7 @@ class WorkerService:
 
     def release_claims(self, runs: Sequence[RunExecution]) -> None:
         """Undo claims whose transaction failed."""
-        self._ensure_worker().release_claims(runs)
+        self._ensure_worker().claims.release(runs)
 
     def submit(self, accepted: AcceptedRuns) -> None:
         """Start the handlers of a stored delivery, or the `on_unhandled` hooks."""
