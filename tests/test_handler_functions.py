@@ -553,7 +553,7 @@ def test_predicate_that_never_ran_does_not_match(
 def test_backoff_that_never_ran_is_reported(
     event: Event, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hubhooks._worker.execution._DEFAULT_PAUSE", 0)
+    monkeypatch.setattr("hubhooks._worker.backoff.DEFAULT_DELAY", 0)
 
     def fails(event: HubEvent) -> None:
         raise LookupError

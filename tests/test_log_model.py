@@ -199,13 +199,13 @@ class Model:
                     found.add((known.id, run.handler, is_failed))
         return found
 
-    def list_ready(self, *, interrupted: bool = False) -> set[tuple[str, str]]:
+    def list_ready(self, *, crashed: bool = False) -> set[tuple[str, str]]:
         return {
             (known.id, run.handler)
             for known in self.known.values()
             for run in known.runs
             if run.state == "queued" or self.has_waited(run)
-            if (run.crashes > 0) == interrupted
+            if (run.crashes > 0) == crashed
         }
 
     def has_waited(self, run: RunModel) -> bool:
@@ -443,12 +443,12 @@ class LogMachine(RuleBasedStateMachine):
             assert (delivery_id, handler) not in self.seen_done
             process.running.append(delivery)
 
-    @rule(limit=st.integers(1, 4), interrupted=st.booleans(), ending=st.one_of(st.none(), RUN_ENDS))
-    def start_what_is_due(self, limit: int, interrupted: bool, ending: Any) -> None:
+    @rule(limit=st.integers(1, 4), crashed=st.booleans(), ending=st.one_of(st.none(), RUN_ENDS))
+    def start_what_is_due(self, limit: int, crashed: bool, ending: Any) -> None:
         process = self.leader
         self.flush_all_of(process)
-        found = process.log.list_ready(limit, interrupted=interrupted)
-        assert len(found) == min(limit, len(self.model.list_ready(interrupted=interrupted)))
+        found = process.log.list_ready(limit, crashed=crashed)
+        assert len(found) == min(limit, len(self.model.list_ready(crashed=crashed)))
         with process.log.transaction():
             for delivery_id, handler in found:
                 self.start(process, delivery_id, handler)
@@ -557,9 +557,9 @@ class LogMachine(RuleBasedStateMachine):
             assert (seen(record), record.body) == (seen(known), known.body)
             found = [record.id for record in log.list(state=known.state, limit=1_000)]
             assert found == [one.id for one in expected if one.state == known.state]
-        for interrupted in (False, True):
-            found = log.list_ready(1_000, interrupted=interrupted)
-            assert set(found) == self.model.list_ready(interrupted=interrupted)
+        for crashed in (False, True):
+            found = log.list_ready(1_000, crashed=crashed)
+            assert set(found) == self.model.list_ready(crashed=crashed)
         waits, expected_wait = log.seconds_to_next(), self.model.seconds_to_next()
         assert (waits is None) == (expected_wait is None)
         assert waits is None or waits == pytest.approx(expected_wait)
@@ -764,8 +764,8 @@ class DiskMachine(LogMachine):
 
     def lead(self) -> None:
         self.write_late(self.leader)
-        interrupted = self.leader.log.recover()
-        assert set(interrupted) == self.model.recover()
+        crashed = self.leader.log.recover()
+        assert set(crashed) == self.model.recover()
         self.leader.given_up += self.leader.running
         self.leader.running = []
 

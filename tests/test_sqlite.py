@@ -230,7 +230,7 @@ def test_a_handler_during_which_the_process_is_killed_is_tried_three_times_more(
                 process.send_signal(signal.SIGKILL)
                 assert process.wait(PATIENCE) == -signal.SIGKILL
             assert crashed(log) == [("d1", "a", attempt == 4)]
-            assert log.list_ready(8) == log.list_ready(8, interrupted=True) == []
+            assert log.list_ready(8) == log.list_ready(8, crashed=True) == []
             waits.append(log.seconds_to_next())
             clock[0] += waits[-1] or 0
         (ended,) = record(log, "d1").runs
@@ -333,16 +333,16 @@ def test_what_was_interrupted_is_listed_apart(log: SqliteStore, clock: list[floa
     start(log, "d1", "b")
     crashed(log)
     others = [("d0", "b"), ("d2", "b"), ("d2", "a"), ("d3", "b"), ("d3", "a")]
-    assert log.list_ready(8, interrupted=True) == []
+    assert log.list_ready(8, crashed=True) == []
     clock[0] += 10
     assert log.list_ready(8) == others
-    assert log.list_ready(8, interrupted=True) == [("d0", "a"), ("d1", "b"), ("d1", "a")]
-    assert log.list_ready(1, interrupted=True) == [("d0", "a")]
-    assert log.list_ready(8, ["a"], interrupted=True) == [("d1", "b")]
+    assert log.list_ready(8, crashed=True) == [("d0", "a"), ("d1", "b"), ("d1", "a")]
+    assert log.list_ready(1, crashed=True) == [("d0", "a")]
+    assert log.list_ready(8, ["a"], crashed=True) == [("d1", "b")]
     # Also when it failed since.
     log.finish_run(start(log, "d0"), "failed", retry_after=0)
     log.flush()
-    assert log.list_ready(1, interrupted=True) == [("d0", "a")]
+    assert log.list_ready(1, crashed=True) == [("d0", "a")]
 
 
 def test_a_handler_out_of_time_may_still_end(log: SqliteStore) -> None:

@@ -120,7 +120,8 @@ class ResponseSpec:
         self.reason = reason
 
 
-# All responses. After other statuses than 2xx, the Hub retries, and in the end suspends the webhook
+# The responses of a webhook URL. Two tables with rarer ones follow. `Receiver.reject` takes the key.
+# After other statuses than 2xx, the Hub retries, and in the end suspends the webhook
 # (https://huggingface.co/docs/hub/webhooks). So a complete delivery with the right secret is never
 # rejected because of its content.
 RESPONSES: Mapping[str, ResponseSpec] = {

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     # The delivery and the handler of a run that can start.
     Due: TypeAlias = tuple[str, str]
     # The delivery and the handler of a crashed run, and whether it is not tried again.
-    Interrupted: TypeAlias = tuple[str, str, bool]
+    RecoveredRun: TypeAlias = tuple[str, str, bool]
 
 __all__ = [
     "LONGEST_ERROR",
@@ -254,7 +254,7 @@ class DeliveryStore(Protocol):
     def count_rejections(self, minute: int, reason: str, count: int) -> None:
         """Add to the rejected requests of a minute, counted from 1970."""
 
-    def recover(self) -> builtins.list[Interrupted]:
+    def recover(self) -> builtins.list[RecoveredRun]:
         """Become the leader; not in a transaction.
 
         Returns:
@@ -304,7 +304,7 @@ class DeliveryStore(Protocol):
         """
         ...
 
-    def recover_crashed(self) -> builtins.list[Interrupted]:
+    def recover_crashed(self) -> builtins.list[RecoveredRun]:
         """Retry or fail the runs whose process died, as the leader; not in a transaction.
 
         Returns:
@@ -333,7 +333,7 @@ class DeliveryStore(Protocol):
         without: Sequence[str] = (),
         *,
         among: Container[str] | None = None,
-        interrupted: bool = False,
+        crashed: bool = False,
         grouped: Container[str] = (),
     ) -> builtins.list[Due]:
         """List runs that can start, the oldest first.
@@ -342,7 +342,7 @@ class DeliveryStore(Protocol):
             limit: how many at most.
             without: the busy handlers.
             among: the known handlers; None for any.
-            interrupted: only runs during which the process died before; else only the others.
+            crashed: only runs during which the process died before; else only the others.
             grouped: the handlers with `serial=` or `debounce=`.
         """
         ...

@@ -42,7 +42,8 @@ _READY = f"""
     SELECT open_runs.seq, position, id, open_runs.handler FROM open_runs
     JOIN deliveries USING (seq)
     LEFT JOIN run_groups AS mine ON mine.seq = open_runs.seq AND mine.handler = open_runs.handler
-    WHERE {schema.WAITING} AND open_runs.state = ? AND open_runs.handler = ? AND (crashes > 0) = ?
+    WHERE {schema.IS_WAITING} AND open_runs.state = ? AND open_runs.handler = ?
+        AND (crashes > 0) = ?
         AND (due_at IS NULL OR due_at <= ? OR started_at > ? OR open_runs.state = 'queued')
         AND (mine.seq IS NULL OR (ready_at <= ? AND NOT {_EARLIER}))
     ORDER BY open_runs.seq, position LIMIT ?

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from contextlib import AbstractContextManager
 
-    from hubhooks._store.base import Interrupted, Leader
+    from hubhooks._store.base import Leader, RecoveredRun
     from hubhooks._store.connection import Database
     from hubhooks._store.inserts import NewDeliveries
     from hubhooks._store.processes import ProcessTable
@@ -68,7 +68,7 @@ class LeaderTable(RunTable):
         (generation,) = self._db.execute(schema.SELECT_GENERATION).fetchone()
         return self._leadership == (self._db.file, generation)
 
-    def recover(self) -> list[Interrupted]:
+    def recover(self) -> list[RecoveredRun]:
         """Become the leader; not in a transaction.
 
         Returns:
@@ -84,13 +84,13 @@ class LeaderTable(RunTable):
         self._db.note_files()
         return self.recover_crashed()
 
-    def recover_crashed(self) -> list[Interrupted]:
+    def recover_crashed(self) -> list[RecoveredRun]:
         """Retry or fail the runs whose process died, as the leader.
 
         Returns:
             these runs.
         """
-        found: list[Interrupted] = []
+        found: list[RecoveredRun] = []
         ends: list[EndedAttempt] = []
         with self.transaction():
             now = clock.now()

@@ -102,7 +102,7 @@ class RunTable:
         without: Sequence[str] = (),
         *,
         among: Container[str] | None = None,
-        interrupted: bool = False,
+        crashed: bool = False,
         grouped: Container[str] = (),
     ) -> list[Due]:
         """List runs that can start, the oldest first.
@@ -111,7 +111,7 @@ class RunTable:
             limit: how many at most.
             without: the busy handlers.
             among: the known handlers; None for any.
-            interrupted: only runs during which the process died before; else only the others.
+            crashed: only runs during which the process died before; else only the others.
             grouped: the handlers with `serial=` or `debounce=`.
         """
         now = self._timer()
@@ -119,16 +119,16 @@ class RunTable:
         execute = self._db.execute
         found: list[tuple[int, int, str, str]] = []
         # A crashed run is in backoff, never queued.
-        for state in (State.RETRYING,) if interrupted else (State.QUEUED, State.RETRYING):
+        for state in (State.RETRYING,) if crashed else (State.QUEUED, State.RETRYING):
             for (handler,) in execute(schema.SELECT_HANDLERS, (state, state)).fetchall():
                 if handler in without or not (among is None or handler in among):
                     continue
                 if handler in grouped:
                     found += list_ready_in_groups(
-                        execute, state, handler, times, limit, crashed=interrupted
+                        execute, state, handler, times, limit, crashed=crashed
                     )
                 else:
-                    values = (state, handler, interrupted, *times, limit)
+                    values = (state, handler, crashed, *times, limit)
                     found += execute(schema.SELECT_READY, values)
         return [(delivery_id, handler) for _, _, delivery_id, handler in sorted(found)[:limit]]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-# One entry is one transaction. A released entry is never changed.
+# To add a column, append an entry here, and add the column to the INSERT and SELECT below. Then
+# write it in `inserts.py`, and read it in `rows.py` into `models.py`. One entry is one transaction.
+# An entry of the main branch is never changed.
 MIGRATIONS = (
     (
         # Rows are ordered by `seq`, not by time: clocks go back. AUTOINCREMENT never uses a number
@@ -149,8 +151,8 @@ MIGRATIONS = (
 
 
 # In SQL with literals: a partial index is used only where its condition stands.
-WAITING = "open_runs.state IN ('queued', 'retrying')"
-_STARTED = "seq = ? AND handler = ? AND attempts = ? AND state IN ('running', 'stuck')"
+IS_WAITING = "open_runs.state IN ('queued', 'retrying')"
+_IS_STARTED = "seq = ? AND handler = ? AND attempts = ? AND state IN ('running', 'stuck')"
 
 # ---- deliveries ---------------------------------------------------------------------------------
 
@@ -161,7 +163,7 @@ INSERT_DELIVERY = """
         is_replay, is_acknowledged, duplicates, headers, size)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-INSERT_BODY = "INSERT INTO bodies VALUES (?, ?)"
+INSERT_BODY = "INSERT INTO bodies (seq, body) VALUES (?, ?)"
 SELECT_DELIVERIES = """
     SELECT seq, id, received_at, scope, action, repo, skipped, reason, is_replay, is_acknowledged,
         duplicates, headers, size FROM deliveries
@@ -205,7 +207,8 @@ INSERT_OPEN_RUN = """
 """
 # Queue an ended run again.
 REOPEN_RUN = """
-    INSERT INTO open_runs
+    INSERT INTO open_runs (seq, handler, position, state, attempts, failures, crashes, due_at,
+        started_at, process, error, traceback)
     SELECT seq, handler, position, 'queued', attempt, failures, crashes, ?, started_at, process,
         error, traceback
     FROM attempts WHERE seq = ? AND handler = ? AND position IS NOT NULL
@@ -240,27 +243,29 @@ START_RUN = """
 # one is for a delivery with a single run: its state is that of the run.
 SET_STATE_OF_SINGLE = f"""
     UPDATE deliveries SET state = ?, is_acknowledged = is_acknowledged OR ?
-    WHERE seq = ? AND EXISTS (SELECT 1 FROM open_runs WHERE {_STARTED})
+    WHERE seq = ? AND EXISTS (SELECT 1 FROM open_runs WHERE {_IS_STARTED})
 """  # noqa: S608 - constants
 END_ATTEMPT = f"""
     INSERT OR REPLACE INTO attempts (seq, handler, attempt, started_at, finished_at, process, state,
         error, traceback, position, failures, crashes)
     SELECT seq, handler, attempts, started_at, ?, process, ?, ?, ?,
         CASE WHEN ? THEN position END, failures + ?, crashes + ?
-    FROM open_runs WHERE {_STARTED}
+    FROM open_runs WHERE {_IS_STARTED}
 """  # noqa: S608 - constants
-END_RUN = f"DELETE FROM open_runs WHERE {_STARTED}"  # noqa: S608 - constants
+END_RUN = f"DELETE FROM open_runs WHERE {_IS_STARTED}"  # noqa: S608 - constants
 RETRY_RUN = f"""
     UPDATE open_runs SET state = 'retrying', due_at = ?, error = ?, traceback = ?,
-        failures = failures + ?, crashes = crashes + ? WHERE {_STARTED}
+        failures = failures + ?, crashes = crashes + ? WHERE {_IS_STARTED}
 """  # noqa: S608 - constants
-SET_STUCK = f"UPDATE open_runs SET state = 'stuck' WHERE {_STARTED}"  # noqa: S608 - constants
+SET_STUCK = f"UPDATE open_runs SET state = 'stuck' WHERE {_IS_STARTED}"  # noqa: S608 - constants
 SET_OUTCOME = """
     UPDATE attempts SET state = ?, error = ? WHERE seq = ? AND handler = ? AND position IS NOT NULL
 """
 REQUEUE_RUN = "UPDATE open_runs SET state = 'queued', due_at = ? WHERE seq = ? AND handler = ?"
 INSERT_QUEUED_RUN = """
-    INSERT INTO open_runs VALUES (?, ?, ?, 'queued', 0, 0, 0, ?, NULL, NULL, '', '')
+    INSERT INTO open_runs (seq, handler, position, state, attempts, failures, crashes, due_at,
+        error, traceback)
+    VALUES (?, ?, ?, 'queued', 0, 0, 0, ?, '', '')
 """
 # End a waiting run without an attempt.
 END_WAITING_RUN = """
@@ -274,10 +279,10 @@ DELETE_OPEN_RUN = "DELETE FROM open_runs WHERE seq = ? AND handler = ?"
 # The handlers with waiting runs in a state. One step per handler, not per run.
 SELECT_HANDLERS = f"""
     WITH RECURSIVE names (handler) AS (
-        SELECT * FROM (SELECT handler FROM open_runs WHERE {WAITING} AND state = ?
+        SELECT * FROM (SELECT handler FROM open_runs WHERE {IS_WAITING} AND state = ?
             ORDER BY handler LIMIT 1)
         UNION ALL
-        SELECT (SELECT open_runs.handler FROM open_runs WHERE {WAITING} AND state = ?
+        SELECT (SELECT open_runs.handler FROM open_runs WHERE {IS_WAITING} AND state = ?
             AND open_runs.handler > names.handler ORDER BY open_runs.handler LIMIT 1)
         FROM names WHERE names.handler IS NOT NULL)
     SELECT handler FROM names WHERE handler IS NOT NULL
@@ -285,19 +290,19 @@ SELECT_HANDLERS = f"""
 # A start in the future means that the clock was set back: do not wait for it.
 SELECT_READY = f"""
     SELECT seq, position, id, handler FROM open_runs JOIN deliveries USING (seq)
-    WHERE {WAITING} AND open_runs.state = ? AND handler = ? AND (crashes > 0) = ?
+    WHERE {IS_WAITING} AND open_runs.state = ? AND handler = ? AND (crashes > 0) = ?
         AND (due_at IS NULL OR due_at <= ? OR started_at > ? OR open_runs.state = 'queued')
     ORDER BY seq, position LIMIT ?
 """  # noqa: S608 - constants
 SELECT_NEXT_DUE = f"""
-    SELECT min(due_at) FROM open_runs WHERE {WAITING} AND state = 'retrying' AND due_at > ?
+    SELECT min(due_at) FROM open_runs WHERE {IS_WAITING} AND state = 'retrying' AND due_at > ?
 """  # noqa: S608 - constants
-SELECT_WAITING_RUNS = f"SELECT seq FROM open_runs WHERE {WAITING} AND handler = ? LIMIT ?"  # noqa: S608 - constants
-COUNT_WAITING_RUNS = f"SELECT handler, count(*) FROM open_runs WHERE {WAITING} GROUP BY handler"  # noqa: S608 - constants
+SELECT_WAITING_RUNS = f"SELECT seq FROM open_runs WHERE {IS_WAITING} AND handler = ? LIMIT ?"  # noqa: S608 - constants
+COUNT_WAITING_RUNS = f"SELECT handler, count(*) FROM open_runs WHERE {IS_WAITING} GROUP BY handler"  # noqa: S608 - constants
 # A queued run has a `due_at` only if it was replayed.
 SELECT_BACKLOG = f"""
     SELECT handler, count(*), min(ifnull(due_at, received_at))
-    FROM open_runs JOIN deliveries USING (seq) WHERE {WAITING} GROUP BY handler
+    FROM open_runs JOIN deliveries USING (seq) WHERE {IS_WAITING} GROUP BY handler
 """  # noqa: S608 - constants
 # It reads all open runs every few seconds, which takes 4 ms if 100,000 wait. An index would cost
 # each run more.

@@ -6,7 +6,6 @@ import asyncio
 import contextvars
 import inspect
 import logging
-import math
 import os
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,6 +21,7 @@ from hubhooks._logging import (
     without_own_frames,
 )
 from hubhooks._store.base import log_fields
+from hubhooks._worker.backoff import DEFAULT_DELAY, retry_delay
 from hubhooks._worker.pools import SHUTDOWN_MESSAGE
 from hubhooks.models import Ignore, Retry, State, shorten
 
@@ -36,12 +36,6 @@ __all__ = ["Execution", "HookExecution", "Reporter", "RunExecution"]
 
 _log = get_logger()
 
-# The longest pause of a `backoff`, and of a `Retry`.
-_LONGEST_PAUSE = 3600.0
-_LONGEST_AFTER = 365 * 24 * 3600.0
-# The pause if the user's code gives none.
-_DEFAULT_PAUSE = 60.0
-_JITTER = 0.2
 # A longer reason of a handler is cut in the log, in characters.
 _LONGEST_LOGGED = 200
 
@@ -275,19 +269,20 @@ class RunExecution(Execution):
         if is_stopped and self._reporter.keeps_unfinished:
             self.requeue()
             return
-        pause = None if is_stopped or not self._has_tries_left() else _DEFAULT_PAUSE
+        delay = None if is_stopped or not self._has_tries_left() else DEFAULT_DELAY
         # Store the result before logging and hooks, and before Ctrl-C goes on.
         try:
             summary, trace = summary_of(error), traceback_of(error)
-            if pause is not None:
-                pause = self._pause(error)
+            if delay is not None:
+                failures = self.run_context.failures + 1
+                delay = retry_delay(self.name, self._handler.policy, failures, error)
         finally:
-            self._finish(State.FAILED, summary, trace, retry_after=pause)
+            self._finish(State.FAILED, summary, trace, retry_after=delay)
         try:
-            self._log_failure(error, pause)
+            self._log_failure(error, delay)
         finally:
             self._reporter.run_hooks("error", self, error)
-            if pause is None:
+            if delay is None:
                 self._reporter.run_hooks("failure", self, error)
 
     def _log_end(self, state: str, reason: str = "") -> None:
@@ -305,21 +300,21 @@ class RunExecution(Execution):
             extra={**self._log_fields(), "state": state},
         )
 
-    def _log_failure(self, error: BaseException, pause: float | None) -> None:
+    def _log_failure(self, error: BaseException, delay: float | None) -> None:
         name, delivery_id = self.name, self.run_context.id
-        if pause is None:
+        if delay is None:
             what = "handler `%s` failed on delivery `%s`"
             shown = without_own_frames(error)
             _log.error(what, name, delivery_id, exc_info=shown, extra=self._log_fields())
         elif issubclass(type(error), Retry):
             what = "handler `%s` asks for a retry of delivery `%s` in %.3g s: %s"
             reason = text_of(error)
-            _log.info(what, name, delivery_id, pause, reason, extra=self._log_fields())
+            _log.info(what, name, delivery_id, delay, reason, extra=self._log_fields())
         else:
             what = "handler `%s` failed on delivery `%s`; retry in %.3g s"
             fields = self._log_fields()
             shown = without_own_frames(error)
-            _log.error(what, name, delivery_id, pause, exc_info=shown, extra=fields)
+            _log.error(what, name, delivery_id, delay, exc_info=shown, extra=fields)
 
     def cancel(self) -> None:
         self.drop_rest()
@@ -378,43 +373,6 @@ class RunExecution(Execution):
     def _has_tries_left(self) -> bool:
         return self.run_context.failures < self._handler.policy.retries
 
-    def _pause(self, error: BaseException) -> float:
-        """Return the seconds before the next attempt."""
-        policy = self._handler.policy
-        failures = self.run_context.failures + 1
-        after = self._after(error) if issubclass(type(error), Retry) else None
-        if after is not None:
-            return after
-        if callable(policy.backoff):
-            try:
-                given = policy.backoff(failures)
-                check_ran(given)
-                return _pause_of(given)
-            # The run must end after any exception of the user's function.
-            except BaseException as failure:
-                if is_interrupt(failure):
-                    raise
-                _log.exception("`backoff` of handler `%s` failed; retry in a minute", self.name)
-                return _DEFAULT_PAUSE
-        import random  # noqa: PLC0415 - slow to import, and only retries need it
-
-        # Runs that failed together must not be retried together.
-        jitter = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - not for a secret
-        return min(policy.backoff * 2.0 ** min(failures - 1, 30), _LONGEST_PAUSE) * jitter
-
-    def _after(self, error: BaseException) -> float | None:
-        """Return the seconds that a `Retry` asks for; None if it asks for none."""
-        # A subclass may define `after` itself, or not call `super().__init__`.
-        try:
-            after = getattr(error, "after", None)
-            return None if after is None else _limited(float(after), _LONGEST_AFTER)
-        except BaseException as failure:
-            if is_interrupt(failure):
-                raise
-            what = "`after` of the error of handler `%s` failed; using its `backoff`"
-            _log.exception(what, self.name)
-            return None
-
 
 class HookExecution(Execution):
     """One call of a hook. Its exceptions are logged, and start no other hook."""
@@ -448,14 +406,3 @@ class HookExecution(Execution):
 
 def _is_current(task: asyncio.Task[None] | None) -> bool:
     return task is not None and asyncio.current_task(task.get_loop()) is task
-
-
-def _pause_of(given: float) -> float:
-    return _limited(float(given), _LONGEST_PAUSE)
-
-
-def _limited(seconds: float, longest: float) -> float:
-    if not math.isfinite(seconds):
-        msg = f"it returned {seconds}: return seconds, such as 60"
-        raise ValueError(msg)
-    return min(max(seconds, 0.0), longest)

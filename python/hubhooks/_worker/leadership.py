@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hubhooks._app_code import AppCode
-    from hubhooks._store.base import DeliveryStore, Interrupted, Leader
+    from hubhooks._store.base import DeliveryStore, Leader, RecoveredRun
     from hubhooks._worker.timeouts import Timeouts
     from hubhooks.routing import Router
 
@@ -85,7 +85,7 @@ class Leadership:
 
     # ---- start and stop ------------------------------------------------------------------------
 
-    def open(self) -> Sequence[Interrupted] | None:
+    def open(self) -> Sequence[RecoveredRun] | None:
         """Open the store, and become the leader if there is none.
 
         Returns:
@@ -171,7 +171,7 @@ class Leadership:
 
     # ---- the leader ----------------------------------------------------------------------------
 
-    def acquire(self) -> Sequence[Interrupted] | None:
+    def acquire(self) -> Sequence[RecoveredRun] | None:
         """Become the leader if there is none.
 
         Returns:
@@ -191,7 +191,7 @@ class Leadership:
                 return None
             raise
 
-    def reacquire(self) -> Sequence[Interrupted] | None:
+    def reacquire(self) -> Sequence[RecoveredRun] | None:
         """Become the leader again, after this process lost the lock or the file was replaced.
 
         Neither happens while the lock is held, unless a program removes the lock's file, or opens

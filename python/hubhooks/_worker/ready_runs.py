@@ -119,7 +119,7 @@ class ReadyRuns:
             self._start_others()
         busy = claims.scheduler.busy()
         known, grouped = self._router.handler_names, self._grouped()
-        ready = self._store.list_ready(1, busy, among=known, interrupted=True, grouped=grouped)
+        ready = self._store.list_ready(1, busy, among=known, crashed=True, grouped=grouped)
         if not ready:
             # Runs of this process cannot become crashed ones while it lives.
             may_come = (

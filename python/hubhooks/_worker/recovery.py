@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
-    from hubhooks._store.base import DeliveryStore, Interrupted
+    from hubhooks._store.base import DeliveryStore, RecoveredRun
     from hubhooks._worker.execution import RunExecution
     from hubhooks._worker.polls import PollSchedule
     from hubhooks._worker.scheduler import CrashQuarantine
@@ -61,7 +61,7 @@ class CrashRecovery:
         self._polls = polls
         self._start_hooks = start_hooks
 
-    def take_over(self, crashed: Sequence[Interrupted] | None) -> None:
+    def take_over(self, crashed: Sequence[RecoveredRun] | None) -> None:
         """Take over the runs of the store, after this process became the leader.
 
         Args:
@@ -72,11 +72,11 @@ class CrashRecovery:
         self._quarantine.may_have_crashed = bool(self._store.path)
         self._polls.may_be_unknown = True
         store = self._store
-        ready = store.list_ready(1) or store.list_ready(1, interrupted=True)
+        ready = store.list_ready(1) or store.list_ready(1, crashed=True)
         self._polls.is_needed = bool(ready) or store.seconds_to_next() is not None
         self.report(crashed)
 
-    def report(self, crashed: Sequence[Interrupted]) -> None:
+    def report(self, crashed: Sequence[RecoveredRun]) -> None:
         """Log crashed runs, and run the hooks of those that are not retried."""
         for delivery_id, name, is_failed in crashed:
             self._quarantine.may_have_crashed = self._polls.is_needed = True

@@ -442,12 +442,10 @@ class _SingleDeliveryStore:
         without: Sequence[str] = (),
         *,
         among: Container[str] | None = None,
-        interrupted: bool = False,
+        crashed: bool = False,
         grouped: Container[str] = (),  # noqa: ARG002 - runs start at once
     ) -> list[Due]:
-        everything = self._store.list_ready(
-            sys.maxsize, without, among=among, interrupted=interrupted
-        )
+        everything = self._store.list_ready(sys.maxsize, without, among=among, crashed=crashed)
         return [due for due in everything if due[0] == self._delivery_id][:limit]
 
 
