@@ -249,7 +249,7 @@ def test_a_store_that_cannot_be_written_and_logging_that_raises_lose_nothing(
     ):
         assert post(port, BODY)[0] == 202
         file.execute(
-            "CREATE TRIGGER full BEFORE UPDATE ON runs "
+            "CREATE TRIGGER full BEFORE INSERT ON attempts "
             "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
         )
         release.set()

@@ -217,7 +217,7 @@ def test_a_handler_during_which_the_process_is_killed_is_tried_three_times_more(
         log.open()
         log.recover()
         is_again = len(log.list_ready(8)) == 0
-        assert len(log.list_ready(8, interrupted=is_again)) == 1
+        assert len(log.list_ready(8, crashed=is_again)) == 1
         print(is_again, log.claim("d1", "a").attempt, flush=True)
         sys.stdin.read()
     """

@@ -120,7 +120,7 @@ class ResponseSpec:
         self.reason = reason
 
 
-# The responses of a webhook URL. Two tables with rarer ones follow. `Receiver.reject` takes the key.
+# The responses of a webhook URL. Two tables with rarer ones follow. `Receiver.reject` takes a key.
 # After other statuses than 2xx, the Hub retries, and in the end suspends the webhook
 # (https://huggingface.co/docs/hub/webhooks). So a complete delivery with the right secret is never
 # rejected because of its content.

@@ -326,9 +326,9 @@ class Database:
             try:
                 # SQLite does not let a transaction that begins with a read wait for the write lock.
                 self.execute("BEGIN IMMEDIATE")
-                self._write_deferred()
+                self.write_deferred()
                 yield
-                self._write_deferred()
+                self.write_deferred()
                 self.execute("COMMIT")
                 self._guard.check_written()
                 del self._deferred[: self._written_count]
@@ -367,7 +367,8 @@ class Database:
             with self.transaction():
                 pass
 
-    def _write_deferred(self) -> None:
+    def write_deferred(self) -> None:
+        """Write the deferred writes, in a transaction."""
         while self._written_count < len(self._deferred):
             self._deferred[self._written_count]()
             self._written_count += 1

@@ -45,17 +45,22 @@ class MemoryDatabase:
     """The interface of `Database`, for a database in memory.
 
     It exists from the first use until the object is deleted. It belongs to its connection, so all
-    threads use this one, under its lock. Writes are not deferred.
+    threads use this one, under its lock. A read sees deferred writes.
+
+    Args:
+        flush: writes the deferred writes, in a transaction of the store.
     """
 
     path = ""
     times_opened = 0
     is_copy = False
-    has_deferred = False
     file = None
 
-    def __init__(self) -> None:
+    def __init__(self, flush: Callable[[], None]) -> None:
         self.has_failed = False
+        self._flush_store = flush
+        self._deferred: list[Callable[[], object]] = []
+        self._written_count = 0
         self._connection: sqlite3.Connection | None = None
         self._lock = threading.RLock()
         self._writer: int | None = None
@@ -114,8 +119,10 @@ class MemoryDatabase:
                 connection.execute("BEGIN")
                 yield
                 connection.execute("COMMIT")
+                del self._deferred[: self._written_count]
             finally:
                 self._writer = None
+                self._written_count = 0
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
 
@@ -126,20 +133,34 @@ class MemoryDatabase:
     ) -> Generator[sqlite3.Connection]:
         """Use the connection alone for a short time, in any thread."""
         with self._lock:
+            self.flush()
             yield self._connect()
 
+    @property
+    def has_deferred(self) -> bool:
+        """Whether there are deferred writes."""
+        return bool(self._deferred)
+
     def defer(self, write: Callable[[], object]) -> None:
-        """Write now."""
-        with self.transaction():
-            write()
+        """Write with the next transaction, before the next read, or with `flush`."""
+        self._deferred.append(write)
+
+    def write_deferred(self) -> None:
+        """Write the deferred writes, in a transaction."""
+        while self._written_count < len(self._deferred):
+            self._deferred[self._written_count]()
+            self._written_count += 1
 
     def flush(self) -> None:
-        """Do nothing: no write is deferred."""
+        """Write the deferred writes."""
+        with self._lock:
+            if self._deferred and not self.in_transaction:
+                self._flush_store()
 
     def reopen_if_replaced(self) -> None:
         """Do nothing: there is no file."""
 
-    note_files = keep_noted = note_end = write_header = checkpoint = flush
+    note_files = keep_noted = note_end = write_header = checkpoint = reopen_if_replaced
 
 
 class OnlyProcess:

@@ -71,7 +71,7 @@ class RunTable:
         database: the store.
         new: the new deliveries of a transaction.
         timer: the clock for retries and waits.
-        is_shared: whether other processes can use the store. If not, no write is deferred.
+        is_shared: whether other processes can use the store.
     """
 
     def __init__(
@@ -92,9 +92,6 @@ class RunTable:
         self._ends_lock = threading.Lock()
         self._pending_ends: _PendingEnds | None = None
         self._claimed: dict[tuple[str, str, int], ClaimedRun] = {}
-
-    def _defer(self, write: Callable[[], object]) -> None:
-        self._db.defer(write)
 
     def list_ready(
         self,
@@ -160,7 +157,7 @@ class RunTable:
 
     def mark_stuck(self, run_context: RunContext) -> None:
         """Record, deferred, that a handler is over its timeout and cannot be cancelled."""
-        self._defer(partial(self._write_stuck, run_context))
+        self._db.defer(partial(self._write_stuck, run_context))
 
     def finish_run(
         self,
@@ -203,7 +200,7 @@ class RunTable:
         how = (handler, attempt, state, outcome, due_at, error, traceback, failures)
         if claimed is None:
             # The file at the path was replaced since, and has other numbers.
-            self._defer(lambda: self._end_by_id(delivery_id, EndedAttempt(0, *how)))
+            self._db.defer(lambda: self._end_by_id(delivery_id, EndedAttempt(0, *how)))
             return
         with self._ends_lock:
             pending, is_new = self._open_pending()
@@ -214,7 +211,7 @@ class RunTable:
             end = EndedAttempt(claimed.seq, *how, is_single, is_acknowledged)
             pending.ends.append(end)
         if is_new:
-            self._defer(partial(self._write_pending, pending))
+            self._db.defer(partial(self._write_pending, pending))
 
     def _end_by_id(self, delivery_id: str, end: EndedAttempt) -> None:
         seq = self._new.seq(delivery_id)
@@ -230,12 +227,10 @@ class RunTable:
             pending, is_new = self._open_pending()
             pending.acks[delivery_id] = None
         if is_new:
-            self._defer(partial(self._write_pending, pending))
+            self._db.defer(partial(self._write_pending, pending))
 
     def _open_pending(self) -> tuple[_PendingEnds, bool]:
         """Return what the next transaction writes, and whether it is new."""
-        if not self._is_shared:
-            return _PendingEnds(), True
         is_new = self._pending_ends is None
         self._pending_ends = pending = self._pending_ends or _PendingEnds()
         return pending, is_new
@@ -251,22 +246,23 @@ class RunTable:
             self._db.executemany(schema.SET_ACKNOWLEDGED, [(each,) for each in pending.acks])
 
     def _write_ends(self, ends: Sequence[EndedAttempt]) -> None:
-        """Write the ends of attempts, in a transaction."""
+        """Write the ends of attempts, in a transaction. An attempt that was given up has none."""
         write = self._db.executemany
         now = clock.now()
         singles = [end for end in ends if end.is_single]
+        others = [end for end in ends if not end.is_single and self._is_started(end)]
+        written = 0
         if singles:
-            written = write(
-                schema.SET_STATE_OF_SINGLE,
-                [
-                    (end.state, end.is_acknowledged, end.seq, end.seq, end.handler, end.attempt)
-                    for end in singles
-                ],
-            )
-            if written.rowcount < len(singles):
-                # An attempt was given up. The acknowledgement is true anyway.
-                acks = [(end.seq,) for end in singles if end.is_acknowledged]
-                write(schema.SET_ACKNOWLEDGED_BY_SEQ, acks)
+            states = [
+                (end.state, end.is_acknowledged, end.seq, end.seq, end.handler, end.attempt)
+                for end in singles
+            ]
+            written = write(schema.SET_STATE_OF_SINGLE, states).rowcount
+        if written + len(others) < len(ends):
+            # The acknowledgement of a given up attempt is true anyway.
+            acks = [(end.seq,) for end in ends if end.is_acknowledged]
+            write(schema.SET_ACKNOWLEDGED_BY_SEQ, acks)
+        ends = [*singles, *others]
         write(
             schema.END_ATTEMPT,
             [
@@ -291,28 +287,29 @@ class RunTable:
                 ],
             )  # fmt: skip
         # Whether the response is known to have arrived, by delivery.
-        others: dict[int, bool] = {}
-        for end in ends:
-            if not end.is_single:
-                others[end.seq] = others.get(end.seq, False) or end.is_acknowledged
-        for seq, is_acknowledged in others.items():
+        deliveries: dict[int, bool] = {}
+        for end in others:
+            deliveries[end.seq] = deliveries.get(end.seq, False) or end.is_acknowledged
+        for seq, is_acknowledged in deliveries.items():
             self._write_state(seq, is_acknowledged=is_acknowledged)
+
+    def _is_started(self, end: EndedAttempt) -> bool:
+        values = (end.seq, end.handler, end.attempt)
+        return self._db.execute(schema.IS_STARTED, values).fetchone() is not None
 
     def _write_state(self, seq: int, *, is_acknowledged: bool = False) -> None:
         """Derive the state of a delivery from its runs."""
         states = [State(state) for (state,) in self._db.execute(schema.SELECT_STATES, (seq,))]
-        if states:
-            values = (aggregate_state(states), is_acknowledged, seq)
-            self._db.execute(schema.SET_STATE, values)
-            if UNFINISHED.isdisjoint(states):
-                self._new.settle(seq)
+        self._db.execute(schema.SET_STATE, (aggregate_state(states), is_acknowledged, seq))
+        if UNFINISHED.isdisjoint(states):
+            self._new.settle(seq)
 
     def _write_stuck(self, run_context: RunContext) -> None:
         seq = self._new.seq(run_context.id)
         if seq is not None:
             values = (seq, run_context.handler, run_context.attempt)
-            self._db.execute(schema.SET_STUCK, values)
-            self._write_state(seq)
+            if self._db.execute(schema.SET_STUCK, values).rowcount:
+                self._write_state(seq)
 
 
 def replace_runs(execute: Execute, known: Delivery, handlers: Sequence[str], new: str) -> bool:

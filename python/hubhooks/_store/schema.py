@@ -245,6 +245,7 @@ SET_STATE_OF_SINGLE = f"""
     UPDATE deliveries SET state = ?, is_acknowledged = is_acknowledged OR ?
     WHERE seq = ? AND EXISTS (SELECT 1 FROM open_runs WHERE {_IS_STARTED})
 """  # noqa: S608 - constants
+IS_STARTED = f"SELECT 1 FROM open_runs WHERE {_IS_STARTED}"  # noqa: S608 - constants
 END_ATTEMPT = f"""
     INSERT OR REPLACE INTO attempts (seq, handler, attempt, started_at, finished_at, process, state,
         error, traceback, position, failures, crashes)

@@ -109,7 +109,7 @@ class SqliteStore(LeaderTable, StoreReader):
             new = NewDeliveries(database, max_bytes, timer)
         else:
             # They have the methods of `Database` and `ProcessTable` that are called.
-            database = cast("Database", MemoryDatabase())
+            database = cast("Database", MemoryDatabase(self._flush_in_transaction))
             processes = cast("ProcessTable", OnlyProcess())
             timer = SteadyClock().now
             new = MemoryDeliveries(database, timer, limits or MemoryLimits())
@@ -175,6 +175,9 @@ class SqliteStore(LeaderTable, StoreReader):
             try:
                 self._follow_file()
                 self._new.begin()
+                # The first ones were written before `begin`, unless the store is in memory: there
+                # they change its counters.
+                self._db.write_deferred()
                 yield
                 self._new.insert()
             except BaseException:
@@ -183,12 +186,9 @@ class SqliteStore(LeaderTable, StoreReader):
             finally:
                 self._new.clear()
 
-    def _defer(self, write: Callable[[], object]) -> None:
-        if self._is_shared:
-            super()._defer(write)
-        else:
-            with self.transaction():
-                write()
+    def _flush_in_transaction(self) -> None:
+        with self.transaction():
+            pass
 
     def flush(self) -> None:
         """Write the deferred writes.
