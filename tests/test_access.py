@@ -66,7 +66,7 @@ HOST = "ada.lan:7860"
         {"sec-fetch-site": "Same-Origin"},
     ],
 )
-def test_a_page_of_another_origin_is_not_trusted(headers: dict[str, str]) -> None:
+def test_page_of_another_origin_is_not_trusted(headers: dict[str, str]) -> None:
     assert is_cross_site(headers)
 
 
@@ -88,7 +88,7 @@ def test_a_page_of_another_origin_is_not_trusted(headers: dict[str, str]) -> Non
         {"sec-fetch-site": "none", "host": "10.0.0.1"},
     ],
 )
-def test_a_page_of_the_same_origin_and_a_program_are_trusted(headers: dict[str, str]) -> None:
+def test_same_origin_and_programs_are_trusted(headers: dict[str, str]) -> None:
     assert not is_cross_site(headers)
 
 
@@ -127,14 +127,14 @@ def list_deliveries(server: Server, token: str) -> httpx.Response:
     return server.request("/deliveries", headers={"Authorization": f"Bearer {token}"})
 
 
-def test_wrong_tokens_never_lock_the_right_one_out(guarded: Server) -> None:
+def test_wrong_tokens_never_block_the_right_one(guarded: Server) -> None:
     for _ in range(7):
         assert list_deliveries(guarded, "wrong").status_code == 403
         assert list_deliveries(guarded, TOKEN).status_code == 200
     assert "rejected an admin token" in guarded.output()
 
 
-def test_a_flood_of_wrong_tokens_blocks_nobody(guarded: Server) -> None:
+def test_flood_of_wrong_tokens_blocks_no_admin(guarded: Server) -> None:
     async def ask(client: httpx.AsyncClient, token: str) -> int:
         headers = {"Authorization": f"Bearer {token}"}
         return (await client.get("/deliveries", headers=headers)).status_code
@@ -181,7 +181,7 @@ def admin_token(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("admin_token")
-def test_waiting_attempts_are_bounded() -> None:
+def test_number_of_waiting_attempts_is_bounded() -> None:
     async def attempt() -> Counter[str]:
         minutes = Minutes()
         guard = minutes.guard()
@@ -203,7 +203,7 @@ def test_waiting_attempts_are_bounded() -> None:
 
 
 @pytest.mark.usefixtures("admin_token")
-def test_the_delay_grows_with_the_rate_and_ends() -> None:
+def test_delay_grows_with_the_rate_and_ends() -> None:
     async def attempt() -> None:
         minutes = Minutes()
         minutes.go_on.set()
@@ -294,7 +294,7 @@ LOGGING_SERVERS = {
         *(("uvicorn, h11", app, None) for app in ("prefixed", "mount", "hooks")),
     ],
 )
-def test_no_access_log_has_a_query_of_ours(
+def test_access_log_has_no_query_of_the_router(
     tmp_path: Path, name: str, app: str, token: str | None
 ) -> None:
     package, *options = LOGGING_SERVERS[name]
@@ -317,7 +317,7 @@ def test_no_access_log_has_a_query_of_ours(
         assert "?secret=" not in said
 
 
-def test_routes_of_the_app_below_the_router_keep_their_query(tmp_path: Path) -> None:
+def test_other_routes_keep_their_query_in_the_log(tmp_path: Path) -> None:
     pytest.importorskip("fastapi")
     command = ("-m", "uvicorn", "app:fastapi", "--port", "{port}")
     with started(tmp_path, *command, script=PATHS) as server:
@@ -352,7 +352,7 @@ COPIED_URLS = [
 ]  # fmt: skip
 
 
-def test_no_credential_of_a_proxy_is_stored(tmp_path: Path) -> None:
+def test_proxy_credentials_are_not_stored(tmp_path: Path) -> None:
     environ = {"HUBHOOKS_DELIVERIES": None, "HUBHOOKS_ADMIN_TOKEN": TOKEN}
     kept = {
         "User-Agent": "hub/1.0", "Content-Type": "application/json", "Webhook-Id": "d1",
@@ -384,7 +384,7 @@ def test_no_credential_of_a_proxy_is_stored(tmp_path: Path) -> None:
 # ---- delivery ids ------------------------------------------------------------------------------
 
 
-def test_a_delivery_id_cannot_control_a_terminal(tmp_path: Path) -> None:
+def test_delivery_id_cannot_control_a_terminal(tmp_path: Path) -> None:
     controls = "".join(map(chr, range(0x80, 0xA0))) + "\xad"
     delivery_id = f"d\xe9{controls}31m"
     script = "import logging; logging.basicConfig(level=logging.INFO)" + APP

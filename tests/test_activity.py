@@ -125,13 +125,13 @@ def test_anonymous_visitors_see_public_repositories_only(
     assert not row.is_private
 
 
-def test_anonymous_visitors_see_only_the_state_of_a_malformed_delivery(house: House) -> None:
+def test_anonymous_visitors_see_only_the_malformed_state(house: House) -> None:
     house.put(b'{"repo": {"private": false', skipped="malformed", reason="line 1", repo=NAME)
     (row,) = house.activity.page(trusted=False).rows
     assert row == Row(row.received_at, "malformed")
 
 
-def test_anonymous_visitors_see_no_name_that_differs_from_the_body(
+def test_anonymous_visitors_see_only_names_of_the_body(
     house: House, body: Callable[..., bytes]
 ) -> None:
     house.put(body("repo.create", repo__name="ada-labs/other", repo__private=False), repo=NAME)
@@ -190,7 +190,7 @@ def make_guard(clock: Clock) -> AdminTokenGuard:
     return AdminTokenGuard(lambda: Verifier("moon"), clock)
 
 
-def test_only_the_admin_token_is_right() -> None:
+def test_admin_token_is_accepted() -> None:
     check = make_guard(Clock()).check
     assert [check(word) for word in (TOKEN, f" {TOKEN}\n", TOKEN.upper(), "", "moon")] == [
         "right", "right", "wrong", "wrong", "wrong",
@@ -199,11 +199,11 @@ def test_only_the_admin_token_is_right() -> None:
 
 
 @pytest.mark.parametrize("token", ["\ud800" * 20, "x" * 5000, "\0" * 20])
-def test_any_other_token_is_wrong(token: str) -> None:
+def test_other_tokens_are_rejected(token: str) -> None:
     assert make_guard(Clock()).check(token) == "wrong"
 
 
-def test_wrong_tokens_never_lock_the_right_one_out(logged: Callable[[], list[str]]) -> None:
+def test_wrong_tokens_never_block_the_right_one(logged: Callable[[], list[str]]) -> None:
     clock = Clock()
     guard = make_guard(clock)
     assert [guard.check("wrong") for _ in range(1000)] == ["wrong"] * 1000
@@ -248,7 +248,7 @@ def test_session_key_is_valid_in_its_session_for_hours() -> None:
     assert not sessions.is_valid(key, "mine")
 
 
-def test_session_key_can_be_revoked_and_the_oldest_is_dropped() -> None:
+def test_session_keys_are_revoked_and_the_oldest_dropped() -> None:
     sessions = AdminSessions(Clock())
     first, second = sessions.issue("mine"), sessions.issue("mine")
     assert first != second
@@ -285,7 +285,7 @@ def login(name: object = "ada", until: object = 2000) -> dict[str, Any]:
         ({"oauth_info": {"userinfo": "ada", "expires_at": 2000}}, "ada/tide", True, False),
     ],
 )
-def test_the_owner_of_the_space_is_known_by_a_signed_login(
+def test_signed_login_identifies_the_owner_of_the_space(
     session: dict[str, Any] | None, space: str | None, is_signed: bool, is_owner: bool
 ) -> None:
     assert is_space_owner(session, space, is_signed=is_signed, now=1000) is is_owner
@@ -308,14 +308,16 @@ def test_the_owner_of_the_space_is_known_by_a_signed_login(
         ),
     ],
 )
-def test_a_page_of_another_site_is_known(headers: dict[str, str], is_cross: bool) -> None:
+def test_page_of_another_site_is_recognised(headers: dict[str, str], is_cross: bool) -> None:
     assert is_cross_site(headers) is is_cross
 
 
 # ---- details and Replay ------------------------------------------------------------------------
 
 
-def test_details_say_why_and_what_can_be_replayed(house: House, body: Callable[..., bytes]) -> None:
+def test_details_show_reason_and_replayable_handlers(
+    house: House, body: Callable[..., bytes]
+) -> None:
     @house.hooks.on("repo")
     def added_since(event: Any) -> None: ...
 
@@ -328,7 +330,7 @@ def test_details_say_why_and_what_can_be_replayed(house: House, body: Callable[.
     details = house.activity.details(delivery)
     assert details is not None
     assert details.replay_blocked_reason == ""
-    name = "test_details_say_why_and_what_can_be_replayed.<locals>.added_since"
+    name = "test_details_show_reason_and_replayable_handlers.<locals>.added_since"
     assert details.handlers == ("heard", name)
     assert any(name in line for line in details.explanations)
     assert details.payload["event"] == {"action": "create", "scope": "repo"}
@@ -414,9 +416,7 @@ def test_hide_unhandled_lists_all_other_states(house: House) -> None:
     assert len(unhandled.rows) == 12
 
 
-def test_replay_runs_what_heard_it_or_what_is_named(
-    house: House, body: Callable[..., bytes]
-) -> None:
+def test_replay_runs_finished_or_named_handlers(house: House, body: Callable[..., bytes]) -> None:
     delivery = house.put(body("repo.create"), "one", "two")
     assert house.replay(delivery).blocked_reason == "its handlers have not finished yet"
     house.end(delivery, "one", "succeeded")
@@ -457,7 +457,7 @@ def test_replay_waits_while_another_process_writes(
     other.close()
 
 
-def test_replay_runs_what_would_hear_it_now(house: House, body: Callable[..., bytes]) -> None:
+def test_replay_runs_handlers_that_match_now(house: House, body: Callable[..., bytes]) -> None:
     delivery = house.put(body("repo.create"))
     assert house.replay(delivery).blocked_reason == "no handler matches it"
     house.hooks.on("repo", name="added since")(lambda event: None)
@@ -476,7 +476,7 @@ def test_replay_runs_what_would_hear_it_now(house: House, body: Callable[..., by
         (b'{"x": "' + b"x" * 300_000 + b'"}', {"(too long to show here)": "300009 bytes"}),
     ],
 )  # fmt: skip
-def test_every_payload_can_be_shown(house: House, content: bytes, shown: object) -> None:
+def test_every_payload_is_shown(house: House, content: bytes, shown: object) -> None:
     details = house.activity.details(house.put(content, skipped="malformed"))
     assert details is not None
     payload = details.payload
@@ -521,7 +521,7 @@ PATHS = [("/deliveries", "GET"), ("/deliveries/d1", "GET"), ("/deliveries/d1/rep
 
 
 @pytest.mark.parametrize(("path", "method"), PATHS)
-def test_without_the_token_nothing_is_told(
+def test_api_requires_the_token(
     asked: Callable[..., Any], served: Webhooks, path: str, method: str
 ) -> None:
     reply = asked(served, path, method, token=None)
@@ -537,7 +537,7 @@ def test_without_the_token_nothing_is_told(
 
 
 @pytest.mark.parametrize(("path", "method"), PATHS)
-def test_without_a_token_of_its_own_the_app_takes_deliveries_only(
+def test_app_without_admin_token_has_no_api(
     asked: Callable[..., Any],
     served: Webhooks,
     monkeypatch: pytest.MonkeyPatch,
@@ -548,7 +548,7 @@ def test_without_a_token_of_its_own_the_app_takes_deliveries_only(
     assert asked(served, path, method).status == (405 if method == "GET" else 401)
 
 
-def test_a_token_that_is_no_good_says_so_and_opens_nothing(
+def test_unusable_token_is_503_with_the_reason(
     asked: Callable[..., Any], served: Webhooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HUBHOOKS_ADMIN_TOKEN", "moon")
@@ -557,9 +557,7 @@ def test_a_token_that_is_no_good_says_so_and_opens_nothing(
     assert "HUBHOOKS_ADMIN_TOKEN must be" in reply.said["reason"]
 
 
-def test_the_list_can_be_narrowed_and_read_in_pages(
-    asked: Callable[..., Any], served: Webhooks
-) -> None:
+def test_list_has_filters_and_pages(asked: Callable[..., Any], served: Webhooks) -> None:
     def ids(query: str) -> list[str]:
         said = asked(served, "/webhooks/deliveries", query=query).said
         return [one["id"] for one in said["deliveries"]]
@@ -581,13 +579,13 @@ def test_the_list_can_be_narrowed_and_read_in_pages(
      "limit=0000000019999", f"limit=1{'0' * 5000}",
      "since=2020-01-01", "page=1"],
 )  # fmt: skip
-def test_a_list_that_cannot_be_is_refused(
+def test_invalid_list_query_is_rejected(
     asked: Callable[..., Any], served: Webhooks, query: str
 ) -> None:
     assert asked(served, "/deliveries", query=query).status == 400
 
 
-def test_one_delivery_is_told_whole(asked: Callable[..., Any], served: Webhooks) -> None:
+def test_single_delivery_has_all_details(asked: Callable[..., Any], served: Webhooks) -> None:
     said = asked(served, "/deliveries/d1").said
     assert (said["id"], said["body"]["repo"]["private"]) == ("d1", True)
     assert said["explanations"] == ["no handler is registered"]
@@ -599,7 +597,7 @@ def test_one_delivery_is_told_whole(asked: Callable[..., Any], served: Webhooks)
 @pytest.mark.parametrize(
     "content", [b"[" * 980 + b"]" * 980, b"[" * 100_000, b'{"n": NaN}', b"\xff"]
 )
-def test_what_is_no_event_is_told_as_json_all_the_same(
+def test_malformed_delivery_is_shown_as_json(
     asked: Callable[..., Any], served: Webhooks, content: bytes
 ) -> None:
     served.store.accept("odd", content, skipped="malformed")
@@ -608,9 +606,7 @@ def test_what_is_no_event_is_told_as_json_all_the_same(
     json.dumps(reply.said, allow_nan=False)
 
 
-def test_a_replay_that_is_cut_off_replays_nothing(
-    ask: Callable[..., Any], served: Webhooks
-) -> None:
+def test_cut_off_replay_request_replays_nothing(ask: Callable[..., Any], served: Webhooks) -> None:
     served.on("repo", name="one")(lambda event: None)
     chunks = (b'{"handlers": [', b"")
     headers = {"authorization": f"Bearer {TOKEN}"}
@@ -628,7 +624,7 @@ def test_a_replay_that_is_cut_off_replays_nothing(
 
 
 @pytest.mark.parametrize("parser", ["h11", "httptools"])
-def test_a_replay_whose_sender_goes_away_replays_nothing(
+def test_disconnected_replay_request_replays_nothing(
     serve: Any, served: Webhooks, parser: str
 ) -> None:
     served.on("repo", name="one")(lambda event: None)
@@ -654,7 +650,7 @@ def test_a_replay_whose_sender_goes_away_replays_nothing(
     assert (record.state, record.runs, record.is_replay) == ("unhandled", [], False)
 
 
-def test_a_replay_is_asked_for_by_post(asked: Callable[..., Any], served: Webhooks) -> None:
+def test_replay_requires_post(asked: Callable[..., Any], served: Webhooks) -> None:
     def replay(delivery: str, body: bytes = b"") -> Any:
         return asked(served, f"/deliveries/{delivery}/replay", "POST", body=body)
 
@@ -673,7 +669,7 @@ def test_a_replay_is_asked_for_by_post(asked: Callable[..., Any], served: Webhoo
 @pytest.mark.parametrize(
     "path", ["/deliveries", "/deliveries/d1", "/deliveries/d1/replay/more", "/my-deliveries"]
 )
-def test_what_only_looks_similar_is_a_delivery(
+def test_path_similar_to_the_api_takes_deliveries(
     ask: Callable[..., Any], served: Webhooks, body: Callable[..., bytes], path: str
 ) -> None:
     async def deliver() -> Any:

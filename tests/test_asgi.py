@@ -82,7 +82,7 @@ def content(body: Callable[..., bytes]) -> bytes:
         ("PUT", {}, 405),
     ],
 )
-def test_a_body_that_never_comes_is_not_waited_for(
+def test_rejection_does_not_wait_for_the_body(
     house: House, serve: Any, parser: str, method: str, headers: dict[str, str], status: int
 ) -> None:
     with serve(house.app, http=parser) as port:
@@ -117,7 +117,7 @@ def test_headers_may_be_lists(ask: Any, content: bytes, tmp_path: Path) -> None:
     assert asyncio.run(serve()) == [200, 401]
 
 
-def test_a_refused_request_is_not_read(house: House) -> None:
+def test_rejected_request_is_not_read(house: House) -> None:
     async def receive() -> Any:
         pytest.fail("the body was asked for")
 
@@ -129,7 +129,7 @@ def test_a_refused_request_is_not_read(house: House) -> None:
 
 
 @on_both_parsers
-def test_a_large_refused_body_still_gets_its_answer(serve: Any, post: Any, parser: str) -> None:
+def test_large_rejected_body_still_gets_a_response(serve: Any, post: Any, parser: str) -> None:
     with serve(House().app, http=parser) as port:
         status, said = post(port, b"x" * 20_000_000, secret="")
     assert (status, said["status"]) == (401, "rejected")
@@ -138,7 +138,7 @@ def test_a_large_refused_body_still_gets_its_answer(serve: Any, post: Any, parse
 # ---- the body -----------------------------------------------------------------------------------
 
 
-def test_the_body_may_come_in_pieces(house: House, ask: Any, content: bytes) -> None:
+def test_body_may_arrive_in_pieces(house: House, ask: Any, content: bytes) -> None:
     pieces = [content[:10], b"", content[10:100], content[100:]]
     reply = asyncio.run(ask(house.app, *pieces, headers={**SECRET, "webhook-id": "d1"}))
     assert (reply.status, reply.said["status"]) == (200, "unhandled")
@@ -157,17 +157,17 @@ def test_reading_stops_at_the_limit(house: House, ask: Any) -> None:
     assert reply.headers[b"connection"] == b"close"
 
 
-def test_a_body_of_exactly_the_limit_is_read(house: House, ask: Any) -> None:
+def test_body_of_exactly_the_limit_is_read(house: House, ask: Any) -> None:
     headers = {**SECRET, "content-length": "5000"}
     reply = asyncio.run(ask(house.app, b"x" * 3_000, b"x" * 2_000, headers=headers))
     assert (reply.status, reply.said["status"]) == (202, "malformed")
 
 
-def test_an_empty_body_is_refused(house: House, ask: Any) -> None:
+def test_empty_body_is_rejected(house: House, ask: Any) -> None:
     assert asyncio.run(ask(house.app, b"", headers=SECRET)).status == 400
 
 
-def test_a_client_that_leaves_while_sending_has_sent_nothing(
+def test_body_of_a_disconnected_client_is_not_stored(
     house: House, ask: Any, content: bytes
 ) -> None:
     reply = asyncio.run(ask(house.app, content, ends=False, stays=False, headers=SECRET))
@@ -177,7 +177,7 @@ def test_a_client_that_leaves_while_sending_has_sent_nothing(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
 @on_both_parsers
-def test_an_endless_body_never_takes_more_memory_than_the_limit(parser: str) -> None:
+def test_endless_body_takes_limited_memory(parser: str) -> None:
     script = f"""
 import threading, uvicorn
 from hubhooks.webhooks import Webhooks
@@ -223,7 +223,7 @@ def peak_of_memory(pid: int) -> int:
 
 @on_both_parsers
 @pytest.mark.parametrize("path", ["/", "/webhooks/hub", "/webhooks/hub/", "//x%20y"])
-def test_every_path_is_answered_and_none_redirected(
+def test_every_path_has_a_response_and_no_redirect(
     house: House, serve: Any, post: Any, parser: str, path: str, content: bytes
 ) -> None:
     with serve(house.app, http=parser) as port:
@@ -231,7 +231,7 @@ def test_every_path_is_answered_and_none_redirected(
 
 
 @pytest.mark.parametrize("path", ["/hooks", "/hooks/", "/hooks/hub"])
-def test_a_mounted_door_answers_below_its_path(
+def test_mounted_app_responds_below_its_path(
     house: House, serve: Any, post: Any, path: str, content: bytes
 ) -> None:
     app = Starlette(routes=[Mount("/hooks", house.app), Mount("/", house.app)])
@@ -240,7 +240,7 @@ def test_a_mounted_door_answers_below_its_path(
 
 
 @on_both_parsers
-def test_the_answer_comes_before_the_handlers_end(
+def test_response_precedes_the_end_of_handlers(
     house: House, serve: Any, post: Any, parser: str, content: bytes
 ) -> None:
     answered = threading.Event()
@@ -263,7 +263,7 @@ def test_the_answer_comes_before_the_handlers_end(
     assert seen == [True, True]
 
 
-def test_handlers_begin_after_the_answer_was_sent(house: House, content: bytes) -> None:
+def test_handlers_start_after_the_response(house: House, content: bytes) -> None:
     order: list[str] = []
 
     @house.on(name="async")
@@ -290,7 +290,7 @@ def test_handlers_begin_after_the_answer_was_sent(house: House, content: bytes) 
     assert order == ["body", "http.response.start", "http.response.body", "handler"]
 
 
-def test_hooks_for_the_unhandled_run_after_the_answer(
+def test_unhandled_hooks_run_after_the_response(
     house: House, serve: Any, post: Any, content: bytes
 ) -> None:
     answered = threading.Event()
@@ -308,7 +308,7 @@ def test_hooks_for_the_unhandled_run_after_the_answer(
 
 
 @on_both_parsers
-def test_a_blocking_sync_handler_delays_no_answer(
+def test_blocking_sync_handler_delays_no_response(
     house: House, serve: Any, post: Any, parser: str, content: bytes
 ) -> None:
     release = threading.Event()
@@ -336,7 +336,7 @@ def _switch_interval() -> Generator[None]:
 
 @pytest.mark.usefixtures("_switch_interval")
 @pytest.mark.parametrize(("before", "after"), [(0.005, 0.0005), (0.0001, 0.0001)])
-def test_handlers_that_compute_hand_the_interpreter_over_often(
+def test_computing_handlers_release_the_interpreter_often(
     house: House, ask: Any, content: bytes, before: float, after: float
 ) -> None:
     @house.on()
@@ -356,14 +356,14 @@ def test_handlers_that_compute_hand_the_interpreter_over_often(
         ({"transfer-encoding": "chunked"}, "2", False),
     ],
 )
-def test_a_refusal_ends_the_connection_if_much_may_follow(
+def test_rejection_of_a_long_body_closes_the_connection(
     house: House, ask: Any, headers: dict[str, str], version: str, closes: bool
 ) -> None:
     reply = asyncio.run(ask(house.app, headers=headers, http_version=version))
     assert (reply.status, reply.headers.get(b"connection") == b"close") == (401, closes)
 
 
-def test_an_accepted_delivery_keeps_the_connection(house: House, ask: Any, content: bytes) -> None:
+def test_accepted_delivery_keeps_the_connection(house: House, ask: Any, content: bytes) -> None:
     assert b"connection" not in asyncio.run(ask(house.app, content, headers=SECRET)).headers
 
 
@@ -389,12 +389,12 @@ async def deliver(house: House, ask: Any, content: bytes, **options: Any) -> Non
     await house.app.stop()
 
 
-def test_an_answer_that_was_sent_is_acknowledged(handled: House, ask: Any, content: bytes) -> None:
+def test_sent_response_is_acknowledged(handled: House, ask: Any, content: bytes) -> None:
     asyncio.run(deliver(handled, ask, content))
     assert is_acknowledged(handled)
 
 
-def test_an_answer_to_a_client_that_left_is_not_delivered(
+def test_response_to_a_disconnected_client_is_not_acknowledged(
     handled: House, ask: Any, content: bytes
 ) -> None:
     asyncio.run(deliver(handled, ask, content, stays=False))
@@ -404,7 +404,7 @@ def test_an_answer_to_a_client_that_left_is_not_delivered(
     assert record.state == "succeeded"
 
 
-def test_an_answer_that_took_too_long_is_not_delivered(
+def test_late_response_is_not_acknowledged(
     handled: House, ask: Any, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     came = iter([100.0])
@@ -413,7 +413,7 @@ def test_an_answer_that_took_too_long_is_not_delivered(
     assert not is_acknowledged(handled)
 
 
-def test_who_left_is_looked_for_only_where_something_held_up_the_loop(
+def test_disconnect_is_checked_only_after_loop_lag(
     handled: House, ask: Any, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(now=100.0)
@@ -443,9 +443,7 @@ def test_who_left_is_looked_for_only_where_something_held_up_the_loop(
 
 
 @pytest.mark.parametrize("broken", ["send", "receive"])
-def test_a_connection_that_breaks_does_not_lose_the_delivery(
-    handled: House, content: bytes, broken: str
-) -> None:
+def test_broken_connection_loses_no_delivery(handled: House, content: bytes, broken: str) -> None:
     parts = [{"type": "http.request", "body": content}]
 
     async def receive() -> Any:
@@ -472,9 +470,7 @@ def test_a_connection_that_breaks_does_not_lose_the_delivery(
     assert record.state == "succeeded"
 
 
-def test_nobody_listens_to_the_client_any_more_once_it_is_answered(
-    handled: House, content: bytes
-) -> None:
+def test_receive_ends_after_the_response(handled: House, content: bytes) -> None:
     order: list[str] = []
 
     async def receive() -> Any:
@@ -498,7 +494,7 @@ def test_nobody_listens_to_the_client_any_more_once_it_is_answered(
 
 @on_both_parsers
 @on_both_loops
-def test_the_hubs_retry_of_what_it_gave_up_waiting_for_is_not_run_again(
+def test_retry_after_a_hub_timeout_does_not_run_again(
     serve: Any, post: Any, content: bytes, parser: str, loop: str
 ) -> None:
     house = House()
@@ -533,7 +529,7 @@ def test_the_hubs_retry_of_what_it_gave_up_waiting_for_is_not_run_again(
 # ---- the access log -----------------------------------------------------------------------------
 
 
-def test_a_delivery_is_a_line_of_the_log_with_fields_to_find_it_by(
+def test_delivery_is_one_log_line_with_fields(
     house: House,
     content: bytes,
     body: Callable[..., bytes],
@@ -572,7 +568,7 @@ def test_a_delivery_is_a_line_of_the_log_with_fields_to_find_it_by(
 
 @on_both_parsers
 @pytest.mark.parametrize("is_mounted", [False, True])
-def test_a_secret_in_the_url_never_reaches_the_access_log(
+def test_secret_of_the_url_is_not_in_the_access_log(
     house: House,
     serve: Any,
     post: Any,
@@ -598,7 +594,7 @@ def test_a_secret_in_the_url_never_reaches_the_access_log(
 
 
 @on_both_parsers
-def test_a_secret_in_the_url_of_a_websocket_is_not_logged(
+def test_secret_of_a_websocket_url_is_not_logged(
     house: House, serve: Any, parser: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -620,7 +616,7 @@ def test_a_secret_in_the_url_of_a_websocket_is_not_logged(
 
 
 @on_both_parsers
-def test_it_works_behind_middleware_that_wraps_the_request(
+def test_app_works_behind_wrapping_middleware(
     handled: House, serve: Any, post: Any, parser: str, content: bytes
 ) -> None:
     async def passes(request: Any, call_next: Any) -> Any:
@@ -641,7 +637,7 @@ def test_it_works_behind_middleware_that_wraps_the_request(
 
 
 @pytest.mark.parametrize("lifespan", ["on", "off"])
-def test_one_door_can_be_served_again_and_again(
+def test_app_can_be_served_repeatedly(
     handled: House, serve: Any, post: Any, content: bytes, lifespan: str
 ) -> None:
     for delivery_id in ("d1", "d2"):
@@ -663,19 +659,19 @@ async def live(app: WebhookApp, *messages: str) -> list[dict[str, Any]]:
     return sent
 
 
-def test_a_lifespan_starts_and_stops(house: House) -> None:
+def test_lifespan_starts_and_stops(house: House) -> None:
     sent = asyncio.run(live(house.app, "startup", "shutdown"))
     complete = ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     assert [message["type"] for message in sent] == complete
 
 
-def test_a_door_without_a_secret_does_not_start() -> None:
+def test_app_without_a_secret_does_not_start() -> None:
     (sent,) = asyncio.run(live(House(secret=None).app, "startup"))
     assert sent["type"] == "lifespan.startup.failed"
     assert "no webhook secret is configured" in sent["message"]
 
 
-def test_new_deliveries_are_refused_while_the_old_ones_end(
+def test_new_deliveries_are_rejected_during_shutdown(
     house: House, ask: Any, content: bytes
 ) -> None:
     release = threading.Event()
@@ -702,7 +698,7 @@ def test_new_deliveries_are_refused_while_the_old_ones_end(
     }
 
 
-def test_a_mistake_of_ours_is_answered_503_and_told_with_where_it_was(
+def test_internal_error_is_503_and_logged_with_traceback(
     house: House,
     serve: Any,
     post: Any,
@@ -737,6 +733,6 @@ def test_a_websocket_is_closed(house: House) -> None:
     assert events == [{"type": "websocket.close", "code": 1000}]
 
 
-def test_other_kinds_of_connections_are_told_what_would_be_right(house: House) -> None:
+def test_other_asgi_scopes_are_errors(house: House) -> None:
     with pytest.raises(ValueError, match="does not serve ASGI scopes of type `mail`"):
         asyncio.run(house.app({"type": "mail"}, None, None))  # type: ignore[arg-type]

@@ -124,7 +124,7 @@ FAILING = [
         *((encoding, *command) for encoding in ESCAPED for command in COMMANDS[:3]),
     ],
 )
-def test_character_that_the_encoding_lacks_is_escaped(
+def test_unencodable_character_is_escaped(
     path: Path, encoding: str, words: tuple[str, ...], code: int, *, is_text_shown: bool
 ) -> None:
     done = deliveries(path, *words, environ={"PYTHONIOENCODING": encoding})
@@ -201,7 +201,7 @@ FULL = b"hubhooks: cannot write to standard output: No space left on device"
 @pytest.mark.parametrize(
     ("words", "options"), [*((words, ()) for words in PRINTING), (("list",), ("-u",))]
 )
-def test_full_disk_is_one_line_and_exit_code_1(
+def test_full_disk_is_one_line_of_error(
     path: Path, words: tuple[str, ...], options: tuple[str, ...]
 ) -> None:
     with Path("/dev/full").open("wb") as full:
@@ -214,7 +214,7 @@ def test_full_disk_is_one_line_and_exit_code_1(
 @pytest.mark.slow
 @needs_full
 @pytest.mark.parametrize("words", WITHOUT_A_LOG)
-def test_full_disk_without_a_log_is_one_line_and_exit_code_1(words: tuple[str, ...]) -> None:
+def test_full_disk_without_a_store_is_one_line(words: tuple[str, ...]) -> None:
     with Path("/dev/full").open("wb") as full:
         done = hubhooks(*words, stdout=full)
     assert (done.returncode, done.stderr.splitlines()) == (1, [FULL])
@@ -234,7 +234,7 @@ def test_replay_to_a_full_disk_is_queued(path: Path) -> None:
 @pytest.mark.slow
 @needs_full
 @pytest.mark.parametrize(("words", "code"), FAILING)
-def test_full_disk_of_the_errors_keeps_the_exit_code(
+def test_full_disk_of_stderr_keeps_the_exit_code(
     path: Path, words: tuple[str, ...], code: int
 ) -> None:
     with Path("/dev/full").open("wb") as full:
@@ -271,7 +271,7 @@ def test_closed_pipe_is_no_error(
 @pytest.mark.slow
 @needs_posix
 @pytest.mark.parametrize("words", WITHOUT_A_LOG)
-def test_closed_pipe_without_a_log_is_no_error(words: tuple[str, ...]) -> None:
+def test_closed_pipe_without_a_store_is_no_error(words: tuple[str, ...]) -> None:
     with closed_pipe() as pipe:
         done = hubhooks(*words, stdout=pipe)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -331,7 +331,7 @@ def test_closed_streams_are_no_error(
 
 
 @needs_posix
-def test_closed_standard_input_is_told() -> None:
+def test_closed_standard_input_is_reported() -> None:
     code = "import os, sys; os.close(0); os.execv(sys.executable, sys.argv[1:])"
     words = ("send", "http://127.0.0.1:1/", "--file", "-")
     done = subprocess.run(
@@ -343,7 +343,7 @@ def test_closed_standard_input_is_told() -> None:
 
 
 @needs_posix
-def test_output_that_does_not_block_is_waited_for(path: Path) -> None:
+def test_non_blocking_output_is_awaited(path: Path) -> None:
     """A program that shares the output, such as Node, may make it non-blocking."""
     log = SqliteStore(path)
     log.open()
@@ -368,7 +368,7 @@ def test_output_that_does_not_block_is_waited_for(path: Path) -> None:
     assert len(lines) == 2_000
 
 
-def test_main_prints_to_a_text_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_main_prints_to_a_string_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
     text = io.StringIO()
     monkeypatch.setattr(sys, "stdout", text)
     monkeypatch.setattr(sys, "argv", ["hubhooks", "--version"])
@@ -393,7 +393,7 @@ def handle(event):
 """
 
 
-def test_send_prints_answers_in_every_encoding_and_to_any_output(tmp_path: Path) -> None:
+def test_send_prints_responses_in_every_encoding(tmp_path: Path) -> None:
     serving = ("-m", "uvicorn", "app:hooks", "--port", "{port}")
     with started(tmp_path, *serving, script=APP) as server:
         words = ("send", server.url, "--sample", "repo.create")
@@ -413,7 +413,7 @@ def test_send_prints_answers_in_every_encoding_and_to_any_output(tmp_path: Path)
 
 
 @needs_full
-def test_send_to_a_full_disk_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+def test_send_to_a_full_disk_is_one_line_of_error(tmp_path: Path) -> None:
     serving = ("-m", "uvicorn", "app:hooks", "--port", "{port}")
     with (
         started(tmp_path, *serving, script=APP) as server,
@@ -496,7 +496,7 @@ hooks.launch(demo)
 """
 
 
-def test_gradio_app_starts_in_a_folder_that_the_encoding_lacks(tmp_path: Path) -> None:
+def test_gradio_app_starts_in_an_unencodable_folder(tmp_path: Path) -> None:
     pytest.importorskip("gradio")
     folder = tmp_path / TEXT
     folder.mkdir()

@@ -65,9 +65,7 @@ SERVERS = {
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_a_server_logs_its_start_and_each_delivery_in_its_own_style(
-    name: str, tmp_path: Path
-) -> None:
+def test_server_logs_start_and_deliveries_in_its_style(name: str, tmp_path: Path) -> None:
     if name != "uvicorn":
         pytest.importorskip(name)
     command, style = SERVERS[name]
@@ -95,7 +93,7 @@ def test_a_server_logs_its_start_and_each_delivery_in_its_own_style(
     assert said.count("handler `clean` failed on delivery `d2`") == 1
 
 
-def test_a_gradio_app_logs_its_start_and_each_delivery(tmp_path: Path) -> None:
+def test_gradio_app_logs_start_and_deliveries(tmp_path: Path) -> None:
     pytest.importorskip("gradio")
     script = APP.format(head="import gradio as gr") + (
         "\nwith gr.Blocks() as demo:\n    app.activity()\napp.launch(demo)\n"
@@ -117,7 +115,7 @@ def test_a_gradio_app_logs_its_start_and_each_delivery(tmp_path: Path) -> None:
         'import logging; logging.getLogger().setLevel("ERROR")',
     ],
 )
-def test_logging_that_the_user_configured_is_left_alone(head: str, tmp_path: Path) -> None:
+def test_logging_of_the_user_is_unchanged(head: str, tmp_path: Path) -> None:
     with started(tmp_path, script=APP.format(head=head)) as server:
         server.post("/", DELETE, headers={"Webhook-Id": "d2"})
         server.post("/", CONTENT, headers={"Webhook-Id": "d1"})
@@ -128,7 +126,7 @@ def test_logging_that_the_user_configured_is_left_alone(head: str, tmp_path: Pat
     assert "answered" not in said
 
 
-def test_a_quiet_server_shows_only_warnings(tmp_path: Path) -> None:
+def test_quiet_server_shows_only_warnings(tmp_path: Path) -> None:
     command = (*SERVERS["uvicorn"][0], "--log-level", "warning")
     with started(tmp_path, *command, script=APP.format(head="")) as server:
         server.post("/", DELETE, headers={"Webhook-Id": "d2"})
@@ -137,7 +135,7 @@ def test_a_quiet_server_shows_only_warnings(tmp_path: Path) -> None:
     assert "INFO" not in said
 
 
-def test_a_line_is_shown_once_where_logging_is_configured_after_the_start(tmp_path: Path) -> None:
+def test_logging_configured_after_start_shows_lines_once(tmp_path: Path) -> None:
     script = APP.format(head="import logging") + (
         "\n@app.on('repo.content')\ndef late(event):\n"
         "    logging.basicConfig(level='INFO', format='mine %(message)s')\n"
@@ -151,7 +149,7 @@ def test_a_line_is_shown_once_where_logging_is_configured_after_the_start(tmp_pa
     assert line.startswith("mine delivery `d3`"), said
 
 
-def test_each_further_process_says_in_its_start_line_which_one_leads(tmp_path: Path) -> None:
+def test_start_line_names_the_leader(tmp_path: Path) -> None:
     with (
         started(tmp_path, script=APP.format(head=""), environ=ON_DISK) as first,
         started(tmp_path, environ=ON_DISK) as second,
@@ -180,7 +178,7 @@ def test_importing_the_package_configures_no_logging() -> None:
 # ---- unhandled deliveries in the Gradio tab ------------------------------------------------------
 
 
-def test_the_tab_shows_at_once_why_a_delivery_is_unhandled() -> None:
+def test_tab_shows_why_a_delivery_is_unhandled() -> None:
     hooks = Webhooks("moon", deliveries=":memory:")
     hooks.add(print, "repo.content", name="retrain")
     client = testing.TestClient(hooks)
@@ -199,7 +197,7 @@ def test_the_tab_shows_at_once_why_a_delivery_is_unhandled() -> None:
 # ---- tracebacks ----------------------------------------------------------------------------------
 
 
-def test_a_traceback_begins_in_the_code_of_the_user(tmp_path: Path) -> None:
+def test_traceback_begins_in_user_code(tmp_path: Path) -> None:
     script = (
         APP.format(head="")
         + """
@@ -231,7 +229,7 @@ def tell(event, context, error):
         assert "app.py" in first, run.traceback
 
 
-def test_a_traceback_of_our_own_frames_alone_stays_whole() -> None:
+def test_traceback_of_internal_frames_alone_stays_whole() -> None:
     with pytest.raises(ConfigError) as raised:
         sample_json("no-such")
     error = raised.value
@@ -266,7 +264,7 @@ def at_terminal(folder: Path, *words: str, columns: int = 80, **environ: str) ->
     return [line.rstrip() for line in text.splitlines()]
 
 
-def test_send_shows_whole_answers_and_says_why_a_delivery_is_unhandled(tmp_path: Path) -> None:
+def test_send_shows_responses_and_unhandled_reasons(tmp_path: Path) -> None:
     samples = ("repo.content.update.parquet", "repo.move", "discussion.comment.create.pull-request")
     options = [word for sample in samples for word in ("--sample", sample)]
     with started(tmp_path, script=APP.format(head="")) as server:
@@ -320,7 +318,7 @@ async def count(event): ...
     return folder
 
 
-def test_a_list_at_80_columns_shows_handlers(used: Path) -> None:
+def test_list_at_80_columns_shows_handlers(used: Path) -> None:
     lines = at_terminal(used, "deliveries", "list")
     assert max(map(len, lines)) <= 80
     text = "\n".join(lines)
@@ -350,7 +348,7 @@ def test_tables_fit_80_columns(words: tuple[str, ...], used: Path) -> None:
 
 
 @pytest.mark.parametrize(("zone", "offset"), [("UTC", "+00:00"), ("Asia/Kolkata", "+05:30")])
-def test_times_have_a_zone_and_can_be_given_back(zone: str, offset: str, used: Path) -> None:
+def test_times_have_a_zone_and_are_accepted_as_input(zone: str, offset: str, used: Path) -> None:
     pattern = rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d{re.escape(offset)}"
     for words in (("show", "1111"), ("stats",), ("list",), ("replay", "1111", "--dry-run")):
         text = "\n".join(at_terminal(used, "deliveries", *words, columns=140, TZ=zone))
@@ -366,7 +364,7 @@ def test_times_have_a_zone_and_can_be_given_back(zone: str, offset: str, used: P
 # ---- mistakes at the start -----------------------------------------------------------------------
 
 
-def test_reading_deliveries_before_the_first_start_says_so(tmp_path: Path) -> None:
+def test_reading_before_the_first_start_is_reported(tmp_path: Path) -> None:
     for deliveries in (
         Webhooks("moon", deliveries=tmp_path / "hubhooks.db").deliveries,
         SqliteStore(tmp_path / "hubhooks.db"),
@@ -407,7 +405,7 @@ hooks.launch(demo, prevent_thread_lock=True)
         ),
     ],
 )
-def test_a_mistake_at_launch_ends_in_a_short_traceback(
+def test_launch_error_has_a_short_traceback(
     script: str, environ: dict[str, str], message: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("gradio")
@@ -419,7 +417,7 @@ def test_a_mistake_at_launch_ends_in_a_short_traceback(
     assert "During handling" not in done.stderr
 
 
-def test_a_mistake_at_the_start_of_a_server_has_few_of_our_frames(tmp_path: Path) -> None:
+def test_startup_error_has_few_internal_frames(tmp_path: Path) -> None:
     script = (
         "from fastapi import FastAPI\nfrom hubhooks import Webhooks\n"
         "app = FastAPI()\napp.include_router(Webhooks().router())\n"
@@ -433,7 +431,7 @@ def test_a_mistake_at_the_start_of_a_server_has_few_of_our_frames(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_an_empty_admin_token_counts_as_none_with_a_warning(tmp_path: Path) -> None:
+def test_empty_admin_token_is_ignored_with_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("gradio")
     script = GRADIO_APP + "print(gr.Blocks.__name__); demo.close()\n"
     for value in ("", " "):

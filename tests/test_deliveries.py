@@ -82,7 +82,7 @@ def test_an_accepted_delivery_is_queued_for_each_handler(log: DeliveryStore) -> 
     assert kept.received_at.tzinfo is timezone.utc
 
 
-def test_a_run_goes_from_queued_to_running_to_its_end(log: DeliveryStore) -> None:
+def test_run_goes_from_queued_to_running_to_finished(log: DeliveryStore) -> None:
     log.accept("d1", b"{}", ["retrain"])
     delivery = start(log, "d1", "retrain")
     kept = record(log, "d1")
@@ -100,7 +100,7 @@ def test_a_run_goes_from_queued_to_running_to_its_end(log: DeliveryStore) -> Non
     assert ended.finished_at - ended.started_at >= timedelta(0)
 
 
-def test_the_state_of_a_delivery_is_the_one_that_asks_for_attention_first(
+def test_delivery_has_its_most_urgent_run_state(
     log: DeliveryStore,
 ) -> None:
     log.accept("d1", b"{}", ["a", "b", "c"])
@@ -116,15 +116,13 @@ def test_the_state_of_a_delivery_is_the_one_that_asks_for_attention_first(
 
 
 @pytest.mark.parametrize("skipped", ["unhandled", "ignored", "malformed"])
-def test_a_delivery_that_nobody_runs_is_kept_with_the_reason(
-    log: DeliveryStore, skipped: Any
-) -> None:
+def test_skipped_delivery_is_stored_with_the_reason(log: DeliveryStore, skipped: Any) -> None:
     assert log.accept("d1", b"{}", (), skipped, "because") == AcceptResult(skipped, "d1")
     assert record(log, "d1").state == skipped
     assert record(log, "d1").reason == "because"
 
 
-def test_reason_may_be_a_function_which_is_called_once(log: DeliveryStore) -> None:
+def test_lazy_reason_is_called_once(log: DeliveryStore) -> None:
     asked: list[str] = []
 
     def why() -> str:
@@ -150,31 +148,31 @@ def test_only_large_bodies_are_dropped_in_memory() -> None:
     ]
 
 
-def test_without_an_id_each_delivery_has_a_fresh_one(log: DeliveryStore) -> None:
+def test_delivery_without_id_gets_a_fresh_one(log: DeliveryStore) -> None:
     first, second = (log.accept(None, b"{}", ["a"]).id for _ in range(2))
     assert first != second
     assert len(first) == 32
     assert {r.id for r in log.list()} == {first, second}
 
 
-def test_the_list_has_the_newest_first_and_a_repeated_one_is_new(log: DeliveryStore) -> None:
+def test_list_has_newest_and_repeated_deliveries_first(log: DeliveryStore) -> None:
     for delivery_id in ("d1", "d2", "d3", "d1"):
         log.accept(delivery_id, b"{}", (), "unhandled")
     assert [r.id for r in log.list()] == ["d1", "d3", "d2"]
 
 
-def test_an_unknown_id_has_no_record(log: DeliveryStore) -> None:
+def test_unknown_id_has_no_delivery(log: DeliveryStore) -> None:
     assert log.get("d1") is None
     log.mark_acknowledged("d1", delivered=True)
     assert log.list() == []
 
 
-def test_a_record_never_shows_its_body(log: DeliveryStore) -> None:
+def test_repr_of_a_delivery_hides_its_body(log: DeliveryStore) -> None:
     log.accept("d1", b"private", (), "unhandled")
     assert "private" not in repr(log.get("d1"))
 
 
-def test_a_record_is_a_copy_that_does_not_change(log: DeliveryStore) -> None:
+def test_delivery_is_an_unchanging_copy(log: DeliveryStore) -> None:
     log.accept("d1", b"{}", ["a"])
     kept, (listed,) = record(log, "d1"), log.list()
     run(log, "d1", a="succeeded")
@@ -186,7 +184,7 @@ def test_a_record_is_a_copy_that_does_not_change(log: DeliveryStore) -> None:
 # ---- the same id again ------------------------------------------------------------------------
 
 
-def test_while_it_is_queued_or_running_it_is_not_run_twice(log: DeliveryStore) -> None:
+def test_unfinished_delivery_is_not_run_twice(log: DeliveryStore) -> None:
     log.accept("d1", b"{}", ["a", "b"])
     assert log.accept("d1", b"{}", ["a", "b"]) == AcceptResult("in_progress", "d1")
     run(log, "d1", a="failed")
@@ -199,7 +197,7 @@ def test_while_it_is_queued_or_running_it_is_not_run_twice(log: DeliveryStore) -
 
 @pytest.mark.parametrize("delivered", [False, True])
 @pytest.mark.parametrize("replays", ["run", "skip"])
-def test_handlers_that_failed_run_again_and_the_others_do_not(
+def test_only_failed_handlers_run_again(
     make_log: Callable[..., DeliveryStore], replays: Any, delivered: bool
 ) -> None:
     log = make_log(on_replay=replays)
@@ -217,21 +215,21 @@ def test_handlers_that_failed_run_again_and_the_others_do_not(
     assert (again.attempt, again.is_replay) == (2, delivered)
 
 
-def test_handlers_that_failed_run_again_even_if_they_no_longer_listen(log: DeliveryStore) -> None:
+def test_failed_handlers_run_again_without_a_match(log: DeliveryStore) -> None:
     log.accept("d1", b"{}", ["a"])
     run(log, "d1", a="failed")
     assert log.accept("d1", b"{}", (), "unhandled").handlers == ("a",)
     assert record(log, "d1").state == "queued"
 
 
-def test_handlers_that_failed_do_not_run_on_a_body_that_cannot_be_read(log: DeliveryStore) -> None:
+def test_failed_handlers_do_not_run_on_malformed_body(log: DeliveryStore) -> None:
     log.accept("d1", b"{}", ["a"])
     run(log, "d1", a="failed")
     assert log.accept("d1", b"{", (), "malformed").status == "malformed"
     assert record(log, "d1").state == "failed"
 
 
-def test_after_success_with_an_answer_that_arrived_it_is_a_replay(log: DeliveryStore) -> None:
+def test_acknowledged_success_makes_the_next_a_replay(log: DeliveryStore) -> None:
     log.accept("d1", b"{}", ["a"])
     log.mark_acknowledged("d1", delivered=True)
     run(log, "d1", a="succeeded")
@@ -241,7 +239,7 @@ def test_after_success_with_an_answer_that_arrived_it_is_a_replay(log: DeliveryS
     assert [(d.attempt, d.is_replay) for d in told] == [(2, True), (1, True)]
 
 
-def test_a_replay_can_be_turned_off(make_log: Callable[..., DeliveryStore]) -> None:
+def test_replays_can_be_skipped(make_log: Callable[..., DeliveryStore]) -> None:
     log = make_log(on_replay="skip")
     log.accept("d1", b"{}", ["a"])
     log.mark_acknowledged("d1", delivered=True)
@@ -249,7 +247,7 @@ def test_a_replay_can_be_turned_off(make_log: Callable[..., DeliveryStore]) -> N
     assert log.accept("d1", b"{}", ["a"]).status == "duplicate"
 
 
-def test_after_success_with_an_answer_that_got_lost_it_is_the_hubs_retry(
+def test_unacknowledged_success_makes_the_next_a_retry(
     log: DeliveryStore,
 ) -> None:
     log.accept("d1", b"{}", ["a"])
@@ -259,7 +257,7 @@ def test_after_success_with_an_answer_that_got_lost_it_is_the_hubs_retry(
     assert record(log, "d1").duplicates == 1
 
 
-def test_once_the_retry_was_answered_the_next_one_is_a_replay(log: DeliveryStore) -> None:
+def test_delivery_after_an_acknowledged_retry_is_a_replay(log: DeliveryStore) -> None:
     log.accept("d1", b"{}", ["a"])
     run(log, "d1", a="succeeded")
     assert log.accept("d1", b"{}", ["a"]).status == "duplicate"
@@ -268,7 +266,7 @@ def test_once_the_retry_was_answered_the_next_one_is_a_replay(log: DeliveryStore
     assert log.accept("d1", b"{}", ["a"]).status == "accepted"
 
 
-def test_what_was_not_run_again_stays_counted(log: DeliveryStore) -> None:
+def test_count_of_duplicates_survives_a_rerun(log: DeliveryStore) -> None:
     log.accept("d1", b"{}", ["a"])
     log.accept("d1", b"{}", ["a"])
     run(log, "d1", a="failed")
@@ -276,7 +274,7 @@ def test_what_was_not_run_again_stays_counted(log: DeliveryStore) -> None:
     assert record(log, "d1").duplicates == 1
 
 
-def test_a_replay_whose_answer_got_lost_is_not_run_a_third_time(log: DeliveryStore) -> None:
+def test_unacknowledged_replay_does_not_run_again(log: DeliveryStore) -> None:
     log.accept("d1", b"{}", ["a"])
     log.mark_acknowledged("d1", delivered=True)
     run(log, "d1", a="succeeded")
@@ -287,7 +285,7 @@ def test_a_replay_whose_answer_got_lost_is_not_run_a_third_time(log: DeliverySto
 
 @pytest.mark.parametrize("skipped", ["unhandled", "ignored", "malformed"])
 @pytest.mark.parametrize("replays", ["run", "skip"])
-def test_what_nobody_ran_is_judged_anew(
+def test_delivery_without_runs_is_matched_again(
     make_log: Callable[..., DeliveryStore], skipped: Any, replays: Any
 ) -> None:
     log = make_log(on_replay=replays)
@@ -298,7 +296,7 @@ def test_what_nobody_ran_is_judged_anew(
     assert start(log, "d1").is_replay
 
 
-def test_what_all_handlers_ignored_is_judged_anew(log: DeliveryStore) -> None:
+def test_ignored_delivery_is_matched_again(log: DeliveryStore) -> None:
     log.accept("d1", b"{}", ["a"])
     run(log, "d1", a="ignored")
     assert log.accept("d1", b"{}", ["a", "b"]) == AcceptResult("accepted", "d1", ("a", "b"))
@@ -307,7 +305,7 @@ def test_what_all_handlers_ignored_is_judged_anew(log: DeliveryStore) -> None:
 # ---- what runs when ---------------------------------------------------------------------------
 
 
-def test_what_was_not_claimed_is_due_in_the_order_it_came(log: DeliveryStore) -> None:
+def test_unclaimed_runs_are_ready_in_arrival_order(log: DeliveryStore) -> None:
     for delivery_id in ("d1", "d2", "d3"):
         log.accept(delivery_id, b"{}", ["b", "a"])
     start(log, "d1", "a")
@@ -320,7 +318,7 @@ def test_what_was_not_claimed_is_due_in_the_order_it_came(log: DeliveryStore) ->
     assert log.claim("d9", "a") is None
 
 
-def test_a_run_that_is_to_be_tried_again_waits_and_counts_its_failures(log: DeliveryStore) -> None:
+def test_retrying_run_waits_and_counts_its_failures(log: DeliveryStore) -> None:
     log.accept("d1", b"{}", ["a"])
     delivery = start(log, "d1")
     assert (delivery.attempt, delivery.failures) == (1, 0)
@@ -343,7 +341,7 @@ def test_a_run_that_is_to_be_tried_again_waits_and_counts_its_failures(log: Deli
     assert (again.attempt, again.failures) == (4, 0)
 
 
-def test_an_overdue_run_is_unfinished_until_it_returns(log: DeliveryStore) -> None:
+def test_stuck_run_is_unfinished_until_it_returns(log: DeliveryStore) -> None:
     log.accept("d1", b"{}", ["a"])
     delivery = start(log, "d1")
     log.mark_stuck(delivery)
@@ -356,7 +354,7 @@ def test_an_overdue_run_is_unfinished_until_it_returns(log: DeliveryStore) -> No
     assert record(log, "d1").state == "succeeded"
 
 
-def test_an_overdue_run_still_tells_why_it_is_tried_again(log: DeliveryStore) -> None:
+def test_stuck_run_keeps_the_error_of_its_last_attempt(log: DeliveryStore) -> None:
     log.accept("d1", b"{}", ["a"])
     end(log, start(log, "d1"), "failed", retry_after=0)
     log.mark_stuck(start(log, "d1"))
@@ -364,7 +362,7 @@ def test_an_overdue_run_still_tells_why_it_is_tried_again(log: DeliveryStore) ->
     assert (overdue.state, overdue.error, overdue.traceback) == ("stuck", "why", "traceback")
 
 
-def test_the_end_of_a_start_that_was_given_up_changes_nothing(log: DeliveryStore) -> None:
+def test_end_of_an_abandoned_attempt_changes_nothing(log: DeliveryStore) -> None:
     log.accept("d1", b"{}", ["a"])
     given_up = start(log, "d1")
     end(log, given_up, "failed", retry_after=0)
@@ -397,7 +395,7 @@ def test_a_finished_delivery_can_be_queued_again(log: DeliveryStore) -> None:
 # ---- looking on --------------------------------------------------------------------------------
 
 
-def test_the_list_can_be_narrowed_and_turned_page_by_page(log: DeliveryStore) -> None:
+def test_list_has_filters_and_pages(log: DeliveryStore) -> None:
     for number in range(6):
         scope, repo = ("repo.content", "me/a") if number % 2 else ("discussion", None)
         log.accept(f"d{number}", b"{}", ["a"], scope=scope, action="update", repo=repo)
@@ -415,7 +413,7 @@ def test_the_list_can_be_narrowed_and_turned_page_by_page(log: DeliveryStore) ->
     assert (listed.body, listed.size, listed.action) == (None, 2, "update")
 
 
-def test_a_log_in_figures(log: DeliveryStore) -> None:
+def test_stats_count_the_store(log: DeliveryStore) -> None:
     assert log.stats() == ({}, 0, None, {})
     log.accept("d1", b"12345", (), "unhandled")
     log.accept("d2", b"123", ["a", "b"])
@@ -431,7 +429,7 @@ def test_a_log_in_figures(log: DeliveryStore) -> None:
 # ---- room -------------------------------------------------------------------------------------
 
 
-def test_only_so_many_finished_deliveries_are_kept() -> None:
+def test_number_of_finished_deliveries_is_limited() -> None:
     log = SqliteStore(":memory:", limits=MemoryLimits(keep=2))
     for number in range(4):
         log.accept(f"d{number}", b"{}", (), "unhandled")
@@ -449,7 +447,7 @@ def test_unfinished_deliveries_are_all_kept() -> None:
     assert [r.id for r in log.list()] == ["d3", "d2", "d1"]
 
 
-def test_the_oldest_bodies_make_room_and_their_records_stay() -> None:
+def test_oldest_bodies_are_dropped_and_their_deliveries_stay() -> None:
     log = SqliteStore(":memory:", limits=MemoryLimits(keep_bytes=5))
     for number in range(4):
         log.accept(f"d{number}", b"12", (), "unhandled")
@@ -465,7 +463,7 @@ def test_the_oldest_bodies_make_room_and_their_records_stay() -> None:
     ]
 
 
-def test_more_than_can_be_held_is_not_taken_until_something_is_finished() -> None:
+def test_full_store_rejects_until_a_run_finishes() -> None:
     log = SqliteStore(":memory:", limits=MemoryLimits(hold_bytes=8))
     for delivery_id in ("d1", "d2"):
         log.accept(delivery_id, b"1234", ["a"])
@@ -490,7 +488,7 @@ def test_more_than_can_be_held_is_not_taken_until_something_is_finished() -> Non
     assert log.accept("d5", b"12345678", ["a"]).status == "accepted"
 
 
-def test_a_finished_delivery_that_runs_again_is_not_dropped_meanwhile() -> None:
+def test_rerunning_delivery_is_not_dropped() -> None:
     log = SqliteStore(":memory:", limits=MemoryLimits(keep=1))
     log.accept("d1", b"{}", ["a"])
     run(log, "d1", a="failed")
@@ -500,7 +498,7 @@ def test_a_finished_delivery_that_runs_again_is_not_dropped_meanwhile() -> None:
     assert record(log, "d1").state == "queued"
 
 
-def test_of_many_threads_with_the_same_delivery_one_runs_it(log: DeliveryStore) -> None:
+def test_one_of_many_threads_runs_a_delivery(log: DeliveryStore) -> None:
     together = threading.Barrier(8)
     verdicts: list[str] = []
 

@@ -157,7 +157,7 @@ def at_terminal(path: Path, *words: str, columns: int = 80) -> list[str]:
         (["show", "d1", "--file", "x" * 5000], "ile name too long"),
     ],
 )
-def test_options_that_cannot_be_are_told(path: Path, words: list[str], message: str) -> None:
+def test_invalid_options_are_usage_errors(path: Path, words: list[str], message: str) -> None:
     log = SqliteStore(path)
     log.open()
     log.close()
@@ -245,7 +245,7 @@ TABLES = [
 
 
 @pytest.mark.parametrize("words", TABLES, ids=" ".join)
-def test_no_line_in_a_pipe_ends_with_a_blank(filled: Path, words: tuple[str, ...]) -> None:
+def test_piped_lines_have_no_trailing_blanks(filled: Path, words: tuple[str, ...]) -> None:
     done = invoke(filled, *words)
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
@@ -277,7 +277,7 @@ def test_a_list_fits_a_terminal_of_80_columns(path: Path) -> None:
     )
 
 
-def test_ids_are_cut_as_long_as_they_differ(path: Path) -> None:
+def test_ids_are_shortened_while_unique(path: Path) -> None:
     with opened(path) as log:
         for sign in "ab":
             accept(log, f"0123456789{sign}xyz")
@@ -292,7 +292,7 @@ def test_a_wide_terminal_shows_handlers_and_times(filled: Path) -> None:
     assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", text)
 
 
-def test_a_list_in_json_is_a_line_for_each(filled: Path) -> None:
+def test_json_list_has_a_line_per_delivery(filled: Path) -> None:
     done = command(filled, "list", "--json", "--limit", "5")
     *_, line = done.stdout.splitlines()
     record = json.loads(line)
@@ -332,7 +332,7 @@ def test_a_list_in_json_is_a_line_for_each(filled: Path) -> None:
         ("--state failed --before failed-2 --since 1w", ["failed-1"]),
     ],
 )
-def test_a_list_is_narrowed(filled: Path, options: str, expected: list[str]) -> None:
+def test_list_has_filters(filled: Path, options: str, expected: list[str]) -> None:
     assert [record["id"] for record in said(filled, "list", *options.split())] == expected
 
 
@@ -349,14 +349,14 @@ def test_old_deliveries_are_not_recent(path: Path, monkeypatch: pytest.MonkeyPat
         assert [record["id"] for record in said(path, "list", "--since", text)] == ["new"]
 
 
-def test_the_next_page_is_named(filled: Path) -> None:
+def test_list_names_the_next_page(filled: Path) -> None:
     assert (
         "for older deliveries: --before failed-2" in invoke(filled, "list", "--limit", "2").stderr
     )
     assert invoke(filled, "list", "--limit", "6").stderr == ""
 
 
-def test_nothing_found_is_said(filled: Path) -> None:
+def test_empty_result_is_reported(filled: Path) -> None:
     done = invoke(filled, "list", "--state", "running")
     assert (done.exit_code, done.stdout, done.stderr) == (0, "", "no deliveries\n")
 
@@ -370,7 +370,7 @@ def test_list_takes_every_state(filled: Path, state: State) -> None:
 # ---- show ----------------------------------------------------------------------------------------
 
 
-def test_a_delivery_is_shown_with_all_that_is_known(filled: Path) -> None:
+def test_show_prints_all_details(filled: Path) -> None:
     done = command(filled, "show", "failed-1")
     assert (done.returncode, done.stderr) == (0, "")
     shown = re.sub(" +", " ", done.stdout)
@@ -393,7 +393,7 @@ def test_a_delivery_is_shown_with_all_that_is_known(filled: Path) -> None:
     assert '\n  "repo": {\n    "type"' in body
 
 
-def test_a_delivery_that_nobody_heard_says_why_for_each_handler(filled: Path) -> None:
+def test_unhandled_delivery_shows_a_reason_per_handler(filled: Path) -> None:
     lines = [line.strip() for line in command(filled, "show", "unh").stdout.splitlines()]
     assert "reason `retrain` does not match: no ref" in [re.sub(" +", " ", x) for x in lines]
     assert "`reply` does not match: no comment" in lines
@@ -408,7 +408,7 @@ def test_a_delivery_in_json_is_one_object(filled: Path) -> None:
     assert record["body"] == '{"event": \\xff\x1b[2J'
 
 
-def test_a_body_that_is_no_json_once_it_is_written_again_is_told_all_the_same(path: Path) -> None:
+def test_body_with_non_json_values_is_shown(path: Path) -> None:
     with opened(path) as log:
         log.accept("odd", b'{"n": NaN}', (), "malformed", "NaN is no JSON")
         log.accept("exact", b'{"n": 12345678901234567890, "s": "\\ud800"}', (), "malformed", "no")
@@ -420,7 +420,7 @@ def test_a_body_that_is_no_json_once_it_is_written_again_is_told_all_the_same(pa
     assert record["body"] == {"n": 12345678901234567890, "s": "\ud800"}
 
 
-def test_runs_that_wait_say_until_when_and_why(path: Path) -> None:
+def test_retrying_runs_show_time_and_reason(path: Path) -> None:
     with opened(path) as log:
         accept(log, "d1", "retrain")
         log.claim("d1", "retrain")
@@ -433,7 +433,7 @@ def test_runs_that_wait_say_until_when_and_why(path: Path) -> None:
     )
 
 
-def test_nothing_that_somebody_sent_controls_the_terminal(filled: Path) -> None:
+def test_sent_text_cannot_control_the_terminal(filled: Path) -> None:
     with opened(filled) as log:
         body = compact({"comment": {"content": "\x1b[2J\x9b1m\u202e\x7f né"}})
         log.accept("\x1b[2J-id", body, (), "unhandled", "\x07", scope="\x1b]0;", repo="\x9b1m")
@@ -452,19 +452,19 @@ def test_nothing_that_somebody_sent_controls_the_terminal(filled: Path) -> None:
     assert " né" in shown
 
 
-def test_a_show_fits_a_terminal_of_80_columns_but_for_the_body(filled: Path) -> None:
+def test_show_fits_80_columns_except_the_body(filled: Path) -> None:
     lines = at_terminal(filled, "show", "failed-1")
     assert max(map(len, lines[: lines.index("{")])) <= 80
 
 
-def test_a_long_line_of_a_body_stays_whole_to_be_copied(path: Path) -> None:
+def test_long_body_lines_stay_whole(path: Path) -> None:
     text = "word " * 1000
     with opened(path) as log:
         log.accept("d1", compact({"comment": {"content": text}}), (), "unhandled")
     assert f'"content": "{text}"\n' in invoke(path, "show", "d1").stdout
 
 
-def test_a_body_that_was_dropped_is_told(filled: Path) -> None:
+def test_dropped_body_is_reported(filled: Path) -> None:
     with opened(filled, max_bytes=1) as log:
         log.prune()
     assert "deleted to free space" in invoke(filled, "show", "succeeded-1").stdout
@@ -479,13 +479,13 @@ def test_a_body_that_was_dropped_is_told(filled: Path) -> None:
         ("\udcff", "no id begins with `?`"),
     ],
 )
-def test_an_id_that_is_not_one_is_a_usage_error(filled: Path, prefix: str, message: str) -> None:
+def test_unknown_id_is_a_usage_error(filled: Path, prefix: str, message: str) -> None:
     done = invoke(filled, "show", prefix)
     assert (done.exit_code, done.stdout) == (2, "")
     assert message in Text.from_ansi(done.stderr).plain
 
 
-def test_a_whole_id_is_meant_even_if_others_begin_with_it(path: Path) -> None:
+def test_whole_id_wins_over_longer_ids(path: Path) -> None:
     with opened(path) as log:
         for name in ("d12", "d1", "d11"):
             accept(log, name)
@@ -495,7 +495,7 @@ def test_a_whole_id_is_meant_even_if_others_begin_with_it(path: Path) -> None:
 # ---- replay --------------------------------------------------------------------------------------
 
 
-def test_what_is_replayed_is_followed_until_it_ended(path: Path) -> None:
+def test_replay_follows_runs_to_their_end(path: Path) -> None:
     fill(path, retrain="succeeded", stumble="failed")
     with running_app(path):
         done = command(path, "replay", "of-retrain", "of-st")
@@ -507,7 +507,7 @@ def test_what_is_replayed_is_followed_until_it_ended(path: Path) -> None:
     assert states == {"of-retrain": 2, "of-stumble": 3}
 
 
-def test_a_run_that_fails_again_is_told_by_the_exit_code(path: Path) -> None:
+def test_failed_replay_sets_the_exit_code(path: Path) -> None:
     fill(path, retrain="succeeded", **{"break": "succeeded"})
     with running_app(path):
         done = command(path, "replay", "of-retrain", "of-break", "--json")
@@ -518,7 +518,7 @@ def test_a_run_that_fails_again_is_told_by_the_exit_code(path: Path) -> None:
     assert broken["runs"][0]["error"] == "ValueError: no tide"
 
 
-def test_many_runs_are_counted_not_listed(path: Path) -> None:
+def test_many_runs_are_counted_instead_of_listed(path: Path) -> None:
     with opened(path) as log:
         for number in range(30):
             accept(log, f"d{number}", "retrain")
@@ -529,7 +529,7 @@ def test_many_runs_are_counted_not_listed(path: Path) -> None:
     assert ["succeeded", "retrain", "30"] in [line.split() for line in done.stdout.splitlines()]
 
 
-def test_a_terminal_sees_the_progress(path: Path) -> None:
+def test_terminal_shows_progress(path: Path) -> None:
     fill(path, retrain="succeeded")
     with running_app(path):
         done = command(path, "replay", "of-retrain", FORCE_COLOR="1")
@@ -544,7 +544,7 @@ def test_only_the_named_handlers_run(filled: Path) -> None:
     assert runs == {"retrain": "failed", "reply": "queued"}
 
 
-def test_a_named_delivery_can_be_given_to_a_handler_that_did_not_hear_it(filled: Path) -> None:
+def test_replay_runs_a_handler_that_did_not_match(filled: Path) -> None:
     (replay,) = said(filled, "replay", "unhandled-1", "--only", "reply", "--only", "retrain")
     assert replay["handlers"] == ["reply", "retrain"]
     assert said(filled, "show", "unhandled-1")[0]["state"] == "queued"
@@ -564,7 +564,7 @@ def test_a_named_delivery_can_be_given_to_a_handler_that_did_not_hear_it(filled:
         ("--since 1h --only reply", {"failed-1": ["reply"]}),
     ],
 )
-def test_what_runs_again_is_chosen(
+def test_filters_choose_deliveries_to_replay(
     filled: Path, options: str, expected: dict[str, list[str]]
 ) -> None:
     before = said(filled, "list")
@@ -576,7 +576,7 @@ def test_what_runs_again_is_chosen(
     assert f"dry run: nothing was queued, {len(expected)} deliver" in done.stderr
 
 
-def test_more_than_a_page_is_chosen_with_the_oldest_first(path: Path) -> None:
+def test_replay_of_many_pages_starts_with_the_oldest(path: Path) -> None:
     page = _replay._PAGE  # noqa: SLF001 - less than that would not show it
     names = [f"d{number}" for number in range(page + 5)]
     with opened(path) as log, log.transaction():
@@ -589,7 +589,7 @@ def test_more_than_a_page_is_chosen_with_the_oldest_first(path: Path) -> None:
     assert f"and {page - 95} more: --json lists all" in done.stderr
 
 
-def test_all_that_failed_are_told_of_even_if_they_are_dropped_meanwhile(
+def test_dropped_deliveries_are_reported_during_replay(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [f"d{number}" for number in range(7)]
@@ -616,7 +616,7 @@ def test_all_that_failed_are_told_of_even_if_they_are_dropped_meanwhile(
     assert said(path, "list") == []
 
 
-def test_where_no_app_runs_the_work_waits_for_it(path: Path) -> None:
+def test_replay_without_an_app_queues_for_its_start(path: Path) -> None:
     fill(path, retrain="succeeded")
     done = command(path, "replay", "of-retrain")
     assert done.returncode == 0
@@ -627,7 +627,7 @@ def test_where_no_app_runs_the_work_waits_for_it(path: Path) -> None:
         app.wait_until(lambda: log.get("of-retrain").state == "succeeded", "did not run it")
 
 
-def test_what_cannot_be_replayed_says_why(filled: Path) -> None:
+def test_blocked_replay_has_a_reason(filled: Path) -> None:
     with opened(filled, max_bytes=1) as log:
         log.prune()
     done = command(filled, "replay", "succeeded-1", "unhandled-1", "queued-1")
@@ -648,7 +648,7 @@ def test_nothing_to_replay_is_no_failure(filled: Path) -> None:
     assert "nothing to replay" in done.stderr
 
 
-def test_an_app_that_goes_away_is_not_waited_for(path: Path) -> None:
+def test_replay_does_not_wait_for_a_stopped_app(path: Path) -> None:
     fill(path, die="succeeded")
     with running_app(path):
         done = command(path, "replay", "of-die")
@@ -657,7 +657,7 @@ def test_an_app_that_goes_away_is_not_waited_for(path: Path) -> None:
     assert done.stdout.split()[-3:] == ["running", "die", "of-die"]
 
 
-def test_following_can_be_ended(path: Path) -> None:
+def test_ctrl_c_ends_following(path: Path) -> None:
     fill(path, hang="succeeded")
     with running_app(path) as app, replaying(path, "of-hang") as process:
         app.wait_until((path.parent / "hanging").exists, "did not run it")
@@ -687,7 +687,7 @@ def replaying(path: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def test_another_process_that_writes_is_waited_for(filled: Path) -> None:
+def test_command_waits_for_another_writer(filled: Path) -> None:
     writer = sqlite3.connect(filled, isolation_level=None, check_same_thread=False)
     writer.execute("BEGIN IMMEDIATE")
     # Longer than the log itself waits.
@@ -698,7 +698,7 @@ def test_another_process_that_writes_is_waited_for(filled: Path) -> None:
     writer.close()
 
 
-def test_a_log_that_stays_locked_is_given_up(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locked_store_is_an_error(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_cli_store, "_BUSY_SECONDS", 0.0)
     writer = sqlite3.connect(filled, isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
@@ -720,7 +720,7 @@ def test_a_log_that_stays_locked_is_given_up(filled: Path, monkeypatch: pytest.M
         (("succeeded-1", "nobody"), "no id begins with `nobody`"),
     ],
 )
-def test_a_wrong_replay_queues_nothing(filled: Path, options: Sequence[str], message: str) -> None:
+def test_invalid_replay_queues_nothing(filled: Path, options: Sequence[str], message: str) -> None:
     before = said(filled, "list")
     done = invoke(filled, "replay", *options)
     assert (done.exit_code, done.stdout) == (2, "")
@@ -731,7 +731,7 @@ def test_a_wrong_replay_queues_nothing(filled: Path, options: Sequence[str], mes
 # ---- export, prune, stats ------------------------------------------------------------------------
 
 
-def test_an_exported_body_is_sent_and_tested_with(filled: Path, tmp_path: Path) -> None:
+def test_exported_body_works_with_send_and_tests(filled: Path, tmp_path: Path) -> None:
     done = invoke(filled, "export", "failed-1", "--output", str(tmp_path / "case.json"))
     assert (done.exit_code, done.stdout.strip()) == (0, str(tmp_path / "case.json"))
     written = (tmp_path / "case.json").read_bytes()
@@ -758,7 +758,7 @@ def test_an_export_is_named_after_the_event(
         assert (tmp_path / expected).is_file()
 
 
-def test_an_export_writes_over_nothing(filled: Path, tmp_path: Path) -> None:
+def test_export_overwrites_no_file(filled: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text("mine")
     for output, message in (("mine.json", "already exists"), ("no/x.json", "cannot write")):
         done = invoke(filled, "export", "failed-1", "--output", str(tmp_path / output))
@@ -767,7 +767,7 @@ def test_an_export_writes_over_nothing(filled: Path, tmp_path: Path) -> None:
     assert (tmp_path / "mine.json").read_text() == "mine"
 
 
-def test_a_body_that_cannot_be_read_is_exported_as_it_came(filled: Path) -> None:
+def test_malformed_body_is_exported_unchanged(filled: Path) -> None:
     environment = {**ENVIRONMENT, "HUBHOOKS_DELIVERIES": str(filled)}
     words = ("deliveries", "export", "malformed-1", "--output", "-")
     done = subprocess.run(
@@ -779,7 +779,7 @@ def test_a_body_that_cannot_be_read_is_exported_as_it_came(filled: Path) -> None
     assert done.stdout == MALFORMED
 
 
-def test_a_body_that_was_dropped_cannot_be_exported(filled: Path) -> None:
+def test_dropped_body_cannot_be_exported(filled: Path) -> None:
     with opened(filled, max_bytes=1) as log:
         log.prune()
     done = invoke(filled, "export", "succeeded-1")
@@ -787,7 +787,7 @@ def test_a_body_that_was_dropped_cannot_be_exported(filled: Path) -> None:
     assert "the body of `succeeded-1` was deleted" in Text.from_ansi(done.stderr).plain
 
 
-def test_what_cannot_be_exported_is_named_without_what_controls_a_terminal(path: Path) -> None:
+def test_export_error_escapes_control_characters(path: Path) -> None:
     with opened(path) as log:
         accept(log, "\x1b[2Jodd\x07")
     with opened(path, max_bytes=1) as log:
@@ -798,7 +798,7 @@ def test_what_cannot_be_exported_is_named_without_what_controls_a_terminal(path:
     assert {sign for sign in done.stderr if not sign.isprintable()} == {"\n"}
 
 
-def test_old_bodies_are_dropped_and_unfinished_work_stays(filled: Path) -> None:
+def test_prune_drops_old_bodies_and_keeps_unfinished_runs(filled: Path) -> None:
     def with_bodies() -> list[str]:
         return [name for name in NEWEST_FIRST if said(filled, "show", name)[0]["body"] is not None]
 
@@ -825,11 +825,11 @@ def test_ids_outlive_bodies(path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert said(path, "list") == []
 
 
-def test_the_age_to_prune_must_be_given(filled: Path) -> None:
+def test_prune_requires_an_age(filled: Path) -> None:
     assert "--older-than" in Text.from_ansi(invoke(filled, "prune").stderr).plain
 
 
-def test_a_log_in_figures(filled: Path) -> None:
+def test_stats_count_the_store(filled: Path) -> None:
     with opened(filled) as log:
         log.count_rejections(1, "secret wrong", 3)
     (stats,) = said(filled, "stats")
@@ -869,7 +869,7 @@ WRITES = [("replay", "succeeded-1"), ("prune", "--older-than", "1h")]
 
 
 @pytest.mark.parametrize("words", READS, ids=lambda words: words[0])
-def test_reading_changes_nothing_in_the_file(filled: Path, words: Sequence[str]) -> None:
+def test_reading_does_not_change_the_file(filled: Path, words: Sequence[str]) -> None:
     before = filled.read_bytes()
     assert invoke(filled, *words).exit_code == 0
     assert filled.read_bytes() == before
@@ -880,7 +880,7 @@ def test_reading_changes_nothing_in_the_file(filled: Path, words: Sequence[str])
 
 @pytest.mark.parametrize("words", READS + WRITES, ids=lambda words: words[0])
 @pytest.mark.parametrize("content", [None, b""])
-def test_a_file_that_is_not_there_is_not_made(
+def test_missing_file_is_not_created(
     path: Path, words: Sequence[str], content: bytes | None
 ) -> None:
     if content is not None:
@@ -932,7 +932,7 @@ def make_older(path: Path) -> None:
         (Path.mkdir, 2, "is a folder: give the path of a file"),
     ],
 )
-def test_a_file_that_is_no_log_of_this_version_is_left_alone(
+def test_file_of_another_format_is_not_changed(
     path: Path,
     words: Sequence[str],
     make: Callable[[Path], None],
@@ -953,16 +953,14 @@ def test_deliveries_in_memory_cannot_be_read() -> None:
     assert "stores its deliveries in memory" in Text.from_ansi(done.stderr).plain
 
 
-def test_a_path_below_a_file_is_told(filled: Path) -> None:
+def test_path_below_a_file_is_an_error(filled: Path) -> None:
     done = invoke(filled / "x", "list")
     assert done.exit_code == 2
     assert "Not a directory" in Text.from_ansi(done.stderr).plain
 
 
 @pytest.mark.slow
-def test_the_file_is_that_of_the_option_then_the_variable_then_the_folder(
-    filled: Path, tmp_path: Path
-) -> None:
+def test_file_comes_from_option_variable_or_folder(filled: Path, tmp_path: Path) -> None:
     def ids(**options: Any) -> int:
         words = [sys.executable, "-m", "hubhooks.cli", "deliveries", "list", "--json"]
         words += options.pop("words", [])

@@ -49,7 +49,7 @@ def lines(path: Path) -> list[str]:
 # ---- processes that die -------------------------------------------------------------------------
 
 
-def test_nothing_acknowledged_is_lost_when_the_server_is_killed_again_and_again(
+def test_killed_server_loses_no_acknowledged_delivery(
     tmp_path: Path,
 ) -> None:
     report = soak(tmp_path, rounds=6)
@@ -78,7 +78,7 @@ def tell(event, context, error):
 """
 
 
-def test_a_handler_that_kills_the_process_fails_in_the_end_and_the_app_comes_up(
+def test_handler_that_kills_the_process_finally_fails(
     tmp_path: Path,
 ) -> None:
     log = SqliteStore(tmp_path / "hubhooks.db")
@@ -124,9 +124,7 @@ def tells(event, context):
 
 
 @pytest.mark.parametrize("clock", ["goes on", "is set back"])
-def test_of_two_processes_one_runs_everything_and_the_other_takes_over_when_it_is_killed(
-    tmp_path: Path, clock: str
-) -> None:
+def test_second_process_takes_over_from_a_killed_leader(tmp_path: Path, clock: str) -> None:
     log = SqliteStore(tmp_path / "hubhooks.db")
     with ExitStack() as stack:
         servers = [
@@ -156,7 +154,7 @@ def test_of_two_processes_one_runs_everything_and_the_other_takes_over_when_it_i
     assert {int(line.split()[2]) for line in lines(tmp_path / "ran")[41:]} == {other.pid}
 
 
-def test_a_process_that_cannot_take_over_at_first_tries_again(
+def test_failed_takeover_is_retried(
     tmp_path: Path,
     serve: Any,
     post: Any,
@@ -205,7 +203,7 @@ def waits_too(event, context):
 """
 
 
-def test_what_does_not_end_before_the_server_stops_runs_after_the_next_start(
+def test_unfinished_run_runs_after_the_next_start(
     tmp_path: Path,
 ) -> None:
     log = SqliteStore(tmp_path / "hubhooks.db")
@@ -244,7 +242,7 @@ def deliver(server: Server, delivery_id: str) -> None:
     assert answer.status_code == 202, answer.text
 
 
-def test_who_uploads_the_log_and_loses_its_locks_goes_on_running_handlers(tmp_path: Path) -> None:
+def test_lost_sqlite_locks_do_not_stop_the_handlers(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     with started(tmp_path, script=UPLOADS, environ=ON_DISK) as first:
         deliver(first, "upload")
@@ -261,7 +259,7 @@ def test_who_uploads_the_log_and_loses_its_locks_goes_on_running_handlers(tmp_pa
     assert len(SqliteStore(tmp_path / "hubhooks.db").list()) == 4
 
 
-def test_an_app_whose_log_is_removed_goes_on_in_a_new_one(tmp_path: Path) -> None:
+def test_app_recreates_a_removed_store(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     with started(tmp_path, script=UPLOADS, environ=ON_DISK) as server:
         deliver(server, "before")
@@ -322,7 +320,7 @@ def serving(serve: Any, post: Any, deliveries: str) -> Any:
     return serving
 
 
-def test_a_delivery_answered_in_time_that_comes_again_is_a_replay(serving: Any) -> None:
+def test_delivery_repeated_after_a_timely_response_is_a_replay(serving: Any) -> None:
     seen: list[RunContext] = []
     with serving() as served:
         served.hooks.add(lambda event, context: seen.append(context), name="matching")
@@ -333,7 +331,7 @@ def test_a_delivery_answered_in_time_that_comes_again_is_a_replay(serving: Any) 
     assert [(d.attempt, d.is_replay) for d in seen] == [(1, False), (2, True)]
 
 
-def test_a_delivery_answered_too_late_that_comes_again_is_the_hubs_retry(
+def test_delivery_repeated_after_a_late_response_is_a_retry(
     serving: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(app_module, "_ACKNOWLEDGE_SECONDS", 0)
@@ -345,9 +343,7 @@ def test_a_delivery_answered_too_late_that_comes_again_is_the_hubs_retry(
         assert served.record().duplicates == 1
 
 
-def test_an_answer_that_waited_for_its_handlers_is_not_too_late(
-    serving: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_response_on_completion_is_in_time(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app_module, "_ACKNOWLEDGE_SECONDS", 0)
     with serving(acknowledge="on_completion") as served:
         served.hooks.add(lambda event: None, name="matching")
@@ -357,7 +353,7 @@ def test_an_answer_that_waited_for_its_handlers_is_not_too_late(
         assert served.record().runs[0].attempts == 2
 
 
-def test_a_delivery_whose_sender_hung_up_that_comes_again_is_the_hubs_retry(serving: Any) -> None:
+def test_delivery_repeated_after_a_disconnect_is_a_retry(serving: Any) -> None:
     stalls, release = threading.Event(), threading.Event()
     with serving() as served:
 
@@ -387,7 +383,7 @@ def test_a_delivery_whose_sender_hung_up_that_comes_again_is_the_hubs_retry(serv
         assert served.send() == (200, "duplicate")
 
 
-def test_a_sender_that_hung_up_while_its_answer_waited_is_the_hubs_retry(serving: Any) -> None:
+def test_disconnect_before_completion_makes_the_next_a_retry(serving: Any) -> None:
     begun, release = threading.Event(), threading.Event()
     with serving(acknowledge="on_completion") as served:
 
@@ -409,7 +405,7 @@ def test_a_sender_that_hung_up_while_its_answer_waited_is_the_hubs_retry(serving
         assert served.record().runs[0].attempts == 1
 
 
-def test_only_the_handlers_that_failed_run_again(serving: Any) -> None:
+def test_only_failed_handlers_run_again(serving: Any) -> None:
     ran: list[str] = []
     with serving() as served:
 
@@ -427,7 +423,7 @@ def test_only_the_handlers_that_failed_run_again(serving: Any) -> None:
     assert sorted(ran) == ["fails once", "fails once", "works"]
 
 
-def test_what_runs_or_waits_for_a_retry_is_in_progress(serving: Any) -> None:
+def test_running_or_retrying_delivery_is_in_progress(serving: Any) -> None:
     release = threading.Event()
     with serving() as served:
 
@@ -447,7 +443,7 @@ def test_what_runs_or_waits_for_a_retry_is_in_progress(serving: Any) -> None:
         assert served.record().duplicates == 2
 
 
-def test_what_nobody_ran_is_judged_anew(serving: Any) -> None:
+def test_delivery_without_runs_is_matched_again(serving: Any) -> None:
     with serving() as served:
         assert served.send("unheard") == (200, "unhandled")
         assert served.send("malformed", b"{") == (202, "malformed")
@@ -463,7 +459,7 @@ def test_what_nobody_ran_is_judged_anew(serving: Any) -> None:
         assert served.send("unheard") == (202, "accepted")
 
 
-def test_deliveries_without_an_id_are_never_the_same(serving: Any, post: Any) -> None:
+def test_deliveries_without_id_are_all_different(serving: Any, post: Any) -> None:
     ran: list[str] = []
     with serving() as served:
         served.hooks.add(lambda event, context: ran.append(context.id), name="matching")
@@ -509,9 +505,7 @@ def on_disk(tmp_path: Path) -> Webhooks:
     return Webhooks("moon", deliveries=tmp_path / "hubhooks.db")
 
 
-def test_what_the_process_died_during_runs_alone_and_the_others_in_between(
-    died: Any, on_disk: Webhooks
-) -> None:
+def test_crashed_runs_are_isolated_with_others_between_them(died: Any, on_disk: Webhooks) -> None:
     release = threading.Event()
     ran: list[str] = []
 
@@ -532,7 +526,7 @@ def test_what_the_process_died_during_runs_alone_and_the_others_in_between(
 
 
 @pytest.mark.parametrize(("alone", "timeout"), [(0.05, None), (3600, 0.05)])
-def test_what_the_process_died_during_does_not_stay_alone_when_it_hangs(
+def test_isolation_of_a_hanging_crashed_run_ends(
     died: Any,
     on_disk: Webhooks,
     logged: Callable[[], list[str]],
@@ -562,9 +556,7 @@ def test_what_the_process_died_during_does_not_stay_alone_when_it_hangs(
     assert logged().count(what) == 1
 
 
-def test_what_the_process_died_during_has_its_turn_also_when_something_always_runs(
-    died: Any, on_disk: Webhooks
-) -> None:
+def test_crashed_run_starts_under_constant_load(died: Any, on_disk: Webhooks) -> None:
     ran = threading.Event()
     # One ends when the next has come, so that there never is a moment at which nothing runs.
     came = [threading.Event()]
@@ -589,9 +581,7 @@ def test_what_the_process_died_during_has_its_turn_also_when_something_always_ru
         wait_until(lambda: set(served.hooks.deliveries.stats().states) == {"succeeded"})
 
 
-def test_what_the_process_died_during_waits_only_so_long_for_what_runs(
-    died: Any, on_disk: Webhooks
-) -> None:
+def test_crashed_run_waits_a_limited_time_for_others(died: Any, on_disk: Webhooks) -> None:
     release, begun = threading.Event(), threading.Event()
 
     @on_disk.on(name="matching")
@@ -616,9 +606,7 @@ def test_what_the_process_died_during_waits_only_so_long_for_what_runs(
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_a_handler_that_fails_is_tried_again_until_its_retries_are_spent(
-    serving: Any, is_async: bool
-) -> None:
+def test_failing_handler_is_retried_up_to_its_limit(serving: Any, is_async: bool) -> None:
     told: list[tuple[str, int, str]] = []
     waits: list[int] = []
 
@@ -656,7 +644,7 @@ def test_a_handler_that_fails_is_tried_again_until_its_retries_are_spent(
     )
 
 
-def test_a_handler_can_say_when_it_is_to_be_tried_again(
+def test_handler_chooses_the_time_of_its_retry(
     serving: Any, logged: Callable[[], list[str]]
 ) -> None:
     with serving() as served:
@@ -674,12 +662,12 @@ def test_a_handler_can_say_when_it_is_to_be_tried_again(
 
 
 @pytest.mark.parametrize("after", [60, 60.0, Decimal(60), Fraction(60)])
-def test_a_retry_takes_seconds_of_any_kind(after: Any) -> None:
+def test_retry_accepts_any_number_of_seconds(after: Any) -> None:
     assert Retry(after=after).after == 60
 
 
 @pytest.mark.parametrize("after", [-1, float("nan"), float("inf"), "60", [60]])
-def test_a_retry_at_no_time_is_refused(after: Any) -> None:
+def test_retry_without_a_time_is_rejected(after: Any) -> None:
     with pytest.raises(ConfigError, match=r"for a time, write `after=60`"):
         Retry(60)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="is not a number of seconds; write for example"):
@@ -693,7 +681,7 @@ def exits(_: int) -> float:
 @pytest.mark.parametrize(
     "backoff", [exits, lambda _: float("nan"), lambda _: float("inf"), lambda _: 10**400]
 )
-def test_a_backoff_that_gives_no_time_has_its_handler_wait_a_minute(
+def test_invalid_backoff_waits_a_minute(
     serving: Any, logged: Callable[[], list[str]], backoff: Callable[[int], float]
 ) -> None:
     def waits_a_minute(delivery_id: str) -> bool:
@@ -716,7 +704,7 @@ def test_a_backoff_that_gives_no_time_has_its_handler_wait_a_minute(
 
 
 @pytest.mark.parametrize("after", [1e9, 1e12, 1e300])
-def test_a_handler_waits_a_year_at_most(serving: Any, after: float) -> None:
+def test_retry_waits_a_year_at_most(serving: Any, after: float) -> None:
     class Later(Retry):
         """One of the user's, which does not call what it inherits."""
 
@@ -739,7 +727,7 @@ def test_a_handler_waits_a_year_at_most(serving: Any, after: float) -> None:
         assert in_a_year - timedelta(days=1) < listed.runs[0].due_at <= in_a_year
 
 
-def test_an_async_handler_out_of_time_is_cancelled_and_fails(serving: Any) -> None:
+def test_timeout_cancels_an_async_handler(serving: Any) -> None:
     cleaned_up: list[bool] = []
     with serving() as served:
 
@@ -757,7 +745,7 @@ def test_an_async_handler_out_of_time_is_cancelled_and_fails(serving: Any) -> No
     assert cleaned_up == [True, True]
 
 
-def test_a_sync_handler_out_of_time_is_overdue_until_it_returns(
+def test_timed_out_sync_handler_is_stuck_until_it_returns(
     serving: Any, logged: Callable[[], list[str]]
 ) -> None:
     release = threading.Event()
@@ -782,7 +770,7 @@ def test_a_sync_handler_out_of_time_is_overdue_until_it_returns(
     assert f"{what} be stopped" in logged()
 
 
-def test_an_async_handler_that_swallows_its_cancellation_is_overdue_until_it_returns(
+def test_handler_that_swallows_its_cancellation_is_stuck(
     serving: Any, logged: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "DEFAULT_TIMEOUTS", Timeouts(cancel_grace=0.05))
@@ -810,7 +798,7 @@ def test_an_async_handler_that_swallows_its_cancellation_is_overdue_until_it_ret
     assert line == f"{what} when it was cancelled"
 
 
-def test_no_more_deliveries_at_once_than_a_handler_allows_and_others_pass_it(serving: Any) -> None:
+def test_concurrency_limit_delays_no_other_handler(serving: Any) -> None:
     release = threading.Event()
     now, most, lock = [0], [0], threading.Lock()
     passed: list[str] = []
@@ -837,7 +825,7 @@ def test_no_more_deliveries_at_once_than_a_handler_allows_and_others_pass_it(ser
     assert most == [2]
 
 
-def test_more_than_there_is_room_for_runs_later(serving: Any) -> None:
+def test_runs_beyond_the_slots_run_later(serving: Any) -> None:
     release = threading.Event()
     ran: list[str] = []
     with serving() as served:
@@ -856,7 +844,7 @@ def test_more_than_there_is_room_for_runs_later(serving: Any) -> None:
     assert sorted(ran) == sorted(f"d{number}" for number in range(40))
 
 
-def test_what_somebody_queues_in_the_log_is_run_by_the_app(serving: Any, deliveries: str) -> None:
+def test_app_runs_deliveries_queued_by_another_process(serving: Any, deliveries: str) -> None:
     if deliveries == ":memory:":
         pytest.skip("no other process sees it")
     ran: list[bool] = []
@@ -873,7 +861,7 @@ def test_what_somebody_queues_in_the_log_is_run_by_the_app(serving: Any, deliver
 
 
 @pytest.mark.slow
-def test_an_async_handler_that_blocks_the_servers_loop_is_named(
+def test_handler_that_blocks_the_loop_is_named(
     serving: Any, logged: Callable[[], list[str]]
 ) -> None:
     def names_it() -> bool:
@@ -894,7 +882,7 @@ def test_an_async_handler_that_blocks_the_servers_loop_is_named(
 # ---- an answer that waits -----------------------------------------------------------------------
 
 
-def test_the_answer_may_wait_for_the_handlers(serving: Any) -> None:
+def test_response_on_completion_waits_for_handlers(serving: Any) -> None:
     with serving(acknowledge="on_completion") as served:
 
         @served.hooks.on(name="matching")
@@ -912,7 +900,9 @@ def test_the_answer_may_wait_for_the_handlers(serving: Any) -> None:
         assert [served.record(name).runs[0].attempts for name in ("works", "fails")] == [2, 2]
 
 
-def test_an_answer_waits_only_so_long(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_response_on_completion_waits_a_limited_time(
+    serving: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(app_module, "_COMPLETION_SECONDS", 0.05)
     release = threading.Event()
     with serving(acknowledge="on_completion") as served:
@@ -928,7 +918,7 @@ def test_an_answer_waits_only_so_long(serving: Any, monkeypatch: pytest.MonkeyPa
             release.set()
 
 
-def test_answers_that_wait_leave_the_log_alone_while_another_process_writes(
+def test_waiting_responses_do_not_poll_a_busy_store(
     tmp_path: Path, event: Callable[..., HubEvent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Counting(SqliteStore):
@@ -982,7 +972,7 @@ def test_answers_that_wait_leave_the_log_alone_while_another_process_writes(
 # ---- the file -----------------------------------------------------------------------------------
 
 
-def test_the_log_is_where_the_argument_or_the_environment_says(
+def test_argument_or_environment_sets_the_store_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Any, post: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -1003,7 +993,7 @@ def test_the_log_is_where_the_argument_or_the_environment_says(
 
 
 @pytest.mark.parametrize("lifespan", ["on", "off"])
-def test_a_log_that_cannot_be_opened_is_an_error_of_the_start_or_503(
+def test_unusable_store_is_a_startup_error_or_503(
     tmp_path: Path, serve: Any, post: Any, lifespan: str, logged: Callable[[], list[str]]
 ) -> None:
     hooks = Webhooks("moon", deliveries=tmp_path / "no" / "hubhooks.db")
@@ -1025,7 +1015,7 @@ def test_a_log_that_cannot_be_opened_is_an_error_of_the_start_or_503(
         assert post(port, BODY)[0] == 200
 
 
-def test_while_another_process_writes_a_delivery_waits_and_then_is_refused(
+def test_delivery_waits_for_a_busy_store_then_is_rejected(
     tmp_path: Path, serve: Any, post: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "hubhooks.db"
@@ -1050,7 +1040,7 @@ def test_while_another_process_writes_a_delivery_waits_and_then_is_refused(
     other.close()
 
 
-def test_refusals_are_counted_in_the_log(serve: Any, post: Any, tmp_path: Path) -> None:
+def test_rejections_are_counted_in_the_store(serve: Any, post: Any, tmp_path: Path) -> None:
     hooks = Webhooks("moon", deliveries=tmp_path / "hubhooks.db")
     with serve(hooks) as port:
         for secret in ("sun", "sun", ""):
@@ -1059,7 +1049,7 @@ def test_refusals_are_counted_in_the_log(serve: Any, post: Any, tmp_path: Path) 
     assert hooks.deliveries.stats().rejections == {"secret wrong": 2, "secret missing": 1}
 
 
-def test_two_webhooks_of_one_process_do_not_share_a_log(tmp_path: Path) -> None:
+def test_two_webhooks_do_not_share_a_store(tmp_path: Path) -> None:
     path = tmp_path / "hubhooks.db"
     first, second = Webhooks("sun", deliveries=path), Webhooks("moon", deliveries=path)
     elsewhere = Webhooks("moon", deliveries=tmp_path / "other.db")
@@ -1078,9 +1068,7 @@ def test_two_webhooks_of_one_process_do_not_share_a_log(tmp_path: Path) -> None:
     asyncio.run(live())
 
 
-def test_all_who_wait_for_another_process_are_kept_in_one_batch(
-    serve: Any, post: Any, tmp_path: Path
-) -> None:
+def test_waiting_requests_are_stored_in_one_batch(serve: Any, post: Any, tmp_path: Path) -> None:
     came: list[int] = []
     sizes: list[int] = []
 
@@ -1129,9 +1117,7 @@ def test_all_who_wait_for_another_process_are_kept_in_one_batch(
 
 
 @pytest.mark.parametrize("turns", [1, 2])
-def test_a_delivery_whose_request_is_cancelled_while_it_is_kept_runs_all_the_same(
-    tmp_path: Path, turns: int
-) -> None:
+def test_delivery_of_a_cancelled_request_still_runs(tmp_path: Path, turns: int) -> None:
     hooks = Webhooks("moon", deliveries=tmp_path / "hubhooks.db")
     hooks.add(lambda event: None, name="matching")
     headers = [(b"x-webhook-secret", b"moon"), (b"webhook-id", b"d1")]
@@ -1160,7 +1146,7 @@ def test_a_delivery_whose_request_is_cancelled_while_it_is_kept_runs_all_the_sam
     assert not record.is_acknowledged
 
 
-def test_of_deliveries_kept_together_one_that_cannot_begin_holds_up_no_other(
+def test_failed_start_in_a_batch_delays_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hooks = Webhooks("moon", deliveries=tmp_path / "hubhooks.db")
@@ -1199,9 +1185,7 @@ def test_of_deliveries_kept_together_one_that_cannot_begin_holds_up_no_other(
     assert statuses == [202, 202]
 
 
-def test_a_handler_whose_start_was_not_stored_keeps_no_place(
-    serve: Any, post: Any, tmp_path: Path
-) -> None:
+def test_unstored_start_frees_its_slot(serve: Any, post: Any, tmp_path: Path) -> None:
     errors = [StoreError("its disk is full")]
 
     class Failing(SqliteStore):
@@ -1219,7 +1203,7 @@ def test_a_handler_whose_start_was_not_stored_keeps_no_place(
         wait_until(lambda: hooks.deliveries.stats().states == {"succeeded": 1})
 
 
-def test_whatever_goes_wrong_while_it_is_stored_is_answered_503(
+def test_any_storing_error_is_503(
     serve: Any, post: Any, tmp_path: Path, logged: Callable[[], list[str]]
 ) -> None:
     errors: list[Exception] = [StoreError("its disk is full"), RuntimeError("a mistake of ours")]
@@ -1237,9 +1221,7 @@ def test_whatever_goes_wrong_while_it_is_stored_is_answered_503(
     assert [line for line in logged() if "cannot store deliveries" in line]
 
 
-def test_who_still_waits_when_the_app_stops_is_refused_and_starts_nothing(
-    ask: Any, tmp_path: Path
-) -> None:
+def test_waiting_request_at_shutdown_is_rejected_without_a_run(ask: Any, tmp_path: Path) -> None:
     path = tmp_path / "hubhooks.db"
     hooks = Webhooks("moon", deliveries=path)
     hooks.on("repo.content", name="matching")(lambda event: None)
@@ -1273,7 +1255,7 @@ def test_who_still_waits_when_the_app_stops_is_refused_and_starts_nothing(
     other.close()
 
 
-def test_what_there_is_not_is_refused_at_once() -> None:
+def test_invalid_options_are_errors() -> None:
     wrong: Any = "often"
     with pytest.raises(ConfigError, match='write "normal" or "full"'):
         Webhooks(synchronous=wrong)

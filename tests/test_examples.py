@@ -63,7 +63,7 @@ def sample(name: str, changes: Mapping[str, Any] | None = None) -> bytes:
     return compact(with_overrides(sample_json(name), changes or {}))
 
 
-def test_the_quickstart_says_what_happened(quickstart: App) -> None:
+def test_quickstart_logs_the_event(quickstart: App) -> None:
     head = sample_json("repo.content.update")["repo"]["headSha"][:8]
     cases = {
         "repo.content.update": ("dataset_pushed", f"ada-labs/tide-gauges is now at {head}"),
@@ -97,7 +97,7 @@ def test_the_quickstart_reads_opening_posts_as_comments(quickstart: App) -> None
     ]
 
 
-def test_the_quickstart_answers_what_it_does_not_run(quickstart: App) -> None:
+def test_quickstart_responds_to_unhandled_events(quickstart: App) -> None:
     body = sample("discussion.delete")
     assert quickstart.send(body)[0] == 200
     assert quickstart.send(body)[1]["status"] == "unhandled"
@@ -120,7 +120,7 @@ def test_without_a_secret_the_quickstart_does_not_start(tmp_path: Path) -> None:
         assert server.wait() != 0
 
 
-def test_the_endpoint_by_hand_takes_deliveries(by_hand: App) -> None:
+def test_manual_endpoint_accepts_deliveries(by_hand: App) -> None:
     cases = {
         "repo.content.update": "dataset ada-labs/tide-gauges has new content",
         "discussion.update.closed": "#7 is closed",
@@ -133,7 +133,7 @@ def test_the_endpoint_by_hand_takes_deliveries(by_hand: App) -> None:
         assert f"react: {text}" in by_hand.printed(1 + list(cases).index(name))
 
 
-def test_the_endpoint_by_hand_judges_the_secret_and_the_body(by_hand: App) -> None:
+def test_manual_endpoint_checks_secret_and_body(by_hand: App) -> None:
     body = sample("repo.content.update")
     path = "/webhooks/hub"
     assert by_hand.send(body, path, secret=None)[0] == 401

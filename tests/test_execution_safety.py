@@ -128,7 +128,7 @@ every_break = pytest.mark.parametrize("kind", ["handler", "formatter", "filter",
 @pytest.mark.slow
 @every_break
 @pytest.mark.parametrize("level", [logging.INFO, logging.WARNING])
-def test_raising_logging_keeps_no_delivery_from_its_end(
+def test_logging_error_does_not_keep_a_run_unfinished(
     hooks: Webhooks, serve: Any, post: Any, kind: str, level: int
 ) -> None:
     told: list[str] = []
@@ -172,9 +172,7 @@ def _is_open(hooks: Webhooks, delivery_id: str) -> bool:
     return record is None or record.is_open
 
 
-def test_raising_logging_keeps_no_request_from_its_response(
-    hooks: Webhooks, serve: Any, post: Any
-) -> None:
+def test_logging_error_does_not_prevent_a_response(hooks: Webhooks, serve: Any, post: Any) -> None:
     with broken_logging("handler", logging.INFO), serve(hooks, access_log=False) as port:
         assert post(port, BODY, secret="sun")[0] == 403
         assert post(port, b"[", "d1")[0] == 202
@@ -186,7 +184,7 @@ def test_raising_logging_keeps_no_request_from_its_response(
 
 
 @pytest.mark.parametrize("kind", ["handler", "filter"])
-def test_a_raising_when_under_raising_logging_is_no_match(
+def test_raising_when_with_logging_error_is_no_match(
     hooks: Webhooks, serve: Any, post: Any, kind: str
 ) -> None:
     def fails(event: HubEvent) -> bool:
@@ -199,7 +197,7 @@ def test_a_raising_when_under_raising_logging_is_no_match(
         assert ended(hooks).state == "succeeded"
 
 
-def test_upkeep_goes_on_after_a_failure_that_cannot_be_logged(
+def test_upkeep_continues_after_an_unloggable_failure(
     tmp_path: Path, serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "DEFAULT_TIMEOUTS", Timeouts(checkpoint=0.01, prune=0.01))
@@ -219,9 +217,7 @@ def test_upkeep_goes_on_after_a_failure_that_cannot_be_logged(
         wait_until(lambda: len(calls) > 5, "upkeep stopped")
 
 
-def test_the_dedicated_loop_goes_on_after_a_stop_that_cannot_be_logged(
-    serve: Any, post: Any
-) -> None:
+def test_dedicated_loop_continues_after_an_unloggable_stop(serve: Any, post: Any) -> None:
     hooks = Webhooks("moon", handler_loop="dedicated", deliveries=":memory:")
 
     @hooks.on(name="stops")
@@ -234,7 +230,7 @@ def test_the_dedicated_loop_goes_on_after_a_stop_that_cannot_be_logged(
             assert ended(hooks, delivery_id).state == "succeeded"
 
 
-def test_a_store_that_cannot_be_written_and_logging_that_raises_lose_nothing(
+def test_store_error_with_logging_error_loses_nothing(
     tmp_path: Path, serve: Any, post: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "DEFAULT_TIMEOUTS", Timeouts(store_failure=0.05))
@@ -258,7 +254,7 @@ def test_a_store_that_cannot_be_written_and_logging_that_raises_lose_nothing(
         assert ended(hooks).state in ("succeeded", "failed")
 
 
-def test_a_crashed_run_is_recovered_although_logging_raises(tmp_path: Path, serve: Any) -> None:
+def test_crashed_run_is_recovered_despite_a_logging_error(tmp_path: Path, serve: Any) -> None:
     path = tmp_path / "hubhooks.db"
     log = SqliteStore(path, max_crashes=0)
     log.open()
@@ -277,7 +273,7 @@ def test_a_crashed_run_is_recovered_although_logging_raises(tmp_path: Path, serv
     assert {record.state for record in log.list()} == {"failed"}
 
 
-def test_a_record_names_the_line_that_logged_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_log_record_names_the_logging_line(caplog: pytest.LogCaptureFixture) -> None:
     log = SafeLogger("hubhooks")
     log.warning("first %d", 1)
     try:
@@ -285,12 +281,12 @@ def test_a_record_names_the_line_that_logged_it(caplog: pytest.LogCaptureFixture
     except ValueError:
         log.exception("second")
     assert {record.funcName for record in caplog.records} == {
-        "test_a_record_names_the_line_that_logged_it"
+        "test_log_record_names_the_logging_line"
     }
     assert caplog.records[1].exc_info is not None
 
 
-def test_a_record_that_cannot_be_logged_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unloggable_record_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with broken_logging("filter", logging.INFO):
         SafeLogger("hubhooks").warning("handler `%s` took %g s", "matching", 1.5)
     assert capsys.readouterr().err == (
@@ -298,7 +294,7 @@ def test_a_record_that_cannot_be_logged_is_printed(capsys: pytest.CaptureFixture
     )
 
 
-def test_ctrl_c_in_the_main_thread_passes_through_the_logger() -> None:
+def test_logger_passes_ctrl_c_on() -> None:
     class Interrupted(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             raise KeyboardInterrupt
@@ -390,7 +386,7 @@ odd_errors = pytest.mark.parametrize(
 @odd_errors
 @pytest.mark.parametrize("is_async", [False, True])
 @pytest.mark.parametrize("level", [logging.INFO, logging.CRITICAL])
-def test_a_run_ends_whatever_its_exception_does(
+def test_misbehaving_exception_still_ends_the_run(
     hooks: Webhooks,
     serve: Any,
     post: Any,
@@ -434,7 +430,7 @@ def test_a_backoff_that_raises_ends_the_run(
         assert ended(hooks).state == "retrying"
 
 
-def test_a_run_is_recorded_although_ctrl_c_comes_while_its_exception_is_read(
+def test_ctrl_c_while_reading_an_exception_loses_no_run(
     event: Callable[..., HubEvent],
 ) -> None:
     class Interrupting(Ignore):
@@ -457,7 +453,7 @@ def test_a_run_is_recorded_although_ctrl_c_comes_while_its_exception_is_read(
     assert log.list()[0].state == "ignored"
 
 
-def test_a_when_that_exits_is_answered(hooks: Webhooks, serve: Any, post: Any) -> None:
+def test_exit_in_when_still_gets_a_response(hooks: Webhooks, serve: Any, post: Any) -> None:
     def exits(event: HubEvent) -> bool:
         raise SystemExit
 
@@ -486,7 +482,7 @@ def test_text_of_an_object_is_exact_and_never_raises() -> None:
 
 
 @pytest.mark.parametrize("store", ["memory", "disk"])
-def test_a_waiting_request_takes_no_task_beside_its_own(
+def test_waiting_request_creates_no_task(
     tmp_path: Path, serve: Any, post: Any, monkeypatch: pytest.MonkeyPatch, store: str
 ) -> None:
     monkeypatch.setattr(service, "DEFAULT_TIMEOUTS", Timeouts(poll=0.001))
@@ -520,7 +516,7 @@ def test_a_waiting_request_takes_no_task_beside_its_own(
     assert statuses == [200]
 
 
-def test_a_request_that_is_cancelled_while_it_waits_leaves_nothing(
+def test_cancelled_waiting_request_leaves_nothing(
     hooks: Webhooks, event: Callable[..., HubEvent]
 ) -> None:
     release = threading.Event()
@@ -572,7 +568,7 @@ def contexts(request: Any, hooks: Webhooks, tmp_path: Path) -> Contexts:
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_a_run_has_a_copy_of_the_context_of_its_request(
+def test_run_has_a_copy_of_its_request_context(
     contexts: Contexts, serve: Any, post: Any, is_async: bool
 ) -> None:
     # One slot, so that all sync runs have the same thread.
@@ -598,7 +594,7 @@ def test_a_run_has_a_copy_of_the_context_of_its_request(
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_hooks_have_a_copy_of_the_context_of_their_run(
+def test_hooks_have_a_copy_of_their_run_context(
     contexts: Contexts, serve: Any, post: Any, is_async: bool
 ) -> None:
     def fails(event: HubEvent) -> None:
@@ -657,7 +653,7 @@ def test_only_retries_have_a_fresh_context(contexts: Contexts, serve: Any, post:
     assert contexts.of("retried 2") == ["nobody"] * 3
 
 
-def test_when_and_backoff_see_the_context_of_their_own_request(
+def test_when_and_backoff_see_their_request_context(
     contexts: Contexts, serve: Any, post: Any
 ) -> None:
     hooks = contexts.hooks
@@ -703,9 +699,7 @@ def test_runs_of_an_earlier_process_have_a_fresh_context(
     assert contexts.of("run") == ["nobody"]
 
 
-def test_a_context_is_let_go_once_its_delivery_ended(
-    hooks: Webhooks, serve: Any, post: Any
-) -> None:
+def test_context_is_freed_after_its_delivery(hooks: Webhooks, serve: Any, post: Any) -> None:
     class Value: ...
 
     kept: contextvars.ContextVar[Value] = contextvars.ContextVar("kept")
@@ -780,7 +774,7 @@ def tell(event, context, error):
 @pytest.mark.parametrize(("how", "code"), [("return", 0), ("raise ValueError", 1), ("exit(3)", 3)])
 @pytest.mark.parametrize("loop", ["server", "dedicated"])
 @pytest.mark.parametrize("kind", ["repo.content.update", "repo.config.update", "repo.create"])
-def test_what_returns_in_a_forked_child_ends_there_and_once(
+def test_handler_returning_in_a_forked_child_ends_once(
     tmp_path: Path, how: str, code: int, loop: str, kind: str
 ) -> None:
     log = SqliteStore(tmp_path / "hubhooks.db")
@@ -819,9 +813,7 @@ def forks(event):
 
 @needs_fork
 @pytest.mark.parametrize("store", [":memory:", None])
-def test_a_forked_child_that_outlives_the_server_keeps_neither_port_nor_connections(
-    tmp_path: Path, store: str | None
-) -> None:
+def test_forked_child_keeps_no_port_or_connections(tmp_path: Path, store: str | None) -> None:
     environ = {"HUBHOOKS_DELIVERIES": store}
     with started(tmp_path, script=OUTLIVES, environ=environ) as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
@@ -904,7 +896,7 @@ thread.join()
 
 
 @needs_fork
-def test_a_forked_child_leaves_the_store_and_the_lock_to_its_parent(tmp_path: Path) -> None:
+def test_forked_child_does_not_use_store_or_lock(tmp_path: Path) -> None:
     log = SqliteStore(tmp_path / "hubhooks.db")
     command = ("app.py", "{port}")
     with started(
@@ -1015,7 +1007,7 @@ def works(event, context):
     find_spec("gunicorn") is None or find_spec("uvicorn_worker") is None,
     reason="gunicorn is not installed",
 )
-def test_workers_forked_from_a_process_that_imported_the_app_serve_it(tmp_path: Path) -> None:
+def test_forked_workers_serve_a_preloaded_app(tmp_path: Path) -> None:
     log = SqliteStore(tmp_path / "hubhooks.db")
     command = "-m gunicorn --preload -w 2 -k uvicorn_worker.UvicornWorker -b 127.0.0.1:{port}"
     with started(
@@ -1031,7 +1023,7 @@ def test_workers_forked_from_a_process_that_imported_the_app_serve_it(tmp_path: 
         assert {int(pid) for _, pid in ran}.isdisjoint({server.pid})
 
 
-def test_runs_wait_where_the_system_has_no_more_threads(
+def test_runs_wait_when_threads_are_exhausted(
     hooks: Webhooks, serve: Any, post: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release = threading.Event()

@@ -83,7 +83,7 @@ def test_local_file_system_is_accepted(
 
 @needs_linux
 @pytest.mark.parametrize("kind", REMOTE)
-def test_file_system_that_may_be_remote_is_refused_with_both_ways_to_allow_it(
+def test_possibly_remote_file_system_is_rejected_with_advice(
     tmp_path: Path, mount: Callable[..., None], kind: str
 ) -> None:
     mount(line("/", "ext4"), line(tmp_path, kind))
@@ -106,7 +106,7 @@ def test_file_system_that_may_be_remote_is_refused_with_both_ways_to_allow_it(
         b"22 1 0:21 / /\xff\xfe rw - nfs source rw", "\0" * 50,
     ],
 )  # fmt: skip
-def test_mount_line_of_an_odd_form_is_skipped(
+def test_malformed_mount_line_is_skipped(
     tmp_path: Path, mount: Callable[..., None], odd: str | bytes
 ) -> None:
     mount(odd, line("/", "ext4"), odd)
@@ -117,7 +117,7 @@ def test_mount_line_of_an_odd_form_is_skipped(
 
 @needs_linux
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xff", b"one line without an end"])
-def test_mounts_that_tell_nothing_allow_every_path(
+def test_unreadable_mounts_allow_every_path(
     tmp_path: Path, mount: Callable[..., None], content: bytes
 ) -> None:
     mount(content)
@@ -182,9 +182,7 @@ def test_link_to_a_mount_is_followed(tmp_path: Path, mount: Callable[..., None])
 
 
 @needs_linux
-def test_mount_over_the_file_itself_counts_as_well_as_that_of_its_folder(
-    tmp_path: Path, mount: Callable[..., None]
-) -> None:
+def test_mounts_of_file_and_folder_both_count(tmp_path: Path, mount: Callable[..., None]) -> None:
     (tmp_path / "x.db").touch()
     mount(line("/", "ext4"), line(f"{tmp_path}/x.db", "nfs"))
     assert "(nfs)" in refusal(tmp_path / "x.db")
@@ -224,7 +222,7 @@ def test_variable_allows_a_network_file_system(
 
 @needs_linux
 @pytest.mark.parametrize("given", [None, "", "0", "false", "No", "off"])
-def test_network_file_system_is_refused_without_the_variable(
+def test_network_file_system_is_rejected_without_the_variable(
     tmp_path: Path, mount: Callable[..., None], monkeypatch: pytest.MonkeyPatch, given: str | None
 ) -> None:
     mount(line(tmp_path, "nfs"))
@@ -238,7 +236,7 @@ def test_network_file_system_is_refused_without_the_variable(
 
 
 @pytest.mark.parametrize("given", ["2", "maybe", "ture", "/data"])
-def test_unclear_variable_is_refused(
+def test_invalid_variable_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
     monkeypatch.setenv("HUBHOOKS_ALLOW_NETWORK", given)
@@ -286,7 +284,7 @@ asyncio.run(start())
 
 @needs_linux
 @pytest.mark.parametrize("words", [[], ["x.db"], ["data/x.db"]])
-def test_start_in_a_removed_folder_says_so(tmp_path: Path, words: list[str]) -> None:
+def test_start_in_a_removed_folder_is_an_error(tmp_path: Path, words: list[str]) -> None:
     done = in_a_removed_folder(tmp_path, START, *words)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
@@ -320,7 +318,7 @@ main()
         ["stats"], ["prune", "--older-than", "1d"],
     ],
 )  # fmt: skip
-def test_commands_in_a_removed_folder_say_so(tmp_path: Path, words: list[str]) -> None:
+def test_commands_in_a_removed_folder_are_errors(tmp_path: Path, words: list[str]) -> None:
     done = in_a_removed_folder(tmp_path, COMMAND, "deliveries", *words)
     assert (done.returncode, done.stdout) == (2, "")
     assert "Traceback" not in done.stderr
@@ -345,7 +343,7 @@ def test_commands_take_an_absolute_path_in_a_removed_folder(tmp_path: Path) -> N
 # ---- odd paths ---------------------------------------------------------------------------------
 
 
-def test_path_with_a_zero_byte_is_refused(tmp_path: Path) -> None:
+def test_path_with_a_zero_byte_is_rejected(tmp_path: Path) -> None:
     for make in (SqliteStore, LeaderLock):
         with pytest.raises(ConfigError, match="has a zero byte in its path"):
             make(tmp_path / "x\0.db")
@@ -354,7 +352,7 @@ def test_path_with_a_zero_byte_is_refused(tmp_path: Path) -> None:
 
 
 @needs_linux
-def test_links_that_lead_to_each_other_are_refused(tmp_path: Path) -> None:
+def test_circular_links_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     for path in (tmp_path / "a", tmp_path / "a" / "x.db"):
@@ -363,14 +361,14 @@ def test_links_that_lead_to_each_other_are_refused(tmp_path: Path) -> None:
 
 
 @needs_linux
-def test_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
+def test_too_long_name_is_rejected(tmp_path: Path) -> None:
     for path in (tmp_path / ("x" * 300), Path("/" + "x/" * 3000 + "x.db")):
         assert "cannot be created (file name too long)" in refusal(path)
 
 
 @needs_linux
 @pytest.mark.parametrize("suffix", ["", ".runner"])
-def test_what_is_no_regular_file_is_refused(tmp_path: Path, suffix: str) -> None:
+def test_other_file_types_are_rejected(tmp_path: Path, suffix: str) -> None:
     """A pipe would take writes or block; SQLite would make files beside a device."""
     path = tmp_path / "x.db"
     os.mkfifo(f"{path}{suffix}")
@@ -386,7 +384,7 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path, suffix: str) -> None
 
 
 @needs_linux
-def test_device_and_socket_are_refused_and_left_alone(tmp_path: Path) -> None:
+def test_device_and_socket_are_rejected_and_unchanged(tmp_path: Path) -> None:
     assert "`/dev/null` is not a regular file" in refusal(Path("/dev/null"))
     assert not Path("/dev/null-wal").exists()
     with socket.socket(socket.AF_UNIX) as listener:
@@ -396,7 +394,7 @@ def test_device_and_socket_are_refused_and_left_alone(tmp_path: Path) -> None:
 
 @needs_linux
 @pytest.mark.parametrize("path", ["/dev/null", "pipe"])
-def test_command_refuses_what_is_no_regular_file(tmp_path: Path, path: str) -> None:
+def test_command_rejects_other_file_types(tmp_path: Path, path: str) -> None:
     os.mkfifo(tmp_path / "pipe")
     done = subprocess.run(
         [sys.executable, "-m", "hubhooks.cli", "deliveries", "list", "--file", path],
@@ -422,7 +420,7 @@ except ConfigError as error:
 
 
 @needs_linux
-def test_folder_without_permission_is_refused() -> None:
+def test_folder_without_permission_is_rejected() -> None:
     # Not in `tmp_path`, which no other user may enter.
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o555)

@@ -136,9 +136,7 @@ def test_a_push_to_a_dataset_starts_one_training(hub: Hub, grace: HfApi, start: 
     assert hub.jobs[1].labels == job.labels
 
 
-def test_of_a_burst_of_pushes_only_the_last_is_trained_on(
-    hub: Hub, grace: HfApi, start: Start
-) -> None:
+def test_burst_of_pushes_trains_on_the_last(hub: Hub, grace: HfApi, start: Start) -> None:
     start("retrain")
     push_data(grace, "first")
     wait_until(lambda: hub.jobs, "no job starts")
@@ -149,9 +147,7 @@ def test_of_a_burst_of_pushes_only_the_last_is_trained_on(
     assert hub.jobs[0].stage == "CANCELED"
 
 
-def test_only_the_main_branch_of_that_dataset_starts_a_training(
-    hub: Hub, grace: HfApi, start: Start
-) -> None:
+def test_only_the_main_branch_starts_a_training(hub: Hub, grace: HfApi, start: Start) -> None:
     start("retrain")
     push_data(grace, "1", create_pr=True)
     grace.create_tag(DATASET, tag="v1", repo_type="dataset")
@@ -165,9 +161,7 @@ def test_only_the_main_branch_of_that_dataset_starts_a_training(
     assert hub.jobs == []
 
 
-def test_the_bot_answers_a_comment_once_and_never_itself(
-    hub: Hub, grace: HfApi, start: Start
-) -> None:
+def test_bot_replies_once_and_never_to_itself(hub: Hub, grace: HfApi, start: Start) -> None:
     opened = grace.create_discussion(DATASET, "Gauges", repo_type="dataset")
     start("discussion_bot")
     question = "@My-Bot, is `brest` a copy?"
@@ -187,7 +181,7 @@ def test_the_bot_answers_a_comment_once_and_never_itself(
     assert comments[2:] == [answer]
 
 
-def test_the_bot_answers_an_opening_post_and_who_mentions_it_only(
+def test_bot_replies_to_opening_posts_and_mentions_only(
     hub: Hub, grace: HfApi, start: Start
 ) -> None:
     start("discussion_bot")
@@ -201,9 +195,7 @@ def test_the_bot_answers_an_opening_post_and_who_mentions_it_only(
     assert len(other.comments) == 1
 
 
-def test_the_review_is_one_discussion_that_follows_the_card(
-    hub: Hub, grace: HfApi, start: Start
-) -> None:
+def test_review_updates_one_discussion(hub: Hub, grace: HfApi, start: Start) -> None:
     start("metadata_review")
     push_model(grace, "config.json", "{}")
     repo = hub.repo(MODEL)
@@ -236,9 +228,7 @@ def test_the_review_is_one_discussion_that_follows_the_card(
     ]
 
 
-def test_a_card_that_leaves_nothing_out_is_not_discussed(
-    hub: Hub, grace: HfApi, start: Start
-) -> None:
+def test_complete_card_opens_no_discussion(hub: Hub, grace: HfApi, start: Start) -> None:
     start("metadata_review")
     card = "license: mit\nlanguage: en\npretty_name: Tides\ntask_categories: [other]\ntags: [tides]"
     push(grace, DATASET, "dataset", "README.md", f"---\n{card}\n---\n# Tides")
@@ -287,9 +277,7 @@ def test_one_pull_request_proposes_the_tags(hub: Hub, grace: HfApi, start: Start
     assert b"- tides\n- lora\n- gguf\n" in repo.files()["README.md"]
 
 
-def test_a_pull_request_that_was_turned_down_is_not_opened_again(
-    hub: Hub, grace: HfApi, start: Start
-) -> None:
+def test_closed_pull_request_is_not_reopened(hub: Hub, grace: HfApi, start: Start) -> None:
     start("pr_bot")
     push_model(grace, "model.onnx", "weights")
     repo = hub.repo(MODEL)

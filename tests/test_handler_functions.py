@@ -265,7 +265,7 @@ def test_function_marked_as_a_coroutine_function_is_awaited(event: Event) -> Non
         Router().add(sync, name="x", when=marked)
 
 
-def test_function_marked_for_asyncio_is_known_as_async(event: Event) -> None:
+def test_function_marked_for_asyncio_is_async(event: Event) -> None:
     marked: Any = undecorated(coroutine)
     vars(marked).update(_is_coroutine=vars(asyncio.coroutines)["_is_coroutine"])
     with pytest.raises(ConfigError, match="not async"):
@@ -274,7 +274,7 @@ def test_function_marked_for_asyncio_is_known_as_async(event: Event) -> None:
     assert bodies == [event("repo.create")]
 
 
-def test_wrapped_async_function_is_given_the_delivery(event: Event) -> None:
+def test_wrapped_async_function_gets_the_context(event: Event) -> None:
     assert handle(wrapped(coroutine_with_delivery), event("repo.create")).state == "succeeded"
     assert bodies == [(event("repo.create"), "d1")]
 
@@ -306,17 +306,17 @@ def test_wrapped_async_function_runs_on_the_servers_loop(event: Event) -> None:
     assert loops[0] is loops[1]
 
 
-def test_wrapper_that_runs_the_coroutine_itself_goes_on_working(event: Event) -> None:
+def test_wrapper_that_runs_the_coroutine_works(event: Event) -> None:
     assert handle(run_to_the_end(coroutine), event("repo.create")).state == "succeeded"
     assert bodies == [event("repo.create")]
 
 
-def test_wrapper_that_exhausts_the_generator_goes_on_working(event: Event) -> None:
+def test_wrapper_that_exhausts_the_generator_works(event: Event) -> None:
     assert handle(exhausted(generator), event("repo.create")).state == "succeeded"
     assert bodies == [event("repo.create")]
 
 
-def test_error_of_a_wrapped_async_function_is_recorded_and_retried(event: Event) -> None:
+def test_wrapped_async_error_is_recorded_and_retried(event: Event) -> None:
     async def fails(event: HubEvent) -> None:
         bodies.append(event)
         raise LookupError
@@ -431,7 +431,7 @@ def test_wrapped_async_function_runs_on_a_real_server(
         wait_until(lambda: bodies)
 
 
-def test_decorator_that_adds_an_argument_is_given_what_it_names(event: Event) -> None:
+def test_decorator_that_adds_a_parameter_gets_its_argument(event: Event) -> None:
     """The wrapped function takes a second argument that is no delivery."""
 
     async def stores(event: HubEvent, client: str) -> None:
@@ -503,7 +503,7 @@ class Guard(contextlib.ContextDecorator):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("function", [*REFUSED.values(), Guard()(generator)])
-def test_function_that_yields_is_refused(function: Any) -> None:
+def test_function_that_yields_is_rejected(function: Any) -> None:
     router = Router()
     with pytest.raises(ConfigError, match=r"because it contains `yield`; write .* without"):
         router.add(function, name="handler")
@@ -516,7 +516,7 @@ def test_function_that_yields_is_refused(function: Any) -> None:
     assert router.handler("handler") is None
 
 
-def test_function_in_a_context_of_the_standard_library_is_taken(event: Event) -> None:
+def test_standard_context_decorators_are_accepted(event: Event) -> None:
     assert handle(Guard()(sync), event("repo.create")).state == "succeeded"
     assert (
         handle(context_manager(event("repo.create"))(sync), event("repo.create")).state
@@ -583,9 +583,7 @@ def test_hook_behind_a_decorator_is_awaited(occasion: str, event: Event) -> None
     assert bodies == [event("repo.create")]
 
 
-def test_hook_whose_body_never_ran_has_failed(
-    event: Event, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_hook_whose_body_never_ran_fails(event: Event, caplog: pytest.LogCaptureFixture) -> None:
     router = Router()
     router.on_unhandled(wrapped(generator))
     with pytest.raises(TypeError, match="its body never ran"):
@@ -630,7 +628,7 @@ def test_mock_is_a_handler(mock: Any, count: int, event: Event) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mock", [Mock(), MagicMock(), AsyncMock(), Mock(spec=sync)])
-def test_mock_without_a_name_must_be_given_one(mock: Any) -> None:
+def test_mock_requires_a_name(mock: Any) -> None:
     with pytest.raises(ConfigError, match="has no name: give it one with `name=`"):
         Router().add(mock)
 
@@ -681,7 +679,7 @@ def test_annotations_are_not_evaluated_on_python_3_14(monkeypatch: pytest.Monkey
 
 @pytest.mark.slow
 @pytest.mark.parametrize("error", [NameError, AttributeError, RuntimeError])
-def test_signature_that_raises_is_refused(error: type[Exception]) -> None:
+def test_raising_signature_is_rejected(error: type[Exception]) -> None:
     class Odd:
         @property
         def __signature__(self) -> inspect.Signature:
@@ -697,7 +695,7 @@ def test_signature_that_raises_is_refused(error: type[Exception]) -> None:
         router.add(Odd(), name="odd")
 
 
-def test_names_for_type_checkers_alone_are_no_fault() -> None:
+def test_type_checking_names_are_no_error() -> None:
     source = (
         "from typing import TYPE_CHECKING\n"
         "if TYPE_CHECKING:\n    from nowhere import Missing\n"

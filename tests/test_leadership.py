@@ -74,7 +74,7 @@ def wait_until_leads(server: Server) -> None:
     server.wait_until(leads, "does not take the lead")
 
 
-def test_process_with_newer_code_takes_the_lead(tmp_path: Path) -> None:
+def test_process_with_newer_code_becomes_leader(tmp_path: Path) -> None:
     with started(tmp_path, script=app(1), environ=ON_DISK) as old:
         deliver(old, "before")
         wait_until_ran(old, "before")
@@ -125,7 +125,7 @@ def test_newer_code_waits_for_the_runs_of_the_older(tmp_path: Path) -> None:
     assert (record.state, record.runs[0].attempts) == ("succeeded", 1)
 
 
-def test_processes_of_one_version_leave_the_lead_where_it_is(tmp_path: Path) -> None:
+def test_processes_of_one_version_keep_the_leader(tmp_path: Path) -> None:
     with started(tmp_path, script=app(1), environ=ON_DISK) as first:
         with started(tmp_path, *UVICORN, environ=ON_DISK) as second:
             deliver(second, "d1")
@@ -143,7 +143,7 @@ def test_processes_of_one_version_leave_the_lead_where_it_is(tmp_path: Path) -> 
     assert runs["d3"] == ["1", str(second.pid)]
 
 
-def test_older_code_runs_again_what_waits_if_the_newer_one_does_not_lead(tmp_path: Path) -> None:
+def test_older_leader_resumes_if_newer_code_never_leads(tmp_path: Path) -> None:
     with started(tmp_path, script=app(1), environ=ON_DISK) as old:
         deliver(old, "d1")
         wait_until_ran(old, "d1")
@@ -161,7 +161,7 @@ def test_older_code_runs_again_what_waits_if_the_newer_one_does_not_lead(tmp_pat
 # ---- what processes are known by ----------------------------------------------------------------
 
 
-def test_code_is_told_apart_by_what_the_modules_say(
+def test_code_version_depends_on_module_contents(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app_file, helper = tmp_path / "app.py", tmp_path / "helper.py"
@@ -182,7 +182,7 @@ def test_code_is_told_apart_by_what_the_modules_say(
     assert AppCode(str(app_file), 1.0).version() != AppCode(str(app_file), 2.0).version()
 
 
-def test_living_process_is_known_by_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_living_process_is_identified_by_its_start_time(monkeypatch: pytest.MonkeyPatch) -> None:
     own = current_process()
     assert is_alive(own)
     assert is_alive(own._replace(host="elsewhere")) is None
@@ -278,7 +278,7 @@ def handle(event, context):
 """
 
 
-def test_stuck_run_does_not_keep_the_newer_code_from_leading(tmp_path: Path) -> None:
+def test_stuck_run_does_not_block_newer_code(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "hubhooks.db")
     with started(tmp_path, script=STUCK.replace("VERSION", "1"), environ=ON_DISK) as old:
         deliver(old, "stuck")
@@ -296,7 +296,7 @@ def test_stuck_run_does_not_keep_the_newer_code_from_leading(tmp_path: Path) -> 
     assert ran(tmp_path) == {"stuck": ["1", str(old.pid)], "d1": ["2", str(new.pid)]}
 
 
-def test_run_is_tried_again_when_its_process_dies_after_it_handed_over(tmp_path: Path) -> None:
+def test_run_is_retried_if_its_former_leader_dies(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "hubhooks.db")
     with started(tmp_path, script=STUCK.replace("VERSION", "1"), environ=ON_DISK) as old:
         deliver(old, "stuck")
@@ -323,7 +323,7 @@ def two(event): ...
 """
 
 
-def test_second_object_of_one_file_is_refused_by_name(tmp_path: Path) -> None:
+def test_second_object_of_one_file_is_rejected_by_name(tmp_path: Path) -> None:
     command = ("-m", "uvicorn", "app:{}", "--port", "{port}")
     first, second = (
         tuple(word.replace("{}", name) for word in command) for name in ("first", "second")
@@ -337,7 +337,7 @@ def test_second_object_of_one_file_is_refused_by_name(tmp_path: Path) -> None:
         assert 'Webhooks(deliveries="other.db")' in said
 
 
-def test_clock_that_is_set_back_does_not_make_code_older() -> None:
+def test_clock_set_back_does_not_make_code_older() -> None:
     codes = [Webhooks("moon")._code for _ in range(2)]  # noqa: SLF001 - what is compared
     assert codes[0].order <= codes[1].order
     if hasattr(time, "CLOCK_BOOTTIME"):

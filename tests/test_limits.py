@@ -168,7 +168,7 @@ def test_long_name_matches_only_plain_patterns(event):
     [(10_000, 100, False), (10_001, 1, True), (5_000, 1000, True)],
     ids=["longest list", "longer than the Hub's", "long paths"],
 )
-def test_path_filter_holds_where_files_are_not_compared(count, length, is_heard, event):
+def test_path_filter_matches_if_files_are_not_compared(count, length, is_heard, event):
     files = [{"path": "a" * length, "action": "delete"} for _ in range(count)]
     event = event("repo.content.update.bucket", updatedFiles=files)
     router = Router()
@@ -199,7 +199,7 @@ def log_in(kind, folder):
 
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
-def test_kept_names_are_cut(kind, tmp_path):
+def test_stored_names_are_cut(kind, tmp_path):
     text = "a" * 100_000
     with log_in(kind, tmp_path) as log:
         log.accept("d1", b"{}", ["h"], scope=text, action=text, repo=text)
@@ -212,7 +212,7 @@ def test_kept_names_are_cut(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
-def test_kept_error_is_cut(kind, tmp_path):
+def test_stored_error_is_cut(kind, tmp_path):
     with log_in(kind, tmp_path) as log:
         log.recover()
         log.accept("d1", b"{}", ["h"])
@@ -231,7 +231,7 @@ def receiver_of(router, log):
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
 @pytest.mark.parametrize("field", ["event.scope", "repo.name"])
-def test_all_that_is_kept_and_logged_of_unhandled_delivery_is_short(kind, field, tmp_path, caplog):
+def test_unhandled_delivery_stores_and_logs_little(kind, field, tmp_path, caplog):
     caplog.set_level(logging.INFO, "hubhooks")
     router = Router()
     for number in range(300):
@@ -250,7 +250,7 @@ def test_all_that_is_kept_and_logged_of_unhandled_delivery_is_short(kind, field,
     assert max(map(len, [*extra, line.getMessage()])) < SHORT
 
 
-def test_long_ids_that_differ_are_two_deliveries():
+def test_different_long_ids_are_two_deliveries():
     receiver = receiver_of(Router(), SqliteStore(":memory:"))
     content = compact(sample_json("repo.create"))
     ids = [
@@ -264,7 +264,7 @@ def test_long_ids_that_differ_are_two_deliveries():
 
 
 @pytest.mark.parametrize("option", [{"serial": "repo"}, {"debounce": 60}])
-def test_key_of_group_of_a_long_name_is_short(option):
+def test_group_key_of_a_long_name_is_short(option):
     router = Router()
     router.on(**option)(lambda event: None)
     event = HubEvent.from_json(long_body("repo.name", 200_000))
@@ -272,7 +272,7 @@ def test_key_of_group_of_a_long_name_is_short(option):
     assert len(group.serial + group.subject) <= 1024
 
 
-def test_file_name_of_export_is_one_that_file_systems_take(tmp_path):
+def test_export_has_a_valid_file_name(tmp_path):
     log = SqliteStore(":memory:")
     log.accept("d1", b"{}", (), "unhandled", scope="s" * 300, action="é" * 300)
     path = tmp_path / _file_name(log.get("d1"))
@@ -346,7 +346,7 @@ LONGEST = {
 
 
 @pytest.mark.parametrize("case", LONGEST)
-def test_others_are_answered_while_longest_body_is_handled(case, server):
+def test_longest_body_delays_no_other_response(case, server):
     content = LONGEST[case]()
     admin = {"Authorization": f"Bearer {TOKEN}"}
 

@@ -799,10 +799,10 @@ def examples(count: int, steps: int) -> settings:
     )
 
 
-def test_whatever_happens_the_log_in_memory_is_as_the_model() -> None:
+def test_memory_store_matches_the_model() -> None:
     run_state_machine_as_test(MemoryMachine, settings=examples(150, 40))
 
 
 @pytest.mark.slow
-def test_whatever_happens_the_log_on_disk_is_as_the_model() -> None:
+def test_disk_store_matches_the_model() -> None:
     run_state_machine_as_test(DiskMachine, settings=examples(60, 40))

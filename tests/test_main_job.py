@@ -53,7 +53,7 @@ def heard(serve):
         yield port, events
 
 
-def test_every_sample_is_answered_and_handled(heard):
+def test_every_sample_gets_a_response_and_runs(heard):
     port, events = heard
     answers = send(port, "--all")
     assert [answer["sample"] for answer in answers] == sample_names()
@@ -93,7 +93,7 @@ def test_fragment_completed_into_an_event_is_handled(heard, tmp_path, fragment):
     assert isinstance(event, CommentEvent) is (fragment == "comment")
 
 
-def test_body_of_version_1_is_kept_as_unreadable(heard, tmp_path):
+def test_body_of_version_1_is_stored_as_malformed(heard, tmp_path):
     port, _ = heard
     file = tmp_path / "body.json"
     file.write_text('{"update": "datasets/ada-labs/tide-gauges"}')

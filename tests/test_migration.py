@@ -142,7 +142,7 @@ store.open()
 
 
 @pytest.mark.parametrize("at", range(len(schema.MIGRATIONS[-1]) + 1))
-def test_migration_that_is_killed_is_taken_up_again(path: Path, at: int) -> None:
+def test_killed_migration_is_resumed(path: Path, at: int) -> None:
     environ = {"PYTHONPATH": str(ROOT / "python")}
     process = subprocess.Popen(
         [sys.executable, "-c", MIGRATES, str(path), str(at)],

@@ -61,7 +61,7 @@ def router() -> Router:
         ({"path": "/raw/*"}, 'path="raw/*"'),
     ],
 )
-def test_undocumented_value_warns_at_the_users_line_with_the_nearest_one(
+def test_undocumented_value_warns_with_the_nearest_one(
     router: Router, criteria: dict[str, Any], right: str
 ) -> None:
     def handler(event: HubEvent) -> None: ...
@@ -125,7 +125,7 @@ def test_kernel_is_a_type_of_repository(router: Router) -> None:
 @pytest.mark.parametrize(
     "scope", ["discussion", "discussion.comment", "discussion.*", CommentEvent]
 )
-def test_discussion_of_a_bucket_is_refused(router: Router, scope: Any) -> None:
+def test_discussion_of_a_bucket_is_rejected(router: Router, scope: Any) -> None:
     def handler(event: HubEvent) -> None: ...
 
     for make in (
@@ -176,7 +176,7 @@ class Bot:
     ],
 )
 @pytest.mark.parametrize("scopes", [("discussion",), (DiscussionEvent,), ("repo", "discussion.*")])
-def test_annotation_that_the_scopes_never_give_is_refused(
+def test_annotation_outside_the_scopes_is_rejected(
     router: Router, function: Any, scopes: tuple[Any, ...]
 ) -> None:
     with pytest.raises(ConfigError, match=r"handler `x` takes `\w+: \w+") as refused:
@@ -185,7 +185,7 @@ def test_annotation_that_the_scopes_never_give_is_refused(
     assert "Event`; write `" in str(refused.value)
 
 
-def test_refusal_names_what_the_scope_gives(router: Router) -> None:
+def test_error_names_the_classes_of_the_scope(router: Router) -> None:
     with pytest.raises(ConfigError) as refused:
         router.on("discussion")(of_content)
     assert str(refused.value) == (
@@ -235,9 +235,7 @@ def of_protocol(event: HasScope) -> None: ...
         of_protocol,
     ],
 )
-def test_annotation_that_can_come_or_is_not_understood_is_accepted(
-    router: Router, function: Any
-) -> None:
+def test_possible_or_unknown_annotation_is_accepted(router: Router, function: Any) -> None:
     router.add(function, "discussion")
     router.add(function, "repo.new", name="undocumented scope")
 
@@ -258,7 +256,7 @@ def test_annotation_that_can_come_or_is_not_understood_is_accepted(
         ((RepoEvent,), {}, of_content, True),
     ],
 )
-def test_all_criteria_say_which_events_come(
+def test_annotation_check_uses_all_criteria(
     router: Router, scopes: tuple[Any, ...], criteria: Any, function: Any, is_refused: bool
 ) -> None:
     if is_refused:
@@ -337,7 +335,7 @@ def with_error_first(error: Any, event: HubEvent, context: Any) -> None: ...
     ("function", "names"),
     [(with_delivery_first, "(delivery, event)"), (with_context_first, "(context, e)")],
 )
-def test_handler_with_swapped_parameters_is_refused(
+def test_handler_with_swapped_parameters_is_rejected(
     router: Router, function: Any, names: str
 ) -> None:
     with pytest.raises(ConfigError) as refused:
@@ -348,7 +346,7 @@ def test_handler_with_swapped_parameters_is_refused(
     )
 
 
-def test_hook_with_swapped_parameters_is_refused(router: Router) -> None:
+def test_hook_with_swapped_parameters_is_rejected(router: Router) -> None:
     with pytest.raises(ConfigError, match=r"write `def hook\(event, context, error\)`"):
         router.on_error(with_error_first)
 
@@ -411,14 +409,14 @@ def test_include_router_replaces_include(router: Router) -> None:
     assert not hasattr(hooks, "include")
 
 
-def test_include_router_refuses_routers_of_fastapi() -> None:
+def test_include_router_rejects_fastapi_routers() -> None:
     with pytest.raises(ConfigError, match=r"`hubhooks\.Router` or `Webhooks`, not APIRouter"):
         Webhooks("moon").include_router(APIRouter())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("app", [FastAPI(), APIRouter()])
 @pytest.mark.parametrize("options", [{}, {"prefix": "/webhooks"}])
-def test_fastapi_given_the_webhooks_itself_is_told_to_take_its_router(
+def test_including_webhooks_in_fastapi_suggests_its_router(
     app: Any, options: dict[str, str]
 ) -> None:
     with pytest.raises(ConfigError, match=r"write `app\.include_router\(hooks\.router\(\)\)`"):
@@ -559,7 +557,7 @@ def test_sample_given_without_its_option_is_a_usage_error(
     assert "hidden" not in output
 
 
-def test_hint_for_a_sample_is_in_one_line_of_a_narrow_terminal() -> None:
+def test_sample_hint_fits_a_narrow_terminal() -> None:
     command = [sys.executable, "-m", "hubhooks.cli", "send", "http://127.0.0.1:1/", "repo.create"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2
@@ -579,7 +577,7 @@ def test_url_without_a_scheme_is_http(serve: Callable[..., Any], host: str) -> N
 
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/", "/webhooks/hub", "http:/127.0.0.1/", ""])
-def test_url_without_a_host_or_with_another_scheme_is_a_usage_error(url: str) -> None:
+def test_invalid_url_is_a_usage_error(url: str) -> None:
     status, output = send(url, "--sample", "repo.create")
     assert status == 2
     assert "the URL is incomplete" in output

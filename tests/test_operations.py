@@ -134,7 +134,7 @@ def test_backup_copies_the_store_of_a_running_app(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_backup_never_writes_over_a_file(tmp_path: Path) -> None:
+def test_backup_overwrites_no_file(tmp_path: Path) -> None:
     with opened(tmp_path / "hubhooks.db") as store:
         store.accept("d1", BODY, ("handle",))
     (tmp_path / "mine").write_text("mine")
@@ -150,14 +150,14 @@ def test_backup_never_writes_over_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "no/such/folder/copy.db", "a\0b"])
-def test_backup_to_a_path_that_cannot_be_is_refused(tmp_path: Path, name: str) -> None:
+def test_backup_to_an_invalid_path_is_an_error(tmp_path: Path, name: str) -> None:
     with opened(tmp_path / "hubhooks.db") as store:
         store.accept("d1", BODY, ("handle",))
         with pytest.raises(ConfigError):
             store.backup(name and str(tmp_path / name))
 
 
-def test_backup_to_a_name_that_sqlite_reads_in_its_own_way_is_a_file(tmp_path: Path) -> None:
+def test_backup_to_a_special_sqlite_name_is_a_file(tmp_path: Path) -> None:
     with opened(tmp_path / "hubhooks.db") as store:
         store.accept("d1", BODY, ("handle",))
     assert command(tmp_path, "backup", ":memory:").returncode == 0
@@ -165,14 +165,14 @@ def test_backup_to_a_name_that_sqlite_reads_in_its_own_way_is_a_file(tmp_path: P
         assert copy.execute("SELECT id FROM deliveries").fetchall() == [("d1",)]
 
 
-def test_backup_of_no_store_makes_no_file(tmp_path: Path) -> None:
+def test_backup_without_a_store_creates_no_file(tmp_path: Path) -> None:
     assert command(tmp_path, "backup", "copy.db").returncode == 2
     (tmp_path / "hubhooks.db").write_bytes(b"no database, and long enough to be one " * 100)
     assert command(tmp_path, "backup", "copy.db").returncode != 0
     assert not list(tmp_path.glob("copy*"))
 
 
-def test_backup_that_fails_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_backup_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(tmp_path / "hubhooks.db") as store:
         store.accept("d1", BODY, ("handle",))
         monkeypatch.setattr("hubhooks._store.connection.is_sound", lambda _: False)
@@ -181,7 +181,7 @@ def test_backup_that_fails_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Mo
     assert not list(tmp_path.glob("copy*"))
 
 
-def test_backup_ends_while_the_app_writes_all_the_time(tmp_path: Path) -> None:
+def test_backup_ends_under_constant_writes(tmp_path: Path) -> None:
     path = tmp_path / "hubhooks.db"
     with opened(path) as store:
         for number in range(300):
@@ -297,7 +297,7 @@ def test_readiness_writes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="sets a limit as Linux has it")
-def test_app_whose_disk_is_full_is_not_ready_until_it_has_room(tmp_path: Path) -> None:
+def test_app_with_a_full_disk_is_not_ready(tmp_path: Path) -> None:
     script = (
         APP
         + """
@@ -334,7 +334,7 @@ threading.Thread(target=limit, daemon=True).start()
         deliver(server, "d2")
 
 
-def test_app_whose_store_was_replaced_by_that_of_another_app_is_not_ready(tmp_path: Path) -> None:
+def test_app_with_a_replaced_store_is_not_ready(tmp_path: Path) -> None:
     with started(tmp_path, script=APP, environ=ON_DISK) as server:
         deliver(server, "d1")
         other = tmp_path / "other"
@@ -349,7 +349,7 @@ def test_app_whose_store_was_replaced_by_that_of_another_app_is_not_ready(tmp_pa
         assert "another" in readiness(server)[1]["reason"]
 
 
-def test_app_that_another_process_keeps_from_writing_is_not_ready(tmp_path: Path) -> None:
+def test_app_with_a_locked_store_is_not_ready(tmp_path: Path) -> None:
     with started(tmp_path, script=APP, environ=ON_DISK) as server:
         readiness(server)
         with closing(sqlite3.connect(tmp_path / "hubhooks.db", isolation_level=None)) as other:
@@ -369,7 +369,7 @@ def test_app_without_a_secret_is_not_ready(tmp_path: Path) -> None:
         assert "WEBHOOK_SECRET" in said["reason"]
 
 
-def test_app_without_room_beside_unfinished_work_is_not_ready() -> None:
+def test_app_full_of_unfinished_runs_is_not_ready() -> None:
     store = SqliteStore(":memory:", limits=MemoryLimits(hold_bytes=3000))
     store.accept("d1", b" " * 2000, ("handle",))
     store.check_writable()
@@ -384,7 +384,7 @@ def test_app_without_room_beside_unfinished_work_is_not_ready() -> None:
     store.accept("d2", b" " * 2000, ("handle",))
 
 
-def test_store_without_room_beside_unfinished_work_is_not_writable(tmp_path: Path) -> None:
+def test_store_full_of_unfinished_runs_is_not_writable(tmp_path: Path) -> None:
     with opened(tmp_path / "hubhooks.db", max_bytes=3000) as store:
         store.accept("d1", b" " * 2000, ("handle",))
         store.check_writable()
@@ -408,7 +408,7 @@ def test_store_without_room_beside_unfinished_work_is_not_writable(tmp_path: Pat
         store.accept("d2", b" " * 2000, ("handle",))
 
 
-def test_process_that_is_not_the_leader_shows_the_one_that_is(tmp_path: Path) -> None:
+def test_other_process_shows_the_leader(tmp_path: Path) -> None:
     with (
         started(tmp_path, script=APP, environ=ON_DISK) as first,
         started(tmp_path, script=APP, environ=ON_DISK) as second,
@@ -425,7 +425,7 @@ def test_process_that_is_not_the_leader_shows_the_one_that_is(tmp_path: Path) ->
         assert readiness(second)[0] == 200
 
 
-def test_store_without_a_living_leader_says_so(tmp_path: Path) -> None:
+def test_store_without_a_living_leader_has_none(tmp_path: Path) -> None:
     with started(tmp_path, script=APP, environ=ON_DISK) as server:
         server.kill()
     store = SqliteStore(tmp_path / "hubhooks.db", lock=LeaderLock(tmp_path / "hubhooks.db"))
@@ -466,7 +466,7 @@ def make_old(store: DeliveryStore, delivery_id: str) -> None:
         database.execute("UPDATE deliveries SET received_at = received_at - 86400")
 
 
-def test_replayed_run_waits_since_its_replay(store: DeliveryStore) -> None:
+def test_age_of_a_replayed_run_starts_at_its_replay(store: DeliveryStore) -> None:
     store.accept("d1", BODY, ("handle",))
     delivery = store.claim("d1", "handle")
     assert delivery is not None
@@ -485,7 +485,7 @@ def test_replayed_run_waits_since_its_replay(store: DeliveryStore) -> None:
     assert store.list_ready(1) == [("d1", "handle")]
 
 
-def test_run_replayed_with_another_handler_waits_since_its_replay(tmp_path: Path) -> None:
+def test_age_of_a_reassigned_run_starts_at_its_replay(tmp_path: Path) -> None:
     with opened(tmp_path / "hubhooks.db") as store:
         store.accept("d1", BODY, ("old",))
         make_old(store, "d1")
@@ -511,7 +511,7 @@ def test_retry_that_is_not_due_yet_has_no_age(store: DeliveryStore) -> None:
     assert age(store) is not None
 
 
-def test_replayed_run_starts_though_the_clock_was_set_back(
+def test_replayed_run_starts_after_the_clock_is_set_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with opened(tmp_path / "hubhooks.db") as store:
@@ -535,7 +535,7 @@ def samples(text: str) -> dict[tuple[str, str], float]:
 
 
 @pytest.mark.parametrize("is_durable", [True, False])
-def test_metrics_are_what_prometheus_reads(tmp_path: Path, is_durable: bool) -> None:
+def test_metrics_have_the_prometheus_format(tmp_path: Path, is_durable: bool) -> None:
     environ = {**ON_DISK, "HUBHOOKS_DELIVERIES": None if is_durable else ":memory:"}
     (tmp_path / "hold-d1").touch()
     with started(tmp_path, script=FASTAPI, environ=environ) as server:
@@ -581,7 +581,7 @@ def test_metrics_show_rejected_requests_and_runs_of_unknown_handlers(tmp_path: P
 # ---- alerts --------------------------------------------------------------------------------------
 
 
-def test_list_for_cron_prints_only_what_failed(tmp_path: Path) -> None:
+def test_cron_list_prints_only_failed_deliveries(tmp_path: Path) -> None:
     words = ("list", "--state", "failed", "--since", "1h", "--json")
     with opened(tmp_path / "hubhooks.db") as store:
         store.accept("d1", BODY, ("handle",))
@@ -601,27 +601,27 @@ LOST = "hubhooks.db, which is lost when the Space restarts or sleeps: to keep"
 
 
 @pytest.mark.parametrize("script", [APP, FASTAPI], ids=["bare", "fastapi"])
-def test_start_in_a_space_says_that_the_store_is_lost(tmp_path: Path, script: str) -> None:
+def test_start_in_a_space_warns_of_a_temporary_store(tmp_path: Path, script: str) -> None:
     with started(tmp_path, script=script, environ=SPACE) as server:
         said = server.wait_for(LOST)
         assert said.count("deliveries are stored in") == 1
         assert "set HUBHOOKS_DELIVERIES to a file on a persistent disk" in said
 
 
-def test_first_delivery_in_a_space_says_that_the_store_is_lost(tmp_path: Path) -> None:
+def test_first_delivery_in_a_space_warns_of_a_temporary_store(tmp_path: Path) -> None:
     with started(tmp_path, script=MOUNTED, environ=SPACE) as server:
         assert "deliveries are stored in" not in server.output()
         deliver(server, "d1", path="/mounted/")
         server.wait_for(LOST)
 
 
-def test_start_in_a_space_says_that_memory_is_lost(tmp_path: Path) -> None:
+def test_start_in_a_space_warns_of_a_memory_store(tmp_path: Path) -> None:
     environ = {**SPACE, "HUBHOOKS_DELIVERIES": ":memory:"}
     with started(tmp_path, script=APP, environ=environ) as server:
         server.wait_for("deliveries are stored in memory: a restart loses unfinished deliveries")
 
 
-def test_start_elsewhere_says_nothing_of_a_space(tmp_path: Path) -> None:
+def test_start_outside_a_space_does_not_warn(tmp_path: Path) -> None:
     with started(tmp_path, script=APP, environ={**ON_DISK, "SPACE_ID": None}) as server:
         deliver(server, "d1")
         assert "deliveries are stored in" not in server.output()
@@ -645,7 +645,7 @@ with gr.Blocks() as demo:
         "demo.launch(server_port={port}, app_kwargs=hooks.app_kwargs())",
     ],
 )
-def test_launch_in_a_space_says_it_once(tmp_path: Path, launch: str) -> None:
+def test_launch_in_a_space_warns_once(tmp_path: Path, launch: str) -> None:
     pytest.importorskip("gradio")
     call = launch.replace("{port}", 'int(os.environ["PORT"])')
     script = f"import os{BLOCKS}{call}"
@@ -672,7 +672,7 @@ def describe(path: Path | str) -> str:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Spaces run on Linux")
-def test_folder_of_a_space_without_a_disk_is_lost(
+def test_folder_of_a_space_without_a_disk_is_temporary(
     in_space: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared = Path("/dev/shm")
@@ -700,7 +700,7 @@ def test_bucket_of_a_space_survives_and_may_lose_deliveries(
     assert "on a network file system (fuse): they survive a restart" in said
 
 
-def test_delivery_that_the_hub_replays_after_the_disk_was_lost_runs_again(tmp_path: Path) -> None:
+def test_hub_replay_after_a_lost_disk_runs_again(tmp_path: Path) -> None:
     with started(tmp_path, script=APP, environ=SPACE) as server:
         deliver(server, "d1")
     for path in tmp_path.glob("hubhooks.db*"):

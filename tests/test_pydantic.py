@@ -51,13 +51,13 @@ def test_model_round_trips_through_json():
         ),
     ],
 )
-def test_field_of_something_else_is_a_validation_error(values, message):
+def test_field_of_another_type_is_a_validation_error(values, message):
     with pytest.raises(ValidationError) as caught:
         Job(**values)
     assert message in str(caught.value)
 
 
-def test_schema_shows_what_an_event_is():
+def test_schema_describes_an_event():
     for mode in ("validation", "serialization"):
         schema = TypeAdapter(CommentEvent).json_schema(mode=mode)
         assert schema["title"] == "CommentEvent"
@@ -65,7 +65,7 @@ def test_schema_shows_what_an_event_is():
         assert schema["properties"]["event"]["required"] == ["action", "scope"]
 
 
-def test_the_endpoint_of_the_docs_takes_an_event(serve):
+def test_documented_endpoint_accepts_an_event(serve):
     text = (Path(__file__).parents[1] / "docs" / "events.md").read_text("utf-8")
     (block,) = [part for part in text.split("```python\n") if "/internal/events" in part]
     names = {}

@@ -121,12 +121,12 @@ def test_every_public_class_is_named() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")) + DOCS[1:], ids=lambda path: path.name)
-def test_links_within_the_repository_lead_somewhere(path: Path) -> None:
+def test_links_within_the_repository_exist(path: Path) -> None:
     targets = [path.parent / link for link in LINK.findall(path.read_text("utf-8"))]
     assert [str(target) for target in targets if not target.exists()] == []
 
 
-def test_the_changelog_begins_with_the_version_that_is_built() -> None:
+def test_changelog_begins_with_the_current_version() -> None:
     headings = re.findall(r"^## \[?(\d[^\] ]*)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert headings[0] == hubhooks.__version__
 
@@ -189,7 +189,7 @@ def test_readme_and_quickstart_have_the_same_bot() -> None:
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/index.md"])
-def test_figures_are_those_of_the_comparison(name: str) -> None:
+def test_figures_match_the_comparison(name: str) -> None:
     rows = re.findall(r"^\| [a-z].*\d.* \|$", (ROOT / name).read_text("utf-8"), re.MULTILINE)
     comparison = (ROOT / "docs" / "peers.md").read_text("utf-8")
     assert len(rows) == 4

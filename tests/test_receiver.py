@@ -66,7 +66,7 @@ def receiver() -> Receiver:
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
-def test_the_table_of_answers(case: dict[str, Any], body: Callable[..., bytes]) -> None:
+def test_response_matches_the_table(case: dict[str, Any], body: Callable[..., bytes]) -> None:
     receiver, log, router = make(**case["setup"])
     headers = [(name.encode(), value.encode()) for name, value in case["headers"]]
     content = case["text"].encode() if "text" in case else body(case["sample"])
@@ -113,13 +113,13 @@ def test_the_table_of_answers(case: dict[str, Any], body: Callable[..., bytes]) 
         assert log.list() == []
 
 
-def test_the_table_of_answers_has_every_case() -> None:
+def test_response_table_has_every_case() -> None:
     told = {(c["status"], c["said"]["status"], c["said"].get("reason", "")) for c in CASES}
     told = {(http, status, "" if reason == "*" else reason) for http, status, reason in told}
     assert told == {(spec.http, spec.status, spec.reason) for spec in RESPONSES.values()}
 
 
-def test_an_unhandled_delivery_is_kept_with_its_explanation(body: Callable[..., bytes]) -> None:
+def test_unhandled_delivery_is_stored_with_its_explanation(body: Callable[..., bytes]) -> None:
     receiver, log, _ = make(secret="moon", handlers={"retrain": "repo.content"})
     answer = receiver.receive(SECRET_HEADER, body("repo.create"))
     assert answer.delivery_id is not None
@@ -128,7 +128,7 @@ def test_an_unhandled_delivery_is_kept_with_its_explanation(body: Callable[..., 
     assert record.reason.startswith("`retrain` does not match: the scope is `repo`")
 
 
-def test_hooks_for_the_unhandled_get_the_event_and_others_get_no_work(
+def test_only_unhandled_hooks_get_unhandled_events(
     body: Callable[..., bytes],
 ) -> None:
     receiver, log, router = make(secret="moon", handlers={"retrain": "repo.content"})
@@ -151,7 +151,7 @@ def test_hooks_for_the_unhandled_get_the_event_and_others_get_no_work(
     assert receiver.receive([(b"webhook-id", b"d4")], body("repo.content.update")).accepted is None
 
 
-def test_a_log_that_holds_no_more_has_the_hub_send_it_again(body: Callable[..., bytes]) -> None:
+def test_full_store_makes_the_hub_retry(body: Callable[..., bytes]) -> None:
     router, log = Router(), SqliteStore(":memory:", limits=MemoryLimits(hold_bytes=1))
     router.add(matching, "repo.content", name="retrain")
     receiver = Receiver(router, log, lambda: None, allow_unsigned=True)
@@ -161,7 +161,7 @@ def test_a_log_that_holds_no_more_has_the_hub_send_it_again(body: Callable[..., 
     assert log.list() == []
 
 
-def test_an_ignored_delivery_is_kept_with_the_author(body: Callable[..., bytes]) -> None:
+def test_ignored_delivery_is_stored_with_the_author(body: Callable[..., bytes]) -> None:
     author = "6409b816282dc50ee5b8f296"
     receiver, log, _ = make(handlers={}, ignore_authors=author)
     receiver.receive([(b"webhook-id", b"d1")], body("discussion.create"))
@@ -170,7 +170,7 @@ def test_an_ignored_delivery_is_kept_with_the_author(body: Callable[..., bytes])
     assert record.reason == f"its author `{author}` is in `ignore_authors`"
 
 
-def test_an_unreadable_delivery_is_logged_as_an_error_without_its_body(
+def test_malformed_delivery_is_logged_without_its_body(
     receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     answer = receiver.receive([(b"webhook-id", b"d1")], b'{"event": "tell-tale')
@@ -181,19 +181,19 @@ def test_an_unreadable_delivery_is_logged_as_an_error_without_its_body(
 
 
 @pytest.mark.parametrize("secret", [None, ""])
-def test_being_ready_needs_a_secret_that_can_be_used(secret: str | None) -> None:
+def test_readiness_requires_a_usable_secret(secret: str | None) -> None:
     with pytest.raises(ConfigError):
         make(secret=secret, handlers={})[0].check_ready()
 
 
-def test_being_ready_without_a_secret_must_be_allowed() -> None:
+def test_readiness_without_a_secret_must_be_allowed() -> None:
     make(handlers={}, allow_unsigned=True)[0].check_ready()
     make(secret="moon", handlers={})[0].check_ready()
     with pytest.raises(ConfigError, match=r"set WEBHOOK_SECRET .* `allow_unsigned=True`"):
         make(handlers={})[0].check_ready()
 
 
-def test_a_length_too_long_to_be_read_as_a_number_is_too_large(receiver: Receiver) -> None:
+def test_content_length_with_too_many_digits_is_413(receiver: Receiver) -> None:
     answer = receiver.precheck("POST", [*SECRET_HEADER, (b"content-length", b"9" * 9_999)], b"")
     assert answer is not None
     assert answer.status == 413
@@ -206,7 +206,7 @@ def clock_at(minute: float) -> SimpleNamespace:
     return SimpleNamespace(time=lambda: minute * 60)
 
 
-def test_refusals_are_counted_by_minute_and_logged_once_in_each(
+def test_rejections_are_counted_and_logged_per_minute(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, logged: Callable[[], list[str]]
 ) -> None:
     minutes = [7.0, 7.5, 7.9, 8.0]
@@ -230,7 +230,7 @@ def test_refusals_are_counted_by_minute_and_logged_once_in_each(
     )
 
 
-def test_refusals_are_forgotten_after_an_hour(
+def test_rejections_are_dropped_after_an_hour(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for minute in (1, 2, 61):
@@ -239,7 +239,7 @@ def test_refusals_are_forgotten_after_an_hour(
     assert set(receiver.rejections) == {(2, "method"), (61, "method")}
 
 
-def test_what_a_refused_request_carries_is_never_logged(
+def test_content_of_a_rejected_request_is_not_logged(
     receiver: Receiver, logged: Callable[[], list[str]]
 ) -> None:
     receiver.precheck("POST", [(b"x-webhook-secret", b"tell-tale")], b"secret=tell-tale")
@@ -249,7 +249,7 @@ def test_what_a_refused_request_carries_is_never_logged(
     assert "tell-tale" not in "".join(logged())
 
 
-def test_constant_answers_are_made_once(receiver: Receiver, body: Callable[..., bytes]) -> None:
+def test_constant_responses_are_built_once(receiver: Receiver, body: Callable[..., bytes]) -> None:
     content = body("repo.content.update")
     headers = [*SECRET_HEADER, (b"webhook-id", b"d1")]
     _, first, second = (receiver.receive(headers, content) for _ in range(3))

@@ -84,7 +84,7 @@ def test_replay_queues_many_names(log: DeliveryStore) -> None:
 
 
 @pytest.mark.parametrize("named", [[""], ["a", ""], [None], [1], [b"a"], [["a"]], ["\ud800"]])
-def test_replay_refuses_a_name_that_no_handler_has(log: DeliveryStore, named: Any) -> None:
+def test_replay_rejects_an_unknown_handler(log: DeliveryStore, named: Any) -> None:
     log.accept("d1", b"{}", ["a"])
     run(log, "a")
     with pytest.raises(ConfigError, match="is not a name of a handler"):
@@ -114,7 +114,7 @@ def test_accept_queues_each_name_once_in_order(log: DeliveryStore) -> None:
         ([], ["retrain", "reply"]),
     ],
 )
-def test_json_api_runs_a_handler_that_is_named_twice_once(
+def test_json_api_runs_a_repeated_handler_once(
     serve: Any, post: Any, body: Callable[..., bytes], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, named: list[str], queued: list[str], *, is_on_disk: bool,
 ) -> None:  # fmt: skip
@@ -147,7 +147,7 @@ def test_json_api_runs_a_handler_that_is_named_twice_once(
         ('{"handlers": ["\\ud800"]}', 409),
     ],
 )
-def test_json_api_answers_a_wrong_name_with_4xx(
+def test_json_api_rejects_a_wrong_name_with_4xx(
     serve: Any, post: Any, body: Callable[..., bytes], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, content: str, status: int,
 ) -> None:  # fmt: skip
@@ -227,7 +227,7 @@ def test_command_queues_each_name_of_each_delivery_once(
         (["list", "--before", ""], "an id is empty"),
     ],
 )
-def test_command_refuses_an_empty_id_or_name(path: Path, words: list[str], message: str) -> None:
+def test_command_rejects_an_empty_id_or_name(path: Path, words: list[str], message: str) -> None:
     done = command(path, *words)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr

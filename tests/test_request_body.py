@@ -213,7 +213,7 @@ def test_gzip_route_decompresses_the_body(gzip_port: int, hooks: Webhooks) -> No
     assert record.body == PUSH
 
 
-def test_gzip_route_keeps_to_the_body_limit(gzip_port: int, hooks: Webhooks) -> None:
+def test_gzip_route_enforces_the_body_limit(gzip_port: int, hooks: Webhooks) -> None:
     packed = gzip.compress(b"{" + b" " * 60_000 + b"}")
     status, said = deliver(gzip_port, packed, Content_Encoding="gzip")
     assert (status, said["status"]) == (413, "rejected")
@@ -227,7 +227,7 @@ def test_gzip_route_keeps_to_the_body_limit(gzip_port: int, hooks: Webhooks) -> 
     assert hooks.deliveries.list() == []
 
 
-def test_a_body_that_cannot_be_decompressed_is_503(
+def test_invalid_compressed_body_is_503(
     gzip_port: int, hooks: Webhooks, logged: Callable[[], list[str]]
 ) -> None:
     for path in ("/webhooks/hub", "/own"):
@@ -271,7 +271,7 @@ FORM = "application/x-www-form-urlencoded"
         ({"route_class": StreamingRoute}, "application/json"),
     ],
 )
-def test_a_body_that_nobody_kept_is_503(
+def test_consumed_body_is_503(
     hooks: Webhooks,
     serve: Any,
     options: dict[str, Any],
@@ -315,7 +315,7 @@ def test_middleware_that_reads_the_stream_is_503(
     assert any("await request.body()" in line for line in logged())
 
 
-def test_a_body_that_was_read_in_part_is_not_stored(hooks: Webhooks, serve: Any) -> None:
+def test_partly_read_body_is_not_stored(hooks: Webhooks, serve: Any) -> None:
     async def drops_a_part(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
             message = await receive()
@@ -363,7 +363,7 @@ class ReadsOnePart:
 
 @pytest.mark.parametrize("wraps", [True, False])
 @pytest.mark.parametrize("split", SPLITS)
-def test_chunked_body_that_was_read_in_part_is_503(
+def test_partly_read_chunked_body_is_503(
     hooks: Webhooks, serve: Any, split: int, wraps: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WEBHOOK_SECRET", "moon")
@@ -414,7 +414,7 @@ class DropsTheBody:
         (PUSH, {"Content_Encoding": "gzip"}),
     ],
 )
-def test_body_of_any_framing_that_nobody_kept_is_503(
+def test_consumed_body_of_any_framing_is_503(
     hooks: Webhooks, serve: Any, content: Any, headers: dict[str, str]
 ) -> None:
     app = FastAPI()
@@ -425,7 +425,7 @@ def test_body_of_any_framing_that_nobody_kept_is_503(
     assert hooks.deliveries.list() == []
 
 
-def test_whole_chunked_body_that_is_no_event_is_stored(hooks: Webhooks, serve: Any) -> None:
+def test_malformed_chunked_body_is_stored(hooks: Webhooks, serve: Any) -> None:
     with serve(hooks) as port:
         assert (
             deliver(port, [b'{"event": 1}'], Transfer_Encoding="chunked")[1]["status"]
@@ -484,7 +484,7 @@ def take_in_middleware(app: FastAPI, hooks: Webhooks) -> None:
 
 
 @pytest.mark.parametrize("take", [take_in_route, take_in_middleware])
-def test_a_body_that_never_comes_is_503(
+def test_missing_body_is_503(
     hooks: Webhooks,
     serve: Any,
     take: Any,
@@ -508,7 +508,7 @@ def test_a_body_that_never_comes_is_503(
     assert hooks.deliveries.list() == []
 
 
-def test_body_that_is_known_to_be_unread_has_the_longer_wait(
+def test_unread_body_has_the_longer_timeout(
     hooks: Webhooks, serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits = []
@@ -525,7 +525,7 @@ def test_body_that_is_known_to_be_unread_has_the_longer_wait(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layers", [0, 2])
-def test_bare_app_never_waits_for_ever(hooks: Webhooks, serve: Any, layers: int) -> None:
+def test_bare_app_has_a_body_timeout(hooks: Webhooks, serve: Any, layers: int) -> None:
     class Passes(BaseHTTPMiddleware):
         async def dispatch(self, request: Request, call_next: Any) -> Any:
             return await call_next(request)
@@ -537,9 +537,7 @@ def test_bare_app_never_waits_for_ever(hooks: Webhooks, serve: Any, layers: int)
         assert deliver(port)[0] == 503
 
 
-def test_a_sender_that_stalls_in_the_middle_is_503(
-    hooks: Webhooks, serve: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stalled_body_is_503(hooks: Webhooks, serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body_module, "_NEXT_SECONDS", 0.1)
     head = (
         b"POST / HTTP/1.1\r\nHost: x\r\nX-Webhook-Secret: moon\r\n"
@@ -562,7 +560,7 @@ class OwnTask(asyncio.Task[Any]):
 
 
 @pytest.mark.parametrize("kind", [asyncio.Task, OwnTask])
-def test_a_body_is_awaited_for_so_long_in_any_task(
+def test_body_timeout_applies_in_any_task(
     kind: type[asyncio.Task[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(body_module, "_FIRST_SECONDS", 0.01)
@@ -582,7 +580,7 @@ def test_a_body_is_awaited_for_so_long_in_any_task(
     assert asyncio.run(main()) == "stalled"
 
 
-def test_a_cancelled_request_is_not_taken_for_a_slow_one() -> None:
+def test_cancelled_request_is_not_a_timeout() -> None:
     async def never() -> Any:
         await asyncio.Event().wait()
 
@@ -596,7 +594,7 @@ def test_a_cancelled_request_is_not_taken_for_a_slow_one() -> None:
     asyncio.run(main())
 
 
-def test_a_body_that_came_while_the_loop_was_blocked_is_read(
+def test_body_received_during_a_blocked_loop_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(body_module, "_FIRST_SECONDS", 0.01)

@@ -119,9 +119,7 @@ def test_an_async_handler_runs_on_the_servers_loop(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_a_handler_without_the_delivery_is_given_the_event_alone(
-    bench: Bench, is_async: bool
-) -> None:
+def test_handler_without_context_gets_only_the_event(bench: Bench, is_async: bool) -> None:
     seen: list[tuple[object, ...]] = []
 
     def matching(*events: HubEvent) -> None:
@@ -135,7 +133,7 @@ def test_a_handler_without_the_delivery_is_given_the_event_alone(
     assert seen == [(bench.event,)]
 
 
-def test_partials_and_objects_run_as_what_they_are(bench: Bench) -> None:
+def test_partials_and_callable_objects_run(bench: Bench) -> None:
     seen: list[str] = []
 
     async def coroutine(word: str, event: HubEvent) -> None:
@@ -151,7 +149,7 @@ def test_partials_and_objects_run_as_what_they_are(bench: Bench) -> None:
     assert sorted(seen) == ["object", "partial"]
 
 
-def test_the_handler_is_looked_up_by_name_when_it_runs(bench: Bench) -> None:
+def test_handler_is_looked_up_by_name_at_the_run(bench: Bench) -> None:
     seen: list[str] = []
     script = "@on()\ndef matching(event): seen.append('{}')"
     for version in ("old", "new"):
@@ -181,7 +179,7 @@ class Broken(BaseException):
 
 @pytest.mark.parametrize("kind", [ValueError, SystemExit, GeneratorExit, Broken])
 @pytest.mark.parametrize("is_async", [False, True])
-def test_a_failure_stays_with_its_handler(
+def test_failure_affects_only_its_handler(
     bench: Bench, kind: type[BaseException], is_async: bool
 ) -> None:
     error = kind("too low")
@@ -212,7 +210,7 @@ def test_a_failure_stays_with_its_handler(
     assert "raise error" in failed.traceback
 
 
-def test_a_thread_outlives_whatever_a_handler_raises(
+def test_thread_survives_any_exception_of_a_handler(
     one_thread: Bench, logged: Callable[[], list[str]]
 ) -> None:
     @one_thread.on(name="matching")
@@ -226,7 +224,7 @@ def test_a_thread_outlives_whatever_a_handler_raises(
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_a_failure_is_logged_once_with_name_delivery_and_traceback(
+def test_failure_is_logged_once_with_traceback(
     bench: Bench, is_async: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     error = ValueError("too low")
@@ -256,7 +254,7 @@ def test_a_failure_is_logged_once_with_name_delivery_and_traceback(
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_ignore_is_recorded_as_such_and_logged_in_one_line(
+def test_ignored_run_is_recorded_and_logged_briefly(
     bench: Bench, is_async: bool, logged: Callable[[], list[str]]
 ) -> None:
     def ignores(event: HubEvent) -> None:
@@ -301,7 +299,7 @@ def test_a_blocking_sync_handler_delays_no_other(bench: Bench) -> None:
     assert bench.states("d0") == dict.fromkeys(["blocks", "sync", "async"], "succeeded")
 
 
-def test_a_step_that_begins_before_its_wakers_thread_goes_on_is_not_the_last(bench: Bench) -> None:
+def test_wake_during_a_tick_is_not_lost(bench: Bench) -> None:
     ran: list[str] = []
 
     @bench.on(name="runs")
@@ -338,7 +336,7 @@ def test_a_step_that_begins_before_its_wakers_thread_goes_on_is_not_the_last(ben
     assert ran == ["d1"]
 
 
-def test_only_so_many_sync_handlers_run_at_once_and_the_rest_after_them(one_thread: Bench) -> None:
+def test_number_of_parallel_sync_handlers_is_limited(one_thread: Bench) -> None:
     seen: list[threading.Thread] = []
     all_came = threading.Event()
 
@@ -358,7 +356,7 @@ def test_only_so_many_sync_handlers_run_at_once_and_the_rest_after_them(one_thre
     assert len(set(seen)) == 1
 
 
-def test_a_thread_is_used_again_and_ends_with_the_runner(bench: Bench) -> None:
+def test_thread_is_reused_and_ends_with_the_worker(bench: Bench) -> None:
     seen: list[threading.Thread] = []
 
     @bench.on(name="matching")
@@ -384,7 +382,7 @@ def test_a_thread_is_used_again_and_ends_with_the_runner(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_hooks_are_told_of_a_handler_that_raised(bench: Bench, is_async: bool) -> None:
+def test_error_hooks_are_called_after_a_failure(bench: Bench, is_async: bool) -> None:
     error = ValueError("too low")
     told: list[tuple[str, tuple[Any, ...], bool]] = []
 
@@ -415,7 +413,7 @@ def test_hooks_are_told_of_a_handler_that_raised(bench: Bench, is_async: bool) -
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_hooks_are_not_told_of_what_went_well_or_was_ignored(bench: Bench, is_async: bool) -> None:
+def test_error_hooks_are_not_called_without_a_failure(bench: Bench, is_async: bool) -> None:
     def works(event: HubEvent) -> None: ...
 
     async def works_too(event: HubEvent) -> None: ...
@@ -437,7 +435,7 @@ def test_hooks_are_not_told_of_what_went_well_or_was_ignored(bench: Bench, is_as
     assert told == []
 
 
-def test_the_failure_is_on_record_before_a_hook_is_told(bench: Bench) -> None:
+def test_failure_is_stored_before_a_hook_is_called(bench: Bench) -> None:
     seen: list[str] = []
 
     @bench.router.on_failure
@@ -453,9 +451,7 @@ def test_the_failure_is_on_record_before_a_hook_is_told(bench: Bench) -> None:
     assert seen == ["ValueError: too low"]
 
 
-def test_a_failing_hook_disturbs_nobody_and_is_not_told_of_itself(
-    bench: Bench, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_failing_hook_affects_no_other_hook(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     told: list[str] = []
 
     @bench.on(name="fails")
@@ -481,7 +477,7 @@ def test_a_failing_hook_disturbs_nobody_and_is_not_told_of_itself(
     bench.run("d1", "d2")
     assert sorted(told) == ["d1", "d2"]
     complaints = {r.getMessage(): r.exc_info and r.exc_info[0] for r in caplog.records}
-    here = "test_a_failing_hook_disturbs_nobody_and_is_not_told_of_itself.<locals>."
+    here = "test_failing_hook_affects_no_other_hook.<locals>."
     assert complaints == {
         **{
             f"`on_error` hook `{here}{name}` failed on delivery `{delivery_id}`": kind
@@ -516,7 +512,7 @@ def test_a_blocking_hook_delays_no_other(bench: Bench) -> None:
     assert release.is_set()
 
 
-def test_the_hooks_for_the_unhandled_are_told_of_work_without_handlers(bench: Bench) -> None:
+def test_unhandled_hooks_are_called_without_handlers(bench: Bench) -> None:
     told: list[tuple[object, bool]] = []
 
     @bench.router.on_unhandled
@@ -537,7 +533,7 @@ def test_the_hooks_for_the_unhandled_are_told_of_work_without_handlers(bench: Be
     assert sorted(told, key=str) == sorted([(bench.event, False), (bench.event, True)], key=str)
 
 
-def test_stopping_waits_for_hooks_and_cancels_those_that_stay(
+def test_shutdown_waits_for_hooks_then_cancels_them(
     bench: Bench, logged: Callable[[], list[str]]
 ) -> None:
     ended: list[str] = []
@@ -576,7 +572,7 @@ def test_stopping_waits_for_hooks_and_cancels_those_that_stay(
     assert [line for line in logged() if "`on_unhandled` hook" in line]
 
 
-def test_a_hook_is_told_of_a_handler_that_outlived_the_stop(
+def test_hook_is_called_for_a_handler_that_outlives_shutdown(
     bench: Bench,
     logged: Callable[[], list[str]],
     wait_for_threads: Callable[[], list[threading.Thread]],
@@ -619,7 +615,7 @@ def own(event: Callable[..., HubEvent]) -> Bench:
     return Bench(event("repo.content.update"), handler_loop="dedicated")
 
 
-def test_async_handlers_and_hooks_can_run_on_a_loop_of_their_own(own: Bench) -> None:
+def test_async_handlers_and_hooks_can_use_a_dedicated_loop(own: Bench) -> None:
     seen: dict[str, tuple[object, threading.Thread]] = {}
 
     def note(name: str) -> None:
@@ -652,7 +648,7 @@ def test_async_handlers_and_hooks_can_run_on_a_loop_of_their_own(own: Bench) -> 
     assert thread.daemon
 
 
-def test_a_blocking_async_handler_leaves_the_servers_loop_alone(own: Bench) -> None:
+def test_blocking_handler_on_dedicated_loop_leaves_the_server_free(own: Bench) -> None:
     release = threading.Event()
 
     @own.on(name="blocks")
@@ -670,7 +666,7 @@ def test_a_blocking_async_handler_leaves_the_servers_loop_alone(own: Bench) -> N
     assert own.states() == {"blocks": "succeeded"}
 
 
-def test_what_stays_on_the_own_loop_is_cancelled_and_the_thread_ends(
+def test_tasks_on_the_dedicated_loop_are_cancelled_at_shutdown(
     own: Bench, wait_for_threads: Callable[[], list[threading.Thread]]
 ) -> None:
     cleaned_up: list[str] = []
@@ -701,7 +697,7 @@ def test_what_stays_on_the_own_loop_is_cancelled_and_the_thread_ends(
 
 
 @pytest.mark.slow
-def test_a_blocked_own_loop_does_not_keep_the_runner_from_stopping(
+def test_blocked_dedicated_loop_does_not_block_shutdown(
     own: Bench, wait_for_threads: Callable[[], list[threading.Thread]]
 ) -> None:
     begun, release = threading.Event(), threading.Event()
@@ -728,7 +724,7 @@ def test_a_blocked_own_loop_does_not_keep_the_runner_from_stopping(
     assert wait_for_threads() == []
 
 
-def test_the_own_loop_outlives_whatever_a_handler_raises(own: Bench) -> None:
+def test_dedicated_loop_survives_any_exception_of_a_handler(own: Bench) -> None:
     @own.on(name="matching")
     async def matching(event: HubEvent, context: RunContext) -> None:
         if context.id == "d1":
@@ -761,7 +757,7 @@ async def cancel_all_others() -> None:
     ("stop", "other"),
     [(stop_the_loop, "succeeded"), (exit_in_a_task, "succeeded"), (cancel_all_others, "failed")],
 )
-def test_the_own_loop_and_what_else_runs_on_it_outlives_a_handler_that_stops_it(
+def test_dedicated_loop_survives_a_handler_that_stops_it(
     own: Bench,
     stop: Callable[[], Awaitable[None]],
     other: str,
@@ -801,7 +797,7 @@ def test_the_own_loop_and_what_else_runs_on_it_outlives_a_handler_that_stops_it(
     assert wait_for_threads() == []
 
 
-def test_a_preference_counts_only_where_nothing_was_chosen(event: Callable[..., HubEvent]) -> None:
+def test_preferred_loop_applies_only_without_a_choice(event: Callable[..., HubEvent]) -> None:
     seen: dict[object, bool] = {}
     for chosen in (None, "server", "dedicated"):
         bench = Bench(event("repo.create"), handler_loop=chosen)
@@ -815,14 +811,14 @@ def test_a_preference_counts_only_where_nothing_was_chosen(event: Callable[..., 
     assert seen == {None: False, "server": True, "dedicated": False}
 
 
-def test_a_loop_that_does_not_exist_is_refused(event: Callable[..., HubEvent]) -> None:
+def test_unknown_loop_is_rejected(event: Callable[..., HubEvent]) -> None:
     with pytest.raises(ConfigError) as refused:
         Bench(event("repo.create"), handler_loop="main")
     expected = '`handler_loop=\'main\'` is not a choice; write "server" or "dedicated"'
     assert str(refused.value) == expected
 
 
-def test_without_a_servers_loop_async_handlers_have_their_own(bench: Bench) -> None:
+def test_without_a_server_loop_async_handlers_use_a_dedicated_one(bench: Bench) -> None:
     @bench.on(name="matching")
     async def matching(event: HubEvent) -> None: ...
 
@@ -831,7 +827,7 @@ def test_without_a_servers_loop_async_handlers_have_their_own(bench: Bench) -> N
     assert bench.states() == {"matching": "succeeded"}
 
 
-def test_without_threads_sync_handlers_run_where_they_are_submitted(
+def test_inline_sync_handlers_run_on_the_submitting_thread(
     event: Callable[..., HubEvent],
 ) -> None:
     bench = Bench(event("repo.create"), inline=True)
@@ -851,7 +847,7 @@ def test_without_threads_sync_handlers_run_where_they_are_submitted(
 # ---- stopping and starting ----------------------------------------------------------------------
 
 
-def test_stopping_waits_for_the_handlers_that_run(bench: Bench) -> None:
+def test_shutdown_waits_for_running_handlers(bench: Bench) -> None:
     stopping = threading.Event()
 
     @bench.on(name="sync")
@@ -872,7 +868,7 @@ def test_stopping_waits_for_the_handlers_that_run(bench: Bench) -> None:
     asyncio.run(serve())
 
 
-def test_what_does_not_end_in_time_is_left_or_cancelled(
+def test_slow_handlers_are_abandoned_or_cancelled_at_shutdown(
     bench: Bench, logged: Callable[[], list[str]]
 ) -> None:
     release = threading.Event()
@@ -897,7 +893,7 @@ def test_what_does_not_end_in_time_is_left_or_cancelled(
     release.set()
 
 
-def test_a_handler_cancelled_before_it_began_has_failed(bench: Bench) -> None:
+def test_handler_cancelled_before_its_start_fails(bench: Bench) -> None:
     @bench.on(name="async")
     async def matching(event: HubEvent) -> None:
         pytest.fail("it never ran")
@@ -915,7 +911,7 @@ def test_a_handler_cancelled_before_it_began_has_failed(bench: Bench) -> None:
     asyncio.run(bench.worker.stop(PATIENCE))
 
 
-def test_a_task_is_let_go_once_it_ended(bench: Bench) -> None:
+def test_ended_task_is_freed(bench: Bench) -> None:
     tasks: list[weakref.ref[object]] = []
 
     @bench.on(name="async")
@@ -927,7 +923,7 @@ def test_a_task_is_let_go_once_it_ended(bench: Bench) -> None:
     assert [task() for task in tasks] == [None]
 
 
-def test_what_a_loop_left_behind_when_it_closed_is_not_touched(
+def test_tasks_of_a_closed_loop_are_not_touched(
     bench: Bench, logged: Callable[[], list[str]]
 ) -> None:
     @bench.on(name="async")
@@ -951,7 +947,7 @@ def test_what_a_loop_left_behind_when_it_closed_is_not_touched(
     assert logged() == lines
 
 
-def test_a_stopped_runner_can_be_started_on_another_loop(bench: Bench) -> None:
+def test_stopped_worker_can_start_on_another_loop(bench: Bench) -> None:
     loops: list[object] = []
 
     @bench.on(name="async")
@@ -968,7 +964,7 @@ def test_a_stopped_runner_can_be_started_on_another_loop(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("loop", ["server", "dedicated"])
-def test_stopping_twice_at_once_is_no_mistake(
+def test_concurrent_stops_are_allowed(
     event: Callable[..., HubEvent],
     loop: str,
     wait_for_threads: Callable[[], list[threading.Thread]],
@@ -990,11 +986,11 @@ def test_stopping_twice_at_once_is_no_mistake(
     assert wait_for_threads() == []
 
 
-def test_stopping_what_never_started_is_no_mistake(bench: Bench) -> None:
+def test_stop_without_a_start_is_allowed(bench: Bench) -> None:
     asyncio.run(bench.worker.stop())
 
 
-def test_a_stuck_sync_handler_does_not_hold_up_the_end_of_the_process() -> None:
+def test_stuck_sync_handler_does_not_delay_process_exit() -> None:
     script = """
 import asyncio, threading
 from hubhooks._core import HubEvent

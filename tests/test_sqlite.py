@@ -123,13 +123,13 @@ def said(process: subprocess.Popen[str]) -> str:
 # ---- runs ---------------------------------------------------------------------------------------
 
 
-def test_a_start_is_in_the_file_before_the_handler_is_called(log: SqliteStore) -> None:
+def test_start_is_stored_before_the_handler_is_called(log: SqliteStore) -> None:
     log.accept("d1", b"{}", ["a"])
     assert start(log, "d1")[:3] == ("d1", 1, False)
     assert state(log, "d1") == "running"
 
 
-def test_what_is_accepted_and_started_in_one_batch_is_in_the_file_at_its_end(
+def test_batch_stores_accepted_deliveries_and_starts(
     log: SqliteStore,
 ) -> None:
     with log.transaction():
@@ -146,7 +146,7 @@ def test_what_is_accepted_and_started_in_one_batch_is_in_the_file_at_its_end(
     assert delivery.received_at == kept.received_at
 
 
-def test_a_delivery_that_comes_twice_in_one_batch_is_one(log: SqliteStore) -> None:
+def test_delivery_repeated_in_one_batch_is_one(log: SqliteStore) -> None:
     with log.transaction():
         log.accept("d1", b"{}", ["a"])
         assert log.accept("d1", b"{}", ["a"]) == AcceptResult("in_progress", "d1")
@@ -160,7 +160,7 @@ def test_a_delivery_that_comes_twice_in_one_batch_is_one(log: SqliteStore) -> No
     assert log.stats().body_bytes == 6
 
 
-def test_an_end_within_the_batch_of_the_start_counts(log: SqliteStore) -> None:
+def test_start_and_end_in_one_batch_are_stored(log: SqliteStore) -> None:
     with log.transaction():
         log.accept("d1", b"{}", ["a"])
         log.finish_run(start(log, "d1"), "failed", "no handler a")
@@ -169,7 +169,7 @@ def test_an_end_within_the_batch_of_the_start_counts(log: SqliteStore) -> None:
 
 
 @pytest.mark.parametrize("how", ["running", "finished", "no such handler", "no such delivery"])
-def test_what_is_not_to_be_started_is_not(log: SqliteStore, how: str) -> None:
+def test_ineligible_run_is_not_claimed(log: SqliteStore, how: str) -> None:
     log.accept("d1", b"{}", ["a"])
     if how == "running":
         start(log, "d1")
@@ -179,7 +179,7 @@ def test_what_is_not_to_be_started_is_not(log: SqliteStore, how: str) -> None:
     assert log.claim(*asked) is None
 
 
-def test_only_who_became_the_runner_starts_anything(path: Path, log: SqliteStore) -> None:
+def test_only_the_leader_claims_runs(path: Path, log: SqliteStore) -> None:
     log.accept("d1", b"{}", ["a"])
     with opened(path, runs=False) as other:
         assert other.claim("d1", "a") is None
@@ -188,7 +188,7 @@ def test_only_who_became_the_runner_starts_anything(path: Path, log: SqliteStore
         assert other.claim("d1", "a") is not None
 
 
-def test_the_end_of_a_start_that_was_given_up_changes_nothing(path: Path, log: SqliteStore) -> None:
+def test_end_of_an_abandoned_attempt_changes_nothing(path: Path, log: SqliteStore) -> None:
     log.accept("d1", b"{}", ["a"])
     given_up = start(log, "d1")
     with opened(path, runs=False) as other:
@@ -206,9 +206,7 @@ def test_the_end_of_a_start_that_was_given_up_changes_nothing(path: Path, log: S
     assert [(r.state, r.error) for r in record(log, "d1").runs] == [("failed", "why")]
 
 
-def test_a_handler_during_which_the_process_is_killed_is_tried_three_times_more(
-    path: Path, clock: list[float]
-) -> None:
+def test_crashed_run_is_retried_three_times(path: Path, clock: list[float]) -> None:
     code = """
         import sys
         from hubhooks._store import clock, sqlite
@@ -239,7 +237,7 @@ def test_a_handler_during_which_the_process_is_killed_is_tried_three_times_more(
     assert ended.error == "the process died during this handler"
 
 
-def test_what_failed_for_being_interrupted_can_be_replayed(path: Path) -> None:
+def test_run_failed_after_crashes_can_be_replayed(path: Path) -> None:
     with opened(path, max_crashes=0) as log:
         log.accept("d1", b"{}", ["a"])
         start(log, "d1")
@@ -248,7 +246,7 @@ def test_what_failed_for_being_interrupted_can_be_replayed(path: Path) -> None:
         assert log.list_ready(8) == [("d1", "a")]
 
 
-def test_what_is_due_is_in_the_order_it_came_and_was_registered(log: SqliteStore) -> None:
+def test_ready_runs_are_in_order_of_arrival_and_registration(log: SqliteStore) -> None:
     for number in range(3):
         log.accept(f"d{number}", b"{}", ["b", "a"])
     order = [(f"d{number}", handler) for number in range(3) for handler in "ba"]
@@ -259,7 +257,7 @@ def test_what_is_due_is_in_the_order_it_came_and_was_registered(log: SqliteStore
     assert log.list_ready(0) == []
 
 
-def test_what_waits_for_a_busy_handler_is_not_looked_at_each_time(log: SqliteStore) -> None:
+def test_runs_of_a_busy_handler_are_not_read_repeatedly(log: SqliteStore) -> None:
     def steps() -> int:
         counted: list[int] = []
         connection: Any = log._db._connection  # noqa: SLF001 - SQLite counts for who has it
@@ -276,9 +274,7 @@ def test_what_waits_for_a_busy_handler_is_not_looked_at_each_time(log: SqliteSto
     assert steps() <= before
 
 
-def test_a_run_that_waits_is_due_when_its_time_has_come(
-    log: SqliteStore, clock: list[float]
-) -> None:
+def test_retrying_run_is_ready_at_its_time(log: SqliteStore, clock: list[float]) -> None:
     log.accept("d1", b"{}", ["a"])
     log.accept("d2", b"{}", ["a"])
     log.finish_run(start(log, "d1"), "failed", "why", "where", retry_after=30)
@@ -295,9 +291,7 @@ def test_a_run_that_waits_is_due_when_its_time_has_come(
     assert start(log, "d1").attempt == 2
 
 
-def test_a_clock_that_is_set_back_keeps_nothing_waiting(
-    log: SqliteStore, clock: list[float]
-) -> None:
+def test_clock_set_back_delays_no_run(log: SqliteStore, clock: list[float]) -> None:
     log.accept("d1", b"{}", ["a"])
     log.finish_run(start(log, "d1"), "failed", retry_after=3600)
     log.flush()
@@ -310,9 +304,7 @@ def test_a_clock_that_is_set_back_keeps_nothing_waiting(
 
 
 @pytest.mark.parametrize("seconds", [1e12, 1e300, -1e12, float("inf")])
-def test_a_time_that_no_clock_tells_keeps_nothing_from_being_read(
-    log: SqliteStore, path: Path, seconds: float
-) -> None:
+def test_invalid_time_in_the_file_is_readable(log: SqliteStore, path: Path, seconds: float) -> None:
     log.accept("d1", b"{}", ["a"])
     log.finish_run(start(log, "d1"), "failed", retry_after=5)
     log.flush()
@@ -324,7 +316,7 @@ def test_a_time_that_no_clock_tells_keeps_nothing_from_being_read(
     assert log.accept("d1", b"{}", ["a"]) == AcceptResult("in_progress", "d1")
 
 
-def test_what_was_interrupted_is_listed_apart(log: SqliteStore, clock: list[float]) -> None:
+def test_crashed_runs_are_listed_separately(log: SqliteStore, clock: list[float]) -> None:
     for number in range(4):
         log.accept(f"d{number}", b"{}", ["b", "a"])
     start(log, "d0")
@@ -344,7 +336,7 @@ def test_what_was_interrupted_is_listed_apart(log: SqliteStore, clock: list[floa
     assert log.list_ready(1, interrupted=True) == [("d0", "a")]
 
 
-def test_a_handler_out_of_time_may_still_end(log: SqliteStore) -> None:
+def test_stuck_run_may_still_finish(log: SqliteStore) -> None:
     log.accept("d1", b"{}", ["a"])
     delivery = start(log, "d1")
     log.mark_stuck(delivery)
@@ -357,14 +349,14 @@ def test_a_handler_out_of_time_may_still_end(log: SqliteStore) -> None:
     assert state(log, "d1") == "succeeded"
 
 
-def test_a_handler_out_of_time_when_the_process_died_was_interrupted(log: SqliteStore) -> None:
+def test_stuck_run_of_a_dead_process_is_crashed(log: SqliteStore) -> None:
     log.accept("d1", b"{}", ["a"])
     log.mark_stuck(start(log, "d1"))
     log.flush()
     assert crashed(log) == [("d1", "a", False)]
 
 
-def test_answers_and_ends_wait_for_the_next_batch(log: SqliteStore) -> None:
+def test_responses_and_ends_are_deferred_to_the_next_batch(log: SqliteStore) -> None:
     log.accept("d1", b"{}", ["a"])
     log.mark_acknowledged("d1", delivered=True)
     log.finish_run(start(log, "d1"), "succeeded")
@@ -373,14 +365,14 @@ def test_answers_and_ends_wait_for_the_next_batch(log: SqliteStore) -> None:
     assert state(log, "d1") == "succeeded"
 
 
-def test_answers_and_ends_are_written_when_the_log_is_closed(path: Path) -> None:
+def test_close_writes_deferred_responses_and_ends(path: Path) -> None:
     with opened(path) as log:
         log.accept("d1", b"{}", ["a"])
         log.finish_run(start(log, "d1"), "succeeded")
     assert state(log, "d1") == "succeeded"
 
 
-def test_ends_that_cannot_be_written_are_kept_for_later(path: Path, log: SqliteStore) -> None:
+def test_failed_deferred_writes_are_kept(path: Path, log: SqliteStore) -> None:
     log.accept("d1", b"{}", ["a"])
     log.finish_run(start(log, "d1"), "succeeded")
     with locked(path), pytest.raises(BusyError):
@@ -393,7 +385,7 @@ def test_ends_that_cannot_be_written_are_kept_for_later(path: Path, log: SqliteS
     assert state(log, "d1") == "succeeded"
 
 
-def test_the_state_of_a_delivery_is_always_that_of_its_runs(path: Path) -> None:
+def test_delivery_state_follows_its_runs(path: Path) -> None:
     dice = random.Random(7)
     with opened(path) as log:
         starts: list[RunContext] = []
@@ -433,7 +425,7 @@ def test_the_state_of_a_delivery_is_always_that_of_its_runs(path: Path) -> None:
 # ---- replaying ----------------------------------------------------------------------------------
 
 
-def test_a_stored_delivery_can_be_run_again(log: SqliteStore) -> None:
+def test_stored_delivery_can_be_replayed(log: SqliteStore) -> None:
     headers = [(b"user-agent", b"hub")]
     log.accept(
         "d1", b"body", ["a", "b"], scope="repo", action="update", repo="me/x", headers=headers
@@ -458,7 +450,7 @@ def test_a_stored_delivery_can_be_run_again(log: SqliteStore) -> None:
     assert log.replay("d1") == ("b", "a")
 
 
-def test_a_delivery_that_nobody_heard_can_be_given_to_a_handler(log: SqliteStore) -> None:
+def test_unhandled_delivery_can_be_replayed_with_a_handler(log: SqliteStore) -> None:
     log.accept("d1", b"{}", (), "unhandled", "why")
     assert log.replay("d1") == ()
     assert state(log, "d1") == "unhandled"
@@ -466,7 +458,7 @@ def test_a_delivery_that_nobody_heard_can_be_given_to_a_handler(log: SqliteStore
     assert (state(log, "d1"), record(log, "d1").reason) == ("queued", "")
 
 
-def test_what_is_unknown_unfinished_or_without_a_body_is_not_run_again(
+def test_unknown_unfinished_or_bodiless_delivery_is_not_replayed(
     path: Path, clock: list[float]
 ) -> None:
     with opened(path) as log:
@@ -483,7 +475,7 @@ def test_what_is_unknown_unfinished_or_without_a_body_is_not_run_again(
 # ---- batches and processes ----------------------------------------------------------------------
 
 
-def test_a_batch_that_fails_leaves_nothing(log: SqliteStore) -> None:
+def test_failed_batch_leaves_nothing(log: SqliteStore) -> None:
     log.accept("d0", b"{}", ["a"])
 
     def fail() -> None:
@@ -500,7 +492,7 @@ def test_a_batch_that_fails_leaves_nothing(log: SqliteStore) -> None:
     assert log.accept("d1", b"{}", ["a"]).status == "accepted"
 
 
-def test_a_batch_in_which_a_statement_failed_is_not_kept_in_part(path: Path) -> None:
+def test_batch_with_a_failed_statement_is_rolled_back(path: Path) -> None:
     database = Database(path, [["CREATE TABLE t (a UNIQUE)"]])
     database.open()
 
@@ -524,7 +516,7 @@ def test_a_batch_in_which_a_statement_failed_is_not_kept_in_part(path: Path) -> 
 
 
 @pytest.mark.slow
-def test_nothing_acknowledged_is_lost_and_nothing_half_kept_when_the_process_is_killed(
+def test_kill_loses_no_acknowledged_or_partial_delivery(
     path: Path,
 ) -> None:
     code = """
@@ -597,7 +589,7 @@ ACCEPT_ALL = """
 """
 
 
-def test_of_many_processes_with_the_same_deliveries_one_runs_each(path: Path) -> None:
+def test_one_of_many_processes_runs_each_delivery(path: Path) -> None:
     with (
         child(ACCEPT_ALL, path) as one,
         child(ACCEPT_ALL, path) as two,
@@ -608,7 +600,7 @@ def test_of_many_processes_with_the_same_deliveries_one_runs_each(path: Path) ->
     assert SqliteStore(path).stats().states == {"queued": 200}
 
 
-def test_another_process_is_noticed_when_it_writes(path: Path, log: SqliteStore) -> None:
+def test_write_of_another_process_is_noticed(path: Path, log: SqliteStore) -> None:
     log.changed()
     log.accept("d1", b"{}", ["a"])
     assert not log.changed()
@@ -618,7 +610,7 @@ def test_another_process_is_noticed_when_it_writes(path: Path, log: SqliteStore)
     assert not log.changed()
 
 
-def test_whoever_reads_slowly_keeps_nobody_from_writing(path: Path, log: SqliteStore) -> None:
+def test_slow_reader_does_not_block_writers(path: Path, log: SqliteStore) -> None:
     log.accept("d1", b"{}", ["a"])
     reader = Database(path, [[]] * len(schema.MIGRATIONS))
     with reader.open_connection() as connection:
@@ -643,9 +635,7 @@ def locked(path: Path, how: str = "IMMEDIATE") -> Generator[None]:
         yield
 
 
-def test_while_somebody_else_writes_it_says_so_and_works_afterwards(
-    path: Path, log: SqliteStore
-) -> None:
+def test_busy_store_is_an_error_and_works_afterwards(path: Path, log: SqliteStore) -> None:
     log.accept("d1", b"{}", ["a"])
     with locked(path):
         for deed in (
@@ -673,11 +663,11 @@ def refusal(path: Path, kind: type[Exception] = ConfigError, **options: Any) -> 
     return str(caught.value)
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_folder_is_an_error(tmp_path: Path) -> None:
     assert "cannot be created (no such file or directory)" in refusal(tmp_path / "no" / "x.db")
 
 
-def test_a_folder_in_place_of_the_file(tmp_path: Path) -> None:
+def test_folder_in_place_of_the_file_is_an_error(tmp_path: Path) -> None:
     assert "is a folder: give the path of a file" in refusal(tmp_path)
 
 
@@ -700,7 +690,7 @@ needs_mount = pytest.mark.skipif(sys.platform != "linux", reason="mounts as Linu
 
 
 @needs_mount
-def test_a_read_only_disk(tmp_path: Path) -> None:
+def test_read_only_disk_is_an_error(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     with mounted(disk, "size=4m"):
         with opened(disk / "x.db") as log:
@@ -713,7 +703,7 @@ def test_a_read_only_disk(tmp_path: Path) -> None:
 
 
 @needs_mount
-def test_a_full_disk_loses_nothing_accepted_and_takes_more_once_there_is_room(
+def test_full_disk_loses_no_accepted_delivery(
     tmp_path: Path,
 ) -> None:
     disk = tmp_path / "disk"
@@ -761,7 +751,7 @@ def ask(log: SqliteStore, sql: str, *values: object) -> list[Any]:
     return log._db.execute(sql, values).fetchall()  # noqa: SLF001 - see above
 
 
-def test_a_file_that_may_not_grow_loses_nothing_accepted(path: Path) -> None:
+def test_file_size_limit_loses_no_accepted_delivery(path: Path) -> None:
     with opened(path) as log:
         ask(log, "PRAGMA max_page_count = 100")
         accepted = fill(log)
@@ -771,7 +761,7 @@ def test_a_file_that_may_not_grow_loses_nothing_accepted(path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"Dear diary\n" * 1_000, os.urandom(100_000), b"Dear diary\n"])
-def test_a_file_that_is_no_database(path: Path, content: bytes) -> None:
+def test_file_that_is_no_database_is_an_error(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     assert "is not an SQLite file: give another path, or move the file away" in refusal(path)
     assert path.read_bytes() == content
@@ -783,7 +773,7 @@ def test_an_empty_file_is_used(path: Path) -> None:
         assert log.list() == []
 
 
-def test_another_programs_database(path: Path) -> None:
+def test_database_of_another_program_is_an_error(path: Path) -> None:
     query(path, "CREATE TABLE bookmarks (url)")
     content = path.read_bytes()
     assert "belongs to another program: give another path" in refusal(path)
@@ -792,7 +782,7 @@ def test_another_programs_database(path: Path) -> None:
     assert path.read_bytes() == content
 
 
-def test_a_file_of_a_newer_version(path: Path) -> None:
+def test_file_of_a_newer_version_is_an_error(path: Path) -> None:
     with opened(path):
         pass
     query(path, "PRAGMA user_version = 99")
@@ -804,7 +794,7 @@ def test_a_file_of_a_newer_version(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["garbage", "cut off"])
-def test_a_damaged_file_is_reported_and_never_half_read(path: Path, damage: str) -> None:
+def test_damaged_file_is_an_error(path: Path, damage: str) -> None:
     with opened(path) as log:
         for number in range(200):
             log.accept(f"d{number}", b"x" * 1_000, ["a"])
@@ -824,7 +814,7 @@ def test_a_damaged_file_is_reported_and_never_half_read(path: Path, damage: str)
         use()
 
 
-def test_a_file_that_is_gone_or_was_never_there(path: Path) -> None:
+def test_missing_file_is_an_error_for_reading(path: Path) -> None:
     for deed in (SqliteStore(path).list, SqliteStore(path).prune, SqliteStore(path).stats):
         with pytest.raises(StoreError, match=re.escape(f"`{path}` cannot be opened")):
             deed()
@@ -832,9 +822,7 @@ def test_a_file_that_is_gone_or_was_never_there(path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_file_that_another_program_keeps_to_itself(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_exclusively_locked_file_is_an_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     query(path, "PRAGMA user_version = 0")
     monkeypatch.setattr(connection, "_OPEN_SECONDS", 0.2)
     with locked(path, "EXCLUSIVE"):
@@ -843,7 +831,7 @@ def test_a_file_that_another_program_keeps_to_itself(
         pass
 
 
-def test_a_log_that_is_not_open(path: Path) -> None:
+def test_unopened_store_is_an_error(path: Path) -> None:
     with opened(path) as log:
         log.accept("d1", b"{}", ["a"])
     log.close()
@@ -890,7 +878,7 @@ MOUNTS = """\
         ("/database/x.db", "nfs", False),
     ],
 )
-def test_a_network_file_system(
+def test_network_file_system_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, kind: str, is_refused: bool
 ) -> None:
     mounts = tmp_path / "mountinfo"
@@ -905,9 +893,7 @@ def test_a_network_file_system(
     assert "cannot be created" in message
 
 
-def test_where_mounts_cannot_be_read_every_path_is_taken(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreadable_mounts_allow_every_path(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_systems, "_MOUNTS", path.parent / "none")
     with opened(path) as log:
         assert log.list() == []
@@ -943,7 +929,7 @@ def ids_seen_elsewhere(path: Path) -> set[str]:
         return set(json.loads(said(process)))
 
 
-def test_nothing_is_lost_when_this_process_reads_the_files_and_another_one_ends(
+def test_reading_the_files_loses_no_delivery(
     path: Path, log: SqliteStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     log.accept("before", b"{}", ["a"])
@@ -962,9 +948,7 @@ def test_nothing_is_lost_when_this_process_reads_the_files_and_another_one_ends(
     assert caplog.text.count("was removed or replaced while the app used it") == 1
 
 
-def test_a_file_that_is_removed_is_made_anew_and_has_to_be_led_anew(
-    path: Path, log: SqliteStore
-) -> None:
+def test_removed_file_is_recreated_with_a_new_leader(path: Path, log: SqliteStore) -> None:
     log.accept("before", b"{}", ["a"])
     for file in path.parent.glob(f"{path.name}*"):
         file.unlink()
@@ -979,7 +963,7 @@ def test_a_file_that_is_removed_is_made_anew_and_has_to_be_led_anew(
     assert log.claim("after", "a") is not None
 
 
-def test_what_is_written_while_the_file_is_removed_is_refused(path: Path, log: SqliteStore) -> None:
+def test_write_to_a_removed_file_is_an_error(path: Path, log: SqliteStore) -> None:
     def write() -> None:
         with log.transaction():
             log.accept("during", b"{}", ["a"])
@@ -991,9 +975,7 @@ def test_what_is_written_while_the_file_is_removed_is_refused(path: Path, log: S
     assert "after" in ids_seen_elsewhere(path)
 
 
-def test_a_file_is_not_opened_anew_beside_somebody_who_reads_the_old_one(
-    path: Path, log: SqliteStore
-) -> None:
+def test_file_is_not_reopened_while_the_old_one_is_read(path: Path, log: SqliteStore) -> None:
     with log._db.open_connection():  # noqa: SLF001 - what `get` and `list` do
         for file in path.parent.glob(f"{path.name}*"):
             file.unlink()
@@ -1002,7 +984,7 @@ def test_a_file_is_not_opened_anew_beside_somebody_who_reads_the_old_one(
     assert patiently(lambda: log.accept("d1", b"{}", ["a"])).status == "accepted"
 
 
-def test_a_folder_that_is_gone_is_used_again_when_it_is_back(tmp_path: Path) -> None:
+def test_restored_folder_is_used_again(tmp_path: Path) -> None:
     folder = tmp_path / "mounted"
     folder.mkdir()
     with opened(folder / "hubhooks.db") as log:
@@ -1020,7 +1002,7 @@ def test_a_folder_that_is_gone_is_used_again_when_it_is_back(tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such modes there")
-def test_only_its_owner_reads_the_file_and_those_beside_it(path: Path) -> None:
+def test_only_the_owner_can_read_the_files(path: Path) -> None:
     before = os.umask(0)
     try:
         with opened(path) as log:
@@ -1036,7 +1018,7 @@ def test_only_its_owner_reads_the_file_and_those_beside_it(path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such modes there")
-def test_a_link_to_a_file_that_is_yet_to_be_made_is_followed(tmp_path: Path) -> None:
+def test_link_to_a_missing_file_is_followed(tmp_path: Path) -> None:
     link = tmp_path / "link.db"
     link.symlink_to(tmp_path / "real.db")
     with opened(link):
@@ -1050,7 +1032,7 @@ def test_a_link_to_a_file_that_is_yet_to_be_made_is_followed(tmp_path: Path) -> 
     assert (tmp_path / "real.db").stat().st_mode & 0o777 == 0o600
 
 
-def test_the_file_stays_the_same_in_another_working_directory(
+def test_file_is_independent_of_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -1060,7 +1042,7 @@ def test_the_file_stays_the_same_in_another_working_directory(
         assert state(log, "d1") == "queued"
 
 
-def test_what_is_secret_is_never_in_the_file(path: Path) -> None:
+def test_secrets_are_never_in_the_file(path: Path) -> None:
     secret = b"moonlight"
     with opened(path) as log:
         headers = [
@@ -1088,7 +1070,7 @@ def test_what_is_secret_is_never_in_the_file(path: Path) -> None:
     assert kept[8:] == [("webhook-id", "d1"), ("via", "\xe9")]
 
 
-def test_texts_that_no_file_can_hold_are_repaired_and_long_ones_cut(log: SqliteStore) -> None:
+def test_invalid_texts_are_repaired_and_long_ones_cut(log: SqliteStore) -> None:
     log.accept("d1", b"{}", ["a"])
     log.accept("d2", b"{}", (), "ignored", "half of \ud83d")
     log.finish_run(start(log, "d1"), "failed", "bad \udcff", "x" * 1_000_000 + "ValueError: last")
@@ -1109,7 +1091,7 @@ def opened_database(path: Path, steps: Any) -> Database:
     return database
 
 
-def test_an_older_file_is_brought_up_to_date_step_by_step(path: Path) -> None:
+def test_older_file_is_migrated_step_by_step(path: Path) -> None:
     opened_database(path, STEPS).close()
     added = [*STEPS, ["ALTER TABLE t ADD COLUMN b DEFAULT 2"], ["UPDATE t SET a = a + b"]]
     older = "has an older format: start the app with this version of hubhooks first"
@@ -1124,7 +1106,7 @@ def test_an_older_file_is_brought_up_to_date_step_by_step(path: Path) -> None:
         opened_database(path, STEPS)
 
 
-def test_a_step_that_fails_leaves_the_file_as_it_was(path: Path) -> None:
+def test_failed_migration_step_is_rolled_back(path: Path) -> None:
     opened_database(path, STEPS).close()
     broken = [*STEPS, ["ALTER TABLE t ADD COLUMN b DEFAULT 2", "INSERT INTO nowhere VALUES (1)"]]
     with pytest.raises(StoreError, match="nowhere"):
@@ -1134,7 +1116,7 @@ def test_a_step_that_fails_leaves_the_file_as_it_was(path: Path) -> None:
     opened_database(path, STEPS).close()
 
 
-def test_of_many_processes_that_open_a_new_file_each_gets_it_whole(tmp_path: Path) -> None:
+def test_new_file_opened_by_many_processes_is_complete(tmp_path: Path) -> None:
     code = """
         import sys
         from hubhooks._store.sqlite import SqliteStore
@@ -1156,9 +1138,7 @@ def test_of_many_processes_that_open_a_new_file_each_gets_it_whole(tmp_path: Pat
             assert query(path, "SELECT generation, body_bytes FROM log") == [(0, 0)]
 
 
-def test_what_was_written_moves_to_the_file_by_a_checkpoint_only(
-    path: Path, log: SqliteStore
-) -> None:
+def test_only_a_checkpoint_writes_to_the_main_file(path: Path, log: SqliteStore) -> None:
     wal = Path(f"{path}-wal")
     before = path.stat().st_size
     for number in range(5):
@@ -1178,7 +1158,7 @@ def test_what_was_written_moves_to_the_file_by_a_checkpoint_only(
     assert len(log.list()) == 26
 
 
-def test_there_is_no_other_durability(path: Path) -> None:
+def test_unknown_synchronous_value_is_rejected(path: Path) -> None:
     synchronous: Any = "off"
     with pytest.raises(
         ConfigError, match=r"`synchronous='off'` is not a choice.* \"normal\" or \"full\""
@@ -1193,9 +1173,7 @@ def test_synchronous_sets_the_pragma(path: Path, synchronous: Any, expected: int
 
 
 @pytest.mark.parametrize("attempt", [1, 9], ids=["ended", "given up"])
-def test_an_answer_that_arrived_is_on_record_with_the_end_of_a_run_or_without(
-    path: Path, attempt: int
-) -> None:
+def test_acknowledgement_is_stored_with_or_without_an_end(path: Path, attempt: int) -> None:
     with opened(path) as log:
         log.accept("d1", b"{}", ["a"])
         delivery = log.claim("d1", "a")
@@ -1217,9 +1195,7 @@ def kept_bodies(path: Path) -> list[str]:
     return [name for (name,) in query(path, sql)]
 
 
-def test_bodies_go_by_age_and_ids_a_week_later_but_unfinished_work_stays(
-    path: Path, clock: list[float]
-) -> None:
+def test_old_bodies_then_ids_are_dropped(path: Path, clock: list[float]) -> None:
     with opened(path, keep_days=30) as log:
         for name in ("succeeded", "queued", "running", "retrying", "stuck"):
             log.accept(name, b"{}", ["a"])
@@ -1252,9 +1228,7 @@ def test_bodies_go_by_age_and_ids_a_week_later_but_unfinished_work_stays(
         assert kept_bodies(path) == unfinished
 
 
-def test_nothing_is_dropped_for_a_clock_that_is_set_back(
-    log: SqliteStore, clock: list[float]
-) -> None:
+def test_clock_set_back_drops_nothing(log: SqliteStore, clock: list[float]) -> None:
     log.accept("d1", b"{}", (), "ignored")
     clock[0] -= 400 * DAY
     assert log.prune() == 0
@@ -1264,7 +1238,7 @@ def test_nothing_is_dropped_for_a_clock_that_is_set_back(
     assert (record(log, "d1").body, record(log, "d2").body) == (b"{}", None)
 
 
-def test_many_that_came_while_the_clock_was_ahead_keep_no_others(
+def test_deliveries_from_the_future_displace_no_others(
     log: SqliteStore, clock: list[float]
 ) -> None:
     clock[0] += 400 * DAY
@@ -1279,7 +1253,7 @@ def test_many_that_came_while_the_clock_was_ahead_keep_no_others(
     assert log.get("old") is None
 
 
-def test_the_oldest_bodies_of_finished_deliveries_make_room(path: Path) -> None:
+def test_oldest_finished_bodies_are_dropped_first(path: Path) -> None:
     with opened(path, max_bytes=100) as log:
         log.accept("queued", b"x" * 10, ["a"])
         for number in range(20):
@@ -1299,7 +1273,7 @@ def test_the_oldest_bodies_of_finished_deliveries_make_room(path: Path) -> None:
         )
 
 
-def test_a_log_full_of_unfinished_work_takes_no_more_until_some_is_finished(
+def test_store_full_of_unfinished_runs_rejects_deliveries(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inserts, "_FULL_SECONDS", 0.0)
@@ -1319,7 +1293,7 @@ def test_a_log_full_of_unfinished_work_takes_no_more_until_some_is_finished(
         assert [r.id for r in log.list() if r.id not in kept_bodies(path)] == ["d3", "finished"]
 
 
-def test_what_came_back_to_life_since_it_was_chosen_is_not_dropped(
+def test_delivery_requeued_during_pruning_is_not_dropped(
     log: SqliteStore, clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log.accept("d1", b"{}", ["a"])
@@ -1342,7 +1316,7 @@ def test_what_came_back_to_life_since_it_was_chosen_is_not_dropped(
     assert start(log, "d1").attempt == 2
 
 
-def test_much_is_dropped_in_several_transactions(path: Path, clock: list[float]) -> None:
+def test_pruning_uses_several_transactions(path: Path, clock: list[float]) -> None:
     with opened(path) as log:
         with log.transaction():
             for number in range(1_200):
@@ -1355,9 +1329,7 @@ def test_much_is_dropped_in_several_transactions(path: Path, clock: list[float])
 # ---- asking -------------------------------------------------------------------------------------
 
 
-def test_the_list_can_be_narrowed_and_turned_page_by_page(
-    log: SqliteStore, clock: list[float]
-) -> None:
+def test_list_has_filters_and_pages(log: SqliteStore, clock: list[float]) -> None:
     for number in range(9):
         clock[0] += 60
         scope, repo = ("repo.content", "me/a") if number % 3 else ("discussion", None)
@@ -1387,7 +1359,7 @@ def test_the_list_can_be_narrowed_and_turned_page_by_page(
     assert (first.body, [r.handler for r in first.runs]) == (None, ["a"])
 
 
-def test_the_log_in_figures(log: SqliteStore) -> None:
+def test_stats_count_the_store(log: SqliteStore) -> None:
     assert log.stats() == ({}, 0, None, {})
     log.accept("d1", b"12345", (), "unhandled")
     log.accept("d2", b"123", ["a", "b"])
@@ -1412,7 +1384,7 @@ def test_the_log_in_figures(log: SqliteStore) -> None:
      "SELECT_READY", "SELECT_NEXT_DUE", "SELECT_BODY", "SELECT_OLDEST_UNFINISHED", "DROP_BODY",
      "DROP_DELIVERY", "DELETE_RUNS", "DELETE_ATTEMPTS", "DELETE_GROUPS", "DELETE_DELIVERY"],
 )  # fmt: skip
-def test_no_statement_of_every_day_reads_a_whole_table(log: SqliteStore, name: str) -> None:
+def test_frequent_statements_scan_no_whole_table(log: SqliteStore, name: str) -> None:
     sql = getattr(schema, name)
     steps = [row[3] for row in ask(log, f"EXPLAIN QUERY PLAN {sql}", *"1" * sql.count("?"))]
     assert any("SEARCH" in step for step in steps)
@@ -1430,7 +1402,7 @@ HOLD = """
 """
 
 
-def test_one_of_many_holds_the_lock(path: Path) -> None:
+def test_one_of_many_processes_holds_the_lock(path: Path) -> None:
     lock, other = LeaderLock(path), LeaderLock(path)
     assert (lock.is_held, lock.try_acquire(), lock.is_held) == (False, True, True)
     assert (lock.try_acquire(), other.try_acquire(), other.is_held) == (True, False, False)
@@ -1442,7 +1414,7 @@ def test_one_of_many_holds_the_lock(path: Path) -> None:
     other.release()
 
 
-def test_looking_at_the_files_again_in_one_process_gives_no_lock_away(path: Path) -> None:
+def test_reopening_the_files_releases_no_lock(path: Path) -> None:
     with opened(path) as log:
         lock = LeaderLock(path)
         assert lock.try_acquire()
@@ -1470,7 +1442,7 @@ def test_looking_at_the_files_again_in_one_process_gives_no_lock_away(path: Path
     assert state(log, "d1") == "queued"
 
 
-def test_the_lock_of_a_process_that_is_killed_is_free(path: Path) -> None:
+def test_lock_of_a_killed_process_is_free(path: Path) -> None:
     lock = LeaderLock(path)
     for _ in range(3):
         with child(HOLD, path) as process:
@@ -1482,7 +1454,7 @@ def test_the_lock_of_a_process_that_is_killed_is_free(path: Path) -> None:
         lock.release()
 
 
-def test_a_lock_that_cannot_be_made(tmp_path: Path) -> None:
+def test_unusable_lock_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"x\.db\.runner` cannot be created"):
         LeaderLock(tmp_path / "no" / "x.db").try_acquire()
     (tmp_path / "y.db.runner").write_bytes(b"not a database" * 100)

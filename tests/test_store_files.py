@@ -194,7 +194,7 @@ def test_emptied_shm_file_costs_no_delivery(tmp_path: Path) -> None:
         check_whole(server, acknowledged)
 
 
-def test_file_replaced_while_no_app_runs_gets_no_foreign_wal(tmp_path: Path) -> None:
+def test_replaced_file_gets_no_foreign_wal(tmp_path: Path) -> None:
     prepare(tmp_path)
     with started(tmp_path, *UVICORN, environ=ON_DISK) as server:
         senders = Senders([server], first=1000)
@@ -214,9 +214,7 @@ def test_file_replaced_while_no_app_runs_gets_no_foreign_wal(tmp_path: Path) -> 
         assert store.get("d1200") is None
 
 
-def test_older_copy_is_noticed_where_it_is_written_over_the_database(
-    tmp_path: Path, store: SqliteStore
-) -> None:
+def test_older_copy_over_the_database_is_noticed(tmp_path: Path, store: SqliteStore) -> None:
     def fill(names: str) -> None:
         for number in range(100):
             patiently(lambda: store.accept(f"{names}{number}", b"x" * 1000, ["a"]))  # noqa: B023 - called at once
@@ -280,7 +278,7 @@ def test_run_goes_on_when_the_wal_file_is_removed(tmp_path: Path, store: SqliteS
     assert (found.state, found.runs[0].attempts) == ("succeeded", 1)
 
 
-def test_shorter_database_that_is_sound_is_kept(tmp_path: Path, store: SqliteStore) -> None:
+def test_shorter_valid_database_is_kept(tmp_path: Path, store: SqliteStore) -> None:
     for number in range(200):
         store.accept(f"d{number}", b"x" * 4000, ["a"])
     with closing(sqlite3.connect(file_of(tmp_path), isolation_level=None)) as other:
@@ -326,7 +324,7 @@ def test_only_the_leader_renames_files(tmp_path: Path, store: SqliteStore) -> No
     other.close()
 
 
-def test_backup_that_is_written_over_the_file_of_a_killed_app_gets_no_foreign_wal(
+def test_restored_backup_gets_no_foreign_wal(
     tmp_path: Path,
 ) -> None:
     prepare(tmp_path)
@@ -357,9 +355,7 @@ def test_mount_on_another_device_keeps_the_wal() -> None:
     assert not before.is_wal_foreign(before._replace(db=20, wal_size=0))
 
 
-def test_runs_of_an_older_store_are_recovered_when_the_wal_file_is_emptied(
-    tmp_path: Path, store: SqliteStore
-) -> None:
+def test_emptied_wal_file_recovers_older_runs(tmp_path: Path, store: SqliteStore) -> None:
     with store.transaction():
         store.accept("d1", b"{}", ["a"])
         store.claim("d1", "a")
@@ -379,7 +375,7 @@ def test_runs_of_an_older_store_are_recovered_when_the_wal_file_is_emptied(
     assert store.recover() == [("d1", "a", False)]
 
 
-def test_leader_file_that_is_removed_is_written_again(tmp_path: Path, store: SqliteStore) -> None:
+def test_removed_leader_file_is_rewritten(tmp_path: Path, store: SqliteStore) -> None:
     leader = file_of(tmp_path, ".leader")
     leader.unlink()
     store.keep_noted()
@@ -387,7 +383,7 @@ def test_leader_file_that_is_removed_is_written_again(tmp_path: Path, store: Sql
     assert leader.stat().st_mode & 0o777 == 0o600
 
 
-def test_leader_is_known_by_more_than_its_number(tmp_path: Path) -> None:
+def test_leader_is_identified_by_more_than_its_pid(tmp_path: Path) -> None:
     path = str(file_of(tmp_path))
     files = StoreFiles.at(path)
     LeaderFile.of_this_process(path, files, 0).write(path)

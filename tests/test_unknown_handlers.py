@@ -118,7 +118,7 @@ def test_runs_of_an_unknown_handler_stay_and_are_shown(renamed: Server) -> None:
     assert ran(folder)[1:] == ["later new"]
 
 
-def test_replay_as_runs_them_under_another_name(renamed: Server) -> None:
+def test_replay_as_runs_another_handler(renamed: Server) -> None:
     folder = renamed.folder
     code, text = run_command(folder, "replay", "--as", "unknown")
     assert (code, "the running app has no handler `unknown`; it has new" in text) == (2, True)
@@ -135,7 +135,7 @@ def test_replay_as_runs_them_under_another_name(renamed: Server) -> None:
     assert stats(folder)["unknown_handlers"] == {}
 
 
-def test_fail_ends_them(renamed: Server) -> None:
+def test_fail_ends_runs_of_an_unknown_handler(renamed: Server) -> None:
     folder = renamed.folder
     code, text = run_command(folder, "fail", "--handler", "old", "--dry-run")
     assert (code, text) == (0, f"would mark {COUNT + 1} runs of `old` as failed\n")
@@ -158,7 +158,7 @@ def test_fail_ends_them(renamed: Server) -> None:
     wait_until_states_are(renamed, succeeded=COUNT + 1)
 
 
-def test_handler_that_comes_back_runs_them(renamed: Server) -> None:
+def test_restored_handler_runs_its_old_runs(renamed: Server) -> None:
     folder = renamed.folder
     renamed.stop()
     with started(folder, script=APP.replace("NAME", "old"), environ=ON_DISK) as server:

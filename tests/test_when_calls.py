@@ -66,7 +66,7 @@ def test_when_of_two_decorators_is_called_once(hooks: Webhooks, post: Any) -> No
     assert len(asked) == 1
 
 
-def test_when_of_a_repeated_delivery_is_called_once_for_each(hooks: Webhooks, post: Any) -> None:
+def test_when_is_called_for_each_repetition(hooks: Webhooks, post: Any) -> None:
     asked: list[HubEvent] = []
     hooks.add(lambda event: None, when=asked.append, name="one")
     with serve(hooks) as port:
@@ -75,7 +75,7 @@ def test_when_of_a_repeated_delivery_is_called_once_for_each(hooks: Webhooks, po
             assert len(asked) == count
 
 
-def test_when_that_blocks_holds_no_lock(tmp_path: Path, post: Any) -> None:
+def test_blocking_when_holds_no_lock(tmp_path: Path, post: Any) -> None:
     path = tmp_path / "hubhooks.db"
     hooks = Webhooks("moon", deliveries=path)
     is_called, release = threading.Event(), threading.Event()
@@ -142,7 +142,7 @@ def test_no_log_line_is_written_inside_a_transaction(
 @pytest.mark.parametrize(
     "error", [ValueError, SystemExit, GeneratorExit, asyncio.CancelledError, KeyboardInterrupt]
 )
-def test_when_that_raises_is_answered_and_recorded(
+def test_raising_when_gets_a_response_and_is_recorded(
     hooks: Webhooks, post: Any, error: type[BaseException]
 ) -> None:
     asked: list[HubEvent] = []
@@ -162,7 +162,7 @@ def test_when_that_raises_is_answered_and_recorded(
     assert len(asked) == 1
 
 
-def test_a_batch_that_is_tried_again_calls_no_when_again(tmp_path: Path, post: Any) -> None:
+def test_retried_batch_calls_no_when_again(tmp_path: Path, post: Any) -> None:
     path = tmp_path / "hubhooks.db"
     hooks = Webhooks("moon", deliveries=path)
     asked: list[HubEvent] = []

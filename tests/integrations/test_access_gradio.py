@@ -32,7 +32,7 @@ def log_in(app: App) -> None:
 
 
 @pytest.mark.parametrize("rendered", ["by Python", "by Node"])
-def test_a_page_of_another_port_reads_and_replays_nothing(tmp_path: Path, rendered: str) -> None:
+def test_page_of_another_port_cannot_read_or_replay(tmp_path: Path, rendered: str) -> None:
     environ = ssr() if rendered == "by Node" else {}
     with running(tmp_path, AUTH, **environ) as app:
         app.wait_until_all_ended()
@@ -55,7 +55,7 @@ def test_a_page_of_another_port_reads_and_replays_nothing(tmp_path: Path, render
 # ---- wrong admin tokens ------------------------------------------------------------------------
 
 
-def test_wrong_tokens_in_the_tab_never_lock_the_right_one_out(tmp_path: Path) -> None:
+def test_wrong_tokens_in_the_tab_never_block_the_right_one(tmp_path: Path) -> None:
     with running(tmp_path) as app:
         app.wait_until_all_ended()
         for _ in range(7):
@@ -232,7 +232,7 @@ def test_no_file_of_the_store_is_served(tmp_path: Path, way: str, rendered: str)
 
 
 @pytest.mark.parametrize("way", ["launch", "app_kwargs", "mount"])
-def test_a_deep_link_shares_nothing_private(tmp_path: Path, way: str) -> None:
+def test_deep_link_shares_no_private_data(tmp_path: Path, way: str) -> None:
     cache = tmp_path / "gradio"
     script = "options = {}\n" + LAUNCHES[way].removeprefix(ALLOWED)
     with serving(tmp_path, way, script, GRADIO_TEMP_DIR=str(cache)) as app:
@@ -299,7 +299,7 @@ logs = {"middleware": [Middleware(Logs)]}
 """
 
 
-def test_a_websocket_at_our_path_is_refused(tmp_path: Path) -> None:
+def test_websocket_at_the_webhook_path_is_rejected(tmp_path: Path) -> None:
     script = LAUNCH.replace("hooks.launch(demo", "hooks.launch(demo, app_kwargs=logs")
     with running(tmp_path, LOGS + script) as app:
         for path in ("/gradio_api/webhooks", "/gradio_api/webhooks/x", "/webhooks", "/webhooks/x"):

@@ -282,7 +282,7 @@ def test_api_shows_details_with_the_admin_token(app: App, private_id: str) -> No
     assert shown["body"]["repo"]["name"] == "ada-labs/gauge-uploads"
 
 
-def test_without_a_token_only_the_log_says_how_to_get_access(tmp_path: Path) -> None:
+def test_without_a_token_only_the_log_explains_access(tmp_path: Path) -> None:
     with running(tmp_path, HUBHOOKS_ADMIN_TOKEN=None) as app:
         refused = app.call("unlock", TOKEN)
         assert "has no admin token" in app.parts(refused)["refusal"]
@@ -302,7 +302,7 @@ def test_page_names_no_environment_variable(app: App) -> None:
         assert not re.search(r"HUBHOOKS_|WEBHOOK_SECRET", text)
 
 
-def test_users_of_a_password_see_everything(tmp_path: Path) -> None:
+def test_password_users_see_everything(tmp_path: Path) -> None:
     script = "options = {'auth': ('ada', 'tide')}\n" + LAUNCH
     with running(tmp_path, script) as app:
         app.wait_until_all_ended()

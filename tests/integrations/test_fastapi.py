@@ -198,7 +198,7 @@ def head_only(server: Server, path: str, **headers: str) -> tuple[int, dict[str,
 
 @pytest.mark.parametrize("slash", ["", "/"])
 @pytest.mark.parametrize("path", EXACT)
-def test_router_answers_exactly_its_path(app: Server, path: str, slash: str) -> None:
+def test_router_responds_at_exactly_its_path(app: Server, path: str, slash: str) -> None:
     secret = "sun" if path.startswith("/inner") else SECRET
     answer = app.post(path + slash, PUSH, secret=secret)
     assert answer.status_code == 202
@@ -212,7 +212,7 @@ def test_router_answers_exactly_its_path(app: Server, path: str, slash: str) -> 
 
 
 @pytest.mark.parametrize("path", [*EXACT, "/mine", "/shared"])
-def test_secret_of_the_query_is_in_no_log_and_no_location(app: Server, path: str) -> None:
+def test_query_secret_is_in_no_log_or_location(app: Server, path: str) -> None:
     secret = "sun" if path.startswith(("/inner", "/shared")) else SECRET
     assert app.post(f"{path}?secret={secret}", PUSH, secret=None).is_success
     assert app.post(f"{path}?secret=nearly", PUSH, secret=None).status_code == 403
@@ -231,7 +231,7 @@ def test_router_runs_the_handlers(app: Server) -> None:
     app.wait_for("pushed ada-labs/tide-gauges")
 
 
-def test_middleware_of_the_app_sees_each_answer_afresh(app: Server) -> None:
+def test_middleware_cannot_change_later_responses(app: Server) -> None:
     for _ in range(3):
         refused = app.post("/webhooks/hub", PUSH, secret="wrong")
         assert refused.headers.get_list("x-tag") == ["one"]
@@ -239,14 +239,14 @@ def test_middleware_of_the_app_sees_each_answer_afresh(app: Server) -> None:
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_dependencies_of_the_router_guard_it(app: Server, slash: str) -> None:
+def test_dependencies_protect_the_router(app: Server, slash: str) -> None:
     assert app.post(f"/guarded{slash}", PUSH).status_code == 418
     assert app.post(f"/guarded{slash}", PUSH, headers={"x-pass": "yes"}).status_code == 202
     app.wait_for("let in")
 
 
 @pytest.mark.parametrize("path", ["/webhooks/hub", "/mine"])
-def test_secret_is_judged_before_a_body_comes(app: Server, path: str) -> None:
+def test_secret_is_checked_before_the_body(app: Server, path: str) -> None:
     length = str(50 * 1024**3)
     for headers, status in (
         ({}, 401),
@@ -258,7 +258,7 @@ def test_secret_is_judged_before_a_body_comes(app: Server, path: str) -> None:
         assert answer[1]["connection"] == "close"
 
 
-def test_endpoint_of_ones_own_gets_the_verified_event(app: Server) -> None:
+def test_custom_endpoint_gets_the_verified_event(app: Server) -> None:
     right = app.post("/mine?tenant=3", PUSH)
     assert (right.status_code, right.json()) == (200, {"scope": "repo.content", "tenant": 3})
     by_query = app.post(f"/mine?tenant=4&secret={SECRET}", PUSH, secret=None)
@@ -281,7 +281,7 @@ def test_endpoint_of_ones_own_gets_the_verified_event(app: Server) -> None:
         (PUSH, SECRET, 200, "ignored", "takes a CommentEvent, not a ContentEvent"),
     ],
 )
-def test_endpoint_of_ones_own_is_spared(
+def test_invalid_delivery_does_not_reach_a_custom_endpoint(
     app: Server, content: bytes, secret: str | None, status: int, word: str, reason: str
 ) -> None:
     answer = app.post("/comments", content, secret=secret)
@@ -292,7 +292,7 @@ def test_endpoint_of_ones_own_is_spared(
         app.wait_for("a delivery is malformed: ")
 
 
-def test_endpoint_of_ones_own_reads_no_more_than_allowed(app: Server) -> None:
+def test_custom_endpoint_enforces_the_body_limit(app: Server) -> None:
     def chunks() -> Iterator[bytes]:
         yield from (b" " * 1000 for _ in range(3))
 
@@ -301,7 +301,7 @@ def test_endpoint_of_ones_own_reads_no_more_than_allowed(app: Server) -> None:
     assert app.post("/small", PUSH.ljust(2000), secret="new").status_code == 200
 
 
-def test_endpoint_of_ones_own_sees_no_body_that_was_cut_off(app: Server) -> None:
+def test_custom_endpoint_gets_no_truncated_body(app: Server) -> None:
     with socket.create_connection(("127.0.0.1", app.port), timeout=PATIENCE) as client:
         head = f"POST /mine HTTP/1.1\r\nHost: x\r\nX-Webhook-Secret: {SECRET}\r\n"
         client.sendall(f"{head}Content-Length: {len(PUSH)}\r\n\r\n".encode() + PUSH[:99])
@@ -321,7 +321,7 @@ def test_several_dependencies_of_one_request_see_the_same_delivery(app: Server, 
     assert f"secret={SECRET}" not in app.output()
 
 
-def test_endpoint_of_ones_own_takes_only_what_the_hub_sends(app: Server) -> None:
+def test_custom_endpoint_accepts_only_hub_requests(app: Server) -> None:
     answer = app.request("/wrong-method", "GET", secret="sun")
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
 
@@ -371,7 +371,7 @@ def test_openapi_describes_each_field_of_a_response(app: Server) -> None:
     assert all(field["description"] for field in fields.values())
 
 
-def test_openapi_shows_what_is_taken_and_answered(app: Server) -> None:
+def test_openapi_shows_requests_and_responses(app: Server) -> None:
     schema = app.request("/openapi.json").json()
     validate(schema)
     assert app.request("/docs").status_code == 200
@@ -421,7 +421,7 @@ app.include_router(hooks.router("/"))
         assert server.post(path, PUSH, secret="wrong").status_code == 403
 
 
-def test_router_keeps_an_app_without_a_secret_from_starting(start: Callable[..., Server]) -> None:
+def test_router_without_a_secret_fails_startup(start: Callable[..., Server]) -> None:
     server = start(*STRICT, script=APP, environ={"WEBHOOK_SECRET": None}, prints="set WEBHOOK_SEC")
     assert server.wait() != 0
 
@@ -446,7 +446,7 @@ outer.include_router(hooks.router("/hub"))
         ('app.mount("/page", page); app.include_router(outer)', 200),
     ],
 )
-def test_router_behind_an_app_that_takes_every_path_is_warned_of(
+def test_router_behind_a_catch_all_mount_warns(
     start: Callable[..., Server], title: str, lines: str, status: int
 ) -> None:
     python = Path(sys.executable) if title == "this one" else interpreter(title)
@@ -457,7 +457,7 @@ def test_router_behind_an_app_that_takes_every_path_is_warned_of(
     assert said is None or "before `gr.mount_gradio_app(app, demo, path=" in said[0]
 
 
-def test_endpoint_without_a_secret_is_shut(start: Callable[..., Server]) -> None:
+def test_endpoint_without_a_secret_rejects_requests(start: Callable[..., Server]) -> None:
     script = """
 from typing import Annotated
 from fastapi import Depends, FastAPI
@@ -501,7 +501,7 @@ def test_dependency_can_be_overridden_in_tests(serve: Callable[..., Any]) -> Non
         connection.close()
 
 
-def test_mistakes_are_found_when_the_app_is_made() -> None:
+def test_wrong_options_fail_at_app_creation() -> None:
     with pytest.raises(errors.ConfigError, match="the path `hub` of a webhook must begin with `/`"):
         Webhooks().router("hub")
     with pytest.raises(errors.ConfigError, match="webhook secret 2 is empty"):
@@ -561,7 +561,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def test_the_example_shows_what_became_of_deliveries(service: Server) -> None:
+def test_example_shows_delivery_outcomes(service: Server) -> None:
     headers = {"Webhook-Id": "d-1"}
     assert service.post("/webhooks/hub", PUSH, headers=headers).status_code == 202
     assert service.post("/webhooks/hub", compact(COMMENT)).status_code == 200
@@ -578,13 +578,13 @@ def test_the_example_shows_what_became_of_deliveries(service: Server) -> None:
     assert len(service.request("/deliveries?limit=1", secret=SECRET).json()) == 1
 
 
-def test_the_example_shows_it_to_nobody_else(service: Server) -> None:
+def test_example_hides_deliveries_from_anonymous_visitors(service: Server) -> None:
     for path in ("/deliveries", "/heads"):
         assert service.request(path).status_code == 401
         assert service.request(path, secret="wrong").status_code == 403
 
 
-def test_the_example_answers_its_second_webhook_itself(service: Server) -> None:
+def test_example_handles_its_second_webhook(service: Server) -> None:
     answer = service.post("/webhooks/comments", compact(COMMENT))
     words = len(COMMENT["comment"]["content"].split())
     assert (answer.status_code, answer.json()) == (202, {"words": words})
@@ -593,7 +593,7 @@ def test_the_example_answers_its_second_webhook_itself(service: Server) -> None:
     validate(service.request("/openapi.json").json())
 
 
-def test_app_closes_what_handlers_use_after_they_are_done(
+def test_app_closes_resources_after_handlers_end(
     start: Callable[..., Server], tmp_path: Path
 ) -> None:
     script = """
@@ -633,7 +633,7 @@ app.include_router(hooks.router())
     assert [x for x in lines if x in {"opened", "ended", "closed"}] == ["opened", "ended", "closed"]
 
 
-def test_guide_shows_tests_that_pass(tmp_path: Path) -> None:
+def test_documented_tests_pass(tmp_path: Path) -> None:
     guide = (ROOT / "docs" / "fastapi.md").read_text("utf-8")
     (block,) = [
         each for each in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "pytest" in each

@@ -192,7 +192,7 @@ def check(app: Gradio) -> None:
     assert SECRET not in app.server.output()
 
 
-def test_a_plain_app_receives_at_the_url_it_prints(plain: Gradio) -> None:
+def test_plain_app_receives_at_the_printed_url(plain: Gradio) -> None:
     assert plain.printed == f"{plain.server.url}/gradio_api/webhooks"
     check(plain)
     for path in ("/webhooks", "/webhooks/", "/webhooks/hub", "/webhooks/hub/"):
@@ -200,9 +200,7 @@ def test_a_plain_app_receives_at_the_url_it_prints(plain: Gradio) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sync", "coroutine"])
-def test_a_handler_that_blocks_delays_neither_deliveries_nor_the_page(
-    plain: Gradio, kind: str
-) -> None:
+def test_blocking_handler_delays_no_delivery_or_page(plain: Gradio, kind: str) -> None:
     event = {"sync": "repo.content.update", "coroutine": "repo.config.update"}[kind]
     assert plain.send(event).status_code == 202
     plain.server.wait_for(f"{kind} begins")
@@ -225,7 +223,7 @@ def test_a_handler_that_blocks_delays_neither_deliveries_nor_the_page(
         pytest.param(BLOCKS, "hooks.launch(demo)", "ssr space", id="Space with SSR"),
     ],
 )
-def test_an_app_receives_at_the_url_it_prints(
+def test_app_receives_at_the_printed_url(
     tmp_path: Path, demo: str, launch: str, environ: str
 ) -> None:
     variables = {**(ssr() if "ssr" in environ else {}), **(SPACE if "space" in environ else {})}
@@ -237,7 +235,7 @@ def test_an_app_receives_at_the_url_it_prints(
         check(app)
 
 
-def test_without_a_secret_nothing_is_launched(tmp_path: Path) -> None:
+def test_launch_without_a_secret_is_rejected(tmp_path: Path) -> None:
     script = APP + BLOCKS + LAUNCH
     with running(tmp_path, script, prints="", environ={"WEBHOOK_SECRET": None}) as app:
         assert app.server.wait() == 1
@@ -292,7 +290,7 @@ demo.block_thread()
 """
 
 
-def test_whoever_makes_the_options_async_handlers_get_a_loop_of_their_own() -> None:
+def test_app_kwargs_select_a_dedicated_loop() -> None:
     hooks = Webhooks(SECRET, deliveries=":memory:")
     pytest.importorskip("hubhooks.gradio").make_app_kwargs(hooks)
     assert hooks._worker.handler_loop == "dedicated"  # noqa: SLF001 - a loop that is blocked shows elsewhere
@@ -338,7 +336,7 @@ print(webhook_url(demo))
 """
 
 
-def test_the_url_is_the_most_public_one_that_is_known(tmp_path: Path) -> None:
+def test_printed_url_is_the_most_public_one(tmp_path: Path) -> None:
     with running(tmp_path, URLS, prints="hf.space", environ={"SPACE_HOST": None}) as app:
         assert app.server.output().split() == [
             f"{root}/gradio_api/webhooks"
@@ -353,7 +351,7 @@ def test_the_url_is_the_most_public_one_that_is_known(tmp_path: Path) -> None:
         ]
 
 
-def test_an_edited_handler_takes_effect_at_once(tmp_path: Path) -> None:
+def test_edited_handler_takes_effect_at_once(tmp_path: Path) -> None:
     script = APP + BLOCKS + "print('launched', hooks.launch(demo), flush=True)\n"
     watch = {
         "GRADIO_WATCH_DIRS": str(tmp_path),
@@ -392,7 +390,7 @@ uvicorn.run(app, port=int(os.environ["GRADIO_SERVER_PORT"]))
 """
 
 
-def test_a_mounted_app_leaves_the_port_and_the_routes_before_it_alone(tmp_path: Path) -> None:
+def test_mounted_app_keeps_port_and_earlier_routes(tmp_path: Path) -> None:
     with running(tmp_path, APP + BLOCKS + MOUNTED, prints="running on", environ=ssr()) as app:
         for path in ("/hub", "/hub/", "/gradio_api/webhooks", "/webhooks"):
             assert app.send("repo.create", path).status_code == 202
@@ -400,7 +398,7 @@ def test_a_mounted_app_leaves_the_port_and_the_routes_before_it_alone(tmp_path: 
         assert app.page()
 
 
-def test_a_mounted_app_that_started_node_is_warned_of(tmp_path: Path) -> None:
+def test_mounted_app_with_node_warns(tmp_path: Path) -> None:
     script = APP + BLOCKS + MOUNTED.replace(", ssr_mode=False", "")
     with running(tmp_path, script, prints="ssr_mode=False", environ=ssr()) as app:
         assert (
@@ -408,7 +406,7 @@ def test_a_mounted_app_that_started_node_is_warned_of(tmp_path: Path) -> None:
         )
 
 
-def test_a_router_behind_a_mount_at_the_root_is_warned_of(tmp_path: Path) -> None:
+def test_router_behind_a_root_mount_warns(tmp_path: Path) -> None:
     lines = MOUNTED.strip().splitlines()
     at = next(number for number, line in enumerate(lines) if "include_router" in line)
     lines.insert(at + 1, lines.pop(at))
@@ -431,7 +429,7 @@ for wrong in (None, gr.Server()):
 """
 
 
-def test_what_is_no_gradio_app_is_not_launched(tmp_path: Path) -> None:
+def test_other_objects_are_not_launched(tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", LAUNCHES_NO_APP],
         cwd=tmp_path,
@@ -447,9 +445,7 @@ def test_what_is_no_gradio_app_is_not_launched(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("path", "router"), [("/", False), ("/ui", False), ("/ui", True)])
-def test_a_mounted_app_is_warned_of_once_with_and_without_a_router(
-    tmp_path: Path, path: str, router: bool
-) -> None:
+def test_mounted_app_warns_once(tmp_path: Path, path: str, router: bool) -> None:
     mounted = MOUNTED if router else MOUNTED.replace("app.include_router", "print")
     mounted = mounted.replace(", ssr_mode=False", "").replace('path="/"', f'path="{path}"')
     # That is all it comes to: the port is taken.
@@ -461,7 +457,7 @@ def test_a_mounted_app_is_warned_of_once_with_and_without_a_router(
         assert "ssr_mode=False" in warnings[0]
 
 
-def test_sigterm_lets_a_running_handler_end(tmp_path: Path) -> None:
+def test_sigterm_waits_for_a_running_handler(tmp_path: Path) -> None:
     with running(tmp_path, APP + BLOCKS + LAUNCH) as app:
         assert app.send("repo.content.update").status_code == 202
         app.server.wait_for("sync begins")
@@ -472,7 +468,7 @@ def test_sigterm_lets_a_running_handler_end(tmp_path: Path) -> None:
         assert "sync ends" in app.server.output()
 
 
-def test_ctrl_c_lets_a_running_handler_end(tmp_path: Path) -> None:
+def test_ctrl_c_waits_for_a_running_handler(tmp_path: Path) -> None:
     # Where `debug` makes Gradio itself block, the URL is printed before.
     with running(tmp_path, APP + BLOCKS + "hooks.launch(demo, debug=True)") as app:
         assert app.send("repo.config.update").status_code == 202
@@ -499,7 +495,7 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
         assert "sync ends" not in app.server.output()
 
 
-def test_no_later_signal_waits_as_long_as_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_later_signals_wait_less_than_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     room = pytest.importorskip("hubhooks.gradio")
     waited: list[float] = []
     begun, release = threading.Event(), threading.Event()
@@ -537,7 +533,7 @@ def test_an_app_receives_on_other_versions_of_python(tmp_path: Path, number: str
 SPACE_FOLDER = ROOT / "examples" / "quickstart_space"
 
 
-def test_the_quickstart_space_says_how_it_is_run() -> None:
+def test_quickstart_space_has_valid_metadata() -> None:
     _, front, _ = (SPACE_FOLDER / "README.md").read_text("utf-8").split("---\n", 2)
     said = dict(line.split(": ", 1) for line in front.splitlines())
     assert said["sdk"] == "gradio"
@@ -594,7 +590,7 @@ def test_the_quickstart_space_shows_public_repositories_only(tmp_path: Path) -> 
         ),
     ],
 )
-def test_the_start_says_whether_accepted_work_survives_a_restart(
+def test_start_reports_whether_deliveries_survive_a_restart(
     path: str, is_space: bool, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if is_space:
@@ -621,7 +617,7 @@ hooks.launch(demo)
 """
 
 
-def test_edited_app_runs_the_deliveries_beside_the_one_that_was_left_running(
+def test_edited_app_takes_over_from_the_old_process(
     tmp_path: Path,
 ) -> None:
     environ = {**OFFLINE, "HUBHOOKS_DELIVERIES": None}

@@ -188,7 +188,7 @@ def assert_unharmed(server: Server, *, without: str | None = None) -> None:
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_what_no_honest_sender_writes(server: Server, what: str) -> None:
+def test_hostile_request_does_no_harm(server: Server, what: str) -> None:
     hostile = HOSTILE[what]
     repo, delivery = a_delivery()
     with connected(server) as connection:
@@ -202,7 +202,7 @@ def test_what_no_honest_sender_writes(server: Server, what: str) -> None:
     assert_unharmed(server, without=None if hostile.may_be_heard else f"heard {repo}.")
 
 
-def test_slow_senders_keep_nobody_waiting(server: Server) -> None:
+def test_slow_senders_delay_no_other_request(server: Server) -> None:
     slow = [a_delivery() for _ in range(100)]
     with ExitStack() as stack:
         connections = []
@@ -222,7 +222,7 @@ def test_slow_senders_keep_nobody_waiting(server: Server) -> None:
     assert server.output().count("heard ada-labs/number-") >= 4
 
 
-def test_a_secret_is_judged_before_the_body_comes(server: Server) -> None:
+def test_secret_is_checked_before_the_body(server: Server) -> None:
     _, delivery = a_delivery()
     head = ("POST / HTTP/1.1", "Host: x", WRONG, LENGTH, "Expect: 100-continue")
     with connected(server) as connection:

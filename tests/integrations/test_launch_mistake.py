@@ -75,7 +75,7 @@ def overview(server: Server, below: str = "") -> str:
         "kwargs = hooks.app_kwargs()\ndemo.launch()",
     ],
 )
-def test_plain_launch_warns_and_the_tab_says_what_to_change(tmp_path: Path, launch: str) -> None:
+def test_plain_launch_warns_and_the_tab_shows_the_fix(tmp_path: Path, launch: str) -> None:
     script = PAGE + launch
     with started(tmp_path, "app.py", script=script, prints=READY, environ=OFFLINE) as server:
         warned = server.wait_for(ADVICE)
@@ -106,21 +106,21 @@ def test_launch_with_webhooks_does_not_warn(tmp_path: Path, launch: str) -> None
         assert ADVICE not in server.output()
 
 
-def test_page_inside_another_page_says_what_to_change(tmp_path: Path) -> None:
+def test_nested_page_shows_the_fix(tmp_path: Path) -> None:
     script = PAGE + "with gr.Blocks() as outer:\n    demo.render()\nouter.launch()"
     with started(tmp_path, "app.py", script=script, prints=READY, environ=OFFLINE) as server:
         assert ADVICE in overview(server)
         server.wait_for("no delivery reaches this app")
 
 
-def test_mounted_page_without_a_router_says_what_to_add(tmp_path: Path) -> None:
+def test_mounted_page_without_a_router_shows_the_fix(tmp_path: Path) -> None:
     script = PAGE + MOUNT.format(include="")
     with started(tmp_path, script=script, environ=OFFLINE) as server:
         assert "app.include_router(hooks.router())" in overview(server, "/ui")
         server.wait_for("the webhooks of this app have not started")
 
 
-def test_mounted_page_with_a_router_says_nothing(tmp_path: Path) -> None:
+def test_mounted_page_with_a_router_does_not_warn(tmp_path: Path) -> None:
     script = PAGE + MOUNT.format(include="app.include_router(hooks.router())")
     with started(tmp_path, script=script, environ=OFFLINE) as server:
         assert "No deliveries yet" in overview(server, "/ui")
@@ -128,7 +128,7 @@ def test_mounted_page_with_a_router_says_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_tab_shows_the_mistake_on_any_screen(tmp_path: Path, width: int) -> None:
+def test_tab_shows_the_warning_on_any_screen(tmp_path: Path, width: int) -> None:
     chromium = find_chromium()
     if chromium is None:
         pytest.skip("there is no chromium that runs")
@@ -185,7 +185,7 @@ def hint(url: str) -> str:
     return line
 
 
-def test_hint_for_a_gradio_app_fits_the_path(tmp_path: Path) -> None:
+def test_hint_for_a_gradio_app_depends_on_the_path(tmp_path: Path) -> None:
     script = PAGE + 'demo.launch(auth=("ada", "tide"))'
     with started(tmp_path, "app.py", script=script, prints=READY, environ=OFFLINE) as server:
         for slash in ("", "/"):
@@ -198,7 +198,7 @@ def test_hint_for_a_gradio_app_fits_the_path(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("include", ["", "app.include_router(hooks.router(), prefix='/api')\n"])
 @pytest.mark.parametrize("path", ["/webhooks/hub", "/hooks", "/", "/page", "/gradio_api/webhooks"])
-def test_hint_for_a_fastapi_app_has_no_word_of_gradio(
+def test_hint_for_a_fastapi_app_does_not_mention_gradio(
     tmp_path: Path, include: str, path: str
 ) -> None:
     with started(tmp_path, script=ROUTER + include) as server:

@@ -104,7 +104,7 @@ def served(
 
 
 @pytest.mark.parametrize("path", ["/webhooks/hub", "/webhooks/hub/"])
-def test_each_server_answers_the_hub(served: tuple[str, Server], path: str) -> None:
+def test_each_server_responds_to_the_hub(served: tuple[str, Server], path: str) -> None:
     app, server = served
     right = server.post(path, UNHEARD)
     assert (right.status_code, right.json()["status"]) == (200, "unhandled")
@@ -123,7 +123,7 @@ def test_each_server_answers_the_hub(served: tuple[str, Server], path: str) -> N
     ("name", "app"),
     [*((name, "fastapi") for name in SERVERS), *(("uvicorn, h11", app) for app in APPS[1:])],
 )
-def test_shutdown_waits_for_the_handlers_that_run(
+def test_shutdown_waits_for_running_handlers(
     start: Callable[..., Server], tmp_path: Path, name: str, app: str
 ) -> None:
     serves = serving(name)
