@@ -82,11 +82,11 @@ class Server:
         self.wait_until(lambda: text in self.output(), f"did not print `{text}`")
         return self.output()
 
-    def wait_until_it_listens(self) -> None:
+    def wait_until_listening(self) -> None:
         """Wait until its port takes connections."""
         self.wait_until(self._listens, f"does not listen on port {self.port}")
 
-    def wait_until_it_is_deaf(self) -> None:
+    def wait_until_closed(self) -> None:
         """Wait until its port takes no more connections."""
         self.wait_until(lambda: not self._listens(), f"still listens on port {self.port}")
 
@@ -221,7 +221,7 @@ def started(
         server = Server(process, port, log)
         try:
             if prints is None:
-                server.wait_until_it_listens()
+                server.wait_until_listening()
             else:
                 server.wait_for(prints)
             yield server

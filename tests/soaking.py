@@ -66,8 +66,10 @@ def soak(folder: Path, rounds: int) -> Report:
         _remember_what_is_done(folder, sender.done)
     with started(folder, script=_APP, environ={"HUBHOOKS_DELIVERIES": None}) as server:
         sender.finish(server)
-        log = SqliteStore(folder / "hubhooks.db")
-        server.wait_until(lambda: set(log.stats().states) == {"succeeded"}, "does not end its work")
+        store = SqliteStore(folder / "hubhooks.db")
+        server.wait_until(
+            lambda: set(store.stats().states) == {"succeeded"}, "does not end its work"
+        )
     counts = _counts(folder)
     missing = [(i, name) for i in sender.acknowledged for name in _HANDLERS if not counts[i, name]]
     assert not missing, f"acknowledged, and never run: {missing}"

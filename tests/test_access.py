@@ -187,17 +187,17 @@ def test_number_of_waiting_attempts_is_bounded() -> None:
         guard = minutes.guard()
         assert [await guard.check_delayed("wrong") for _ in range(5)] == ["wrong"] * 5
         assert minutes.waits == []
-        late = [asyncio.ensure_future(guard.check_delayed("wrong")) for _ in range(5000)]
+        delayed = [asyncio.ensure_future(guard.check_delayed("wrong")) for _ in range(5000)]
         await asyncio.sleep(0)
         right: Any = [await guard.check_delayed(TOKEN) for _ in range(3)]
         assert right == ["right"] * 3
-        late[0].cancel()  # that frees its place
-        await asyncio.gather(late[0], return_exceptions=True)
-        late[0] = asyncio.ensure_future(guard.check_delayed("wrong"))
+        delayed[0].cancel()  # that frees its place
+        await asyncio.gather(delayed[0], return_exceptions=True)
+        delayed[0] = asyncio.ensure_future(guard.check_delayed("wrong"))
         await asyncio.sleep(0)
         assert len(minutes.waits) == 4001
         minutes.go_on.set()
-        return Counter(await asyncio.gather(*late))
+        return Counter(await asyncio.gather(*delayed))
 
     assert asyncio.run(attempt()) == {"wrong": 4000, "busy": 1000}
 
@@ -327,8 +327,8 @@ def test_other_routes_keep_their_query_in_the_log(tmp_path: Path) -> None:
         assert server.request("/webhooks/hub/typo?page=2").json() == {"detail": "Not Found"}
         assert server.request("/webhooks/hubs?page=2").status_code == 404
         for query in ("", "?page=2"):
-            refused = server.request(f"/webhooks/hub{query}", "PROPFIND")
-            assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
+            rejected = server.request(f"/webhooks/hub{query}", "PROPFIND")
+            assert (rejected.status_code, rejected.headers["allow"]) == (405, "POST")
         assert server.request("/openapi.json").json()["paths"].keys() == {
             "/webhooks/hub", "/webhooks/hub/mine", "/webhooks/hub/slash/",
         }  # fmt: skip

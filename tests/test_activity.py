@@ -51,7 +51,7 @@ class Clock:
 class House(NamedTuple):
     """An activity with its store."""
 
-    log: Any
+    store: Any
     hooks: Webhooks
     activity: Activity
     woken: list[int]
@@ -67,29 +67,29 @@ class House(NamedTuple):
         facts = {"scope": scope, "action": "create", "repo": repo}
         if not handlers:
             more.setdefault("skipped", "unhandled")
-        return self.log.accept(None, body, handlers, **facts, **more).id
+        return self.store.accept(None, body, handlers, **facts, **more).id
 
     def replay(self, delivery_id: str, handlers: Sequence[str] = ()) -> Replayed:
         return asyncio.run(self.activity.replay(delivery_id, handlers))
 
     def end(self, delivery_id: str, handler: str, *how: str) -> None:
-        self.log.finish_run(self.log.claim(delivery_id, handler), *how)
-        self.log.flush()
+        self.store.finish_run(self.store.claim(delivery_id, handler), *how)
+        self.store.flush()
 
 
 @pytest.fixture(params=["memory", "disk"])
 def house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[House]:
-    log: DeliveryStore = SqliteStore(
+    store: DeliveryStore = SqliteStore(
         ":memory:" if request.param == "memory" else tmp_path / "hubhooks.db"
     )
-    log.open()
-    log.recover()
+    store.open()
+    store.recover()
     hooks = Webhooks("moon", deliveries=":memory:")
     woken: list[int] = []
     yield House(
-        log, hooks, Activity(log, hooks, lambda: hooks.verifier, lambda: woken.append(1)), woken
+        store, hooks, Activity(store, hooks, lambda: hooks.verifier, lambda: woken.append(1)), woken
     )
-    log.close()
+    store.close()
 
 
 # ---- anonymous visitors ------------------------------------------------------------------------
@@ -152,7 +152,7 @@ def test_reused_id_is_checked_again(house: House, body: Callable[..., bytes]) ->
 
     def receive(*, private: bool) -> None:
         content = body("repo.create", repo__name=NAME, repo__private=private)
-        house.log.accept("d1", content, (), "unhandled", repo=NAME)
+        house.store.accept("d1", content, (), "unhandled", repo=NAME)
 
     receive(private=False)
     assert house.activity.page(trusted=False).rows[0].repo == NAME
@@ -164,7 +164,7 @@ def test_reused_id_is_checked_again(house: House, body: Callable[..., bytes]) ->
 
 def test_only_admins_see_rejections(house: House) -> None:
     house.put(skipped="unhandled")
-    house.log.count_rejections(int(time.time() // 60), "secret wrong", 3)
+    house.store.count_rejections(int(time.time() // 60), "secret wrong", 3)
     assert house.activity.guard.check("wrong") == "wrong"
     assert house.activity.overview(trusted=False) == ({"unhandled": 1}, {}, {})
     rejections = house.activity.overview(trusted=True).rejections
@@ -426,7 +426,7 @@ def test_replay_runs_finished_or_named_handlers(house: House, body: Callable[...
     assert house.woken == []
     assert house.replay(delivery, ["two"]) == (("two",), "")
     assert house.woken == [1]
-    assert house.log.get(delivery).run("one").state == "succeeded"
+    assert house.store.get(delivery).run("one").state == "succeeded"
     house.end(delivery, "two", "succeeded")
     assert house.replay(delivery).handlers == ("one", "two")
 
@@ -437,10 +437,10 @@ def test_replay_waits_while_another_process_writes(
 ) -> None:
     delivery = house.put(b"{}", "one")
     house.end(delivery, "one", "failed")
-    other = sqlite3.connect(house.log.path, isolation_level=None)
+    other = sqlite3.connect(house.store.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     tries: list[str] = []
-    replay = house.log.replay
+    replay = house.store.replay
 
     def replay_and_let_go(*arguments: Any) -> Any:
         tries.append(delivery)
@@ -450,7 +450,7 @@ def test_replay_waits_while_another_process_writes(
             other.execute("ROLLBACK")
             raise
 
-    monkeypatch.setattr(house.log, "replay", replay_and_let_go)
+    monkeypatch.setattr(house.store, "replay", replay_and_let_go)
     assert house.replay(delivery) == (("one",), "")
     assert len(tries) == 2
     assert house.woken == [1]
@@ -655,9 +655,9 @@ def test_replay_requires_post(asked: Callable[..., Any], served: Webhooks) -> No
         return asked(served, f"/deliveries/{delivery}/replay", "POST", body=body)
 
     assert (replay("unknown").status, replay("d1").status) == (404, 409)
-    heard: list[str] = []
-    served.on("repo", name="one")(lambda event: heard.append(event.repo.name))
-    served.on("repo", name="two")(lambda event: heard.append("two"))
+    ran: list[str] = []
+    served.on("repo", name="one")(lambda event: ran.append(event.repo.name))
+    served.on("repo", name="two")(lambda event: ran.append("two"))
     for wrong in (b"[]", b"x", b'{"handlers": "one"}', b'{"handlers": [1]}', b"[" * 10_000):
         assert replay("d1", wrong).status == 400
     assert replay("d1", b'{"handlers": ["three"]}').status == 409

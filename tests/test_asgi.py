@@ -51,10 +51,10 @@ class House:
         **options: Any,
     ) -> None:
         self.router = Router()
-        self.log = SqliteStore(":memory:")
+        self.store = SqliteStore(":memory:")
         verifier = None if secret is None else Verifier(secret)
-        self.receiver = Receiver(self.router, self.log, lambda: verifier, **options)
-        self.worker = WorkerService(self.router, self.log)
+        self.receiver = Receiver(self.router, self.store, lambda: verifier, **options)
+        self.worker = WorkerService(self.router, self.store)
         self.app = WebhookApp(self.receiver, self.worker)
         self.on = self.router.on
 
@@ -94,7 +94,7 @@ def test_rejection_does_not_wait_for_the_body(
         with connection.getresponse() as response:
             assert response.status == status
         connection.close()
-    assert house.log.list() == []
+    assert house.store.list() == []
 
 
 def test_headers_may_be_lists(ask: Any, content: bytes, tmp_path: Path) -> None:
@@ -108,11 +108,11 @@ def test_headers_may_be_lists(ask: Any, content: bytes, tmp_path: Path) -> None:
         length = {"content-length": str(len(content))}
         async with hooks.lifespan(None):
             kept = await ask(app, content, headers={**SECRET, **length, "webhook-id": "d1"})
-            refused = await ask(app, content, headers=length)
+            rejected = await ask(app, content, headers=length)
             record = hooks.deliveries.get("d1")
         assert record is not None
         assert ("webhook-id", "d1") in record.headers
-        return [kept.status, refused.status]
+        return [kept.status, rejected.status]
 
     assert asyncio.run(serve()) == [200, 401]
 
@@ -142,7 +142,7 @@ def test_body_may_arrive_in_pieces(house: House, ask: Any, content: bytes) -> No
     pieces = [content[:10], b"", content[10:100], content[100:]]
     reply = asyncio.run(ask(house.app, *pieces, headers={**SECRET, "webhook-id": "d1"}))
     assert (reply.status, reply.said["status"]) == (200, "unhandled")
-    record = house.log.get("d1")
+    record = house.store.get("d1")
     assert record is not None
     assert record.body == content
 
@@ -172,7 +172,7 @@ def test_body_of_a_disconnected_client_is_not_stored(
 ) -> None:
     reply = asyncio.run(ask(house.app, content, ends=False, stays=False, headers=SECRET))
     assert reply.said["reason"] == "the body was cut off"
-    assert house.log.list() == []
+    assert house.store.list() == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
@@ -297,7 +297,7 @@ def test_unhandled_hooks_run_after_the_response(
     seen: list[tuple[bool, str]] = []
 
     @house.router.on_unhandled
-    def tell(event: HubEvent) -> None:
+    def report(event: HubEvent) -> None:
         seen.append((answered.wait(PATIENCE), event.scope))
 
     with serve(house.app) as port:
@@ -324,7 +324,7 @@ def test_blocking_sync_handler_delays_no_response(
         finally:
             release.set()
     assert answers == [202] * 8
-    assert {record.state for record in house.log.list()} == {"succeeded"}
+    assert {record.state for record in house.store.list()} == {"succeeded"}
 
 
 @pytest.fixture
@@ -371,7 +371,7 @@ def test_accepted_delivery_keeps_the_connection(house: House, ask: Any, content:
 
 
 def is_acknowledged(house: House, delivery_id: str = "d1") -> bool:
-    record = house.log.get(delivery_id)
+    record = house.store.get(delivery_id)
     assert record is not None
     return record.is_acknowledged
 
@@ -399,7 +399,7 @@ def test_response_to_a_disconnected_client_is_not_acknowledged(
 ) -> None:
     asyncio.run(deliver(handled, ask, content, stays=False))
     assert not is_acknowledged(handled)
-    record = handled.log.get("d1")
+    record = handled.store.get("d1")
     assert record is not None
     assert record.state == "succeeded"
 
@@ -407,8 +407,8 @@ def test_response_to_a_disconnected_client_is_not_acknowledged(
 def test_late_response_is_not_acknowledged(
     handled: House, ask: Any, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    came = iter([100.0])
-    monkeypatch.setattr(app_module, "time", SimpleNamespace(monotonic=lambda: next(came, 110.0)))
+    times = iter([100.0])
+    monkeypatch.setattr(app_module, "time", SimpleNamespace(monotonic=lambda: next(times, 110.0)))
     asyncio.run(deliver(handled, ask, content))
     assert not is_acknowledged(handled)
 
@@ -421,20 +421,20 @@ def test_disconnect_is_checked_only_after_loop_lag(
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
     monkeypatch.setattr(lag, "_SAMPLE_SECONDS", 0)
 
-    async def came_and_left(delivery_id: str) -> bool:
+    async def disconnected(delivery_id: str) -> bool:
         headers = {**SECRET, "webhook-id": delivery_id}
         await ask(handled.app, content, headers=headers, stays=False)
         return not is_acknowledged(handled, delivery_id)
 
     async def found() -> list[bool]:
-        looked = [await came_and_left("d0")]
+        looked = [await disconnected("d0")]
         for second in range(1, 7):
             for _ in range(10):
                 clock.now += 0.1
                 await asyncio.sleep(0.001)
-            looked.append(await came_and_left(f"d{second}"))
+            looked.append(await disconnected(f"d{second}"))
         clock.now += 1
-        looked.append(await came_and_left("held up"))
+        looked.append(await disconnected("held up"))
         await handled.app.stop()
         return looked
 
@@ -465,7 +465,7 @@ def test_broken_connection_loses_no_delivery(handled: House, content: bytes, bro
 
     asyncio.run(serve())
     assert not is_acknowledged(handled)
-    record = handled.log.get("d1")
+    record = handled.store.get("d1")
     assert record is not None
     assert record.state == "succeeded"
 
@@ -692,7 +692,7 @@ def test_new_deliveries_are_rejected_during_shutdown(
         await house.app.stop()
 
     asyncio.run(serve())
-    assert {record.id: record.state for record in house.log.list()} == {
+    assert {record.id: record.state for record in house.store.list()} == {
         "d1": "succeeded",
         "d3": "succeeded",
     }
@@ -712,7 +712,7 @@ def test_internal_error_is_503_and_logged_with_traceback(
 
     with serve(house.app) as port:
         with monkeypatch.context() as patch:
-            patch.setattr(house.log, "accept", accept_wrongly)
+            patch.setattr(house.store, "accept", accept_wrongly)
             status, said = post(port, content)
         assert (status, said["reason"]) == (503, "the delivery could not be stored")
         assert post(port, content)[0] == 200

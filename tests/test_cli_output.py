@@ -44,13 +44,13 @@ def path(tmp_path: Path) -> Path:
     """Make a log with three deliveries of such a text, each named by its state."""
     folder = tmp_path / TEXT
     folder.mkdir()
-    log = SqliteStore(folder / "hubhooks.db")
-    log.open()
-    log.recover()
+    store = SqliteStore(folder / "hubhooks.db")
+    store.open()
+    store.recover()
     payload = sample_json("discussion.comment.create")
     payload["comment"]["content"] = TEXT
     for name, ending in (("succeeded", "succeeded"), ("failed", "failed"), ("unhandled", None)):
-        log.accept(
+        store.accept(
             name,
             json.dumps(payload, ensure_ascii=False).encode(),
             [TEXT] if ending else [],
@@ -61,10 +61,10 @@ def path(tmp_path: Path) -> Path:
             repo=f"me/{TEXT}",
             headers=[(b"user-agent", b"caf\xe9")],
         )
-        if ending and (run := log.claim(name, TEXT)):
-            log.finish_run(run, ending, TEXT, f"Traceback\n  {TEXT}\n")  # type: ignore[arg-type]
-    log.count_rejections(0, "secret wrong", 3)
-    log.close()
+        if ending and (run := store.claim(name, TEXT)):
+            store.finish_run(run, ending, TEXT, f"Traceback\n  {TEXT}\n")  # type: ignore[arg-type]
+    store.count_rejections(0, "secret wrong", 3)
+    store.close()
     return folder / "hubhooks.db"
 
 
@@ -289,12 +289,12 @@ def test_closed_pipe_keeps_the_exit_code(path: Path, words: tuple[str, ...], cod
 @needs_posix
 def test_head_ends_a_long_list(tmp_path: Path) -> None:
     """The list is longer than a pipe holds, so it is cut off in the middle of a write."""
-    log = SqliteStore(tmp_path / "hubhooks.db")
-    log.open()
-    with log.transaction():
+    store = SqliteStore(tmp_path / "hubhooks.db")
+    store.open()
+    with store.transaction():
         for number in range(2_000):
-            log.accept(f"delivery-{number}", b"{}", ["a"], scope="repo" * 20)
-    log.close()
+            store.accept(f"delivery-{number}", b"{}", ["a"], scope="repo" * 20)
+    store.close()
     words = ("deliveries", "list", "--limit", "2000", "--json", "--file", tmp_path / "hubhooks.db")
     process = subprocess.Popen(
         [sys.executable, "-m", "hubhooks.cli", *words],
@@ -345,12 +345,12 @@ def test_closed_standard_input_is_reported() -> None:
 @needs_posix
 def test_non_blocking_output_is_awaited(path: Path) -> None:
     """A program that shares the output, such as Node, may make it non-blocking."""
-    log = SqliteStore(path)
-    log.open()
-    with log.transaction():
+    store = SqliteStore(path)
+    store.open()
+    with store.transaction():
         for number in range(2_000):
-            log.accept(f"delivery-{number}", b"{}", ["a"], scope="repo" * 20)
-    log.close()
+            store.accept(f"delivery-{number}", b"{}", ["a"], scope="repo" * 20)
+    store.close()
     outer, inner = os.pipe()
     os.set_blocking(inner, False)
     process = subprocess.Popen(

@@ -369,7 +369,7 @@ def test_reading_before_the_first_start_is_reported(tmp_path: Path) -> None:
         Webhooks("moon", deliveries=tmp_path / "hubhooks.db").deliveries,
         SqliteStore(tmp_path / "hubhooks.db"),
     ):
-        for read in (deliveries.list, lambda log=deliveries: log.get("d1")):
+        for read in (deliveries.list, lambda store=deliveries: store.get("d1")):
             with pytest.raises(StoreError, match="the app creates the file at its first start"):
                 read()
     (tmp_path / "empty.db").touch()

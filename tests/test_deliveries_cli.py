@@ -49,19 +49,19 @@ def path(tmp_path: Path) -> Path:
 
 @contextmanager
 def opened(path: Path, **options: Any) -> Iterator[SqliteStore]:
-    log = SqliteStore(path, **options)
-    log.open()
+    store = SqliteStore(path, **options)
+    store.open()
     try:
-        log.recover()
-        yield log
+        store.recover()
+        yield store
     finally:
-        log.close()
+        store.close()
 
 
-def accept(log: SqliteStore, name: str, *handlers: str, sample: str = "repo.create") -> None:
+def accept(store: SqliteStore, name: str, *handlers: str, sample: str = "repo.create") -> None:
     """Let a delivery come."""
     payload = sample_json(sample)
-    log.accept(
+    store.accept(
         name,
         compact(payload),
         handlers,
@@ -74,29 +74,29 @@ def accept(log: SqliteStore, name: str, *handlers: str, sample: str = "repo.crea
     )
 
 
-def end(log: SqliteStore, name: str, **endings: str) -> None:
+def end(store: SqliteStore, name: str, **endings: str) -> None:
     """Run handlers of a delivery to their ends."""
     for handler, ending in endings.items():
-        delivery = log.claim(name, handler)
+        delivery = store.claim(name, handler)
         assert delivery is not None
         how = ("ValueError: no \x1b[31mtide", TRACEBACK) if ending == "failed" else ("", "")
-        log.finish_run(delivery, ending, *how)  # type: ignore[arg-type]
+        store.finish_run(delivery, ending, *how)  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def filled(path: Path) -> Path:
     """Give a log with a delivery of each kind that nobody works on."""
-    with opened(path) as log:
-        accept(log, "succeeded-1", "retrain", sample="repo.content.update")
-        end(log, "succeeded-1", retrain="succeeded")
-        log.mark_acknowledged("succeeded-1", delivered=True)
-        accept(log, "failed-1", "retrain", "reply", sample="discussion.comment.create")
-        end(log, "failed-1", retrain="failed", reply="succeeded")
-        accept(log, "unhandled-1")
-        log.accept("malformed-1", MALFORMED, (), "malformed", "no JSON at \x07 line 1")
-        accept(log, "failed-2", "retrain", sample="repo.content.update")
-        end(log, "failed-2", retrain="failed")
-        accept(log, "queued-1", "retrain", sample="repo.content.update")
+    with opened(path) as store:
+        accept(store, "succeeded-1", "retrain", sample="repo.content.update")
+        end(store, "succeeded-1", retrain="succeeded")
+        store.mark_acknowledged("succeeded-1", delivered=True)
+        accept(store, "failed-1", "retrain", "reply", sample="discussion.comment.create")
+        end(store, "failed-1", retrain="failed", reply="succeeded")
+        accept(store, "unhandled-1")
+        store.accept("malformed-1", MALFORMED, (), "malformed", "no JSON at \x07 line 1")
+        accept(store, "failed-2", "retrain", sample="repo.content.update")
+        end(store, "failed-2", retrain="failed")
+        accept(store, "queued-1", "retrain", sample="repo.content.update")
     return path
 
 
@@ -158,9 +158,9 @@ def at_terminal(path: Path, *words: str, columns: int = 80) -> list[str]:
     ],
 )
 def test_invalid_options_are_usage_errors(path: Path, words: list[str], message: str) -> None:
-    log = SqliteStore(path)
-    log.open()
-    log.close()
+    store = SqliteStore(path)
+    store.open()
+    store.close()
     done = invoke(path, *words)
     assert done.exit_code == 2
     assert message in " ".join(done.output.split())
@@ -214,10 +214,10 @@ def running_app(path: Path) -> Iterator[Server]:
 
 def fill(path: Path, **handlers: str) -> None:
     """Keep a finished delivery for each handler, with that state."""
-    with opened(path) as log:
+    with opened(path) as store:
         for handler, ending in handlers.items():
-            accept(log, f"of-{handler}", handler)
-            end(log, f"of-{handler}", **{handler: ending})
+            accept(store, f"of-{handler}", handler)
+            end(store, f"of-{handler}", **{handler: ending})
 
 
 # ---- list ----------------------------------------------------------------------------------------
@@ -266,9 +266,9 @@ def test_every_table_fits_a_terminal_of_80_columns(filled: Path, words: tuple[st
 
 
 def test_a_list_fits_a_terminal_of_80_columns(path: Path) -> None:
-    with opened(path) as log:
+    with opened(path) as store:
         for sign in "ab":
-            accept(log, sign * 32, "retrain", sample="discussion.comment.create")
+            accept(store, sign * 32, "retrain", sample="discussion.comment.create")
     lines = at_terminal(path, "list")
     assert max(map(len, lines)) <= 80
     (row,) = [line for line in lines if "bbbbbbbb" in line]
@@ -278,9 +278,9 @@ def test_a_list_fits_a_terminal_of_80_columns(path: Path) -> None:
 
 
 def test_ids_are_shortened_while_unique(path: Path) -> None:
-    with opened(path) as log:
+    with opened(path) as store:
         for sign in "ab":
-            accept(log, f"0123456789{sign}xyz")
+            accept(store, f"0123456789{sign}xyz")
     text = "".join(at_terminal(path, "list", columns=200))
     assert "0123456789a " in text
     assert "0123456789b " in text
@@ -337,12 +337,12 @@ def test_list_has_filters(filled: Path, options: str, expected: list[str]) -> No
 
 
 def test_old_deliveries_are_not_recent(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with opened(path) as log:
+    with opened(path) as store:
         for name, hours in (("old", 3), ("new", 1)):
             with monkeypatch.context() as patch:
                 then = time.time() - hours * 3600
                 patch.setattr(clock, "now", lambda then=then: then)
-                accept(log, name)
+                accept(store, name)
     assert [record["id"] for record in said(path, "list", "--since", "2h")] == ["new"]
     yesterday = datetime.now().astimezone() - timedelta(hours=2)
     for text in (yesterday.isoformat(), yesterday.replace(tzinfo=None).isoformat(" ")):
@@ -409,9 +409,9 @@ def test_a_delivery_in_json_is_one_object(filled: Path) -> None:
 
 
 def test_body_with_non_json_values_is_shown(path: Path) -> None:
-    with opened(path) as log:
-        log.accept("odd", b'{"n": NaN}', (), "malformed", "NaN is no JSON")
-        log.accept("exact", b'{"n": 12345678901234567890, "s": "\\ud800"}', (), "malformed", "no")
+    with opened(path) as store:
+        store.accept("odd", b'{"n": NaN}', (), "malformed", "NaN is no JSON")
+        store.accept("exact", b'{"n": 12345678901234567890, "s": "\\ud800"}', (), "malformed", "no")
     done = invoke(path, "show", "odd", "--json")
     assert "NaN" in done.stdout
     told = json.loads(done.stdout, parse_constant=lambda _: pytest.fail("a NaN is no JSON"))
@@ -421,12 +421,12 @@ def test_body_with_non_json_values_is_shown(path: Path) -> None:
 
 
 def test_retrying_runs_show_time_and_reason(path: Path) -> None:
-    with opened(path) as log:
-        accept(log, "d1", "retrain")
-        log.claim("d1", "retrain")
-        log.close()
-        log.open()
-        log.recover()
+    with opened(path) as store:
+        accept(store, "d1", "retrain")
+        store.claim("d1", "retrain")
+        store.close()
+        store.open()
+        store.recover()
     shown = re.sub(" +", " ", invoke(path, "show", "d1").stdout)
     assert re.search(
         r"retrying 1 .* retry at [-\d]+ [-+:\d]+; the process died during 1 attempt", shown
@@ -434,9 +434,9 @@ def test_retrying_runs_show_time_and_reason(path: Path) -> None:
 
 
 def test_sent_text_cannot_control_the_terminal(filled: Path) -> None:
-    with opened(filled) as log:
+    with opened(filled) as store:
         body = compact({"comment": {"content": "\x1b[2J\x9b1m\u202e\x7f né"}})
-        log.accept("\x1b[2J-id", body, (), "unhandled", "\x07", scope="\x1b]0;", repo="\x9b1m")
+        store.accept("\x1b[2J-id", body, (), "unhandled", "\x07", scope="\x1b]0;", repo="\x9b1m")
     words = [
         ("list",),
         ("show", "\x1b"),
@@ -459,14 +459,14 @@ def test_show_fits_80_columns_except_the_body(filled: Path) -> None:
 
 def test_long_body_lines_stay_whole(path: Path) -> None:
     text = "word " * 1000
-    with opened(path) as log:
-        log.accept("d1", compact({"comment": {"content": text}}), (), "unhandled")
+    with opened(path) as store:
+        store.accept("d1", compact({"comment": {"content": text}}), (), "unhandled")
     assert f'"content": "{text}"\n' in invoke(path, "show", "d1").stdout
 
 
 def test_dropped_body_is_reported(filled: Path) -> None:
-    with opened(filled, max_bytes=1) as log:
-        log.prune()
+    with opened(filled, max_bytes=1) as store:
+        store.prune()
     assert "deleted to free space" in invoke(filled, "show", "succeeded-1").stdout
     assert said(filled, "show", "succeeded-1")[0]["body"] is None
 
@@ -486,9 +486,9 @@ def test_unknown_id_is_a_usage_error(filled: Path, prefix: str, message: str) ->
 
 
 def test_whole_id_wins_over_longer_ids(path: Path) -> None:
-    with opened(path) as log:
+    with opened(path) as store:
         for name in ("d12", "d1", "d11"):
-            accept(log, name)
+            accept(store, name)
     assert said(path, "show", "d1")[0]["id"] == "d1"
 
 
@@ -502,8 +502,8 @@ def test_replay_follows_runs_to_their_end(path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     rows = [line.split() for line in done.stdout.splitlines() if line.strip()][2:]
     assert rows == [["succeeded", "retrain", "of-retrain"], ["succeeded", "stumble", "of-stumble"]]
-    log = SqliteStore(path)
-    states = {name: log.get(name).runs[0].attempts for name in ("of-retrain", "of-stumble")}
+    store = SqliteStore(path)
+    states = {name: store.get(name).runs[0].attempts for name in ("of-retrain", "of-stumble")}
     assert states == {"of-retrain": 2, "of-stumble": 3}
 
 
@@ -519,10 +519,10 @@ def test_failed_replay_sets_the_exit_code(path: Path) -> None:
 
 
 def test_many_runs_are_counted_instead_of_listed(path: Path) -> None:
-    with opened(path) as log:
+    with opened(path) as store:
         for number in range(30):
-            accept(log, f"d{number}", "retrain")
-            end(log, f"d{number}", retrain="failed")
+            accept(store, f"d{number}", "retrain")
+            end(store, f"d{number}", retrain="failed")
     with running_app(path):
         done = command(path, "replay", "--failed")
     assert done.returncode == 0
@@ -579,10 +579,10 @@ def test_filters_choose_deliveries_to_replay(
 def test_replay_of_many_pages_starts_with_the_oldest(path: Path) -> None:
     page = _replay._PAGE  # noqa: SLF001 - less than that would not show it
     names = [f"d{number}" for number in range(page + 5)]
-    with opened(path) as log, log.transaction():
+    with opened(path) as store, store.transaction():
         for name in names:
-            accept(log, name, "retrain")
-            end(log, name, retrain="failed")
+            accept(store, name, "retrain")
+            end(store, name, retrain="failed")
     assert [one["id"] for one in said(path, "replay", "--failed", "--dry-run")] == names
     done = invoke(path, "replay", "--failed", "--dry-run")
     assert len(done.stdout.splitlines()) == 104
@@ -593,10 +593,10 @@ def test_dropped_deliveries_are_reported_during_replay(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [f"d{number}" for number in range(7)]
-    with opened(path) as log:
+    with opened(path) as store:
         for name in names:
-            accept(log, name, "retrain")
-            end(log, name, retrain="failed")
+            accept(store, name, "retrain")
+            end(store, name, retrain="failed")
     monkeypatch.setattr(reads, "_PAGE_ROWS", 2)
     monkeypatch.setattr(prune, "CHUNK_ROWS", 2)
     monkeypatch.setattr(prune, "_IDS_OUTLIVE_BODIES", 0)
@@ -622,14 +622,14 @@ def test_replay_without_an_app_queues_for_its_start(path: Path) -> None:
     assert done.returncode == 0
     assert done.stderr == "no app is running: 1 run queued for its next start\n"
     assert "queued" in done.stdout
-    log = SqliteStore(path)
+    store = SqliteStore(path)
     with running_app(path) as app:
-        app.wait_until(lambda: log.get("of-retrain").state == "succeeded", "did not run it")
+        app.wait_until(lambda: store.get("of-retrain").state == "succeeded", "did not run it")
 
 
 def test_blocked_replay_has_a_reason(filled: Path) -> None:
-    with opened(filled, max_bytes=1) as log:
-        log.prune()
+    with opened(filled, max_bytes=1) as store:
+        store.prune()
     done = command(filled, "replay", "succeeded-1", "unhandled-1", "queued-1")
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
@@ -747,8 +747,8 @@ def test_an_export_is_named_after_the_event(
     filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with opened(filled) as log:
-        log.accept("a/../b", b"{}", (), "unhandled", scope="../x", action="y")
+    with opened(filled) as store:
+        store.accept("a/../b", b"{}", (), "unhandled", scope="../x", action="y")
     for name, expected in (
         ("failed-1", "discussion.comment.create.failed-1.json"),
         ("malformed-1", "malforme.json"),
@@ -780,18 +780,18 @@ def test_malformed_body_is_exported_unchanged(filled: Path) -> None:
 
 
 def test_dropped_body_cannot_be_exported(filled: Path) -> None:
-    with opened(filled, max_bytes=1) as log:
-        log.prune()
+    with opened(filled, max_bytes=1) as store:
+        store.prune()
     done = invoke(filled, "export", "succeeded-1")
     assert done.exit_code == 2
     assert "the body of `succeeded-1` was deleted" in Text.from_ansi(done.stderr).plain
 
 
 def test_export_error_escapes_control_characters(path: Path) -> None:
-    with opened(path) as log:
-        accept(log, "\x1b[2Jodd\x07")
-    with opened(path, max_bytes=1) as log:
-        log.prune()
+    with opened(path) as store:
+        accept(store, "\x1b[2Jodd\x07")
+    with opened(path, max_bytes=1) as store:
+        store.prune()
     done = invoke(path, "export", "\x1b")
     assert done.exit_code == 2
     assert "[2Jodd ` was deleted" in done.stderr
@@ -816,9 +816,9 @@ def test_prune_drops_old_bodies_and_keeps_unfinished_runs(filled: Path) -> None:
 
 
 def test_ids_outlive_bodies(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with opened(path) as log, monkeypatch.context() as patch:
+    with opened(path) as store, monkeypatch.context() as patch:
         patch.setattr(clock, "now", lambda: time.time() - 8 * DAY)
-        accept(log, "d1")
+        accept(store, "d1")
     assert " and 0 deliveries" in invoke(path, "prune", "--older-than", "2d").stdout
     assert [record["id"] for record in said(path, "list")] == ["d1"]
     assert " and 1 delivery" in invoke(path, "prune", "--older-than", "1h").stdout
@@ -830,8 +830,8 @@ def test_prune_requires_an_age(filled: Path) -> None:
 
 
 def test_stats_count_the_store(filled: Path) -> None:
-    with opened(filled) as log:
-        log.count_rejections(1, "secret wrong", 3)
+    with opened(filled) as store:
+        store.count_rejections(1, "secret wrong", 3)
     (stats,) = said(filled, "stats")
     assert stats.pop("unfinished_since") is not None
     assert stats.pop("body_bytes") > 0
@@ -906,8 +906,8 @@ def make_other(path: Path) -> None:
 
 
 def make_newer(path: Path) -> None:
-    with opened(path) as log:
-        accept(log, "succeeded-1")
+    with opened(path) as store:
+        accept(store, "succeeded-1")
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()

@@ -73,7 +73,7 @@ def works(event): ...
 
 @app.on_failure
 def tell(event, context, error):
-    with open("told", "a") as file:
+    with open("called", "a") as file:
         file.write(f"{context.handler} {context.attempt} {error}\\n")
 """
 
@@ -81,26 +81,26 @@ def tell(event, context, error):
 def test_handler_that_kills_the_process_finally_fails(
     tmp_path: Path,
 ) -> None:
-    log = SqliteStore(tmp_path / "hubhooks.db")
+    store = SqliteStore(tmp_path / "hubhooks.db")
     crashes = 0
     with started(tmp_path, script=ABORTS, environ=ON_DISK) as server:
         assert server.post("/", BODY, headers={"Webhook-Id": "d1"}).status_code == 202
         server.wait()
         crashes += 1
-    while not lines(tmp_path / "told"):
+    while not lines(tmp_path / "called"):
         with started(tmp_path, *UVICORN, script=ABORTS, prints="running on", environ=ON_DISK) as s:
-            s.wait_until(lambda s=s: s.is_over or bool(lines(tmp_path / "told")), "is stuck")
+            s.wait_until(lambda s=s: s.is_over or bool(lines(tmp_path / "called")), "is stuck")
             if s.is_over:
                 crashes += 1
                 continue
             other = compact(sample_json("repo.create"))
             assert s.post("/", other, headers={"Webhook-Id": "d2"}).status_code == 202
             s.wait_until(
-                lambda: log.stats().states == {"failed": 1, "succeeded": 1}, "does not run it"
+                lambda: store.stats().states == {"failed": 1, "succeeded": 1}, "does not run it"
             )
     assert crashes == 4
-    assert lines(tmp_path / "told") == ["aborts 4 the process died during this handler"]
-    record = log.get("d1")
+    assert lines(tmp_path / "called") == ["aborts 4 the process died during this handler"]
+    record = store.get("d1")
     assert record is not None
     assert (record.runs[0].attempts, record.runs[0].crashes) == (4, 4)
 
@@ -125,7 +125,7 @@ def tells(event, context):
 
 @pytest.mark.parametrize("clock", ["goes on", "is set back"])
 def test_second_process_takes_over_from_a_killed_leader(tmp_path: Path, clock: str) -> None:
-    log = SqliteStore(tmp_path / "hubhooks.db")
+    store = SqliteStore(tmp_path / "hubhooks.db")
     with ExitStack() as stack:
         servers = [
             stack.enter_context(started(tmp_path, script=TELLS_PID, environ=ON_DISK))
@@ -134,7 +134,9 @@ def test_second_process_takes_over_from_a_killed_leader(tmp_path: Path, clock: s
         for number in range(40):
             headers = {"Webhook-Id": f"d{number}"}
             assert servers[number % 2].post("/", BODY, headers=headers).status_code == 202
-        servers[0].wait_until(lambda: log.stats().states == {"succeeded": 40}, "does not run them")
+        servers[0].wait_until(
+            lambda: store.stats().states == {"succeeded": 40}, "does not run them"
+        )
         ran = [line.split() for line in lines(tmp_path / "ran")]
         assert Counter(name for name, _, _ in ran) == {f"d{number}": 1 for number in range(40)}
         (pid,) = {int(pid) for _, _, pid in ran}
@@ -146,9 +148,9 @@ def test_second_process_takes_over_from_a_killed_leader(tmp_path: Path, clock: s
         if clock == "is set back":
             (tmp_path / "set-back").touch()
         leader.kill()
-        other.wait_until(lambda: log.stats().states == {"succeeded": 41}, "does not take over")
+        other.wait_until(lambda: store.stats().states == {"succeeded": 41}, "does not take over")
         other.post("/", BODY, headers={"Webhook-Id": "last"})
-        other.wait_until(lambda: log.stats().states == {"succeeded": 42}, "does not go on")
+        other.wait_until(lambda: store.stats().states == {"succeeded": 42}, "does not go on")
     names = [line.split()[:2] for line in lines(tmp_path / "ran")]
     assert names[40:] == [["stuck", "1"], ["stuck", "2"], ["last", "1"]]
     assert {int(line.split()[2]) for line in lines(tmp_path / "ran")[41:]} == {other.pid}
@@ -206,17 +208,19 @@ def waits_too(event, context):
 def test_unfinished_run_runs_after_the_next_start(
     tmp_path: Path,
 ) -> None:
-    log = SqliteStore(tmp_path / "hubhooks.db")
+    store = SqliteStore(tmp_path / "hubhooks.db")
     with started(tmp_path, script=STOPS, environ=ON_DISK) as server:
         server.post("/", BODY, headers={"Webhook-Id": "d1"})
         server.wait_until(lambda: len(lines(tmp_path / "ran")) == 2, "does not start them")
         # After ten seconds it stops waiting.
         server.stop()
-        record = log.get("d1")
+        record = store.get("d1")
         assert record is not None
         assert {run.state for run in record.runs} == {"retrying"}
     with started(tmp_path, script=STOPS, environ=ON_DISK) as server:
-        server.wait_until(lambda: log.stats().states == {"succeeded": 1}, "does not run them again")
+        server.wait_until(
+            lambda: store.stats().states == {"succeeded": 1}, "does not run them again"
+        )
     assert sorted(lines(tmp_path / "ran")) == ["async 1", "async 2", "sync 1", "sync 2"]
 
 
@@ -474,30 +478,32 @@ def test_deliveries_without_id_are_all_different(serving: Any, post: Any) -> Non
 
 
 @pytest.fixture
-def died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Any, post: Any) -> Any:
+def serve_after_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Any, post: Any
+) -> Any:
     """Serve a log in which some runs of `matching` were interrupted, and others are queued."""
 
     @contextmanager
-    def died(
+    def serve_after_crash(
         hooks: Webhooks,
         *interrupted: str,
         queued: Sequence[str] = (),
         due_after: float = 0,
-        alone: float = 3600,
+        quarantine: float = 3600,
     ) -> Generator[Served]:
         monkeypatch.setattr(leadership, "_CRASH_BACKOFF_SECONDS", due_after)
-        monkeypatch.setattr(service, "DEFAULT_TIMEOUTS", Timeouts(quarantine=alone))
-        log = SqliteStore(tmp_path / "hubhooks.db")
-        log.open()
-        log.recover()
+        monkeypatch.setattr(service, "DEFAULT_TIMEOUTS", Timeouts(quarantine=quarantine))
+        store = SqliteStore(tmp_path / "hubhooks.db")
+        store.open()
+        store.recover()
         for delivery_id in (*interrupted, *queued):
-            log.accept(delivery_id, BODY, ["matching"])
-            assert delivery_id in queued or log.claim(delivery_id, "matching") is not None
-        log.close()
+            store.accept(delivery_id, BODY, ["matching"])
+            assert delivery_id in queued or store.claim(delivery_id, "matching") is not None
+        store.close()
         with serve(hooks) as port:
             yield Served(hooks, port, post)
 
-    return died
+    return serve_after_crash
 
 
 @pytest.fixture
@@ -505,7 +511,9 @@ def on_disk(tmp_path: Path) -> Webhooks:
     return Webhooks("moon", deliveries=tmp_path / "hubhooks.db")
 
 
-def test_crashed_runs_are_isolated_with_others_between_them(died: Any, on_disk: Webhooks) -> None:
+def test_crashed_runs_are_isolated_with_others_between_them(
+    serve_after_crash: Any, on_disk: Webhooks
+) -> None:
     release = threading.Event()
     ran: list[str] = []
 
@@ -514,7 +522,7 @@ def test_crashed_runs_are_isolated_with_others_between_them(died: Any, on_disk: 
         ran.append(context.id)
         assert release.wait(PATIENCE)
 
-    with died(on_disk, "i1", "i2", "i3", queued=["n1"]) as served:
+    with serve_after_crash(on_disk, "i1", "i2", "i3", queued=["n1"]) as served:
         try:
             wait_until(lambda: ran == ["i1"])
             served.send("n2")
@@ -525,12 +533,12 @@ def test_crashed_runs_are_isolated_with_others_between_them(died: Any, on_disk: 
     assert [ran[0], *sorted(ran[1:3]), *ran[3:]] == ["i1", "n1", "n2", "i2", "i3"]
 
 
-@pytest.mark.parametrize(("alone", "timeout"), [(0.05, None), (3600, 0.05)])
+@pytest.mark.parametrize(("quarantine", "timeout"), [(0.05, None), (3600, 0.05)])
 def test_isolation_of_a_hanging_crashed_run_ends(
-    died: Any,
+    serve_after_crash: Any,
     on_disk: Webhooks,
     logged: Callable[[], list[str]],
-    alone: float,
+    quarantine: float,
     timeout: float | None,
 ) -> None:
     release = threading.Event()
@@ -539,7 +547,7 @@ def test_isolation_of_a_hanging_crashed_run_ends(
     def matching(event: HubEvent, context: RunContext) -> None:
         assert context.id != "i1" or release.wait(PATIENCE)
 
-    with died(on_disk, "i1", alone=alone) as served:
+    with serve_after_crash(on_disk, "i1", quarantine=quarantine) as served:
         try:
             served.send("n1")
             served.wait_for("succeeded", "n1")
@@ -556,32 +564,34 @@ def test_isolation_of_a_hanging_crashed_run_ends(
     assert logged().count(what) == 1
 
 
-def test_crashed_run_starts_under_constant_load(died: Any, on_disk: Webhooks) -> None:
+def test_crashed_run_starts_under_constant_load(serve_after_crash: Any, on_disk: Webhooks) -> None:
     ran = threading.Event()
     # One ends when the next has come, so that there never is a moment at which nothing runs.
-    came = [threading.Event()]
+    arrivals = [threading.Event()]
 
     @on_disk.on(name="matching")
     def matching(event: HubEvent, context: RunContext) -> None:
         if context.id == "i1":
             ran.set()
         else:
-            assert came[int(context.id) + 1].wait(PATIENCE)
+            assert arrivals[int(context.id) + 1].wait(PATIENCE)
 
-    with died(on_disk, "i1", due_after=0.2) as served:
+    with serve_after_crash(on_disk, "i1", due_after=0.2) as served:
         deadline = time.monotonic() + PATIENCE
         try:
             while not ran.is_set():
                 assert time.monotonic() < deadline
-                came.append(threading.Event())
-                served.send(str(len(came) - 2))
-                came[-2].set()
+                arrivals.append(threading.Event())
+                served.send(str(len(arrivals) - 2))
+                arrivals[-2].set()
         finally:
-            came[-1].set()
+            arrivals[-1].set()
         wait_until(lambda: set(served.hooks.deliveries.stats().states) == {"succeeded"})
 
 
-def test_crashed_run_waits_a_limited_time_for_others(died: Any, on_disk: Webhooks) -> None:
+def test_crashed_run_waits_a_limited_time_for_others(
+    serve_after_crash: Any, on_disk: Webhooks
+) -> None:
     release, begun = threading.Event(), threading.Event()
 
     @on_disk.on(name="matching")
@@ -590,7 +600,7 @@ def test_crashed_run_waits_a_limited_time_for_others(died: Any, on_disk: Webhook
             begun.set()
             assert release.wait(PATIENCE)
 
-    with died(on_disk, "i1", due_after=0.2, alone=0.05) as served:
+    with serve_after_crash(on_disk, "i1", due_after=0.2, quarantine=0.05) as served:
         try:
             served.send("n1")
             assert begun.wait(PATIENCE)
@@ -607,7 +617,7 @@ def test_crashed_run_waits_a_limited_time_for_others(died: Any, on_disk: Webhook
 
 @pytest.mark.parametrize("is_async", [False, True])
 def test_failing_handler_is_retried_up_to_its_limit(serving: Any, is_async: bool) -> None:
-    told: list[tuple[str, int, str]] = []
+    called: list[tuple[str, int, str]] = []
     waits: list[int] = []
 
     def backoff(failures: int) -> float:
@@ -625,20 +635,20 @@ def test_failing_handler_is_retried_up_to_its_limit(serving: Any, is_async: bool
         hooks = served.hooks
         hooks.add(fails_too if is_async else fails, name="fails", retries=2, backoff=backoff)
         hooks.on_error(
-            lambda _, context, error: told.append(("error", context.attempt, f"{error}"))
+            lambda _, context, error: called.append(("error", context.attempt, f"{error}"))
         )
         hooks.on_failure(
-            lambda _, context, error: told.append(("failure", context.attempt, f"{error}"))
+            lambda _, context, error: called.append(("failure", context.attempt, f"{error}"))
         )
         served.send()
         served.wait_for("failed")
-        wait_until(lambda: len(told) == 4)
+        wait_until(lambda: len(called) == 4)
         (run,) = served.record().runs
         assert (run.attempts, run.error) == (3, "ValueError: no 3")
         served.send()
-        wait_until(lambda: len(told) == 8)
+        wait_until(lambda: len(called) == 8)
     assert waits == [1, 2, 1, 2]
-    assert sorted(told) == sorted(
+    assert sorted(called) == sorted(
         [("error", attempt, f"no {attempt}") for attempt in range(1, 7)]
         + [("failure", 3, "no 3"), ("failure", 6, "no 6")]
     )
@@ -944,14 +954,16 @@ def test_waiting_responses_do_not_poll_a_busy_store(
             await release.wait()
 
         worker.start()
-        worker.submit(AcceptedRuns(log.accept("d1", BODY, ["matching"]).id, ("matching",), change))
+        worker.submit(
+            AcceptedRuns(store.accept("d1", BODY, ["matching"]).id, ("matching",), change)
+        )
         answers = [asyncio.ensure_future(worker.wait_for("d1", PATIENCE)) for _ in range(20)]
-        await until(lambda: log.looks >= 20)
+        await until(lambda: store.looks >= 20)
         with other.transaction():
-            log.tries = 0
+            store.tries = 0
             release.set()
-            await until(lambda: log.looks >= 40)
-            assert log.tries == 1
+            await until(lambda: store.looks >= 40)
+            assert store.tries == 1
         clock[0] += 1
         records = await asyncio.gather(*answers)
         await worker.stop()
@@ -960,9 +972,9 @@ def test_waiting_responses_do_not_poll_a_busy_store(
     # Time stands still, so that it is not time to try again.
     clock = [0.0]
     change = event("repo.content.update")
-    log, other, router = Counting(tmp_path / "x.db"), SqliteStore(tmp_path / "x.db"), Router()
-    worker = WorkerService(router, log, clock=lambda: clock[0])
-    log.open()
+    store, other, router = Counting(tmp_path / "x.db"), SqliteStore(tmp_path / "x.db"), Router()
+    worker = WorkerService(router, store, clock=lambda: clock[0])
+    store.open()
     other.open()
     records = asyncio.run(asyncio.wait_for(serve(), PATIENCE))
     other.close()
@@ -1069,7 +1081,7 @@ def test_two_webhooks_do_not_share_a_store(tmp_path: Path) -> None:
 
 
 def test_waiting_requests_are_stored_in_one_batch(serve: Any, post: Any, tmp_path: Path) -> None:
-    came: list[int] = []
+    arrivals: list[int] = []
     sizes: list[int] = []
 
     class Counting(SqliteStore):
@@ -1093,7 +1105,7 @@ def test_waiting_requests_are_stored_in_one_batch(serve: Any, post: Any, tmp_pat
     async def app(scope: Any, receive: Any, send: Any) -> None:
         async def receive_and_count() -> Any:
             message = await receive()
-            came.append(1)
+            arrivals.append(1)
             return message
 
         await hooks(scope, receive_and_count if scope["type"] == "http" else receive, send)
@@ -1107,7 +1119,7 @@ def test_waiting_requests_are_stored_in_one_batch(serve: Any, post: Any, tmp_pat
             ]
             for sender in senders:
                 sender.start()
-            wait_until(lambda: len(came) == 20)
+            wait_until(lambda: len(arrivals) == 20)
             assert answers == []
         for sender in senders:
             sender.join(PATIENCE)

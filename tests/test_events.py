@@ -828,7 +828,7 @@ def test_a_part_outlives_its_event(name):
 # ---- match ------------------------------------------------------------------------------------
 
 
-def told(event: HubEvent) -> str:  # noqa: C901, PLR0911
+def describe(event: HubEvent) -> str:  # noqa: C901, PLR0911
     """Tell events apart as a handler may."""
     match event:
         case CommentEvent(is_opening_post=True, discussion=Discussion(is_pull_request=True)):
@@ -875,11 +875,11 @@ def told(event: HubEvent) -> str:  # noqa: C901, PLR0911
     ],
 )
 def test_match_distinguishes_event_classes(name, expected):
-    assert told(read(name)) == expected
+    assert describe(read(name)) == expected
 
 
 def test_unknown_event_matches_the_base_class(event):
-    assert told(event("repo.create", event__scope="org")) == "something on org"
+    assert describe(event("repo.create", event__scope="org")) == "something on org"
 
 
 # ---- updated files ----------------------------------------------------------------------------
@@ -1264,11 +1264,11 @@ def exercise(body: bytes | str) -> None:
     try:
         event = HubEvent.from_json(body)
     except PayloadError as error:
-        refusal = error
+        error_of = error
     else:
-        refusal = None
-    if refusal is not None:
-        assert is_one_line(str(refusal))
+        error_of = None
+    if error_of is not None:
+        assert is_one_line(str(error_of))
         return
     assert event.to_dict() == json.loads(event.to_json(), parse_int=whole)
     assert event.raw == (body.encode() if isinstance(body, str) else body)

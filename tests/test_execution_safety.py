@@ -131,7 +131,7 @@ every_break = pytest.mark.parametrize("kind", ["handler", "formatter", "filter",
 def test_logging_error_does_not_keep_a_run_unfinished(
     hooks: Webhooks, serve: Any, post: Any, kind: str, level: int
 ) -> None:
-    told: list[str] = []
+    called: list[str] = []
 
     @hooks.on(name="works")
     def works(event: HubEvent) -> None: ...
@@ -148,8 +148,8 @@ def test_logging_error_does_not_keep_a_run_unfinished(
         raise ValueError
 
     @hooks.on_failure
-    def tell(event: HubEvent, context: RunContext, error: BaseException) -> None:
-        told.append(f"{context.id} {context.handler}")
+    def record_hook(event: HubEvent, context: RunContext, error: BaseException) -> None:
+        called.append(f"{context.id} {context.handler}")
         raise ValueError
 
     ids = [f"d{number}" for number in range(20)]
@@ -164,7 +164,7 @@ def test_logging_error_does_not_keep_a_run_unfinished(
                 "fails": "failed",
                 "fails_async": "failed",
             }
-        wait_until(lambda: len(told) == 2 * len(ids), "hooks are not told")
+        wait_until(lambda: len(called) == 2 * len(ids), "hooks are not called")
 
 
 def _is_open(hooks: Webhooks, delivery_id: str) -> bool:
@@ -256,30 +256,30 @@ def test_store_error_with_logging_error_loses_nothing(
 
 def test_crashed_run_is_recovered_despite_a_logging_error(tmp_path: Path, serve: Any) -> None:
     path = tmp_path / "hubhooks.db"
-    log = SqliteStore(path, max_crashes=0)
-    log.open()
-    log.recover()
+    store = SqliteStore(path, max_crashes=0)
+    store.open()
+    store.recover()
     for delivery_id in ("d1", "d2"):
-        log.accept(delivery_id, BODY, ["matching"])
-        assert log.claim(delivery_id, "matching")
-    log.close()
+        store.accept(delivery_id, BODY, ["matching"])
+        assert store.claim(delivery_id, "matching")
+    store.close()
     hooks = Webhooks("moon", deliveries=path)
     hooks.store._max_crashes = 0  # type: ignore[attr-defined] # noqa: SLF001 - see there
-    told: list[str] = []
+    called: list[str] = []
     hooks.add(lambda event: None, name="matching")
-    hooks.on_failure(lambda event, context, error: told.append(context.id))
+    hooks.on_failure(lambda event, context, error: called.append(context.id))
     with broken_logging("handler", logging.INFO), serve(hooks, access_log=False):
-        wait_until(lambda: len(told) == 2, "hooks are not told")
-    assert {record.state for record in log.list()} == {"failed"}
+        wait_until(lambda: len(called) == 2, "hooks are not called")
+    assert {record.state for record in store.list()} == {"failed"}
 
 
 def test_log_record_names_the_logging_line(caplog: pytest.LogCaptureFixture) -> None:
-    log = SafeLogger("hubhooks")
-    log.warning("first %d", 1)
+    logger = SafeLogger("hubhooks")
+    logger.warning("first %d", 1)
     try:
         raise ValueError  # noqa: TRY301 - there has to be one
     except ValueError:
-        log.exception("second")
+        logger.exception("second")
     assert {record.funcName for record in caplog.records} == {
         "test_log_record_names_the_logging_line"
     }
@@ -404,14 +404,14 @@ def test_misbehaving_exception_still_ends_the_run(
         raise error
 
     hooks.add(fails_async if is_async else fails, name="fails", retries=retries, backoff=3000)
-    told: list[str] = []
-    hooks.on_error(lambda event, context, raised: told.append(context.id))
+    called: list[str] = []
+    hooks.on_error(lambda event, context, raised: called.append(context.id))
     with broken_logging("none", level), serve(hooks, access_log=False) as port:
         assert post(port, BODY)[0] == 202
         (run,) = ended(hooks).runs
         assert run.state == state
         assert run.error or state == "ignored"
-        wait_until(lambda: told == ([] if state == "ignored" else ["d1"]), "hooks are not told")
+        wait_until(lambda: called == ([] if state == "ignored" else ["d1"]), "hooks are not called")
 
 
 @pytest.mark.parametrize("raised", [ValueError("no"), SystemExit(1), KeyboardInterrupt()])
@@ -437,20 +437,20 @@ def test_ctrl_c_while_reading_an_exception_loses_no_run(
         def __str__(self) -> str:
             raise KeyboardInterrupt
 
-    router, log = Router(), SqliteStore(":memory:")
+    router, store = Router(), SqliteStore(":memory:")
     sample = event("repo.create")
 
     @router.on(name="ignores")
     def ignores(event: HubEvent) -> None:
         raise Interrupting
 
-    worker = WorkerService(router, log, inline=True)
+    worker = WorkerService(router, store, inline=True)
     worker.start()
-    verdict = log.accept("d1", sample.raw, ("ignores",))
+    result = store.accept("d1", sample.raw, ("ignores",))
     with pytest.raises(KeyboardInterrupt):
-        worker.submit(AcceptedRuns(verdict.id, verdict.handlers, sample))
+        worker.submit(AcceptedRuns(result.id, result.handlers, sample))
     asyncio.run(worker.stop())
-    assert log.list()[0].state == "ignored"
+    assert store.list()[0].state == "ignored"
 
 
 def test_exit_in_when_still_gets_a_response(hooks: Webhooks, serve: Any, post: Any) -> None:
@@ -493,9 +493,9 @@ def test_waiting_request_creates_no_task(
     looks: list[int] = []
     get = type(hooks.store).get
 
-    def count(log: Any, delivery_id: str) -> Any:
+    def count(instance: Any, delivery_id: str) -> Any:
         looks.append(1)
-        return get(log, delivery_id)
+        return get(instance, delivery_id)
 
     monkeypatch.setattr(type(hooks.store), "get", count)
     hooks.add(lambda event: release.wait(PATIENCE) and None, name="waits")
@@ -525,8 +525,8 @@ def test_cancelled_waiting_request_leaves_nothing(
     async def serve() -> None:
         async with hooks.lifespan(None):
             worker = hooks._worker  # noqa: SLF001 - there is no other way to wait for one
-            log = worker.store
-            log.accept("d1", BODY, ["waits"])
+            store = worker.store
+            store.accept("d1", BODY, ["waits"])
             waiting = asyncio.ensure_future(worker.wait_for("d1", PATIENCE))
             await asyncio.sleep(0)
             waiting.cancel()
@@ -604,24 +604,24 @@ def test_hooks_have_a_copy_of_their_run_context(
     async def fails_async(event: HubEvent) -> None:
         fails(event)
 
-    def tell(what: str, *_: object) -> None:
+    def record_hook(what: str, *_: object) -> None:
         contexts.note(what)
         seen_by.set(what)
 
     async def tell_async(what: str, *_: object) -> None:
-        tell(what)
+        record_hook(what)
 
-    told = tell_async if is_async else tell
+    called = tell_async if is_async else record_hook
     hooks = contexts.hooks
     hooks.add(fails_async if is_async else fails, "repo.content", name="fails")
-    hooks.on_error(functools.partial(told, "error"))
-    hooks.on_failure(functools.partial(told, "failure"))
-    hooks.on_unhandled(functools.partial(told, "unhandled"))
+    hooks.on_error(functools.partial(called, "error"))
+    hooks.on_failure(functools.partial(called, "failure"))
+    hooks.on_unhandled(functools.partial(called, "unhandled"))
     with serve(contexts) as port:
         for delivery_id in ("d1", "d2"):
             post(port, BODY, delivery_id)
         post(port, compact(sample_json("repo.create")), "d3")
-        wait_until(lambda: len(contexts.found) == 5, "hooks are not told")
+        wait_until(lambda: len(contexts.found) == 5, "hooks are not called")
     assert contexts.of("error") == contexts.of("failure") == ["run of d1", "run of d2"]
     assert contexts.of("unhandled") == ["d3"]
 
@@ -687,10 +687,10 @@ def test_runs_of_an_earlier_process_have_a_fresh_context(
     tmp_path: Path, serve: Any, post: Any
 ) -> None:
     path = tmp_path / "hubhooks.db"
-    log = SqliteStore(path)
-    log.open()
-    log.accept("d1", BODY, ["matching"])
-    log.close()
+    store = SqliteStore(path)
+    store.open()
+    store.accept("d1", BODY, ["matching"])
+    store.close()
     contexts = Contexts(Webhooks("moon", deliveries=path))
     contexts.hooks.add(lambda event: contexts.note("run"), name="matching")
     seen_by.set("the test")
@@ -777,7 +777,7 @@ def tell(event, context, error):
 def test_handler_returning_in_a_forked_child_ends_once(
     tmp_path: Path, how: str, code: int, loop: str, kind: str
 ) -> None:
-    log = SqliteStore(tmp_path / "hubhooks.db")
+    store = SqliteStore(tmp_path / "hubhooks.db")
     script = FORKS.replace("HOW", how)
     with started(tmp_path, script=script, environ={**ON_DISK, "LOOP": loop}) as server:
         for number in range(2):
@@ -788,9 +788,9 @@ def test_handler_returning_in_a_forked_child_ends_once(
                 lambda number=number: len(lines(tmp_path / "ran")) == 2 * number + 2, "is stuck"
             )
         state = "failed" if kind == "repo.create" else "succeeded"
-        server.wait_until(lambda: log.stats().states == {state: 2}, "does not record the runs")
+        server.wait_until(lambda: store.stats().states == {state: 2}, "does not record the runs")
     assert lines(tmp_path / "ran") == ["in the child", f"child ended with {code}"] * 2
-    assert [run.attempts for record in log.list() for run in record.runs] == [1, 1]
+    assert [run.attempts for record in store.list() for run in record.runs] == [1, 1]
 
 
 OUTLIVES = """
@@ -825,7 +825,7 @@ def test_forked_child_keeps_no_port_or_connections(tmp_path: Path, store: str | 
             server.wait()
             while client.recv(10_000):
                 pass
-        server.wait_until_it_is_deaf()
+        server.wait_until_closed()
         # The child is alive all the same.
         wait_until((tmp_path / "child").read_text)
         os.kill(int((tmp_path / "child").read_text()), 0)
@@ -897,7 +897,7 @@ thread.join()
 
 @needs_fork
 def test_forked_child_does_not_use_store_or_lock(tmp_path: Path) -> None:
-    log = SqliteStore(tmp_path / "hubhooks.db")
+    store = SqliteStore(tmp_path / "hubhooks.db")
     command = ("app.py", "{port}")
     with started(
         tmp_path, *command, script=BESIDE_THREADS, prints="all children ended", environ=ON_DISK
@@ -910,7 +910,7 @@ def test_forked_child_does_not_use_store_or_lock(tmp_path: Path) -> None:
         for number in range(3):
             headers = {"Webhook-Id": f"d{number}"}
             assert server.post("/", BODY, headers=headers).status_code == 202
-        server.wait_until(lambda: log.stats().states == {"succeeded": 3}, "does not run them")
+        server.wait_until(lambda: store.stats().states == {"succeeded": 3}, "does not run them")
         assert "removed or replaced" not in server.output()
 
 
@@ -1008,7 +1008,7 @@ def works(event, context):
     reason="gunicorn is not installed",
 )
 def test_forked_workers_serve_a_preloaded_app(tmp_path: Path) -> None:
-    log = SqliteStore(tmp_path / "hubhooks.db")
+    store = SqliteStore(tmp_path / "hubhooks.db")
     command = "-m gunicorn --preload -w 2 -k uvicorn_worker.UvicornWorker -b 127.0.0.1:{port}"
     with started(
         tmp_path, *command.split(), "app:app", script=PRELOADED, environ=ON_DISK
@@ -1017,7 +1017,7 @@ def test_forked_workers_serve_a_preloaded_app(tmp_path: Path) -> None:
         for number in range(20):
             headers = {"Webhook-Id": f"d{number}"}
             assert server.post("/", BODY, headers=headers).status_code == 202
-        server.wait_until(lambda: log.stats().states == {"succeeded": 20}, "does not run them")
+        server.wait_until(lambda: store.stats().states == {"succeeded": 20}, "does not run them")
         ran = [line.split() for line in lines(tmp_path / "ran")]
         assert len(ran) == 20
         assert {int(pid) for _, pid in ran}.isdisjoint({server.pid})

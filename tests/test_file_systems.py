@@ -61,14 +61,14 @@ def line(point: object, kind: str) -> str:
     return f"22 1 0:21 / {point} rw,relatime shared:1 - {kind} source rw"
 
 
-def refusal(path: Path, **options: Any) -> str:
+def open_error(path: Path, **options: Any) -> str:
     """Open a log, and return why that is refused; empty if it is not."""
-    log = SqliteStore(path, **options)
+    store = SqliteStore(path, **options)
     try:
-        log.open()
+        store.open()
     except ConfigError as error:
         return str(error)
-    log.close()
+    store.close()
     return ""
 
 
@@ -78,7 +78,7 @@ def test_local_file_system_is_accepted(
     tmp_path: Path, mount: Callable[..., None], kind: str
 ) -> None:
     mount(line("/", "nfs4"), line(tmp_path, kind))
-    assert refusal(tmp_path / "x.db") == ""
+    assert open_error(tmp_path / "x.db") == ""
 
 
 @needs_linux
@@ -87,12 +87,12 @@ def test_possibly_remote_file_system_is_rejected_with_advice(
     tmp_path: Path, mount: Callable[..., None], kind: str
 ) -> None:
     mount(line("/", "ext4"), line(tmp_path, kind))
-    message = refusal(tmp_path / "x.db")
+    message = open_error(tmp_path / "x.db")
     assert f"`{tmp_path}/x.db` is on a network file system ({kind})" in message
     assert "`allow_network=True`" in message
     assert "HUBHOOKS_ALLOW_NETWORK=1" in message
     assert not (tmp_path / "x.db").exists()
-    assert refusal(tmp_path / "x.db", allow_network=True) == ""
+    assert open_error(tmp_path / "x.db", allow_network=True) == ""
 
 
 @needs_linux
@@ -110,9 +110,9 @@ def test_malformed_mount_line_is_skipped(
     tmp_path: Path, mount: Callable[..., None], odd: str | bytes
 ) -> None:
     mount(odd, line("/", "ext4"), odd)
-    assert refusal(tmp_path / "x.db") == ""
+    assert open_error(tmp_path / "x.db") == ""
     mount(odd, line("/", "ext4"), odd, line(tmp_path, "nfs"), odd)
-    assert "network file system (nfs)" in refusal(tmp_path / "x.db")
+    assert "network file system (nfs)" in open_error(tmp_path / "x.db")
 
 
 @needs_linux
@@ -121,7 +121,7 @@ def test_unreadable_mounts_allow_every_path(
     tmp_path: Path, mount: Callable[..., None], content: bytes
 ) -> None:
     mount(content)
-    assert refusal(tmp_path / "x.db") == ""
+    assert open_error(tmp_path / "x.db") == ""
 
 
 @needs_linux
@@ -145,8 +145,8 @@ def test_mount_point_with_unusual_characters_is_found(
 ) -> None:
     (tmp_path / name).mkdir()
     mount(line("/", "ext4"), line(f"{tmp_path}/{written}", "nfs"))
-    assert "network file system (nfs)" in refusal(tmp_path / name / "x.db")
-    assert refusal(tmp_path / "x.db") == ""
+    assert "network file system (nfs)" in open_error(tmp_path / name / "x.db")
+    assert open_error(tmp_path / "x.db") == ""
 
 
 @needs_linux
@@ -157,17 +157,17 @@ def test_deepest_mount_decides(tmp_path: Path, mount: Callable[..., None]) -> No
     mount(
         line(f"{tmp_path}/data/inner", "ext4"), line(f"{tmp_path}/data", "nfs"), line("/", "ext4")
     )
-    assert "(nfs)" in refusal(tmp_path / "data" / "x.db")
-    assert refusal(tmp_path / "data" / "inner" / "x.db") == ""
-    assert refusal(tmp_path / "database" / "x.db") == ""
+    assert "(nfs)" in open_error(tmp_path / "data" / "x.db")
+    assert open_error(tmp_path / "data" / "inner" / "x.db") == ""
+    assert open_error(tmp_path / "database" / "x.db") == ""
 
 
 @needs_linux
 def test_later_mount_at_the_same_point_decides(tmp_path: Path, mount: Callable[..., None]) -> None:
     mount(line(tmp_path, "nfs"), line(tmp_path, "ext4"))
-    assert refusal(tmp_path / "x.db") == ""
+    assert open_error(tmp_path / "x.db") == ""
     mount(line(tmp_path, "ext4"), line(tmp_path, "nfs"))
-    assert "(nfs)" in refusal(tmp_path / "x.db")
+    assert "(nfs)" in open_error(tmp_path / "x.db")
 
 
 @needs_linux
@@ -178,19 +178,19 @@ def test_link_to_a_mount_is_followed(tmp_path: Path, mount: Callable[..., None])
     (tmp_path / "dangling.db").symlink_to("remote/x.db")
     mount(line("/", "ext4"), line(f"{tmp_path}/remote", "nfs"))
     for path in ("folder/x.db", "dangling.db"):
-        assert f"`{tmp_path}/remote/x.db` is on a network" in refusal(tmp_path / path)
+        assert f"`{tmp_path}/remote/x.db` is on a network" in open_error(tmp_path / path)
 
 
 @needs_linux
 def test_mounts_of_file_and_folder_both_count(tmp_path: Path, mount: Callable[..., None]) -> None:
     (tmp_path / "x.db").touch()
     mount(line("/", "ext4"), line(f"{tmp_path}/x.db", "nfs"))
-    assert "(nfs)" in refusal(tmp_path / "x.db")
+    assert "(nfs)" in open_error(tmp_path / "x.db")
     # The `-wal` file is in the folder.
     mount(line("/", "nfs"), line(f"{tmp_path}/x.db", "ext4"))
-    assert "(nfs)" in refusal(tmp_path / "x.db")
+    assert "(nfs)" in open_error(tmp_path / "x.db")
     mount(line("/", "ext4"), line(f"{tmp_path}/x.db", "xfs"))
-    assert refusal(tmp_path / "x.db") == ""
+    assert open_error(tmp_path / "x.db") == ""
 
 
 # ---- HUBHOOKS_ALLOW_NETWORK --------------------------------------------------------------------
@@ -198,12 +198,12 @@ def test_mounts_of_file_and_folder_both_count(tmp_path: Path, mount: Callable[..
 
 def opened_by(hooks: Webhooks) -> str:
     """Open the log of an app, and return why that is refused; empty if it is not."""
-    log = hooks.store
+    store = hooks.store
     try:
-        log.open()
+        store.open()
     except ConfigError as error:
         return str(error)
-    log.close()
+    store.close()
     return ""
 
 
@@ -327,10 +327,10 @@ def test_commands_in_a_removed_folder_are_errors(tmp_path: Path, words: list[str
 
 @needs_linux
 def test_commands_take_an_absolute_path_in_a_removed_folder(tmp_path: Path) -> None:
-    log = SqliteStore(tmp_path / "x.db")
-    log.open()
-    log.accept("d1", b"{}", ["a"])
-    log.close()
+    store = SqliteStore(tmp_path / "x.db")
+    store.open()
+    store.accept("d1", b"{}", ["a"])
+    store.close()
     file = ("--file", str(tmp_path / "x.db"))
     done = in_a_removed_folder(tmp_path, COMMAND, "deliveries", "list", *file)
     assert (done.returncode, done.stderr) == (0, "")
@@ -363,7 +363,7 @@ def test_circular_links_are_rejected(tmp_path: Path) -> None:
 @needs_linux
 def test_too_long_name_is_rejected(tmp_path: Path) -> None:
     for path in (tmp_path / ("x" * 300), Path("/" + "x/" * 3000 + "x.db")):
-        assert "cannot be created (file name too long)" in refusal(path)
+        assert "cannot be created (file name too long)" in open_error(path)
 
 
 @needs_linux
@@ -385,11 +385,11 @@ def test_other_file_types_are_rejected(tmp_path: Path, suffix: str) -> None:
 
 @needs_linux
 def test_device_and_socket_are_rejected_and_unchanged(tmp_path: Path) -> None:
-    assert "`/dev/null` is not a regular file" in refusal(Path("/dev/null"))
+    assert "`/dev/null` is not a regular file" in open_error(Path("/dev/null"))
     assert not Path("/dev/null-wal").exists()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "s"))
-        assert "is not a regular file" in refusal(tmp_path / "s")
+        assert "is not a regular file" in open_error(tmp_path / "s")
 
 
 @needs_linux

@@ -198,19 +198,19 @@ class Bot:
 
 def handle(function: Any, event: HubEvent, **options: Any) -> Run:
     """Run a handler on an event as a server does, to its end."""
-    router, log = Router(), SqliteStore(":memory:")
+    router, store = Router(), SqliteStore(":memory:")
     router.add(function, name="handler", **options)
-    worker = WorkerService(router, log)
+    worker = WorkerService(router, store)
 
     async def serve() -> None:
         worker.start()
-        work = AcceptedRuns("d1", ("handler",), event)
-        log.accept("d1", event.raw, ("handler",))
-        worker.submit(work)
+        accepted = AcceptedRuns("d1", ("handler",), event)
+        store.accept("d1", event.raw, ("handler",))
+        worker.submit(accepted)
         await worker.stop(PATIENCE)
 
     asyncio.run(serve())
-    record = log.get("d1")
+    record = store.get("d1")
     assert record is not None
     return record.run("handler")
 
@@ -290,14 +290,14 @@ def test_wrapped_async_function_runs_on_the_servers_loop(event: Event) -> None:
         async def handler(self, event: HubEvent) -> None:
             await note()
 
-    router, log = Router(), SqliteStore(":memory:")
+    router, store = Router(), SqliteStore(":memory:")
     router.add(Server().handler)
-    worker = WorkerService(router, log)
+    worker = WorkerService(router, store)
 
     async def serve() -> None:
         worker.start()
         (handler,) = router.match(event("repo.create"))
-        log.accept("d1", event("repo.create").raw, (handler.name,))
+        store.accept("d1", event("repo.create").raw, (handler.name,))
         worker.submit(AcceptedRuns("d1", (handler.name,), event("repo.create")))
         await worker.stop(PATIENCE)
         loops.append(asyncio.get_running_loop())
@@ -345,19 +345,19 @@ def test_wrapped_async_function_is_cancelled_when_the_server_stops(event: Event)
         is_waiting.set()
         await asyncio.Event().wait()
 
-    router, log = Router(), SqliteStore(":memory:")
+    router, store = Router(), SqliteStore(":memory:")
     router.add(wrapped(waits), name="handler")
-    worker = WorkerService(router, log)
+    worker = WorkerService(router, store)
 
     async def serve() -> None:
         worker.start()
-        log.accept("d1", event("repo.create").raw, ("handler",))
+        store.accept("d1", event("repo.create").raw, ("handler",))
         worker.submit(AcceptedRuns("d1", ("handler",), event("repo.create")))
         await asyncio.to_thread(is_waiting.wait, PATIENCE)
         await worker.stop(0)
 
     asyncio.run(serve())
-    record = log.get("d1")
+    record = store.get("d1")
     assert record is not None
     assert record.run("handler").state == "failed"
     assert "CancelledError" in record.run("handler").error
@@ -371,13 +371,13 @@ def test_coroutine_returned_after_the_stop_is_closed_and_recorded(event: Event) 
         may_return.wait(PATIENCE)
         return coroutine(event)
 
-    router, log = Router(), SqliteStore(":memory:")
+    router, store = Router(), SqliteStore(":memory:")
     router.add(returns_late, name="handler")
-    worker = WorkerService(router, log)
+    worker = WorkerService(router, store)
 
     async def serve() -> None:
         worker.start()
-        log.accept("d1", event("repo.create").raw, ("handler",))
+        store.accept("d1", event("repo.create").raw, ("handler",))
         worker.submit(AcceptedRuns("d1", ("handler",), event("repo.create")))
         await asyncio.to_thread(is_called.wait, PATIENCE)
         await worker.stop(0)
@@ -386,7 +386,7 @@ def test_coroutine_returned_after_the_stop_is_closed_and_recorded(event: Event) 
     may_return.set()
 
     def ended() -> bool:
-        record = log.get("d1")
+        record = store.get("d1")
         return record is not None and record.run("handler").state == "failed"
 
     wait_until(ended)

@@ -159,74 +159,74 @@ def test_long_name_matches_only_plain_patterns(event):
     router = Router()
     for pattern in ("me/*", "**", "me/a*a", "me/{a,b}*", "me/" + "a" * 5000):
         router.add(print, name=pattern, repo=pattern)
-    heard = [handler.name for handler in router.match(event)]
-    assert heard == ["**", "me/" + "a" * 5000]
+    matched = [handler.name for handler in router.match(event)]
+    assert matched == ["**", "me/" + "a" * 5000]
 
 
 @pytest.mark.parametrize(
-    ("count", "length", "is_heard"),
+    ("count", "length", "matches"),
     [(10_000, 100, False), (10_001, 1, True), (5_000, 1000, True)],
     ids=["longest list", "longer than the Hub's", "long paths"],
 )
-def test_path_filter_matches_if_files_are_not_compared(count, length, is_heard, event):
+def test_path_filter_matches_if_files_are_not_compared(count, length, matches, event):
     files = [{"path": "a" * length, "action": "delete"} for _ in range(count)]
     event = event("repo.content.update.bucket", updatedFiles=files)
     router = Router()
     router.add(print, "repo.content", path="data/*.csv")
-    assert bool(router.match(event)) == is_heard
+    assert bool(router.match(event)) == matches
     assert len(event.updated_files) == count
 
 
 def test_mention_is_searched_in_first_mebibyte(event):
     router = Router()
     router.add(print, "discussion.comment", mention="bot")
-    for before, is_heard in ((2**20 - 10, True), (2**20, False)):
+    for before, matches in ((2**20 - 10, True), (2**20, False)):
         event_ = event(DISCUSSION, comment__content=" " * before + "@bot")
-        assert bool(router.match(event_)) == is_heard
+        assert bool(router.match(event_)) == matches
 
 
 # ---- what is kept -----------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def log_in(kind, folder):
-    log = SqliteStore(":memory:" if kind == "memory" else folder / "hubhooks.db")
-    log.open()
+def opened_store(kind, folder):
+    store = SqliteStore(":memory:" if kind == "memory" else folder / "hubhooks.db")
+    store.open()
     try:
-        yield log
+        yield store
     finally:
-        log.close()
+        store.close()
 
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
 def test_stored_names_are_cut(kind, tmp_path):
     text = "a" * 100_000
-    with log_in(kind, tmp_path) as log:
-        log.accept("d1", b"{}", ["h"], scope=text, action=text, repo=text)
-        log.accept("d2", b"{}", ["h"], scope="repo", action="x" * 256, repo=None)
+    with opened_store(kind, tmp_path) as store:
+        store.accept("d1", b"{}", ["h"], scope=text, action=text, repo=text)
+        store.accept("d2", b"{}", ["h"], scope="repo", action="x" * 256, repo=None)
         cut = "a" * 253 + "..."
-        for record in (log.get("d1"), log.list()[1]):
+        for record in (store.get("d1"), store.list()[1]):
             assert (record.scope, record.action, record.repo) == (cut, cut, cut)
-        record = log.get("d2")
+        record = store.get("d2")
         assert (record.scope, record.action, record.repo) == ("repo", "x" * 256, None)
 
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
 def test_stored_error_is_cut(kind, tmp_path):
-    with log_in(kind, tmp_path) as log:
-        log.recover()
-        log.accept("d1", b"{}", ["h"])
-        delivery = log.claim("d1", "h")
+    with opened_store(kind, tmp_path) as store:
+        store.recover()
+        store.accept("d1", b"{}", ["h"])
+        delivery = store.claim("d1", "h")
         assert isinstance(delivery, RunContext)
-        log.finish_run(delivery, "ignored", "e" * 1_000_000, "t" * 999_999 + "!")
-        log.flush()
-        (run,) = log.get("d1").runs
+        store.finish_run(delivery, "ignored", "e" * 1_000_000, "t" * 999_999 + "!")
+        store.flush()
+        (run,) = store.get("d1").runs
         assert run.error == "e" * 4093 + "..."
         assert run.traceback == "t" * (64 * 1024 - 1) + "!"
 
 
-def receiver_of(router, log):
-    return Receiver(router, log, lambda: None, allow_unsigned=True)
+def receiver_of(router, store):
+    return Receiver(router, store, lambda: None, allow_unsigned=True)
 
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
@@ -236,12 +236,12 @@ def test_unhandled_delivery_stores_and_logs_little(kind, field, tmp_path, caplog
     router = Router()
     for number in range(300):
         router.add(print, "repo.config", name=f"handler-{number}", repo=["me/*", "you/*"])
-    with log_in(kind, tmp_path) as log:
-        receiver = receiver_of(router, log)
+    with opened_store(kind, tmp_path) as store:
+        receiver = receiver_of(router, store)
         answer = receiver.receive([(b"webhook-id", b"i" * 30_000)], long_body(field, 200_000))
         receiver.log_response(answer)
         assert answer.status == 200
-        record = log.get(log.list()[0].id)
+        record = store.get(store.list()[0].id)
     assert len(record.reason) < 20_000
     assert record.reason.endswith(" more handlers")
     assert max(map(len, (record.scope, record.action, record.repo, record.id))) <= 256
@@ -273,9 +273,9 @@ def test_group_key_of_a_long_name_is_short(option):
 
 
 def test_export_has_a_valid_file_name(tmp_path):
-    log = SqliteStore(":memory:")
-    log.accept("d1", b"{}", (), "unhandled", scope="s" * 300, action="é" * 300)
-    path = tmp_path / _file_name(log.get("d1"))
+    store = SqliteStore(":memory:")
+    store.accept("d1", b"{}", (), "unhandled", scope="s" * 300, action="é" * 300)
+    path = tmp_path / _file_name(store.get("d1"))
     path.write_bytes(b"{}")
     assert path.name.endswith("d1.json")
 

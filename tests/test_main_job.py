@@ -40,7 +40,7 @@ def send(port, *arguments):
 
 
 @pytest.fixture
-def heard(serve):
+def served(serve):
     """Serve an app whose one handler passes on what it gets."""
     hooks = Webhooks("moon")
     events: SimpleQueue[HubEvent] = SimpleQueue()
@@ -53,8 +53,8 @@ def heard(serve):
         yield port, events
 
 
-def test_every_sample_gets_a_response_and_runs(heard):
-    port, events = heard
+def test_every_sample_gets_a_response_and_runs(served):
+    port, events = served
     answers = send(port, "--all")
     assert [answer["sample"] for answer in answers] == sample_names()
     assert {answer["status"] for answer in answers} == {202}
@@ -66,13 +66,13 @@ def test_every_sample_gets_a_response_and_runs(heard):
 
 
 def keep_name():
-    return "heard.<locals>.keep"
+    return "served.<locals>.keep"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fragment", ["repo", "discussion", "comment"])
-def test_fragment_completed_into_an_event_is_handled(heard, tmp_path, fragment):
-    port, events = heard
+def test_fragment_completed_into_an_event_is_handled(served, tmp_path, fragment):
+    port, events = served
     whole = sample_json("discussion.comment.create.older")
     body = {"event": {"action": "create", "scope": "discussion.comment"}}
     body |= {part: whole[part] for part in ("repo", "discussion", "comment", "webhook")}
@@ -93,8 +93,8 @@ def test_fragment_completed_into_an_event_is_handled(heard, tmp_path, fragment):
     assert isinstance(event, CommentEvent) is (fragment == "comment")
 
 
-def test_body_of_version_1_is_stored_as_malformed(heard, tmp_path):
-    port, _ = heard
+def test_body_of_version_1_is_stored_as_malformed(served, tmp_path):
+    port, _ = served
     file = tmp_path / "body.json"
     file.write_text('{"update": "datasets/ada-labs/tide-gauges"}')
     (answer,) = send(port, "--file", str(file))

@@ -179,16 +179,16 @@ class Bot:
 def test_annotation_outside_the_scopes_is_rejected(
     router: Router, function: Any, scopes: tuple[Any, ...]
 ) -> None:
-    with pytest.raises(ConfigError, match=r"handler `x` takes `\w+: \w+") as refused:
+    with pytest.raises(ConfigError, match=r"handler `x` takes `\w+: \w+") as caught:
         router.add(function, *scopes, name="x")
     assert router.handler("x") is None
-    assert "Event`; write `" in str(refused.value)
+    assert "Event`; write `" in str(caught.value)
 
 
 def test_error_names_the_classes_of_the_scope(router: Router) -> None:
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         router.on("discussion")(of_content)
-    assert str(refused.value) == (
+    assert str(caught.value) == (
         "handler `of_content` takes `event: ContentEvent`, but `discussion` gives `CommentEvent` "
         "or `DiscussionEvent`; write `event: DiscussionEvent`"
     )
@@ -338,9 +338,9 @@ def with_error_first(error: Any, event: HubEvent, context: Any) -> None: ...
 def test_handler_with_swapped_parameters_is_rejected(
     router: Router, function: Any, names: str
 ) -> None:
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         router.add(function, "repo", name="x")
-    assert str(refused.value) == (
+    assert str(caught.value) == (
         f"handler `x` takes `{names}` in the wrong order; "
         "write `def handler(event)` or `def handler(event, context)`"
     )
@@ -372,11 +372,11 @@ def test_hook_with_swapped_parameters_is_rejected(router: Router) -> None:
     ],
 )
 def test_unknown_setting_suggests_the_right_one(name: str, hint: str) -> None:
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         Webhooks(**{name: "hidden"})  # type: ignore[arg-type]
-    assert str(refused.value).startswith(f"`{name}=` is not a setting of `Webhooks`; ")
-    assert hint in str(refused.value)
-    assert "hidden" not in str(refused.value)
+    assert str(caught.value).startswith(f"`{name}=` is not a setting of `Webhooks`; ")
+    assert hint in str(caught.value)
+    assert "hidden" not in str(caught.value)
 
 
 def test_unknown_setting_of_a_router_suggests_the_right_one() -> None:
@@ -396,9 +396,9 @@ def test_unknown_setting_of_a_router_suggests_the_right_one() -> None:
     ],
 )
 def test_unknown_criterion_suggests_the_right_one(router: Router, name: str, hint: str) -> None:
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         router.add(of_hub, **{name: "x"})  # type: ignore[arg-type]
-    assert str(refused.value) == f"`{name}=` is not a filter or an option; {hint}"
+    assert str(caught.value) == f"`{name}=` is not a filter or an option; {hint}"
 
 
 def test_include_router_replaces_include(router: Router) -> None:

@@ -85,9 +85,9 @@ def test_event_is_the_body_of_a_fastapi_endpoint(serve):
     with serve(app) as port, httpx.Client(trust_env=False) as client:
         url = f"http://127.0.0.1:{port}/comments"
         answer = client.post(url, content=compact(COMMENT))
-        refused = client.post(url, json=MOVE)
+        rejected = client.post(url, json=MOVE)
     assert (answer.status_code, answer.json()) == (200, COMMENT["comment"]["content"])
-    assert refused.status_code == 422
+    assert rejected.status_code == 422
     operation = app.openapi()["paths"]["/comments"]["post"]
     schema = operation["requestBody"]["content"]["application/json"]["schema"]
     assert schema["required"] == ["event"]

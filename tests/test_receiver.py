@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hubhooks._core import HubEvent
     from hubhooks._store.base import AcceptResult
 
-TABLE = json.loads((Path(__file__).parent / "fixtures" / "answers.json").read_text())
+TABLE = json.loads((Path(__file__).parent / "fixtures" / "responses.json").read_text())
 CASES = [{**TABLE["defaults"], **case} for case in TABLE["cases"]]
 SECRET_HEADER = [(b"x-webhook-secret", b"moon")]
 
@@ -50,14 +50,14 @@ def make(
     router = Router(ignore_authors=ignore_authors)
     for name, scope in handlers.items():
         router.add(matching, scope, name=name)
-    log = (FullDisk if disk_full else SqliteStore)(":memory:", on_replay=on_replay)
+    store = (FullDisk if disk_full else SqliteStore)(":memory:", on_replay=on_replay)
 
     def verifier() -> Verifier | None:
         return None if secret is None else Verifier(secret)
 
-    receiver = Receiver(router, log, verifier, max_body_size=5_000, **options)
+    receiver = Receiver(router, store, verifier, max_body_size=5_000, **options)
     receiver.is_stopping = stopping
-    return receiver, log, router
+    return receiver, store, router
 
 
 @pytest.fixture
@@ -67,29 +67,33 @@ def receiver() -> Receiver:
 
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
 def test_response_matches_the_table(case: dict[str, Any], body: Callable[..., bytes]) -> None:
-    receiver, log, router = make(**case["setup"])
+    receiver, store, router = make(**case["setup"])
     headers = [(name.encode(), value.encode()) for name, value in case["headers"]]
     content = case["text"].encode() if "text" in case else body(case["sample"])
 
     for earlier in case["before"]:
-        first = receiver if not earlier.get("deaf") else Receiver(Router(), log, lambda: None)
-        came = body(earlier["sample"]) if "sample" in earlier else content
-        answer = first.receive(headers, came)
+        first = (
+            receiver
+            if not earlier.get("without_handlers")
+            else Receiver(Router(), store, lambda: None)
+        )
+        received = body(earlier["sample"]) if "sample" in earlier else content
+        answer = first.receive(headers, received)
         assert answer.delivery_id is not None
         receiver.mark_acknowledged(answer.delivery_id, delivered=earlier["delivered"])
         for name, ending in earlier.get("ends", {}).items():
-            delivery = log.claim(answer.delivery_id, name)
+            delivery = store.claim(answer.delivery_id, name)
             assert delivery is not None
-            log.finish_run(delivery, ending)
+            store.finish_run(delivery, ending)
 
-    refused = receiver.precheck(case["method"], headers, case["query"].encode())
-    assert (refused is None) is case["reads"]
-    answer = refused or receiver.receive(headers, content, complete=case["complete"])
+    rejection = receiver.precheck(case["method"], headers, case["query"].encode())
+    assert (rejection is None) is case["reads"]
+    answer = rejection or receiver.receive(headers, content, complete=case["complete"])
 
     said = json.loads(answer.body)
     assert answer.status == case["status"]
     assert said == {
-        key: said[key] if value == "*" else value for key, value in case["said"].items()
+        key: said[key] if value == "*" else value for key, value in case["body"].items()
     }
     assert all(said.values())
     sent = dict(answer.headers)
@@ -106,24 +110,24 @@ def test_response_matches_the_table(case: dict[str, Any], body: Callable[..., by
             "handlers"
         ]
     if case["state"]:
-        record = log.get("d1")
+        record = store.get("d1")
         assert record is not None
         assert record.state == case["state"]
     elif answer.delivery_id is None:
-        assert log.list() == []
+        assert store.list() == []
 
 
 def test_response_table_has_every_case() -> None:
-    told = {(c["status"], c["said"]["status"], c["said"].get("reason", "")) for c in CASES}
-    told = {(http, status, "" if reason == "*" else reason) for http, status, reason in told}
-    assert told == {(spec.http, spec.status, spec.reason) for spec in RESPONSES.values()}
+    shown = {(c["status"], c["body"]["status"], c["body"].get("reason", "")) for c in CASES}
+    shown = {(http, status, "" if reason == "*" else reason) for http, status, reason in shown}
+    assert shown == {(spec.http, spec.status, spec.reason) for spec in RESPONSES.values()}
 
 
 def test_unhandled_delivery_is_stored_with_its_explanation(body: Callable[..., bytes]) -> None:
-    receiver, log, _ = make(secret="moon", handlers={"retrain": "repo.content"})
+    receiver, store, _ = make(secret="moon", handlers={"retrain": "repo.content"})
     answer = receiver.receive(SECRET_HEADER, body("repo.create"))
     assert answer.delivery_id is not None
-    record = log.get(answer.delivery_id)
+    record = store.get(answer.delivery_id)
     assert record is not None
     assert record.reason.startswith("`retrain` does not match: the scope is `repo`")
 
@@ -131,41 +135,41 @@ def test_unhandled_delivery_is_stored_with_its_explanation(body: Callable[..., b
 def test_only_unhandled_hooks_get_unhandled_events(
     body: Callable[..., bytes],
 ) -> None:
-    receiver, log, router = make(secret="moon", handlers={"retrain": "repo.content"})
+    receiver, store, router = make(secret="moon", handlers={"retrain": "repo.content"})
     assert receiver.receive([(b"webhook-id", b"d1")], body("repo.create")).accepted is None
 
     @router.on_unhandled
-    def tell(event: HubEvent) -> None: ...
+    def report(event: HubEvent) -> None: ...
 
     answer = receiver.receive([(b"webhook-id", b"d2")], body("repo.create"))
     assert (answer.status, json.loads(answer.body)["status"]) == (200, "unhandled")
     assert answer.accepted is not None
     assert (answer.accepted.delivery_id, answer.accepted.handlers) == ("d2", ())
     assert answer.accepted.event.raw == body("repo.create")
-    assert [record.state for record in log.list()] == ["unhandled"] * 2
-    unreadable = receiver.receive([(b"webhook-id", b"d3")], b"{")
+    assert [record.state for record in store.list()] == ["unhandled"] * 2
+    malformed = receiver.receive([(b"webhook-id", b"d3")], b"{")
     repeated = receiver.receive([(b"webhook-id", b"d4")], body("repo.content.update"))
-    assert unreadable.accepted is None
+    assert malformed.accepted is None
     assert repeated.accepted is not None
     assert repeated.accepted.handlers == ("retrain",)
     assert receiver.receive([(b"webhook-id", b"d4")], body("repo.content.update")).accepted is None
 
 
 def test_full_store_makes_the_hub_retry(body: Callable[..., bytes]) -> None:
-    router, log = Router(), SqliteStore(":memory:", limits=MemoryLimits(hold_bytes=1))
+    router, store = Router(), SqliteStore(":memory:", limits=MemoryLimits(hold_bytes=1))
     router.add(matching, "repo.content", name="retrain")
-    receiver = Receiver(router, log, lambda: None, allow_unsigned=True)
+    receiver = Receiver(router, store, lambda: None, allow_unsigned=True)
     answer = receiver.receive([], body("repo.content.update"))
     assert (answer.status, answer.delivery_id) == (503, None)
     assert b"could not be stored" in answer.body
-    assert log.list() == []
+    assert store.list() == []
 
 
 def test_ignored_delivery_is_stored_with_the_author(body: Callable[..., bytes]) -> None:
     author = "6409b816282dc50ee5b8f296"
-    receiver, log, _ = make(handlers={}, ignore_authors=author)
+    receiver, store, _ = make(handlers={}, ignore_authors=author)
     receiver.receive([(b"webhook-id", b"d1")], body("discussion.create"))
-    record = log.get("d1")
+    record = store.get("d1")
     assert record is not None
     assert record.reason == f"its author `{author}` is in `ignore_authors`"
 

@@ -25,7 +25,7 @@ HEADERS = {"authorization": f"Bearer {TOKEN}"}
 
 
 @pytest.fixture(params=["memory", "disk"])
-def log(request: Any, tmp_path: Path) -> Generator[DeliveryStore]:
+def store(request: Any, tmp_path: Path) -> Generator[DeliveryStore]:
     made = SqliteStore(":memory:" if request.param == "memory" else tmp_path / "hubhooks.db")
     made.open()
     made.recover()
@@ -33,17 +33,17 @@ def log(request: Any, tmp_path: Path) -> Generator[DeliveryStore]:
     made.close()
 
 
-def run(log: DeliveryStore, *handlers: str) -> None:
+def run(store: DeliveryStore, *handlers: str) -> None:
     """Run handlers of the delivery `d1` until they are done."""
     for handler in handlers:
-        run = log.claim("d1", handler)
+        run = store.claim("d1", handler)
         assert run is not None
-        log.finish_run(run, "succeeded")
-    log.flush()
+        store.finish_run(run, "succeeded")
+    store.flush()
 
 
-def states(log: DeliveryStore) -> list[tuple[str, str]]:
-    record = log.get("d1")
+def states(store: DeliveryStore) -> list[tuple[str, str]]:
+    record = store.get("d1")
     assert record is not None
     return [(run.handler, run.state) for run in record.runs]
 
@@ -61,42 +61,42 @@ def states(log: DeliveryStore) -> list[tuple[str, str]]:
     ],
 )
 def test_replay_queues_each_name_once_in_order(
-    log: DeliveryStore, named: Any, queued: tuple[str, ...]
+    store: DeliveryStore, named: Any, queued: tuple[str, ...]
 ) -> None:
-    log.accept("d1", b"{}", ["a", "b"])
-    run(log, "a", "b")
-    assert log.replay("d1", named) == queued
+    store.accept("d1", b"{}", ["a", "b"])
+    run(store, "a", "b")
+    assert store.replay("d1", named) == queued
     others = [(name, "succeeded") for name in ("a", "b") if name not in queued]
-    assert states(log) == others + [(name, "queued") for name in queued]
+    assert states(store) == others + [(name, "queued") for name in queued]
     # No second run of the same name is left over, which would keep the delivery unfinished.
-    run(log, *queued)
-    record = log.get("d1")
+    run(store, *queued)
+    record = store.get("d1")
     assert record is not None
     assert record.state == "succeeded"
 
 
-def test_replay_queues_many_names(log: DeliveryStore) -> None:
+def test_replay_queues_many_names(store: DeliveryStore) -> None:
     names = tuple(f"handler_{number}" for number in range(2_000))
-    log.accept("d1", b"{}", ["a"])
-    run(log, "a")
-    assert log.replay("d1", names * 2) == names
-    assert states(log) == [("a", "succeeded"), *((name, "queued") for name in names)]
+    store.accept("d1", b"{}", ["a"])
+    run(store, "a")
+    assert store.replay("d1", names * 2) == names
+    assert states(store) == [("a", "succeeded"), *((name, "queued") for name in names)]
 
 
 @pytest.mark.parametrize("named", [[""], ["a", ""], [None], [1], [b"a"], [["a"]], ["\ud800"]])
-def test_replay_rejects_an_unknown_handler(log: DeliveryStore, named: Any) -> None:
-    log.accept("d1", b"{}", ["a"])
-    run(log, "a")
+def test_replay_rejects_an_unknown_handler(store: DeliveryStore, named: Any) -> None:
+    store.accept("d1", b"{}", ["a"])
+    run(store, "a")
     with pytest.raises(ConfigError, match="is not a name of a handler"):
-        log.replay("d1", named)
-    assert states(log) == [("a", "succeeded")]
+        store.replay("d1", named)
+    assert states(store) == [("a", "succeeded")]
 
 
-def test_accept_queues_each_name_once_in_order(log: DeliveryStore) -> None:
-    assert log.accept("d1", b"{}", ["b", "a", "b"]).handlers == ("b", "a")
-    assert states(log) == [("b", "queued"), ("a", "queued")]
-    run(log, "a", "b")
-    record = log.get("d1")
+def test_accept_queues_each_name_once_in_order(store: DeliveryStore) -> None:
+    assert store.accept("d1", b"{}", ["b", "a", "b"]).handlers == ("b", "a")
+    assert states(store) == [("b", "queued"), ("a", "queued")]
+    run(store, "a", "b")
+    record = store.get("d1")
     assert record is not None
     assert record.state == "succeeded"
 
@@ -179,15 +179,15 @@ def is_done(hooks: Webhooks) -> bool:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """Make a log with one delivery, `d1-first`, that the handlers `a` and `b` are done with."""
-    log = SqliteStore(tmp_path / "hubhooks.db")
-    log.open()
-    log.recover()
-    log.accept("d1-first", b"{}", ["a", "b"])
+    store = SqliteStore(tmp_path / "hubhooks.db")
+    store.open()
+    store.recover()
+    store.accept("d1-first", b"{}", ["a", "b"])
     for handler in ("a", "b"):
-        run = log.claim("d1-first", handler)
+        run = store.claim("d1-first", handler)
         assert run is not None
-        log.finish_run(run, "succeeded")
-    log.close()
+        store.finish_run(run, "succeeded")
+    store.close()
     return tmp_path / "hubhooks.db"
 
 
@@ -231,7 +231,7 @@ def test_command_rejects_an_empty_id_or_name(path: Path, words: list[str], messa
     done = command(path, *words)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
-    log = SqliteStore(path)
-    record = log.get("d1-first")
+    store = SqliteStore(path)
+    record = store.get("d1-first")
     assert record is not None
     assert record.state == "succeeded"

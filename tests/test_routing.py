@@ -121,27 +121,27 @@ def needs_a_keyword(event: object, *, secret: object) -> None: ...
 def test_wrong_signature_is_rejected_with_the_right_one(
     router: Router, function: Any, has: str
 ) -> None:
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         router.on("repo")(function)
     name = function.__name__
-    assert str(refused.value) == (
+    assert str(caught.value) == (
         f"handler `{name}` has the wrong parameters `{has}`; "
         "write `def handler(event)` or `def handler(event, context)`"
     )
 
 
 def test_default_value_is_never_shown(router: Router) -> None:
-    def tells(a: object, b: object, c: object, token: str = "hf_x") -> None: ...
+    def report_error(a: object, b: object, c: object, token: str = "hf_x") -> None: ...
 
-    with pytest.raises(ConfigError) as refused:
-        router.add(tells)
-    assert "hf_x" not in str(refused.value)
+    with pytest.raises(ConfigError) as caught:
+        router.add(report_error)
+    assert "hf_x" not in str(caught.value)
 
 
 def test_unreadable_signature_is_rejected(router: Router) -> None:
     known: dict[str, str] = {}
-    refused = r"the parameters of handler `dict\.update` cannot be read"
-    with pytest.raises(ConfigError, match=refused):
+    caught = r"the parameters of handler `dict\.update` cannot be read"
+    with pytest.raises(ConfigError, match=caught):
         router.add(known.update)
 
 
@@ -154,13 +154,13 @@ def test_unbound_method_is_rejected(router: Router) -> None:
 
 
 def test_decorator_without_parentheses_is_rejected(router: Router) -> None:
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
 
         @router.on  # type: ignore[arg-type]
         def matching(event: HubEvent) -> None: ...
 
     here = "test_decorator_without_parentheses_is_rejected.<locals>.matching"
-    assert str(refused.value) == (
+    assert str(caught.value) == (
         f"`on` got the function `{here}` instead of a scope; write `@hooks.on()`, with parentheses"
     )
 
@@ -397,7 +397,7 @@ def test_raising_predicate_affects_only_its_handler(
 
 
 @pytest.mark.parametrize(
-    ("name", "is_heard"),
+    ("name", "matches"),
     [
         ("discussion.comment.create", True),
         ("discussion.create", True),
@@ -409,10 +409,10 @@ def test_raising_predicate_affects_only_its_handler(
     ],
 )
 def test_on_comment_matches_new_comments_and_opening_posts(
-    router: Router, event: Event, name: str, is_heard: bool
+    router: Router, event: Event, name: str, matches: bool
 ) -> None:
     router.on_comment()(takes_the_event)
-    assert names(router, event(name)) == ["takes_the_event"] * is_heard
+    assert names(router, event(name)) == ["takes_the_event"] * matches
 
 
 def test_on_comment_never_matches_a_hidden_comment(router: Router, event: Event) -> None:
@@ -629,19 +629,19 @@ def test_foreign_decorator_keeps_the_place_of_a_function(router: Router, event: 
 )
 def test_two_functions_of_one_name_are_an_error(router: Router, source: str) -> None:
     source = source.replace("{version}", "1")
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         run_script(source, {"router": router, "__name__": "app"})
-    assert "app.py:2" in str(refused.value)
-    assert str(refused.value).startswith("two handlers are named `")
-    assert str(refused.value).endswith("give one of them another name with `name=`")
+    assert "app.py:2" in str(caught.value)
+    assert str(caught.value).startswith("two handlers are named `")
+    assert str(caught.value).endswith("give one of them another name with `name=`")
 
 
 def test_duplicate_name_is_rejected_with_both_places(router: Router) -> None:
     run_script(SCRIPT.format(version=1), {"router": router, "__name__": "one"})
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         router.add(takes_the_event, name="matching")
     line = takes_the_event.__code__.co_firstlineno
-    assert f"named `matching`: app.py:2 and {__file__}:{line};" in str(refused.value)
+    assert f"named `matching`: app.py:2 and {__file__}:{line};" in str(caught.value)
 
 
 def test_two_objects_of_one_class_need_two_names(router: Router) -> None:
@@ -733,7 +733,7 @@ def test_included_hooks_come_after_own_hooks(router: Router) -> None:
 # ---- hooks ------------------------------------------------------------------------------------
 
 
-def tells(event: object, context: object, error: object) -> None: ...
+def report_error(event: object, context: object, error: object) -> None: ...
 
 
 def test_hooks_are_listed_by_kind_and_unchanged(router: Router) -> None:
@@ -744,15 +744,15 @@ def test_hooks_are_listed_by_kind_and_unchanged(router: Router) -> None:
     assert not router.has_unhandled_hook
     assert router.on_unhandled(takes_the_event) is takes_the_event
     assert router.has_unhandled_hook
-    assert router.on_error(tells) is tells
+    assert router.on_error(report_error) is report_error
     router.on_error(bot.report)
     router.on_error(bot.report)
-    router.on_failure(tells)
+    router.on_failure(report_error)
     assert [hook.function for hook in router.hooks_for("unhandled")] == [takes_the_event]
     errors = router.hooks_for("error")
-    assert [hook.function for hook in errors] == [tells, bot.report]
+    assert [hook.function for hook in errors] == [report_error, bot.report]
     assert [hook.is_async for hook in errors] == [False, True]
-    assert [hook.function for hook in router.hooks_for("failure")] == [tells]
+    assert [hook.function for hook in router.hooks_for("failure")] == [report_error]
 
 
 def test_hooks_may_share_a_name(router: Router) -> None:
@@ -765,23 +765,23 @@ def test_hooks_may_share_a_name(router: Router) -> None:
 
 
 @pytest.mark.parametrize(
-    ("occasion", "function", "says"),
+    ("occasion", "function", "message"),
     [
         ("error", takes_the_event, "hook `takes_the_event` has the wrong parameters `(event)`"),
         ("error", takes_the_event, "; write `def hook(event, context, error)`"),
         ("failure", takes_nothing, "`on_failure` hook `takes_nothing` has the wrong parameters"),
-        ("unhandled", tells, "has the wrong parameters `(event, context, error)`; write "),
-        ("unhandled", tells, "write `def hook(event)`"),
+        ("unhandled", report_error, "has the wrong parameters `(event, context, error)`; write "),
+        ("unhandled", report_error, "write `def hook(event)`"),
         ("error", 3, "an `on_error` hook must be a function, not int"),
         ("unhandled", {}.update, "the parameters of `on_unhandled` hook `dict.update` cannot be"),
     ],
 )
 def test_wrong_signature_of_a_hook_is_rejected(
-    router: Router, occasion: str, function: Any, says: str
+    router: Router, occasion: str, function: Any, message: str
 ) -> None:
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         getattr(router, f"on_{occasion}")(function)
-    assert says in str(refused.value)
+    assert message in str(caught.value)
     assert not router.hooks_for("error")
     assert not router.has_unhandled_hook
 
@@ -809,7 +809,7 @@ router.on_error(lambda event, context, error: -{version})
 """
     namespace = {"router": router, "__name__": "__main__"}
     run_script(script.format(version=1), namespace)
-    router.on_error(tells)
+    router.on_error(report_error)
     run_script("# edited\n" + script.format(version=2), namespace)
     results = [hook.function(None, None, None) for hook in router.hooks_for("error")]
     assert results == [None, 2, -2]
@@ -836,11 +836,11 @@ router.on_error(lambda event, context, error: -{version})
 )
 def test_invalid_run_options_are_rejected(options: dict[str, Any], right: str) -> None:
     router = Router()
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         router.add(lambda event: None, name="matching", **options)
     ((name, value),) = options.items()
     what = f"`{name}={value!r}` of handler `matching` is not possible"
-    assert str(refused.value) == f"{what}; write {right}"
+    assert str(caught.value) == f"{what}; write {right}"
     assert router.handler("matching") is None
 
 
@@ -879,9 +879,9 @@ def test_conflicting_run_options_are_rejected() -> None:
     def matching(event: HubEvent) -> None: ...
 
     router.add(matching, "repo", name="matching", retries=1)
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         router.add(matching, "discussion", name="matching", retries=2)
-    assert str(refused.value) == (
+    assert str(caught.value) == (
         "handler `matching` has `retries=1` and `retries=2`: write the option in only one of its "
         "decorators"
     )

@@ -33,15 +33,15 @@ class Bench:
     def __init__(self, event: HubEvent, **options: Any) -> None:
         self.event = event
         self.router = Router()
-        self.log = SqliteStore(":memory:")
-        self.worker = WorkerService(self.router, self.log, **options)
+        self.store = SqliteStore(":memory:")
+        self.worker = WorkerService(self.router, self.store, **options)
         self.on = self.router.on
 
     def submit(self, delivery_id: str = "d1", *handlers: str) -> None:
         self.worker.start()
         names = handlers or tuple(h.name for h in self.router.match(self.event))
-        verdict = self.log.accept(delivery_id, self.event.raw, names)
-        self.worker.submit(AcceptedRuns(verdict.id, verdict.handlers, self.event))
+        result = self.store.accept(delivery_id, self.event.raw, names)
+        self.worker.submit(AcceptedRuns(result.id, result.handlers, self.event))
 
     def run(self, *delivery_ids: str, drain: float = PATIENCE) -> Delivery:
         """Run deliveries to their end, on a loop of their own."""
@@ -55,7 +55,7 @@ class Bench:
         return self.record()
 
     def record(self, delivery_id: str = "d1") -> Delivery:
-        record = self.log.get(delivery_id)
+        record = self.store.get(delivery_id)
         assert record is not None
         return record
 
@@ -327,7 +327,7 @@ def test_wake_during_a_tick_is_not_lost(bench: Bench) -> None:
         loop.call_soon_threadsafe = overtaken  # type: ignore[method-assign, assignment]
         await wake()
         loop.call_soon_threadsafe = call_soon  # type: ignore[method-assign]
-        bench.log.accept("d1", bench.event.raw, ("runs",))
+        bench.store.accept("d1", bench.event.raw, ("runs",))
         await wake()
         while not ran:
             await asyncio.sleep(0)
@@ -338,17 +338,17 @@ def test_wake_during_a_tick_is_not_lost(bench: Bench) -> None:
 
 def test_number_of_parallel_sync_handlers_is_limited(one_thread: Bench) -> None:
     seen: list[threading.Thread] = []
-    all_came = threading.Event()
+    all_started = threading.Event()
 
     @one_thread.on(name="matching")
     def matching(event: HubEvent) -> None:
-        assert all_came.wait(PATIENCE)
+        assert all_started.wait(PATIENCE)
         seen.append(threading.current_thread())
 
     async def serve() -> None:
         for delivery_id in ("d1", "d2", "d3"):
             one_thread.submit(delivery_id)
-        all_came.set()
+        all_started.set()
         await one_thread.worker.stop(PATIENCE)
 
     asyncio.run(serve())
@@ -384,7 +384,7 @@ def test_thread_is_reused_and_ends_with_the_worker(bench: Bench) -> None:
 @pytest.mark.parametrize("is_async", [False, True])
 def test_error_hooks_are_called_after_a_failure(bench: Bench, is_async: bool) -> None:
     error = ValueError("too low")
-    told: list[tuple[str, tuple[Any, ...], bool]] = []
+    called: list[tuple[str, tuple[Any, ...], bool]] = []
 
     def fails(event: HubEvent) -> None:
         raise error
@@ -394,19 +394,19 @@ def test_error_hooks_are_called_after_a_failure(bench: Bench, is_async: bool) ->
 
     @bench.router.on_error
     def on_error(*arguments: Any) -> None:
-        told.append(("error", arguments, threading.current_thread() is threading.main_thread()))
+        called.append(("error", arguments, threading.current_thread() is threading.main_thread()))
 
     @bench.router.on_failure
     async def on_failure(*arguments: Any) -> None:
-        told.append(("failure", arguments, threading.current_thread() is threading.main_thread()))
+        called.append(("failure", arguments, threading.current_thread() is threading.main_thread()))
 
     bench.router.add(fails_too if is_async else fails, name="fails")
     assert bench.run().state == "failed"
-    assert sorted((occasion, on_loop) for occasion, _, on_loop in told) == [
+    assert sorted((occasion, on_loop) for occasion, _, on_loop in called) == [
         ("error", False),
         ("failure", True),
     ]
-    for _, (event, context, raised), _ in told:
+    for _, (event, context, raised), _ in called:
         assert event is bench.event
         assert (context.id, context.handler, context.attempt) == ("d1", "fails", 1)
         assert raised is error
@@ -424,15 +424,15 @@ def test_error_hooks_are_not_called_without_a_failure(bench: Bench, is_async: bo
     async def ignores_too(event: HubEvent) -> None:
         raise Ignore
 
-    told: list[object] = []
-    bench.router.on_error(lambda *arguments: told.append(arguments))
-    bench.router.on_failure(lambda *arguments: told.append(arguments))
-    bench.router.on_unhandled(told.append)
+    called: list[object] = []
+    bench.router.on_error(lambda *arguments: called.append(arguments))
+    bench.router.on_failure(lambda *arguments: called.append(arguments))
+    bench.router.on_unhandled(called.append)
     bench.router.add(works_too if is_async else works)
     bench.router.add(ignores_too if is_async else ignores)
     bench.run()
     assert sorted(bench.states().values()) == ["ignored", "succeeded"]
-    assert told == []
+    assert called == []
 
 
 def test_failure_is_stored_before_a_hook_is_called(bench: Bench) -> None:
@@ -452,7 +452,7 @@ def test_failure_is_stored_before_a_hook_is_called(bench: Bench) -> None:
 
 
 def test_failing_hook_affects_no_other_hook(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    told: list[str] = []
+    called: list[str] = []
 
     @bench.on(name="fails")
     def fails(event: HubEvent) -> None:
@@ -472,10 +472,10 @@ def test_failing_hook_affects_no_other_hook(bench: Bench, caplog: pytest.LogCapt
 
     @bench.router.on_error
     def whole(event: HubEvent, context: RunContext, error: BaseException) -> None:
-        told.append(context.id)
+        called.append(context.id)
 
     bench.run("d1", "d2")
-    assert sorted(told) == ["d1", "d2"]
+    assert sorted(called) == ["d1", "d2"]
     complaints = {r.getMessage(): r.exc_info and r.exc_info[0] for r in caplog.records}
     here = "test_failing_hook_affects_no_other_hook.<locals>."
     assert complaints == {
@@ -513,15 +513,15 @@ def test_a_blocking_hook_delays_no_other(bench: Bench) -> None:
 
 
 def test_unhandled_hooks_are_called_without_handlers(bench: Bench) -> None:
-    told: list[tuple[object, bool]] = []
+    called: list[tuple[object, bool]] = []
 
     @bench.router.on_unhandled
     def tells(event: HubEvent) -> None:
-        told.append((event, threading.current_thread() is threading.main_thread()))
+        called.append((event, threading.current_thread() is threading.main_thread()))
 
     @bench.router.on_unhandled
     async def tells_too(event: HubEvent) -> None:
-        told.append((event, threading.current_thread() is threading.main_thread()))
+        called.append((event, threading.current_thread() is threading.main_thread()))
 
     bench.router.on_error(lambda *_: pytest.fail("nothing failed"))
 
@@ -530,7 +530,7 @@ def test_unhandled_hooks_are_called_without_handlers(bench: Bench) -> None:
         await bench.worker.stop(PATIENCE)
 
     asyncio.run(serve())
-    assert sorted(told, key=str) == sorted([(bench.event, False), (bench.event, True)], key=str)
+    assert sorted(called, key=str) == sorted([(bench.event, False), (bench.event, True)], key=str)
 
 
 def test_shutdown_waits_for_hooks_then_cancels_them(
@@ -543,10 +543,10 @@ def test_shutdown_waits_for_hooks_then_cancels_them(
         await asyncio.Event().wait()
 
     @bench.router.on_failure
-    async def told_at_the_end(event: HubEvent, context: RunContext, error: BaseException) -> None:
+    async def reports(event: HubEvent, context: RunContext, error: BaseException) -> None:
         assert isinstance(error, asyncio.CancelledError)
         await asyncio.sleep(0)
-        ended.append("told")
+        ended.append("reported")
 
     @bench.router.on_failure
     async def stays_too(event: HubEvent, context: RunContext, error: BaseException) -> None:
@@ -566,7 +566,7 @@ def test_shutdown_waits_for_hooks_then_cancels_them(
         bench.submit()
         bench.worker.submit(AcceptedRuns("d2", (), bench.event))
         await bench.worker.stop(0.01)
-        assert sorted(ended) == ["cancelled", "cancelled, too", "told"]
+        assert sorted(ended) == ["cancelled", "cancelled, too", "reported"]
 
     asyncio.run(serve())
     assert [line for line in logged() if "`on_unhandled` hook" in line]
@@ -577,7 +577,7 @@ def test_hook_is_called_for_a_handler_that_outlives_shutdown(
     logged: Callable[[], list[str]],
     wait_for_threads: Callable[[], list[threading.Thread]],
 ) -> None:
-    begun, release, told = threading.Event(), threading.Event(), threading.Event()
+    begun, release, called = threading.Event(), threading.Event(), threading.Event()
 
     @bench.on(name="stuck")
     def stuck(event: HubEvent) -> None:
@@ -591,7 +591,7 @@ def test_hook_is_called_for_a_handler_that_outlives_shutdown(
 
     @bench.router.on_failure
     def reports(*arguments: object) -> None:
-        told.set()
+        called.set()
 
     async def serve() -> None:
         bench.submit()
@@ -600,7 +600,7 @@ def test_hook_is_called_for_a_handler_that_outlives_shutdown(
 
     asyncio.run(serve())
     release.set()
-    assert told.wait(PATIENCE)
+    assert called.wait(PATIENCE)
     assert bench.states() == {"stuck": "failed"}
     assert wait_for_threads() == []
     (line,) = [line for line in logged() if "has_no_loop_any_more" in line]
@@ -611,32 +611,32 @@ def test_hook_is_called_for_a_handler_that_outlives_shutdown(
 
 
 @pytest.fixture
-def own(event: Callable[..., HubEvent]) -> Bench:
+def dedicated(event: Callable[..., HubEvent]) -> Bench:
     return Bench(event("repo.content.update"), handler_loop="dedicated")
 
 
-def test_async_handlers_and_hooks_can_use_a_dedicated_loop(own: Bench) -> None:
+def test_async_handlers_and_hooks_can_use_a_dedicated_loop(dedicated: Bench) -> None:
     seen: dict[str, tuple[object, threading.Thread]] = {}
 
     def note(name: str) -> None:
         seen[name] = (asyncio.get_running_loop(), threading.current_thread())
 
-    @own.on(name="handler")
+    @dedicated.on(name="handler")
     async def fails(event: HubEvent) -> None:
         note("handler")
         raise ValueError
 
-    @own.on(name="sync")
+    @dedicated.on(name="sync")
     def fails_too(event: HubEvent) -> None:
         raise ValueError
 
-    @own.router.on_error
+    @dedicated.router.on_error
     async def on_error(event: HubEvent, context: RunContext, error: BaseException) -> None:
         note(f"after {context.handler}")
 
     async def serve() -> None:
-        own.submit()
-        await own.worker.stop(PATIENCE)
+        dedicated.submit()
+        await dedicated.worker.stop(PATIENCE)
         note("server")
 
     asyncio.run(serve())
@@ -648,37 +648,37 @@ def test_async_handlers_and_hooks_can_use_a_dedicated_loop(own: Bench) -> None:
     assert thread.daemon
 
 
-def test_blocking_handler_on_dedicated_loop_leaves_the_server_free(own: Bench) -> None:
+def test_blocking_handler_on_dedicated_loop_leaves_the_server_free(dedicated: Bench) -> None:
     release = threading.Event()
 
-    @own.on(name="blocks")
+    @dedicated.on(name="blocks")
     async def blocks(event: HubEvent) -> None:
         assert release.wait(PATIENCE)
 
     async def serve() -> None:
-        own.submit()
-        while own.states() != {"blocks": "running"}:
+        dedicated.submit()
+        while dedicated.states() != {"blocks": "running"}:
             await asyncio.sleep(0)
         release.set()
-        await own.worker.stop(PATIENCE)
+        await dedicated.worker.stop(PATIENCE)
 
     asyncio.run(serve())
-    assert own.states() == {"blocks": "succeeded"}
+    assert dedicated.states() == {"blocks": "succeeded"}
 
 
 def test_tasks_on_the_dedicated_loop_are_cancelled_at_shutdown(
-    own: Bench, wait_for_threads: Callable[[], list[threading.Thread]]
+    dedicated: Bench, wait_for_threads: Callable[[], list[threading.Thread]]
 ) -> None:
     cleaned_up: list[str] = []
 
-    @own.on(name="sleeps")
+    @dedicated.on(name="sleeps")
     async def sleeps(event: HubEvent) -> None:
         try:
             await asyncio.Event().wait()
         finally:
             cleaned_up.append("handler")
 
-    @own.on(name="leaves a task")
+    @dedicated.on(name="leaves a task")
     async def leaves(event: HubEvent) -> None:
         async def left_behind() -> None:
             try:
@@ -690,48 +690,48 @@ def test_tasks_on_the_dedicated_loop_are_cancelled_at_shutdown(
         await asyncio.sleep(0)
 
     left: list[asyncio.Task[None]] = []
-    own.run(drain=0.01)
-    assert own.states() == {"sleeps": "failed", "leaves a task": "succeeded"}
+    dedicated.run(drain=0.01)
+    assert dedicated.states() == {"sleeps": "failed", "leaves a task": "succeeded"}
     assert cleaned_up == ["handler", "task"]
     assert wait_for_threads() == []
 
 
 @pytest.mark.slow
 def test_blocked_dedicated_loop_does_not_block_shutdown(
-    own: Bench, wait_for_threads: Callable[[], list[threading.Thread]]
+    dedicated: Bench, wait_for_threads: Callable[[], list[threading.Thread]]
 ) -> None:
     begun, release = threading.Event(), threading.Event()
 
-    @own.on(name="blocks")
+    @dedicated.on(name="blocks")
     async def blocks(event: HubEvent) -> None:
         begun.set()
         assert release.wait(PATIENCE)
 
     async def serve() -> None:
-        own.submit()
+        dedicated.submit()
         assert begun.wait(PATIENCE)
-        await own.worker.stop(0.01)
-        assert own.states() == {"blocks": "running"}
+        await dedicated.worker.stop(0.01)
+        assert dedicated.states() == {"blocks": "running"}
 
     asyncio.run(serve())
-    own.router.add(lambda _: None, name="later")
+    dedicated.router.add(lambda _: None, name="later")
     # A later start is not held up by it, and it ends once it can.
-    own.submit("d2", "later")
-    asyncio.run(own.worker.stop(PATIENCE))
-    assert own.states("d2") == {"later": "succeeded"}
-    assert own.states() == {"blocks": "running"}
+    dedicated.submit("d2", "later")
+    asyncio.run(dedicated.worker.stop(PATIENCE))
+    assert dedicated.states("d2") == {"later": "succeeded"}
+    assert dedicated.states() == {"blocks": "running"}
     release.set()
     assert wait_for_threads() == []
 
 
-def test_dedicated_loop_survives_any_exception_of_a_handler(own: Bench) -> None:
-    @own.on(name="matching")
+def test_dedicated_loop_survives_any_exception_of_a_handler(dedicated: Bench) -> None:
+    @dedicated.on(name="matching")
     async def matching(event: HubEvent, context: RunContext) -> None:
         if context.id == "d1":
             raise KeyboardInterrupt
 
-    own.run("d1", "d2")
-    assert (own.record("d1").state, own.record("d2").state) == ("failed", "succeeded")
+    dedicated.run("d1", "d2")
+    assert (dedicated.record("d1").state, dedicated.record("d2").state) == ("failed", "succeeded")
 
 
 async def stop_the_loop() -> None:
@@ -758,7 +758,7 @@ async def cancel_all_others() -> None:
     [(stop_the_loop, "succeeded"), (exit_in_a_task, "succeeded"), (cancel_all_others, "failed")],
 )
 def test_dedicated_loop_survives_a_handler_that_stops_it(
-    own: Bench,
+    dedicated: Bench,
     stop: Callable[[], Awaitable[None]],
     other: str,
     wait_for_threads: Callable[[], list[threading.Thread]],
@@ -767,12 +767,12 @@ def test_dedicated_loop_survives_a_handler_that_stops_it(
     loops: list[object] = []
     stopped = threading.Event()
 
-    @own.on(name="waits")
+    @dedicated.on(name="waits")
     async def waits(event: HubEvent) -> None:
         while not stopped.is_set():
             await asyncio.sleep(0)
 
-    @own.on(name="stops")
+    @dedicated.on(name="stops")
     async def stops(event: HubEvent) -> None:
         loops.append(asyncio.get_running_loop())
         if not stopped.is_set():
@@ -782,18 +782,18 @@ def test_dedicated_loop_survives_a_handler_that_stops_it(
 
     async def serve() -> None:
         for delivery_id in ("d1", "d2"):
-            own.submit(delivery_id)
-            while own.record(delivery_id).is_open:
+            dedicated.submit(delivery_id)
+            while dedicated.record(delivery_id).is_open:
                 await asyncio.sleep(0)
-        await own.worker.stop(PATIENCE)
+        await dedicated.worker.stop(PATIENCE)
 
     asyncio.run(serve())
-    assert own.states("d1") == {"waits": other, "stops": "succeeded"}
-    assert own.states("d2") == {"waits": "succeeded", "stops": "succeeded"}
-    assert [run.attempts for run in own.record().runs] == [1, 1]
+    assert dedicated.states("d1") == {"waits": other, "stops": "succeeded"}
+    assert dedicated.states("d2") == {"waits": "succeeded", "stops": "succeeded"}
+    assert [run.attempts for run in dedicated.record().runs] == [1, 1]
     assert loops[0] is loops[1]
-    told = [line for line in logged() if line.startswith("a handler stopped the event loop")]
-    assert len(told) == (other == "succeeded")
+    called = [line for line in logged() if line.startswith("a handler stopped the event loop")]
+    assert len(called) == (other == "succeeded")
     assert wait_for_threads() == []
 
 
@@ -812,10 +812,10 @@ def test_preferred_loop_applies_only_without_a_choice(event: Callable[..., HubEv
 
 
 def test_unknown_loop_is_rejected(event: Callable[..., HubEvent]) -> None:
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         Bench(event("repo.create"), handler_loop="main")
     expected = '`handler_loop=\'main\'` is not a choice; write "server" or "dedicated"'
-    assert str(refused.value) == expected
+    assert str(caught.value) == expected
 
 
 def test_without_a_server_loop_async_handlers_use_a_dedicated_one(bench: Bench) -> None:
@@ -1000,7 +1000,7 @@ from hubhooks.models import AcceptedRuns
 from hubhooks.routing import Router
 from hubhooks._worker.service import WorkerService
 
-router, log, begun = Router(), SqliteStore(":memory:"), threading.Event()
+router, store, begun = Router(), SqliteStore(":memory:"), threading.Event()
 
 @router.on()
 def stuck(event):
@@ -1008,10 +1008,10 @@ def stuck(event):
     threading.Event().wait()
 
 async def serve():
-    worker = WorkerService(router, log)
+    worker = WorkerService(router, store)
     worker.start()
     event = HubEvent.from_json(compact(sample_json("repo.create")))
-    worker.submit(AcceptedRuns(log.accept("d1", event.raw, ["stuck"]).id, ("stuck",), event))
+    worker.submit(AcceptedRuns(store.accept("d1", event.raw, ["stuck"]).id, ("stuck",), event))
     assert begun.wait(30)
     await worker.stop(0.01)
 

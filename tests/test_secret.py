@@ -20,7 +20,7 @@ from hubhooks.fastapi import VerifiedEvent  # noqa: TC001 - FastAPI evaluates an
 OUTCOMES = {"missing": SecretMissingError, "mismatch": SecretMismatchError}
 
 
-def judge(call, outcome):
+def check(call, outcome):
     if outcome == "ok":
         assert call() is None
     else:
@@ -31,9 +31,9 @@ def judge(call, outcome):
 @cases("secrets", "value")
 def test_value_is_checked(row):
     verifier = Verifier(*row["secrets"])
-    judge(lambda: verifier.verify(row["value"]), row["outcome"])
+    check(lambda: verifier.verify(row["value"]), row["outcome"])
     if row["value"] is not None:
-        judge(lambda: verifier.verify(row["value"].encode()), row["outcome"])
+        check(lambda: verifier.verify(row["value"].encode()), row["outcome"])
 
 
 @cases("secrets", "headers")
@@ -41,16 +41,16 @@ def test_request_is_checked(row):
     verifier = Verifier(*row["secrets"])
     pairs = [(name.encode(), value.encode()) for name, value in row["headers"]]
     query = row.get("query")
-    judge(lambda: verifier.verify_request(pairs, query), row["outcome"])
+    check(lambda: verifier.verify_request(pairs, query), row["outcome"])
     raw_query = None if query is None else query.encode()
-    judge(lambda: verifier.verify_request(iter(pairs), raw_query), row["outcome"])
+    check(lambda: verifier.verify_request(iter(pairs), raw_query), row["outcome"])
     # ASGI says of a header that it is an iterable of two items.
-    judge(lambda: verifier.verify_request([list(pair) for pair in pairs], query), row["outcome"])
-    judge(lambda: verifier.verify_request(Headers(raw=pairs), query), row["outcome"])
+    check(lambda: verifier.verify_request([list(pair) for pair in pairs], query), row["outcome"])
+    check(lambda: verifier.verify_request(Headers(raw=pairs), query), row["outcome"])
     names = [name.lower() for name, _ in pairs]
     if len(set(names)) == len(names):
-        judge(lambda: verifier.verify_request(dict(pairs), query), row["outcome"])
-        judge(lambda: verifier.verify_request(dict(row["headers"]), query), row["outcome"])
+        check(lambda: verifier.verify_request(dict(pairs), query), row["outcome"])
+        check(lambda: verifier.verify_request(dict(row["headers"]), query), row["outcome"])
 
 
 @cases("secrets", "headers")
@@ -200,9 +200,9 @@ def test_log_explains_a_wrong_secret(path, serve, monkeypatch, logged):
         answer = httpx.post(f"http://127.0.0.1:{port}{path}", content=b"{}")
     assert answer.status_code == 503
     assert "line feed" not in answer.text
-    refused = [line for line in logged() if "503" in line]
-    assert len(refused) == 1
-    assert "has a line feed at character 3" in refused[0]
+    rejections = [line for line in logged() if "503" in line]
+    assert len(rejections) == 1
+    assert "has a line feed at character 3" in rejections[0]
 
 
 @pytest.mark.parametrize("secret", ["'", '"tide', "'tide\"", "ti'd'e"])

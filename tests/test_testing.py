@@ -454,14 +454,14 @@ def test_a_handler_that_did_not_run_is_explained(client: testing.TestClient) -> 
 
 
 def test_rejected_or_malformed_delivery_is_explained(client: testing.TestClient) -> None:
-    refused = client.send(testing.content(), secret="wrong")
+    rejected = client.send(testing.content(), secret="wrong")
     with pytest.raises(LookupError, match="`audit` did not run: rejected, the webhook secret is"):
-        refused["audit"]
-    unreadable = client.send(b"{")
+        rejected["audit"]
+    malformed = client.send(b"{")
     with pytest.raises(LookupError, match="`audit` did not run: malformed, "):
-        unreadable["audit"]
+        malformed["audit"]
     with pytest.raises(LookupError, match="there is no handler `x`; the body is malformed"):
-        unreadable["x"]
+        malformed["x"]
 
 
 def test_repr_of_a_result_is_complete(client: testing.TestClient) -> None:
@@ -471,8 +471,8 @@ def test_repr_of_a_result_is_complete(client: testing.TestClient) -> None:
     assert repr(failed) == (
         "<Result 202 accepted: <`audit` failed, raised ValueError('the tide is out')>>"
     )
-    refused = client.send(testing.content(), secret=None)
-    assert repr(refused) == "<Result 401 rejected: the webhook secret is missing>"
+    rejected = client.send(testing.content(), secret=None)
+    assert repr(rejected) == "<Result 401 rejected: the webhook secret is missing>"
 
 
 @pytest.mark.parametrize(("secret", "status"), [("wrong", 403), ("ü", 403), (None, 401)])
@@ -685,22 +685,22 @@ def test_a_cancelled_handler_does_not_cancel_the_test(is_async: bool) -> None:
 
 @pytest.mark.parametrize("is_async", [False, True])
 def test_send_waits_for_hooks(client: testing.TestClient, hooks: Webhooks, is_async: bool) -> None:
-    told: list[object] = []
+    called: list[object] = []
 
-    def tell(*arguments: object) -> None:
-        told.append([type(argument).__name__ for argument in arguments])
+    def record(*arguments: object) -> None:
+        called.append([type(argument).__name__ for argument in arguments])
 
-    async def tell_async(*arguments: object) -> None:
+    async def record_async(*arguments: object) -> None:
         for _ in range(100):
             await asyncio.sleep(0)
-        tell(*arguments)
+        record(*arguments)
 
     for register in (hooks.on_unhandled, hooks.on_error, hooks.on_failure):
-        register(tell_async if is_async else tell)
+        register(record_async if is_async else record)
     client.send("repo.create")
-    assert told == [["RepoEvent"]]
+    assert called == [["RepoEvent"]]
     client.send(testing.content(repo="me/bad"), raise_errors=False)
-    assert told[1:] == [["ContentEvent", "RunContext", "ValueError"]] * 2
+    assert called[1:] == [["ContentEvent", "RunContext", "ValueError"]] * 2
 
 
 def test_a_failing_hook_fails_the_test(client: testing.TestClient, hooks: Webhooks) -> None:

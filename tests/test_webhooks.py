@@ -196,8 +196,8 @@ def test_replays_can_be_skipped(ask: Any, content: bytes) -> None:
 def test_bot_does_not_reply_to_itself(ask: Any, body: Callable[..., bytes]) -> None:
     bot = "6a00000000000000000000b0"
     hooks = Webhooks(allow_unsigned=True, ignore_authors=[bot])
-    told: list[HubEvent] = []
-    hooks.on_unhandled(told.append)
+    called: list[HubEvent] = []
+    hooks.on_unhandled(called.append)
 
     @hooks.on_comment()
     def reply(event: CommentEvent) -> None: ...
@@ -205,7 +205,7 @@ def test_bot_does_not_reply_to_itself(ask: Any, body: Callable[..., bytes]) -> N
     own = body("discussion.comment.create", comment__author__id=bot)
     answer = asyncio.run(ask(hooks, own))
     assert (answer.status, answer.said["status"]) == (200, "ignored")
-    assert told == []
+    assert called == []
     assert hooks.explain(HubEvent.from_json(own)) == [
         f"no handler matches: its author `{bot}` is in `ignore_authors`"
     ]
@@ -230,7 +230,7 @@ def test_hooks_are_called_after_the_response(
 ) -> None:
     hooks = Webhooks("moon")
     answered = threading.Event()
-    told: list[tuple[str, str]] = []
+    called: list[tuple[str, str]] = []
 
     @hooks.on("repo.content", name="fails")
     def fails(event: ContentEvent) -> None:
@@ -239,18 +239,18 @@ def test_hooks_are_called_after_the_response(
     @hooks.on_unhandled
     def unhandled(event: HubEvent) -> None:
         assert answered.wait(PATIENCE)
-        told.append(("unhandled", event.scope))
+        called.append(("unhandled", event.scope))
 
     @hooks.on_failure
     async def failure(event: HubEvent, context: RunContext, error: BaseException) -> None:
-        told.append((context.handler, type(error).__name__))
+        called.append((context.handler, type(error).__name__))
 
     with serve(hooks) as port:
         assert post(port, body("repo.create"), "d1")[0] == 200
         assert post(port, body("repo.content.update"), "d2")[0] == 202
         assert post(port, b"{}", "d3")[0] == 202
         answered.set()
-    assert sorted(told) == [("fails", "ValueError"), ("unhandled", "repo")]
+    assert sorted(called) == [("fails", "ValueError"), ("unhandled", "repo")]
 
 
 @pytest.mark.parametrize("mounted", [False, True])

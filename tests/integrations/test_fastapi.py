@@ -206,8 +206,8 @@ def test_router_responds_at_exactly_its_path(app: Server, path: str, slash: str)
     assert app.post(path + slash, PUSH, secret="wrong").status_code == 403
     assert app.post(path + slash, PUSH, secret=None).status_code == 401
     for method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"):
-        refused = app.request(path + slash, method, secret=secret)
-        assert (refused.status_code, refused.headers["allow"]) == (405, "POST"), method
+        rejected = app.request(path + slash, method, secret=secret)
+        assert (rejected.status_code, rejected.headers["allow"]) == (405, "POST"), method
     assert app.post(f"{path}{slash}x", PUSH, secret=secret).status_code == 404
 
 
@@ -218,9 +218,9 @@ def test_query_secret_is_in_no_log_or_location(app: Server, path: str) -> None:
     assert app.post(f"{path}?secret=nearly", PUSH, secret=None).status_code == 403
     if path in EXACT:
         for at in (path, f"{path}/"):
-            refused = app.request(f"{at}?secret={secret}")
-            assert refused.status_code == 405
-            assert "location" not in refused.headers
+            rejected = app.request(f"{at}?secret={secret}")
+            assert rejected.status_code == 405
+            assert "location" not in rejected.headers
     output = app.wait_for(f'"POST {path} HTTP/1.1" 403')
     assert f"={secret}" not in output
     assert "nearly" not in output
@@ -233,9 +233,9 @@ def test_router_runs_the_handlers(app: Server) -> None:
 
 def test_middleware_cannot_change_later_responses(app: Server) -> None:
     for _ in range(3):
-        refused = app.post("/webhooks/hub", PUSH, secret="wrong")
-        assert refused.headers.get_list("x-tag") == ["one"]
-        assert refused.headers["x-stamp"] == "two"
+        rejected = app.post("/webhooks/hub", PUSH, secret="wrong")
+        assert rejected.headers.get_list("x-tag") == ["one"]
+        assert rejected.headers["x-stamp"] == "two"
 
 
 @pytest.mark.parametrize("slash", ["", "/"])

@@ -307,7 +307,7 @@ def test_own_routes_lifespan_and_middleware_are_kept(
     tmp_path: Path, launch: str, returns: str
 ) -> None:
     with running(tmp_path, APP + BLOCKS + OWN + launch, prints="mine begins") as app:
-        app.server.wait_until_it_listens()
+        app.server.wait_until_listening()
         app.server.wait_for(returns.format(port=app.server.port))
         for path in ("/mine", "/webhooks/mine"):
             assert app.server.request(path).text == "high"
@@ -496,7 +496,7 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
 
 
 def test_later_signals_wait_less_than_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    room = pytest.importorskip("hubhooks.gradio")
+    gradio = pytest.importorskip("hubhooks.gradio")
     waited: list[float] = []
     begun, release = threading.Event(), threading.Event()
 
@@ -505,14 +505,14 @@ def test_later_signals_wait_less_than_the_first(monkeypatch: pytest.MonkeyPatch)
         begun.set()
         release.wait(PATIENCE)
 
-    monkeypatch.setattr(room._DrainOnSignal, "_drain", drain)  # noqa: SLF001 - no server is needed here
-    heard = room._DrainOnSignal(None, 5.0, lambda *_: None)  # noqa: SLF001 - see above
-    first = threading.Thread(target=heard, args=(signal.SIGINT, None))
+    monkeypatch.setattr(gradio._DrainOnSignal, "_drain", drain)  # noqa: SLF001 - no server is needed here
+    on_signal = gradio._DrainOnSignal(None, 5.0, lambda *_: None)  # noqa: SLF001 - see above
+    first = threading.Thread(target=on_signal, args=(signal.SIGINT, None))
     first.start()
     try:
         assert begun.wait(PATIENCE)
-        heard(signal.SIGINT, None)
-        heard(signal.SIGINT, None)
+        on_signal(signal.SIGINT, None)
+        on_signal(signal.SIGINT, None)
         assert waited == [5, 0, 0]
     finally:
         release.set()

@@ -45,7 +45,7 @@ class Hostile(NamedTuple):
     headers: tuple[str, ...]
     body: str = "{delivery}"
     line: str = "POST / HTTP/1.1"
-    may_be_heard: bool = False
+    may_be_accepted: bool = False
     """Whether a server is free to take it for an honest delivery."""
     is_cut: bool = False
     """Whether the sender goes away without an answer."""
@@ -56,14 +56,14 @@ WHOLE = "{length:x}\r\n{delivery}\r\n0\r\n\r\n"
 SMUGGLED = f"POST / HTTP/1.1\r\nHost: x\r\n{RIGHT}\r\n{LENGTH}\r\n\r\n{{delivery}}"
 HOSTILE = {
     # Where does the body end? A proxy in front may see it otherwise than the server.
-    "a length and chunks": Hostile((RIGHT, LENGTH, CHUNKED), WHOLE, may_be_heard=True),
-    "chunks and a length": Hostile((RIGHT, CHUNKED, LENGTH), WHOLE, may_be_heard=True),
+    "a length and chunks": Hostile((RIGHT, LENGTH, CHUNKED), WHOLE, may_be_accepted=True),
+    "chunks and a length": Hostile((RIGHT, CHUNKED, LENGTH), WHOLE, may_be_accepted=True),
     "a length and chunks, wrong secret": Hostile((WRONG, LENGTH, CHUNKED), WHOLE),
     "chunks by another name": Hostile((RIGHT, "Transfer-Encoding: xchunked"), WHOLE),
-    "chunks twice": Hostile((RIGHT, CHUNKED, CHUNKED), WHOLE, may_be_heard=True),
+    "chunks twice": Hostile((RIGHT, CHUNKED, CHUNKED), WHOLE, may_be_accepted=True),
     "two lengths": Hostile((RIGHT, LENGTH, "Content-Length: 5")),
     "two lengths, the other way": Hostile((RIGHT, "Content-Length: 5", LENGTH)),
-    "the length twice": Hostile((RIGHT, LENGTH, LENGTH), may_be_heard=True),
+    "the length twice": Hostile((RIGHT, LENGTH, LENGTH), may_be_accepted=True),
     "a list of lengths": Hostile((RIGHT, "Content-Length: {length}, 5")),
     "a negative length": Hostile((RIGHT, "Content-Length: -1")),
     "a length with a sign": Hostile((RIGHT, "Content-Length: +{length}")),
@@ -77,15 +77,15 @@ HOSTILE = {
     "a chunk of 2^64": Hostile((RIGHT, CHUNKED), "10000000000000000\r\n{delivery}", is_cut=True),
     "a chunk longer than it says": Hostile((RIGHT, CHUNKED), "5\r\n{delivery}\r\n0\r\n\r\n"),
     "a secret behind the chunks": Hostile(
-        (CHUNKED,), "{length:x}\r\n{delivery}\r\n0\r\n" + RIGHT + "\r\n\r\n", may_be_heard=True
+        (CHUNKED,), "{length:x}\r\n{delivery}\r\n0\r\n" + RIGHT + "\r\n\r\n", may_be_accepted=True
     ),
     # Is the body another request? It has the right secret, which no attacker has.
     "a request in a refused body": Hostile((WRONG, "Content-Length: {smuggled}"), SMUGGLED),
     "a request behind an empty body": Hostile(
-        (WRONG, "Content-Length: 0"), SMUGGLED, may_be_heard=True
+        (WRONG, "Content-Length: 0"), SMUGGLED, may_be_accepted=True
     ),
     "a request behind chunks of none": Hostile(
-        (WRONG, CHUNKED), f"0\r\n\r\n{SMUGGLED}", may_be_heard=True
+        (WRONG, CHUNKED), f"0\r\n\r\n{SMUGGLED}", may_be_accepted=True
     ),
     # Which secret counts?
     "a wrong secret behind the right one": Hostile((RIGHT, WRONG, LENGTH)),
@@ -100,7 +100,7 @@ HOSTILE = {
     "a zero in the secret": Hostile((f"{RIGHT}\0", LENGTH)),
     "a control character in the secret": Hostile((f"X-Webhook-Secret: \x01{SECRET}", LENGTH)),
     "a lone line feed in the secret": Hostile(
-        (f"X-Webhook-Secret: sun\n{RIGHT}", LENGTH), may_be_heard=True
+        (f"X-Webhook-Secret: sun\n{RIGHT}", LENGTH), may_be_accepted=True
     ),
     "a lone carriage return in the secret": Hostile((f"X-Webhook-Secret: sun\r{RIGHT}", LENGTH)),
     "a secret of 60 kB": Hostile((f"{RIGHT}" + "n" * 60_000, LENGTH)),
@@ -109,10 +109,10 @@ HOSTILE = {
         (WRONG, LENGTH), line="POST /?secret=moon HTTP/1.1"
     ),
     # What else may break a server?
-    "two ids": Hostile((RIGHT, LENGTH, "Webhook-Id: a", "Webhook-Id: b"), may_be_heard=True),
-    "an id of 10 kB": Hostile((RIGHT, LENGTH, "Webhook-Id: " + "a" * 10_000), may_be_heard=True),
+    "two ids": Hostile((RIGHT, LENGTH, "Webhook-Id: a", "Webhook-Id: b"), may_be_accepted=True),
+    "an id of 10 kB": Hostile((RIGHT, LENGTH, "Webhook-Id: " + "a" * 10_000), may_be_accepted=True),
     "an id that is not text": Hostile(
-        (RIGHT, LENGTH, "Webhook-Id: \udcff\udcfe"), may_be_heard=True
+        (RIGHT, LENGTH, "Webhook-Id: \udcff\udcfe"), may_be_accepted=True
     ),
     "a thousand headers": Hostile((*(f"X-{at}: {at}" for at in range(1000)), WRONG, LENGTH)),
     "a path of 60 kB": Hostile((WRONG, LENGTH), line=f"POST /{'a' * 60_000} HTTP/1.1"),
@@ -198,8 +198,8 @@ def test_hostile_request_does_no_harm(server: Server, what: str) -> None:
             )
         status = None if hostile.is_cut else status_of(connection)
     assert status in {None, 202, 501} or status in range(400, 500)
-    assert hostile.may_be_heard or status != 202
-    assert_unharmed(server, without=None if hostile.may_be_heard else f"heard {repo}.")
+    assert hostile.may_be_accepted or status != 202
+    assert_unharmed(server, without=None if hostile.may_be_accepted else f"heard {repo}.")
 
 
 def test_slow_senders_delay_no_other_request(server: Server) -> None:

@@ -56,7 +56,7 @@ route = Starlette(
 """
 APPS = ["fastapi", "mount", "route", "hooks"]
 PUSH = compact(sample_json("repo.content.update"))
-UNHEARD = compact(sample_json("repo.create"))
+UNMATCHED = compact(sample_json("repo.create"))
 
 
 class Serves(NamedTuple):
@@ -90,7 +90,7 @@ def until_it_stops(server: Server, serves: Serves) -> None:
     if serves.stopping is not None:
         server.wait_for(serves.stopping)
     else:
-        server.wait_until_it_is_deaf()
+        server.wait_until_closed()
 
 
 @pytest.fixture(scope="module", params=[(s, app) for s in SERVERS for app in APPS], ids=" ".join)
@@ -106,14 +106,14 @@ def served(
 @pytest.mark.parametrize("path", ["/webhooks/hub", "/webhooks/hub/"])
 def test_each_server_responds_to_the_hub(served: tuple[str, Server], path: str) -> None:
     app, server = served
-    right = server.post(path, UNHEARD)
+    right = server.post(path, UNMATCHED)
     assert (right.status_code, right.json()["status"]) == (200, "unhandled")
-    assert server.post(f"{path}?secret={SECRET}", UNHEARD, secret=None).status_code == 200
-    assert server.post(path, UNHEARD, secret="wrong").status_code == 403
-    assert server.post(path, UNHEARD, secret=None).status_code == 401
+    assert server.post(f"{path}?secret={SECRET}", UNMATCHED, secret=None).status_code == 200
+    assert server.post(path, UNMATCHED, secret="wrong").status_code == 403
+    assert server.post(path, UNMATCHED, secret=None).status_code == 401
     assert server.post(path, b"").status_code == 400
-    refused = server.request(path, secret=SECRET)
-    assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
+    rejected = server.request(path, secret=SECRET)
+    assert (rejected.status_code, rejected.headers["allow"]) == (405, "POST")
     if app == "fastapi":
         assert server.request("/docs").status_code == 200
     assert SECRET not in server.wait_for(f'"POST {path} ')
