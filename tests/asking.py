@@ -24,7 +24,7 @@ class Reply(NamedTuple):
 
     status: int
     headers: dict[bytes, bytes]
-    said: dict[str, Any]
+    data: dict[str, Any]
 
 
 async def ask(

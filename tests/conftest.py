@@ -140,9 +140,9 @@ def post(
     headers = {"X-Webhook-Secret": secret, "Webhook-Id": delivery_id}
     connection.request("POST", path, content, {k: v for k, v in headers.items() if v})
     with connection.getresponse() as response:
-        said = json.loads(response.read())
+        data = json.loads(response.read())
     connection.close()
-    return response.status, said
+    return response.status, data
 
 
 @pytest.fixture(name="post")

@@ -24,7 +24,7 @@ fn rejected() {
         "body", "body_hex", "build", "message", "line", "column", "path",
     ];
     common::each_row("rejected", &keys, |row| {
-        let problem = refusal(&bytes(row));
+        let problem = error_of(&bytes(row));
         let place = problem.place.map(|(line, column)| json!([line, column]));
         assert_eq!(problem.to_string(), row.str("message"));
         assert_eq!(place, Some(json!([row.get("line"), row.get("column")])));
@@ -104,11 +104,11 @@ fn bytes(row: &Row) -> Vec<u8> {
 }
 
 #[track_caller]
-fn refusal(body: &[u8]) -> PayloadError {
+fn error_of(body: &[u8]) -> PayloadError {
     match view_of(body) {
         Err(Error::Payload(problem)) => problem,
         Err(other) => panic!("expected a problem with the body, found: {other}"),
-        Ok(read) => panic!("expected a refusal, read {read}"),
+        Ok(read) => panic!("expected a error_of, read {read}"),
     }
 }
 
@@ -394,7 +394,7 @@ fn truncated_body_is_rejected() {
     ] {
         let body = common::sample(name).to_string();
         for end in 0..body.len() {
-            let problem = refusal(&body.as_bytes()[..end]);
+            let problem = error_of(&body.as_bytes()[..end]);
             assert_eq!(
                 problem.what, "expected more, found the end of the body",
                 "{name} {end}"
@@ -430,7 +430,7 @@ fn longest_allowed_number_is_read() {
         format!(r#"{{"event": {{"action": "a", "scope": "b"}}, "x": {number}}}"#)
     };
     assert!(view_of(body(65_533).as_bytes()).is_ok());
-    let problem = refusal(body(65_534).as_bytes());
+    let problem = error_of(body(65_534).as_bytes());
     assert_eq!(
         problem.what,
         "expected a number of at most 65536 characters"
@@ -440,7 +440,7 @@ fn longest_allowed_number_is_read() {
 #[test]
 fn messages_are_one_line() {
     for key in [r"a\nb", r"\u001b[31m", r"\r", r"\u0085", r"\u2028"] {
-        let problem = refusal(format!(r#"{{"{key}": NaN}}"#).as_bytes());
+        let problem = error_of(format!(r#"{{"{key}": NaN}}"#).as_bytes());
         let message = problem.to_string();
         let breaks = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
         assert!(!message.contains(breaks), "{message:?}");

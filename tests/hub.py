@@ -134,7 +134,7 @@ class SentDelivery:
     url: str
     secret: str | None
     status: int = 0
-    said: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -255,10 +255,10 @@ class Hub:
         While handlers run, the same delivery is answered `in_progress`. Any other answer tells
         that the run before is over, so the second one tells it of the replay.
         """
-        accepted = [each for each in self.settle() if each.said["status"] == "accepted"]
+        accepted = [each for each in self.settle() if each.data["status"] == "accepted"]
         for delivery in accepted * 2:
             wait_until(
-                lambda delivery=delivery: self.send_again(delivery).said["status"] != "in_progress",
+                lambda delivery=delivery: self.send_again(delivery).data["status"] != "in_progress",
                 "a handler does not end",
             )
 
@@ -285,13 +285,13 @@ class Hub:
         body = compact(delivery.payload)
         # Not through a proxy of this machine; and no answer is an answer to look at.
         try:
-            answer = httpx.post(
+            response = httpx.post(
                 delivery.url, content=body, headers=headers, timeout=PATIENCE, trust_env=False
             )
-            delivery.said = answer.json()
-            delivery.status = answer.status_code
+            delivery.data = response.json()
+            delivery.status = response.status_code
         except (httpx.HTTPError, ValueError) as error:
-            delivery.said = {"error": repr(error)}
+            delivery.data = {"error": repr(error)}
 
     def _run(self, webhook: dict[str, Any], payload: dict[str, Any]) -> None:
         """Start a Job as the Hub does: a copy of the source with the delivery in its environment.
@@ -430,11 +430,11 @@ async def cancel_job(hub: TheHub, user: TheUser, job_id: str) -> dict[str, Any]:
 @api.post("/v1/chat/completions")
 async def chat(asked: Payload) -> dict[str, Any]:
     """Be a language model of few words: repeat what the user says, mentions and all."""
-    said = f"You said: {asked['messages'][-1]['content']}"
+    answer = f"You said: {asked['messages'][-1]['content']}"
     choice = {
         "index": 0,
         "finish_reason": "stop",
-        "message": {"role": "assistant", "content": said},
+        "message": {"role": "assistant", "content": answer},
     }
     return {"id": "1", "created": 1, "model": "echo", "choices": [choice], "usage": {}}
 
@@ -472,16 +472,16 @@ async def commit(
             files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
         else:
             files.pop(line["value"]["path"])
-    ref, said = f"refs/heads/{revision}", {}
+    ref, data = f"refs/heads/{revision}", {}
     if create_pr:
         opened = open_discussion(
             hub, user, repo, header["summary"], header["description"], pull_request=True
         )
         opened.base = parent
         ref = f"refs/pr/{opened.num}"
-        said["pullRequestUrl"] = f"{hub.url}/{repo.path}/discussions/{opened.num}"
+        data["pullRequestUrl"] = f"{hub.url}/{repo.path}/discussions/{opened.num}"
     sha = hub.commit(repo, ref, files)
-    return {**said, "commitUrl": f"{hub.url}/{repo.path}/commit/{sha}", "commitOid": sha}
+    return {**data, "commitUrl": f"{hub.url}/{repo.path}/commit/{sha}", "commitOid": sha}
 
 
 @api.post("/api/{kind}/{owner}/{name}/tag/{revision}")

@@ -141,10 +141,10 @@ class _Sender:
 
 def _remember_what_is_done(folder: Path, done: dict[tuple[str, str], int]) -> None:
     counts = _counts(folder)
-    for record in SqliteStore(folder / "hubhooks.db").list(limit=1_000_000):
-        for run in record.runs:
+    for delivery in SqliteStore(folder / "hubhooks.db").list(limit=1_000_000):
+        for run in delivery.runs:
             if run.state == "succeeded":
-                done.setdefault((record.id, run.handler), counts[record.id, run.handler])
+                done.setdefault((delivery.id, run.handler), counts[delivery.id, run.handler])
 
 
 def _counts(folder: Path) -> Counter[tuple[str, str]]:

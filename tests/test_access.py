@@ -312,9 +312,9 @@ def test_access_log_has_no_query_of_the_router(
                 server.request(f"{path}?%73ecret=s3cret-moon", method)
             assert ask_for_websocket(server, f"{path}?secret=s3cret-moon")
         assert server.post("/webhooks/hub?secret=moon", BODY, secret=None).status_code == 200
-        said = server.wait_for('"POST /webhooks/hub/a/b/')
-        assert "s3cret-moon" not in said
-        assert "?secret=" not in said
+        output = server.wait_for('"POST /webhooks/hub/a/b/')
+        assert "s3cret-moon" not in output
+        assert "?secret=" not in output
 
 
 def test_other_routes_keep_their_query_in_the_log(tmp_path: Path) -> None:
@@ -394,9 +394,9 @@ def test_delivery_id_cannot_control_a_terminal(tmp_path: Path) -> None:
         with httpx.Client(base_url=server.url, trust_env=False, timeout=PATIENCE) as client:
             for body, status in ((BODY, 200), (b"no JSON", 202)):
                 assert client.post("/", content=body, headers=headers).status_code == status
-        said = server.wait_for("response 202")
-        assert "d\xe9\\x80" in said
-        assert not any(sign in said for sign in controls)
+        output = server.wait_for("response 202")
+        assert "d\xe9\\x80" in output
+        assert not any(sign in output for sign in controls)
         admin = {"Authorization": f"Bearer {TOKEN}"}
         (shown,) = server.request("/deliveries", headers=admin).json()["deliveries"]
         assert shown["id"].isprintable()

@@ -42,7 +42,7 @@ on_both_parsers = pytest.mark.parametrize("parser", ["h11", "httptools"])
 on_both_loops = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 
 
-class House:
+class AppHarness:
     """A door with all that is behind it."""
 
     def __init__(
@@ -60,8 +60,8 @@ class House:
 
 
 @pytest.fixture
-def house() -> House:
-    return House(max_body_size=5_000)
+def harness() -> AppHarness:
+    return AppHarness(max_body_size=5_000)
 
 
 @pytest.fixture
@@ -83,9 +83,9 @@ def content(body: Callable[..., bytes]) -> bytes:
     ],
 )
 def test_rejection_does_not_wait_for_the_body(
-    house: House, serve: Any, parser: str, method: str, headers: dict[str, str], status: int
+    harness: AppHarness, serve: Any, parser: str, method: str, headers: dict[str, str], status: int
 ) -> None:
-    with serve(house.app, http=parser) as port:
+    with serve(harness.app, http=parser) as port:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
         connection.putrequest(method, "/")
         for name, value in {"Content-Length": "100", **headers}.items():
@@ -94,7 +94,7 @@ def test_rejection_does_not_wait_for_the_body(
         with connection.getresponse() as response:
             assert response.status == status
         connection.close()
-    assert house.store.list() == []
+    assert harness.store.list() == []
 
 
 def test_headers_may_be_lists(ask: Any, content: bytes, tmp_path: Path) -> None:
@@ -109,15 +109,15 @@ def test_headers_may_be_lists(ask: Any, content: bytes, tmp_path: Path) -> None:
         async with hooks.lifespan(None):
             kept = await ask(app, content, headers={**SECRET, **length, "webhook-id": "d1"})
             rejected = await ask(app, content, headers=length)
-            record = hooks.deliveries.get("d1")
-        assert record is not None
-        assert ("webhook-id", "d1") in record.headers
+            delivery = hooks.deliveries.get("d1")
+        assert delivery is not None
+        assert ("webhook-id", "d1") in delivery.headers
         return [kept.status, rejected.status]
 
     assert asyncio.run(serve()) == [200, 401]
 
 
-def test_rejected_request_is_not_read(house: House) -> None:
+def test_rejected_request_is_not_read(harness: AppHarness) -> None:
     async def receive() -> Any:
         pytest.fail("the body was asked for")
 
@@ -125,54 +125,54 @@ def test_rejected_request_is_not_read(house: House) -> None:
 
     for headers in ([], [(b"x-webhook-secret", b"sun")]):
         scope = {"type": "http", "method": "POST", "query_string": b"", "headers": headers}
-        asyncio.run(house.app(scope, receive, send))
+        asyncio.run(harness.app(scope, receive, send))
 
 
 @on_both_parsers
 def test_large_rejected_body_still_gets_a_response(serve: Any, post: Any, parser: str) -> None:
-    with serve(House().app, http=parser) as port:
-        status, said = post(port, b"x" * 20_000_000, secret="")
-    assert (status, said["status"]) == (401, "rejected")
+    with serve(AppHarness().app, http=parser) as port:
+        status, data = post(port, b"x" * 20_000_000, secret="")
+    assert (status, data["status"]) == (401, "rejected")
 
 
 # ---- the body -----------------------------------------------------------------------------------
 
 
-def test_body_may_arrive_in_pieces(house: House, ask: Any, content: bytes) -> None:
+def test_body_may_arrive_in_pieces(harness: AppHarness, ask: Any, content: bytes) -> None:
     pieces = [content[:10], b"", content[10:100], content[100:]]
-    reply = asyncio.run(ask(house.app, *pieces, headers={**SECRET, "webhook-id": "d1"}))
-    assert (reply.status, reply.said["status"]) == (200, "unhandled")
-    record = house.store.get("d1")
-    assert record is not None
-    assert record.body == content
+    reply = asyncio.run(ask(harness.app, *pieces, headers={**SECRET, "webhook-id": "d1"}))
+    assert (reply.status, reply.data["status"]) == (200, "unhandled")
+    delivery = harness.store.get("d1")
+    assert delivery is not None
+    assert delivery.body == content
 
 
-def test_reading_stops_at_the_limit(house: House, ask: Any) -> None:
+def test_reading_stops_at_the_limit(harness: AppHarness, ask: Any) -> None:
     async def send_too_much() -> Any:
         headers = {**SECRET, "transfer-encoding": "chunked"}
-        return await ask(house.app, b"x" * 3_000, b"x" * 2_001, ends=False, headers=headers)
+        return await ask(harness.app, b"x" * 3_000, b"x" * 2_001, ends=False, headers=headers)
 
     reply = asyncio.run(asyncio.wait_for(send_too_much(), PATIENCE))
     assert reply.status == 413
     assert reply.headers[b"connection"] == b"close"
 
 
-def test_body_of_exactly_the_limit_is_read(house: House, ask: Any) -> None:
+def test_body_of_exactly_the_limit_is_read(harness: AppHarness, ask: Any) -> None:
     headers = {**SECRET, "content-length": "5000"}
-    reply = asyncio.run(ask(house.app, b"x" * 3_000, b"x" * 2_000, headers=headers))
-    assert (reply.status, reply.said["status"]) == (202, "malformed")
+    reply = asyncio.run(ask(harness.app, b"x" * 3_000, b"x" * 2_000, headers=headers))
+    assert (reply.status, reply.data["status"]) == (202, "malformed")
 
 
-def test_empty_body_is_rejected(house: House, ask: Any) -> None:
-    assert asyncio.run(ask(house.app, b"", headers=SECRET)).status == 400
+def test_empty_body_is_rejected(harness: AppHarness, ask: Any) -> None:
+    assert asyncio.run(ask(harness.app, b"", headers=SECRET)).status == 400
 
 
 def test_body_of_a_disconnected_client_is_not_stored(
-    house: House, ask: Any, content: bytes
+    harness: AppHarness, ask: Any, content: bytes
 ) -> None:
-    reply = asyncio.run(ask(house.app, content, ends=False, stays=False, headers=SECRET))
-    assert reply.said["reason"] == "the body was cut off"
-    assert house.store.list() == []
+    reply = asyncio.run(ask(harness.app, content, ends=False, stays=False, headers=SECRET))
+    assert reply.data["reason"] == "the body was cut off"
+    assert harness.store.list() == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
@@ -224,49 +224,49 @@ def peak_of_memory(pid: int) -> int:
 @on_both_parsers
 @pytest.mark.parametrize("path", ["/", "/webhooks/hub", "/webhooks/hub/", "//x%20y"])
 def test_every_path_has_a_response_and_no_redirect(
-    house: House, serve: Any, post: Any, parser: str, path: str, content: bytes
+    harness: AppHarness, serve: Any, post: Any, parser: str, path: str, content: bytes
 ) -> None:
-    with serve(house.app, http=parser) as port:
+    with serve(harness.app, http=parser) as port:
         assert post(port, content, path=path)[0] == 200
 
 
 @pytest.mark.parametrize("path", ["/hooks", "/hooks/", "/hooks/hub"])
 def test_mounted_app_responds_below_its_path(
-    house: House, serve: Any, post: Any, path: str, content: bytes
+    harness: AppHarness, serve: Any, post: Any, path: str, content: bytes
 ) -> None:
-    app = Starlette(routes=[Mount("/hooks", house.app), Mount("/", house.app)])
+    app = Starlette(routes=[Mount("/hooks", harness.app), Mount("/", harness.app)])
     with serve(app) as port:
         assert post(port, content, path=path)[0] == 200
 
 
 @on_both_parsers
 def test_response_precedes_the_end_of_handlers(
-    house: House, serve: Any, post: Any, parser: str, content: bytes
+    harness: AppHarness, serve: Any, post: Any, parser: str, content: bytes
 ) -> None:
     answered = threading.Event()
     seen: list[bool] = []
 
-    @house.on(name="sync")
+    @harness.on(name="sync")
     def waits(event: HubEvent) -> None:
         seen.append(answered.wait(PATIENCE))
 
-    @house.on(name="async")
+    @harness.on(name="async")
     async def waits_too(event: HubEvent) -> None:
         while not answered.is_set():
             await asyncio.sleep(0)
         seen.append(True)
 
-    with serve(house.app, http=parser) as port:
-        status, said = post(port, content)
+    with serve(harness.app, http=parser) as port:
+        status, data = post(port, content)
         answered.set()
-    assert (status, said["handlers"]) == (202, ["sync", "async"])
+    assert (status, data["handlers"]) == (202, ["sync", "async"])
     assert seen == [True, True]
 
 
-def test_handlers_start_after_the_response(house: House, content: bytes) -> None:
+def test_handlers_start_after_the_response(harness: AppHarness, content: bytes) -> None:
     order: list[str] = []
 
-    @house.on(name="async")
+    @harness.on(name="async")
     async def matching(event: HubEvent) -> None:
         order.append("handler")
 
@@ -283,48 +283,48 @@ def test_handlers_start_after_the_response(house: House, content: bytes) -> None
     async def serve() -> None:
         headers = [(b"x-webhook-secret", b"moon")]
         scope = {"type": "http", "method": "POST", "query_string": b"", "headers": headers}
-        await house.app(scope, receive, send)
-        await house.app.stop()
+        await harness.app(scope, receive, send)
+        await harness.app.stop()
 
     asyncio.run(serve())
     assert order == ["body", "http.response.start", "http.response.body", "handler"]
 
 
 def test_unhandled_hooks_run_after_the_response(
-    house: House, serve: Any, post: Any, content: bytes
+    harness: AppHarness, serve: Any, post: Any, content: bytes
 ) -> None:
     answered = threading.Event()
     seen: list[tuple[bool, str]] = []
 
-    @house.router.on_unhandled
+    @harness.router.on_unhandled
     def report(event: HubEvent) -> None:
         seen.append((answered.wait(PATIENCE), event.scope))
 
-    with serve(house.app) as port:
-        status, said = post(port, content)
+    with serve(harness.app) as port:
+        status, data = post(port, content)
         answered.set()
-    assert (status, said["status"]) == (200, "unhandled")
+    assert (status, data["status"]) == (200, "unhandled")
     assert seen == [(True, "repo.content")]
 
 
 @on_both_parsers
 def test_blocking_sync_handler_delays_no_response(
-    house: House, serve: Any, post: Any, parser: str, content: bytes
+    harness: AppHarness, serve: Any, post: Any, parser: str, content: bytes
 ) -> None:
     release = threading.Event()
 
-    @house.on(name="blocks")
+    @harness.on(name="blocks")
     def blocks(event: HubEvent) -> None:
         release.wait(PATIENCE)
 
-    with serve(house.app, http=parser) as port:
+    with serve(harness.app, http=parser) as port:
         try:
-            answers = [post(port, content, f"d{number}")[0] for number in range(8)]
+            responses = [post(port, content, f"d{number}")[0] for number in range(8)]
             assert not release.is_set()
         finally:
             release.set()
-    assert answers == [202] * 8
-    assert {record.state for record in house.store.list()} == {"succeeded"}
+    assert responses == [202] * 8
+    assert {delivery.state for delivery in harness.store.list()} == {"succeeded"}
 
 
 @pytest.fixture
@@ -337,13 +337,13 @@ def _switch_interval() -> Generator[None]:
 @pytest.mark.usefixtures("_switch_interval")
 @pytest.mark.parametrize(("before", "after"), [(0.005, 0.0005), (0.0001, 0.0001)])
 def test_computing_handlers_release_the_interpreter_often(
-    house: House, ask: Any, content: bytes, before: float, after: float
+    harness: AppHarness, ask: Any, content: bytes, before: float, after: float
 ) -> None:
-    @house.on()
+    @harness.on()
     def computes(event: HubEvent) -> None: ...
 
     sys.setswitchinterval(before)
-    asyncio.run(deliver(house, ask, content))
+    asyncio.run(deliver(harness, ask, content))
     assert sys.getswitchinterval() == pytest.approx(after, rel=0.05)
 
 
@@ -357,55 +357,57 @@ def test_computing_handlers_release_the_interpreter_often(
     ],
 )
 def test_rejection_of_a_long_body_closes_the_connection(
-    house: House, ask: Any, headers: dict[str, str], version: str, closes: bool
+    harness: AppHarness, ask: Any, headers: dict[str, str], version: str, closes: bool
 ) -> None:
-    reply = asyncio.run(ask(house.app, headers=headers, http_version=version))
+    reply = asyncio.run(ask(harness.app, headers=headers, http_version=version))
     assert (reply.status, reply.headers.get(b"connection") == b"close") == (401, closes)
 
 
-def test_accepted_delivery_keeps_the_connection(house: House, ask: Any, content: bytes) -> None:
-    assert b"connection" not in asyncio.run(ask(house.app, content, headers=SECRET)).headers
+def test_accepted_delivery_keeps_the_connection(
+    harness: AppHarness, ask: Any, content: bytes
+) -> None:
+    assert b"connection" not in asyncio.run(ask(harness.app, content, headers=SECRET)).headers
 
 
 # ---- whether the answer arrived -----------------------------------------------------------------
 
 
-def is_acknowledged(house: House, delivery_id: str = "d1") -> bool:
-    record = house.store.get(delivery_id)
-    assert record is not None
-    return record.is_acknowledged
+def is_acknowledged(harness: AppHarness, delivery_id: str = "d1") -> bool:
+    delivery = harness.store.get(delivery_id)
+    assert delivery is not None
+    return delivery.is_acknowledged
 
 
 @pytest.fixture
-def handled(house: House) -> House:
-    @house.on(name="matching")
+def handled(harness: AppHarness) -> AppHarness:
+    @harness.on(name="matching")
     async def matching(event: HubEvent) -> None: ...
 
-    return house
+    return harness
 
 
-async def deliver(house: House, ask: Any, content: bytes, **options: Any) -> None:
-    await ask(house.app, content, headers={**SECRET, "webhook-id": "d1"}, **options)
-    await house.app.stop()
+async def deliver(harness: AppHarness, ask: Any, content: bytes, **options: Any) -> None:
+    await ask(harness.app, content, headers={**SECRET, "webhook-id": "d1"}, **options)
+    await harness.app.stop()
 
 
-def test_sent_response_is_acknowledged(handled: House, ask: Any, content: bytes) -> None:
+def test_sent_response_is_acknowledged(handled: AppHarness, ask: Any, content: bytes) -> None:
     asyncio.run(deliver(handled, ask, content))
     assert is_acknowledged(handled)
 
 
 def test_response_to_a_disconnected_client_is_not_acknowledged(
-    handled: House, ask: Any, content: bytes
+    handled: AppHarness, ask: Any, content: bytes
 ) -> None:
     asyncio.run(deliver(handled, ask, content, stays=False))
     assert not is_acknowledged(handled)
-    record = handled.store.get("d1")
-    assert record is not None
-    assert record.state == "succeeded"
+    delivery = handled.store.get("d1")
+    assert delivery is not None
+    assert delivery.state == "succeeded"
 
 
 def test_late_response_is_not_acknowledged(
-    handled: House, ask: Any, content: bytes, monkeypatch: pytest.MonkeyPatch
+    handled: AppHarness, ask: Any, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = iter([100.0])
     monkeypatch.setattr(app_module, "time", SimpleNamespace(monotonic=lambda: next(times, 110.0)))
@@ -414,7 +416,7 @@ def test_late_response_is_not_acknowledged(
 
 
 def test_disconnect_is_checked_only_after_loop_lag(
-    handled: House, ask: Any, content: bytes, monkeypatch: pytest.MonkeyPatch
+    handled: AppHarness, ask: Any, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(now=100.0)
     for module in (app_module, lag):
@@ -443,7 +445,9 @@ def test_disconnect_is_checked_only_after_loop_lag(
 
 
 @pytest.mark.parametrize("broken", ["send", "receive"])
-def test_broken_connection_loses_no_delivery(handled: House, content: bytes, broken: str) -> None:
+def test_broken_connection_loses_no_delivery(
+    handled: AppHarness, content: bytes, broken: str
+) -> None:
     parts = [{"type": "http.request", "body": content}]
 
     async def receive() -> Any:
@@ -465,12 +469,12 @@ def test_broken_connection_loses_no_delivery(handled: House, content: bytes, bro
 
     asyncio.run(serve())
     assert not is_acknowledged(handled)
-    record = handled.store.get("d1")
-    assert record is not None
-    assert record.state == "succeeded"
+    delivery = handled.store.get("d1")
+    assert delivery is not None
+    assert delivery.state == "succeeded"
 
 
-def test_receive_ends_after_the_response(handled: House, content: bytes) -> None:
+def test_receive_ends_after_the_response(handled: AppHarness, content: bytes) -> None:
     order: list[str] = []
 
     async def receive() -> Any:
@@ -497,11 +501,11 @@ def test_receive_ends_after_the_response(handled: House, content: bytes) -> None
 def test_retry_after_a_hub_timeout_does_not_run_again(
     serve: Any, post: Any, content: bytes, parser: str, loop: str
 ) -> None:
-    house = House()
+    harness = AppHarness()
     stalls, release, done = threading.Event(), threading.Event(), threading.Event()
     ran: list[str] = []
 
-    @house.on(name="matching")
+    @harness.on(name="matching")
     async def matching(event: HubEvent, context: RunContext) -> None:
         ran.append(context.id)
         if context.id == "stall":
@@ -510,7 +514,7 @@ def test_retry_after_a_hub_timeout_does_not_run_again(
         else:
             done.set()
 
-    with serve(house.app, http=parser, loop=loop) as port:
+    with serve(harness.app, http=parser, loop=loop) as port:
         post(port, content, "stall")
         assert stalls.wait(PATIENCE)
         head = (
@@ -521,8 +525,8 @@ def test_retry_after_a_hub_timeout_does_not_run_again(
             client.sendall(head.encode() + content)
         release.set()
         assert done.wait(PATIENCE)
-        status, said = post(port, content, "d1")
-    assert (status, said["status"]) in {(200, "duplicate"), (200, "in_progress")}
+        status, data = post(port, content, "d1")
+    assert (status, data["status"]) in {(200, "duplicate"), (200, "in_progress")}
     assert ran == ["stall", "d1"]
 
 
@@ -530,7 +534,7 @@ def test_retry_after_a_hub_timeout_does_not_run_again(
 
 
 def test_delivery_is_one_log_line_with_fields(
-    house: House,
+    harness: AppHarness,
     content: bytes,
     body: Callable[..., bytes],
     caplog: pytest.LogCaptureFixture,
@@ -542,15 +546,15 @@ def test_delivery_is_one_log_line_with_fields(
     def waits(event: HubEvent) -> None:
         release.wait(PATIENCE)
 
-    house.router.add(waits, "repo.content", name="matching")
+    harness.router.add(waits, "repo.content", name="matching")
 
     async def send() -> None:
         for delivery_id, sent in ("d1", content), ("d1", content), ("d2", body("repo.move")):
             headers = {"x-webhook-secret": "moon", "webhook-id": delivery_id}
-            await ask(house.app, sent, headers=headers)
-        await ask(house.app, content, headers={"x-webhook-secret": "sun"})
+            await ask(harness.app, sent, headers=headers)
+        await ask(harness.app, content, headers={"x-webhook-secret": "sun"})
         release.set()
-        await house.worker.stop()
+        await harness.worker.stop()
 
     asyncio.run(send())
     names = ("delivery_id", "scope", "action", "repo", "status", "handlers")
@@ -569,7 +573,7 @@ def test_delivery_is_one_log_line_with_fields(
 @on_both_parsers
 @pytest.mark.parametrize("is_mounted", [False, True])
 def test_secret_of_the_url_is_not_in_the_access_log(
-    house: House,
+    harness: AppHarness,
     serve: Any,
     post: Any,
     parser: str,
@@ -578,7 +582,7 @@ def test_secret_of_the_url_is_not_in_the_access_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("DEBUG")
-    app: Any = Starlette(routes=[Mount("/", house.app)]) if is_mounted else house.app
+    app: Any = Starlette(routes=[Mount("/", harness.app)]) if is_mounted else harness.app
     with serve(app, http=parser) as port:
         for query in ("secret=moon", "secret=half-moon", "Secert=moon", "a=b&%73ecret=moon"):
             for method in ("POST", "GET"):
@@ -595,11 +599,11 @@ def test_secret_of_the_url_is_not_in_the_access_log(
 
 @on_both_parsers
 def test_secret_of_a_websocket_url_is_not_logged(
-    house: House, serve: Any, parser: str, caplog: pytest.LogCaptureFixture
+    harness: AppHarness, serve: Any, parser: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     with (
-        serve(house.app, http=parser) as port,
+        serve(harness.app, http=parser) as port,
         socket.create_connection(("127.0.0.1", port), PATIENCE) as stream,
     ):
         stream.sendall(
@@ -617,7 +621,7 @@ def test_secret_of_a_websocket_url_is_not_logged(
 
 @on_both_parsers
 def test_app_works_behind_wrapping_middleware(
-    handled: House, serve: Any, post: Any, parser: str, content: bytes
+    handled: AppHarness, serve: Any, post: Any, parser: str, content: bytes
 ) -> None:
     async def passes(request: Any, call_next: Any) -> Any:
         return await call_next(request)
@@ -638,7 +642,7 @@ def test_app_works_behind_wrapping_middleware(
 
 @pytest.mark.parametrize("lifespan", ["on", "off"])
 def test_app_can_be_served_repeatedly(
-    handled: House, serve: Any, post: Any, content: bytes, lifespan: str
+    handled: AppHarness, serve: Any, post: Any, content: bytes, lifespan: str
 ) -> None:
     for delivery_id in ("d1", "d2"):
         with serve(handled.app, lifespan=lifespan) as port:
@@ -659,47 +663,47 @@ async def live(app: WebhookApp, *messages: str) -> list[dict[str, Any]]:
     return sent
 
 
-def test_lifespan_starts_and_stops(house: House) -> None:
-    sent = asyncio.run(live(house.app, "startup", "shutdown"))
+def test_lifespan_starts_and_stops(harness: AppHarness) -> None:
+    sent = asyncio.run(live(harness.app, "startup", "shutdown"))
     complete = ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     assert [message["type"] for message in sent] == complete
 
 
 def test_app_without_a_secret_does_not_start() -> None:
-    (sent,) = asyncio.run(live(House(secret=None).app, "startup"))
+    (sent,) = asyncio.run(live(AppHarness(secret=None).app, "startup"))
     assert sent["type"] == "lifespan.startup.failed"
     assert "no webhook secret is configured" in sent["message"]
 
 
 def test_new_deliveries_are_rejected_during_shutdown(
-    house: House, ask: Any, content: bytes
+    harness: AppHarness, ask: Any, content: bytes
 ) -> None:
     release = threading.Event()
 
-    @house.on(name="waits")
+    @harness.on(name="waits")
     def waits(event: HubEvent) -> None:
         release.wait(PATIENCE)
 
     async def serve() -> None:
-        first = await ask(house.app, content, headers={**SECRET, "webhook-id": "d1"})
-        stopping = asyncio.ensure_future(house.app.stop())
+        first = await ask(harness.app, content, headers={**SECRET, "webhook-id": "d1"})
+        stopping = asyncio.ensure_future(harness.app.stop())
         await asyncio.sleep(0)
-        second = await ask(house.app, content, headers={**SECRET, "webhook-id": "d2"})
+        second = await ask(harness.app, content, headers={**SECRET, "webhook-id": "d2"})
         release.set()
         await stopping
-        third = await ask(house.app, content, headers={**SECRET, "webhook-id": "d3"})
+        third = await ask(harness.app, content, headers={**SECRET, "webhook-id": "d3"})
         assert [first.status, second.status, third.status] == [202, 503, 202]
-        await house.app.stop()
+        await harness.app.stop()
 
     asyncio.run(serve())
-    assert {record.id: record.state for record in house.store.list()} == {
+    assert {delivery.id: delivery.state for delivery in harness.store.list()} == {
         "d1": "succeeded",
         "d3": "succeeded",
     }
 
 
 def test_internal_error_is_503_and_logged_with_traceback(
-    house: House,
+    harness: AppHarness,
     serve: Any,
     post: Any,
     content: bytes,
@@ -710,16 +714,16 @@ def test_internal_error_is_503_and_logged_with_traceback(
         msg = "a mistake of ours"
         raise RuntimeError(msg)
 
-    with serve(house.app) as port:
+    with serve(harness.app) as port:
         with monkeypatch.context() as patch:
-            patch.setattr(house.store, "accept", accept_wrongly)
-            status, said = post(port, content)
-        assert (status, said["reason"]) == (503, "the delivery could not be stored")
+            patch.setattr(harness.store, "accept", accept_wrongly)
+            status, data = post(port, content)
+        assert (status, data["reason"]) == (503, "the delivery could not be stored")
         assert post(port, content)[0] == 200
     assert "in accept_wrongly" in caplog.text
 
 
-def test_a_websocket_is_closed(house: House) -> None:
+def test_a_websocket_is_closed(harness: AppHarness) -> None:
     events: list[Any] = ["connect"]
 
     async def receive() -> Any:
@@ -729,10 +733,10 @@ def test_a_websocket_is_closed(house: House) -> None:
         events.append(message)
 
     scope = {"type": "websocket", "query_string": b"secret=moon"}
-    asyncio.run(house.app(scope, receive, send))
+    asyncio.run(harness.app(scope, receive, send))
     assert events == [{"type": "websocket.close", "code": 1000}]
 
 
-def test_other_asgi_scopes_are_errors(house: House) -> None:
+def test_other_asgi_scopes_are_errors(harness: AppHarness) -> None:
     with pytest.raises(ValueError, match="does not serve ASGI scopes of type `mail`"):
-        asyncio.run(house.app({"type": "mail"}, None, None))  # type: ignore[arg-type]
+        asyncio.run(harness.app({"type": "mail"}, None, None))  # type: ignore[arg-type]

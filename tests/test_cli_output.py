@@ -226,9 +226,9 @@ def test_replay_to_a_full_disk_is_queued(path: Path) -> None:
         done = deliveries(path, "replay", "succeeded", stdout=full)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == FULL
-    record = SqliteStore(path).get("succeeded")
-    assert record is not None
-    assert record.state == "queued"
+    delivery = SqliteStore(path).get("succeeded")
+    assert delivery is not None
+    assert delivery.state == "queued"
 
 
 @pytest.mark.slow
@@ -326,8 +326,8 @@ def test_closed_streams_are_no_error(
     )  # fmt: skip
     assert done.returncode == 0
     assert b"Traceback (most" not in done.stderr
-    record = SqliteStore(path).get("succeeded")
-    assert record is not None
+    delivery = SqliteStore(path).get("succeeded")
+    assert delivery is not None
 
 
 @needs_posix
@@ -505,7 +505,7 @@ def test_gradio_app_starts_in_an_unencodable_folder(tmp_path: Path) -> None:
         "GRADIO_SERVER_PORT": "{port}", "GRADIO_ANALYTICS_ENABLED": "False",
     }  # fmt: skip
     with started(folder, "app.py", script=GRADIO, environ=environ) as server:
-        said = server.wait_for("Deliveries are stored in ")
+        output = server.wait_for("Deliveries are stored in ")
         server.wait_for("hubhooks.db")
-        assert ESCAPED["ascii"] in said
+        assert ESCAPED["ascii"] in output
         assert "Traceback" not in server.output()

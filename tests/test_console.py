@@ -75,8 +75,8 @@ def test_server_logs_start_and_deliveries_in_its_style(name: str, tmp_path: Path
         server.post("/", MOVE, headers={"Webhook-Id": "d3"})
         server.wait_for("`retrain`: succeeded")
         server.wait_for("ValueError: no disk")
-        said = server.wait_for("delivery `d3`")
-    lines = said.splitlines()
+        output = server.wait_for("delivery `d3`")
+    lines = output.splitlines()
     started_line = (
         r"hubhooks started with 2 handlers: `retrain` \(.*repo.content.*dataset.*\), `clean` "
         r"\(.*delete.*\); store: `.*hubhooks.db`; this process runs the handlers"
@@ -89,8 +89,8 @@ def test_server_logs_start_and_deliveries_in_its_style(name: str, tmp_path: Path
         r"delivery `d3`, .*: response 200, unhandled: no matching handler; `retrain` does not .*",
     ):
         found = [one for one in lines if re.fullmatch(style.format(line=line), one)]
-        assert len(found) == 1, said
-    assert said.count("handler `clean` failed on delivery `d2`") == 1
+        assert len(found) == 1, output
+    assert output.count("handler `clean` failed on delivery `d2`") == 1
 
 
 def test_gradio_app_logs_start_and_deliveries(tmp_path: Path) -> None:
@@ -101,9 +101,9 @@ def test_gradio_app_logs_start_and_deliveries(tmp_path: Path) -> None:
     environ = {"GRADIO_SERVER_PORT": "{port}", "GRADIO_ANALYTICS_ENABLED": "False"}
     with started(tmp_path, "app.py", script=script, prints="Webhook URL", environ=environ) as one:
         one.post("/gradio_api/webhooks", CONTENT, headers={"Webhook-Id": "d1"})
-        said = one.wait_for("`retrain`: succeeded")
-    assert len(re.findall("(?m)^INFO:     hubhooks started with 2 handlers", said)) == 1, said
-    assert len(re.findall("(?m)^INFO:     delivery `d1`, .* response 202", said)) == 1, said
+        output = one.wait_for("`retrain`: succeeded")
+    assert len(re.findall("(?m)^INFO:     hubhooks started with 2 handlers", output)) == 1, output
+    assert len(re.findall("(?m)^INFO:     delivery `d1`, .* response 202", output)) == 1, output
 
 
 @pytest.mark.parametrize(
@@ -120,19 +120,19 @@ def test_logging_of_the_user_is_unchanged(head: str, tmp_path: Path) -> None:
         server.post("/", DELETE, headers={"Webhook-Id": "d2"})
         server.post("/", CONTENT, headers={"Webhook-Id": "d1"})
         server.stop()
-        said = server.output()
-    assert "POST / HTTP" in said
-    assert "hubhooks started" not in said
-    assert "answered" not in said
+        output = server.output()
+    assert "POST / HTTP" in output
+    assert "hubhooks started" not in output
+    assert "answered" not in output
 
 
 def test_quiet_server_shows_only_warnings(tmp_path: Path) -> None:
     command = (*SERVERS["uvicorn"][0], "--log-level", "warning")
     with started(tmp_path, *command, script=APP.format(head="")) as server:
         server.post("/", DELETE, headers={"Webhook-Id": "d2"})
-        said = server.wait_for("ValueError: no disk")
-    assert "ERROR:    handler `clean` failed" in said
-    assert "INFO" not in said
+        output = server.wait_for("ValueError: no disk")
+    assert "ERROR:    handler `clean` failed" in output
+    assert "INFO" not in output
 
 
 def test_logging_configured_after_start_shows_lines_once(tmp_path: Path) -> None:
@@ -144,9 +144,9 @@ def test_logging_configured_after_start_shows_lines_once(tmp_path: Path) -> None
         server.post("/", CONTENT, headers={"Webhook-Id": "d1"})
         server.wait_for("`late`: succeeded")
         server.post("/", MOVE, headers={"Webhook-Id": "d3"})
-        said = server.wait_for("d3")
-    (line,) = [line for line in said.splitlines() if "d3" in line]
-    assert line.startswith("mine delivery `d3`"), said
+        output = server.wait_for("d3")
+    (line,) = [line for line in output.splitlines() if "d3" in line]
+    assert line.startswith("mine delivery `d3`"), output
 
 
 def test_start_line_names_the_leader(tmp_path: Path) -> None:
@@ -154,9 +154,9 @@ def test_start_line_names_the_leader(tmp_path: Path) -> None:
         started(tmp_path, script=APP.format(head=""), environ=ON_DISK) as first,
         started(tmp_path, environ=ON_DISK) as second,
     ):
-        said = second.output()
-        assert f"process {first.pid} is the leader of the delivery store `" in said
-        assert "WARNING" not in said
+        output = second.output()
+        assert f"process {first.pid} is the leader of the delivery store `" in output
+        assert "WARNING" not in output
         first.kill()
         second.wait_for("this process runs the handlers now")
 
@@ -218,12 +218,12 @@ def tell(event, context, error):
         for text in ("no disk\n", "no disk later\n", "'no hook'\n", "`when` of handler"):
             server.wait_for(text)
         server.stop()
-        said = server.output()
-    assert said.count("Traceback") >= 4
-    assert str(ROOT / "python" / "hubhooks") not in said
-    record = SqliteStore(tmp_path / "hubhooks.db").get("d2")
-    assert record is not None
-    for run in record.runs:
+        output = server.output()
+    assert output.count("Traceback") >= 4
+    assert str(ROOT / "python" / "hubhooks") not in output
+    delivery = SqliteStore(tmp_path / "hubhooks.db").get("d2")
+    assert delivery is not None
+    for run in delivery.runs:
         assert run.state == "failed"
         first = run.traceback.splitlines()[1]
         assert "app.py" in first, run.traceback
@@ -425,9 +425,9 @@ def test_startup_error_has_few_internal_frames(tmp_path: Path) -> None:
     message = "no webhook secret is configured"
     environ = {"WEBHOOK_SECRET": None}
     with started(tmp_path, script=script, prints="Exiting", environ=environ) as server:
-        said = server.output()
-    assert message in said
-    assert said.count(str(ROOT / "python" / "hubhooks")) <= 2
+        output = server.output()
+    assert message in output
+    assert output.count(str(ROOT / "python" / "hubhooks")) <= 2
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ def run(store: DeliveryStore, delivery_id: str, **endings: Ending) -> None:
         end(store, start(store, delivery_id, handler), ending)
 
 
-def record(store: DeliveryStore, delivery_id: str) -> Any:
+def get_delivery(store: DeliveryStore, delivery_id: str) -> Any:
     store.flush()
     return store.get(delivery_id)
 
@@ -74,26 +74,26 @@ def record(store: DeliveryStore, delivery_id: str) -> Any:
 def test_an_accepted_delivery_is_queued_for_each_handler(store: DeliveryStore) -> None:
     result = store.accept("d1", b"{}", ["retrain", "reply"])
     assert result == AcceptResult("accepted", "d1", ("retrain", "reply"))
-    kept = record(store, "d1")
-    assert kept.state == "queued"
-    assert [(r.handler, r.state, r.attempts) for r in kept.runs] == [
+    delivery = get_delivery(store, "d1")
+    assert delivery.state == "queued"
+    assert [(r.handler, r.state, r.attempts) for r in delivery.runs] == [
         ("retrain", "queued", 0),
         ("reply", "queued", 0),
     ]
-    assert kept.body == b"{}"
-    assert kept.received_at.tzinfo is timezone.utc
+    assert delivery.body == b"{}"
+    assert delivery.received_at.tzinfo is timezone.utc
 
 
 def test_run_goes_from_queued_to_running_to_finished(store: DeliveryStore) -> None:
     store.accept("d1", b"{}", ["retrain"])
-    delivery = start(store, "d1", "retrain")
-    kept = record(store, "d1")
-    assert (delivery.id, delivery.attempt, delivery.is_replay) == ("d1", 1, False)
-    assert delivery.received_at == kept.received_at
-    assert kept.state == "running"
-    assert kept.runs[0].started_at >= kept.received_at
-    store.finish_run(delivery, "failed", "ValueError: x", "Traceback ...")
-    (ended,) = record(store, "d1").runs
+    context = start(store, "d1", "retrain")
+    delivery = get_delivery(store, "d1")
+    assert (context.id, context.attempt, context.is_replay) == ("d1", 1, False)
+    assert context.received_at == delivery.received_at
+    assert delivery.state == "running"
+    assert delivery.runs[0].started_at >= context.received_at
+    store.finish_run(context, "failed", "ValueError: x", "Traceback ...")
+    (ended,) = get_delivery(store, "d1").runs
     assert (ended.state, ended.error, ended.traceback) == (
         "failed",
         "ValueError: x",
@@ -106,22 +106,22 @@ def test_delivery_has_its_most_urgent_run_state(
     store: DeliveryStore,
 ) -> None:
     store.accept("d1", b"{}", ["a", "b", "c"])
-    states = [record(store, "d1").state]
+    states = [get_delivery(store, "d1").state]
     delivery = start(store, "d1")
-    states.append(record(store, "d1").state)
+    states.append(get_delivery(store, "d1").state)
     end(store, delivery)
-    states.append(record(store, "d1").state)
+    states.append(get_delivery(store, "d1").state)
     run(store, "d1", b="ignored")
     run(store, "d1", c="failed")
-    states.append(record(store, "d1").state)
+    states.append(get_delivery(store, "d1").state)
     assert states == ["queued", "running", "queued", "failed"]
 
 
 @pytest.mark.parametrize("skipped", ["unhandled", "ignored", "malformed"])
 def test_skipped_delivery_is_stored_with_the_reason(store: DeliveryStore, skipped: Any) -> None:
     assert store.accept("d1", b"{}", (), skipped, "because") == AcceptResult(skipped, "d1")
-    assert record(store, "d1").state == skipped
-    assert record(store, "d1").reason == "because"
+    assert get_delivery(store, "d1").state == skipped
+    assert get_delivery(store, "d1").reason == "because"
 
 
 def test_lazy_reason_is_called_once(store: DeliveryStore) -> None:
@@ -132,8 +132,8 @@ def test_lazy_reason_is_called_once(store: DeliveryStore) -> None:
         return "because"
 
     store.accept("d1", b"{}", (), "unhandled", why)
-    kept, (listed,) = record(store, "d1"), store.list()
-    assert [kept.reason, kept.reason, listed.reason] == ["because"] * 3
+    delivery, (listed,) = get_delivery(store, "d1"), store.list()
+    assert [delivery.reason, delivery.reason, listed.reason] == ["because"] * 3
     assert asked == ["why"]
 
 
@@ -176,11 +176,11 @@ def test_repr_of_a_delivery_hides_its_body(store: DeliveryStore) -> None:
 
 def test_delivery_is_an_unchanging_copy(store: DeliveryStore) -> None:
     store.accept("d1", b"{}", ["a"])
-    kept, (listed,) = record(store, "d1"), store.list()
+    delivery, (listed,) = get_delivery(store, "d1"), store.list()
     run(store, "d1", a="succeeded")
     store.mark_acknowledged("d1", delivered=True)
-    assert (kept.state, listed.state) == ("queued", "queued")
-    assert not kept.is_acknowledged
+    assert (delivery.state, listed.state) == ("queued", "queued")
+    assert not delivery.is_acknowledged
 
 
 # ---- the same id again ------------------------------------------------------------------------
@@ -192,9 +192,9 @@ def test_unfinished_delivery_is_not_run_twice(store: DeliveryStore) -> None:
     run(store, "d1", a="failed")
     start(store, "d1", "b")
     assert store.accept("d1", b"{}", ["a", "b"]) == AcceptResult("in_progress", "d1")
-    kept = record(store, "d1")
-    assert kept.duplicates == 2
-    assert [r.state for r in kept.runs] == ["failed", "running"]
+    delivery = get_delivery(store, "d1")
+    assert delivery.duplicates == 2
+    assert [r.state for r in delivery.runs] == ["failed", "running"]
 
 
 @pytest.mark.parametrize("delivered", [False, True])
@@ -207,8 +207,8 @@ def test_only_failed_handlers_run_again(
     store.mark_acknowledged("d1", delivered=delivered)
     run(store, "d1", a="succeeded", b="failed", c="ignored")
     assert store.accept("d1", b"{}", ["a", "b", "c"]) == AcceptResult("accepted", "d1", ("b",))
-    kept = record(store, "d1")
-    assert [(r.handler, r.state) for r in kept.runs] == [
+    delivery = get_delivery(store, "d1")
+    assert [(r.handler, r.state) for r in delivery.runs] == [
         ("a", "succeeded"),
         ("c", "ignored"),
         ("b", "queued"),
@@ -221,14 +221,14 @@ def test_failed_handlers_run_again_without_a_match(store: DeliveryStore) -> None
     store.accept("d1", b"{}", ["a"])
     run(store, "d1", a="failed")
     assert store.accept("d1", b"{}", (), "unhandled").handlers == ("a",)
-    assert record(store, "d1").state == "queued"
+    assert get_delivery(store, "d1").state == "queued"
 
 
 def test_failed_handlers_do_not_run_on_malformed_body(store: DeliveryStore) -> None:
     store.accept("d1", b"{}", ["a"])
     run(store, "d1", a="failed")
     assert store.accept("d1", b"{", (), "malformed").status == "malformed"
-    assert record(store, "d1").state == "failed"
+    assert get_delivery(store, "d1").state == "failed"
 
 
 def test_acknowledged_success_makes_the_next_a_replay(store: DeliveryStore) -> None:
@@ -236,7 +236,7 @@ def test_acknowledged_success_makes_the_next_a_replay(store: DeliveryStore) -> N
     store.mark_acknowledged("d1", delivered=True)
     run(store, "d1", a="succeeded")
     assert store.accept("d1", b"{}", ["a", "new"]) == AcceptResult("accepted", "d1", ("a", "new"))
-    assert record(store, "d1").is_replay
+    assert get_delivery(store, "d1").is_replay
     contexts = [start(store, "d1", name) for name in ("a", "new")]
     assert [(d.attempt, d.is_replay) for d in contexts] == [(2, True), (1, True)]
 
@@ -256,7 +256,7 @@ def test_unacknowledged_success_makes_the_next_a_retry(
     store.mark_acknowledged("d1", delivered=False)
     run(store, "d1", a="succeeded")
     assert store.accept("d1", b"{}", ["a"]) == AcceptResult("duplicate", "d1")
-    assert record(store, "d1").duplicates == 1
+    assert get_delivery(store, "d1").duplicates == 1
 
 
 def test_delivery_after_an_acknowledged_retry_is_a_replay(store: DeliveryStore) -> None:
@@ -273,7 +273,7 @@ def test_count_of_duplicates_survives_a_rerun(store: DeliveryStore) -> None:
     store.accept("d1", b"{}", ["a"])
     run(store, "d1", a="failed")
     store.accept("d1", b"{}", ["a"])
-    assert record(store, "d1").duplicates == 1
+    assert get_delivery(store, "d1").duplicates == 1
 
 
 def test_unacknowledged_replay_does_not_run_again(store: DeliveryStore) -> None:
@@ -294,7 +294,7 @@ def test_delivery_without_runs_is_matched_again(
     store.accept("d1", b"{}", (), skipped)
     store.mark_acknowledged("d1", delivered=True)
     assert store.accept("d1", b"{}", ["a"]) == AcceptResult("accepted", "d1", ("a",))
-    assert record(store, "d1").state == "queued"
+    assert get_delivery(store, "d1").state == "queued"
     assert start(store, "d1").is_replay
 
 
@@ -325,7 +325,7 @@ def test_retrying_run_waits_and_counts_its_failures(store: DeliveryStore) -> Non
     delivery = start(store, "d1")
     assert (delivery.attempt, delivery.failures) == (1, 0)
     end(store, delivery, "failed", retry_after=3600)
-    (waiting,) = record(store, "d1").runs
+    (waiting,) = get_delivery(store, "d1").runs
     assert (waiting.state, waiting.error, waiting.finished_at) == ("retrying", "why", None)
     assert timedelta(seconds=3500) < waiting.due_at - waiting.started_at < timedelta(seconds=3700)
     assert store.list_ready(8) == []
@@ -347,20 +347,20 @@ def test_stuck_run_is_unfinished_until_it_returns(store: DeliveryStore) -> None:
     store.accept("d1", b"{}", ["a"])
     delivery = start(store, "d1")
     store.mark_stuck(delivery)
-    assert record(store, "d1").state == "stuck"
+    assert get_delivery(store, "d1").state == "stuck"
     assert store.accept("d1", b"{}", ["a"]).status == "in_progress"
     assert store.list_ready(8) == []
     end(store, delivery)
-    assert record(store, "d1").state == "succeeded"
+    assert get_delivery(store, "d1").state == "succeeded"
     store.mark_stuck(delivery)
-    assert record(store, "d1").state == "succeeded"
+    assert get_delivery(store, "d1").state == "succeeded"
 
 
 def test_stuck_run_keeps_the_error_of_its_last_attempt(store: DeliveryStore) -> None:
     store.accept("d1", b"{}", ["a"])
     end(store, start(store, "d1"), "failed", retry_after=0)
     store.mark_stuck(start(store, "d1"))
-    (stuck,) = record(store, "d1").runs
+    (stuck,) = get_delivery(store, "d1").runs
     assert (stuck.state, stuck.error, stuck.traceback) == ("stuck", "why", "traceback")
 
 
@@ -369,11 +369,11 @@ def test_end_of_an_abandoned_attempt_changes_nothing(store: DeliveryStore) -> No
     abandoned = start(store, "d1")
     end(store, abandoned, "failed", retry_after=0)
     end(store, abandoned, "succeeded")
-    assert record(store, "d1").state == "retrying"
+    assert get_delivery(store, "d1").state == "retrying"
     start(store, "d1")
     end(store, abandoned, "succeeded")
     store.mark_stuck(abandoned)
-    assert record(store, "d1").state == "running"
+    assert get_delivery(store, "d1").state == "running"
 
 
 def test_a_finished_delivery_can_be_queued_again(store: DeliveryStore) -> None:
@@ -382,16 +382,21 @@ def test_a_finished_delivery_can_be_queued_again(store: DeliveryStore) -> None:
     assert [store.replay(name) for name in ("d1", "d2", "d9")] == [(), (), ()]
     run(store, "d1", a="succeeded", b="failed")
     assert store.replay("d1", ["a"]) == ("a",)
-    kept = record(store, "d1")
-    assert [(r.handler, r.state) for r in kept.runs] == [("b", "failed"), ("a", "queued")]
-    assert (kept.body, kept.scope, kept.action, kept.repo) == (b"body", "repo", "update", "me/x")
+    delivery = get_delivery(store, "d1")
+    assert [(r.handler, r.state) for r in delivery.runs] == [("b", "failed"), ("a", "queued")]
+    assert (delivery.body, delivery.scope, delivery.action, delivery.repo) == (
+        b"body",
+        "repo",
+        "update",
+        "me/x",
+    )
     assert [r.id for r in store.list()] == ["d1", "d2"]
     again = start(store, "d1")
     assert (again.attempt, again.is_replay) == (2, True)
     end(store, again)
     assert store.replay("d1") == ("b", "a")
     assert store.replay("d2", ["a"]) == ("a",)
-    assert (record(store, "d2").state, record(store, "d2").reason) == ("queued", "")
+    assert (get_delivery(store, "d2").state, get_delivery(store, "d2").reason) == ("queued", "")
 
 
 # ---- looking on --------------------------------------------------------------------------------
@@ -410,7 +415,7 @@ def test_list_has_filters_and_pages(store: DeliveryStore) -> None:
     assert names(before="d0") == names(before="nobody") == ""
     assert (names(scope="discussion"), names(repo="me/a")) == ("420", "531")
     assert names(repo="me/a", state="failed") == "3"
-    assert names(since=record(store, "d4").received_at) == "54"
+    assert names(since=get_delivery(store, "d4").received_at) == "54"
     (listed,) = store.list(limit=1)
     assert (listed.body, listed.size, listed.action) == (None, 2, "update")
 
@@ -424,7 +429,7 @@ def test_stats_count_the_store(store: DeliveryStore) -> None:
     for count in (2, 3):
         store.count_rejections(1, "secret wrong", count)
     states = {"unhandled": 1, "queued": 1, "succeeded": 1}
-    received_at = record(store, "d2").received_at
+    received_at = get_delivery(store, "d2").received_at
     assert store.stats() == (states, 9, received_at, {"secret wrong": 5})
 
 
@@ -473,7 +478,7 @@ def test_full_store_rejects_until_a_run_finishes() -> None:
         StoreError, match=r"take 8 bytes of memory, and 1 more would exceed the limit of 8"
     ):
         store.accept("d3", b"1", ["a"])
-    assert record(store, "d3") is None
+    assert get_delivery(store, "d3") is None
     assert store.accept("d1", b"1234", ["a"]).status == "in_progress"
     # What nobody waits for is not held.
     assert store.accept("d4", b"123456789", (), "unhandled").status == "unhandled"
@@ -482,7 +487,7 @@ def test_full_store_rejects_until_a_run_finishes() -> None:
     assert store.accept("d3", b"1", ["a"]).status == "accepted"
     with pytest.raises(StoreError):
         store.accept("d1", b"1234", ["a"])
-    assert record(store, "d1").state == "failed"
+    assert get_delivery(store, "d1").state == "failed"
     run(store, "d2", a="succeeded")
     assert store.accept("d1", b"1234", ["a"]).status == "accepted"
     run(store, "d1", a="succeeded")
@@ -497,7 +502,7 @@ def test_rerunning_delivery_is_not_dropped() -> None:
     store.accept("d1", b"{}", ["a"])
     store.accept("d2", b"{}", (), "unhandled")
     store.accept("d3", b"{}", (), "unhandled")
-    assert record(store, "d1").state == "queued"
+    assert get_delivery(store, "d1").state == "queued"
 
 
 def test_one_of_many_threads_runs_a_delivery(store: DeliveryStore) -> None:

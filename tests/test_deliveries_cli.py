@@ -108,7 +108,7 @@ def command(path: Path, *words: str, **environment: str) -> subprocess.Completed
     return hubhooks("deliveries", *words, HUBHOOKS_DELIVERIES=str(path), **environment)
 
 
-def said(path: Path, *words: str, code: int = 0) -> list[Any]:
+def json_lines(path: Path, *words: str, code: int = 0) -> list[Any]:
     """Run it in this process, and give the lines of JSON it prints."""
     done = invoke(path, *words, "--json")
     assert done.exit_code == code, done.output
@@ -295,12 +295,12 @@ def test_a_wide_terminal_shows_handlers_and_times(filled: Path) -> None:
 def test_json_list_has_a_line_per_delivery(filled: Path) -> None:
     done = command(filled, "list", "--json", "--limit", "5")
     *_, line = done.stdout.splitlines()
-    record = json.loads(line)
-    assert datetime.now(timezone.utc) - datetime.fromisoformat(record.pop("received_at")) < (
+    delivery = json.loads(line)
+    assert datetime.now(timezone.utc) - datetime.fromisoformat(delivery.pop("received_at")) < (
         timedelta(days=1)
     )
-    retrain, reply = record.pop("runs")
-    assert record == {
+    retrain, reply = delivery.pop("runs")
+    assert delivery == {
         "id": "failed-1",
         "state": "failed",
         "scope": "discussion.comment",
@@ -333,7 +333,7 @@ def test_json_list_has_a_line_per_delivery(filled: Path) -> None:
     ],
 )
 def test_list_has_filters(filled: Path, options: str, expected: list[str]) -> None:
-    assert [record["id"] for record in said(filled, "list", *options.split())] == expected
+    assert [delivery["id"] for delivery in json_lines(filled, "list", *options.split())] == expected
 
 
 def test_old_deliveries_are_not_recent(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,10 +343,10 @@ def test_old_deliveries_are_not_recent(path: Path, monkeypatch: pytest.MonkeyPat
                 then = time.time() - hours * 3600
                 patch.setattr(clock, "now", lambda then=then: then)
                 accept(store, name)
-    assert [record["id"] for record in said(path, "list", "--since", "2h")] == ["new"]
+    assert [delivery["id"] for delivery in json_lines(path, "list", "--since", "2h")] == ["new"]
     yesterday = datetime.now().astimezone() - timedelta(hours=2)
     for text in (yesterday.isoformat(), yesterday.replace(tzinfo=None).isoformat(" ")):
-        assert [record["id"] for record in said(path, "list", "--since", text)] == ["new"]
+        assert [delivery["id"] for delivery in json_lines(path, "list", "--since", text)] == ["new"]
 
 
 def test_list_names_the_next_page(filled: Path) -> None:
@@ -400,12 +400,12 @@ def test_unhandled_delivery_shows_a_reason_per_handler(filled: Path) -> None:
 
 
 def test_a_delivery_in_json_is_one_object(filled: Path) -> None:
-    (record,) = said(filled, "show", "failed-1")
-    assert record["body"] == sample_json("discussion.comment.create")
-    assert record["headers"] == [["x-webhook-secret", "(redacted)"], ["user-agent", "hub"]]
-    assert record["runs"][0]["traceback"] == TRACEBACK
-    (record,) = said(filled, "show", "malformed-1")
-    assert record["body"] == '{"event": \\xff\x1b[2J'
+    (delivery,) = json_lines(filled, "show", "failed-1")
+    assert delivery["body"] == sample_json("discussion.comment.create")
+    assert delivery["headers"] == [["x-webhook-secret", "(redacted)"], ["user-agent", "hub"]]
+    assert delivery["runs"][0]["traceback"] == TRACEBACK
+    (delivery,) = json_lines(filled, "show", "malformed-1")
+    assert delivery["body"] == '{"event": \\xff\x1b[2J'
 
 
 def test_body_with_non_json_values_is_shown(path: Path) -> None:
@@ -416,8 +416,8 @@ def test_body_with_non_json_values_is_shown(path: Path) -> None:
     assert "NaN" in done.stdout
     told = json.loads(done.stdout, parse_constant=lambda _: pytest.fail("a NaN is no JSON"))
     assert told["body"] == {"n": "nan"}
-    (record,) = said(path, "show", "exact")
-    assert record["body"] == {"n": 12345678901234567890, "s": "\ud800"}
+    (delivery,) = json_lines(path, "show", "exact")
+    assert delivery["body"] == {"n": 12345678901234567890, "s": "\ud800"}
 
 
 def test_retrying_runs_show_time_and_reason(path: Path) -> None:
@@ -468,7 +468,7 @@ def test_dropped_body_is_reported(filled: Path) -> None:
     with opened(filled, max_bytes=1) as store:
         store.prune()
     assert "deleted to free space" in invoke(filled, "show", "succeeded-1").stdout
-    assert said(filled, "show", "succeeded-1")[0]["body"] is None
+    assert json_lines(filled, "show", "succeeded-1")[0]["body"] is None
 
 
 @pytest.mark.parametrize(
@@ -489,7 +489,7 @@ def test_whole_id_wins_over_longer_ids(path: Path) -> None:
     with opened(path) as store:
         for name in ("d12", "d1", "d11"):
             accept(store, name)
-    assert said(path, "show", "d1")[0]["id"] == "d1"
+    assert json_lines(path, "show", "d1")[0]["id"] == "d1"
 
 
 # ---- replay --------------------------------------------------------------------------------------
@@ -538,16 +538,18 @@ def test_terminal_shows_progress(path: Path) -> None:
 
 
 def test_only_the_named_handlers_run(filled: Path) -> None:
-    (replay,) = said(filled, "replay", "failed-1", "--only", "reply")
+    (replay,) = json_lines(filled, "replay", "failed-1", "--only", "reply")
     assert replay["handlers"] == ["reply"]
-    runs = {run["handler"]: run["state"] for run in said(filled, "show", "failed-1")[0]["runs"]}
+    runs = {
+        run["handler"]: run["state"] for run in json_lines(filled, "show", "failed-1")[0]["runs"]
+    }
     assert runs == {"retrain": "failed", "reply": "queued"}
 
 
 def test_replay_runs_a_handler_that_did_not_match(filled: Path) -> None:
-    (replay,) = said(filled, "replay", "unhandled-1", "--only", "reply", "--only", "retrain")
+    (replay,) = json_lines(filled, "replay", "unhandled-1", "--only", "reply", "--only", "retrain")
     assert replay["handlers"] == ["reply", "retrain"]
-    assert said(filled, "show", "unhandled-1")[0]["state"] == "queued"
+    assert json_lines(filled, "show", "unhandled-1")[0]["state"] == "queued"
 
 
 @pytest.mark.parametrize(
@@ -567,10 +569,10 @@ def test_replay_runs_a_handler_that_did_not_match(filled: Path) -> None:
 def test_filters_choose_deliveries_to_replay(
     filled: Path, options: str, expected: dict[str, list[str]]
 ) -> None:
-    before = said(filled, "list")
-    plan = said(filled, "replay", "--dry-run", *options.split())
+    before = json_lines(filled, "list")
+    plan = json_lines(filled, "replay", "--dry-run", *options.split())
     assert {one["id"]: one["handlers"] for one in plan} == expected
-    assert said(filled, "list") == before
+    assert json_lines(filled, "list") == before
     done = invoke(filled, "replay", "--dry-run", *options.split())
     assert [line.split()[0] for line in done.stdout.splitlines()[3:-1]] == list(expected)
     assert f"dry run: nothing was queued, {len(expected)} deliver" in done.stderr
@@ -583,7 +585,7 @@ def test_replay_of_many_pages_starts_with_the_oldest(path: Path) -> None:
         for name in names:
             accept(store, name, "retrain")
             end(store, name, retrain="failed")
-    assert [one["id"] for one in said(path, "replay", "--failed", "--dry-run")] == names
+    assert [one["id"] for one in json_lines(path, "replay", "--failed", "--dry-run")] == names
     done = invoke(path, "replay", "--failed", "--dry-run")
     assert len(done.stdout.splitlines()) == 104
     assert f"and {page - 95} more: --json lists all" in done.stderr
@@ -610,10 +612,10 @@ def test_dropped_deliveries_are_reported_during_replay(
         return choose(*arguments, **options)
 
     monkeypatch.setattr(_replay, "_replay_of", choose_and_prune)
-    plans = said(path, "replay", "--failed", "--dry-run", code=1)
+    plans = json_lines(path, "replay", "--failed", "--dry-run", code=1)
     assert [plan["id"] for plan in plans] == names
     assert {plan["skipped"] for plan in plans} == {"its body was deleted to free space"}
-    assert said(path, "list") == []
+    assert json_lines(path, "list") == []
 
 
 def test_replay_without_an_app_queues_for_its_start(path: Path) -> None:
@@ -638,7 +640,7 @@ def test_blocked_replay_has_a_reason(filled: Path) -> None:
         "hubhooks: `queued-1` is not replayed: handler `retrain` is still queued",
     ]
     assert done.stdout == ""
-    (plan,) = said(filled, "replay", "succeeded-1", "--dry-run", code=1)
+    (plan,) = json_lines(filled, "replay", "succeeded-1", "--dry-run", code=1)
     assert (plan["handlers"], plan["skipped"]) == ([], "its body was deleted to free space")
 
 
@@ -693,7 +695,7 @@ def test_command_waits_for_another_writer(filled: Path) -> None:
     # Longer than the log itself waits.
     timer = threading.Timer(0.5, writer.execute, ["ROLLBACK"])
     timer.start()
-    assert said(filled, "replay", "succeeded-1")[0]["runs"][0]["state"] == "queued"
+    assert json_lines(filled, "replay", "succeeded-1")[0]["runs"][0]["state"] == "queued"
     timer.join()
     writer.close()
 
@@ -706,7 +708,7 @@ def test_locked_store_is_an_error(filled: Path, monkeypatch: pytest.MonkeyPatch)
     writer.close()
     assert done.exit_code == 1
     assert "is locked by another program" in done.stderr
-    assert said(filled, "show", "succeeded-1")[0]["state"] == "succeeded"
+    assert json_lines(filled, "show", "succeeded-1")[0]["state"] == "succeeded"
 
 
 @pytest.mark.parametrize(
@@ -721,11 +723,11 @@ def test_locked_store_is_an_error(filled: Path, monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_invalid_replay_queues_nothing(filled: Path, options: Sequence[str], message: str) -> None:
-    before = said(filled, "list")
+    before = json_lines(filled, "list")
     done = invoke(filled, "replay", *options)
     assert (done.exit_code, done.stdout) == (2, "")
     assert message in Text.from_ansi(done.stderr).plain
-    assert said(filled, "list") == before
+    assert json_lines(filled, "list") == before
 
 
 # ---- export, prune, stats ------------------------------------------------------------------------
@@ -800,9 +802,11 @@ def test_export_error_escapes_control_characters(path: Path) -> None:
 
 def test_prune_drops_old_bodies_and_keeps_unfinished_runs(filled: Path) -> None:
     def with_bodies() -> list[str]:
-        return [name for name in NEWEST_FIRST if said(filled, "show", name)[0]["body"] is not None]
+        return [
+            name for name in NEWEST_FIRST if json_lines(filled, "show", name)[0]["body"] is not None
+        ]
 
-    sizes = {record["id"]: record["size"] for record in said(filled, "list")}
+    sizes = {delivery["id"]: delivery["size"] for delivery in json_lines(filled, "list")}
     what = f"5 bodies ({(sum(sizes.values()) - sizes['queued-1']) / 1000:.1f} kB) and 0 deliveries"
     for options, told in (
         ("1h", "deleted 0 bodies (0 bytes) and 0 deliveries"),
@@ -820,9 +824,9 @@ def test_ids_outlive_bodies(path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         patch.setattr(clock, "now", lambda: time.time() - 8 * DAY)
         accept(store, "d1")
     assert " and 0 deliveries" in invoke(path, "prune", "--older-than", "2d").stdout
-    assert [record["id"] for record in said(path, "list")] == ["d1"]
+    assert [delivery["id"] for delivery in json_lines(path, "list")] == ["d1"]
     assert " and 1 delivery" in invoke(path, "prune", "--older-than", "1h").stdout
-    assert said(path, "list") == []
+    assert json_lines(path, "list") == []
 
 
 def test_prune_requires_an_age(filled: Path) -> None:
@@ -832,7 +836,7 @@ def test_prune_requires_an_age(filled: Path) -> None:
 def test_stats_count_the_store(filled: Path) -> None:
     with opened(filled) as store:
         store.count_rejections(1, "secret wrong", 3)
-    (stats,) = said(filled, "stats")
+    (stats,) = json_lines(filled, "stats")
     assert stats.pop("unfinished_since") is not None
     assert stats.pop("body_bytes") > 0
     assert stats.pop("file_bytes") == filled.stat().st_size

@@ -100,9 +100,9 @@ def test_handler_that_kills_the_process_finally_fails(
             )
     assert crashes == 4
     assert lines(tmp_path / "called") == ["aborts 4 the process died during this handler"]
-    record = store.get("d1")
-    assert record is not None
-    assert (record.runs[0].attempts, record.runs[0].crashes) == (4, 4)
+    delivery = store.get("d1")
+    assert delivery is not None
+    assert (delivery.runs[0].attempts, delivery.runs[0].crashes) == (4, 4)
 
 
 TELLS_PID = """
@@ -214,9 +214,9 @@ def test_unfinished_run_runs_after_the_next_start(
         server.wait_until(lambda: len(lines(tmp_path / "ran")) == 2, "does not start them")
         # After ten seconds it stops waiting.
         server.stop()
-        record = store.get("d1")
-        assert record is not None
-        assert {run.state for run in record.runs} == {"retrying"}
+        delivery = store.get("d1")
+        assert delivery is not None
+        assert {run.state for run in delivery.runs} == {"retrying"}
     with started(tmp_path, script=STOPS, environ=ON_DISK) as server:
         server.wait_until(
             lambda: store.stats().states == {"succeeded": 1}, "does not run them again"
@@ -242,8 +242,8 @@ def matching(event, context):
 
 
 def deliver(server: Server, delivery_id: str) -> None:
-    answer = server.post("/", BODY, headers={"Webhook-Id": delivery_id})
-    assert answer.status_code == 202, answer.text
+    response = server.post("/", BODY, headers={"Webhook-Id": delivery_id})
+    assert response.status_code == 202, response.text
 
 
 def test_lost_sqlite_locks_do_not_stop_the_handlers(tmp_path: Path) -> None:
@@ -274,7 +274,7 @@ def test_app_recreates_a_removed_store(tmp_path: Path) -> None:
         deliver(server, "after")
         wait_until(lambda: lines(ran)[1:] == ["after"])
         server.kill()
-    assert [record.id for record in SqliteStore(tmp_path / "hubhooks.db").list()] == ["after"]
+    assert [delivery.id for delivery in SqliteStore(tmp_path / "hubhooks.db").list()] == ["after"]
 
 
 # ---- the same delivery again --------------------------------------------------------------------
@@ -290,19 +290,19 @@ class Served:
         self._post = post
 
     def send(self, delivery_id: str = "d1", content: bytes = BODY) -> tuple[int, str]:
-        status, said = self._post(self.port, content, delivery_id)
-        return status, said["status"]
+        status, data = self._post(self.port, content, delivery_id)
+        return status, data["status"]
 
-    def record(self, delivery_id: str = "d1") -> Any:
+    def delivery(self, delivery_id: str = "d1") -> Any:
         return self.hooks.deliveries.get(delivery_id)
 
     def wait_for(self, state: str, delivery_id: str = "d1", *, delivered: bool = True) -> None:
         def is_so() -> bool:
-            record = self.record(delivery_id)
+            delivery = self.delivery(delivery_id)
             return (
-                record is not None
-                and record.state == state
-                and (record.is_acknowledged or not delivered)
+                delivery is not None
+                and delivery.state == state
+                and (delivery.is_acknowledged or not delivered)
             )
 
         wait_until(is_so)
@@ -344,7 +344,7 @@ def test_delivery_repeated_after_a_late_response_is_a_retry(
         assert served.send() == (202, "accepted")
         served.wait_for("succeeded", delivered=False)
         assert served.send() == (200, "duplicate")
-        assert served.record().duplicates == 1
+        assert served.delivery().duplicates == 1
 
 
 def test_response_on_completion_is_in_time(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,7 +354,7 @@ def test_response_on_completion_is_in_time(serving: Any, monkeypatch: pytest.Mon
         assert served.send() == (200, "succeeded")
         # Replay.
         assert served.send() == (200, "succeeded")
-        assert served.record().runs[0].attempts == 2
+        assert served.delivery().runs[0].attempts == 2
 
 
 def test_delivery_repeated_after_a_disconnect_is_a_retry(serving: Any) -> None:
@@ -380,10 +380,12 @@ def test_delivery_repeated_after_a_disconnect_is_a_retry(serving: Any) -> None:
             release_later = threading.Timer(0.2, release.set)
         release_later.start()
         try:
-            wait_until(lambda: served.record() is not None and served.record().state == "succeeded")
+            wait_until(
+                lambda: served.delivery() is not None and served.delivery().state == "succeeded"
+            )
         except AssertionError:
             pytest.skip("the server saw the end of the connection before the request")
-        assert not served.record().is_acknowledged
+        assert not served.delivery().is_acknowledged
         assert served.send() == (200, "duplicate")
 
 
@@ -406,7 +408,7 @@ def test_disconnect_before_completion_makes_the_next_a_retry(serving: Any) -> No
         release.set()
         served.wait_for("succeeded", delivered=False)
         assert served.send() == (200, "duplicate")
-        assert served.record().runs[0].attempts == 1
+        assert served.delivery().runs[0].attempts == 1
 
 
 def test_only_failed_handlers_run_again(serving: Any) -> None:
@@ -444,7 +446,7 @@ def test_running_or_retrying_delivery_is_in_progress(serving: Any) -> None:
             release.set()
         served.wait_for("retrying")
         assert served.send() == (200, "in_progress")
-        assert served.record().duplicates == 2
+        assert served.delivery().duplicates == 2
 
 
 def test_delivery_without_runs_is_matched_again(serving: Any) -> None:
@@ -467,10 +469,10 @@ def test_deliveries_without_id_are_all_different(serving: Any, post: Any) -> Non
     ran: list[str] = []
     with serving() as served:
         served.hooks.add(lambda event, context: ran.append(context.id), name="matching")
-        answers = [post(served.port, BODY, "") for _ in range(2)]
-        assert [status for status, _ in answers] == [202, 202]
+        responses = [post(served.port, BODY, "") for _ in range(2)]
+        assert [status for status, _ in responses] == [202, 202]
         wait_until(lambda: len(ran) == 2)
-    assert sorted(ran) == sorted(said["delivery"] for _, said in answers)
+    assert sorted(ran) == sorted(data["delivery"] for _, data in responses)
     assert len(set(ran)) == 2
 
 
@@ -526,7 +528,7 @@ def test_crashed_runs_are_isolated_with_others_between_them(
         try:
             wait_until(lambda: ran == ["i1"])
             served.send("n2")
-            assert [served.record(name).state for name in ("n1", "n2")] == ["queued", "queued"]
+            assert [served.delivery(name).state for name in ("n1", "n2")] == ["queued", "queued"]
         finally:
             release.set()
         wait_until(lambda: served.hooks.deliveries.stats().states == {"succeeded": 5})
@@ -553,7 +555,7 @@ def test_isolation_of_a_hanging_crashed_run_ends(
             served.wait_for("succeeded", "n1")
             served.send("n2")
             served.wait_for("succeeded", "n2")
-            assert served.record("i1").state == ("stuck" if timeout else "running")
+            assert served.delivery("i1").state == ("stuck" if timeout else "running")
         finally:
             release.set()
         served.wait_for("succeeded", "i1", delivered=False)
@@ -607,7 +609,7 @@ def test_crashed_run_waits_a_limited_time_for_others(
             served.wait_for("succeeded", "i1", delivered=False)
             served.send("n2")
             served.wait_for("succeeded", "n2")
-            assert served.record("n1").state == "running"
+            assert served.delivery("n1").state == "running"
         finally:
             release.set()
 
@@ -643,7 +645,7 @@ def test_failing_handler_is_retried_up_to_its_limit(serving: Any, is_async: bool
         served.send()
         served.wait_for("failed")
         wait_until(lambda: len(called) == 4)
-        (run,) = served.record().runs
+        (run,) = served.delivery().runs
         assert (run.attempts, run.error) == (3, "ValueError: no 3")
         served.send()
         wait_until(lambda: len(called) == 8)
@@ -666,7 +668,7 @@ def test_handler_chooses_the_time_of_its_retry(
 
         served.send()
         served.wait_for("succeeded")
-        assert served.record().runs[0].attempts == 2
+        assert served.delivery().runs[0].attempts == 2
     expected = "handler `busy` asks for a retry of delivery `d1` in 0.01 s: too many requests"
     assert expected in logged()
 
@@ -696,7 +698,7 @@ def test_invalid_backoff_waits_a_minute(
 ) -> None:
     def waits_a_minute(delivery_id: str) -> bool:
         served.wait_for("retrying", delivery_id)
-        (run,) = served.record(delivery_id).runs
+        (run,) = served.delivery(delivery_id).runs
         minute = timedelta(seconds=60)
         return bool(run.started_at + minute <= run.due_at <= datetime.now(timezone.utc) + minute)
 
@@ -730,7 +732,7 @@ def test_retry_waits_a_year_at_most(serving: Any, after: float) -> None:
             raise Retry(after=after)
 
         served.send()
-        wait_until(lambda: served.record().runs[0].failures == 2)
+        wait_until(lambda: served.delivery().runs[0].failures == 2)
         assert served.send() == (200, "in_progress")
         (listed,) = served.hooks.deliveries.list()
         in_a_year = datetime.now(timezone.utc) + timedelta(days=365)
@@ -750,7 +752,7 @@ def test_timeout_cancels_an_async_handler(serving: Any) -> None:
 
         served.send()
         served.wait_for("failed")
-        (run,) = served.record().runs
+        (run,) = served.delivery().runs
     assert (run.attempts, run.error) == (2, "TimeoutError: it took more than 0.05 s")
     assert cleaned_up == [True, True]
 
@@ -769,13 +771,13 @@ def test_timed_out_sync_handler_is_stuck_until_it_returns(
             served.send()
             served.wait_for("stuck")
             served.send("d2")
-            assert served.record("d2").state == "queued"
+            assert served.delivery("d2").state == "queued"
             assert served.send() == (200, "in_progress")
         finally:
             release.set()
         served.wait_for("succeeded")
         served.wait_for("succeeded", "d2")
-        assert served.record().runs[0].attempts == 1
+        assert served.delivery().runs[0].attempts == 1
     what = "handler `stuck` on delivery `d1` is stuck: it took more than 0.05 s; a thread cannot"
     assert f"{what} be stopped" in logged()
 
@@ -797,12 +799,12 @@ def test_handler_that_swallows_its_cancellation_is_stuck(
             served.send()
             served.wait_for("stuck")
             served.send("d2")
-            assert served.record("d2").state == "queued"
+            assert served.delivery("d2").state == "queued"
         finally:
             release.set()
         served.wait_for("succeeded")
         served.wait_for("succeeded", "d2")
-        assert served.record().runs[0].attempts == 1
+        assert served.delivery().runs[0].attempts == 1
     what = "handler `stubborn` on delivery `d1` is stuck: it took more than 0.05 s, and did not end"
     (line,) = [line for line in logged() if line.startswith(what)]
     assert line == f"{what} when it was cancelled"
@@ -901,13 +903,13 @@ def test_response_on_completion_waits_for_handlers(serving: Any) -> None:
                 raise ValueError
 
         assert served.send("works") == (200, "succeeded")
-        assert served.record("works").state == "succeeded"
+        assert served.delivery("works").state == "succeeded"
         assert served.send("fails") == (503, "failed")
-        assert not served.record("fails").is_acknowledged
+        assert not served.delivery("fails").is_acknowledged
         # The Hub's retry is the queue.
         assert served.send("fails") == (200, "succeeded")
         assert served.send("works") == (200, "succeeded")
-        assert [served.record(name).runs[0].attempts for name in ("works", "fails")] == [2, 2]
+        assert [served.delivery(name).runs[0].attempts for name in ("works", "fails")] == [2, 2]
 
 
 def test_response_on_completion_waits_a_limited_time(
@@ -957,7 +959,7 @@ def test_waiting_responses_do_not_poll_a_busy_store(
         worker.submit(
             AcceptedRuns(store.accept("d1", BODY, ["matching"]).id, ("matching",), change)
         )
-        answers = [asyncio.ensure_future(worker.wait_for("d1", PATIENCE)) for _ in range(20)]
+        responses = [asyncio.ensure_future(worker.wait_for("d1", PATIENCE)) for _ in range(20)]
         await until(lambda: store.looks >= 20)
         with other.transaction():
             store.tries = 0
@@ -965,7 +967,7 @@ def test_waiting_responses_do_not_poll_a_busy_store(
             await until(lambda: store.looks >= 40)
             assert store.tries == 1
         clock[0] += 1
-        records = await asyncio.gather(*answers)
+        records = await asyncio.gather(*responses)
         await worker.stop()
         return records
 
@@ -1019,8 +1021,8 @@ def test_unusable_store_is_a_startup_error_or_503(
             asyncio.run(live())
         return
     with serve(hooks, lifespan="off") as port:
-        status, said = post(port, BODY)
-        assert (status, said["reason"]) == (503, "the delivery could not be stored")
+        status, data = post(port, BODY)
+        assert (status, data["reason"]) == (503, "the delivery could not be stored")
         (line,) = logged()
         assert "cannot be created (no such file or directory)" in line
         (tmp_path / "no").mkdir()
@@ -1032,17 +1034,17 @@ def test_delivery_waits_for_a_busy_store_then_is_rejected(
 ) -> None:
     path = tmp_path / "hubhooks.db"
     hooks = Webhooks("moon", deliveries=path)
-    answers: list[int] = []
+    responses: list[int] = []
     other = SqliteStore(path)
     other.open()
     with serve(hooks) as port:
         with other.transaction():
-            sender = threading.Thread(target=lambda: answers.append(post(port, BODY)[0]))
+            sender = threading.Thread(target=lambda: responses.append(post(port, BODY)[0]))
             sender.start()
             sender.join(0.3)
-            assert answers == []
+            assert responses == []
         sender.join(PATIENCE)
-        assert answers == [200]
+        assert responses == [200]
         monkeypatch.setattr(app_module, "BUSY_SECONDS", 0.0)
         with other.transaction():
             assert post(port, BODY, "d2") == (
@@ -1110,21 +1112,21 @@ def test_waiting_requests_are_stored_in_one_batch(serve: Any, post: Any, tmp_pat
 
         await hooks(scope, receive_and_count if scope["type"] == "http" else receive, send)
 
-    answers: list[int] = []
+    responses: list[int] = []
     with serve(app) as port:
         with other.transaction():
             senders = [
-                threading.Thread(target=lambda: answers.append(post(port, BODY)[0]))
+                threading.Thread(target=lambda: responses.append(post(port, BODY)[0]))
                 for _ in range(20)
             ]
             for sender in senders:
                 sender.start()
             wait_until(lambda: len(arrivals) == 20)
-            assert answers == []
+            assert responses == []
         for sender in senders:
             sender.join(PATIENCE)
     other.close()
-    assert answers == [200] * 20
+    assert responses == [200] * 20
     assert max(sizes) == 20
 
 
@@ -1152,10 +1154,10 @@ def test_delivery_of_a_cancelled_request_still_runs(tmp_path: Path, turns: int) 
                 await request
 
     asyncio.run(come_and_go())
-    record = hooks.deliveries.get("d1")
-    assert record is not None
-    assert [run.state for run in record.runs] == ["succeeded"]
-    assert not record.is_acknowledged
+    delivery = hooks.deliveries.get("d1")
+    assert delivery is not None
+    assert [run.state for run in delivery.runs] == ["succeeded"]
+    assert not delivery.is_acknowledged
 
 
 def test_failed_start_in_a_batch_delays_no_other(

@@ -26,8 +26,8 @@ class App:
         self._server = server
 
     def send(self, body: bytes, path: str = "/", **options: Any) -> tuple[int, dict[str, Any]]:
-        answer = self._server.post(path, body, **options)
-        return answer.status_code, answer.json()
+        response = self._server.post(path, body, **options)
+        return response.status_code, response.json()
 
     def printed(self, lines: int) -> list[str]:
         """Give what the app printed, once it is so many lines."""
@@ -80,8 +80,8 @@ def test_quickstart_logs_the_event(quickstart: App) -> None:
         ),
     }
     for name, (handler, _) in cases.items():
-        status, said = quickstart.send(sample(name))
-        assert (status, said["status"], said["handlers"]) == (202, "accepted", [handler]), name
+        status, data = quickstart.send(sample(name))
+        assert (status, data["status"], data["handlers"]) == (202, "accepted", [handler]), name
     expected = {f"{handler}: {text}" for handler, text in cases.values()}
     # Sync handlers run beside each other, so the order is not fixed.
     assert set(quickstart.printed(len(cases))) == expected
@@ -128,8 +128,8 @@ def test_manual_endpoint_accepts_deliveries(by_hand: App) -> None:
         "repo.delete": "delete on repo",
     }
     for name, text in cases.items():
-        status, said = by_hand.send(sample(name), "/webhooks/hub")
-        assert (status, said["status"]) == (202, "accepted"), name
+        status, data = by_hand.send(sample(name), "/webhooks/hub")
+        assert (status, data["status"]) == (202, "accepted"), name
         assert f"react: {text}" in by_hand.printed(1 + list(cases).index(name))
 
 

@@ -55,15 +55,15 @@ def ended(hooks: Webhooks, delivery_id: str = "d1") -> Delivery:
     """Wait until a delivery is finished, or waits for a retry."""
 
     def is_over() -> bool:
-        record = hooks.deliveries.get(delivery_id)
-        return record is not None and all(
-            run.state not in ("queued", "running") for run in record.runs
+        delivery = hooks.deliveries.get(delivery_id)
+        return delivery is not None and all(
+            run.state not in ("queued", "running") for run in delivery.runs
         )
 
     wait_until(is_over, "the delivery stays open")
-    record = hooks.deliveries.get(delivery_id)
-    assert record is not None
-    return record
+    delivery = hooks.deliveries.get(delivery_id)
+    assert delivery is not None
+    return delivery
 
 
 # ---- logging that raises ------------------------------------------------------------------------
@@ -168,8 +168,8 @@ def test_logging_error_does_not_keep_a_run_unfinished(
 
 
 def _is_open(hooks: Webhooks, delivery_id: str) -> bool:
-    record = hooks.deliveries.get(delivery_id)
-    return record is None or record.is_open
+    delivery = hooks.deliveries.get(delivery_id)
+    return delivery is None or delivery.is_open
 
 
 def test_logging_error_does_not_prevent_a_response(hooks: Webhooks, serve: Any, post: Any) -> None:
@@ -790,7 +790,7 @@ def test_handler_returning_in_a_forked_child_ends_once(
         state = "failed" if kind == "repo.create" else "succeeded"
         server.wait_until(lambda: store.stats().states == {state: 2}, "does not record the runs")
     assert lines(tmp_path / "ran") == ["in the child", f"child ended with {code}"] * 2
-    assert [run.attempts for record in store.list() for run in record.runs] == [1, 1]
+    assert [run.attempts for delivery in store.list() for run in delivery.runs] == [1, 1]
 
 
 OUTLIVES = """
@@ -902,10 +902,10 @@ def test_forked_child_does_not_use_store_or_lock(tmp_path: Path) -> None:
     with started(
         tmp_path, *command, script=BESIDE_THREADS, prints="all children ended", environ=ON_DISK
     ) as server:
-        said = server.output()
-        assert said.count("was open when this process was forked") == 2
-        assert "forked from a serving process: only the parent can use it" in said
-        assert "in the child" not in said
+        output = server.output()
+        assert output.count("was open when this process was forked") == 2
+        assert "forked from a serving process: only the parent can use it" in output
+        assert "in the child" not in output
         assert LeaderLock(tmp_path / "hubhooks.db").is_taken()
         for number in range(3):
             headers = {"Webhook-Id": f"d{number}"}
@@ -981,8 +981,8 @@ def test_forked_children_of_a_gradio_app_end_at_once(tmp_path: Path, launch: str
         tmp_path, "app.py", script=script, prints="Deliveries are stored", environ=environ
     ) as server:
         assert server.post("/gradio_api/webhooks", BODY).status_code == 202
-        said = server.wait_for("all children were terminated")
-    took = [float(line.split()[-1]) for line in said.splitlines() if line.startswith("pool took")]
+        output = server.wait_for("all children were terminated")
+    took = [float(line.split()[-1]) for line in output.splitlines() if line.startswith("pool took")]
     assert len(took) == (0 if is_wrapped else 5)
     # 0.03 s on an idle machine; it took 11 s.
     assert min(took, default=0) < 5 * 0.03

@@ -115,7 +115,7 @@ def push_model(api: HfApi, path: str, text: str, **options: Any) -> str:
 
 
 def statuses(deliveries: list[RunContext]) -> list[tuple[str, int, str]]:
-    return [(each.kind, each.status, each.said.get("status", "")) for each in deliveries]
+    return [(each.kind, each.status, each.data.get("status", "")) for each in deliveries]
 
 
 def test_a_push_to_a_dataset_starts_one_training(hub: Hub, grace: HfApi, start: Start) -> None:
@@ -168,17 +168,17 @@ def test_bot_replies_once_and_never_to_itself(hub: Hub, grace: HfApi, start: Sta
     grace.comment_discussion(DATASET, opened.num, question, repo_type="dataset")
     comments = hub.repo(f"datasets/{DATASET}").discussions[0].comments
     wait_until(lambda: len(comments) == 3, "the bot does not answer")
-    answer = comments[2]
-    assert answer.author.name == "my-bot"
+    response = comments[2]
+    assert response.author.name == "my-bot"
     # What it says mentions itself, as a quotation would.
-    assert answer.content.startswith(f"You said: {question}")
+    assert response.content.startswith(f"You said: {question}")
     assert statuses(hub.settle()) == [
         ("discussion.comment create", 202, "accepted"),
         ("discussion.comment create", 200, "ignored"),
     ]
 
     hub.replay()
-    assert comments[2:] == [answer]
+    assert comments[2:] == [response]
 
 
 def test_bot_replies_to_opening_posts_and_mentions_only(

@@ -210,9 +210,9 @@ def handle(function: Any, event: HubEvent, **options: Any) -> Run:
         await worker.stop(PATIENCE)
 
     asyncio.run(serve())
-    record = store.get("d1")
-    assert record is not None
-    return record.run("handler")
+    delivery = store.get("d1")
+    assert delivery is not None
+    return delivery.run("handler")
 
 
 # ---- async functions in any form ---------------------------------------------------------------
@@ -357,10 +357,10 @@ def test_wrapped_async_function_is_cancelled_when_the_server_stops(event: Event)
         await worker.stop(0)
 
     asyncio.run(serve())
-    record = store.get("d1")
-    assert record is not None
-    assert record.run("handler").state == "failed"
-    assert "CancelledError" in record.run("handler").error
+    delivery = store.get("d1")
+    assert delivery is not None
+    assert delivery.run("handler").state == "failed"
+    assert "CancelledError" in delivery.run("handler").error
 
 
 def test_coroutine_returned_after_the_stop_is_closed_and_recorded(event: Event) -> None:
@@ -386,8 +386,8 @@ def test_coroutine_returned_after_the_stop_is_closed_and_recorded(event: Event) 
     may_return.set()
 
     def ended() -> bool:
-        record = store.get("d1")
-        return record is not None and record.run("handler").state == "failed"
+        delivery = store.get("d1")
+        return delivery is not None and delivery.run("handler").state == "failed"
 
     wait_until(ended)
     assert bodies == []
@@ -426,8 +426,8 @@ def test_wrapped_async_function_runs_on_a_real_server(
     hooks = Webhooks("moon")
     hooks.add(wrapped(coroutine), name="handler")
     with serve(hooks) as port:
-        status, said = post(port, body("repo.create"))
-        assert (status, said["handlers"]) == (202, ["handler"])
+        status, data = post(port, body("repo.create"))
+        assert (status, data["handlers"]) == (202, ["handler"])
         wait_until(lambda: bodies)
 
 

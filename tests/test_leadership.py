@@ -53,8 +53,8 @@ def ran(folder: Path) -> dict[str, list[str]]:
 
 def deliver(server: Server, *delivery_ids: str) -> None:
     for delivery_id in delivery_ids:
-        answer = server.post("/", BODY, headers={"Webhook-Id": delivery_id})
-        assert answer.status_code == 202, answer.text
+        response = server.post("/", BODY, headers={"Webhook-Id": delivery_id})
+        assert response.status_code == 202, response.text
 
 
 def wait_until_ran(server: Server, *delivery_ids: str) -> None:
@@ -83,15 +83,15 @@ def test_process_with_newer_code_becomes_leader(tmp_path: Path) -> None:
             deliver(old, "to-old")
             deliver(new, "to-new")
             wait_until_ran(new, "to-old", "to-new")
-            said = new.output()
+            output = new.output()
         pattern = (
             rf"process {old.pid} is the leader of the delivery store `.*hubhooks\.db` since "
             r"[-\d]+ [:\d]+ UTC, with code (\w{8})\. This process has code (\w{8}), and becomes"
         )
-        found = re.search(pattern, said)
-        assert found is not None, said
+        found = re.search(pattern, output)
+        assert found is not None, output
         assert found[1] != found[2]
-        assert said.count("is the leader of the delivery store") == 1
+        assert output.count("is the leader of the delivery store") == 1
         # The old one leads again once no other process does.
         wait_until_leads(old)
     runs = ran(tmp_path)
@@ -120,9 +120,9 @@ def test_newer_code_waits_for_the_runs_of_the_older(tmp_path: Path) -> None:
     runs = ran(tmp_path)
     assert runs.pop("long") == ["1", str(old.pid)]
     assert set(map(tuple, runs.values())) == {("2", str(new.pid))}
-    record = SqliteStore(tmp_path / "hubhooks.db").get("long")
-    assert record is not None
-    assert (record.state, record.runs[0].attempts) == ("succeeded", 1)
+    delivery = SqliteStore(tmp_path / "hubhooks.db").get("long")
+    assert delivery is not None
+    assert (delivery.state, delivery.runs[0].attempts) == ("succeeded", 1)
 
 
 def test_processes_of_one_version_keep_the_leader(tmp_path: Path) -> None:
@@ -305,9 +305,9 @@ def test_run_is_retried_if_its_former_leader_dies(tmp_path: Path) -> None:
             wait_until_leads(new)
             old.kill()
             new.wait_for("the process died during handler `handle` on delivery `stuck`")
-    record = store.get("stuck")
-    assert record is not None
-    assert record.runs[0].crashes == 1
+    delivery = store.get("stuck")
+    assert delivery is not None
+    assert delivery.runs[0].crashes == 1
 
 
 TWO = """
@@ -332,9 +332,9 @@ def test_second_object_of_one_file_is_rejected_by_name(tmp_path: Path) -> None:
         started(tmp_path, *first, script=TWO, environ=ON_DISK) as one,
         started(tmp_path, *second, prints="startup failed", environ=ON_DISK) as two,
     ):
-        said = two.wait_for("no handler `two`, which would never run")
-        assert f"process {one.pid} is the leader of the delivery store" in said
-        assert 'Webhooks(deliveries="other.db")' in said
+        output = two.wait_for("no handler `two`, which would never run")
+        assert f"process {one.pid} is the leader of the delivery store" in output
+        assert 'Webhooks(deliveries="other.db")' in output
 
 
 def test_clock_set_back_does_not_make_code_older() -> None:

@@ -205,10 +205,10 @@ def test_stored_names_are_cut(kind, tmp_path):
         store.accept("d1", b"{}", ["h"], scope=text, action=text, repo=text)
         store.accept("d2", b"{}", ["h"], scope="repo", action="x" * 256, repo=None)
         cut = "a" * 253 + "..."
-        for record in (store.get("d1"), store.list()[1]):
-            assert (record.scope, record.action, record.repo) == (cut, cut, cut)
-        record = store.get("d2")
-        assert (record.scope, record.action, record.repo) == ("repo", "x" * 256, None)
+        for delivery in (store.get("d1"), store.list()[1]):
+            assert (delivery.scope, delivery.action, delivery.repo) == (cut, cut, cut)
+        delivery = store.get("d2")
+        assert (delivery.scope, delivery.action, delivery.repo) == ("repo", "x" * 256, None)
 
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
@@ -238,9 +238,9 @@ def test_unhandled_delivery_stores_and_logs_little(kind, field, tmp_path, caplog
         router.add(print, "repo.config", name=f"handler-{number}", repo=["me/*", "you/*"])
     with opened_store(kind, tmp_path) as store:
         receiver = receiver_of(router, store)
-        answer = receiver.receive([(b"webhook-id", b"i" * 30_000)], long_body(field, 200_000))
-        receiver.log_response(answer)
-        assert answer.status == 200
+        response = receiver.receive([(b"webhook-id", b"i" * 30_000)], long_body(field, 200_000))
+        receiver.log_response(response)
+        assert response.status == 200
         record = store.get(store.list()[0].id)
     assert len(record.reason) < 20_000
     assert record.reason.endswith(" more handlers")
@@ -359,9 +359,9 @@ def test_longest_body_delays_no_other_response(case, server):
         reply = server.request(f"/deliveries/{quote(case)}", headers=admin)
     assert reply.status_code == 200
     assert len(reply.content) < 100_000
-    said = reply.json()
-    assert (said["size"], said["body"]) == (len(content), None)
-    assert "`hubhooks deliveries export" in said["body_omitted"]
+    data = reply.json()
+    assert (data["size"], data["body"]) == (len(content), None)
+    assert "`hubhooks deliveries export" in data["body_omitted"]
     assert others.longest < OTHERS_WAIT
     assert len(server.request("/deliveries", headers=admin).content) < 1_000_000
 
@@ -404,6 +404,6 @@ for number in range(30):
 def test_short_body_is_shown(server):
     content = compact(sample_json("repo.create"))
     server.post("/", content, headers={"Webhook-Id": "short"})
-    said = server.request("/deliveries/short", headers={"Authorization": f"Bearer {TOKEN}"}).json()
-    assert said["body"] == json.loads(content)
-    assert "body_omitted" not in said
+    data = server.request("/deliveries/short", headers={"Authorization": f"Bearer {TOKEN}"}).json()
+    assert data["body"] == json.loads(content)
+    assert "body_omitted" not in data

@@ -364,8 +364,8 @@ class LogMachine(RuleBasedStateMachine):
 
     # ---- what comes in --------------------------------------------------------------------------
 
-    @rule(group=GROUPS, starts=st.booleans(), at=ANY, answers=st.booleans())
-    def deliver(self, group: list[Any], starts: bool, at: int, answers: bool) -> None:
+    @rule(group=GROUPS, starts=st.booleans(), at=ANY, is_acknowledged=st.booleans())
+    def deliver(self, group: list[Any], starts: bool, at: int, is_acknowledged: bool) -> None:
         process = self.any_process(at)
         self.write_deferred(process)
         ids = []
@@ -378,8 +378,8 @@ class LogMachine(RuleBasedStateMachine):
                         self.start(process, result.id, name)
         self.batch_is_over()
         for name in ids:
-            process.store.mark_acknowledged(name, delivered=answers)
-            if answers:
+            process.store.mark_acknowledged(name, delivered=is_acknowledged)
+            if is_acknowledged:
                 self.defer(process, "mark_acknowledged", name)
 
     def accept(self, process: Process, delivery_id: Any, body: bytes, matching: Any) -> Any:
@@ -603,23 +603,23 @@ class LogMachine(RuleBasedStateMachine):
         return delivery_id in self.model.known and self.model.known[delivery_id].is_open
 
 
-def seen(record: Any) -> tuple[Any, ...]:
+def seen(delivery: Any) -> tuple[Any, ...]:
     """What a record and its model have in common."""
-    received_at = record.received_at
+    received_at = delivery.received_at
     runs = [
         (run.handler, run.state, run.attempts, run.failures, run.crashes, run.error)
-        for run in record.runs
+        for run in delivery.runs
     ]
     return (
-        record.id,
+        delivery.id,
         received_at if isinstance(received_at, float) else received_at.timestamp(),
-        record.state,
-        record.skipped,
-        record.reason,
-        record.size,
-        record.is_replay,
-        record.is_acknowledged,
-        record.duplicates,
+        delivery.state,
+        delivery.skipped,
+        delivery.reason,
+        delivery.size,
+        delivery.is_replay,
+        delivery.is_acknowledged,
+        delivery.duplicates,
         runs,
     )
 

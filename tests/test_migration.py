@@ -62,11 +62,11 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 
 def check_content(store: SqliteStore) -> None:
-    found = {record.id: store.get(record.id) for record in store.list(limit=100)}
+    found = {delivery.id: store.get(delivery.id) for delivery in store.list(limit=100)}
     for delivery_id, expected in EXPECTED["deliveries"].items():
-        record = found.pop(delivery_id)
-        assert record is not None
-        made = json.loads(json.dumps(delivery_json(record, is_whole=True)))
+        delivery = found.pop(delivery_id)
+        assert delivery is not None
+        made = json.loads(json.dumps(delivery_json(delivery, is_whole=True)))
         for run in made["runs"]:
             assert run.pop("history") == []
         assert {key: made[key] for key in expected} == expected, delivery_id
@@ -107,9 +107,9 @@ def test_old_store_can_be_used(path: Path) -> None:
     assert store.accept("done", b"{}", ["retrain"]).status == "accepted"
     assert store.accept("duplicate", b"{}", ["retrain"]).status == "duplicate"
     assert store.accept("failed", b"{}", ["retrain"]).handlers == ("retrain",)
-    record = store.get("queued")
-    assert record is not None
-    assert [len(run.history) for run in record.runs] == [0, 1]
+    delivery = store.get("queued")
+    assert delivery is not None
+    assert [len(run.history) for run in delivery.runs] == [0, 1]
     store.close()
     lock.release()
 

@@ -79,8 +79,8 @@ def opened(path: Path, **options: Any) -> Iterator[SqliteStore]:
 
 def deliver(server: Server, *delivery_ids: str, path: str = "/") -> None:
     for delivery_id in delivery_ids:
-        answer = server.post(path, BODY, headers={"Webhook-Id": delivery_id})
-        assert answer.status_code == 202, answer.text
+        response = server.post(path, BODY, headers={"Webhook-Id": delivery_id})
+        assert response.status_code == 202, response.text
 
 
 def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -97,8 +97,8 @@ def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def is_ended(store: SqliteStore, delivery_id: str) -> bool:
-    record = store.get(delivery_id)
-    return record is not None and not record.is_open
+    stored = store.get(delivery_id)
+    return stored is not None and not stored.is_open
 
 
 # ---- copies of a live store ----------------------------------------------------------------------
@@ -207,7 +207,7 @@ def test_backup_ends_under_constant_writes(tmp_path: Path) -> None:
         assert failures == []
         assert written > 0
     with opened(tmp_path / "copy.db") as copied:
-        found = [record.id for record in copied.list(limit=100_000)]
+        found = [stored.id for stored in copied.list(limit=100_000)]
     # All deliveries up to one moment, and none of after it.
     order = [*(f"d{n}" for n in range(300)), *(f"more-{n}" for n in range(written))]
     assert found[::-1] == order[: len(found)]
@@ -218,10 +218,10 @@ def test_backup_ends_under_constant_writes(tmp_path: Path) -> None:
 
 
 def readiness(server: Server, path: str = "") -> tuple[int, dict[str, Any]]:
-    answer = server.request(f"{path}{READY}", headers=ADMIN)
-    assert answer.headers["content-type"] == "application/json"
-    assert answer.headers["cache-control"] == "no-store"
-    return answer.status_code, answer.json()
+    response = server.request(f"{path}{READY}", headers=ADMIN)
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["cache-control"] == "no-store"
+    return response.status_code, response.json()
 
 
 @pytest.mark.parametrize(
@@ -240,21 +240,21 @@ def test_app_that_stores_and_runs_is_ready(
 ) -> None:
     environ = {**ON_DISK, "HUBHOOKS_DELIVERIES": None if is_durable else ":memory:"}
     with started(tmp_path, script=script, environ=environ) as server:
-        status, said = readiness(server, path)
-        assert (status, said["is_ready"], said["reason"]) == (200, True, None)
-        assert (said["is_store_writable"], said["is_durable"]) == (True, is_durable)
-        leader = said["leader"]
+        status, data = readiness(server, path)
+        assert (status, data["is_ready"], data["reason"]) == (200, True, None)
+        assert (data["is_store_writable"], data["is_durable"]) == (True, is_durable)
+        leader = data["leader"]
         assert (leader["is_alive"], leader["pid"], leader["is_this_process"]) == (
             True, server.pid, True,
         )  # fmt: skip
         assert (leader["since"] is not None, leader["code"] is not None) == (is_durable,) * 2
-        assert (said["waiting_runs"], said["oldest_queued_run_seconds"]) == (0, None)
+        assert (data["waiting_runs"], data["oldest_queued_run_seconds"]) == (0, None)
         (tmp_path / "hold-d1").touch()
         deliver(server, "d1", "d2", "d3", path=f"{path}/")
 
         def waits() -> bool:
-            said = readiness(server, path)[1]
-            return said["waiting_runs"] == 2 and said["oldest_queued_run_seconds"] > 0
+            data = readiness(server, path)[1]
+            return data["waiting_runs"] == 2 and data["oldest_queued_run_seconds"] > 0
 
         server.wait_until(waits, "does not show the runs that wait")
         (tmp_path / "hold-d1").unlink()
@@ -324,9 +324,9 @@ threading.Thread(target=limit, daemon=True).start()
             return server.post("/", BODY + b" " * 50_000).status_code == 503
 
         server.wait_until(is_refused, "stores it")
-        status, said = readiness(server)
-        assert (status, said["is_ready"], said["is_store_writable"]) == (503, False, False)
-        assert "hubhooks.db" in said["reason"]
+        status, data = readiness(server)
+        assert (status, data["is_ready"], data["is_store_writable"]) == (503, False, False)
+        assert "hubhooks.db" in data["reason"]
         assert "hubhooks_ready 0" in server.request(METRICS, headers=ADMIN).text.splitlines()
         # No delivery has to come: a server that is not ready may be sent none.
         (tmp_path / "limit").unlink()
@@ -354,9 +354,9 @@ def test_app_with_a_locked_store_is_not_ready(tmp_path: Path) -> None:
         readiness(server)
         with closing(sqlite3.connect(tmp_path / "hubhooks.db", isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            status, said = readiness(server)
-            assert (status, said["is_store_writable"]) == (503, False)
-            assert "locked by another program" in said["reason"]
+            status, data = readiness(server)
+            assert (status, data["is_store_writable"]) == (503, False)
+            assert "locked by another program" in data["reason"]
             other.execute("ROLLBACK")
         assert readiness(server)[0] == 200
 
@@ -364,9 +364,9 @@ def test_app_with_a_locked_store_is_not_ready(tmp_path: Path) -> None:
 def test_app_without_a_secret_is_not_ready(tmp_path: Path) -> None:
     environ = {**ON_DISK, "WEBHOOK_SECRET": None}
     with started(tmp_path, script=MOUNTED, environ=environ) as server:
-        status, said = readiness(server, "/mounted")
+        status, data = readiness(server, "/mounted")
         assert status == 503
-        assert "WEBHOOK_SECRET" in said["reason"]
+        assert "WEBHOOK_SECRET" in data["reason"]
 
 
 def test_app_full_of_unfinished_runs_is_not_ready() -> None:
@@ -413,8 +413,8 @@ def test_other_process_shows_the_leader(tmp_path: Path) -> None:
         started(tmp_path, script=APP, environ=ON_DISK) as first,
         started(tmp_path, script=APP, environ=ON_DISK) as second,
     ):
-        status, said = readiness(second)
-        leader = said["leader"]
+        status, data = readiness(second)
+        leader = data["leader"]
         assert (status, leader["is_alive"]) == (200, True)
         assert (leader["pid"], leader["is_this_process"]) == (first.pid, False)
         first.kill()
@@ -437,9 +437,9 @@ def test_store_without_a_living_leader_has_none(tmp_path: Path) -> None:
     async def not_ready_reason() -> str:
         return ""
 
-    said = _operations.readiness(asyncio.run(_operations.check(activity, not_ready_reason)))
-    assert (said["is_ready"], said["leader"]["is_alive"]) == (False, False)
-    assert "has no living leader" in said["reason"]
+    data = _operations.readiness(asyncio.run(_operations.check(activity, not_ready_reason)))
+    assert (data["is_ready"], data["leader"]["is_alive"]) == (False, False)
+    assert "has no living leader" in data["reason"]
 
 
 # ---- the age of the oldest run -------------------------------------------------------------------
@@ -479,9 +479,9 @@ def test_age_of_a_replayed_run_starts_at_its_replay(store: DeliveryStore) -> Non
     waited = age(store)
     assert waited is not None
     assert waited < PATIENCE
-    record = store.get("d1")
-    assert record is not None
-    assert record.runs[0].due_at is None
+    stored = store.get("d1")
+    assert stored is not None
+    assert stored.runs[0].due_at is None
     assert store.list_ready(1) == [("d1", "handle")]
 
 
@@ -544,10 +544,10 @@ def test_metrics_have_the_prometheus_format(tmp_path: Path, is_durable: bool) ->
         assert server.request(f"/webhooks/hub{METRICS}", headers=wrong).status_code == 403
 
         def text() -> str:
-            answer = server.request(f"/webhooks/hub{METRICS}", headers=ADMIN)
-            assert answer.status_code == 200
-            assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-            return answer.text
+            response = server.request(f"/webhooks/hub{METRICS}", headers=ADMIN)
+            assert response.status_code == 200
+            assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+            return response.text
 
         waiting = ("hubhooks_waiting_runs", "handle")
         server.wait_until(lambda: samples(text())[waiting] == 2, "does not show what waits")
@@ -603,9 +603,9 @@ LOST = "hubhooks.db, which is lost when the Space restarts or sleeps: to keep"
 @pytest.mark.parametrize("script", [APP, FASTAPI], ids=["bare", "fastapi"])
 def test_start_in_a_space_warns_of_a_temporary_store(tmp_path: Path, script: str) -> None:
     with started(tmp_path, script=script, environ=SPACE) as server:
-        said = server.wait_for(LOST)
-        assert said.count("deliveries are stored in") == 1
-        assert "set HUBHOOKS_DELIVERIES to a file on a persistent disk" in said
+        output = server.wait_for(LOST)
+        assert output.count("deliveries are stored in") == 1
+        assert "set HUBHOOKS_DELIVERIES to a file on a persistent disk" in output
 
 
 def test_first_delivery_in_a_space_warns_of_a_temporary_store(tmp_path: Path) -> None:
@@ -651,12 +651,12 @@ def test_launch_in_a_space_warns_once(tmp_path: Path, launch: str) -> None:
     script = f"import os{BLOCKS}{call}"
     environ = {**SPACE, "PORT": "{port}", "GRADIO_ANALYTICS_ENABLED": "False"}
     with started(tmp_path, "app.py", script=script, environ=environ) as server:
-        said = server.wait_for(LOST)
+        output = server.wait_for(LOST)
         deliver_to = "/gradio_api/webhooks"
         assert server.post(deliver_to, BODY).status_code == 200
         assert readiness(server, deliver_to)[0] == 200
-        said = server.output()
-        assert said.lower().count("deliveries are stored in") == 1
+        output = server.output()
+        assert output.lower().count("deliveries are stored in") == 1
 
 
 @pytest.fixture
@@ -678,10 +678,10 @@ def test_folder_of_a_space_without_a_disk_is_temporary(
     shared = Path("/dev/shm")
     if in_space.stat().st_dev != Path("/").stat().st_dev or not shared.is_dir():
         pytest.skip("the folder is on a disk of its own")
-    said = describe(in_space / "hubhooks.db")
+    output = describe(in_space / "hubhooks.db")
     assert (
         f"lost when the Space restarts or sleeps, because no disk is attached at {in_space}:"
-        in said
+        in output
     )
     # One of another device is a disk.
     monkeypatch.setattr(_space, "_DISK", "/dev/shm/")
@@ -696,8 +696,8 @@ def test_bucket_of_a_space_survives_and_may_lose_deliveries(
     bucket = in_space / "bucket"
     mounts.write_text(f"22 1 0:21 / {bucket} rw,relatime shared:1 - fuse source rw\n")
     monkeypatch.setattr(file_systems, "_MOUNTS", mounts)
-    said = describe(bucket / "hubhooks.db")
-    assert "on a network file system (fuse): they survive a restart" in said
+    output = describe(bucket / "hubhooks.db")
+    assert "on a network file system (fuse): they survive a restart" in output
 
 
 def test_hub_replay_after_a_lost_disk_runs_again(tmp_path: Path) -> None:

@@ -71,8 +71,8 @@ def test_documented_endpoint_accepts_an_event(serve):
     names = {}
     exec(compile(block.partition("```")[0], "events.md", "exec", dont_inherit=True), names)
     with serve(names["app"]) as port, httpx.Client(trust_env=False) as client:
-        answer = client.post(f"http://127.0.0.1:{port}/internal/events", json=names["payload"])
-    assert (answer.status_code, answer.json()) == (200, {"scope": "repo.content"})
+        response = client.post(f"http://127.0.0.1:{port}/internal/events", json=names["payload"])
+    assert (response.status_code, response.json()) == (200, {"scope": "repo.content"})
 
 
 def test_event_is_the_body_of_a_fastapi_endpoint(serve):
@@ -84,9 +84,9 @@ def test_event_is_the_body_of_a_fastapi_endpoint(serve):
 
     with serve(app) as port, httpx.Client(trust_env=False) as client:
         url = f"http://127.0.0.1:{port}/comments"
-        answer = client.post(url, content=compact(COMMENT))
+        response = client.post(url, content=compact(COMMENT))
         rejected = client.post(url, json=MOVE)
-    assert (answer.status_code, answer.json()) == (200, COMMENT["comment"]["content"])
+    assert (response.status_code, response.json()) == (200, COMMENT["comment"]["content"])
     assert rejected.status_code == 422
     operation = app.openapi()["paths"]["/comments"]["post"]
     schema = operation["requestBody"]["content"]["application/json"]["schema"]

@@ -78,42 +78,42 @@ def test_response_matches_the_table(case: dict[str, Any], body: Callable[..., by
             else Receiver(Router(), store, lambda: None)
         )
         received = body(earlier["sample"]) if "sample" in earlier else content
-        answer = first.receive(headers, received)
-        assert answer.delivery_id is not None
-        receiver.mark_acknowledged(answer.delivery_id, delivered=earlier["delivered"])
+        response = first.receive(headers, received)
+        assert response.delivery_id is not None
+        receiver.mark_acknowledged(response.delivery_id, delivered=earlier["delivered"])
         for name, ending in earlier.get("ends", {}).items():
-            delivery = store.claim(answer.delivery_id, name)
+            delivery = store.claim(response.delivery_id, name)
             assert delivery is not None
             store.finish_run(delivery, ending)
 
     rejection = receiver.precheck(case["method"], headers, case["query"].encode())
     assert (rejection is None) is case["reads"]
-    answer = rejection or receiver.receive(headers, content, complete=case["complete"])
+    response = rejection or receiver.receive(headers, content, complete=case["complete"])
 
-    said = json.loads(answer.body)
-    assert answer.status == case["status"]
-    assert said == {
-        key: said[key] if value == "*" else value for key, value in case["body"].items()
+    data = json.loads(response.body)
+    assert response.status == case["status"]
+    assert data == {
+        key: data[key] if value == "*" else value for key, value in case["body"].items()
     }
-    assert all(said.values())
-    sent = dict(answer.headers)
+    assert all(data.values())
+    sent = dict(response.headers)
     assert sent.pop(b"content-type") == b"application/json"
-    assert sent.pop(b"content-length") == str(len(answer.body)).encode()
+    assert sent.pop(b"content-length") == str(len(response.body)).encode()
     assert sent == ({b"allow": case["allow"].encode()} if case["allow"] else {})
-    assert (answer.accepted is not None) is (said["status"] == "accepted")
-    assert (answer.delivery_id is None) is (said["status"] == "rejected")
-    if answer.accepted is not None:
-        assert list(answer.accepted.handlers) == said["handlers"]
-        assert answer.accepted.delivery_id == said["delivery"]
-        assert answer.accepted.event.raw == content
-        assert [h.name for h in map(router.handler, answer.accepted.handlers) if h] == said[
+    assert (response.accepted is not None) is (data["status"] == "accepted")
+    assert (response.delivery_id is None) is (data["status"] == "rejected")
+    if response.accepted is not None:
+        assert list(response.accepted.handlers) == data["handlers"]
+        assert response.accepted.delivery_id == data["delivery"]
+        assert response.accepted.event.raw == content
+        assert [h.name for h in map(router.handler, response.accepted.handlers) if h] == data[
             "handlers"
         ]
     if case["state"]:
-        record = store.get("d1")
-        assert record is not None
-        assert record.state == case["state"]
-    elif answer.delivery_id is None:
+        stored = store.get("d1")
+        assert stored is not None
+        assert stored.state == case["state"]
+    elif response.delivery_id is None:
         assert store.list() == []
 
 
@@ -125,11 +125,11 @@ def test_response_table_has_every_case() -> None:
 
 def test_unhandled_delivery_is_stored_with_its_explanation(body: Callable[..., bytes]) -> None:
     receiver, store, _ = make(secret="moon", handlers={"retrain": "repo.content"})
-    answer = receiver.receive(SECRET_HEADER, body("repo.create"))
-    assert answer.delivery_id is not None
-    record = store.get(answer.delivery_id)
-    assert record is not None
-    assert record.reason.startswith("`retrain` does not match: the scope is `repo`")
+    response = receiver.receive(SECRET_HEADER, body("repo.create"))
+    assert response.delivery_id is not None
+    stored = store.get(response.delivery_id)
+    assert stored is not None
+    assert stored.reason.startswith("`retrain` does not match: the scope is `repo`")
 
 
 def test_only_unhandled_hooks_get_unhandled_events(
@@ -141,12 +141,12 @@ def test_only_unhandled_hooks_get_unhandled_events(
     @router.on_unhandled
     def report(event: HubEvent) -> None: ...
 
-    answer = receiver.receive([(b"webhook-id", b"d2")], body("repo.create"))
-    assert (answer.status, json.loads(answer.body)["status"]) == (200, "unhandled")
-    assert answer.accepted is not None
-    assert (answer.accepted.delivery_id, answer.accepted.handlers) == ("d2", ())
-    assert answer.accepted.event.raw == body("repo.create")
-    assert [record.state for record in store.list()] == ["unhandled"] * 2
+    response = receiver.receive([(b"webhook-id", b"d2")], body("repo.create"))
+    assert (response.status, json.loads(response.body)["status"]) == (200, "unhandled")
+    assert response.accepted is not None
+    assert (response.accepted.delivery_id, response.accepted.handlers) == ("d2", ())
+    assert response.accepted.event.raw == body("repo.create")
+    assert [stored.state for stored in store.list()] == ["unhandled"] * 2
     malformed = receiver.receive([(b"webhook-id", b"d3")], b"{")
     repeated = receiver.receive([(b"webhook-id", b"d4")], body("repo.content.update"))
     assert malformed.accepted is None
@@ -159,9 +159,9 @@ def test_full_store_makes_the_hub_retry(body: Callable[..., bytes]) -> None:
     router, store = Router(), SqliteStore(":memory:", limits=MemoryLimits(hold_bytes=1))
     router.add(matching, "repo.content", name="retrain")
     receiver = Receiver(router, store, lambda: None, allow_unsigned=True)
-    answer = receiver.receive([], body("repo.content.update"))
-    assert (answer.status, answer.delivery_id) == (503, None)
-    assert b"could not be stored" in answer.body
+    response = receiver.receive([], body("repo.content.update"))
+    assert (response.status, response.delivery_id) == (503, None)
+    assert b"could not be stored" in response.body
     assert store.list() == []
 
 
@@ -169,19 +169,19 @@ def test_ignored_delivery_is_stored_with_the_author(body: Callable[..., bytes]) 
     author = "6409b816282dc50ee5b8f296"
     receiver, store, _ = make(handlers={}, ignore_authors=author)
     receiver.receive([(b"webhook-id", b"d1")], body("discussion.create"))
-    record = store.get("d1")
-    assert record is not None
-    assert record.reason == f"its author `{author}` is in `ignore_authors`"
+    stored = store.get("d1")
+    assert stored is not None
+    assert stored.reason == f"its author `{author}` is in `ignore_authors`"
 
 
 def test_malformed_delivery_is_logged_without_its_body(
     receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    answer = receiver.receive([(b"webhook-id", b"d1")], b'{"event": "tell-tale')
+    response = receiver.receive([(b"webhook-id", b"d1")], b'{"event": "tell-tale')
     (record,) = caplog.records
     assert record.levelname == "ERROR"
     assert record.getMessage().startswith("delivery `d1` is malformed: ")
-    assert "tell-tale" not in record.getMessage() + answer.body.decode()
+    assert "tell-tale" not in record.getMessage() + response.body.decode()
 
 
 @pytest.mark.parametrize("secret", [None, ""])
@@ -198,9 +198,9 @@ def test_readiness_without_a_secret_must_be_allowed() -> None:
 
 
 def test_content_length_with_too_many_digits_is_413(receiver: Receiver) -> None:
-    answer = receiver.precheck("POST", [*SECRET_HEADER, (b"content-length", b"9" * 9_999)], b"")
-    assert answer is not None
-    assert answer.status == 413
+    response = receiver.precheck("POST", [*SECRET_HEADER, (b"content-length", b"9" * 9_999)], b"")
+    assert response is not None
+    assert response.status == 413
 
 
 # ---- refusals -----------------------------------------------------------------------------------

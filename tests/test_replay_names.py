@@ -43,9 +43,9 @@ def run(store: DeliveryStore, *handlers: str) -> None:
 
 
 def states(store: DeliveryStore) -> list[tuple[str, str]]:
-    record = store.get("d1")
-    assert record is not None
-    return [(run.handler, run.state) for run in record.runs]
+    delivery = store.get("d1")
+    assert delivery is not None
+    return [(run.handler, run.state) for run in delivery.runs]
 
 
 @pytest.mark.parametrize(
@@ -70,9 +70,9 @@ def test_replay_queues_each_name_once_in_order(
     assert states(store) == others + [(name, "queued") for name in queued]
     # No second run of the same name is left over, which would keep the delivery unfinished.
     run(store, *queued)
-    record = store.get("d1")
-    assert record is not None
-    assert record.state == "succeeded"
+    delivery = store.get("d1")
+    assert delivery is not None
+    assert delivery.state == "succeeded"
 
 
 def test_replay_queues_many_names(store: DeliveryStore) -> None:
@@ -96,9 +96,9 @@ def test_accept_queues_each_name_once_in_order(store: DeliveryStore) -> None:
     assert store.accept("d1", b"{}", ["b", "a", "b"]).handlers == ("b", "a")
     assert states(store) == [("b", "queued"), ("a", "queued")]
     run(store, "a", "b")
-    record = store.get("d1")
-    assert record is not None
-    assert record.state == "succeeded"
+    delivery = store.get("d1")
+    assert delivery is not None
+    assert delivery.state == "succeeded"
 
 
 # ---- over HTTP ---------------------------------------------------------------------------------
@@ -169,8 +169,8 @@ def replay(port: int, content: str) -> httpx.Response:
 
 
 def is_done(hooks: Webhooks) -> bool:
-    record = hooks.deliveries.get("d1")
-    return record is not None and record.state == "succeeded"
+    delivery = hooks.deliveries.get("d1")
+    return delivery is not None and delivery.state == "succeeded"
 
 
 # ---- the command line --------------------------------------------------------------------------
@@ -211,9 +211,9 @@ def test_command_queues_each_name_of_each_delivery_once(
 ) -> None:
     done = command(path, "replay", *words, "--json")
     assert done.returncode == 0, done.stderr
-    (said,) = [json.loads(line) for line in done.stdout.splitlines()]
-    assert (said["id"], said["handlers"]) == ("d1-first", handlers)
-    assert sorted(run["handler"] for run in said["runs"]) == sorted(handlers)
+    (data,) = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (data["id"], data["handlers"]) == ("d1-first", handlers)
+    assert sorted(run["handler"] for run in data["runs"]) == sorted(handlers)
 
 
 @pytest.mark.slow
@@ -232,6 +232,6 @@ def test_command_rejects_an_empty_id_or_name(path: Path, words: list[str], messa
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
     store = SqliteStore(path)
-    record = store.get("d1-first")
-    assert record is not None
-    assert record.state == "succeeded"
+    delivery = store.get("d1-first")
+    assert delivery is not None
+    assert delivery.state == "succeeded"

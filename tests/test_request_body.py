@@ -46,9 +46,9 @@ def deliver(
     is_chunked = not isinstance(content, bytes)
     connection.request("POST", path, content, sent, encode_chunked=is_chunked)
     with connection.getresponse() as response:
-        said = json.loads(response.read())
+        data = json.loads(response.read())
     connection.close()
-    return response.status, said.get("detail", said)
+    return response.status, data.get("detail", data)
 
 
 @pytest.fixture
@@ -124,9 +124,9 @@ def test_router_uses_a_body_that_was_read_before(hooks: Webhooks, serve: Any, re
     with serve(app) as port:
         assert deliver(port)[1]["status"] == "accepted"
         assert deliver(port, secret="sun")[0] == 403
-        record = hooks.deliveries.get("d1")
-    assert record is not None
-    assert record.body == PUSH
+        delivery = hooks.deliveries.get("d1")
+    assert delivery is not None
+    assert delivery.body == PUSH
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -155,15 +155,17 @@ def test_admin_replay_uses_a_body_that_was_read_before(
     app.include_router(hooks.router(**READERS[reader]))
     with serve(app) as port:
         deliver(port)
-        wait_until(lambda: [record.state for record in hooks.deliveries.list()] == ["succeeded"])
-        answer = deliver(
+        wait_until(
+            lambda: [delivery.state for delivery in hooks.deliveries.list()] == ["succeeded"]
+        )
+        response = deliver(
             port,
             b'{"handlers": ["nobody"]}',
             "/webhooks/hub/deliveries/d1/replay",
             Authorization=f"Bearer {'sesame' * 6}",
         )
-    assert answer[0] == 409
-    assert "nobody" in answer[1]["reason"]
+    assert response[0] == 409
+    assert "nobody" in response[1]["reason"]
 
 
 class GzipRequest(Request):
@@ -208,15 +210,15 @@ def test_gzip_route_decompresses_the_body(gzip_port: int, hooks: Webhooks) -> No
     assert deliver(gzip_port, packed, Content_Encoding="gzip")[1]["status"] == "accepted"
     assert deliver(gzip_port, packed, "/own", Content_Encoding="gzip")[0] == 200
     assert deliver(gzip_port, PUSH, "/own")[0] == 200
-    record = hooks.deliveries.get("d1")
-    assert record is not None
-    assert record.body == PUSH
+    delivery = hooks.deliveries.get("d1")
+    assert delivery is not None
+    assert delivery.body == PUSH
 
 
 def test_gzip_route_enforces_the_body_limit(gzip_port: int, hooks: Webhooks) -> None:
     packed = gzip.compress(b"{" + b" " * 60_000 + b"}")
-    status, said = deliver(gzip_port, packed, Content_Encoding="gzip")
-    assert (status, said["status"]) == (413, "rejected")
+    status, data = deliver(gzip_port, packed, Content_Encoding="gzip")
+    assert (status, data["status"]) == (413, "rejected")
     chunked = iter([b"x" * 30_000] * 2)
     connection = http.client.HTTPConnection("127.0.0.1", gzip_port, timeout=PATIENCE)
     headers = {"X-Webhook-Secret": "moon"}
@@ -231,8 +233,8 @@ def test_invalid_compressed_body_is_503(
     gzip_port: int, hooks: Webhooks, logged: Callable[[], list[str]]
 ) -> None:
     for path in ("/webhooks/hub", "/own"):
-        status, said = deliver(gzip_port, b"no gzip", path, Content_Encoding="gzip")
-        assert (status, said["status"]) == (503, "rejected")
+        status, data = deliver(gzip_port, b"no gzip", path, Content_Encoding="gzip")
+        assert (status, data["status"]) == (503, "rejected")
     assert hooks.deliveries.list() == []
     assert any("BadGzipFile" in line for line in logged())
 
@@ -291,9 +293,9 @@ def test_consumed_body_is_503(
 
     with serve(app) as port:
         for path in ("/webhooks/hub", "/own"):
-            status, said = deliver(port, path=path, Content_Type=kind)
-            assert (status, said["status"]) == (503, "rejected")
-            assert "was read" in said["reason"]
+            status, data = deliver(port, path=path, Content_Type=kind)
+            assert (status, data["status"]) == (503, "rejected")
+            assert "was read" in data["reason"]
             assert deliver(port, path=path, secret="sun", Content_Type=kind)[0] == 403
     assert any("await request.body()" in line for line in logged())
     assert hooks.deliveries.list() == []
@@ -420,8 +422,8 @@ def test_consumed_body_of_any_framing_is_503(
     app = FastAPI()
     app.include_router(hooks.router())
     with serve(DropsTheBody(app)) as port:
-        status, said = deliver(port, content, **headers)
-    assert (status, said["reason"]) == (503, "the body was read before it reached hubhooks")
+        status, data = deliver(port, content, **headers)
+    assert (status, data["reason"]) == (503, "the body was read before it reached hubhooks")
     assert hooks.deliveries.list() == []
 
 
@@ -431,7 +433,7 @@ def test_malformed_chunked_body_is_stored(hooks: Webhooks, serve: Any) -> None:
             deliver(port, [b'{"event": 1}'], Transfer_Encoding="chunked")[1]["status"]
             == "malformed"
         )
-    assert [record.state for record in hooks.deliveries.list()] == ["malformed"]
+    assert [delivery.state for delivery in hooks.deliveries.list()] == ["malformed"]
 
 
 def test_middleware_that_reads_the_body_is_used(hooks: Webhooks, serve: Any) -> None:
@@ -501,9 +503,9 @@ def test_missing_body_is_503(
 
     with serve(app) as port:
         for path in ("/webhooks/hub", "/own"):
-            status, said = deliver(port, path=path)
-            assert (status, said["status"]) == (503, "rejected")
-            assert "was read" in said["reason"]  # not that it did not arrive in time
+            status, data = deliver(port, path=path)
+            assert (status, data["status"]) == (503, "rejected")
+            assert "was read" in data["reason"]  # not that it did not arrive in time
     assert any("kept no copy" in line for line in logged())
     assert hooks.deliveries.list() == []
 
@@ -717,11 +719,11 @@ def assert_replayed(hooks: Webhooks, serve: Any, app: Any) -> None:
         for count in (1, 2):
             assert deliver(port)[1]["status"] in {"accepted", "succeeded"}
             wait_until(lambda: is_acknowledged(hooks))
-            record = hooks.deliveries.get("d1")
-            assert record is not None
-            assert record.runs[0].attempts == count
+            delivery = hooks.deliveries.get("d1")
+            assert delivery is not None
+            assert delivery.runs[0].attempts == count
 
 
 def is_acknowledged(hooks: Webhooks) -> bool:
-    record = hooks.deliveries.get("d1")
-    return record is not None and record.is_acknowledged and record.state == "succeeded"
+    delivery = hooks.deliveries.get("d1")
+    return delivery is not None and delivery.is_acknowledged and delivery.state == "succeeded"

@@ -496,8 +496,8 @@ def test_comments_of_ignored_authors_do_not_match(event: Event, ignored: Any) ->
 def test_reply_in_the_bots_discussion_matches(event: Event) -> None:
     router = Router(ignore_authors=[BOT])
     router.add(takes_the_event)
-    answer = event("discussion.comment.create", discussion__author__id=BOT)
-    assert names(router, answer) == ["takes_the_event"]
+    response = event("discussion.comment.create", discussion__author__id=BOT)
+    assert names(router, response) == ["takes_the_event"]
 
 
 def test_discussion_without_a_post_uses_its_own_author(event: Event) -> None:

@@ -52,15 +52,15 @@ class Bench:
             await self.worker.stop(drain)
 
         asyncio.run(serve())
-        return self.record()
+        return self.delivery()
 
-    def record(self, delivery_id: str = "d1") -> Delivery:
-        record = self.store.get(delivery_id)
-        assert record is not None
-        return record
+    def delivery(self, delivery_id: str = "d1") -> Delivery:
+        delivery = self.store.get(delivery_id)
+        assert delivery is not None
+        return delivery
 
     def states(self, delivery_id: str = "d1") -> dict[str, str]:
-        return {run.handler: run.state for run in self.record(delivery_id).runs}
+        return {run.handler: run.state for run in self.delivery(delivery_id).runs}
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_run_of_an_unknown_handler_stays_queued(
 ) -> None:
     bench.submit("d1", "gone")
     asyncio.run(bench.worker.stop(PATIENCE))
-    (run,) = bench.record().runs
+    (run,) = bench.delivery().runs
     assert (run.state, run.attempts) == ("queued", 0)
     (line,) = logged()
     assert line.startswith("1 run cannot start: this process has no handler `gone`. ")
@@ -204,7 +204,7 @@ def test_failure_affects_only_its_handler(
             "works": "succeeded",
             "works too": "succeeded",
         }
-    failed = bench.record().runs[0]
+    failed = bench.delivery().runs[0]
     assert failed.error.endswith(f"{kind.__name__}: too low")
     assert failed.traceback.startswith("Traceback (most recent call last):")
     assert "raise error" in failed.traceback
@@ -219,7 +219,10 @@ def test_thread_survives_any_exception_of_a_handler(
             raise KeyboardInterrupt
 
     one_thread.run("d1", "d2")
-    assert (one_thread.record("d1").state, one_thread.record("d2").state) == ("failed", "succeeded")
+    assert (one_thread.delivery("d1").state, one_thread.delivery("d2").state) == (
+        "failed",
+        "succeeded",
+    )
     assert logged()[0] == "handler `matching` failed on delivery `d1`"
 
 
@@ -366,7 +369,7 @@ def test_thread_is_reused_and_ends_with_the_worker(bench: Bench) -> None:
     async def serve() -> None:
         for number in range(10):
             bench.submit(f"d{number}")
-            while bench.record(f"d{number}").state != "succeeded":
+            while bench.delivery(f"d{number}").state != "succeeded":
                 await asyncio.sleep(0)
         await bench.worker.stop()
 
@@ -440,7 +443,7 @@ def test_failure_is_stored_before_a_hook_is_called(bench: Bench) -> None:
 
     @bench.router.on_failure
     def reports(event: HubEvent, context: RunContext, error: BaseException) -> None:
-        seen.append(bench.record(context.id).run(context.handler).error)
+        seen.append(bench.delivery(context.id).run(context.handler).error)
 
     @bench.on(name="fails")
     def fails(event: HubEvent) -> None:
@@ -731,7 +734,10 @@ def test_dedicated_loop_survives_any_exception_of_a_handler(dedicated: Bench) ->
             raise KeyboardInterrupt
 
     dedicated.run("d1", "d2")
-    assert (dedicated.record("d1").state, dedicated.record("d2").state) == ("failed", "succeeded")
+    assert (dedicated.delivery("d1").state, dedicated.delivery("d2").state) == (
+        "failed",
+        "succeeded",
+    )
 
 
 async def stop_the_loop() -> None:
@@ -783,14 +789,14 @@ def test_dedicated_loop_survives_a_handler_that_stops_it(
     async def serve() -> None:
         for delivery_id in ("d1", "d2"):
             dedicated.submit(delivery_id)
-            while dedicated.record(delivery_id).is_open:
+            while dedicated.delivery(delivery_id).is_open:
                 await asyncio.sleep(0)
         await dedicated.worker.stop(PATIENCE)
 
     asyncio.run(serve())
     assert dedicated.states("d1") == {"waits": other, "stops": "succeeded"}
     assert dedicated.states("d2") == {"waits": "succeeded", "stops": "succeeded"}
-    assert [run.attempts for run in dedicated.record().runs] == [1, 1]
+    assert [run.attempts for run in dedicated.delivery().runs] == [1, 1]
     assert loops[0] is loops[1]
     called = [line for line in logged() if line.startswith("a handler stopped the event loop")]
     assert len(called) == (other == "succeeded")
@@ -888,7 +894,7 @@ def test_slow_handlers_are_abandoned_or_cancelled_at_shutdown(
     bench.run(drain=0.01)
     assert cleaned_up == [True]
     assert bench.states() == {"sync": "running", "async": "failed"}
-    assert "the server stopped before the handler finished" in bench.record().runs[1].error
+    assert "the server stopped before the handler finished" in bench.delivery().runs[1].error
     assert logged()[0] == "stopped with handlers still running after 0.01 s"
     release.set()
 
@@ -904,7 +910,7 @@ def test_handler_cancelled_before_its_start_fails(bench: Bench) -> None:
             task.cancel()
 
     asyncio.run(serve())
-    (run,) = bench.record().runs
+    (run,) = bench.delivery().runs
     assert run.state == "failed"
     assert run.error == "the server stopped before the handler finished"
     # And nobody waits for it later.
@@ -938,12 +944,12 @@ def test_tasks_of_a_closed_loop_are_not_touched(
     closed.run_until_complete(serve())
     closed.close()
     asyncio.run(bench.worker.stop(0.01))
-    assert bench.record().state == "running"
+    assert bench.delivery().state == "running"
     # It ends as garbage, where taking a lock or writing a log could stop the process.
     lines = logged()
     del bench.worker
     gc.collect()
-    assert bench.record().state == "running"
+    assert bench.delivery().state == "running"
     assert logged() == lines
 
 

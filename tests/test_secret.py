@@ -175,12 +175,12 @@ def test_warning_of_quotation_marks_fails_no_request(serve, monkeypatch, logged)
     with serve(app) as port, warnings.catch_warnings():
         warnings.simplefilter("error")
         for path, status in (("/own", 200), ("/own", 200), ("/hub/", 200)):
-            answer = httpx.post(
+            response = httpx.post(
                 f"http://127.0.0.1:{port}{path}",
                 content=compact(sample_json("repo.create")),
                 headers={"X-Webhook-Secret": "'tide'", "Webhook-Id": "d1"},
             )
-            assert answer.status_code == status
+            assert response.status_code == status
     warned = [line for line in logged() if "begins and ends with the same quotation mark" in line]
     assert len(warned) == 2  # one for each of the two verifiers
     assert "tide" not in "".join(warned)
@@ -197,9 +197,9 @@ def test_log_explains_a_wrong_secret(path, serve, monkeypatch, logged):
 
     app.mount("/hub", Webhooks())
     with serve(app) as port:
-        answer = httpx.post(f"http://127.0.0.1:{port}{path}", content=b"{}")
-    assert answer.status_code == 503
-    assert "line feed" not in answer.text
+        response = httpx.post(f"http://127.0.0.1:{port}{path}", content=b"{}")
+    assert response.status_code == 503
+    assert "line feed" not in response.text
     rejections = [line for line in logged() if "503" in line]
     assert len(rejections) == 1
     assert "has a line feed at character 3" in rejections[0]
@@ -219,5 +219,5 @@ def test_server_ignores_blanks_around_secret(http, serve):
                     b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1\r\n"
                     b"X-Webhook-Secret:" + value + b"\r\n\r\n{"
                 )
-                with connection.makefile("rb") as answer:
-                    assert answer.readline() == b"HTTP/1.1 202 Accepted\r\n"
+                with connection.makefile("rb") as response:
+                    assert response.readline() == b"HTTP/1.1 202 Accepted\r\n"

@@ -85,12 +85,12 @@ def run(
     store.flush()
 
 
-def record(store: SqliteStore, delivery_id: str) -> Any:
+def stored(store: SqliteStore, delivery_id: str) -> Any:
     return store.get(delivery_id)
 
 
 def state(store: SqliteStore, delivery_id: str) -> Any:
-    return record(store, delivery_id).state
+    return stored(store, delivery_id).state
 
 
 def query(path: Path, sql: str, *values: object) -> list[Any]:
@@ -117,7 +117,7 @@ def child(code: str, *arguments: object) -> Generator[subprocess.Popen[str]]:
         process.communicate(timeout=PATIENCE)
 
 
-def said(process: subprocess.Popen[str]) -> str:
+def read_line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
 
@@ -140,7 +140,7 @@ def test_batch_stores_accepted_deliveries_and_starts(
         assert store.claim("d1", "b") is None
         assert store.get("d1") is None
     assert result == AcceptResult("accepted", "d1", ("a", "b"))
-    kept = record(store, "d1")
+    kept = stored(store, "d1")
     assert [(r.handler, r.state, r.attempts) for r in kept.runs] == [
         ("a", "queued", 0),
         ("b", "running", 1),
@@ -154,7 +154,7 @@ def test_delivery_repeated_in_one_batch_is_one(store: SqliteStore) -> None:
         assert store.accept("d1", b"{}", ["a"]) == AcceptResult("in_progress", "d1")
         store.accept("d2", b"{}", (), "unhandled")
         store.accept("d2", b"{}{}", ["a"])
-    assert record(store, "d1").duplicates == 1
+    assert stored(store, "d1").duplicates == 1
     assert [(r.id, r.state, r.size) for r in store.list()] == [
         ("d2", "queued", 4),
         ("d1", "queued", 2),
@@ -205,7 +205,7 @@ def test_end_of_an_abandoned_attempt_changes_nothing(path: Path, store: SqliteSt
         store.flush()
         assert state(store, "d1") == "running"
         other.finish_run(again, "failed", "why")
-    assert [(r.state, r.error) for r in record(store, "d1").runs] == [("failed", "why")]
+    assert [(r.state, r.error) for r in stored(store, "d1").runs] == [("failed", "why")]
 
 
 def test_crashed_run_is_retried_three_times(path: Path, clock: list[float]) -> None:
@@ -226,14 +226,14 @@ def test_crashed_run_is_retried_three_times(path: Path, clock: list[float]) -> N
         waits = []
         for attempt in range(1, 5):
             with child(code, path, clock[0]) as process:
-                assert said(process) == f"{attempt > 1} {attempt}"
+                assert read_line(process) == f"{attempt > 1} {attempt}"
                 process.send_signal(signal.SIGKILL)
                 assert process.wait(PATIENCE) == -signal.SIGKILL
             assert crashed(store) == [("d1", "a", attempt == 4)]
             assert store.list_ready(8) == store.list_ready(8, interrupted=True) == []
             waits.append(store.seconds_to_next())
             clock[0] += waits[-1] or 0
-        (ended,) = record(store, "d1").runs
+        (ended,) = stored(store, "d1").runs
     assert waits == [10, 20, 40, None]
     assert (ended.state, ended.attempts, ended.crashes) == ("failed", 4, 4)
     assert ended.error == "the process died during this handler"
@@ -281,7 +281,7 @@ def test_retrying_run_is_ready_at_its_time(store: SqliteStore, clock: list[float
     store.accept("d2", b"{}", ["a"])
     store.finish_run(start(store, "d1"), "failed", "why", "where", retry_after=30)
     store.flush()
-    kept = record(store, "d1").runs[0]
+    kept = stored(store, "d1").runs[0]
     assert (kept.state, kept.error, kept.finished_at) == ("retrying", "why", None)
     assert kept.due_at - kept.started_at == timedelta(seconds=30)
     assert store.accept("d1", b"{}", ["a"]) == AcceptResult("in_progress", "d1")
@@ -346,7 +346,7 @@ def test_stuck_run_may_still_finish(store: SqliteStore) -> None:
     store.mark_stuck(delivery)
     store.flush()
     assert state(store, "d1") == "stuck"
-    assert record(store, "d1").runs[0].finished_at is None
+    assert stored(store, "d1").runs[0].finished_at is None
     assert store.claim("d1", "a") is None
     store.finish_run(delivery, "succeeded")
     store.flush()
@@ -364,7 +364,7 @@ def test_responses_and_ends_are_deferred_to_the_next_batch(store: SqliteStore) -
     store.accept("d1", b"{}", ["a"])
     store.mark_acknowledged("d1", delivered=True)
     store.finish_run(start(store, "d1"), "succeeded")
-    assert (state(store, "d1"), record(store, "d1").is_acknowledged) == ("running", True)
+    assert (state(store, "d1"), stored(store, "d1").is_acknowledged) == ("running", True)
     store.flush()
     assert state(store, "d1") == "succeeded"
 
@@ -437,9 +437,9 @@ def test_stored_delivery_can_be_replayed(store: SqliteStore) -> None:
     store.accept("d2", b"{}", ["a"])
     run(store, "d1", "a")
     run(store, "d1", "b", "failed")
-    before = record(store, "d1")
+    before = stored(store, "d1")
     assert store.replay("d1", ["a"]) == ("a",)
-    kept = record(store, "d1")
+    kept = stored(store, "d1")
     assert [(r.handler, r.state, r.attempts) for r in kept.runs] == [
         ("b", "failed", 1),
         ("a", "queued", 1),
@@ -459,7 +459,7 @@ def test_unhandled_delivery_can_be_replayed_with_a_handler(store: SqliteStore) -
     assert store.replay("d1") == ()
     assert state(store, "d1") == "unhandled"
     assert store.replay("d1", ["a"]) == ("a",)
-    assert (state(store, "d1"), record(store, "d1").reason) == ("queued", "")
+    assert (state(store, "d1"), stored(store, "d1").reason) == ("queued", "")
 
 
 def test_unknown_unfinished_or_bodiless_delivery_is_not_replayed(
@@ -545,7 +545,7 @@ def test_kill_loses_no_acknowledged_or_partial_delivery(
     reported: dict[str, set[str]] = {"stored": set(), "succeeded": set()}
     for turn in range(20):
         with child(code, path, turn) as process:
-            lines = [said(process) for _ in range(random.randrange(1, 40))]
+            lines = [read_line(process) for _ in range(random.randrange(1, 40))]
             process.send_signal(signal.SIGKILL)
             rest, _ = process.communicate(timeout=PATIENCE)
             for line in [*lines, *rest.splitlines()]:
@@ -599,7 +599,7 @@ def test_one_of_many_processes_runs_each_delivery(path: Path) -> None:
         child(ACCEPT_ALL, path) as two,
         child(ACCEPT_ALL, path) as three,
     ):
-        counts = [tuple(map(int, said(process).split())) for process in (one, two, three)]
+        counts = [tuple(map(int, read_line(process).split())) for process in (one, two, three)]
     assert (sum(a for a, _ in counts), sum(b for _, b in counts)) == (200, 400)
     assert SqliteStore(path).stats().states == {"queued": 200}
 
@@ -609,7 +609,7 @@ def test_write_of_another_process_is_noticed(path: Path, store: SqliteStore) -> 
     store.accept("d1", b"{}", ["a"])
     assert not store.changed()
     with child(ACCEPT_ALL, path) as process:
-        said(process)
+        read_line(process)
     assert store.changed()
     assert not store.changed()
 
@@ -635,7 +635,7 @@ def locked(path: Path, how: str = "IMMEDIATE") -> Generator[None]:
         sys.stdin.read()
     """
     with child(code, path, how) as process:
-        assert said(process) == "locked"
+        assert read_line(process) == "locked"
         yield
 
 
@@ -930,7 +930,7 @@ def ids_seen_elsewhere(path: Path) -> set[str]:
             "SELECT id FROM deliveries")]))
     """
     with child(read, path) as process:
-        return set(json.loads(said(process)))
+        return set(json.loads(read_line(process)))
 
 
 def test_reading_the_files_loses_no_delivery(
@@ -1063,7 +1063,7 @@ def test_secrets_are_never_in_the_file(path: Path) -> None:
         ]
         store.accept("d1", b"{}", ["a"], headers=headers)
         store.replay("d1")
-        kept = record(store, "d1").headers
+        kept = stored(store, "d1").headers
         files = b"".join(file.read_bytes() for file in path.parent.iterdir())
     assert b"webhook-id" in files
     assert secret not in files
@@ -1081,11 +1081,11 @@ def test_invalid_texts_are_repaired_and_long_ones_cut(store: SqliteStore) -> Non
         start(store, "d1"), "failed", "bad \udcff", "x" * 1_000_000 + "ValueError: last"
     )
     store.flush()
-    (ended,) = record(store, "d1").runs
+    (ended,) = stored(store, "d1").runs
     assert ended.error == "bad \\udcff"
     assert ended.traceback.endswith("xxValueError: last")
     assert len(ended.traceback) == 64 * 1024
-    assert record(store, "d2").reason == "half of \\ud83d"
+    assert stored(store, "d2").reason == "half of \\ud83d"
 
 
 STEPS = [["CREATE TABLE t (a)", "INSERT INTO t VALUES (1)"]]
@@ -1140,7 +1140,7 @@ def test_new_file_opened_by_many_processes_is_complete(tmp_path: Path) -> None:
                 assert process.stdin is not None
                 process.stdin.write(f"{path}\n")
                 process.stdin.flush()
-            assert [said(process) for process in together] == ["0"] * 4
+            assert [read_line(process) for process in together] == ["0"] * 4
             assert query(path, "SELECT generation, body_bytes FROM log") == [(0, 0)]
 
 
@@ -1187,10 +1187,10 @@ def test_acknowledgement_is_stored_with_or_without_an_end(path: Path, attempt: i
         store.mark_acknowledged("d1", delivered=True)
         store.finish_run(delivery._replace(attempt=attempt), "succeeded")
         store.flush()
-        record = store.get("d1")
-        assert record is not None
-        assert record.is_acknowledged
-        assert record.state == ("succeeded" if attempt == 1 else "running")
+        stored = store.get("d1")
+        assert stored is not None
+        assert stored.is_acknowledged
+        assert stored.state == ("succeeded" if attempt == 1 else "running")
 
 
 # ---- room ---------------------------------------------------------------------------------------
@@ -1218,7 +1218,7 @@ def test_old_bodies_then_ids_are_dropped(path: Path, clock: list[float]) -> None
         assert store.prune() == 2
         unfinished = ["queued", "running", "retrying", "stuck"]
         assert kept_bodies(path) == [*unfinished, "young"]
-        assert (record(store, "succeeded").body, record(store, "succeeded").size) == (None, 2)
+        assert (stored(store, "succeeded").body, stored(store, "succeeded").size) == (None, 2)
         assert store.stats().rejections == {}
         assert store.stats().body_bytes == 10
         clock[0] += 5.5 * DAY
@@ -1241,7 +1241,7 @@ def test_clock_set_back_drops_nothing(store: SqliteStore, clock: list[float]) ->
     store.accept("d2", b"{}", (), "ignored")
     clock[0] += 31 * DAY
     assert store.prune() == 1
-    assert (record(store, "d1").body, record(store, "d2").body) == (b"{}", None)
+    assert (stored(store, "d1").body, stored(store, "d2").body) == (b"{}", None)
 
 
 def test_deliveries_from_the_future_displace_no_others(
@@ -1353,7 +1353,7 @@ def test_list_has_filters_and_pages(store: SqliteStore, clock: list[float]) -> N
     assert names(repo="me/a") == "875421"
     assert names(repo="me/a", state="failed") == "4"
     assert names(state="queued", before="d5") == "3210"
-    assert names(since=record(store, "d6").received_at) == "876"
+    assert names(since=stored(store, "d6").received_at) == "876"
     assert names(state="retrying") == ""
     first = store.list(limit=1)[0]
     assert (first.scope, first.action, first.repo, first.size) == (
@@ -1378,7 +1378,7 @@ def test_stats_count_the_store(store: SqliteStore) -> None:
     assert store.stats() == (
         {"unhandled": 1, "queued": 1, "succeeded": 1},
         9,
-        record(store, "d2").received_at,
+        stored(store, "d2").received_at,
         {"secret wrong": 6, "too large": 1},
     )
 
@@ -1413,7 +1413,7 @@ def test_one_of_many_processes_holds_the_lock(path: Path) -> None:
     assert (lock.is_held, lock.try_acquire(), lock.is_held) == (False, True, True)
     assert (lock.try_acquire(), other.try_acquire(), other.is_held) == (True, False, False)
     with child(HOLD, path) as process:
-        assert said(process) == "False"
+        assert read_line(process) == "False"
     lock.release()
     lock.release()
     assert (lock.is_held, other.try_acquire()) == (False, True)
@@ -1430,7 +1430,7 @@ def test_reopening_the_files_releases_no_lock(path: Path) -> None:
         with store.transaction():
             store.accept("d1", b"{}", ["a"])
             with child(HOLD, path) as process:
-                assert said(process) == "False"
+                assert read_line(process) == "False"
             code = """
                 import sys
                 from hubhooks.errors import BusyError
@@ -1443,7 +1443,7 @@ def test_reopening_the_files_releases_no_lock(path: Path) -> None:
                     print("busy", flush=True)
             """
             with child(code, path) as process:
-                assert said(process) == "busy"
+                assert read_line(process) == "busy"
         lock.release()
     assert state(store, "d1") == "queued"
 
@@ -1452,7 +1452,7 @@ def test_lock_of_a_killed_process_is_free(path: Path) -> None:
     lock = LeaderLock(path)
     for _ in range(3):
         with child(HOLD, path) as process:
-            assert said(process) == "True"
+            assert read_line(process) == "True"
             assert not lock.try_acquire()
             process.send_signal(signal.SIGKILL)
             assert process.wait(PATIENCE) == -signal.SIGKILL

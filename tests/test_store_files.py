@@ -96,8 +96,8 @@ class Senders:
                     name = f"d{self._number}"
                 headers = {"X-Webhook-Secret": SECRET, "Webhook-Id": name}
                 with suppress(httpx.TransportError):
-                    answer = client.post("/", content=BODY, headers=headers)
-                    if answer.is_success:
+                    response = client.post("/", content=BODY, headers=headers)
+                    if response.is_success:
                         self.acknowledged.append(name)
 
     def wait_for_more(self, server: Server, count: int) -> int:
@@ -128,7 +128,7 @@ def check_whole(server: Server, names: set[str]) -> None:
 
     def done() -> set[str]:
         try:
-            return {record.id for record in store.list(state="succeeded", limit=1_000_000)}
+            return {delivery.id for delivery in store.list(state="succeeded", limit=1_000_000)}
         except BusyError:
             return set()
 
@@ -206,9 +206,9 @@ def test_replaced_file_gets_no_foreign_wal(tmp_path: Path) -> None:
     with pytest.raises(BusyError, match="was removed or replaced"):
         store.list()
     with started(tmp_path, *UVICORN, environ=ON_DISK) as server:
-        said = server.wait_for("a file belongs to another delivery store")
-        assert "hubhooks.db-wal.moved-1" in said
-        assert "ended without closing it: the file was replaced" in said
+        output = server.wait_for("a file belongs to another delivery store")
+        assert "hubhooks.db-wal.moved-1" in output
+        assert "ended without closing it: the file was replaced" in output
         server.post("/", BODY, headers={"Webhook-Id": "d9999"})
         check_whole(server, {"d1", "d9999"})
         assert store.get("d1200") is None
@@ -230,7 +230,7 @@ def test_older_copy_over_the_database_is_noticed(tmp_path: Path, store: SqliteSt
     with file_of(tmp_path).open("ab") as file:
         file.truncate(10_000_000)  # nor is it shorter than before
     fill("third")
-    found = {record.id[:5] for record in store.list(limit=1000)}
+    found = {delivery.id[:5] for delivery in store.list(limit=1000)}
     assert found == {"first", "third"}
     with closing(sqlite3.connect(file_of(tmp_path))) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -241,9 +241,9 @@ def test_killed_process_is_named_at_the_next_start(tmp_path: Path) -> None:
     with started(tmp_path, *UVICORN, environ=ON_DISK) as server:
         server.kill()
     with started(tmp_path, *UVICORN, environ=ON_DISK) as after:
-        said = after.output()
-        assert f"process {server.pid}, the leader of the delivery store since" in said
-        assert "ended without closing it: a possible cause is SIGKILL or too little memory" in said
+        text = after.output()
+        assert f"process {server.pid}, the leader of the delivery store since" in text
+        assert "ended without closing it: a possible cause is SIGKILL or too little memory" in text
     with started(tmp_path, *UVICORN, environ=ON_DISK) as last:
         assert "ended without" not in last.output()
 
@@ -319,7 +319,7 @@ def test_only_the_leader_renames_files(tmp_path: Path, store: SqliteStore) -> No
         other.accept("d1", b"{}", ["a"])
     assert store.accept("d2", b"{}", ["a"]).status == "accepted"
     assert other.accept("d1", b"{}", ["a"]).status == "accepted"
-    assert {record.id for record in store.list()} == {"d1", "d2"}
+    assert {delivery.id for delivery in store.list()} == {"d1", "d2"}
     assert file_of(tmp_path, "-wal.moved-1").exists()
     other.close()
 

@@ -48,9 +48,9 @@ def write_app(folder: Path, name: str = "app", handler: str = "own") -> None:
 
 
 def deliver(server: Server, delivery_id: str) -> None:
-    answer = server.post("/", BODY, headers={"Webhook-Id": delivery_id})
-    assert answer.status_code == 202, answer.text
-    assert answer.json()["handlers"] == ["own"]
+    response = server.post("/", BODY, headers={"Webhook-Id": delivery_id})
+    assert response.status_code == 202, response.text
+    assert response.json()["handlers"] == ["own"]
 
 
 def store_of(folder: Path) -> SqliteStore:
@@ -78,13 +78,13 @@ def test_second_app_in_one_folder_is_rejected(tmp_path: Path) -> None:
         command = ("-m", "uvicorn", "app2:hooks", *PORT)
         with started(tmp_path, *command, prints="startup failed", environ=ON_DISK) as second:
             assert second.wait() != 0
-            said = second.output()
+            output = second.output()
         assert (
-            f"the delivery store `{tmp_path / 'hubhooks.db'}` belongs to the app `app.py`" in said
+            f"the delivery store `{tmp_path / 'hubhooks.db'}` belongs to the app `app.py`" in output
         )
-        assert "this is `app2.py`" in said
-        assert 'Webhooks(deliveries="other.db")' in said
-        assert "stop `app.py`, then start it once with HUBHOOKS_ADOPT_STORE=1" in said
+        assert "this is `app2.py`" in output
+        assert 'Webhooks(deliveries="other.db")' in output
+        assert "stop `app.py`, then start it once with HUBHOOKS_ADOPT_STORE=1" in output
         deliver(first, "d1")
         wait_until_done(first, "d1")
 
@@ -136,7 +136,7 @@ def test_project_copied_with_its_store_is_the_same_app(tmp_path: Path) -> None:
         with started(folder, *UVICORN, environ=ON_DISK) as server:
             deliver(server, folder.name)
             wait_until_done(server, folder.name)
-    assert {record.id for record in store_of(new).list()} == {"old", "new"}
+    assert {delivery.id for delivery in store_of(new).list()} == {"old", "new"}
 
 
 def test_project_moved_without_its_store_is_the_same_app(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_project_moved_without_its_store_is_the_same_app(tmp_path: Path) -> None
             if name == "release-2":
                 server.wait_for("moved from `release-1/app.py` to `release-2/app.py`")
         shutil.rmtree(folder)
-    assert {record.id for record in store_of(tmp_path).list()} == {"release-1", "release-2"}
+    assert {delivery.id for delivery in store_of(tmp_path).list()} == {"release-1", "release-2"}
 
 
 def test_two_projects_with_one_store_are_two_apps(tmp_path: Path) -> None:
@@ -290,4 +290,4 @@ def test_copy_beside_the_project_is_the_same_app(tmp_path: Path) -> None:
         write_app(folder)
         with started(folder, *UVICORN, environ=disk) as server:
             deliver(server, name)
-    assert {record.id for record in store_of(tmp_path).list()} == {"release-1", "release-2"}
+    assert {delivery.id for delivery in store_of(tmp_path).list()} == {"release-1", "release-2"}

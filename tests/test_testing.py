@@ -284,11 +284,11 @@ def test_an_opening_post_is_by_the_author_of_the_discussion() -> None:
     post = testing.comment("hello", opening_post=True, author=BOT)
     assert post.is_opening_post
     assert post.comment.author == post.discussion.author
-    answer = testing.comment("hello", author=BOT)
-    assert not answer.is_opening_post
-    assert answer.comment.author is not None
-    assert answer.comment.author.id == BOT
-    assert answer.comment.author != answer.discussion.author
+    response = testing.comment("hello", author=BOT)
+    assert not response.is_opening_post
+    assert response.comment.author is not None
+    assert response.comment.author.id == BOT
+    assert response.comment.author != response.discussion.author
 
 
 def test_a_hidden_comment_has_no_content() -> None:
@@ -496,7 +496,7 @@ def test_environment_has_no_effect(hooks: Webhooks, monkeypatch: pytest.MonkeyPa
 def test_clients_and_webhooks_share_no_store(hooks: Webhooks) -> None:
     one, other = testing.TestClient(hooks), testing.TestClient(hooks)
     one.send(testing.content(), id="d1")
-    assert [record.id for record in one.deliveries.list()] == ["d1"]
+    assert [delivery.id for delivery in one.deliveries.list()] == ["d1"]
     assert other.deliveries.list() == []
     assert hooks.deliveries.list() == []
     assert other.send(testing.content(), id="d1").status == "accepted"
@@ -506,7 +506,7 @@ def test_each_delivery_has_its_own_id(client: testing.TestClient) -> None:
     results = [client.send(testing.content(), id=name) for name in ("delivery-2", None, None)]
     ids = [result.delivery_id for result in results]
     assert len(set(ids)) == 3
-    assert ids == [record.id for record in reversed(client.deliveries.list())]
+    assert ids == [delivery.id for delivery in reversed(client.deliveries.list())]
 
 
 def test_error_before_a_successful_retry_is_no_error() -> None:
@@ -649,7 +649,7 @@ def test_ignoring_is_no_failure(client: testing.TestClient) -> None:
 def test_value_of_a_returned_coroutine_is_its_result() -> None:
     hooks = Router()
 
-    async def answer() -> str:
+    async def response() -> str:
         return "hello!"
 
     async def fail() -> None:
@@ -658,7 +658,7 @@ def test_value_of_a_returned_coroutine_is_its_result() -> None:
     def generate() -> Iterator[str]:
         yield "hello!"
 
-    hooks.add(lambda _: answer(), name="answers")
+    hooks.add(lambda _: response(), name="answers")
     hooks.add(lambda _: fail(), name="fails")
     hooks.add(lambda _: generate(), name="yields")
     result = testing.TestClient(hooks, raise_errors=False).send("repo.create")
@@ -687,16 +687,16 @@ def test_a_cancelled_handler_does_not_cancel_the_test(is_async: bool) -> None:
 def test_send_waits_for_hooks(client: testing.TestClient, hooks: Webhooks, is_async: bool) -> None:
     called: list[object] = []
 
-    def record(*arguments: object) -> None:
+    def delivery(*arguments: object) -> None:
         called.append([type(argument).__name__ for argument in arguments])
 
     async def record_async(*arguments: object) -> None:
         for _ in range(100):
             await asyncio.sleep(0)
-        record(*arguments)
+        delivery(*arguments)
 
     for register in (hooks.on_unhandled, hooks.on_error, hooks.on_failure):
-        register(record_async if is_async else record)
+        register(record_async if is_async else delivery)
     client.send("repo.create")
     assert called == [["RepoEvent"]]
     client.send(testing.content(repo="me/bad"), raise_errors=False)

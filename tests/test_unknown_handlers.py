@@ -76,8 +76,8 @@ def renamed(tmp_path: Path) -> Any:
     store = SqliteStore(tmp_path / "hubhooks.db")
     with started(tmp_path, script=APP.replace("NAME", "old"), environ=ON_DISK) as server:
         for number in range(COUNT + 1):
-            answer = server.post("/", BODY, headers={"Webhook-Id": f"d{number}"})
-            assert answer.status_code == 202
+            response = server.post("/", BODY, headers={"Webhook-Id": f"d{number}"})
+            assert response.status_code == 202
         server.wait_until(lambda: ran(tmp_path) == ["d0 old"], "does not run the first")
         hold.unlink()
         hold.touch()
@@ -112,8 +112,8 @@ def test_runs_of_an_unknown_handler_stay_and_are_shown(renamed: Server) -> None:
     for command in ("list", "stats"):
         code, text = run_command(folder, command)
         assert (code, note in text) == (0, True), text
-    answer = renamed.request("/deliveries", headers={"Authorization": f"Bearer {TOKEN}"})
-    assert answer.json()["unknown_handlers"] == {"old": COUNT + 1}
+    response = renamed.request("/deliveries", headers={"Authorization": f"Bearer {TOKEN}"})
+    assert response.json()["unknown_handlers"] == {"old": COUNT + 1}
     assert renamed.output().count("this process has no handler `old`") == 1
     assert ran(folder)[1:] == ["later new"]
 
@@ -126,9 +126,9 @@ def test_replay_as_runs_another_handler(renamed: Server) -> None:
     assert code == 0, text
     wait_until_states_are(renamed, succeeded=COUNT + 1)
     assert sorted(ran(folder)[1:]) == sorted(f"d{number} new" for number in range(COUNT + 1))
-    record = SqliteStore(folder / "hubhooks.db").get("d7")
-    assert record is not None
-    assert [(run.handler, run.state, run.error) for run in record.runs] == [
+    delivery = SqliteStore(folder / "hubhooks.db").get("d7")
+    assert delivery is not None
+    assert [(run.handler, run.state, run.error) for run in delivery.runs] == [
         ("old", "ignored", "replayed as `new`"),
         ("new", "succeeded", ""),
     ]
@@ -183,9 +183,9 @@ def test_replay_as_without_an_app_takes_any_name(tmp_path: Path) -> None:
     # No running app says which handlers it has, so any name is accepted.
     code, text = run_command(tmp_path, "replay", "--only", "old", "--as", "new")
     assert code == 0, text
-    record = store.get("d1")
-    assert record is not None
-    assert [(run.handler, run.state) for run in record.runs] == [
+    delivery = store.get("d1")
+    assert delivery is not None
+    assert [(run.handler, run.state) for run in delivery.runs] == [
         ("old", "ignored"),
         ("new", "queued"),
     ]

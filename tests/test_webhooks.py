@@ -125,12 +125,12 @@ def test_webhooks_is_an_asgi_app(serve: Any, post: Any, content: bytes) -> None:
         seen.append((event.repo.name, context.id))
 
     with serve(hooks) as port:
-        status, said = post(port, content)
-    assert (status, said["handlers"]) == (202, [retrain.__qualname__])
+        status, data = post(port, content)
+    assert (status, data["handlers"]) == (202, [retrain.__qualname__])
     assert seen == [("ada-labs/tide-gauges", "d1")]
-    record = hooks.deliveries.get("d1")
-    assert record is not None
-    assert record.state == "succeeded"
+    delivery = hooks.deliveries.get("d1")
+    assert delivery is not None
+    assert delivery.state == "succeeded"
 
 
 def test_lifespan_works_in_an_outer_app(serve: Any, post: Any, content: bytes) -> None:
@@ -161,9 +161,9 @@ def test_end_of_lifespan_waits_for_handlers(ask: Any, content: bytes) -> None:
             await ask(hooks, content, headers={"webhook-id": "d1"})
             # Only a lifespan that waits gives the loop a turn, and so the handler its release.
             asyncio.get_running_loop().call_soon(release.set)
-        record = hooks.deliveries.get("d1")
-        assert record is not None
-        return record.state
+        delivery = hooks.deliveries.get("d1")
+        assert delivery is not None
+        return delivery.state
 
     assert asyncio.run(live()) == "succeeded"
 
@@ -179,13 +179,13 @@ def test_replays_can_be_skipped(ask: Any, content: bytes) -> None:
         @hooks.on(name="matching")
         async def matching(event: HubEvent) -> None: ...
 
-        said: list[str] = []
+        data: list[str] = []
         for _ in range(2):
             reply = await ask(hooks, content, headers={"webhook-id": "d1"})
-            said.append(reply.said["status"])
-            while (record := hooks.deliveries.get("d1")) and record.state != "succeeded":
+            data.append(reply.data["status"])
+            while (delivery := hooks.deliveries.get("d1")) and delivery.state != "succeeded":
                 await asyncio.sleep(0)
-        return said
+        return data
 
     run = asyncio.run(twice(Webhooks(allow_unsigned=True)))
     assert run == ["accepted", "accepted"]
@@ -203,8 +203,8 @@ def test_bot_does_not_reply_to_itself(ask: Any, body: Callable[..., bytes]) -> N
     def reply(event: CommentEvent) -> None: ...
 
     own = body("discussion.comment.create", comment__author__id=bot)
-    answer = asyncio.run(ask(hooks, own))
-    assert (answer.status, answer.said["status"]) == (200, "ignored")
+    response = asyncio.run(ask(hooks, own))
+    assert (response.status, response.data["status"]) == (200, "ignored")
     assert called == []
     assert hooks.explain(HubEvent.from_json(own)) == [
         f"no handler matches: its author `{bot}` is in `ignore_authors`"
@@ -280,7 +280,7 @@ def test_dedicated_loop_prevents_delayed_responses(
         order.append("answered")
         release.set()
     assert order == ["answered", "handled"]
-    assert [record.state for record in hooks.deliveries.list()] == ["succeeded", "succeeded"]
+    assert [delivery.state for delivery in hooks.deliveries.list()] == ["succeeded", "succeeded"]
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ def test_webhooks_can_be_served_on_another_loop(
     for delivery_id in ("d1", "d2"):
         with serve(hooks) as port:
             assert post(port, content, delivery_id)[0] == 202
-    assert [record.state for record in hooks.deliveries.list()] == ["succeeded", "succeeded"]
+    assert [delivery.state for delivery in hooks.deliveries.list()] == ["succeeded", "succeeded"]
     assert loops[0] is not loops[1]
     ours = set(threading.enumerate()) - before
     for thread in ours:

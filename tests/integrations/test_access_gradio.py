@@ -24,8 +24,8 @@ AUTH = "options = {'auth': ('ada', 'tide')}\n" + LAUNCH
 
 
 def log_in(app: App) -> None:
-    answer = app.client.post("/login", data={"username": "ada", "password": "tide"})
-    assert answer.status_code == 200
+    response = app.client.post("/login", data={"username": "ada", "password": "tide"})
+    assert response.status_code == 200
 
 
 # ---- pages of another origin -------------------------------------------------------------------
@@ -142,8 +142,8 @@ def serving(folder: Path, way: str, script: str, **environ: str | None) -> Itera
     with started(folder, *command, script=APP + script, prints=prints, environ=variables) as server:
         app = App(server)
         with app.client:
-            answer = server.post("/gradio_api/webhooks/", compact(sample_json(PRIVATE)))
-            assert answer.status_code == 202, answer.text
+            response = server.post("/gradio_api/webhooks/", compact(sample_json(PRIVATE)))
+            assert response.status_code == 202, response.text
             if not needs_poll(way):
                 app.wait_until_all_ended()
             yield app
@@ -174,8 +174,8 @@ def open_files(process: int) -> list[str]:
 
 def give(app: App, prefix: str, path: str) -> str:
     """Ask a function of the app to return a file, and give the response."""
-    answer = app.client.post(f"{prefix}/gradio_api/run/give", json={"data": [path]})
-    return answer.text
+    response = app.client.post(f"{prefix}/gradio_api/run/give", json={"data": [path]})
+    return response.text
 
 
 @pytest.mark.parametrize("rendered", ["by Python", "by Node"])
@@ -214,9 +214,9 @@ def test_no_file_of_the_store_is_served(tmp_path: Path, way: str, rendered: str)
         names += open_files(pid)
         for name in names:
             for route in ("gradio_api/file=", "gradio_api/file/", "file="):
-                answer = app.client.get(f"{prefix}/{route}{name}", follow_redirects=True)
-                assert answer.status_code in {403, 404}, (route, name)
-                assert PRIVATE_NAME not in answer.text
+                response = app.client.get(f"{prefix}/{route}{name}", follow_redirects=True)
+                assert response.status_code in {403, 404}, (route, name)
+                assert PRIVATE_NAME not in response.text
             give(app, prefix, name)
         assert "gradio.FileData" in give(app, prefix, "plain.txt")
         # Gradio copies what a function returns.
@@ -269,9 +269,9 @@ def test_the_tab_shows_no_unprintable_text(tmp_path: Path) -> None:
         sample_json(PUBLIC), {"repo.name": f"ada/{marks}exe", "event.action": marks}
     )
     with running(tmp_path) as app:
-        answer = app.server.post("/gradio_api/webhooks", compact(sample))
-        assert answer.status_code == 202
-        delivery_id = answer.json()["delivery"]
+        response = app.server.post("/gradio_api/webhooks", compact(sample))
+        assert response.status_code == 202
+        delivery_id = response.json()["delivery"]
         key = app.unlock("mine")
         for session, held in (("other", ""), ("mine", key)):
             view = app.parts(app.call("look", session=session, key=held, chosen=delivery_id))
@@ -303,7 +303,7 @@ def test_websocket_at_the_webhook_path_is_rejected(tmp_path: Path) -> None:
     script = LAUNCH.replace("hooks.launch(demo", "hooks.launch(demo, app_kwargs=logs")
     with running(tmp_path, LOGS + script) as app:
         for path in ("/gradio_api/webhooks", "/gradio_api/webhooks/x", "/webhooks", "/webhooks/x"):
-            said = ask_for_websocket(app.server, f"{path}?secret=s3cret-moon")
-            assert b"403" in said
+            output = ask_for_websocket(app.server, f"{path}?secret=s3cret-moon")
+            assert b"403" in output
         printed = app.server.wait_for("/webhooks/x\n")
         assert "s3cret-moon" not in printed

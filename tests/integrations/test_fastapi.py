@@ -191,18 +191,18 @@ def head_only(server: Server, path: str, **headers: str) -> tuple[int, dict[str,
         connection.putheader(name.replace("_", "-"), value)
     connection.endheaders()
     with connection.getresponse() as response:
-        said = json.loads(response.read())
+        expected = json.loads(response.read())
     connection.close()
-    return response.status, {name.lower(): value for name, value in response.getheaders()}, said
+    return response.status, {name.lower(): value for name, value in response.getheaders()}, expected
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
 @pytest.mark.parametrize("path", EXACT)
 def test_router_responds_at_exactly_its_path(app: Server, path: str, slash: str) -> None:
     secret = "sun" if path.startswith("/inner") else SECRET
-    answer = app.post(path + slash, PUSH, secret=secret)
-    assert answer.status_code == 202
-    assert (answer.json()["status"], answer.json()["handlers"]) == ("accepted", ["pushed"])
+    response = app.post(path + slash, PUSH, secret=secret)
+    assert response.status_code == 202
+    assert (response.json()["status"], response.json()["handlers"]) == ("accepted", ["pushed"])
     assert app.post(path + slash, PUSH, secret="wrong").status_code == 403
     assert app.post(path + slash, PUSH, secret=None).status_code == 401
     for method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"):
@@ -253,9 +253,9 @@ def test_secret_is_checked_before_the_body(app: Server, path: str) -> None:
         ({"X_Webhook_Secret": "wrong"}, 403),
         ({"X_Webhook_Secret": SECRET}, 413),
     ):
-        answer = head_only(app, path, Content_Length=length, **headers)
-        assert answer[0] == status
-        assert answer[1]["connection"] == "close"
+        response = head_only(app, path, Content_Length=length, **headers)
+        assert response[0] == status
+        assert response[1]["connection"] == "close"
 
 
 def test_custom_endpoint_gets_the_verified_event(app: Server) -> None:
@@ -284,9 +284,9 @@ def test_custom_endpoint_gets_the_verified_event(app: Server) -> None:
 def test_invalid_delivery_does_not_reach_a_custom_endpoint(
     app: Server, content: bytes, secret: str | None, status: int, word: str, reason: str
 ) -> None:
-    answer = app.post("/comments", content, secret=secret)
-    detail = answer.json()["detail"]
-    assert (answer.status_code, detail["status"]) == (status, word)
+    response = app.post("/comments", content, secret=secret)
+    detail = response.json()["detail"]
+    assert (response.status_code, detail["status"]) == (status, word)
     assert reason in detail["reason"]
     if word == "malformed":
         app.wait_for("a delivery is malformed: ")
@@ -312,8 +312,8 @@ def test_custom_endpoint_gets_no_truncated_body(app: Server) -> None:
 def test_several_dependencies_of_one_request_see_the_same_delivery(app: Server, query: str) -> None:
     body = compact(COMMENT)
     secret = None if query else SECRET
-    answer = app.post(f"/several{query}", body, secret=secret)
-    assert (answer.status_code, answer.json()) == (200, {"same": True, "raw": True})
+    response = app.post(f"/several{query}", body, secret=secret)
+    assert (response.status_code, response.json()) == (200, {"same": True, "raw": True})
     # Each judges for itself what the other one let in.
     assert app.post(f"/strict{query}", body, secret=secret).status_code == 403
     assert app.post(f"/smaller{query}", body, secret=secret).status_code == 413
@@ -322,8 +322,8 @@ def test_several_dependencies_of_one_request_see_the_same_delivery(app: Server, 
 
 
 def test_custom_endpoint_accepts_only_hub_requests(app: Server) -> None:
-    answer = app.request("/wrong-method", "GET", secret="sun")
-    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    response = app.request("/wrong-method", "GET", secret="sun")
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
 
 
 def examples(operation: dict[str, Any]) -> dict[str, Any]:
@@ -382,7 +382,7 @@ def test_openapi_shows_requests_and_responses(app: Server) -> None:
     scheme = schema["components"]["securitySchemes"]["HubWebhookSecret"]
     assert (scheme["in"], scheme["name"]) == ("header", "X-Webhook-Secret")
     rejections = {"400", "401", "403", "413", "503"}
-    for path, title, answers, model in (
+    for path, title, responses, model in (
         ("/webhooks/hub", "HubEvent", rejections | {"200", "202"}, "WebhookResponse"),
         ("/mine", "HubEvent", rejections | {"200", "422"}, "WebhookErrorResponse"),
         ("/comments", "CommentEvent", rejections | {"202"}, "WebhookErrorResponse"),
@@ -392,7 +392,7 @@ def test_openapi_shows_requests_and_responses(app: Server) -> None:
         body = operation["requestBody"]["content"]["application/json"]["schema"]
         assert (body["title"], body["required"]) == (title, ["event"])
         # Older versions of FastAPI list 422 where there is nothing to validate.
-        assert set(operation["responses"]) - {"422"} == answers - {"422"}
+        assert set(operation["responses"]) - {"422"} == responses - {"422"}
         shown = operation["responses"]["403"]["content"]["application/json"]["schema"]
         assert shown == {"$ref": f"#/components/schemas/{model}"}
     assert schema["paths"]["/guarded"]["post"]["tags"] == ["hub"]
@@ -452,9 +452,9 @@ def test_router_behind_a_catch_all_mount_warns(
     python = Path(sys.executable) if title == "this one" else interpreter(title)
     server = start(*STRICT[2:], script=MOUNTS + lines, python=python)
     assert server.post("/outer/hub", PUSH).status_code == status
-    said = re.search(r"UserWarning: no delivery reaches .*", server.output())
-    assert (said is not None) is (status == 404)
-    assert said is None or "before `gr.mount_gradio_app(app, demo, path=" in said[0]
+    expected = re.search(r"UserWarning: no delivery reaches .*", server.output())
+    assert (expected is not None) is (status == 404)
+    assert expected is None or "before `gr.mount_gradio_app(app, demo, path=" in expected[0]
 
 
 def test_endpoint_without_a_secret_rejects_requests(start: Callable[..., Server]) -> None:
@@ -543,13 +543,13 @@ def test_router_at_the_root_leaves_deliveries_to_the_app(
             ("POST", "/", 200, None),
             ("GET", "/below/deliveries", 401, None),
         )
-        for method, path, status, said in asked:
+        for method, path, status, expected in asked:
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
             connection.request(method, path, PUSH, {"X-Webhook-Secret": SECRET})
-            answer = connection.getresponse()
-            assert (answer.status, path) == (status, path)
-            body = json.loads(answer.read())
-            assert said is None or body == said
+            response = connection.getresponse()
+            assert (response.status, path) == (status, path)
+            body = json.loads(response.read())
+            assert expected is None or body == expected
             connection.close()
 
 
@@ -585,9 +585,9 @@ def test_example_hides_deliveries_from_anonymous_visitors(service: Server) -> No
 
 
 def test_example_handles_its_second_webhook(service: Server) -> None:
-    answer = service.post("/webhooks/comments", compact(COMMENT))
+    response = service.post("/webhooks/comments", compact(COMMENT))
     words = len(COMMENT["comment"]["content"].split())
-    assert (answer.status_code, answer.json()) == (202, {"words": words})
+    assert (response.status_code, response.json()) == (202, {"words": words})
     assert service.post("/webhooks/comments", PUSH).json()["detail"]["status"] == "ignored"
     assert service.post("/webhooks/comments", PUSH, secret="wrong").status_code == 403
     validate(service.request("/openapi.json").json())

@@ -112,8 +112,8 @@ def node() -> str | None:
         found = shutil.which("node", path=str(Path(spec.origin).parent / "bin")) or found
     if found is None:
         return None
-    said = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
-    major = re.match(r"v(\d+)", said)
+    done = subprocess.run([found, "--version"], capture_output=True, text=True, check=False)
+    major = re.match(r"v(\d+)", done.stdout)
     return found if major and int(major[1]) >= 24 else None
 
 
@@ -140,10 +140,10 @@ class Gradio(NamedTuple):
 
     def page(self) -> str:
         """Give the page that a browser gets."""
-        answer = self.server.request("/")
-        assert answer.status_code == 200
-        assert "gradio_config" in answer.text or "/_app/" in answer.text
-        return answer.text
+        response = self.server.request("/")
+        assert response.status_code == 200
+        assert "gradio_config" in response.text or "/_app/" in response.text
+        return response.text
 
     def release(self, name: str) -> None:
         """Let a handler end that waits for it."""
@@ -168,8 +168,8 @@ def running(folder: Path, script: str, *command: str, **options: Any) -> Iterato
     options["environ"] = {**OFFLINE, **options.get("environ", {})}
     options.setdefault("prints", READY)
     with started(folder, *(command or ("app.py",)), script=script, **options) as server:
-        said = re.search(r"^\* Webhook URL: +(\S+)$", server.output(), re.MULTILINE)
-        url = said[1] if said else server.url
+        output = re.search(r"^\* Webhook URL: +(\S+)$", server.output(), re.MULTILINE)
+        url = output[1] if output else server.url
         yield Gradio(server, folder, url, re.sub(r"^https://[^/]+", server.url, url))
 
 
@@ -182,10 +182,10 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gradio]:
 def check(app: Gradio) -> None:
     """Ask what must hold wherever an app runs."""
     for path in ("", "/", "/hub", "/hub/"):
-        answer = app.send("repo.create", app.hook + path)
-        assert answer.status_code == 202, (path, answer.text, app.server.output())
-    answer = app.send("repo.create", f"{app.hook}?secret={SECRET}", secret=None)
-    assert (answer.status_code, answer.headers.get("location")) == (202, None)
+        response = app.send("repo.create", app.hook + path)
+        assert response.status_code == 202, (path, response.text, app.server.output())
+    response = app.send("repo.create", f"{app.hook}?secret={SECRET}", secret=None)
+    assert (response.status_code, response.headers.get("location")) == (202, None)
     assert app.send("repo.create", secret="sun").status_code == 403
     assert app.send("repo.create", secret=None).status_code == 401
     assert app.page()
@@ -312,8 +312,8 @@ def test_own_routes_lifespan_and_middleware_are_kept(
         for path in ("/mine", "/webhooks/mine"):
             assert app.server.request(path).text == "high"
         for path in ("/gradio_api/webhooks", "/webhooks", "/webhooks/hub"):
-            answer = app.send("repo.create", path)
-            assert (answer.status_code, answer.headers["x-mine"]) == (202, "yes")
+            response = app.send("repo.create", path)
+            assert (response.status_code, response.headers["x-mine"]) == (202, "yes")
         assert app.page()
         assert "Webhook URL" not in app.server.output()
 
@@ -477,8 +477,8 @@ def test_ctrl_c_waits_for_a_running_handler(tmp_path: Path) -> None:
         app.wait_until_refused()
         app.release("coroutine")
         assert app.server.wait() == 0
-        said = app.server.output()
-        assert said.index("coroutine ends") < said.index("Keyboard interruption")
+        output = app.server.output()
+        assert output.index("coroutine ends") < output.index("Keyboard interruption")
 
 
 def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
@@ -535,11 +535,11 @@ SPACE_FOLDER = ROOT / "examples" / "quickstart_space"
 
 def test_quickstart_space_has_valid_metadata() -> None:
     _, front, _ = (SPACE_FOLDER / "README.md").read_text("utf-8").split("---\n", 2)
-    said = dict(line.split(": ", 1) for line in front.splitlines())
-    assert said["sdk"] == "gradio"
-    assert said["sdk_version"] == version("gradio")
-    assert said["python_version"] == '"3.12"'  # quoted: YAML reads 3.10 as a number
-    assert (SPACE_FOLDER / said["app_file"]).exists()
+    output = dict(line.split(": ", 1) for line in front.splitlines())
+    assert output["sdk"] == "gradio"
+    assert output["sdk_version"] == version("gradio")
+    assert output["python_version"] == '"3.12"'  # quoted: YAML reads 3.10 as a number
+    assert (SPACE_FOLDER / output["app_file"]).exists()
     assert "hubhooks" in (SPACE_FOLDER / "requirements.txt").read_text().split()
 
 
@@ -635,8 +635,8 @@ def test_edited_app_takes_over_from_the_old_process(
             lambda: getattr(store.leader(), "process", old).pid == new.pid, "does not take the lead"
         )
         for number in range(4):
-            answer = new.post("/webhooks", body, headers={"Webhook-Id": f"d{number}"})
-            assert answer.status_code == 202
+            response = new.post("/webhooks", body, headers={"Webhook-Id": f"d{number}"})
+            assert response.status_code == 202
         new.wait_until(lambda: "d3" in ran.read_text(), "does not run them")
     runs = [line for line in ran.read_text().splitlines() if line.startswith("d")]
     assert [line.split()[1:] for line in runs] == [["2", str(new.pid)]] * 4

@@ -52,10 +52,10 @@ def look(server: Server, below: str = "", seen: str = "") -> dict[str, Any]:
     from hubhooks.admin import gradio_tab as _activity_tab  # noqa: PLC0415 - it needs Gradio
 
     body = {"data": ["all states", 0, "", "", seen], "session_hash": "visitor"}
-    answer = server.request(f"{below}/gradio_api/run/hubhooks_look", "POST", json=body)
-    assert answer.status_code == 200, answer.text
+    response = server.request(f"{below}/gradio_api/run/hubhooks_look", "POST", json=body)
+    assert response.status_code == 200, response.text
     names = _activity_tab._Parts._fields  # noqa: SLF001 - the order of the outputs
-    return dict(zip(names, answer.json()["data"], strict=True))
+    return dict(zip(names, response.json()["data"], strict=True))
 
 
 def overview(server: Server, below: str = "") -> str:
@@ -189,8 +189,8 @@ def test_hint_for_a_gradio_app_depends_on_the_path(tmp_path: Path) -> None:
     script = PAGE + 'demo.launch(auth=("ada", "tide"))'
     with started(tmp_path, "app.py", script=script, prints=READY, environ=OFFLINE) as server:
         for slash in ("", "/"):
-            said = hint(f"{server.url}/gradio_api/webhooks{slash}")
-            assert "start it with `hooks.launch(demo)` instead of `demo.launch()`" in said
+            hint_text = hint(f"{server.url}/gradio_api/webhooks{slash}")
+            assert "start it with `hooks.launch(demo)` instead of `demo.launch()`" in hint_text
         for path in ("/webhooks/hub", "/", "/webhooks"):
             url = f"{server.url}/gradio_api/webhooks"
             assert f"its webhook URL is {url}." in hint(server.url + path)
@@ -202,10 +202,10 @@ def test_hint_for_a_fastapi_app_does_not_mention_gradio(
     tmp_path: Path, include: str, path: str
 ) -> None:
     with started(tmp_path, script=ROUTER + include) as server:
-        said = hint(server.url + path)
-        assert f"the app has no webhook at {path}:" in said
-        assert "hooks.router(" in said
-        assert "radio" not in said.replace(path, "")
+        hint_text = hint(server.url + path)
+        assert f"the app has no webhook at {path}:" in hint_text
+        assert "hooks.router(" in hint_text
+        assert "radio" not in hint_text.replace(path, "")
 
 
 def test_hint_for_a_mounted_page_names_the_router(tmp_path: Path) -> None:

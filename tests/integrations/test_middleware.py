@@ -113,8 +113,8 @@ def sentry(
 
 
 def assert_accepted(server: Server, path: str) -> None:
-    answer = server.post(path, PUSH, headers=JSON)
-    assert (answer.status_code, answer.json()["status"]) == (202, "accepted")
+    response = server.post(path, PUSH, headers=JSON)
+    assert (response.status_code, response.json()["status"]) == (202, "accepted")
     assert server.post(path, PUSH, secret="wrong", headers=JSON).status_code == 403
 
 
@@ -129,14 +129,14 @@ def test_router_accepts_a_body_that_sentry_read(sentry: Server, path: str) -> No
 
 
 def test_verified_event_accepts_a_body_that_sentry_read(sentry: Server) -> None:
-    answer = sentry.post("/own", PUSH, headers=JSON)
-    assert (answer.status_code, answer.json()) == (200, "repo.content")
+    response = sentry.post("/own", PUSH, headers=JSON)
+    assert (response.status_code, response.json()) == (200, "repo.content")
 
 
 @pytest.mark.parametrize("path", ["/stream", "/taken"])
 def test_consumed_body_is_503(server: Server, path: str) -> None:
-    answer = server.post(path, PUSH, headers=JSON)
-    assert (answer.status_code, answer.json()["status"]) == (503, "rejected")
+    response = server.post(path, PUSH, headers=JSON)
+    assert (response.status_code, response.json()["status"]) == (503, "rejected")
     assert "rejected a request with 503: the body" in server.output()
 
 
@@ -188,8 +188,8 @@ def test_trio_without_a_startup_is_503(tmp_path: Path) -> None:
         tmp_path, *TRIO, "app:without_lifespan", script=EACH_WAY, environ={**environ}
     ) as server:
         for _ in range(2):
-            answer = server.post("/", PUSH)
-            assert (answer.status_code, answer.json()["status"]) == (503, "rejected")
+            response = server.post("/", PUSH)
+            assert (response.status_code, response.json()["status"]) == (503, "rejected")
         assert server.post("/", PUSH, secret="wrong").status_code == 403
         token = {"Authorization": f"Bearer {'sesame' * 6}"}
         assert server.request("/deliveries", headers=token).status_code == 503
