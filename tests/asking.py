@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 
 class Connection:
-    """What the `receive` of a server belongs to."""
+    """The object to which the `receive` of a server belongs."""
 
     __module__ = "uvicorn.protocols.http.test"
 
@@ -20,7 +20,7 @@ class Connection:
 
 
 class Reply(NamedTuple):
-    """What an app answered."""
+    """The response of an app."""
 
     status: int
     headers: dict[bytes, bytes]
@@ -39,8 +39,8 @@ async def ask(
 
     Args:
         chunks: the body.
-        stays: whether the client waits for the answer, or goes away after the chunks.
-        ends: whether the last of the chunks says so.
+        stays: whether the client waits for the response; else it disconnects after the chunks.
+        ends: whether the last chunk is marked as the last.
     """
     last = len(chunks) - 1 if ends else None
     messages = [

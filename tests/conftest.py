@@ -1,4 +1,4 @@
-"""What several tests need: one ASGI request without a network, and a real server."""
+"""Fixtures of several tests: one ASGI request without a network, and a real server."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def post(
     path: str = "/",
     secret: str = "moon",
 ) -> tuple[int, dict[str, Any]]:
-    """Deliver over the network as the Hub does, and give the status and what was said."""
+    """Deliver over the network as the Hub does; return the status and the JSON of the response."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     headers = {"X-Webhook-Secret": secret, "Webhook-Id": delivery_id}
     connection.request("POST", path, content, {k: v for k, v in headers.items() if v})
@@ -152,6 +152,6 @@ def _post() -> Callable[..., Any]:
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """Give the lines of the package's own log so far."""
+    """Return the lines that the package logged so far."""
     caplog.set_level(logging.INFO, "hubhooks")
     return lambda: [r.getMessage() for r in caplog.records if r.name == "hubhooks"]

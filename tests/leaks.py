@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-# A thread that was told to end may need this long on a busy machine.
+# A stopping thread may need this long on a busy machine.
 ENDS_WITHIN = 10
 
 

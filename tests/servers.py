@@ -1,4 +1,4 @@
-"""Servers: in processes of their own, started as a user starts them, and in this one."""
+"""Servers: in separate processes, started as a user starts them, and in this one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ UVICORN = ("-m", "uvicorn", "app:app", "--port", "{port}")
 
 
 class Server:
-    """A server that runs in a process of its own."""
+    """A server that runs in a separate process."""
 
     def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         self.port = port
@@ -68,7 +68,7 @@ class Server:
         return self._log.read_text("utf-8", "replace")
 
     def wait_until(self, is_so: Callable[[], bool], failure: str) -> None:
-        """Wait until something is so; it fails with what the server printed."""
+        """Wait until a condition holds; on failure show the output of the server."""
         deadline = time.monotonic() + PATIENCE
         while not is_so():
             if self._process.poll() is not None and not is_so():
@@ -118,7 +118,7 @@ class Server:
         return self.wait()
 
     def end(self) -> None:
-        """End it, whatever it does, and all that it started."""
+        """End the server and all processes that it started."""
         try:
             if self._process.poll() is None:
                 self.stop()
@@ -184,14 +184,14 @@ def started(
     """Run a server until the block ends.
 
     Args:
-        folder: where it runs.
-        command: what the interpreter is given; `{port}` stands for a free port, in `environ` too.
+        folder: the working directory.
+        command: the arguments of the interpreter; `{port}` is a free port, in `environ` too.
             By default uvicorn with `app:app`.
         script: the text of `app.py` in that folder.
-        prints: what it prints when it is ready; without it, it is ready when its port listens.
+        prints: the output that shows it is ready; by default it is ready when its port listens.
         python: the interpreter.
         environ: variables to set, or with None to leave out; WEBHOOK_SECRET is `moon` by default,
-            and what is delivered is kept in memory.
+            and deliveries are stored in memory.
     """
     port = free_port()
     if script is not None:
@@ -289,7 +289,7 @@ def _is_of_server(task: asyncio.Task[Any]) -> bool:
 
 @contextmanager
 def serve(app: Any, **options: Any) -> Generator[int]:
-    """Serve an app on a port of its own until the block ends, when no task of ours is left."""
+    """Serve an app on a free port until the block ends; then no task may be left."""
     global _served  # noqa: PLW0603 - the check of each test reads the count
     _served += 1
     server = _Server(uvicorn.Config(app, port=0, log_config=None, **options))

@@ -1,4 +1,4 @@
-"""Who may see a payload, replay a delivery, or find a secret."""
+"""Access to payloads, replays and secrets."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_flood_of_wrong_tokens_blocks_no_admin(guarded: Server) -> None:
 
 
 class Minutes:
-    """A clock, and a `sleep` that ends when the test says so."""
+    """A clock, and a `sleep` that the test ends."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -278,7 +278,7 @@ LOGGING_SERVERS = {
         "gunicorn", "-k", "uvicorn_worker.UvicornWorker", "--access-logfile", "-", "--bind",
         "127.0.0.1:{port}",
     ),
-    # It logs the query in `%(r)s` and `%(q)s`, whatever the app does.
+    # It always logs the query in `%(r)s` and `%(q)s`.
     "gunicorn, asgi": (
         "gunicorn", "-k", "asgi", "--access-logfile", "-", "--access-logformat",
         '%(h)s "%(m)s %(U)s %(H)s" %(s)s', "--bind", "127.0.0.1:{port}",
@@ -344,7 +344,7 @@ CREDENTIALS = [
     "X-Original-Url", "X-Rewrite-Url", "X-Envoy-Original-Path", "X-Forwarded-Uri", "Referer",
     "X-Hub-Signature-256", "Webhook-Signature", "Baggage", "Tracestate", "Pragma", "Link",
 ]  # fmt: skip
-# What httpx adds.
+# Headers that httpx adds.
 TRANSPORT = {"host", "accept", "accept-encoding", "connection", "content-length"}
 COPIED_URLS = [
     "/hook?secret=s3cret-moon", "/hook?SECRET=s3cret-moon", "/hook?%73ecret=s3cret-moon",

@@ -94,7 +94,7 @@ def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Activity
 
 # ---- anonymous visitors ------------------------------------------------------------------------
 
-# What the body says of the repository, and if an anonymous visitor sees its name.
+# Fields of the repository in the body, and if an anonymous visitor sees its name.
 PRIVACY: dict[str, tuple[dict[str, Any], bool]] = {
     "public": ({"private": False}, True),
     "private": ({"private": True}, False),
@@ -275,7 +275,7 @@ def login(name: object = "ada", until: object = 2000) -> dict[str, Any]:
         (login("Ada"), "ada/tide", True, False),
         (login(until=999), "ada/tide", True, False),
         (login(until=None), "ada/tide", True, False),
-        # Gradio signs with a key that everybody knows, or pretends the login.
+        # Gradio signs with a public key, or simulates the login.
         (login(), "ada/tide", False, False),
         (login(), None, True, False),
         (login(""), "/tide", True, False),
@@ -497,7 +497,7 @@ def test_every_payload_is_shown(harness: ActivityHarness, content: bytes, shown:
 
 @pytest.fixture
 def asked(ask: Callable[..., Any]) -> Callable[..., Any]:
-    """Ask an app as somebody does who knows the token."""
+    """Send a request to an app with the admin token."""
 
     def asked(
         hooks: Webhooks, path: str, method: str = "GET", *, query: str = "", body: bytes = b"",
@@ -538,7 +538,7 @@ def test_api_requires_the_token(
     reply = asked(served, path, method, token=None, query=f"token={TOKEN}")
     assert reply.status == 401
     assert asked(served, path, method, token="wrong").status == 403
-    # Five wrong ones lock nobody out.
+    # Five wrong tokens do not block the right one.
     assert asked(served, path, method).status != 403
 
 

@@ -1,4 +1,4 @@
-"""The door on a network: what is read and when, what is answered, what is kept out of logs."""
+"""The ASGI app on a network: reading of bodies, responses, and secrets in logs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ on_both_loops = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 
 
 class AppHarness:
-    """A door with all that is behind it."""
+    """An ASGI app with its router, store, receiver and worker."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ def test_rejection_does_not_wait_for_the_body(
 
 
 def test_headers_may_be_lists(ask: Any, content: bytes, tmp_path: Path) -> None:
-    # The specification of ASGI says no more of a header than that it is an iterable of two items.
+    # ASGI defines a header only as an iterable of two items.
     hooks = Webhooks("moon", deliveries=tmp_path / "hubhooks.db")
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -218,7 +218,7 @@ def peak_of_memory(pid: int) -> int:
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 
 
-# ---- the answer ---------------------------------------------------------------------------------
+# ---- the response -------------------------------------------------------------------------------
 
 
 @on_both_parsers
@@ -369,7 +369,7 @@ def test_accepted_delivery_keeps_the_connection(
     assert b"connection" not in asyncio.run(ask(harness.app, content, headers=SECRET)).headers
 
 
-# ---- whether the answer arrived -----------------------------------------------------------------
+# ---- acknowledgement ----------------------------------------------------------------------------
 
 
 def is_acknowledged(harness: AppHarness, delivery_id: str = "d1") -> bool:
@@ -440,7 +440,7 @@ def test_disconnect_is_checked_only_after_loop_lag(
         await handled.app.stop()
         return looked
 
-    # The first five seconds of a loop that nobody watched before tell nothing either.
+    # The lag of the first five seconds is unknown, since the monitor has just started.
     assert asyncio.run(found()) == [True] * 6 + [False, True]
 
 

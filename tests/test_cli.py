@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SECRET = "moon & tide+50%/x"
 ENCODED_SECRET = "moon%20%26%20tide%2B50%25%2Fx"
 
-# What would give the command a secret or a file, or colours though nobody looks at a terminal.
+# Variables that would set a secret, a file, or colours without a terminal.
 UNWANTED = {
     "FORCE_COLOR",
     "GITHUB_ACTIONS",
@@ -55,7 +55,7 @@ class Request(NamedTuple):
 
 @dataclass
 class Receiver:
-    """What the server under `url` answers, and what it was sent."""
+    """The responses of the server at `url`, and the requests that it got."""
 
     url: str = ""
     status: int = 202
@@ -73,7 +73,7 @@ class Receiver:
 def handler_for(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True  # else each answer waits for the client's delayed ACK
+        disable_nagle_algorithm = True  # else each response waits for the client's delayed ACK
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -109,7 +109,7 @@ def receiver() -> Iterator[Receiver]:
 
 @contextmanager
 def bound_socket(*, listening: bool) -> Iterator[str]:
-    """Own a port that refuses connections, or takes them and never answers."""
+    """Bind a port that refuses connections, or accepts them and never responds."""
     with socket.socket() as owner:
         owner.bind(("127.0.0.1", 0))
         if listening:
@@ -141,7 +141,7 @@ def hubhooks(
     return python("-m", "hubhooks.cli", *arguments, stdin=stdin, **environment)
 
 
-# ---- what is sent ----------------------------------------------------------------------------
+# ---- requests --------------------------------------------------------------------------------
 
 
 def test_sample_is_sent_as_the_hub_sends_it(receiver: Receiver) -> None:
@@ -219,7 +219,7 @@ def test_fields_of_a_file_are_changed(receiver: Receiver) -> None:
 
 
 def test_concurrency_limits_requests(receiver: Receiver) -> None:
-    # Nobody is answered before three requests are there together.
+    # No request gets a response before three have arrived.
     receiver.meeting = threading.Barrier(3, timeout=30)
     options = ("--sample", "repo.create", "--repeat", "9", "--concurrency", "3")
     assert hubhooks("send", receiver.url, *options).returncode == 0
@@ -232,7 +232,7 @@ def test_no_proxy_of_the_environment_is_used(receiver: Receiver) -> None:
     assert done.returncode == 0
 
 
-# ---- what is shown ---------------------------------------------------------------------------
+# ---- output ----------------------------------------------------------------------------------
 
 
 def test_json_lines_hold_the_whole_response(receiver: Receiver) -> None:
@@ -335,7 +335,7 @@ def test_help_shows_the_variable_without_its_value() -> None:
     assert "WEBHOOK_SECRET" in hubhooks("send", "--help", WEBHOOK_SECRET=SECRET).stdout
 
 
-# ---- what goes wrong -------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------
 
 
 def test_deliveries_are_built_when_sent() -> None:
@@ -401,7 +401,7 @@ def test_missing_response_times_out() -> None:
     ],
 )
 def test_a_wrong_option_is_a_usage_error(arguments: tuple[str, ...], message: str) -> None:
-    # These send nothing, so they need no process of their own.
+    # These commands send nothing, so they need no separate process.
     done = CliRunner().invoke(make_app(), arguments, input="[]", env={"COLUMNS": "250"})
     assert done.exit_code == 2
     assert done.stdout == ""

@@ -1,4 +1,4 @@
-"""What the commands print where the output is of another encoding, full, or closed."""
+"""Output of the commands to other encodings, full disks and closed streams."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ needs_posix = pytest.mark.skipif(
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Make a log with three deliveries of such a text, each named by its state."""
+    """Make a store with three deliveries that have this text, each named by its state."""
     folder = tmp_path / TEXT
     folder.mkdir()
     store = SqliteStore(folder / "hubhooks.db")
@@ -72,7 +72,7 @@ def hubhooks(
     *words: str | Path, options: tuple[str, ...] = (), environ: dict[str, str] | None = None,
     **streams: Any,
 ) -> subprocess.CompletedProcess[bytes]:  # fmt: skip
-    """Run the command in a process of its own, with its streams as given."""
+    """Run the command in a separate process, with the given streams."""
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
     done = subprocess.run(
         [sys.executable, *options, "-m", "hubhooks.cli", *words],
@@ -189,7 +189,7 @@ PRINTING = [
     ("list",), ("list", "--json"), ("show", "failed"), ("stats",),
     ("replay", "--failed", "--dry-run"), ("export", "succeeded", "--output", "-"),
 ]  # fmt: skip
-WITHOUT_A_LOG = [
+WITHOUT_A_STORE = [
     ("--help",), ("--version",), ("samples",), ("samples", "repo.create"), ("send", "--help"),
     ("deliveries", "--help"), ("deliveries", "list", "--help"),
 ]  # fmt: skip
@@ -213,7 +213,7 @@ def test_full_disk_is_one_line_of_error(
 
 @pytest.mark.slow
 @needs_full
-@pytest.mark.parametrize("words", WITHOUT_A_LOG)
+@pytest.mark.parametrize("words", WITHOUT_A_STORE)
 def test_full_disk_without_a_store_is_one_line(words: tuple[str, ...]) -> None:
     with Path("/dev/full").open("wb") as full:
         done = hubhooks(*words, stdout=full)
@@ -239,13 +239,13 @@ def test_full_disk_of_stderr_keeps_the_exit_code(
 ) -> None:
     with Path("/dev/full").open("wb") as full:
         assert deliveries(path, *words, stderr=full).returncode == code
-        # What is wrong is told in the exit code, also where nothing can be printed.
+        # The exit code shows the error even if printing is impossible.
         assert deliveries(path, *words, stdout=full, stderr=full).returncode == code
 
 
 @contextmanager
 def closed_pipe() -> Iterator[int]:
-    """Give the end of a pipe that nobody reads any more."""
+    """Return the writing end of a pipe without a reader."""
     outer, inner = os.pipe()
     os.close(outer)
     try:
@@ -270,7 +270,7 @@ def test_closed_pipe_is_no_error(
 
 @pytest.mark.slow
 @needs_posix
-@pytest.mark.parametrize("words", WITHOUT_A_LOG)
+@pytest.mark.parametrize("words", WITHOUT_A_STORE)
 def test_closed_pipe_without_a_store_is_no_error(words: tuple[str, ...]) -> None:
     with closed_pipe() as pipe:
         done = hubhooks(*words, stdout=pipe)
@@ -406,7 +406,7 @@ def test_send_prints_responses_in_every_encoding(tmp_path: Path) -> None:
             with closed_pipe() as pipe:
                 done = hubhooks(*words, *more, environ=secret, stdout=pipe)
                 assert (done.returncode, done.stderr) == (0, b"")
-                # 1 is still the code of an answer that is not 2xx.
+                # The exit code of a response that is not 2xx is still 1.
                 done = hubhooks(*words, *more, environ={"WEBHOOK_SECRET": "sun"}, stdout=pipe)
                 assert done.returncode == 1
                 assert done.stderr.startswith(b"hint: ")
@@ -448,7 +448,7 @@ def test_help_is_the_same_without_docstrings(words: tuple[str, ...], text: str) 
     assert hubhooks(*words, "--help", options=("-OO",)).stdout == whole.stdout
 
 
-# ---- what an app prints ------------------------------------------------------------------------
+# ---- output of an app --------------------------------------------------------------------------
 
 JOB = f"""
 from hubhooks import Webhooks

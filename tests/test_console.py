@@ -1,4 +1,4 @@
-"""What a newcomer reads: the log of a server, the tables of the command line, short errors."""
+"""Console output: the log of a server, the tables of the command line, short errors."""
 
 from __future__ import annotations
 

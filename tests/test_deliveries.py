@@ -1,4 +1,4 @@
-"""What the log remembers, and what it decides when a delivery comes again."""
+"""Rules of the store: its deliveries and runs, and its decision on repeated deliveries."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(params=["memory", "disk"])
 def make_store(request: Any, tmp_path: Path) -> Generator[Callable[..., DeliveryStore]]:
-    """Make the log that each rule is tested with: they must not differ."""
+    """Make the store of each test: memory and disk must behave alike."""
     made: list[DeliveryStore] = []
 
     def make(**options: Any) -> DeliveryStore:
@@ -138,7 +138,7 @@ def test_lazy_reason_is_called_once(store: DeliveryStore) -> None:
 
 
 def test_only_large_bodies_are_dropped_in_memory() -> None:
-    # Ten bodies of up to ten bytes each have room; only a larger one is dropped.
+    # Ten bodies of up to ten bytes each fit; only a larger one is dropped.
     store = SqliteStore(":memory:", limits=MemoryLimits(keep=10, keep_bytes=100))
     store.accept("d1", b"0123456789", (), "unhandled", "small")
     store.accept("d2", b"0123456789+", (), "unhandled", "large")
@@ -304,7 +304,7 @@ def test_ignored_delivery_is_matched_again(store: DeliveryStore) -> None:
     assert store.accept("d1", b"{}", ["a", "b"]) == AcceptResult("accepted", "d1", ("a", "b"))
 
 
-# ---- what runs when ---------------------------------------------------------------------------
+# ---- readiness of runs ------------------------------------------------------------------------
 
 
 def test_unclaimed_runs_are_ready_in_arrival_order(store: DeliveryStore) -> None:
@@ -331,7 +331,7 @@ def test_retrying_run_waits_and_counts_its_failures(store: DeliveryStore) -> Non
     assert store.list_ready(8) == []
     assert 3500 < (store.seconds_to_next() or 0) <= 3600
     assert store.accept("d1", b"{}", ["a"]).status == "in_progress"
-    # Not waited for, as it is only asked to be.
+    # `claim` does not check the time of the retry: the worker does.
     delivery = start(store, "d1")
     assert (delivery.attempt, delivery.failures) == (2, 1)
     end(store, delivery, "failed", retry_after=0)
@@ -433,7 +433,7 @@ def test_stats_count_the_store(store: DeliveryStore) -> None:
     assert store.stats() == (states, 9, received_at, {"secret wrong": 5})
 
 
-# ---- room -------------------------------------------------------------------------------------
+# ---- limits -----------------------------------------------------------------------------------
 
 
 def test_number_of_finished_deliveries_is_limited() -> None:
@@ -459,7 +459,7 @@ def test_oldest_bodies_are_dropped_and_their_deliveries_stay() -> None:
     for number in range(4):
         store.accept(f"d{number}", b"12", (), "unhandled")
     assert [store.body(r.id) for r in store.list()] == [b"12", b"12", None, None]
-    # One that comes again has its body again, and counts once.
+    # A repeated delivery has its body again, and counts once.
     store.accept("d2", b"12", (), "unhandled")
     store.accept("d0", b"12", (), "unhandled")
     assert [(r.id, store.body(r.id)) for r in store.list()] == [
@@ -480,7 +480,7 @@ def test_full_store_rejects_until_a_run_finishes() -> None:
         store.accept("d3", b"1", ["a"])
     assert get_delivery(store, "d3") is None
     assert store.accept("d1", b"1234", ["a"]).status == "in_progress"
-    # What nobody waits for is not held.
+    # A delivery without runs does not count for the limit.
     assert store.accept("d4", b"123456789", (), "unhandled").status == "unhandled"
 
     run(store, "d1", a="failed")

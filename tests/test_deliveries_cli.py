@@ -1,4 +1,4 @@
-"""`hubhooks deliveries` on real files, beside processes that run what is in them."""
+"""`hubhooks deliveries` on real files, beside processes that use them."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def end(store: SqliteStore, name: str, **endings: str) -> None:
 
 @pytest.fixture
 def filled(path: Path) -> Path:
-    """Give a log with a delivery of each kind that nobody works on."""
+    """Return a store with a delivery of each kind and without an app."""
     with opened(path) as store:
         accept(store, "succeeded-1", "retrain", sample="repo.content.update")
         end(store, "succeeded-1", retrain="succeeded")
@@ -201,11 +201,11 @@ def die(event):
 
 @contextmanager
 def running_app(path: Path) -> Iterator[Server]:
-    """Run what is in the log in another process."""
+    """Run the deliveries of the store in another process."""
     command = ("-m", "uvicorn", "app:hooks", "--port", "{port}")
     environ: dict[str, str | None] = {"HUBHOOKS_DELIVERIES": str(path)}
     with started(path.parent, *command, script=APP, environ=environ) as app:
-        app.wait_until(LeaderLock(path).is_taken, "does not run what is in the log")
+        app.wait_until(LeaderLock(path).is_taken, "does not run the deliveries")
         try:
             yield app
         finally:
@@ -672,7 +672,7 @@ def test_ctrl_c_ends_following(path: Path) -> None:
 
 @contextmanager
 def replaying(path: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
-    # Where the tests run in the background, children begin deaf to Ctrl-C.
+    # If the tests run in the background, child processes ignore Ctrl-C at first.
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     code += "from hubhooks.cli import main; main()"
     process = subprocess.Popen(
@@ -692,7 +692,7 @@ def replaying(path: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
 def test_command_waits_for_another_writer(filled: Path) -> None:
     writer = sqlite3.connect(filled, isolation_level=None, check_same_thread=False)
     writer.execute("BEGIN IMMEDIATE")
-    # Longer than the log itself waits.
+    # Longer than the store itself waits.
     timer = threading.Timer(0.5, writer.execute, ["ROLLBACK"])
     timer.start()
     assert json_lines(filled, "replay", "succeeded-1")[0]["runs"][0]["state"] == "queued"

@@ -1,4 +1,4 @@
-"""The pages of the site are whole: what is made of the code is of this code, and all is shown."""
+"""The pages of the site are complete, and generated pages match the code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = runpy.run_path(str(ROOT / "scripts" / "docs_pages.py"))["PAGES"]
 SHOWN = re.compile(r"^::: (\S+)$", re.MULTILINE)
-# What is shown otherwise: `errors` is a module, shown as one, and the version says itself.
+# Names without their own entry: `errors` is shown as a module, and the version needs none.
 ELSEWHERE = {"hubhooks.errors", "hubhooks.__version__"}
 
 

@@ -1,4 +1,4 @@
-"""What is kept of a delivery when processes die, and when it comes again: over real sockets."""
+"""Durability over real sockets: crashed processes and repeated deliveries."""
 
 from __future__ import annotations
 
@@ -268,7 +268,7 @@ def test_app_recreates_a_removed_store(tmp_path: Path) -> None:
     with started(tmp_path, script=UPLOADS, environ=ON_DISK) as server:
         deliver(server, "before")
         wait_until(lambda: lines(ran) == ["before"])
-        # The database first, as a shell does it: what it had is not to come back.
+        # The database first, as a shell does it: its deliveries must not come back.
         for file in sorted(tmp_path.glob("hubhooks.db*")):
             file.unlink(missing_ok=True)
         deliver(server, "after")
@@ -369,7 +369,7 @@ def test_delivery_repeated_after_a_disconnect_is_a_retry(serving: Any) -> None:
 
         served.send("stall")
         assert stalls.wait(PATIENCE)
-        # The loop is kept busy, so the request and the end of its connection come together.
+        # The loop is busy, so the request and the end of its connection arrive together.
         request = (
             b"POST / HTTP/1.1\r\nHost: x\r\nX-Webhook-Secret: moon\r\nWebhook-Id: d1\r\n"
             b"Content-Length: %d\r\n\r\n" % len(BODY)
@@ -476,14 +476,14 @@ def test_deliveries_without_id_are_all_different(serving: Any, post: Any) -> Non
     assert len(set(ran)) == 2
 
 
-# ---- what the process died during ---------------------------------------------------------------
+# ---- crashed runs -------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def serve_after_crash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Any, post: Any
 ) -> Any:
-    """Serve a log in which some runs of `matching` were interrupted, and others are queued."""
+    """Serve a store with crashed and queued runs of `matching`."""
 
     @contextmanager
     def serve_after_crash(
@@ -718,7 +718,7 @@ def test_invalid_backoff_waits_a_minute(
 @pytest.mark.parametrize("after", [1e9, 1e12, 1e300])
 def test_retry_waits_a_year_at_most(serving: Any, after: float) -> None:
     class Later(Retry):
-        """One of the user's, which does not call what it inherits."""
+        """A user's exception that does not call the inherited constructor."""
 
         def __init__(self) -> None:
             Exception.__init__(self, "later")
@@ -891,7 +891,7 @@ def test_handler_that_blocks_the_loop_is_named(
         served.wait_for("succeeded")
 
 
-# ---- an answer that waits -----------------------------------------------------------------------
+# ---- response on completion ---------------------------------------------------------------------
 
 
 def test_response_on_completion_waits_for_handlers(serving: Any) -> None:
@@ -1146,7 +1146,7 @@ def test_delivery_of_a_cancelled_request_still_runs(tmp_path: Path, turns: int) 
     async def come_and_go() -> None:
         async with hooks.lifespan(None):
             request = asyncio.ensure_future(hooks(scope, receive, send))
-            # Before its group is kept, or just after.
+            # Before its batch is stored, or just after.
             for _ in range(turns):
                 await asyncio.sleep(0)
             request.cancel()

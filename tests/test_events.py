@@ -1,4 +1,4 @@
-"""How a body is read: refusals, odd readings, and what events and their parts can do."""
+"""Reading of bodies: errors, unusual values, and the methods of events and their parts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ PARTS = (
 NAMES = sample_names()
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 EVENT = '"event": {"action": "update", "scope": "repo.content"}'
-# A key by which the JSON reader within marks text of its own.
+# A key that the JSON reader uses internally.
 READERS_KEY = "$serde_json::private::RawValue"
 
 every_sample = pytest.mark.parametrize("name", NAMES)
@@ -95,7 +95,7 @@ def read(name: str) -> HubEvent:
 
 
 def is_one_line(text: str) -> bool:
-    """Tell whether a text holds nothing that ends a line or moves the cursor."""
+    """Return whether a text has no character that ends a line or moves the cursor."""
     return not {unicodedata.category(character) for character in text} & {"Cc", "Zl", "Zp"}
 
 
@@ -109,7 +109,7 @@ def one_of(cls: type) -> Any:
     return next(each for each in (*EXAMPLES, *EXAMPLE_PARTS, unknown) if type(each) is cls)
 
 
-# ---- refusals ---------------------------------------------------------------------------------
+# ---- errors -----------------------------------------------------------------------------------
 
 
 def rejected_body(row: dict[str, Any]) -> bytes:
@@ -269,7 +269,7 @@ def another(value: Any) -> Any:
 
 
 def documented(event: HubEvent) -> str:
-    """Write down every attribute but those that show the body as it is."""
+    """Return every attribute except those that show the unchanged body."""
     values = everything(event)
     del values["raw"], values["extra"]
     return json.dumps(values)
@@ -305,7 +305,7 @@ def test_every_class_has_an_example():
     assert {type(each) for each in EXAMPLES} == set(EVENTS) - {HubEvent}
 
 
-# ---- what goes in -----------------------------------------------------------------------------
+# ---- input ------------------------------------------------------------------------------------
 
 
 def test_body_may_be_bytes_text_or_a_bytearray():
@@ -464,7 +464,7 @@ def test_job_with_a_broken_delivery_is_an_error(payload):
         HubEvent.from_env({"WEBHOOK_PAYLOAD": payload})
 
 
-# ---- what comes out ---------------------------------------------------------------------------
+# ---- output -----------------------------------------------------------------------------------
 
 ODD = f' {{{EVENT},\t"x" : "\\ud83d\\u00e9",\r\n"y":1.50, "y": 2E0}}\n'.encode()
 
@@ -829,7 +829,7 @@ def test_a_part_outlives_its_event(name):
 
 
 def describe(event: HubEvent) -> str:  # noqa: C901, PLR0911
-    """Tell events apart as a handler may."""
+    """Distinguish events as a handler may."""
     match event:
         case CommentEvent(is_opening_post=True, discussion=Discussion(is_pull_request=True)):
             return "opened pull request"
@@ -903,7 +903,7 @@ ANY_INDEX = st.one_of(
 
 
 def outcome(action: Any) -> Any:
-    """Give the result of an action, or the class of what it raises."""
+    """Return the result of an action, or the class of its exception."""
     try:
         return action()
     except Exception as error:  # noqa: BLE001, any is compared
@@ -1130,7 +1130,7 @@ def test_events_are_not_tracked_by_the_garbage_collector(name):
 
 
 def use(made: Any) -> None:
-    """Do with an event or a part all that can be done."""
+    """Use every method of an event or a part."""
     everything(made)
     assert is_one_line(repr(made))
     again = pickle.loads(pickle.dumps(made))
@@ -1260,7 +1260,7 @@ def whole(text: str) -> int | float:
 
 
 def exercise(body: bytes | str) -> None:
-    """Read a body; if it is an event, do with it and its parts all that can be done."""
+    """Read a body; if it is an event, use every method of it and its parts."""
     try:
         event = HubEvent.from_json(body)
     except PayloadError as error:

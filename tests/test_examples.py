@@ -30,7 +30,7 @@ class App:
         return response.status_code, response.json()
 
     def printed(self, lines: int) -> list[str]:
-        """Give what the app printed, once it is so many lines."""
+        """Return the output of the app when it has this many lines."""
         self._server.wait_until(
             lambda: len(self._server.output().splitlines()) >= lines,
             f"did not print {lines} lines",

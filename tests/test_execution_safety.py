@@ -543,7 +543,7 @@ seen_by: contextvars.ContextVar[str] = contextvars.ContextVar("seen_by", default
 
 
 class Contexts:
-    """An app that sets a context variable per request, and what user code finds in it."""
+    """An app that sets a context variable per request, and its values in user code."""
 
     def __init__(self, hooks: Webhooks) -> None:
         self.hooks = hooks

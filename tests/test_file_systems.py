@@ -1,4 +1,4 @@
-"""Where the delivery store may be: kinds of file systems, odd paths, and a folder that is gone."""
+"""Location of the delivery store: file systems, unusual paths, and a removed folder."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ REMOTE = (
 
 @pytest.fixture
 def mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Replace what the kernel says of the mounts."""
+    """Replace the mount table of the kernel."""
     mounts = tmp_path / "mountinfo"
     monkeypatch.setattr(file_systems, "_MOUNTS", mounts)
 
@@ -62,7 +62,7 @@ def line(point: object, kind: str) -> str:
 
 
 def open_error(path: Path, **options: Any) -> str:
-    """Open a log, and return why that is refused; empty if it is not."""
+    """Open a store, and return the error message; empty without an error."""
     store = SqliteStore(path, **options)
     try:
         store.open()
@@ -133,7 +133,7 @@ def test_unreadable_mounts_allow_every_path(
         ("#1", "\\0431"),
         ("überall", "überall"),
         ("überall", "\\303\\274berall"),
-        # What Python takes for the end of a line, or for a space, and the kernel does not escape.
+        # Line ends and spaces for Python that the kernel does not escape.
         ("a\x0b\x0c\x1cb", "a\x0b\x0c\x1cb"),
         ("a\x85b\u2028c\u00a0d", "a\x85b\u2028c\u00a0d"),
         (os.fsdecode(b"caf\xe9"), os.fsdecode(b"caf\xe9")),
@@ -174,7 +174,7 @@ def test_later_mount_at_the_same_point_decides(tmp_path: Path, mount: Callable[.
 def test_link_to_a_mount_is_followed(tmp_path: Path, mount: Callable[..., None]) -> None:
     (tmp_path / "remote").mkdir()
     (tmp_path / "folder").symlink_to("remote")
-    # The file is made where the link leads.
+    # The file is created at the target of the link.
     (tmp_path / "dangling.db").symlink_to("remote/x.db")
     mount(line("/", "ext4"), line(f"{tmp_path}/remote", "nfs"))
     for path in ("folder/x.db", "dangling.db"):
@@ -197,7 +197,7 @@ def test_mounts_of_file_and_folder_both_count(tmp_path: Path, mount: Callable[..
 
 
 def opened_by(hooks: Webhooks) -> str:
-    """Open the log of an app, and return why that is refused; empty if it is not."""
+    """Open the store of an app, and return the error message; empty without an error."""
     store = hooks.store
     try:
         store.open()
@@ -215,7 +215,7 @@ def test_variable_allows_a_network_file_system(
     mount(line(tmp_path, "nfs"))
     monkeypatch.setenv("HUBHOOKS_ALLOW_NETWORK", given)
     assert opened_by(Webhooks("moon", deliveries=tmp_path / "x.db")) == ""
-    # What the code says is stronger.
+    # The argument has priority.
     hooks = Webhooks("moon", deliveries=tmp_path / "x.db", allow_network=False)
     assert "network file system (nfs)" in opened_by(hooks)
 

@@ -1,4 +1,4 @@
-"""The guides' examples, each in a process of its own beside a stand-in for the Hub."""
+"""The examples of the guides, each in a separate process with a stand-in for the Hub."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-# The examples import Gradio in processes of their own. To import it here takes seconds.
+# The examples import Gradio in separate processes. To import it here takes seconds.
 if find_spec("gradio") is None:
     pytest.skip("gradio is not installed", allow_module_level=True)
 pytest.importorskip("huggingface_hub")
@@ -37,7 +37,7 @@ URL = re.compile(r"Webhook URL:\s+(\S+)")
 
 
 def environ(hub: Hub, token: str | None, folder: Path) -> dict[str, str | None]:
-    """Give what the environment of a Space has, and what keeps all of it on this machine."""
+    """Return the environment of a Space, with settings that keep all traffic on this machine."""
     return {
         "HF_ENDPOINT": hub.url,
         "HF_TOKEN": token,
@@ -62,7 +62,7 @@ def hub() -> Iterator[Hub]:
 
 @pytest.fixture
 def grace(hub: Hub) -> HfApi:
-    """Sign up who owns the repositories, before anybody watches them."""
+    """Sign up the owners of the repositories, before a webhook watches them."""
     grace = hub.sign_up("grace-h")
     grace.create_repo(DATASET, repo_type="dataset")
     grace.create_repo(MODEL)
@@ -71,7 +71,7 @@ def grace(hub: Hub) -> HfApi:
 
 @contextmanager
 def running(name: str, hub: Hub, bot: HfApi, folder: Path) -> Iterator[None]:
-    """Run an example with a bot's account, and let the Hub tell it all."""
+    """Run an example with a bot's account and a webhook for all events."""
     app = str(ROOT / "examples" / name / "app.py")
     with started(
         folder, app, prints="Webhook URL", environ=environ(hub, str(bot.token), folder)
@@ -129,7 +129,7 @@ def test_a_push_to_a_dataset_starts_one_training(hub: Hub, grace: HfApi, start: 
     hub.replay()
     assert hub.jobs == [job]
 
-    # One that failed is no training: Replay starts it again.
+    # A failed job does not count: Replay starts the training again.
     job.stage = "ERROR"
     hub.replay()
     wait_until(lambda: len(hub.jobs) == 2, "no job starts again")
@@ -170,7 +170,7 @@ def test_bot_replies_once_and_never_to_itself(hub: Hub, grace: HfApi, start: Sta
     wait_until(lambda: len(comments) == 3, "the bot does not answer")
     response = comments[2]
     assert response.author.name == "my-bot"
-    # What it says mentions itself, as a quotation would.
+    # The reply mentions the bot itself, as a quotation would.
     assert response.content.startswith(f"You said: {question}")
     assert statuses(hub.settle()) == [
         ("discussion.comment create", 202, "accepted"),
@@ -219,7 +219,7 @@ def test_review_updates_one_discussion(hub: Hub, grace: HfApi, start: Start) -> 
     hub.replay()
     assert repo.discussions == [review]
     assert (review.comments, post.edits) == ([post], 2)
-    # What it does itself comes back as deliveries too, and nobody listens.
+    # The Hub also delivers the bot's own actions, and no handler matches.
     mine = [each for each in hub.deliveries if each.kind.startswith("discussion")]
     assert statuses(mine) == [
         ("discussion create", 200, "unhandled"),
@@ -236,7 +236,7 @@ def test_complete_card_opens_no_discussion(hub: Hub, grace: HfApi, start: Start)
     repo = hub.repo(f"datasets/{DATASET}")
     assert repo.discussions == []
 
-    # What is proposed is not what is there.
+    # A proposed card does not change the repository.
     push(grace, DATASET, "dataset", "README.md", "# Tides", create_pr=True)
     assert statuses(hub.settle())[1:] == [
         ("discussion create", 200, "unhandled"),
@@ -263,12 +263,12 @@ def test_one_pull_request_proposes_the_tags(hub: Hub, grace: HfApi, start: Start
     ]
     assert hub.deliveries[-1].refs == ["refs/pr/1"]
 
-    # It waits for the one that is open, whatever is pushed or replayed.
+    # No second pull request is opened while one is open, despite pushes and replays.
     push_model(grace, "model.gguf", "weights")
     hub.replay()
     assert repo.pull_requests == [proposal]
 
-    # Merged it is a push to the main branch, where the next thing is missing.
+    # Its merge is a push to the main branch, where the next field is missing.
     grace.merge_pull_request(MODEL, proposal.num)
     wait_until(lambda: "refs/pr/2" in repo.refs, "no second pull request is opened")
     grace.merge_pull_request(MODEL, 2)

@@ -134,7 +134,7 @@ def exhausted(function: Callable[..., Iterator[object]]) -> Callable[..., Any]:
 
 
 def retry(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Be what a decorator is that takes options, and was written without its parentheses."""
+    """Act as a decorator with options that was written without its parentheses."""
 
     def decorate(event: Any) -> Any:
         @functools.wraps(function)

@@ -113,7 +113,7 @@ def test_newer_code_waits_for_the_runs_of_the_older(tmp_path: Path) -> None:
             old.wait_for("has newer code")
             for number in range(10):
                 deliver(new if number % 2 else old, f"d{number}")
-            # The run is not started anew elsewhere, and what comes meanwhile waits.
+            # The run is not restarted elsewhere, and new deliveries wait.
             assert set(ran(tmp_path)) == {"long"}
             hold.unlink()
             wait_until_ran(new, *(f"d{number}" for number in range(10)))
@@ -158,7 +158,7 @@ def test_older_leader_resumes_if_newer_code_never_leads(tmp_path: Path) -> None:
         store.close()
 
 
-# ---- what processes are known by ----------------------------------------------------------------
+# ---- identity of processes ----------------------------------------------------------------------
 
 
 def test_code_version_depends_on_module_contents(
@@ -178,7 +178,7 @@ def test_code_version_depends_on_module_contents(
     assert code.version() == first
     helper.write_text("2")
     assert code.version() != first
-    # Edited after it was loaded: the file does not say what this process runs.
+    # Edited after it was loaded: the file no longer shows the code of this process.
     assert AppCode(str(app_file), 1.0).version() != AppCode(str(app_file), 2.0).version()
 
 
@@ -188,7 +188,7 @@ def test_living_process_is_identified_by_its_start_time(monkeypatch: pytest.Monk
     assert is_alive(own._replace(host="elsewhere")) is None
     if own.start_time:
         assert is_alive(own._replace(start_time="1")) is False
-    # Where no start time is known, any process of that number counts.
+    # Without a start time, any process with that number counts.
     monkeypatch.setattr(_process, "_read_stat", lambda _: [])
     assert is_alive(own._replace(start_time=""))
     assert is_alive(Process(2**22 + 1, own.host, "")) is False
@@ -249,8 +249,8 @@ def test_no_run_starts_twice_when_the_lock_file_is_removed(tmp_path: Path) -> No
         wait_until_ran(one, *names)
         for _ in range(3):
             (tmp_path / "hubhooks.db.runner").unlink()
-            wait_until((tmp_path / "hubhooks.db.runner").exists, "nobody locks it again")
-        # Each process looked for the lock meanwhile, and took what was stored last.
+            wait_until((tmp_path / "hubhooks.db.runner").exists, "no process locks it again")
+        # Each process has checked the lock since, and claimed the last delivery.
         deliver(two, "last")
         wait_until_ran(one, "last")
         hold.unlink()
@@ -282,7 +282,7 @@ def test_stuck_run_does_not_block_newer_code(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "hubhooks.db")
     with started(tmp_path, script=STUCK.replace("VERSION", "1"), environ=ON_DISK) as old:
         deliver(old, "stuck")
-        old.wait_until(lambda: store.stats().states == {"stuck": 1}, "is not overdue")
+        old.wait_until(lambda: store.stats().states == {"stuck": 1}, "is not stuck")
         with started(tmp_path, script=STUCK.replace("VERSION", "2"), environ=ON_DISK) as new:
             deliver(new, "d1")
             wait_until_ran(new, "d1")
@@ -300,7 +300,7 @@ def test_run_is_retried_if_its_former_leader_dies(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "hubhooks.db")
     with started(tmp_path, script=STUCK.replace("VERSION", "1"), environ=ON_DISK) as old:
         deliver(old, "stuck")
-        old.wait_until(lambda: store.stats().states == {"stuck": 1}, "is not overdue")
+        old.wait_until(lambda: store.stats().states == {"stuck": 1}, "is not stuck")
         with started(tmp_path, script=STUCK.replace("VERSION", "2"), environ=ON_DISK) as new:
             wait_until_leads(new)
             old.kill()

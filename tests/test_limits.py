@@ -1,4 +1,4 @@
-"""No text of a payload is copied at full length into what is kept, logged, answered or shown."""
+"""Long texts of a payload are cut in the store, logs, responses and output."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ from hubhooks.ordering import group_of
 
 # As long as the longest body, nearly.
 LONG = 32 * 1024 * 1024 - 4096
-# What others wait at most is a tenth of a second; a busy machine is given five times that.
-# Five times the limit, half a second. Machines that run tests are slow at times.
+# Five times the limit of half a second, since test machines can be slow.
 OTHERS_WAIT = 2.5
 SHORT = 2000
 
@@ -185,7 +184,7 @@ def test_mention_is_searched_in_first_mebibyte(event):
         assert bool(router.match(event_)) == matches
 
 
-# ---- what is kept -----------------------------------------------------------------------------
+# ---- stored texts -----------------------------------------------------------------------------
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Both logs beside a model of a few lines: whatever happens in whatever order, they agree."""
+"""Both stores agree with a short model after any sequence of operations."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ UNFINISHED = {"queued", "running", "retrying", "stuck"}
 URGENCY = ["running", "stuck", "queued", "retrying", "failed", "succeeded"]
 URGENCY += ["malformed", "ignored", "unhandled"]
 CRASH_ERROR = "the process died during this handler"
-# So much is kept, or may be unfinished at once: with the bodies below, both often matter.
+# Limits of finished and unfinished deliveries: the bodies below often reach both.
 MAX_FINISHED = 3
 MAX_BYTES = 60
 
@@ -96,11 +96,11 @@ class StoreFullError(Exception):
 
 @dataclass
 class Model:
-    """What a log should know: plain lists, and the rules as the documentation has them."""
+    """The expected content of a store: plain lists, and the documented rules."""
 
     on_replay: str
     now: float = 1_800_000_000.0
-    # The oldest first; what came again is new.
+    # The oldest first; a repeated delivery is new.
     known: dict[str, DeliveryModel] = field(default_factory=dict)
     rejections: dict[tuple[int, str], int] = field(default_factory=dict)
 
@@ -229,7 +229,7 @@ class Model:
     def open(self) -> list[DeliveryModel]:
         return [known for known in self.known.values() if known.is_open]
 
-    # What follows differs: how room is made for a body, and what goes when a delivery is finished.
+    # The stores differ here: freeing space for a body, and dropping finished deliveries.
 
     def free_space(self, size: int, *, is_open: bool) -> None:
         raise NotImplementedError
@@ -313,7 +313,7 @@ class DiskModel(Model):
 
 @dataclass
 class Process:
-    """One that has a log open, and what it has yet to write to it."""
+    """A process with an open store, and its deferred writes."""
 
     store: Any
     deferred: list[tuple[Any, ...]] = field(default_factory=list)
@@ -321,8 +321,8 @@ class Process:
     abandoned: list[RunContext] = field(default_factory=list)
 
 
-class LogMachine(RuleBasedStateMachine):
-    """Does what the door, the runner and the command do to a log, and to the model."""
+class StoreMachine(RuleBasedStateMachine):
+    """Apply the operations of app, worker and command to a store and to the model."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -330,8 +330,8 @@ class LogMachine(RuleBasedStateMachine):
         self.model: Any = None
         self.leader: Any = None
         self.looks = 0
-        # Beside the model, so that a mistake in it hides nothing: what was promised to run, and
-        # what was seen to be done.
+        # Checked in addition to the model, which may be wrong: runs that were acknowledged, and
+        # runs that were seen as finished.
         self.promised: set[tuple[str, str]] = set()
         self.seen_done: set[tuple[str, str]] = set()
 
@@ -353,7 +353,7 @@ class LogMachine(RuleBasedStateMachine):
         return processes[at % len(processes)]
 
     def defer(self, process: Process, *what: Any) -> None:
-        """Note what is written with the next batch; in memory there is no later."""
+        """Defer a write to the next batch; in memory it is written at once."""
         self.write(what)
 
     def write_deferred(self, process: Process) -> None: ...
@@ -362,7 +362,7 @@ class LogMachine(RuleBasedStateMachine):
         kind, *arguments = what
         getattr(self.model, kind)(*arguments)
 
-    # ---- what comes in --------------------------------------------------------------------------
+    # ---- deliveries -----------------------------------------------------------------------------
 
     @rule(group=GROUPS, starts=st.booleans(), at=ANY, is_acknowledged=st.booleans())
     def deliver(self, group: list[Any], starts: bool, at: int, is_acknowledged: bool) -> None:
@@ -426,7 +426,7 @@ class LogMachine(RuleBasedStateMachine):
             self.seen_done.discard((delivery_id, name))
             self.promised.add((delivery_id, name))
 
-    # ---- what runs ------------------------------------------------------------------------------
+    # ---- runs -----------------------------------------------------------------------------------
 
     def start(self, process: Process, delivery_id: str, handler: str) -> None:
         delivery = process.store.claim(delivery_id, handler)
@@ -459,7 +459,7 @@ class LogMachine(RuleBasedStateMachine):
 
     @rule(at=ANY)
     def start_all_there_is(self, at: int) -> None:
-        """Also what is finished or runs, in a process that does not lead, and without a batch."""
+        """Include finished and running ones, other processes than the leader, and no batch."""
         process = self.any_process(at)
         for known in [*self.model.known.values()]:
             for handler in ("a", "b", "new"):
@@ -534,28 +534,28 @@ class LogMachine(RuleBasedStateMachine):
 
     def batch_is_over(self) -> None: ...
 
-    # ---- what is always so ----------------------------------------------------------------------
+    # ---- invariants -----------------------------------------------------------------------------
 
     @invariant()
-    def the_log_is_as_the_model(self) -> None:
+    def store_matches_model(self) -> None:
         if self.model is None:
             return
         store = self.leader.store
         listed = store.list(limit=1_000)
         expected = [*reversed(self.model.known.values())]
-        assert [seen(record) for record in listed] == [seen(known) for known in expected]
+        assert [seen(delivery) for delivery in listed] == [seen(known) for known in expected]
         for known in expected:
             assert store.body(known.id) == known.body
-        self.check_promises({record.id: record for record in listed})
+        self.check_promises({delivery.id: delivery for delivery in listed})
         # On disk each of these opens a connection.
         self.looks += 1
         if self.looks % 3 == 0:
             self.check_figures(store.stats(), expected)
         elif expected:
             known = expected[self.looks % len(expected)]
-            record = store.get(known.id)
-            assert (seen(record), record.body) == (seen(known), known.body)
-            found = [record.id for record in store.list(state=known.state, limit=1_000)]
+            delivery = store.get(known.id)
+            assert (seen(delivery), delivery.body) == (seen(known), known.body)
+            found = [delivery.id for delivery in store.list(state=known.state, limit=1_000)]
             assert found == [one.id for one in expected if one.state == known.state]
         for interrupted in (False, True):
             found = store.list_ready(1_000, interrupted=interrupted)
@@ -576,11 +576,11 @@ class LogMachine(RuleBasedStateMachine):
             rejections[reason] = rejections.get(reason, 0) + count
         assert stats.rejections == rejections
 
-    def check_promises(self, records: dict[str, Any]) -> None:
+    def check_promises(self, deliveries: dict[str, Any]) -> None:
         for delivery_id, handler in [*self.promised]:
-            # What is gone was finished: nothing else is ever dropped.
-            record = records.get(delivery_id)
-            state = "gone" if record is None else record.run(handler).state
+            # Only finished deliveries are ever dropped.
+            delivery = deliveries.get(delivery_id)
+            state = "gone" if delivery is None else delivery.run(handler).state
             assert state != "gone" or not self.is_unfinished(delivery_id)
             if state in UNFINISHED:
                 assert self.leader.store.body(delivery_id) is not None
@@ -589,8 +589,8 @@ class LogMachine(RuleBasedStateMachine):
                 if state == "succeeded":
                     self.seen_done.add((delivery_id, handler))
         for delivery_id, handler in [*self.seen_done]:
-            if delivery_id in records:
-                assert records[delivery_id].run(handler).state == "succeeded"
+            if delivery_id in deliveries:
+                assert deliveries[delivery_id].run(handler).state == "succeeded"
             else:
                 self.seen_done.remove((delivery_id, handler))
 
@@ -604,7 +604,7 @@ class LogMachine(RuleBasedStateMachine):
 
 
 def seen(delivery: Any) -> tuple[Any, ...]:
-    """What a record and its model have in common."""
+    """Return the fields that a delivery shares with its model."""
     received_at = delivery.received_at
     runs = [
         (run.handler, run.state, run.attempts, run.failures, run.crashes, run.error)
@@ -624,7 +624,7 @@ def seen(delivery: Any) -> tuple[Any, ...]:
     )
 
 
-class MemoryMachine(LogMachine):
+class MemoryMachine(StoreMachine):
     def begin_with(self, on_replay: Any) -> None:
         self.model = MemoryModel(on_replay)
         clock = SimpleNamespace(monotonic=lambda: self.model.now, time=lambda: self.model.now)
@@ -644,7 +644,7 @@ class MemoryMachine(LogMachine):
         self.leader.store.open()
 
 
-class DiskMachine(LogMachine):
+class DiskMachine(StoreMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
@@ -655,7 +655,7 @@ class DiskMachine(LogMachine):
     def begin_with(self, on_replay: Any) -> None:
         self.model = DiskModel(on_replay)
         self.patch.setattr(clock_module, "now", lambda: self.model.now)
-        # Or it would depend on the time whether room is looked for.
+        # Else the check for free space would depend on the time.
         self.patch.setattr(inserts, "_FULL_SECONDS", 0.0)
         self.patch.setattr(connection, "_CHECKPOINT_BYTES", 0)
         self.patch.setattr(connection, "_TRUNCATE_BYTES", 0)
@@ -711,7 +711,7 @@ class DiskMachine(LogMachine):
             self.kill(group if what == "crash" else [])
 
     def take_over(self, *, is_other_new: bool) -> None:
-        """Let another process run what is there, while the one that did does not know of it."""
+        """Let another process take over without the knowledge of the leader."""
         self.others.append(self.leader)
         self.leader = self.opened() if is_other_new else self.others.pop(0)
         self.become_leader()
@@ -727,14 +727,14 @@ class DiskMachine(LogMachine):
         self.leader.store.close()
         self.write_deferred(self.leader)
         self.leader = self.opened()
-        # To open it is not to change it.
-        self.the_log_is_as_the_model()
+        # Opening does not change the store.
+        self.store_matches_model()
         self.become_leader()
 
     def fail_to_deliver(
         self, process: Process, group: list[Any], image: Path | None = None
     ) -> None:
-        """Do what the end of the batch undoes; copy the files as they are just before it."""
+        """Deliver in a batch that is rolled back; copy the files just before the rollback."""
         before = copy.deepcopy(self.model), {*self.promised}, {*self.seen_done}
         deferred, running = [*process.deferred], [*process.running]
         self.write_deferred(process)
@@ -751,7 +751,7 @@ class DiskMachine(LogMachine):
         process.deferred, process.running = deferred, running
 
     def kill(self, group: list[Any]) -> None:
-        """Kill all processes, perhaps while one writes: what is in the files then is what stays."""
+        """Kill all processes, perhaps during a write: only the content of the files stays."""
         self.deaths += 1
         image = self.folder / f"{self.deaths}.db"
         self.fail_to_deliver(self.leader, group, image)

@@ -41,7 +41,7 @@ def send(port, *arguments):
 
 @pytest.fixture
 def served(serve):
-    """Serve an app whose one handler passes on what it gets."""
+    """Serve an app whose single handler records its events."""
     hooks = Webhooks("moon")
     events: SimpleQueue[HubEvent] = SimpleQueue()
 

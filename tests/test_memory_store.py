@@ -1,4 +1,4 @@
-"""A store in memory: one connection for all threads, and the limits of what it keeps."""
+"""A store in memory: one connection for all threads, and its limits."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def test_old_store_can_be_used(path: Path) -> None:
     store.open()
     interrupted = {(delivery_id, handler) for delivery_id, handler, _ in store.recover()}
     assert interrupted == {("running", "review"), ("overdue", "reply")}
-    # What was queued starts, and what was acknowledged is still known as such.
+    # Queued runs start, and acknowledged deliveries stay acknowledged.
     run = store.claim("queued", "audit")
     assert run is not None
     store.finish_run(run, "succeeded")

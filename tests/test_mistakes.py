@@ -1,4 +1,4 @@
-"""Mistakes of a first use: each one is reported where it is made."""
+"""Mistakes of new users: each is reported at its own line."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def of_object(event: object) -> None: ...
 def of_unknown(event: Unknown) -> None: ...
 def of_unknown_or_content(event: Unknown | ContentEvent) -> None: ...
 def of_nothing(event) -> None: ...  # type: ignore[no-untyped-def]
-def of_bad_code(event: "not an expression (") -> None: ...  # type: ignore[valid-type] # noqa: F722 - what is tested
+def of_bad_code(event: "not an expression (") -> None: ...  # type: ignore[valid-type] # noqa: F722 - the test needs such an annotation
 
 
 class HasScope(Protocol):

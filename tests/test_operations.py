@@ -84,7 +84,7 @@ def deliver(server: Server, *delivery_ids: str, path: str = "/") -> None:
 
 
 def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run `hubhooks deliveries` in a process of its own."""
+    """Run `hubhooks deliveries` in a separate process."""
     return subprocess.run(
         [sys.executable, "-m", "hubhooks.cli", "deliveries", *words],
         cwd=folder,

@@ -1,4 +1,4 @@
-"""`serial=` and `debounce=`: groups of runs, their order, and what replaces what."""
+"""`serial=` and `debounce=`: groups of runs, their order, and replaced runs."""
 
 from __future__ import annotations
 

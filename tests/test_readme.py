@@ -1,4 +1,4 @@
-"""What the README and the docs say is true: their examples run, and nothing public is left out."""
+"""README and docs are correct: their examples run, and they cover all public names."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from hubhooks.cli import make_app
 ROOT = Path(__file__).parents[1]
 SKILL = ROOT / "python" / "hubhooks" / "SKILL.md"
 DOCS = [ROOT / "README.md", SKILL, *sorted((ROOT / "docs").glob("*.md"))]
-# What is made of the code names all of it.
+# Generated pages name everything, so they do not count.
 WRITTEN = [path for path in DOCS if path.name not in {"cli.md", "payloads.md"}]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
-# As a module: what an example guards by `if __name__ == "__main__"` does not start.
+# As a module: code under `if __name__ == "__main__"` does not start.
 RUN = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='example')"
 
 
@@ -37,7 +37,7 @@ DEFINES_TESTS = re.compile(r"^ *(async )?def test_", re.MULTILINE)
 
 
 class Example(NamedTuple):
-    """A block of Python, and what a block of text right after it says it prints."""
+    """A block of Python, and its output in the block of text after it."""
 
     place: str
     code: str

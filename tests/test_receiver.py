@@ -1,4 +1,4 @@
-"""The door without the network: the table of answers, and what refusals leave behind."""
+"""The receiver without the network: the table of responses, and traces of rejections."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_content_length_with_too_many_digits_is_413(receiver: Receiver) -> None:
     assert response.status == 413
 
 
-# ---- refusals -----------------------------------------------------------------------------------
+# ---- rejections ---------------------------------------------------------------------------------
 
 
 def clock_at(minute: float) -> SimpleNamespace:

@@ -178,7 +178,7 @@ def is_done(hooks: Webhooks) -> bool:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Make a log with one delivery, `d1-first`, that the handlers `a` and `b` are done with."""
+    """Make a store with one delivery, `d1-first`, that the handlers `a` and `b` have finished."""
     store = SqliteStore(tmp_path / "hubhooks.db")
     store.open()
     store.recover()

@@ -289,7 +289,7 @@ def test_consumed_body_is_503(
 
     @app.post("/own", **given)
     async def own(event: VerifiedEvent) -> None:
-        pytest.fail("the event was not refused")
+        pytest.fail("the event was not rejected")
 
     with serve(app) as port:
         for path in ("/webhooks/hub", "/own"):
@@ -344,7 +344,7 @@ class ReadsOnePart:
     """ASGI middleware that reads the first part of a body and passes the rest on.
 
     Args:
-        wraps: whether it passes a `receive` of its own on.
+        wraps: whether it passes on its own `receive`.
     """
 
     def __init__(self, app: Any, *, wraps: bool) -> None:
@@ -374,7 +374,7 @@ def test_partly_read_chunked_body_is_503(
 
     @app.post("/own")
     async def own(event: VerifiedEvent) -> None:
-        pytest.fail("the event was not refused")
+        pytest.fail("the event was not rejected")
 
     for path in ("/webhooks/hub", "/own"):
         middleware = ReadsOnePart(app, wraps=wraps)
@@ -499,7 +499,7 @@ def test_missing_body_is_503(
 
     @app.post("/own")
     async def own(event: VerifiedEvent) -> None:
-        pytest.fail("the event was not refused")
+        pytest.fail("the event was not rejected")
 
     with serve(app) as port:
         for path in ("/webhooks/hub", "/own"):
@@ -628,7 +628,7 @@ def test_body_received_during_a_blocked_loop_is_read(
 
 
 class BuffersTheBody:
-    """ASGI middleware that reads the whole body and then says that nothing more comes."""
+    """ASGI middleware that reads the whole body and then reports its end."""
 
     def __init__(self, app: Any) -> None:
         self.app = app

@@ -1,4 +1,4 @@
-"""Handlers run after the answer: each on its own, on threads or on the loop."""
+"""Handlers run after the response, independently, on threads or on the loop."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Bench:
         self.worker.submit(AcceptedRuns(result.id, result.handlers, self.event))
 
     def run(self, *delivery_ids: str, drain: float = PATIENCE) -> Delivery:
-        """Run deliveries to their end, on a loop of their own."""
+        """Run deliveries to their end, on a new loop."""
 
         async def serve() -> None:
             for delivery_id in delivery_ids or ("d1",):
@@ -374,7 +374,7 @@ def test_thread_is_reused_and_ends_with_the_worker(bench: Bench) -> None:
         await bench.worker.stop()
 
     asyncio.run(serve())
-    # The second one begins where the first has recorded its end but not taken its place yet.
+    # The second run may start before the thread of the first one is free again.
     assert len(set(seen)) <= 2
     for thread in seen:
         thread.join(PATIENCE)
@@ -610,7 +610,7 @@ def test_hook_is_called_for_a_handler_that_outlives_shutdown(
     assert line.endswith(": the server stopped before the handler finished")
 
 
-# ---- a loop of their own ----------------------------------------------------------------------
+# ---- dedicated loop ---------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -718,7 +718,7 @@ def test_blocked_dedicated_loop_does_not_block_shutdown(
 
     asyncio.run(serve())
     dedicated.router.add(lambda _: None, name="later")
-    # A later start is not held up by it, and it ends once it can.
+    # It does not delay a later run, and ends as soon as it can.
     dedicated.submit("d2", "later")
     asyncio.run(dedicated.worker.stop(PATIENCE))
     assert dedicated.states("d2") == {"later": "succeeded"}
@@ -913,7 +913,7 @@ def test_handler_cancelled_before_its_start_fails(bench: Bench) -> None:
     (run,) = bench.delivery().runs
     assert run.state == "failed"
     assert run.error == "the server stopped before the handler finished"
-    # And nobody waits for it later.
+    # A later stop does not wait for it either.
     asyncio.run(bench.worker.stop(PATIENCE))
 
 
@@ -945,7 +945,7 @@ def test_tasks_of_a_closed_loop_are_not_touched(
     closed.close()
     asyncio.run(bench.worker.stop(0.01))
     assert bench.delivery().state == "running"
-    # It ends as garbage, where taking a lock or writing a log could stop the process.
+    # The garbage collector ends it. To take a lock or to log there could stop the process.
     lines = logged()
     del bench.worker
     gc.collect()

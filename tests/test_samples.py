@@ -1,4 +1,4 @@
-"""The samples are what the Hub documents, agree with each other, and can be changed."""
+"""The samples match the documentation of the Hub and each other, and can be changed."""
 
 from __future__ import annotations
 

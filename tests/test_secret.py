@@ -44,7 +44,7 @@ def test_request_is_checked(row):
     check(lambda: verifier.verify_request(pairs, query), row["outcome"])
     raw_query = None if query is None else query.encode()
     check(lambda: verifier.verify_request(iter(pairs), raw_query), row["outcome"])
-    # ASGI says of a header that it is an iterable of two items.
+    # ASGI defines a header as an iterable of two items.
     check(lambda: verifier.verify_request([list(pair) for pair in pairs], query), row["outcome"])
     check(lambda: verifier.verify_request(Headers(raw=pairs), query), row["outcome"])
     names = [name.lower() for name, _ in pairs]

@@ -1,4 +1,4 @@
-"""The log on disk: what it survives, what it refuses, and what only it can do."""
+"""The store on disk: durability, errors, and features that the memory store lacks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DAY = 24 * 60 * 60
 
 
 def crashed(store: SqliteStore) -> list[tuple[str, str, bool]]:
-    """Lead anew as after the death of the process, and give what it was running."""
+    """Become leader as after a crash, and return the crashed runs."""
     store.close()
     store.open()
     return store.recover()
@@ -262,7 +262,7 @@ def test_ready_runs_are_in_order_of_arrival_and_registration(store: SqliteStore)
 def test_runs_of_a_busy_handler_are_not_read_repeatedly(store: SqliteStore) -> None:
     def steps() -> int:
         counted: list[int] = []
-        connection: Any = store._db._connection  # noqa: SLF001 - SQLite counts for who has it
+        connection: Any = store._db._connection  # noqa: SLF001 - the handler needs SQLite's connection
         connection.set_progress_handler(lambda: counted.append(1), 10)
         assert store.list_ready(32, ["busy"]) == [("d0", "free")]
         connection.set_progress_handler(None, 10)
@@ -503,7 +503,7 @@ def test_batch_with_a_failed_statement_is_rolled_back(path: Path) -> None:
     def go_on() -> None:
         with database.transaction():
             database.execute("INSERT INTO t VALUES (1)")
-            # As the receiver does, which answers 503 to this one delivery.
+            # As the receiver does, which responds with 503 to this one delivery.
             for number in (1, 2):
                 with pytest.raises(StoreError):
                     database.execute("INSERT INTO t VALUES (?)", (number,))
@@ -660,7 +660,7 @@ def test_busy_store_is_an_error_and_works_afterwards(path: Path, store: SqliteSt
 
 
 def open_error(path: Path, kind: type[Exception] = ConfigError, **options: Any) -> str:
-    """Give what opening a file that cannot be used says, which names the file."""
+    """Return the error of opening an unusable file, which names the file."""
     with pytest.raises(kind) as caught, opened(path, **options):
         pass
     assert str(path) in str(caught.value)
@@ -736,7 +736,7 @@ def accept_together(store: SqliteStore, names: list[str]) -> None:
 
 
 def fill(store: SqliteStore) -> set[str]:
-    """Accept until there is no room, and give what was accepted."""
+    """Accept until the store is full, and return the accepted ids."""
     accepted: set[str] = set()
 
     def accept() -> None:
@@ -751,7 +751,7 @@ def fill(store: SqliteStore) -> set[str]:
 
 
 def ask(store: SqliteStore, sql: str, *values: object) -> list[Any]:
-    """Ask what only the connection of the log itself can tell, or set what holds for it."""
+    """Run a statement on the connection of the store itself."""
     return store._db.execute(sql, values).fetchall()  # noqa: SLF001 - see above
 
 
@@ -917,13 +917,13 @@ WRITE_ELSEWHERE = """
 
 
 def write_elsewhere(path: Path) -> None:
-    """Write to the log in another process, which then ends."""
+    """Write to the store in another process, which then ends."""
     with child(WRITE_ELSEWHERE, path) as process:
         assert process.wait(PATIENCE) == 0
 
 
 def ids_seen_elsewhere(path: Path) -> set[str]:
-    """List what another process sees: not what is in files without a name."""
+    """List the ids that another process sees: removed files are invisible to it."""
     read = """
         import json, sqlite3, sys
         print(json.dumps([row[0] for row in sqlite3.connect(sys.argv[1]).execute(
@@ -946,7 +946,7 @@ def test_reading_the_files_loses_no_delivery(
         assert store.accept(name, b"{}", ["a"]).status == "accepted"
     assert ids_seen_elsewhere(path) == {"before", "elsewhere", "after", "later"}
     assert query(path, "PRAGMA integrity_check") == [("ok",)]
-    # The same file, so it still runs what is in it.
+    # The same file, so this process is still its leader.
     assert store.is_led
     assert store.claim("elsewhere", "a") is not None
     assert caplog.text.count("was removed or replaced while the app used it") == 1
@@ -1193,7 +1193,7 @@ def test_acknowledgement_is_stored_with_or_without_an_end(path: Path, attempt: i
         assert stored.state == ("succeeded" if attempt == 1 else "running")
 
 
-# ---- room ---------------------------------------------------------------------------------------
+# ---- limits -------------------------------------------------------------------------------------
 
 
 def kept_bodies(path: Path) -> list[str]:
@@ -1397,7 +1397,7 @@ def test_frequent_statements_scan_no_whole_table(store: SqliteStore, name: str) 
     assert not [step for step in steps if re.search("SCAN (deliveries|runs|bodies)$", step)]
 
 
-# ---- who runs -----------------------------------------------------------------------------------
+# ---- leadership ---------------------------------------------------------------------------------
 
 HOLD = """
     import sys

@@ -42,7 +42,7 @@ def file_of(folder: Path, suffix: str = "") -> Path:
 
 
 def empty(path: Path) -> None:
-    """Do what a shell does for `: > path`."""
+    """Empty a file as `: > path` does in a shell."""
     os.truncate(path, 0)
 
 
@@ -69,12 +69,12 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "-wal moved away": lambda folder: file_of(folder, "-wal").rename(folder / "away"),
 }
 
-# What lies in the files is still open, so that nothing is lost at all.
+# The removed files are still open, so no delivery is lost.
 KEEPS_ALL = {"-wal removed", "-shm removed", "-wal moved away"}
 
 
 class Senders:
-    """Deliver to some servers until told to stop, and note what was acknowledged."""
+    """Deliver to some servers until `stop`, and note the acknowledged ids."""
 
     def __init__(self, servers: Sequence[Server], count: int = 4, first: int = 0) -> None:
         self.acknowledged: list[str] = []
@@ -152,7 +152,7 @@ def test_nothing_acknowledged_after_a_change_is_lost(
         stack.callback(senders.stop)
         senders.wait_for_more(servers[0], 400)
         CHANGES[change](tmp_path)
-        # What was sent before may have been acknowledged before.
+        # An earlier request may have been acknowledged before the change.
         last = senders.wait_for_more(servers[0], 1)
         senders.wait_for_more(servers[0], 200)
         senders.stop()

@@ -1,4 +1,4 @@
-"""A store belongs to one app: the forms of one app share it, and another app is refused."""
+"""A store belongs to one app: all forms of the app share it, and other apps are rejected."""
 
 from __future__ import annotations
 

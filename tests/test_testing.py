@@ -38,7 +38,7 @@ pytest_plugins = ["pytester"]
 BOT = "b0" * 12
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
 GUIDE = Path(__file__).parents[1] / "docs" / "testing.md"
-# Where the plugin is found, installed or not.
+# The location of the plugin, installed or not.
 SOURCES = Path(testing.__file__).parents[1]
 
 
@@ -98,7 +98,7 @@ def test_a_change_sets_one_field_and_nothing_else(
     for node in (expected, found):
         part: Any = node
         for key in path[:-1]:
-            # What is missing on the way is made.
+            # Missing parents are created.
             if isinstance(part, list) and key == len(part):
                 part.append({})
             elif isinstance(part, dict):
@@ -877,7 +877,7 @@ def test_retry_during_a_run_is_in_progress(hooks: Webhooks) -> None:
         first = asyncio.create_task(client.asend("repo.create", id="d1"))
         while not client.deliveries.list():
             await asyncio.sleep(0)
-        # It is answered at once, and then waits for nothing but itself.
+        # The response comes at once; the retry waits only for its own runs.
         assert (await client.aretry("d1")).status == "in_progress"
         is_open.set()
         assert (await first)["slow"].state == "succeeded"
@@ -892,7 +892,7 @@ def test_retry_during_a_run_is_in_progress(hooks: Webhooks) -> None:
 def run_pytest(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., pytest.RunResult]:
-    """Run pytest in a process of its own, with no plugin but ours."""
+    """Run pytest in a separate process, with only this plugin."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTHONPATH", str(SOURCES))
 
@@ -964,7 +964,7 @@ def test_the_entry_point_can_be_turned_off(
     monkeypatch: pytest.MonkeyPatch,
     is_off: bool,
 ) -> None:
-    # Installed as the wheel would be, whatever is installed here.
+    # Installed as from the wheel, independent of this environment.
     declared = re.search(
         r"^\[project\.entry-points\.pytest11\]\n(.+)$", PROJECT.read_text(), re.MULTILINE
     )

@@ -45,7 +45,7 @@ def ran(folder: Path) -> list[str]:
 
 
 def run_command(folder: Path, *arguments: str) -> tuple[int, str]:
-    """Run `hubhooks deliveries` as a user does; give the exit code and what it printed."""
+    """Run `hubhooks deliveries` as a user does; return the exit code and the output."""
     environ = {**os.environ, "PYTHONPATH": str(ROOT / "python"), "COLUMNS": "80"}
     environ["HUBHOOKS_DELIVERIES"] = str(folder / "hubhooks.db")
     code = "from hubhooks.cli import main; main()"
@@ -102,7 +102,7 @@ def wait_until_states_are(server: Server, **expected: int) -> None:
 
 def test_runs_of_an_unknown_handler_stay_and_are_shown(renamed: Server) -> None:
     folder = renamed.folder
-    # What comes meanwhile runs beside them.
+    # New deliveries run while they wait.
     assert renamed.post("/", BODY, headers={"Webhook-Id": "later"}).json()["handlers"] == ["new"]
     wait_until_states_are(renamed, queued=COUNT, retrying=1, succeeded=1)
     made = stats(folder)
@@ -180,7 +180,7 @@ def test_replay_as_without_an_app_takes_any_name(tmp_path: Path) -> None:
     store.close()
     code, text = run_command(tmp_path, "replay", "--as", "new")
     assert (code, "no app runs: start it" in " ".join(text.split())) == (2, True), text
-    # No running app says which handlers it has, so any name is accepted.
+    # Without a running app the handlers are unknown, so any name is accepted.
     code, text = run_command(tmp_path, "replay", "--only", "old", "--as", "new")
     assert code == 0, text
     delivery = store.get("d1")

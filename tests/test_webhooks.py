@@ -1,4 +1,4 @@
-"""`Webhooks` ties the rooms together: secrets, apps around it, what it shows."""
+"""`Webhooks` connects the parts: secrets, outer apps, and its repr."""
 
 from __future__ import annotations
 

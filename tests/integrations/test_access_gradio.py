@@ -1,4 +1,4 @@
-"""Who may see a payload, replay a delivery, or read the store's files, in Gradio apps."""
+"""Access to payloads, replays and the store's files in Gradio apps."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_page_of_another_port_cannot_read_or_replay(tmp_path: Path, rendered: st
                 assert PRIVATE_NAME not in look.text
                 replay = app.call("replay", "sync", chosen=private_id, headers=headers)
                 assert "Queued" not in replay.text
-        # The app's own page, with and without what newer browsers add.
+        # The page of the app, with and without the headers of newer browsers.
         for headers in ({"Origin": f"http://{host}"}, {"Sec-Fetch-Site": "same-origin"}, {}):
             assert PRIVATE_NAME in app.call("look", headers=headers).text
 

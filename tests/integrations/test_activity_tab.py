@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 TOKEN = "a long word of the admin"
 PRIVATE = "repo.content.update.bucket"
 PUBLIC = "repo.create"
-# What only the body of the private delivery says, and what only its handler does.
+# Text that only the body of the private delivery has, and text that only its handler prints.
 PRIVATE_NAME = "gauge-uploads"
 SECRETS = (PRIVATE_NAME, "6a0333a6dc295436fc3709c5", "the tide is out")
 
@@ -194,7 +194,7 @@ def test_no_function_shows_private_data_or_replays_without_access(
         if not function["backend_fn"]:
             continue
         name = function["api_name"]
-        # Wrong tokens have tests of their own.
+        # Wrong tokens have their own tests.
         last = "" if name == "hubhooks_unlock" else "all its handlers"
         data = ["all states", 0, private_id, key, "", last]
         body = {

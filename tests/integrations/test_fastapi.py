@@ -184,7 +184,7 @@ def interpreter(title: str) -> Path:
 
 
 def head_only(server: Server, path: str, **headers: str) -> tuple[int, dict[str, str], Any]:
-    """Send a request whose body never comes, and give what is answered all the same."""
+    """Send a request without its body, and return the response."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
     connection.putrequest("POST", path)
     for name, value in headers.items():
@@ -314,7 +314,7 @@ def test_several_dependencies_of_one_request_see_the_same_delivery(app: Server, 
     secret = None if query else SECRET
     response = app.post(f"/several{query}", body, secret=secret)
     assert (response.status_code, response.json()) == (200, {"same": True, "raw": True})
-    # Each judges for itself what the other one let in.
+    # Each endpoint checks the delivery with its own options.
     assert app.post(f"/strict{query}", body, secret=secret).status_code == 403
     assert app.post(f"/smaller{query}", body, secret=secret).status_code == 413
     assert app.post("/several", body, secret=None).status_code == 401
@@ -482,7 +482,7 @@ async def open_to_all(
         server.wait_for(
             "rejected a request with 503: no webhook secret is configured on this server"
         )
-        # One that is empty is a mistake, and no wish to be open.
+        # An empty secret is an error, and does not allow unsigned requests.
         assert server.post("/open", PUSH).status_code == (200 if secret is None else 503)
 
 

@@ -1,4 +1,4 @@
-"""FastAPI writes events whatever an endpoint says it returns, and a wrong parameter is reported."""
+"""FastAPI serializes events for any return annotation, and wrong parameters are reported."""
 
 from __future__ import annotations
 

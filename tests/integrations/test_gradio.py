@@ -1,7 +1,6 @@
-"""Gradio apps in processes of their own: the URL they print takes deliveries, wherever they run.
+"""Gradio apps in separate processes: the printed URL accepts deliveries in every setup.
 
-What waits here for something waits for a file that the test makes, so that what came first is no
-question of time.
+Handlers wait for a file that the test creates, so the order of events does not depend on time.
 """
 
 from __future__ import annotations
@@ -125,7 +124,7 @@ def ssr() -> dict[str, str | None]:
 
 
 class Gradio(NamedTuple):
-    """A running app, and how a stranger sees it."""
+    """A running app, and its view for an anonymous visitor."""
 
     server: Server
     folder: Path
@@ -154,8 +153,8 @@ class Gradio(NamedTuple):
         assert pid is not None
         os.kill(int(pid[1]), signal.SIGINT)
 
-    def wait_until_refused(self) -> None:
-        """Wait until new deliveries are answered that the server stops."""
+    def wait_until_rejected(self) -> None:
+        """Wait until new deliveries are rejected because the server stops."""
         deadline = time.monotonic() + PATIENCE
         while self.send("repo.create").status_code != 503:
             assert time.monotonic() < deadline
@@ -180,7 +179,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gradio]:
 
 
 def check(app: Gradio) -> None:
-    """Ask what must hold wherever an app runs."""
+    """Check the responses that an app must give in every setup."""
     for path in ("", "/", "/hub", "/hub/"):
         response = app.send("repo.create", app.hook + path)
         assert response.status_code == 202, (path, response.text, app.server.output())
@@ -373,7 +372,7 @@ def test_edited_handler_takes_effect_at_once(tmp_path: Path) -> None:
         while app.send("repo.create", secret="sun").status_code != 202:
             assert time.monotonic() < deadline
         assert "edited heard" in app.server.wait_for("edited heard")
-        # What ran before goes on, and ends.
+        # A run from before the edit continues, and ends.
         app.release("sync")
         app.server.wait_for("sync ends")
         assert app.page()
@@ -462,7 +461,7 @@ def test_sigterm_waits_for_a_running_handler(tmp_path: Path) -> None:
         assert app.send("repo.content.update").status_code == 202
         app.server.wait_for("sync begins")
         app.server.terminate()
-        app.wait_until_refused()
+        app.wait_until_rejected()
         app.release("sync")
         assert app.server.wait() == -signal.SIGTERM
         assert "sync ends" in app.server.output()
@@ -474,7 +473,7 @@ def test_ctrl_c_waits_for_a_running_handler(tmp_path: Path) -> None:
         assert app.send("repo.config.update").status_code == 202
         app.server.wait_for("coroutine begins")
         app.press_ctrl_c()
-        app.wait_until_refused()
+        app.wait_until_rejected()
         app.release("coroutine")
         assert app.server.wait() == 0
         output = app.server.output()
@@ -486,7 +485,7 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
         assert app.send("repo.content.update").status_code == 202
         app.server.wait_for("sync begins")
         app.press_ctrl_c()
-        app.wait_until_refused()
+        app.wait_until_rejected()
         app.press_ctrl_c()
         before, _ = app.server.wait_for("Keyboard interruption").split("Keyboard interruption")
         # Not those of the first one, nor those that Gradio gives its server.

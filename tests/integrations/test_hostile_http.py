@@ -1,7 +1,7 @@
-"""What no honest sender writes on the wire, written by hand to each server that is installed.
+"""Hostile and malformed HTTP requests, written by hand to each installed server.
 
-Whatever comes, nothing is handled that does not carry the right secret, nothing is answered as if
-we had failed, the log shows neither the secret nor a traceback, and the next delivery is heard.
+No handler runs without the right secret. No response is a server error of hubhooks. The log shows
+neither the secret nor a traceback, and the next delivery is handled.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ HOSTILE = {
     "TRACE": Hostile((RIGHT, LENGTH), line="TRACE / HTTP/1.1"),
     "HTTP/1.0": Hostile((WRONG, LENGTH), line="POST / HTTP/1.0"),
     "HTTP/9.9": Hostile((WRONG, LENGTH), line="POST / HTTP/9.9"),
-    # uvicorn hands it to its websockets, which never answer a POST.
+    # uvicorn passes it to its websockets, which never respond to a POST.
     "an upgrade": Hostile(
         (WRONG, LENGTH, "Connection: upgrade", "Upgrade: websocket"), is_cut=True
     ),
@@ -148,7 +148,7 @@ def server(
 
 
 def a_delivery() -> tuple[str, str]:
-    """Make the body of a delivery about a repository of its own, and name that."""
+    """Make the body of a delivery about a new repository; return its name and the body."""
     repo = f"ada-labs/number-{next(NUMBERS)}"
     body = with_overrides(sample_json("repo.content.update"), {"repo.name": repo})
     return repo, compact(body).decode()
@@ -166,7 +166,7 @@ def request(head: tuple[str, ...], body: str, delivery: str) -> bytes:
 
 
 def status_of(connection: socket.socket) -> int | None:
-    """Read the status of an answer; None if the other side closes without one."""
+    """Read the status of a response; None if the other side closes without one."""
     with suppress(ConnectionError), connection.makefile("rb") as stream:
         while line := stream.readline():
             if (status := int(line.split()[1])) != 100:
@@ -178,7 +178,7 @@ def status_of(connection: socket.socket) -> int | None:
 
 
 def assert_unharmed(server: Server, *, without: str | None = None) -> None:
-    """Deliver as the Hub does, and look at all that was printed so far."""
+    """Deliver as the Hub does, and check the output so far."""
     repo, body = a_delivery()
     assert server.post("/", body).status_code == 202
     output = server.wait_for(f"heard {repo}.")
@@ -192,7 +192,7 @@ def test_hostile_request_does_no_harm(server: Server, what: str) -> None:
     hostile = HOSTILE[what]
     repo, delivery = a_delivery()
     with connected(server) as connection:
-        with suppress(ConnectionError):  # some answer before all is read, and close
+        with suppress(ConnectionError):  # some respond before they have read all, and close
             connection.sendall(
                 request((hostile.line, "Host: x", *hostile.headers), hostile.body, delivery)
             )

@@ -1,4 +1,4 @@
-"""A Gradio app that starts its page without its webhooks says so."""
+"""A Gradio app that starts its page without its webhooks warns."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ PUSH = compact(sample_json("repo.content.update"))
 
 
 def look(server: Server, below: str = "", seen: str = "") -> dict[str, Any]:
-    """Ask for what the tab shows, as the page does when it loads."""
+    """Request the content of the tab, as the page does when it loads."""
     from hubhooks.admin import gradio_tab as _activity_tab  # noqa: PLC0415 - it needs Gradio
 
     body = {"data": ["all states", 0, "", "", seen], "session_hash": "visitor"}

@@ -60,7 +60,7 @@ UNMATCHED = compact(sample_json("repo.create"))
 
 
 class Serves(NamedTuple):
-    """A server: its package, the command before `app:name`, and what it says at its end."""
+    """A server: its package, the command before `app:name`, and its last line of output."""
 
     package: str
     command: tuple[str, ...]
