@@ -27,7 +27,7 @@ MOST_WORKERS = 8
 
 
 def pytest_configure() -> None:
-    """Hear Ctrl-C in the servers that tests start, also in a run that a shell put aside with `&`.
+    """Let servers of the tests react to Ctrl-C, also if a shell runs the tests with `&`.
 
     There it is ignored, and processes hand that down.
     """
@@ -51,7 +51,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    """Say how to run the other tests."""
+    """Print how to run the other tests."""
     return f'markers: {config.option.markexpr or "all tests"} (-m "" selects all tests)'
 
 
@@ -99,7 +99,7 @@ def _no_file_in_the_working_directory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def body() -> Callable[..., bytes]:
-    """Give a sample as the body of a delivery, with values changed by dotted paths."""
+    """Return a sample as the body of a delivery, with values changed by dotted paths."""
 
     def make(name: str, **changes: Any) -> bytes:
         overrides = {path.replace("__", "."): value for path, value in changes.items()}
@@ -110,7 +110,7 @@ def body() -> Callable[..., bytes]:
 
 @pytest.fixture
 def event(body: Callable[..., bytes]) -> Callable[..., HubEvent]:
-    """Give a sample as an event."""
+    """Return a sample as an event."""
 
     def make(name: str, **changes: Any) -> HubEvent:
         return HubEvent.from_json(body(name, **changes))

@@ -90,7 +90,7 @@ class Repo:
         return self.name if self.type == "model" else f"{self.type}s/{self.name}"
 
     def find(self, revision: str) -> str:
-        """Give the commit that a branch, a tag, a full ref or a commit means."""
+        """Return the commit that a branch, a tag, a full ref or a commit means."""
         for ref in (revision, f"refs/heads/{revision}", f"refs/tags/{revision}"):
             if ref in self.refs:
                 return self.refs[ref]
@@ -166,7 +166,7 @@ class Hub:
         return next(self._ids)
 
     def sign_up(self, name: str) -> HfApi:
-        """Make an account, and give the real client that is logged in with it."""
+        """Make an account, and return the real client that is logged in with it."""
         token = f"hf_{name}"
         self.users[token] = User(name, self.new_id())
         return HfApi(endpoint=self.url, token=token)
@@ -362,7 +362,7 @@ TheUser = Annotated[User, Depends(user_of)]
 TheRepo = Annotated[Repo, Depends(repo_of)]
 TheDiscussion = Annotated[Discussion, Depends(discussion_of)]
 
-# All are async and wait for nothing, so the loop runs one after the other: no locks.
+# All are async and never wait, so the loop runs them in sequence and they need no locks.
 api = FastAPI(redirect_slashes=False)
 
 

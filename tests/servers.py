@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ROOT = Path(__file__).parents[1]
-# The bound of every wait: no test passes or fails by time alone.
+# The limit of every wait: no test depends on time alone.
 PATIENCE = 60
 SECRET = "moon"
 UVICORN = ("-m", "uvicorn", "app:app", "--port", "{port}")
@@ -64,7 +64,7 @@ class Server:
         return self.request(path, "POST", secret=secret, content=content, **options)
 
     def output(self) -> str:
-        """Give all it printed so far, on both streams."""
+        """Return all it printed so far, on both streams."""
         return self._log.read_text("utf-8", "replace")
 
     def wait_until(self, is_so: Callable[[], bool], failure: str) -> None:
@@ -78,16 +78,16 @@ class Server:
             time.sleep(0.02)
 
     def wait_for(self, text: str) -> str:
-        """Wait until it printed the text, and give all it printed."""
+        """Wait until it printed the text, and return all it printed."""
         self.wait_until(lambda: text in self.output(), f"did not print `{text}`")
         return self.output()
 
     def wait_until_listening(self) -> None:
-        """Wait until its port takes connections."""
+        """Wait until its port accepts connections."""
         self.wait_until(self._listens, f"does not listen on port {self.port}")
 
     def wait_until_closed(self) -> None:
-        """Wait until its port takes no more connections."""
+        """Wait until its port accepts no more connections."""
         self.wait_until(lambda: not self._listens(), f"still listens on port {self.port}")
 
     def terminate(self) -> None:
@@ -104,16 +104,16 @@ class Server:
         return self._process.poll() is not None
 
     def kill(self) -> None:
-        """End it with SIGKILL, which it cannot see coming."""
+        """Kill it with SIGKILL."""
         self._process.kill()
         self.wait()
 
     def wait(self) -> int:
-        """Wait until it ended, and give its exit code."""
+        """Wait until it ended, and return its exit code."""
         return self._process.wait(PATIENCE)
 
     def stop(self) -> int:
-        """Ask it to end, wait until it did, and give its exit code."""
+        """Ask it to end, wait until it did, and return its exit code."""
         self.terminate()
         return self.wait()
 
@@ -126,7 +126,7 @@ class Server:
             self._process.kill()
             self.wait()
         finally:
-            # Gradio leaves its Node server behind, and now and then a worker.
+            # Gradio leaves its Node server behind, and sometimes a worker.
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
@@ -137,7 +137,7 @@ class Server:
 
 
 def wait_until(is_so: Callable[[], object], failure: str = "it never became so") -> None:
-    """Wait until something is so."""
+    """Wait until a condition holds."""
     deadline = time.monotonic() + PATIENCE
     while not is_so():
         assert time.monotonic() < deadline, failure
@@ -145,7 +145,7 @@ def wait_until(is_so: Callable[[], object], failure: str = "it never became so")
 
 
 def ask_for_websocket(server: Server, path: str) -> bytes:
-    """Ask for a websocket, and give the response's first line."""
+    """Ask for a websocket, and return the response's first line."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
         connection.sendall(
             f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nConnection: Upgrade\r\n"

@@ -59,7 +59,7 @@ HOST = "ada.lan:7860"
         # A GET has no Origin.
         {"referer": "http://ada.lan:8000/page", "host": HOST},
         {"referer": "http://ada.lan", "host": HOST},
-        # Sec-Fetch-Site decides alone.
+        # Only Sec-Fetch-Site decides.
         {"sec-fetch-site": "same-site", "origin": "http://ada.lan:7860", "host": HOST},
         {"sec-fetch-site": "cross-site", "host": HOST},
         {"Sec-Fetch-Site": "cross-site"},
@@ -364,7 +364,7 @@ def test_proxy_credentials_are_not_stored(tmp_path: Path) -> None:
     headers += [
         (name, url) for name in ("X-Original-Url", "Via", "X-Forwarded-Host") for url in COPIED_URLS
     ]
-    # The webhook's secret itself, where a proxy puts it.
+    # The webhook's secret itself, in the headers of a proxy.
     secrets = ("moon", "1.1 moon", "for=10.0.0.1;host=moon", 'by="moon"', "a, moon")
     headers += [(name, value) for name in ("Via", "Forwarded", "X-B3-TraceId") for value in secrets]
     with started(tmp_path, script=APP, environ=environ) as server:

@@ -88,7 +88,7 @@ def handler_for(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(receiver.body)
 
         def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-            """Stay silent."""
+            """Log nothing."""
 
     return Handler
 

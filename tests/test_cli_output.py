@@ -22,7 +22,7 @@ from hubhooks._store.sqlite import SqliteStore
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Of Western Europe, of China, and of neither.
+# A Western European character, a Chinese one, and an emoji.
 TEXT = "é 漢 🌊"
 ESCAPED = {
     "ascii": "\\xe9 \\u6f22 \\U0001f30a",
@@ -30,7 +30,7 @@ ESCAPED = {
     "cp936": "é 漢 \\U0001f30a",
     "utf-8": TEXT,
 }
-# How locales without UTF-8 print, but for those of Windows.
+# Encodings of locales without UTF-8, except those of Windows.
 LEGACY = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
@@ -92,7 +92,7 @@ def deliveries(path: Path, *words: str, **options: Any) -> subprocess.CompletedP
     return hubhooks("deliveries", command, "--file", path, *more, **options)
 
 
-# The code that each exits with, and whether it prints the text.
+# Each command with its exit code, and whether it prints the text.
 COMMANDS = [
     (("list",), 0, True),
     (("list", "--json"), 0, False),

@@ -242,7 +242,7 @@ def test_traceback_of_internal_frames_alone_stays_whole() -> None:
 
 
 def at_terminal(folder: Path, *words: str, columns: int = 80, **environ: str) -> list[str]:
-    """Run `hubhooks` at a terminal of that width, and give the lines that it shows."""
+    """Run `hubhooks` at a terminal of that width, and return the lines that it shows."""
     pty, fcntl, termios, struct = map(pytest.importorskip, ("pty", "fcntl", "termios", "struct"))
     outer, inner = pty.openpty()
     fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
@@ -255,7 +255,7 @@ def at_terminal(folder: Path, *words: str, columns: int = 80, **environ: str) ->
     )  # fmt: skip
     os.close(inner)
     shown = b""
-    # Linux reports the end as an error.
+    # Linux reports the end of the terminal as an error.
     with os.fdopen(outer, "rb", buffering=0) as terminal, suppress(OSError):
         while chunk := terminal.read(65536):
             shown += chunk
@@ -295,7 +295,7 @@ def test_send_explains_few_of_many_unhandled_samples(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a folder with the store of an app with long names that ran."""
+    """Return a folder with the store of an app with long names."""
     folder = tmp_path_factory.mktemp("used")
     script = (
         APP.format(head="")

@@ -59,7 +59,7 @@ def opened(path: Path, **options: Any) -> Iterator[SqliteStore]:
 
 
 def accept(store: SqliteStore, name: str, *handlers: str, sample: str = "repo.create") -> None:
-    """Let a delivery come."""
+    """Store a delivery."""
     payload = sample_json(sample)
     store.accept(
         name,
@@ -109,7 +109,7 @@ def command(path: Path, *words: str, **environment: str) -> subprocess.Completed
 
 
 def json_lines(path: Path, *words: str, code: int = 0) -> list[Any]:
-    """Run it in this process, and give the lines of JSON it prints."""
+    """Run it in this process, and return the lines of JSON it prints."""
     done = invoke(path, *words, "--json")
     assert done.exit_code == code, done.output
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -121,7 +121,7 @@ def invoke(path: Path, *words: str) -> Any:
 
 
 def at_terminal(path: Path, *words: str, columns: int = 80) -> list[str]:
-    """Run it at a terminal of that width, and give the lines that it shows."""
+    """Run it at a terminal of that width, and return the lines that it shows."""
     pty, fcntl, termios, struct = map(pytest.importorskip, ("pty", "fcntl", "termios", "struct"))
     outer, inner = pty.openpty()
     fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
@@ -140,7 +140,7 @@ def at_terminal(path: Path, *words: str, columns: int = 80) -> list[str]:
         try:
             while part := terminal.read(4096):
                 shown += part
-        except OSError:  # how Linux says that the other end is closed
+        except OSError:  # Linux reports the closed other end as an error
             pass
     assert process.wait(PATIENCE) == 0
     return [Text.from_ansi(line).plain for line in shown.decode().splitlines()]

@@ -79,7 +79,7 @@ def everything(value: Any) -> Any:
 
 
 def parts_of(value: Any) -> Iterator[Any]:
-    """Give every part of an event or a part, and the parts of those."""
+    """Return every part of an event or a part, and the parts of those."""
     children = [getattr(value, name) for name in attributes(value)]
     if isinstance(value, UpdatedFiles):
         children = list(value)
@@ -104,7 +104,7 @@ EXAMPLE_PARTS = [part for event in EXAMPLES for part in parts_of(event)]
 
 
 def one_of(cls: type) -> Any:
-    """Give an example of an event class or a part."""
+    """Return an example of an event class or a part."""
     unknown = HubEvent.from_json('{"event": {"action": "create", "scope": "org"}}')
     return next(each for each in (*EXAMPLES, *EXAMPLE_PARTS, unknown) if type(each) is cls)
 
@@ -239,7 +239,7 @@ def test_internal_key_of_the_reader_is_an_ordinary_key(value):
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Give the paths to everything in a body that is neither an object nor a list."""
+    """Return the paths to everything in a body that is neither an object nor a list."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from leaves(item, (*path, key))
@@ -262,7 +262,7 @@ def with_leaf(body: Any, path: tuple[Any, ...], change: Any) -> Any:
 
 
 def another(value: Any) -> Any:
-    """Give another value of the same type, or a string instead of None."""
+    """Return another value of the same type, or a string instead of None."""
     if isinstance(value, bool):
         return not value
     return value + 1 if isinstance(value, int) else "changed"
@@ -791,7 +791,7 @@ def test_files_cannot_be_changed():
 
 
 def parts_by_path(event: HubEvent) -> dict[str, Any]:
-    """Give every part of an event with the way to it."""
+    """Return every part of an event with the way to it."""
     ways = ["repo", "repo.url", "repo.owner", "discussion", "discussion.url", "discussion.author"]
     ways += ["discussion.changes", "comment", "comment.author", "comment.url", "webhook"]
     ways += ["moved_to", "moved_to.owner", "updated_refs", "updated_files"]

@@ -104,7 +104,7 @@ def test_quickstart_responds_to_unhandled_events(quickstart: App) -> None:
     assert quickstart.send(b"no JSON")[1]["status"] == "malformed"
     assert quickstart.send(body, secret=None)[0] == 401
     assert quickstart.send(body, secret="sun")[0] == 403
-    # One line each from the library's own log, and none from a handler.
+    # One line each from the library, and none from a handler.
     malformed, missing, wrong = quickstart.printed(3)
     assert "is malformed" in malformed
     assert missing.endswith("the webhook secret is missing")

@@ -508,7 +508,7 @@ def test_waiting_request_creates_no_task(
     with serve(app) as port:
         client = threading.Thread(target=lambda: statuses.append(post(port, BODY)[0]))
         client.start()
-        # A store on disk is asked again and again, one in memory once.
+        # A store on disk is polled, a store in memory is read once.
         wait_until(lambda: len(looks) > (0 if store == "memory" else 50), "nobody waits")
         assert len(asyncio.all_tasks(loops[0])) < 10
         release.set()
@@ -826,7 +826,7 @@ def test_forked_child_keeps_no_port_or_connections(tmp_path: Path, store: str | 
             while client.recv(10_000):
                 pass
         server.wait_until_closed()
-        # The child is alive all the same.
+        # The child is still alive.
         wait_until((tmp_path / "child").read_text)
         os.kill(int((tmp_path / "child").read_text()), 0)
 

@@ -39,7 +39,7 @@ REMOTE = (
     "vboxsf", "orangefs", "fuse", "fuse.sshfs", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse",
     "fuse.glusterfs", "fuse.ceph", "fuse.cephfs", "fuse.hf-mount", "fuse.juicefs", "fuse.davfs",
     "fuse.blobfuse2", "fuse.vmhgfs-fuse", "fuse.gvfsd-fuse", "fuse.grpcfuse",
-    # Of a name that is not known, it may be remote.
+    # A file system with an unknown name may be remote.
     "fuse.unknown", "fuse.bindfs-over-ssh", "fuse.mergerfsx",
 )  # fmt: skip
 

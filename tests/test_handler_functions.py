@@ -646,7 +646,7 @@ def test_mock_is_a_hook(make: Any, event: Event) -> None:
 
 
 def test_annotations_are_not_evaluated_on_python_3_14(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There `inspect.signature` evaluates them, unless it is given another format.
+    """There `inspect.signature` evaluates them by default.
 
     Stands for that Python: its version, its module `annotationlib`, and its `inspect.signature`.
     """

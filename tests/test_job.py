@@ -73,7 +73,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def run_job(tmp_path: Path):
-    """Run a Job's script as the Hub does, and give its exit code, output and errors."""
+    """Run a Job's script as the Hub does, and return its exit code, output and errors."""
     script = tmp_path / "train.py"
     script.write_text(SCRIPT, "utf-8")
 

@@ -45,7 +45,7 @@ def app(version: int) -> str:
 
 
 def ran(folder: Path) -> dict[str, list[str]]:
-    """Give the version and process of each run, by delivery."""
+    """Return the version and process of each run, by delivery."""
     path = folder / "ran"
     lines = path.read_text().splitlines() if path.exists() else []
     return {line.split()[0]: line.split()[1:] for line in lines}

@@ -22,7 +22,7 @@ from hubhooks.errors import PayloadError
 from hubhooks.models import RunContext
 from hubhooks.ordering import group_of
 
-# As long as the longest body, nearly.
+# Almost as long as the longest body.
 LONG = 32 * 1024 * 1024 - 4096
 # Five times the limit of half a second, since test machines can be slow.
 OTHERS_WAIT = 2.5
@@ -283,7 +283,7 @@ def test_export_has_a_valid_file_name(tmp_path):
 
 
 class Others:
-    """Requests of others, one after the other, while the block runs, and how long each waited."""
+    """Send other requests in sequence while the block runs, and note how long each waited."""
 
     def __init__(self, port):
         self.longest = 0.0

@@ -274,7 +274,7 @@ class MemoryModel(Model):
 
 @dataclass
 class DiskModel(Model):
-    # Those that are not in the file yet, since their batch is not over.
+    # New ones of the open batch, which are not in the file yet.
     new: set[str] = field(default_factory=set)
 
     def free_space(self, size: int, *, is_open: bool) -> None:
@@ -790,7 +790,7 @@ def rows(connection: sqlite3.Connection, sql: str) -> list[Any]:
 
 
 def examples(count: int, steps: int) -> settings:
-    # How long an example takes is that of the disk, and no fault of it.
+    # The time of an example depends on the disk.
     return settings(
         max_examples=count,
         stateful_step_count=steps,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FIXTURES = Path(__file__).parent / "fixtures"
-# The states and keys of these files, and their names now.
+# The states and keys of these files, and their present names.
 NEW_STATES = {
     "waiting": "retrying", "overdue": "stuck", "done": "succeeded", "unreadable": "malformed",
 }  # fmt: skip

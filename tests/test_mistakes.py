@@ -276,7 +276,7 @@ def test_annotation_of_a_decorated_function_is_read(router: Router) -> None:
 
     with pytest.raises(ConfigError, match="takes `event: ContentEvent`"):
         router.add(logged(of_content), "discussion")
-    # The decorator may hand on something else.
+    # The decorator may pass on something else.
     router.add(logged(of_plain_dict), "discussion")
 
 

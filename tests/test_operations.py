@@ -118,7 +118,7 @@ def test_backup_copies_the_store_of_a_running_app(tmp_path: Path) -> None:
         listed = command(tmp_path, "list", "--json", "--file", "copy.db").stdout.splitlines()
         states = {row["id"]: row["state"] for row in map(json.loads, listed)}
         assert states == {"d1": "succeeded", "d2": "running"}
-        # The process that the copy was made from is alive, and has nothing to do with the copy.
+        # The process of the original store is alive, and does not use the copy.
         elsewhere = tmp_path / "elsewhere"
         elsewhere.mkdir()
         copy.rename(elsewhere / "hubhooks.db")
@@ -208,7 +208,7 @@ def test_backup_ends_under_constant_writes(tmp_path: Path) -> None:
         assert written > 0
     with opened(tmp_path / "copy.db") as copied:
         found = [stored.id for stored in copied.list(limit=100_000)]
-    # All deliveries up to one moment, and none of after it.
+    # All deliveries up to one moment, and no later one.
     order = [*(f"d{n}" for n in range(300)), *(f"more-{n}" for n in range(written))]
     assert found[::-1] == order[: len(found)]
     assert len(found) >= 300
@@ -328,7 +328,7 @@ threading.Thread(target=limit, daemon=True).start()
         assert (status, data["is_ready"], data["is_store_writable"]) == (503, False, False)
         assert "hubhooks.db" in data["reason"]
         assert "hubhooks_ready 0" in server.request(METRICS, headers=ADMIN).text.splitlines()
-        # No delivery has to come: a server that is not ready may be sent none.
+        # Readiness recovers without a delivery: a server that is not ready may get none.
         (tmp_path / "limit").unlink()
         server.wait_until(lambda: readiness(server)[0] == 200, "is never ready again")
         deliver(server, "d2")
@@ -460,7 +460,7 @@ def age(store: DeliveryStore) -> float | None:
 
 
 def make_old(store: DeliveryStore, delivery_id: str) -> None:
-    """Let a delivery be one of a day ago."""
+    """Make a delivery one day older."""
     database: Any = store._db  # noqa: SLF001 - in memory there is no other way
     with database.transaction():
         database.execute("UPDATE deliveries SET received_at = received_at - 86400")
@@ -661,7 +661,7 @@ def test_launch_in_a_space_warns_once(tmp_path: Path, launch: str) -> None:
 
 @pytest.fixture
 def in_space(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Pretend to be in a Space whose disk would be at a folder, and give that."""
+    """Pretend to be in a Space whose disk would be at a folder, and return that."""
     monkeypatch.setenv("SPACE_ID", "ada/tide")
     monkeypatch.setattr(_space, "_DISK", f"{tmp_path}/")
     return tmp_path
@@ -683,7 +683,7 @@ def test_folder_of_a_space_without_a_disk_is_temporary(
         f"lost when the Space restarts or sleeps, because no disk is attached at {in_space}:"
         in output
     )
-    # One of another device is a disk.
+    # A folder on another device is a disk.
     monkeypatch.setattr(_space, "_DISK", "/dev/shm/")
     assert "continue after a restart" in describe("/dev/shm/hubhooks.db")
 

@@ -30,9 +30,9 @@ LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 RUN = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='example')"
 
 
-# A block that begins like this is there, under that name, for those after it.
+# A block that begins like this is a file of that name for the later blocks.
 FILE_NAME = re.compile(r"\A# (\w+\.py)\n")
-# Those are run, by pytest.
+# These blocks are run by pytest.
 DEFINES_TESTS = re.compile(r"^ *(async )?def test_", re.MULTILINE)
 
 
@@ -82,7 +82,7 @@ def test_an_example_runs(example: Example, tmp_path: Path) -> None:
         )
     else:
         command = ["-c", RUN, str(file)]
-    # How Gradio itself warns is nothing we promise.
+    # Warnings of Gradio itself are not checked.
     strict = [] if uses_gradio else ["-W", "error"]
     ended = subprocess.run(
         [sys.executable, *strict, *command],

@@ -39,7 +39,7 @@ def deliver(
     secret: str = "moon",
     **headers: str,
 ) -> tuple[int, dict[str, Any]]:
-    """Deliver as the Hub does, and give the status and the JSON of the response."""
+    """Deliver as the Hub does, and return the status and the JSON of the response."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     sent = {"X-Webhook-Secret": secret, "Webhook-Id": "d1", **JSON}
     sent.update({name.replace("_", "-"): value for name, value in headers.items()})

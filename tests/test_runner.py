@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Bench:
-    """A worker with all it needs, and a way to give it work."""
+    """A worker with its router and store, and methods to submit deliveries."""
 
     def __init__(self, event: HubEvent, **options: Any) -> None:
         self.event = event
@@ -75,7 +75,7 @@ def one_thread(event: Callable[..., HubEvent]) -> Bench:
 
 @pytest.fixture
 def wait_for_threads() -> Callable[[], list[threading.Thread]]:
-    """Wait for the threads that a test started, and give those that do not end."""
+    """Wait for the threads that a test started, and return those that do not end."""
     before = set(threading.enumerate())
 
     def wait() -> list[threading.Thread]:

@@ -73,7 +73,7 @@ def members(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def identities(body: dict[str, Any]) -> Iterator[tuple[str, Hashable]]:
-    """Give each id of a body together with the one thing it stands for."""
+    """Return each id of a body with the object that it identifies."""
     repo, webhook = body["repo"], body["webhook"]
     yield repo["id"], ("repo", repo["type"], repo["name"])
     yield webhook["id"], ("webhook", webhook["version"])

@@ -66,7 +66,7 @@ def store(path: Path) -> Generator[SqliteStore]:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Give the time, which the test may change."""
+    """Return the time, which the test may change."""
     time = [1_800_000_000.0]
     monkeypatch.setattr(clock_module, "now", lambda: time[0])
     return time
@@ -334,7 +334,7 @@ def test_crashed_runs_are_listed_separately(store: SqliteStore, clock: list[floa
     assert store.list_ready(8, interrupted=True) == [("d0", "a"), ("d1", "b"), ("d1", "a")]
     assert store.list_ready(1, interrupted=True) == [("d0", "a")]
     assert store.list_ready(8, ["a"], interrupted=True) == [("d1", "b")]
-    # Also when it failed since.
+    # A later failure does not change this.
     store.finish_run(start(store, "d0"), "failed", retry_after=0)
     store.flush()
     assert store.list_ready(1, interrupted=True) == [("d0", "a")]

@@ -101,7 +101,7 @@ class Senders:
                         self.acknowledged.append(name)
 
     def wait_for_more(self, server: Server, count: int) -> int:
-        """Wait until so many more were acknowledged; give the number of the last one."""
+        """Wait until so many more were acknowledged; return the number of the last one."""
         before = len(self.acknowledged)
         server.wait_until(lambda: len(self.acknowledged) >= before + count, "acknowledges no more")
         return self._number

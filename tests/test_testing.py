@@ -340,7 +340,7 @@ def test_impossible_events_are_not_built(build: Any, reason: str) -> None:
 
 @pytest.fixture
 def hooks() -> Webhooks:
-    """Give hooks with a handler of each kind."""
+    """Return hooks with a handler of each kind."""
     made = Webhooks(ignore_authors=BOT)
 
     @made.on_comment(mention="my-bot", name="reply")
@@ -721,7 +721,7 @@ def test_misspelt_option_suggests_the_nearest(client: testing.TestClient, method
     for option, hint in (("tmeout", r"did you mean `timeout`\?"), ("zzz", "there are: .*secret")):
         with pytest.raises(ConfigError, match=f"`{option}` is not an option of a delivery; {hint}"):
             call(client, method, first, **{option: 3})
-    # Nothing came of it.
+    # It had no effect.
     assert len(client.deliveries.list()) == 1
     assert client.deliveries.get("d1").is_acknowledged
 
@@ -744,7 +744,7 @@ def test_client_requires_handlers(hooks: Any, what: str) -> None:
 
 @pytest.fixture
 def stuck() -> Any:
-    """Give a handler that runs until the test is over."""
+    """Return a handler that runs until the test is over."""
     is_over = threading.Event()
 
     def wait(*arguments: object) -> None:

@@ -83,7 +83,7 @@ def renamed(tmp_path: Path) -> Any:
         hold.touch()
         server.kill()
     hold.unlink()
-    # The first one is not among those that wait: the process died during it.
+    # The first run crashed, so it is retrying instead of queued.
     store.open()
     store.recover()
     (run,) = store.get("d0").runs  # type: ignore[union-attr]  # it is there
@@ -150,7 +150,7 @@ def test_fail_ends_runs_of_an_unknown_handler(renamed: Server) -> None:
     code, text = run_command(folder, "replay", "d4", "--as", "new")
     assert code == 0, text
     wait_until_states_are(renamed, failed=COUNT - 1, succeeded=2)
-    # Failed runs are no waiting ones.
+    # Failed runs do not wait.
     code, text = run_command(folder, "replay", "--as", "new")
     assert (code, "nothing to replay" in text) == (0, True), text
     code, text = run_command(folder, "replay", "--failed", "--as", "new")

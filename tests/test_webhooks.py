@@ -159,7 +159,7 @@ def test_end_of_lifespan_waits_for_handlers(ask: Any, content: bytes) -> None:
     async def live() -> str:
         async with hooks.lifespan(None):
             await ask(hooks, content, headers={"webhook-id": "d1"})
-            # Only a lifespan that waits gives the loop a turn, and so the handler its release.
+            # The handler is released only if the end of the lifespan waits.
             asyncio.get_running_loop().call_soon(release.set)
         delivery = hooks.deliveries.get("d1")
         assert delivery is not None

@@ -155,7 +155,7 @@ def needs_poll(way: str) -> bool:
 
 
 def links_of_system(folder: Path, process: int | str) -> list[str]:
-    """Give the links by which Linux names open files and the working directory of a process."""
+    """Return the links by which Linux names open files and the working directory of a process."""
     if not Path(f"/proc/{process}").is_dir():
         return []
     links = [f"/proc/{process}/cwd/hubhooks.db{suffix}" for suffix in FILES]
@@ -163,7 +163,7 @@ def links_of_system(folder: Path, process: int | str) -> list[str]:
 
 
 def open_files(process: int) -> list[str]:
-    """Give the links to the files of the store that a process holds open."""
+    """Return the links to the files of the store that a process holds open."""
     try:
         links = [*Path(f"/proc/{process}/fd").iterdir()]
     except FileNotFoundError:
@@ -173,7 +173,7 @@ def open_files(process: int) -> list[str]:
 
 
 def give(app: App, prefix: str, path: str) -> str:
-    """Ask a function of the app to return a file, and give the response."""
+    """Ask a function of the app to return a file, and return the response."""
     response = app.client.post(f"{prefix}/gradio_api/run/give", json={"data": [path]})
     return response.text
 

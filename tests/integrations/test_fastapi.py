@@ -154,7 +154,7 @@ async def wrong_method(
 EXACT = ["/webhooks/hub", "/api/v3/hub", "/bare", "/quite/unlisted", "/inner/hub"]
 COMMENT = sample_json("discussion.comment.create")
 PUSH = compact(sample_json("repo.content.update"))
-# The oldest and the newest Python, each with its newest FastAPI; and the oldest FastAPI we take.
+# The oldest and the newest Python with their newest FastAPI, and the oldest supported FastAPI.
 VERSIONS = {
     "Python 3.10": ("3.10", "fastapi"),
     "Python 3.13": ("3.13", "fastapi"),

@@ -138,7 +138,7 @@ class Gradio(NamedTuple):
         return self.server.post(url or self.hook, compact(sample_json(kind)), secret=secret)
 
     def page(self) -> str:
-        """Give the page that a browser gets."""
+        """Return the page that a browser gets."""
         response = self.server.request("/")
         assert response.status_code == 200
         assert "gradio_config" in response.text or "/_app/" in response.text
@@ -447,7 +447,7 @@ def test_other_objects_are_not_launched(tmp_path: Path) -> None:
 def test_mounted_app_warns_once(tmp_path: Path, path: str, router: bool) -> None:
     mounted = MOUNTED if router else MOUNTED.replace("app.include_router", "print")
     mounted = mounted.replace(", ssr_mode=False", "").replace('path="/"', f'path="{path}"')
-    # That is all it comes to: the port is taken.
+    # Nothing else happens: the port is in use.
     script = APP + BLOCKS + mounted
     with running(tmp_path, script, prints="startup complete", environ=ssr()) as app:
         warnings = re.findall(r"UserWarning: (.* started a Node server .*)", app.server.output())
@@ -468,7 +468,7 @@ def test_sigterm_waits_for_a_running_handler(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_waits_for_a_running_handler(tmp_path: Path) -> None:
-    # Where `debug` makes Gradio itself block, the URL is printed before.
+    # If `debug` makes Gradio itself block, the URL is printed before.
     with running(tmp_path, APP + BLOCKS + "hooks.launch(demo, debug=True)") as app:
         assert app.send("repo.config.update").status_code == 202
         app.server.wait_for("coroutine begins")
@@ -488,7 +488,7 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
         app.wait_until_rejected()
         app.press_ctrl_c()
         before, _ = app.server.wait_for("Keyboard interruption").split("Keyboard interruption")
-        # Not those of the first one, nor those that Gradio gives its server.
+        # Neither those of the first one nor those that Gradio passes to its server.
         assert "stopped with handlers still running after 0 s" in before
         assert app.server.wait() == 0
         assert "sync ends" not in app.server.output()
@@ -559,7 +559,7 @@ def test_the_quickstart_space_shows_public_repositories_only(tmp_path: Path) -> 
         page = browser.new_page()
         page.goto(server.url)
         page.get_by_text("Waiting for the first event").wait_for(timeout=PATIENCE * 1000)
-        # A bucket that is private, before one of everything that is not.
+        # A private bucket first, then a public repository of each kind.
         for kind in ("repo.content.update.bucket", "repo.config.update.empty", "repo.create"):
             assert app.send(kind).status_code == 202
         assert app.send("discussion.comment.create").status_code == 202

@@ -55,7 +55,7 @@ LENGTH = "Content-Length: {length}"
 WHOLE = "{length:x}\r\n{delivery}\r\n0\r\n\r\n"
 SMUGGLED = f"POST / HTTP/1.1\r\nHost: x\r\n{RIGHT}\r\n{LENGTH}\r\n\r\n{{delivery}}"
 HOSTILE = {
-    # Where does the body end? A proxy in front may see it otherwise than the server.
+    # Unclear end of the body: a proxy may read it differently from the server.
     "a length and chunks": Hostile((RIGHT, LENGTH, CHUNKED), WHOLE, may_be_accepted=True),
     "chunks and a length": Hostile((RIGHT, CHUNKED, LENGTH), WHOLE, may_be_accepted=True),
     "a length and chunks, wrong secret": Hostile((WRONG, LENGTH, CHUNKED), WHOLE),
@@ -79,7 +79,7 @@ HOSTILE = {
     "a secret behind the chunks": Hostile(
         (CHUNKED,), "{length:x}\r\n{delivery}\r\n0\r\n" + RIGHT + "\r\n\r\n", may_be_accepted=True
     ),
-    # Is the body another request? It has the right secret, which no attacker has.
+    # The body is another request. It has the right secret, which no attacker has.
     "a request in a refused body": Hostile((WRONG, "Content-Length: {smuggled}"), SMUGGLED),
     "a request behind an empty body": Hostile(
         (WRONG, "Content-Length: 0"), SMUGGLED, may_be_accepted=True
@@ -87,7 +87,7 @@ HOSTILE = {
     "a request behind chunks of none": Hostile(
         (WRONG, CHUNKED), f"0\r\n\r\n{SMUGGLED}", may_be_accepted=True
     ),
-    # Which secret counts?
+    # Several secrets.
     "a wrong secret behind the right one": Hostile((RIGHT, WRONG, LENGTH)),
     "the right secret behind a wrong one": Hostile((WRONG, RIGHT, LENGTH)),
     "secrets in a list": Hostile((f"{RIGHT}, sunshine", LENGTH)),
@@ -108,7 +108,7 @@ HOSTILE = {
     "a wrong secret, the right one in the query": Hostile(
         (WRONG, LENGTH), line="POST /?secret=moon HTTP/1.1"
     ),
-    # What else may break a server?
+    # Other input that may break a server.
     "two ids": Hostile((RIGHT, LENGTH, "Webhook-Id: a", "Webhook-Id: b"), may_be_accepted=True),
     "an id of 10 kB": Hostile((RIGHT, LENGTH, "Webhook-Id: " + "a" * 10_000), may_be_accepted=True),
     "an id that is not text": Hostile(
@@ -130,7 +130,7 @@ HOSTILE = {
         (WRONG, LENGTH, "Connection: upgrade", "Upgrade: websocket"), is_cut=True
     ),
     "no HTTP at all": Hostile((), "", line="\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03"),
-    # The sender is gone.
+    # The sender has disconnected.
     "half a line": Hostile((), "", line="POST / HT", is_cut=True),
     "half a body": Hostile((RIGHT, "Content-Length: 9{length}"), is_cut=True),
     "half a chunk": Hostile((RIGHT, CHUNKED), "9{length:x}\r\n{delivery}", is_cut=True),

@@ -86,7 +86,7 @@ def serving(server: str) -> Serves:
 
 
 def until_it_stops(server: Server, serves: Serves) -> None:
-    """Wait until a server that was asked to end began to."""
+    """Wait until the server has begun its shutdown."""
     if serves.stopping is not None:
         server.wait_for(serves.stopping)
     else:
