@@ -108,7 +108,7 @@ fn error_of(body: &[u8]) -> PayloadError {
     match view_of(body) {
         Err(Error::Payload(problem)) => problem,
         Err(other) => panic!("expected a problem with the body, found: {other}"),
-        Ok(read) => panic!("expected a error_of, read {read}"),
+        Ok(read) => panic!("expected an error, read {read}"),
     }
 }
 

@@ -46,7 +46,7 @@ def lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-# ---- processes that die -------------------------------------------------------------------------
+# ---- crashed processes --------------------------------------------------------------------------
 
 
 def test_killed_server_loses_no_acknowledged_delivery(
@@ -251,7 +251,7 @@ def test_lost_sqlite_locks_do_not_stop_the_handlers(tmp_path: Path) -> None:
     with started(tmp_path, script=UPLOADS, environ=ON_DISK) as first:
         deliver(first, "upload")
         wait_until(lambda: lines(ran) == ["upload"])
-        # It finds the lock free.
+        # The second process finds the lock free.
         with started(tmp_path, environ=ON_DISK) as second:
             deliver(second, "to-the-second")
             wait_until(lambda: lines(ran)[1:] == ["to-the-second"])
@@ -277,7 +277,7 @@ def test_app_recreates_a_removed_store(tmp_path: Path) -> None:
     assert [delivery.id for delivery in SqliteStore(tmp_path / "hubhooks.db").list()] == ["after"]
 
 
-# ---- the same delivery again --------------------------------------------------------------------
+# ---- repeated deliveries ------------------------------------------------------------------------
 
 
 class Served:
@@ -568,7 +568,7 @@ def test_isolation_of_a_hanging_crashed_run_ends(
 
 def test_crashed_run_starts_under_constant_load(serve_after_crash: Any, on_disk: Webhooks) -> None:
     ran = threading.Event()
-    # One ends when the next has come, so that there never is a moment at which nothing runs.
+    # Each run ends after the next one has arrived, so some run is always active.
     arrivals = [threading.Event()]
 
     @on_disk.on(name="matching")
@@ -708,7 +708,7 @@ def test_invalid_backoff_waits_a_minute(
         def fails(event: HubEvent) -> None:
             raise ValueError
 
-        # The second one needs the place of the first.
+        # The second run needs the slot of the first.
         for delivery_id in ("d1", "d2"):
             served.send(delivery_id)
             assert waits_a_minute(delivery_id)
@@ -906,7 +906,7 @@ def test_response_on_completion_waits_for_handlers(serving: Any) -> None:
         assert served.delivery("works").state == "succeeded"
         assert served.send("fails") == (503, "failed")
         assert not served.delivery("fails").is_acknowledged
-        # The Hub's retry is the queue.
+        # The Hub sends them again.
         assert served.send("fails") == (200, "succeeded")
         assert served.send("works") == (200, "succeeded")
         assert [served.delivery(name).runs[0].attempts for name in ("works", "fails")] == [2, 2]
@@ -971,7 +971,7 @@ def test_waiting_responses_do_not_poll_a_busy_store(
         await worker.stop()
         return records
 
-    # Time stands still, so that it is not time to try again.
+    # The clock stands still, so no write is retried.
     clock = [0.0]
     change = event("repo.content.update")
     store, other, router = Counting(tmp_path / "x.db"), SqliteStore(tmp_path / "x.db"), Router()

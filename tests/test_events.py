@@ -177,7 +177,7 @@ def test_long_numbers_in_text_are_text(event, text):
     assert made.comment.content == text
 
 
-# ---- readings ---------------------------------------------------------------------------------
+# ---- unusual values ---------------------------------------------------------------------------
 
 
 def found(event: Any, path: str) -> Any:
@@ -235,7 +235,7 @@ def test_internal_key_of_the_reader_is_an_ordinary_key(value):
     assert event.updated_files[0].to_dict() == body["updatedFiles"][0]
 
 
-# ---- accounting -------------------------------------------------------------------------------
+# ---- coverage of samples ----------------------------------------------------------------------
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -664,7 +664,7 @@ def test_repr_is_one_line(event, odd):
 
 
 def turned_round(value: Any) -> Any:
-    """Turn round the order of keys."""
+    """Reverse the order of keys."""
     if isinstance(value, dict):
         return {key: turned_round(item) for key, item in reversed(value.items())}
     return [turned_round(item) for item in value] if isinstance(value, list) else value
@@ -791,7 +791,7 @@ def test_files_cannot_be_changed():
 
 
 def parts_by_path(event: HubEvent) -> dict[str, Any]:
-    """Return every part of an event with the way to it."""
+    """Return every part of an event with its path."""
     ways = ["repo", "repo.url", "repo.owner", "discussion", "discussion.url", "discussion.author"]
     ways += ["discussion.changes", "comment", "comment.author", "comment.url", "webhook"]
     ways += ["moved_to", "moved_to.owner", "updated_refs", "updated_files"]
