@@ -48,19 +48,19 @@ async def ask(
         for at, chunk in enumerate(chunks)
     ]
     sent: list[dict[str, Any]] = []
-    answered = asyncio.Event()
+    responded = asyncio.Event()
 
     async def receive() -> dict[str, Any]:
         if messages:
             return messages.pop(0)
         if stays:
-            await answered.wait()
+            await responded.wait()
         return {"type": "http.disconnect"}
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
         if message["type"] == "http.response.body":
-            answered.set()
+            responded.set()
 
     pairs = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
     request = {"type": "http", "method": "POST", "query_string": b"", "headers": pairs, **scope}

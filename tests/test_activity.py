@@ -112,7 +112,7 @@ def test_anonymous_visitors_see_public_repositories_only(
     web = f"https://huggingface.co/datasets/{NAME}"
     given = json.loads(body("repo.create", repo__name=NAME, repo__url__web=web))
     given["repo"].update(changes)
-    harness.put(json.dumps(given).encode(), "heard")
+    harness.put(json.dumps(given).encode(), "reply")
     (row,) = harness.activity.page(trusted=False).rows
     assert row.state == "queued"
     assert (row.event, row.repo) == (("repo create", NAME) if is_public else ("", ""))
@@ -120,7 +120,7 @@ def test_anonymous_visitors_see_public_repositories_only(
     assert row.is_private is not is_public
     assert row.links.repo == (web if is_public else "")
     (row,) = harness.activity.page(trusted=True).rows
-    assert (row.event, row.repo, row.handlers) == ("repo create", NAME, "heard")
+    assert (row.event, row.repo, row.handlers) == ("repo create", NAME, "reply")
     assert row.id
     assert not row.is_private
 
@@ -323,17 +323,17 @@ def test_details_show_reason_and_replayable_handlers(
     @harness.hooks.on("repo")
     def added_since(event: Any) -> None: ...
 
-    delivery = harness.put(body("repo.create"), "heard")
+    delivery = harness.put(body("repo.create"), "reply")
     assert harness.activity.details("unknown") is None
     details = harness.activity.details(delivery)
     assert details is not None
     assert details.replay_blocked_reason == "its handlers have not finished yet"
-    harness.end(delivery, "heard", "failed", "no tide", "Traceback")
+    harness.end(delivery, "reply", "failed", "no tide", "Traceback")
     details = harness.activity.details(delivery)
     assert details is not None
     assert details.replay_blocked_reason == ""
     name = "test_details_show_reason_and_replayable_handlers.<locals>.added_since"
-    assert details.handlers == ("heard", name)
+    assert details.handlers == ("reply", name)
     assert any(name in line for line in details.explanations)
     assert details.payload["event"] == {"action": "create", "scope": "repo"}
     assert details.links.repo.startswith("https://huggingface.co/")

@@ -243,22 +243,22 @@ def test_mounted_app_responds_below_its_path(
 def test_response_precedes_the_end_of_handlers(
     harness: AppHarness, serve: Any, post: Any, parser: str, content: bytes
 ) -> None:
-    answered = threading.Event()
+    responded = threading.Event()
     seen: list[bool] = []
 
     @harness.on(name="sync")
     def waits(event: HubEvent) -> None:
-        seen.append(answered.wait(PATIENCE))
+        seen.append(responded.wait(PATIENCE))
 
     @harness.on(name="async")
     async def waits_too(event: HubEvent) -> None:
-        while not answered.is_set():
+        while not responded.is_set():
             await asyncio.sleep(0)
         seen.append(True)
 
     with serve(harness.app, http=parser) as port:
         status, data = post(port, content)
-        answered.set()
+        responded.set()
     assert (status, data["handlers"]) == (202, ["sync", "async"])
     assert seen == [True, True]
 
@@ -293,16 +293,16 @@ def test_handlers_start_after_the_response(harness: AppHarness, content: bytes) 
 def test_unhandled_hooks_run_after_the_response(
     harness: AppHarness, serve: Any, post: Any, content: bytes
 ) -> None:
-    answered = threading.Event()
+    responded = threading.Event()
     seen: list[tuple[bool, str]] = []
 
     @harness.router.on_unhandled
     def report(event: HubEvent) -> None:
-        seen.append((answered.wait(PATIENCE), event.scope))
+        seen.append((responded.wait(PATIENCE), event.scope))
 
     with serve(harness.app) as port:
         status, data = post(port, content)
-        answered.set()
+        responded.set()
     assert (status, data["status"]) == (200, "unhandled")
     assert seen == [(True, "repo.content")]
 

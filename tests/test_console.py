@@ -182,16 +182,16 @@ def test_tab_shows_why_a_delivery_is_unhandled() -> None:
     hooks = Webhooks("moon", deliveries=":memory:")
     hooks.add(print, "repo.content", name="retrain")
     client = testing.TestClient(hooks)
-    client.send(testing.content(repo="me/tides"), id="heard")
+    client.send(testing.content(repo="me/tides"), id="matched")
     client.send(sample_json("repo.move"), id="missed")
     activity = Activity(client.deliveries, hooks, lambda: None, lambda: None)
-    missed, heard = activity.details("missed"), activity.details("heard")
+    missed, matched = activity.details("missed"), activity.details("matched")
     assert missed is not None
-    assert heard is not None
+    assert matched is not None
     shown = details_html(missed)
     assert '<details class="hubhooks-run" open><summary>Why' in shown
     assert "retrain&#96; does not match: the scope is" in shown
-    assert " open>" not in details_html(heard)
+    assert " open>" not in details_html(matched)
 
 
 # ---- tracebacks ----------------------------------------------------------------------------------

@@ -414,8 +414,8 @@ def test_body_with_non_json_values_is_shown(path: Path) -> None:
         store.accept("exact", b'{"n": 12345678901234567890, "s": "\\ud800"}', (), "malformed", "no")
     done = invoke(path, "show", "odd", "--json")
     assert "NaN" in done.stdout
-    told = json.loads(done.stdout, parse_constant=lambda _: pytest.fail("a NaN is no JSON"))
-    assert told["body"] == {"n": "nan"}
+    delivery = json.loads(done.stdout, parse_constant=lambda _: pytest.fail("a NaN is no JSON"))
+    assert delivery["body"] == {"n": "nan"}
     (delivery,) = json_lines(path, "show", "exact")
     assert delivery["body"] == {"n": 12345678901234567890, "s": "\ud800"}
 
@@ -808,12 +808,12 @@ def test_prune_drops_old_bodies_and_keeps_unfinished_runs(filled: Path) -> None:
 
     sizes = {delivery["id"]: delivery["size"] for delivery in json_lines(filled, "list")}
     what = f"5 bodies ({(sum(sizes.values()) - sizes['queued-1']) / 1000:.1f} kB) and 0 deliveries"
-    for options, told in (
+    for options, summary in (
         ("1h", "deleted 0 bodies (0 bytes) and 0 deliveries"),
         ("0s --dry-run", f"would delete {what}"),
     ):
         done = invoke(filled, "prune", "--older-than", *options.split())
-        assert done.stdout.startswith(f"{told} received before 2")
+        assert done.stdout.startswith(f"{summary} received before 2")
         assert with_bodies() == NEWEST_FIRST
     assert invoke(filled, "prune", "--older-than", "0s").stdout.startswith(f"deleted {what}")
     assert with_bodies() == ["queued-1"]

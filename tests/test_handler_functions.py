@@ -484,7 +484,7 @@ def test_run_fails_if_the_body_never_ran(name: str, event: Event) -> None:
     assert bodies == []
 
 
-REFUSED = {
+REJECTED = {
     "generator": generator,
     "async generator": async_generator,
     "context manager": context_manager,
@@ -502,7 +502,7 @@ class Guard(contextlib.ContextDecorator):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("function", [*REFUSED.values(), Guard()(generator)])
+@pytest.mark.parametrize("function", [*REJECTED.values(), Guard()(generator)])
 def test_function_that_yields_is_rejected(function: Any) -> None:
     router = Router()
     with pytest.raises(ConfigError, match=r"because it contains `yield`; write .* without"):

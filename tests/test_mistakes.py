@@ -241,7 +241,7 @@ def test_possible_or_unknown_annotation_is_accepted(router: Router, function: An
 
 
 @pytest.mark.parametrize(
-    ("scopes", "criteria", "function", "is_refused"),
+    ("scopes", "criteria", "function", "is_rejected"),
     [
         (("discussion",), {"action": "create"}, of_comment, False),
         (("discussion",), {"action": "update"}, of_comment, True),
@@ -257,9 +257,9 @@ def test_possible_or_unknown_annotation_is_accepted(router: Router, function: An
     ],
 )
 def test_annotation_check_uses_all_criteria(
-    router: Router, scopes: tuple[Any, ...], criteria: Any, function: Any, is_refused: bool
+    router: Router, scopes: tuple[Any, ...], criteria: Any, function: Any, is_rejected: bool
 ) -> None:
-    if is_refused:
+    if is_rejected:
         with pytest.raises(ConfigError, match="takes `event: "):
             router.add(function, *scopes, **criteria)
     else:
@@ -297,7 +297,7 @@ def test_each_decorator_is_checked_alone(router: Router) -> None:
 
 
 @pytest.mark.parametrize(
-    ("annotation", "is_refused"),
+    ("annotation", "is_rejected"),
     [
         (ContentEvent, True),
         (ContentEvent | None, True),
@@ -312,11 +312,11 @@ def test_each_decorator_is_checked_alone(router: Router) -> None:
         (7, False),
     ],
 )
-def test_annotations_may_be_objects(router: Router, annotation: Any, is_refused: bool) -> None:
+def test_annotations_may_be_objects(router: Router, annotation: Any, is_rejected: bool) -> None:
     def handler(event: HubEvent) -> None: ...
 
     handler.__annotations__["event"] = annotation
-    if is_refused:
+    if is_rejected:
         with pytest.raises(ConfigError, match="takes `event: "):
             router.add(handler, "discussion")
     else:

@@ -320,10 +320,10 @@ threading.Thread(target=limit, daemon=True).start()
         new.write_text("1000")
         new.rename(tmp_path / "limit")
 
-        def is_refused() -> bool:
+        def is_rejected() -> bool:
             return server.post("/", BODY + b" " * 50_000).status_code == 503
 
-        server.wait_until(is_refused, "stores it")
+        server.wait_until(is_rejected, "stores it")
         status, data = readiness(server)
         assert (status, data["is_ready"], data["is_store_writable"]) == (503, False, False)
         assert "hubhooks.db" in data["reason"]

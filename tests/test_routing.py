@@ -101,8 +101,8 @@ def test_handler_takes_event_and_optional_context(router: Router) -> None:
     }
     for function in expected:
         router.add(function, name=function.__name__)
-    told = {function: router.handler(function.__name__) for function in expected}
-    assert {f: h.takes_context for f, h in told.items() if h is not None} == expected
+    found = {function: router.handler(function.__name__) for function in expected}
+    assert {f: h.takes_context for f, h in found.items() if h is not None} == expected
 
 
 def takes_nothing() -> None: ...
@@ -511,9 +511,9 @@ def test_discussion_without_a_post_uses_its_own_author(event: Event) -> None:
 def test_event_without_an_author_is_not_ignored(event: Event, name: str) -> None:
     router = Router(ignore_authors=[BOT])
     router.add(takes_the_event)
-    told = event(name, discussion__author__id=BOT) if "discussion" in name else event(name)
-    assert names(router, told) == ["takes_the_event"]
-    assert router.explain(told) == [
+    given = event(name, discussion__author__id=BOT) if "discussion" in name else event(name)
+    assert names(router, given) == ["takes_the_event"]
+    assert router.explain(given) == [
         "`ignore_authors` has no effect: the event does not name its author",
         "`takes_the_event` matches",
     ]

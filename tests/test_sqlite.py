@@ -866,7 +866,7 @@ MOUNTS = """\
 
 @needs_mount
 @pytest.mark.parametrize(
-    ("path", "kind", "is_refused"),
+    ("path", "kind", "is_rejected"),
     [
         ("/data/x.db", "fuse.hf-mount", True),
         ("/data/x.db", "fuse", True),
@@ -883,13 +883,13 @@ MOUNTS = """\
     ],
 )
 def test_network_file_system_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, kind: str, is_refused: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, kind: str, is_rejected: bool
 ) -> None:
     mounts = tmp_path / "mountinfo"
     mounts.write_text(MOUNTS.format(kind=kind), "utf-8")
     monkeypatch.setattr(file_systems, "_MOUNTS", mounts)
     message = open_error(Path(path))
-    if is_refused:
+    if is_rejected:
         assert f"is on a network file system ({kind})" in message
         assert "give a path on a local disk" in message
         assert "set `allow_network=True` or HUBHOOKS_ALLOW_NETWORK=1" in message

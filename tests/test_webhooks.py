@@ -229,7 +229,7 @@ def test_hooks_are_called_after_the_response(
     serve: Any, post: Any, body: Callable[..., bytes]
 ) -> None:
     hooks = Webhooks("moon")
-    answered = threading.Event()
+    responded = threading.Event()
     called: list[tuple[str, str]] = []
 
     @hooks.on("repo.content", name="fails")
@@ -238,7 +238,7 @@ def test_hooks_are_called_after_the_response(
 
     @hooks.on_unhandled
     def unhandled(event: HubEvent) -> None:
-        assert answered.wait(PATIENCE)
+        assert responded.wait(PATIENCE)
         called.append(("unhandled", event.scope))
 
     @hooks.on_failure
@@ -249,7 +249,7 @@ def test_hooks_are_called_after_the_response(
         assert post(port, body("repo.create"), "d1")[0] == 200
         assert post(port, body("repo.content.update"), "d2")[0] == 202
         assert post(port, b"{}", "d3")[0] == 202
-        answered.set()
+        responded.set()
     assert sorted(called) == [("fails", "ValueError"), ("unhandled", "repo")]
 
 
@@ -277,9 +277,9 @@ def test_dedicated_loop_prevents_delayed_responses(
         assert post(port, content, "d1")[0] == 202
         assert begun.wait(PATIENCE)
         assert post(port, content, "d2")[0] == 202
-        order.append("answered")
+        order.append("responded")
         release.set()
-    assert order == ["answered", "handled"]
+    assert order == ["responded", "handled"]
     assert [delivery.state for delivery in hooks.deliveries.list()] == ["succeeded", "succeeded"]
 
 

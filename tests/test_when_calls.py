@@ -51,11 +51,11 @@ def test_when_is_called_once_per_handler_and_delivery(
 def test_when_of_two_decorators_is_called_once(hooks: Webhooks, post: Any) -> None:
     asked: list[HubEvent] = []
 
-    def refuses(event: HubEvent) -> None:
+    def raises(event: HubEvent) -> None:
         asked.append(event)
 
-    @hooks.on("repo.content", when=refuses)
-    @hooks.on("repo.*", when=refuses)
+    @hooks.on("repo.content", when=raises)
+    @hooks.on("repo.*", when=raises)
     def handle(event: HubEvent) -> None: ...
 
     with serve(hooks) as port:
@@ -168,11 +168,11 @@ def test_retried_batch_calls_no_when_again(tmp_path: Path, post: Any) -> None:
     asked: list[HubEvent] = []
     is_called = threading.Event()
 
-    def refuses(event: HubEvent) -> None:
+    def raises(event: HubEvent) -> None:
         asked.append(event)
         is_called.set()
 
-    hooks.add(lambda event: None, when=refuses, name="one")
+    hooks.add(lambda event: None, when=raises, name="one")
     responses: list[Any] = []
     tries = threading.Event()
     with serve(hooks) as port:

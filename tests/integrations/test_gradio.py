@@ -577,7 +577,7 @@ def test_the_quickstart_space_shows_public_repositories_only(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("path", "is_space", "told"),
+    ("path", "is_space", "expected"),
     [
         (":memory:", False, "stored in memory: a restart loses unfinished deliveries"),
         ("/tmp/x.db", False, "stored in /tmp/x.db: unfinished deliveries continue after a restart"),
@@ -590,12 +590,12 @@ def test_the_quickstart_space_shows_public_repositories_only(tmp_path: Path) -> 
     ],
 )
 def test_start_reports_whether_deliveries_survive_a_restart(
-    path: str, is_space: bool, told: str, monkeypatch: pytest.MonkeyPatch
+    path: str, is_space: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if is_space:
         monkeypatch.setenv("SPACE_ID", "ada-labs/hub-watcher")
     hooks = Webhooks("moon", deliveries=path)
-    assert told in describe_survival(hooks.store)
+    assert expected in describe_survival(hooks.store)
 
 
 TUTORIAL = """
