@@ -23,7 +23,7 @@ def main() -> None:
             report = soak(Path(folder), ROUNDS)
         print(
             f"{ROUNDS} kills: {report.acknowledged} deliveries acknowledged, none lost; "
-            f"{report.interrupted} of {report.runs} runs were interrupted, none that was done",
+            f"{report.crashed} of {report.runs} runs crashed, and no finished run was repeated",
             flush=True,
         )
 

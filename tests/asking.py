@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 
 class Connection:
-    """What the `receive` of a server belongs to."""
+    """The object to which the `receive` of a server belongs."""
 
     __module__ = "uvicorn.protocols.http.test"
 
@@ -20,11 +20,11 @@ class Connection:
 
 
 class Reply(NamedTuple):
-    """What an app answered."""
+    """The response of an app."""
 
     status: int
     headers: dict[bytes, bytes]
-    said: dict[str, Any]
+    data: dict[str, Any]
 
 
 async def ask(
@@ -39,8 +39,8 @@ async def ask(
 
     Args:
         chunks: the body.
-        stays: whether the client waits for the answer, or goes away after the chunks.
-        ends: whether the last of the chunks says so.
+        stays: whether the client waits for the response; else it disconnects after the chunks.
+        ends: whether the last chunk is marked as the last.
     """
     last = len(chunks) - 1 if ends else None
     messages = [
@@ -48,19 +48,19 @@ async def ask(
         for at, chunk in enumerate(chunks)
     ]
     sent: list[dict[str, Any]] = []
-    answered = asyncio.Event()
+    responded = asyncio.Event()
 
     async def receive() -> dict[str, Any]:
         if messages:
             return messages.pop(0)
         if stays:
-            await answered.wait()
+            await responded.wait()
         return {"type": "http.disconnect"}
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
         if message["type"] == "http.response.body":
-            answered.set()
+            responded.set()
 
     pairs = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
     request = {"type": "http", "method": "POST", "query_string": b"", "headers": pairs, **scope}

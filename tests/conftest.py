@@ -1,4 +1,4 @@
-"""What several tests need: one ASGI request without a network, and a real server."""
+"""Fixtures of several tests: one ASGI request without a network, and a real server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST_WORKERS = 8
 
 
 def pytest_configure() -> None:
-    """Hear Ctrl-C in the servers that tests start, also in a run that a shell put aside with `&`.
+    """Let servers of the tests react to Ctrl-C, also if a shell runs the tests with `&`.
 
     There it is ignored, and processes hand that down.
     """
@@ -51,7 +51,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    """Say how to run the other tests."""
+    """Print how to run the other tests."""
     return f'markers: {config.option.markexpr or "all tests"} (-m "" selects all tests)'
 
 
@@ -99,7 +99,7 @@ def _no_file_in_the_working_directory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def body() -> Callable[..., bytes]:
-    """Give a sample as the body of a delivery, with values changed by dotted paths."""
+    """Return a sample as the body of a delivery, with values changed by dotted paths."""
 
     def make(name: str, **changes: Any) -> bytes:
         overrides = {path.replace("__", "."): value for path, value in changes.items()}
@@ -110,7 +110,7 @@ def body() -> Callable[..., bytes]:
 
 @pytest.fixture
 def event(body: Callable[..., bytes]) -> Callable[..., HubEvent]:
-    """Give a sample as an event."""
+    """Return a sample as an event."""
 
     def make(name: str, **changes: Any) -> HubEvent:
         return HubEvent.from_json(body(name, **changes))
@@ -135,14 +135,14 @@ def post(
     path: str = "/",
     secret: str = "moon",
 ) -> tuple[int, dict[str, Any]]:
-    """Deliver over the network as the Hub does, and give the status and what was said."""
+    """Deliver over the network as the Hub does; return the status and the JSON of the response."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     headers = {"X-Webhook-Secret": secret, "Webhook-Id": delivery_id}
     connection.request("POST", path, content, {k: v for k, v in headers.items() if v})
     with connection.getresponse() as response:
-        said = json.loads(response.read())
+        data = json.loads(response.read())
     connection.close()
-    return response.status, said
+    return response.status, data
 
 
 @pytest.fixture(name="post")
@@ -152,6 +152,6 @@ def _post() -> Callable[..., Any]:
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """Give the lines of the package's own log so far."""
+    """Return the lines that the package logged so far."""
     caplog.set_level(logging.INFO, "hubhooks")
     return lambda: [r.getMessage() for r in caplog.records if r.name == "hubhooks"]

@@ -24,7 +24,7 @@ fn rejected() {
         "body", "body_hex", "build", "message", "line", "column", "path",
     ];
     common::each_row("rejected", &keys, |row| {
-        let problem = refusal(&bytes(row));
+        let problem = error_of(&bytes(row));
         let place = problem.place.map(|(line, column)| json!([line, column]));
         assert_eq!(problem.to_string(), row.str("message"));
         assert_eq!(place, Some(json!([row.get("line"), row.get("column")])));
@@ -104,11 +104,11 @@ fn bytes(row: &Row) -> Vec<u8> {
 }
 
 #[track_caller]
-fn refusal(body: &[u8]) -> PayloadError {
+fn error_of(body: &[u8]) -> PayloadError {
     match view_of(body) {
         Err(Error::Payload(problem)) => problem,
         Err(other) => panic!("expected a problem with the body, found: {other}"),
-        Ok(read) => panic!("expected a refusal, read {read}"),
+        Ok(read) => panic!("expected an error, read {read}"),
     }
 }
 
@@ -374,7 +374,7 @@ fn note(value: &Value, path: String, all: &mut BTreeSet<String>, filled: &mut BT
 }
 
 #[test]
-fn the_documented_keys_are_those_of_the_samples() {
+fn documented_keys_match_the_samples() {
     let bodies = samples();
     let sent: BTreeSet<&str> = bodies
         .iter()
@@ -385,7 +385,7 @@ fn the_documented_keys_are_those_of_the_samples() {
 }
 
 #[test]
-fn a_body_cut_off_anywhere_is_refused() {
+fn truncated_body_is_rejected() {
     for name in [
         "discussion.comment.create.older",
         "repo.content.update.bucket",
@@ -394,7 +394,7 @@ fn a_body_cut_off_anywhere_is_refused() {
     ] {
         let body = common::sample(name).to_string();
         for end in 0..body.len() {
-            let problem = refusal(&body.as_bytes()[..end]);
+            let problem = error_of(&body.as_bytes()[..end]);
             assert_eq!(
                 problem.what, "expected more, found the end of the body",
                 "{name} {end}"
@@ -424,13 +424,13 @@ fn long_numbers_in_text_are_text() {
 }
 
 #[test]
-fn a_number_of_the_longest_length_is_read() {
+fn longest_allowed_number_is_read() {
     let body = |zeros: usize| {
         let number = format!("0.{}1", "0".repeat(zeros));
         format!(r#"{{"event": {{"action": "a", "scope": "b"}}, "x": {number}}}"#)
     };
     assert!(view_of(body(65_533).as_bytes()).is_ok());
-    let problem = refusal(body(65_534).as_bytes());
+    let problem = error_of(body(65_534).as_bytes());
     assert_eq!(
         problem.what,
         "expected a number of at most 65536 characters"
@@ -440,7 +440,7 @@ fn a_number_of_the_longest_length_is_read() {
 #[test]
 fn messages_are_one_line() {
     for key in [r"a\nb", r"\u001b[31m", r"\r", r"\u0085", r"\u2028"] {
-        let problem = refusal(format!(r#"{{"{key}": NaN}}"#).as_bytes());
+        let problem = error_of(format!(r#"{{"{key}": NaN}}"#).as_bytes());
         let message = problem.to_string();
         let breaks = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
         assert!(!message.contains(breaks), "{message:?}");
@@ -550,7 +550,7 @@ fn exercise(body: &[u8]) {
 
 proptest! {
     #[test]
-    fn decoding_any_bytes_changes_no_place(body in prop::collection::vec(any::<u8>(), 0..64)) {
+    fn decoding_keeps_the_length(body in prop::collection::vec(any::<u8>(), 0..64)) {
         if let Ok(text) = decode(&body) {
             prop_assert_eq!(text.len(), body.len());
         }
@@ -568,18 +568,18 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_read_or_refused(body in prop::collection::vec(any::<u8>(), 0..64)) {
+    fn any_bytes_are_read_or_rejected(body in prop::collection::vec(any::<u8>(), 0..64)) {
         exercise(&body);
     }
 
     #[test]
-    fn any_pieces_are_read_or_refused(body in pieces(), whole in any::<bool>()) {
+    fn any_pieces_are_read_or_rejected(body in pieces(), whole in any::<bool>()) {
         let event = r#""event": {"action": "create", "scope": "discussion"}"#;
         exercise(&if whole { format!("{{{body}{event}}}") } else { body }.into_bytes());
     }
 
     #[test]
-    fn any_damage_to_a_sample_is_read_or_refused(
+    fn any_damaged_sample_is_read_or_rejected(
         name in prop::sample::select(sample_names()),
         damages in prop::collection::vec((any::<prop::sample::Index>(), 0_usize..8, pieces()), 1..4),
     ) {
@@ -595,7 +595,7 @@ proptest! {
     }
 
     #[test]
-    fn any_value_anywhere_in_a_sample_is_read_or_refused(
+    fn any_value_in_a_sample_is_read_or_rejected(
         name in prop::sample::select(sample_names()),
         at in any::<prop::sample::Index>(),
         value in json_text(),
@@ -608,7 +608,7 @@ proptest! {
     }
 
     #[test]
-    fn any_key_given_twice_is_read_or_refused(
+    fn duplicate_key_is_read_or_rejected(
         name in prop::sample::select(sample_names()),
         key in prop::sample::select(&DOCUMENTED_KEYS),
         first in json_text(),
@@ -623,7 +623,7 @@ proptest! {
     }
 
     #[test]
-    fn any_word_of_the_future_survives(action in any::<String>(), scope in any::<String>(), kind in any::<String>()) {
+    fn unknown_values_are_kept(action in any::<String>(), scope in any::<String>(), kind in any::<String>()) {
         let mut body = common::sample("repo.create");
         body["event"] = json!({ "action": action, "scope": scope });
         body["repo"]["type"] = kind.as_str().into();

@@ -87,7 +87,7 @@ fn table() {
 }
 
 #[test]
-fn matching_gives_the_places_in_order() {
+fn match_returns_positions_in_order() {
     let filter = |path: &str| {
         Filter::new(Criteria {
             path: Some(vec![path.into()]),
@@ -103,7 +103,7 @@ fn matching_gives_the_places_in_order() {
 }
 
 #[test]
-fn filters_compare_by_their_criteria() {
+fn filters_are_compared_by_criteria() {
     let on = |scope: &str| {
         let scopes = vec![
             ScopeOrClass::Scope(scope.into()),
@@ -235,17 +235,17 @@ fn word(pattern: &'static str) -> impl Strategy<Value = Option<Vec<String>>> {
 
 proptest! {
     #[test]
-    fn any_pattern_meets_any_path(pattern in any::<String>(), path in any::<String>()) {
+    fn any_pattern_accepts_any_path(pattern in any::<String>(), path in any::<String>()) {
         path_matches(&pattern, &path);
     }
 
     #[test]
-    fn special_characters_meet_any_path(pattern in "[ab*?\\[\\]{}\\\\,!^/-]{1,12}", path in "[ab/\\[\\]-]{0,8}") {
+    fn special_characters_accept_any_path(pattern in "[ab*?\\[\\]{}\\\\,!^/-]{1,12}", path in "[ab/\\[\\]-]{0,8}") {
         path_matches(&pattern, &path);
     }
 
     #[test]
-    fn patterns_mean_what_they_say(
+    fn patterns_match_as_documented(
         pattern in "([ab?]|\\*[ab/?]|\\{a,b[ab?]?\\}|/|/\\*\\*/){0,6}(\\*|/\\*\\*)?",
         path in "[ab]{1,2}(/[ab]{1,2}){0,4}",
     ) {
@@ -294,7 +294,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_explained_is_one_line_whoever_chose_the_names(
+    fn explanation_is_one_line_for_any_name(
         criteria in any_criteria(),
         sample in prop::sample::select(&SAMPLES),
         places in prop::sample::subsequence(&NAMES[..], 0..NAMES.len()),

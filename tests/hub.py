@@ -1,4 +1,4 @@
-"""A stand-in for the Hub: what the guides ask of its API, and the deliveries that follow."""
+"""A stand-in for the Hub: the part of its API that the guides use, and its deliveries."""
 
 # ruff: noqa: EM101, FAST003 - the Hub's own codes are no messages; dependencies take the parameters
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Repo:
         return self.name if self.type == "model" else f"{self.type}s/{self.name}"
 
     def find(self, revision: str) -> str:
-        """Give the commit that a branch, a tag, a full ref or a commit means."""
+        """Return the commit that a branch, a tag, a full ref or a commit means."""
         for ref in (revision, f"refs/heads/{revision}", f"refs/tags/{revision}"):
             if ref in self.refs:
                 return self.refs[ref]
@@ -127,14 +127,14 @@ class Job:
 
 @dataclass
 class SentDelivery:
-    """A delivery that was sent, and what the receiver answered."""
+    """A delivery that was sent, and the response to it."""
 
     id: str
     payload: dict[str, Any]
     url: str
     secret: str | None
     status: int = 0
-    said: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -146,7 +146,7 @@ class SentDelivery:
 
 
 class Hub:
-    """What the stand-in knows, for tests to look at; it is changed through its API."""
+    """The state of the stand-in, for tests to read; it changes through the API."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -166,7 +166,7 @@ class Hub:
         return next(self._ids)
 
     def sign_up(self, name: str) -> HfApi:
-        """Make an account, and give the real client that is logged in with it."""
+        """Make an account, and return the real client that is logged in with it."""
         token = f"hf_{name}"
         self.users[token] = User(name, self.new_id())
         return HfApi(endpoint=self.url, token=token)
@@ -178,7 +178,7 @@ class Hub:
         return self.repos[path]
 
     def commit(self, repo: Repo, ref: str, files: dict[str, bytes]) -> str:
-        """Put files on a ref, and tell the webhooks."""
+        """Put files on a ref, and notify the webhooks."""
         before = repo.refs.get(ref)
         sha = hashlib.sha1(self.new_id().encode(), usedforsecurity=False).hexdigest()
         repo.commits[sha] = files
@@ -187,16 +187,16 @@ class Hub:
 
     def move(self, repo: Repo, ref: str, before: str | None, sha: str) -> None:
         repo.refs[ref] = sha
-        self.tell(
+        self.notify(
             "repo.content.update",
             repo,
             {"repo.headSha": repo.refs[MAIN], "updatedRefs": [changed(ref, before, sha)]},
         )
 
-    def tell_discussion(
+    def notify_discussion(
         self, sample: str, repo: Repo, discussion: Discussion, comment: Comment | None = None
     ) -> None:
-        """Tell the webhooks of a discussion, with the comment that the Hub sends along."""
+        """Notify the webhooks of a discussion, with its comment."""
         url = f"{self.url}/{repo.path}/discussions/{discussion.num}"
         api_url = f"{self.url}/api/{repo.type}s/{repo.name}/discussions/{discussion.num}"
         changes: dict[str, Any] = {
@@ -217,10 +217,10 @@ class Hub:
                 "comment.content": comment.content,
                 "comment.url.web": f"{url}#{comment.id}",
             }
-        self.tell(sample, repo, changes)
+        self.notify(sample, repo, changes)
 
-    def tell(self, sample: str, repo: Repo, changes: dict[str, Any]) -> None:
-        """Tell every webhook that watches the repository, in the shape of a sample."""
+    def notify(self, sample: str, repo: Repo, changes: dict[str, Any]) -> None:
+        """Notify every webhook that watches the repository, in the shape of a sample."""
         about = {
             "repo.type": repo.type,
             "repo.name": repo.name,
@@ -239,26 +239,26 @@ class Hub:
                     self._run(webhook, mine)
 
     def send_again(self, delivery: SentDelivery) -> SentDelivery:
-        """Send a delivery anew with its own id, and give the new answer."""
+        """Send a delivery again with its id, and return it with the new response."""
         again = SentDelivery(delivery.id, delivery.payload, delivery.url, delivery.secret)
         self._send(again)
         return again
 
     def settle(self) -> list[SentDelivery]:
-        """Wait until all deliveries were answered, and give them."""
-        wait_until(lambda: not self._unsent, "deliveries are not answered")
+        """Wait for the responses to all deliveries, and return the deliveries."""
+        wait_until(lambda: not self._unsent, "deliveries have no response")
         return self.deliveries
 
     def replay(self) -> None:
-        """Press Replay for all that was accepted, once its run is over, and wait for the new run.
+        """Replay each accepted delivery after its run has ended, and wait for the new run.
 
-        While handlers run, the same delivery is answered `in_progress`. Any other answer tells
-        that the run before is over, so the second one tells it of the replay.
+        While handlers run, the response is `in_progress`. Any other response means that the run
+        has ended. So each delivery is sent twice: the second time waits for the replay.
         """
-        accepted = [each for each in self.settle() if each.said["status"] == "accepted"]
+        accepted = [each for each in self.settle() if each.data["status"] == "accepted"]
         for delivery in accepted * 2:
             wait_until(
-                lambda delivery=delivery: self.send_again(delivery).said["status"] != "in_progress",
+                lambda delivery=delivery: self.send_again(delivery).data["status"] != "in_progress",
                 "a handler does not end",
             )
 
@@ -283,15 +283,15 @@ class Hub:
         if delivery.secret is not None:
             headers["X-Webhook-Secret"] = delivery.secret
         body = compact(delivery.payload)
-        # Not through a proxy of this machine; and no answer is an answer to look at.
+        # Not through a proxy of this machine. A missing response is noted as an error.
         try:
-            answer = httpx.post(
+            response = httpx.post(
                 delivery.url, content=body, headers=headers, timeout=PATIENCE, trust_env=False
             )
-            delivery.said = answer.json()
-            delivery.status = answer.status_code
+            delivery.data = response.json()
+            delivery.status = response.status_code
         except (httpx.HTTPError, ValueError) as error:
-            delivery.said = {"error": repr(error)}
+            delivery.data = {"error": repr(error)}
 
     def _run(self, webhook: dict[str, Any], payload: dict[str, Any]) -> None:
         """Start a Job as the Hub does: a copy of the source with the delivery in its environment.
@@ -362,7 +362,7 @@ TheUser = Annotated[User, Depends(user_of)]
 TheRepo = Annotated[Repo, Depends(repo_of)]
 TheDiscussion = Annotated[Discussion, Depends(discussion_of)]
 
-# All are async and wait for nothing, so the loop runs one after the other: no locks.
+# All are async and never wait, so the loop runs them in sequence and they need no locks.
 api = FastAPI(redirect_slashes=False)
 
 
@@ -389,7 +389,7 @@ async def create_repo(hub: TheHub, user: TheUser, asked: Payload) -> dict[str, A
     sha = hashlib.sha1(repo.id.encode(), usedforsecurity=False).hexdigest()
     repo.refs[MAIN] = sha
     repo.commits[sha] = {".gitattributes": b""}
-    hub.tell("repo.create", repo, {"repo.headSha": sha})
+    hub.notify("repo.create", repo, {"repo.headSha": sha})
     return {"url": f"{hub.url}/{repo.path}", "name": repo.name, "id": repo.id}
 
 
@@ -429,12 +429,12 @@ async def cancel_job(hub: TheHub, user: TheUser, job_id: str) -> dict[str, Any]:
 
 @api.post("/v1/chat/completions")
 async def chat(asked: Payload) -> dict[str, Any]:
-    """Be a language model of few words: repeat what the user says, mentions and all."""
-    said = f"You said: {asked['messages'][-1]['content']}"
+    """Reply as a language model: repeat the message of the user with its mentions."""
+    answer = f"You said: {asked['messages'][-1]['content']}"
     choice = {
         "index": 0,
         "finish_reason": "stop",
-        "message": {"role": "assistant", "content": said},
+        "message": {"role": "assistant", "content": answer},
     }
     return {"id": "1", "created": 1, "model": "echo", "choices": [choice], "usage": {}}
 
@@ -472,16 +472,16 @@ async def commit(
             files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
         else:
             files.pop(line["value"]["path"])
-    ref, said = f"refs/heads/{revision}", {}
+    ref, data = f"refs/heads/{revision}", {}
     if create_pr:
         opened = open_discussion(
             hub, user, repo, header["summary"], header["description"], pull_request=True
         )
         opened.base = parent
         ref = f"refs/pr/{opened.num}"
-        said["pullRequestUrl"] = f"{hub.url}/{repo.path}/discussions/{opened.num}"
+        data["pullRequestUrl"] = f"{hub.url}/{repo.path}/discussions/{opened.num}"
     sha = hub.commit(repo, ref, files)
-    return {**said, "commitUrl": f"{hub.url}/{repo.path}/commit/{sha}", "commitOid": sha}
+    return {**data, "commitUrl": f"{hub.url}/{repo.path}/commit/{sha}", "commitOid": sha}
 
 
 @api.post("/api/{kind}/{owner}/{name}/tag/{revision}")
@@ -508,7 +508,7 @@ async def list_discussions(
         for each in reversed(repo.discussions)
         if author in (None, each.author.name)
         and type in ("all", "pull_request" if each.is_pull_request else "discussion")
-        # What is not open any more is closed to this filter, merged pull requests too.
+        # For this filter merged pull requests are closed too.
         and status in ("all", "open" if each.status == "open" else "closed")
     ]
     start = p * PAGE
@@ -547,8 +547,8 @@ async def create_comment(
     hub: TheHub, user: TheUser, repo: TheRepo, discussion: TheDiscussion, asked: Payload
 ) -> dict[str, Any]:
     comment = Comment(hub.new_id(), user, asked["comment"])
-    # Told first, so that whoever sees the comment can wait for its delivery.
-    hub.tell_discussion("discussion.comment.create", repo, discussion, comment)
+    # Notify first: a test that sees the comment can then wait for its delivery.
+    hub.notify_discussion("discussion.comment.create", repo, discussion, comment)
     discussion.comments.append(comment)
     return {"newMessage": comment.as_json()}
 
@@ -567,7 +567,7 @@ async def edit_comment(
         raise HTTPException(403, "This is somebody else's comment.")
     comment.content = asked["content"]
     comment.edits += 1
-    hub.tell_discussion("discussion.comment.update", repo, discussion, comment)
+    hub.notify_discussion("discussion.comment.update", repo, discussion, comment)
     return {"updatedComment": comment.as_json()}
 
 
@@ -576,7 +576,7 @@ async def change_status(
     hub: TheHub, user: TheUser, repo: TheRepo, discussion: TheDiscussion, asked: Payload
 ) -> dict[str, Any]:
     discussion.status = asked["status"]
-    hub.tell_discussion("discussion.update.closed", repo, discussion)
+    hub.notify_discussion("discussion.update.closed", repo, discussion)
     event = {"id": hub.new_id(), "type": "status-change", "createdAt": now(), "author": {}}
     return {"newStatus": {**event, "data": {"status": asked["status"]}}}
 
@@ -588,7 +588,7 @@ async def merge(
     base, proposed = repo.commits[discussion.base], repo.files(f"refs/pr/{discussion.num}")
     changes = {path: text for path, text in proposed.items() if base.get(path) != text}
     discussion.status = "merged"
-    hub.tell_discussion("discussion.update.merged", repo, discussion)
+    hub.notify_discussion("discussion.update.merged", repo, discussion)
     hub.commit(repo, MAIN, {**repo.files(), **changes})
     return {}
 
@@ -622,7 +622,7 @@ def open_discussion(
     post = Comment(hub.new_id(), user, description)
     opened = Discussion(hub.new_id(), num, title, user, pull_request, [post])
     repo.discussions.append(opened)
-    hub.tell_discussion("discussion.create", repo, opened, post)
+    hub.notify_discussion("discussion.create", repo, opened, post)
     return opened
 
 
@@ -639,7 +639,7 @@ def summary(repo: Repo, discussion: Discussion) -> dict[str, Any]:
 
 
 class App:
-    """The stand-in as an ASGI application with a state of its own, which notes every request."""
+    """The stand-in as an ASGI application with its own state; it notes every request."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub

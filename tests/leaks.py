@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-# A thread that was told to end may need this long on a busy machine.
+# A stopping thread may need this long on a busy machine.
 ENDS_WITHIN = 10
 
 
@@ -20,7 +20,7 @@ class Resources(NamedTuple):
 
     @classmethod
     def current(cls) -> Resources:
-        """Return those that run now."""
+        """Return the running ones."""
         threads = (thread for thread in threading.enumerate() if not thread.daemon)
         return cls(frozenset(threads), frozenset(_children()))
 
@@ -40,7 +40,7 @@ class Resources(NamedTuple):
 
 
 def _children() -> set[int]:
-    # Only Linux lists them in files. Elsewhere the check covers threads alone.
+    # Only Linux lists child processes in files. Elsewhere the check covers only threads.
     lists = Path("/proc/self/task").glob("*/children")
     return {int(pid) for each in lists for pid in _read(each).split()}
 

@@ -39,7 +39,7 @@ def find_python(version: str, environ: Mapping[str, str] = os.environ) -> Path |
 
 
 def environment(version: str, *requirements: str) -> Path:
-    """Return the interpreter of an environment with these packages, made once and kept.
+    """Return the interpreter of a cached environment with these packages.
 
     Skips the test if there is no such Python, or if the packages cannot be installed.
     """

@@ -32,7 +32,7 @@ proptest! {
     }
 
     #[test]
-    fn narrowing_ends_at_a_documented_scope_or_changes_nothing(scope in "[a-z.]{0,12}|repo[.a-z]{0,9}|discussion[.a-z]{0,9}", action in "[a-z]{1,6}") {
+    fn narrowing_ends_at_a_documented_scope(scope in "[a-z.]{0,12}|repo[.a-z]{0,9}|discussion[.a-z]{0,9}", action in "[a-z]{1,6}") {
         let narrowed = scope::narrow(&scope, &action);
         prop_assert!(narrowed == (&*scope, &*action) || scope::is_documented(narrowed.0));
         prop_assert_eq!(scope::narrow(narrowed.0, narrowed.1), narrowed);

@@ -54,7 +54,7 @@ fn table() {
 }
 
 #[test]
-fn bytes_that_are_no_text_are_a_wrong_secret() {
+fn non_text_bytes_are_a_wrong_secret() {
     let verifier = Verifier::new(["right"]).expect("a secret");
     let headers = vec![(b"X-Webhook-Secret".to_vec(), b"\xff\xfe".to_vec())];
     assert_outcome(&verify(&verifier, &headers, None), "mismatch");
@@ -126,7 +126,7 @@ const TEXT: &str = "[ab%+ 2]{1,4}";
 
 proptest! {
     #[test]
-    fn nothing_but_a_secret_is_accepted(
+    fn only_the_secret_is_accepted(
         secrets in prop::collection::vec(TEXT, 1..4),
         value in prop_oneof![
             prop::collection::vec(any::<u8>(), 0..4),
@@ -145,7 +145,7 @@ proptest! {
     }
 
     #[test]
-    fn a_secret_in_the_query_is_accepted_as_it_is_encoded(secret in "[!-~]{1,12}", others in "[ab=&]{0,6}") {
+    fn encoded_secret_in_the_query_is_accepted(secret in "[!-~]{1,12}", others in "[ab=&]{0,6}") {
         let verifier = Verifier::new([&secret]).expect("a secret");
 let encoded = utf8_percent_encode(&secret, NON_ALPHANUMERIC);
         let query = format!("?{others}&secret={encoded}");
@@ -153,7 +153,7 @@ let encoded = utf8_percent_encode(&secret, NON_ALPHANUMERIC);
     }
 
     #[test]
-    fn any_query_is_judged(query in any::<String>()) {
+    fn any_query_is_accepted_or_rejected(query in any::<String>()) {
         let verifier = Verifier::new(["not in there"]).expect("a secret");
         prop_assert!(verify(&verifier, &Vec::new(), Some(&query)).is_err());
     }

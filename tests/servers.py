@@ -1,4 +1,4 @@
-"""Servers: in processes of their own, started as a user starts them, and in this one."""
+"""Servers: in separate processes, started as a user starts them, and in this one."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ROOT = Path(__file__).parents[1]
-# The bound of every wait: no test passes or fails by time alone.
+# The limit of every wait: no test depends on time alone.
 PATIENCE = 60
 SECRET = "moon"
 UVICORN = ("-m", "uvicorn", "app:app", "--port", "{port}")
 
 
 class Server:
-    """A server that runs in a process of its own."""
+    """A server that runs in a separate process."""
 
     def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         self.port = port
@@ -64,11 +64,11 @@ class Server:
         return self.request(path, "POST", secret=secret, content=content, **options)
 
     def output(self) -> str:
-        """Give all it printed so far, on both streams."""
+        """Return all it printed so far, on both streams."""
         return self._log.read_text("utf-8", "replace")
 
     def wait_until(self, is_so: Callable[[], bool], failure: str) -> None:
-        """Wait until something is so; it fails with what the server printed."""
+        """Wait until a condition holds; on failure show the output of the server."""
         deadline = time.monotonic() + PATIENCE
         while not is_so():
             if self._process.poll() is not None and not is_so():
@@ -78,16 +78,16 @@ class Server:
             time.sleep(0.02)
 
     def wait_for(self, text: str) -> str:
-        """Wait until it printed the text, and give all it printed."""
+        """Wait until it printed the text, and return all it printed."""
         self.wait_until(lambda: text in self.output(), f"did not print `{text}`")
         return self.output()
 
-    def wait_until_it_listens(self) -> None:
-        """Wait until its port takes connections."""
+    def wait_until_listening(self) -> None:
+        """Wait until its port accepts connections."""
         self.wait_until(self._listens, f"does not listen on port {self.port}")
 
-    def wait_until_it_is_deaf(self) -> None:
-        """Wait until its port takes no more connections."""
+    def wait_until_closed(self) -> None:
+        """Wait until its port accepts no more connections."""
         self.wait_until(lambda: not self._listens(), f"still listens on port {self.port}")
 
     def terminate(self) -> None:
@@ -104,21 +104,21 @@ class Server:
         return self._process.poll() is not None
 
     def kill(self) -> None:
-        """End it with SIGKILL, which it cannot see coming."""
+        """Kill it with SIGKILL."""
         self._process.kill()
         self.wait()
 
     def wait(self) -> int:
-        """Wait until it ended, and give its exit code."""
+        """Wait until it ended, and return its exit code."""
         return self._process.wait(PATIENCE)
 
     def stop(self) -> int:
-        """Ask it to end, wait until it did, and give its exit code."""
+        """Ask it to end, wait until it did, and return its exit code."""
         self.terminate()
         return self.wait()
 
     def end(self) -> None:
-        """End it, whatever it does, and all that it started."""
+        """End the server and all processes that it started."""
         try:
             if self._process.poll() is None:
                 self.stop()
@@ -126,7 +126,7 @@ class Server:
             self._process.kill()
             self.wait()
         finally:
-            # Gradio leaves its Node server behind, and now and then a worker.
+            # Gradio leaves its Node server behind, and sometimes a worker.
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
@@ -137,7 +137,7 @@ class Server:
 
 
 def wait_until(is_so: Callable[[], object], failure: str = "it never became so") -> None:
-    """Wait until something is so."""
+    """Wait until a condition holds."""
     deadline = time.monotonic() + PATIENCE
     while not is_so():
         assert time.monotonic() < deadline, failure
@@ -145,7 +145,7 @@ def wait_until(is_so: Callable[[], object], failure: str = "it never became so")
 
 
 def ask_for_websocket(server: Server, path: str) -> bytes:
-    """Ask for a websocket, and give the response's first line."""
+    """Ask for a websocket, and return the response's first line."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
         connection.sendall(
             f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nConnection: Upgrade\r\n"
@@ -184,14 +184,14 @@ def started(
     """Run a server until the block ends.
 
     Args:
-        folder: where it runs.
-        command: what the interpreter is given; `{port}` stands for a free port, in `environ` too.
+        folder: the working directory.
+        command: the arguments of the interpreter; `{port}` is a free port, in `environ` too.
             By default uvicorn with `app:app`.
         script: the text of `app.py` in that folder.
-        prints: what it prints when it is ready; without it, it is ready when its port listens.
+        prints: the output that shows it is ready; by default it is ready when its port listens.
         python: the interpreter.
         environ: variables to set, or with None to leave out; WEBHOOK_SECRET is `moon` by default,
-            and what is delivered is kept in memory.
+            and deliveries are stored in memory.
     """
     port = free_port()
     if script is not None:
@@ -221,7 +221,7 @@ def started(
         server = Server(process, port, log)
         try:
             if prints is None:
-                server.wait_until_it_listens()
+                server.wait_until_listening()
             else:
                 server.wait_for(prints)
             yield server
@@ -289,7 +289,7 @@ def _is_of_server(task: asyncio.Task[Any]) -> bool:
 
 @contextmanager
 def serve(app: Any, **options: Any) -> Generator[int]:
-    """Serve an app on a port of its own until the block ends, when no task of ours is left."""
+    """Serve an app on a free port until the block ends; then no task may be left."""
     global _served  # noqa: PLW0603 - the check of each test reads the count
     _served += 1
     server = _Server(uvicorn.Config(app, port=0, log_config=None, **options))

@@ -1,4 +1,4 @@
-"""Kills a server again and again while it takes deliveries, and looks for what got lost."""
+"""Kill a server repeatedly while it receives deliveries, and look for lost ones."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ async def not_sync(event, context):
 
 
 class Report(NamedTuple):
-    """What a soak found."""
+    """The result of a soak."""
 
     acknowledged: int
     runs: int
-    interrupted: int
-    """How many runs were started more than once, as they must be when the process dies."""
+    crashed: int
+    """The number of runs that started more than once, as after a crash."""
 
 
 def soak(folder: Path, rounds: int) -> Report:
-    """Deliver while the server is killed at random moments; raise if anything is not as promised.
+    """Deliver while the server is killed at random moments; raise if a guarantee does not hold.
 
     Args:
-        folder: where the app, its log and what its handlers write are.
-        rounds: how often it is killed.
+        folder: the folder of the app, its store and the files of its handlers.
+        rounds: the number of kills.
     """
     sender = _Sender()
     for _ in range(rounds):
@@ -66,24 +66,26 @@ def soak(folder: Path, rounds: int) -> Report:
         _remember_what_is_done(folder, sender.done)
     with started(folder, script=_APP, environ={"HUBHOOKS_DELIVERIES": None}) as server:
         sender.finish(server)
-        log = SqliteStore(folder / "hubhooks.db")
-        server.wait_until(lambda: set(log.stats().states) == {"succeeded"}, "does not end its work")
+        store = SqliteStore(folder / "hubhooks.db")
+        server.wait_until(
+            lambda: set(store.stats().states) == {"succeeded"}, "does not end its work"
+        )
     counts = _counts(folder)
     missing = [(i, name) for i in sender.acknowledged for name in _HANDLERS if not counts[i, name]]
     assert not missing, f"acknowledged, and never run: {missing}"
     again = [run for run, count in sender.done.items() if counts[run] != count]
     assert not again, f"recorded as done, and run again: {again}"
-    interrupted = sum(count > 1 for count in counts.values())
-    return Report(len(sender.acknowledged), len(counts), interrupted)
+    crashed = sum(count > 1 for count in counts.values())
+    return Report(len(sender.acknowledged), len(counts), crashed)
 
 
 class _Sender:
-    """Sends as the Hub does: what got no 2xx answer is sent again, all else never."""
+    """Send as the Hub does: only a delivery without a 2xx response is sent again."""
 
     def __init__(self) -> None:
         self.acknowledged: set[str] = set()
         self.done: dict[tuple[str, str], int] = {}
-        self._unanswered: set[str] = set()
+        self._unacknowledged: set[str] = set()
         self._number = 0
         self._lock = threading.Lock()
         self._is_over = threading.Event()
@@ -105,14 +107,14 @@ class _Sender:
             thread.join(PATIENCE)
 
     def finish(self, server: Server) -> None:
-        while self._unanswered:
-            self._send_one(server.port, self._unanswered.pop())
+        while self._unacknowledged:
+            self._send_one(server.port, self._unacknowledged.pop())
 
     def _send_many(self, port: int) -> None:
         while not self._is_over.is_set():
             with self._lock:
-                if self._unanswered:
-                    delivery_id = self._unanswered.pop()
+                if self._unacknowledged:
+                    delivery_id = self._unacknowledged.pop()
                 else:
                     self._number += 1
                     delivery_id = f"d{self._number}"
@@ -133,16 +135,16 @@ class _Sender:
         finally:
             connection.close()
         is_acknowledged = status // 100 == 2
-        (self.acknowledged if is_acknowledged else self._unanswered).add(delivery_id)
+        (self.acknowledged if is_acknowledged else self._unacknowledged).add(delivery_id)
         return is_acknowledged
 
 
 def _remember_what_is_done(folder: Path, done: dict[tuple[str, str], int]) -> None:
     counts = _counts(folder)
-    for record in SqliteStore(folder / "hubhooks.db").list(limit=1_000_000):
-        for run in record.runs:
+    for delivery in SqliteStore(folder / "hubhooks.db").list(limit=1_000_000):
+        for run in delivery.runs:
             if run.state == "succeeded":
-                done.setdefault((record.id, run.handler), counts[record.id, run.handler])
+                done.setdefault((delivery.id, run.handler), counts[delivery.id, run.handler])
 
 
 def _counts(folder: Path) -> Counter[tuple[str, str]]:

@@ -21,7 +21,7 @@ def cases(table: str, key: str) -> pytest.MarkDecorator:
 
 
 def body_of(row: dict[str, Any]) -> dict[str, Any]:
-    """Give the body a row asks for: its `sample`, with `set` and `drop` applied."""
+    """Return the body of a row: its `sample`, with `set` and `drop` applied."""
     body = with_overrides(sample_json(row["sample"]), row.get("set", {}))
     for path in row.get("drop", []):
         *parents, last = path.split(".")

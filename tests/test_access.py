@@ -1,4 +1,4 @@
-"""Who may see a payload, replay a delivery, or find a secret."""
+"""Access to payloads, replays and secrets."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ HOST = "ada.lan:7860"
         # A GET has no Origin.
         {"referer": "http://ada.lan:8000/page", "host": HOST},
         {"referer": "http://ada.lan", "host": HOST},
-        # Sec-Fetch-Site decides alone.
+        # Only Sec-Fetch-Site decides.
         {"sec-fetch-site": "same-site", "origin": "http://ada.lan:7860", "host": HOST},
         {"sec-fetch-site": "cross-site", "host": HOST},
         {"Sec-Fetch-Site": "cross-site"},
         {"sec-fetch-site": "Same-Origin"},
     ],
 )
-def test_a_page_of_another_origin_is_not_trusted(headers: dict[str, str]) -> None:
+def test_page_of_another_origin_is_not_trusted(headers: dict[str, str]) -> None:
     assert is_cross_site(headers)
 
 
@@ -88,7 +88,7 @@ def test_a_page_of_another_origin_is_not_trusted(headers: dict[str, str]) -> Non
         {"sec-fetch-site": "none", "host": "10.0.0.1"},
     ],
 )
-def test_a_page_of_the_same_origin_and_a_program_are_trusted(headers: dict[str, str]) -> None:
+def test_same_origin_and_programs_are_trusted(headers: dict[str, str]) -> None:
     assert not is_cross_site(headers)
 
 
@@ -127,14 +127,14 @@ def list_deliveries(server: Server, token: str) -> httpx.Response:
     return server.request("/deliveries", headers={"Authorization": f"Bearer {token}"})
 
 
-def test_wrong_tokens_never_lock_the_right_one_out(guarded: Server) -> None:
+def test_wrong_tokens_never_block_the_right_one(guarded: Server) -> None:
     for _ in range(7):
         assert list_deliveries(guarded, "wrong").status_code == 403
         assert list_deliveries(guarded, TOKEN).status_code == 200
     assert "rejected an admin token" in guarded.output()
 
 
-def test_a_flood_of_wrong_tokens_blocks_nobody(guarded: Server) -> None:
+def test_flood_of_wrong_tokens_blocks_no_admin(guarded: Server) -> None:
     async def ask(client: httpx.AsyncClient, token: str) -> int:
         headers = {"Authorization": f"Bearer {token}"}
         return (await client.get("/deliveries", headers=headers)).status_code
@@ -157,7 +157,7 @@ def test_a_flood_of_wrong_tokens_blocks_nobody(guarded: Server) -> None:
 
 
 class Minutes:
-    """A clock, and a `sleep` that ends when the test says so."""
+    """A clock, and a `sleep` that the test ends."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -181,29 +181,29 @@ def admin_token(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("admin_token")
-def test_waiting_attempts_are_bounded() -> None:
+def test_number_of_waiting_attempts_is_bounded() -> None:
     async def attempt() -> Counter[str]:
         minutes = Minutes()
         guard = minutes.guard()
         assert [await guard.check_delayed("wrong") for _ in range(5)] == ["wrong"] * 5
         assert minutes.waits == []
-        late = [asyncio.ensure_future(guard.check_delayed("wrong")) for _ in range(5000)]
+        delayed = [asyncio.ensure_future(guard.check_delayed("wrong")) for _ in range(5000)]
         await asyncio.sleep(0)
         right: Any = [await guard.check_delayed(TOKEN) for _ in range(3)]
         assert right == ["right"] * 3
-        late[0].cancel()  # that frees its place
-        await asyncio.gather(late[0], return_exceptions=True)
-        late[0] = asyncio.ensure_future(guard.check_delayed("wrong"))
+        delayed[0].cancel()  # that frees its place
+        await asyncio.gather(delayed[0], return_exceptions=True)
+        delayed[0] = asyncio.ensure_future(guard.check_delayed("wrong"))
         await asyncio.sleep(0)
         assert len(minutes.waits) == 4001
         minutes.go_on.set()
-        return Counter(await asyncio.gather(*late))
+        return Counter(await asyncio.gather(*delayed))
 
     assert asyncio.run(attempt()) == {"wrong": 4000, "busy": 1000}
 
 
 @pytest.mark.usefixtures("admin_token")
-def test_the_delay_grows_with_the_rate_and_ends() -> None:
+def test_delay_grows_with_the_rate_and_ends() -> None:
     async def attempt() -> None:
         minutes = Minutes()
         minutes.go_on.set()
@@ -278,7 +278,7 @@ LOGGING_SERVERS = {
         "gunicorn", "-k", "uvicorn_worker.UvicornWorker", "--access-logfile", "-", "--bind",
         "127.0.0.1:{port}",
     ),
-    # It logs the query in `%(r)s` and `%(q)s`, whatever the app does.
+    # It always logs the query in `%(r)s` and `%(q)s`.
     "gunicorn, asgi": (
         "gunicorn", "-k", "asgi", "--access-logfile", "-", "--access-logformat",
         '%(h)s "%(m)s %(U)s %(H)s" %(s)s', "--bind", "127.0.0.1:{port}",
@@ -294,7 +294,7 @@ LOGGING_SERVERS = {
         *(("uvicorn, h11", app, None) for app in ("prefixed", "mount", "hooks")),
     ],
 )
-def test_no_access_log_has_a_query_of_ours(
+def test_access_log_has_no_query_of_the_router(
     tmp_path: Path, name: str, app: str, token: str | None
 ) -> None:
     package, *options = LOGGING_SERVERS[name]
@@ -312,12 +312,12 @@ def test_no_access_log_has_a_query_of_ours(
                 server.request(f"{path}?%73ecret=s3cret-moon", method)
             assert ask_for_websocket(server, f"{path}?secret=s3cret-moon")
         assert server.post("/webhooks/hub?secret=moon", BODY, secret=None).status_code == 200
-        said = server.wait_for('"POST /webhooks/hub/a/b/')
-        assert "s3cret-moon" not in said
-        assert "?secret=" not in said
+        output = server.wait_for('"POST /webhooks/hub/a/b/')
+        assert "s3cret-moon" not in output
+        assert "?secret=" not in output
 
 
-def test_routes_of_the_app_below_the_router_keep_their_query(tmp_path: Path) -> None:
+def test_other_routes_keep_their_query_in_the_log(tmp_path: Path) -> None:
     pytest.importorskip("fastapi")
     command = ("-m", "uvicorn", "app:fastapi", "--port", "{port}")
     with started(tmp_path, *command, script=PATHS) as server:
@@ -327,8 +327,8 @@ def test_routes_of_the_app_below_the_router_keep_their_query(tmp_path: Path) -> 
         assert server.request("/webhooks/hub/typo?page=2").json() == {"detail": "Not Found"}
         assert server.request("/webhooks/hubs?page=2").status_code == 404
         for query in ("", "?page=2"):
-            refused = server.request(f"/webhooks/hub{query}", "PROPFIND")
-            assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
+            rejected = server.request(f"/webhooks/hub{query}", "PROPFIND")
+            assert (rejected.status_code, rejected.headers["allow"]) == (405, "POST")
         assert server.request("/openapi.json").json()["paths"].keys() == {
             "/webhooks/hub", "/webhooks/hub/mine", "/webhooks/hub/slash/",
         }  # fmt: skip
@@ -344,7 +344,7 @@ CREDENTIALS = [
     "X-Original-Url", "X-Rewrite-Url", "X-Envoy-Original-Path", "X-Forwarded-Uri", "Referer",
     "X-Hub-Signature-256", "Webhook-Signature", "Baggage", "Tracestate", "Pragma", "Link",
 ]  # fmt: skip
-# What httpx adds.
+# Headers that httpx adds.
 TRANSPORT = {"host", "accept", "accept-encoding", "connection", "content-length"}
 COPIED_URLS = [
     "/hook?secret=s3cret-moon", "/hook?SECRET=s3cret-moon", "/hook?%73ecret=s3cret-moon",
@@ -352,7 +352,7 @@ COPIED_URLS = [
 ]  # fmt: skip
 
 
-def test_no_credential_of_a_proxy_is_stored(tmp_path: Path) -> None:
+def test_proxy_credentials_are_not_stored(tmp_path: Path) -> None:
     environ = {"HUBHOOKS_DELIVERIES": None, "HUBHOOKS_ADMIN_TOKEN": TOKEN}
     kept = {
         "User-Agent": "hub/1.0", "Content-Type": "application/json", "Webhook-Id": "d1",
@@ -364,7 +364,7 @@ def test_no_credential_of_a_proxy_is_stored(tmp_path: Path) -> None:
     headers += [
         (name, url) for name in ("X-Original-Url", "Via", "X-Forwarded-Host") for url in COPIED_URLS
     ]
-    # The webhook's secret itself, where a proxy puts it.
+    # The webhook's secret itself, in the headers of a proxy.
     secrets = ("moon", "1.1 moon", "for=10.0.0.1;host=moon", 'by="moon"', "a, moon")
     headers += [(name, value) for name in ("Via", "Forwarded", "X-B3-TraceId") for value in secrets]
     with started(tmp_path, script=APP, environ=environ) as server:
@@ -384,7 +384,7 @@ def test_no_credential_of_a_proxy_is_stored(tmp_path: Path) -> None:
 # ---- delivery ids ------------------------------------------------------------------------------
 
 
-def test_a_delivery_id_cannot_control_a_terminal(tmp_path: Path) -> None:
+def test_delivery_id_cannot_control_a_terminal(tmp_path: Path) -> None:
     controls = "".join(map(chr, range(0x80, 0xA0))) + "\xad"
     delivery_id = f"d\xe9{controls}31m"
     script = "import logging; logging.basicConfig(level=logging.INFO)" + APP
@@ -394,9 +394,9 @@ def test_a_delivery_id_cannot_control_a_terminal(tmp_path: Path) -> None:
         with httpx.Client(base_url=server.url, trust_env=False, timeout=PATIENCE) as client:
             for body, status in ((BODY, 200), (b"no JSON", 202)):
                 assert client.post("/", content=body, headers=headers).status_code == status
-        said = server.wait_for("response 202")
-        assert "d\xe9\\x80" in said
-        assert not any(sign in said for sign in controls)
+        output = server.wait_for("response 202")
+        assert "d\xe9\\x80" in output
+        assert not any(sign in output for sign in controls)
         admin = {"Authorization": f"Bearer {TOKEN}"}
         (shown,) = server.request("/deliveries", headers=admin).json()["deliveries"]
         assert shown["id"].isprintable()

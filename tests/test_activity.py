@@ -48,10 +48,10 @@ class Clock:
         return self.now
 
 
-class House(NamedTuple):
+class ActivityHarness(NamedTuple):
     """An activity with its store."""
 
-    log: Any
+    store: Any
     hooks: Webhooks
     activity: Activity
     woken: list[int]
@@ -67,34 +67,34 @@ class House(NamedTuple):
         facts = {"scope": scope, "action": "create", "repo": repo}
         if not handlers:
             more.setdefault("skipped", "unhandled")
-        return self.log.accept(None, body, handlers, **facts, **more).id
+        return self.store.accept(None, body, handlers, **facts, **more).id
 
     def replay(self, delivery_id: str, handlers: Sequence[str] = ()) -> Replayed:
         return asyncio.run(self.activity.replay(delivery_id, handlers))
 
     def end(self, delivery_id: str, handler: str, *how: str) -> None:
-        self.log.finish_run(self.log.claim(delivery_id, handler), *how)
-        self.log.flush()
+        self.store.finish_run(self.store.claim(delivery_id, handler), *how)
+        self.store.flush()
 
 
 @pytest.fixture(params=["memory", "disk"])
-def house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[House]:
-    log: DeliveryStore = SqliteStore(
+def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ActivityHarness]:
+    store: DeliveryStore = SqliteStore(
         ":memory:" if request.param == "memory" else tmp_path / "hubhooks.db"
     )
-    log.open()
-    log.recover()
+    store.open()
+    store.recover()
     hooks = Webhooks("moon", deliveries=":memory:")
     woken: list[int] = []
-    yield House(
-        log, hooks, Activity(log, hooks, lambda: hooks.verifier, lambda: woken.append(1)), woken
+    yield ActivityHarness(
+        store, hooks, Activity(store, hooks, lambda: hooks.verifier, lambda: woken.append(1)), woken
     )
-    log.close()
+    store.close()
 
 
 # ---- anonymous visitors ------------------------------------------------------------------------
 
-# What the body says of the repository, and if an anonymous visitor sees its name.
+# Fields of the repository in the body, and if an anonymous visitor sees its name.
 PRIVACY: dict[str, tuple[dict[str, Any], bool]] = {
     "public": ({"private": False}, True),
     "private": ({"private": True}, False),
@@ -106,81 +106,83 @@ PRIVACY: dict[str, tuple[dict[str, Any], bool]] = {
 
 @pytest.mark.parametrize("case", PRIVACY)
 def test_anonymous_visitors_see_public_repositories_only(
-    house: House, body: Callable[..., bytes], case: str
+    harness: ActivityHarness, body: Callable[..., bytes], case: str
 ) -> None:
     changes, is_public = PRIVACY[case]
     web = f"https://huggingface.co/datasets/{NAME}"
     given = json.loads(body("repo.create", repo__name=NAME, repo__url__web=web))
     given["repo"].update(changes)
-    house.put(json.dumps(given).encode(), "heard")
-    (row,) = house.activity.page(trusted=False).rows
+    harness.put(json.dumps(given).encode(), "reply")
+    (row,) = harness.activity.page(trusted=False).rows
     assert row.state == "queued"
     assert (row.event, row.repo) == (("repo create", NAME) if is_public else ("", ""))
     assert (row.id, row.handlers, row.reason) == ("", "", "")
     assert row.is_private is not is_public
     assert row.links.repo == (web if is_public else "")
-    (row,) = house.activity.page(trusted=True).rows
-    assert (row.event, row.repo, row.handlers) == ("repo create", NAME, "heard")
+    (row,) = harness.activity.page(trusted=True).rows
+    assert (row.event, row.repo, row.handlers) == ("repo create", NAME, "reply")
     assert row.id
     assert not row.is_private
 
 
-def test_anonymous_visitors_see_only_the_state_of_a_malformed_delivery(house: House) -> None:
-    house.put(b'{"repo": {"private": false', skipped="malformed", reason="line 1", repo=NAME)
-    (row,) = house.activity.page(trusted=False).rows
+def test_anonymous_visitors_see_only_the_malformed_state(harness: ActivityHarness) -> None:
+    harness.put(b'{"repo": {"private": false', skipped="malformed", reason="line 1", repo=NAME)
+    (row,) = harness.activity.page(trusted=False).rows
     assert row == Row(row.received_at, "malformed")
 
 
-def test_anonymous_visitors_see_no_name_that_differs_from_the_body(
-    house: House, body: Callable[..., bytes]
+def test_anonymous_visitors_see_only_names_of_the_body(
+    harness: ActivityHarness, body: Callable[..., bytes]
 ) -> None:
-    house.put(body("repo.create", repo__name="ada-labs/other", repo__private=False), repo=NAME)
-    (row,) = house.activity.page(trusted=False).rows
+    harness.put(body("repo.create", repo__name="ada-labs/other", repo__private=False), repo=NAME)
+    (row,) = harness.activity.page(trusted=False).rows
     assert row.repo == ""
 
 
-def test_repository_that_became_private_is_hidden(house: House, body: Callable[..., bytes]) -> None:
-    house.put(body("repo.create", repo__name=NAME, repo__private=False))
-    house.put(body("repo.create", repo__name=NAME, repo__private=True))
-    rows = house.activity.page(trusted=False).rows
+def test_repository_that_became_private_is_hidden(
+    harness: ActivityHarness, body: Callable[..., bytes]
+) -> None:
+    harness.put(body("repo.create", repo__name=NAME, repo__private=False))
+    harness.put(body("repo.create", repo__name=NAME, repo__private=True))
+    rows = harness.activity.page(trusted=False).rows
     assert [(row.repo, row.is_private) for row in rows] == [("", True)] * 2
 
 
 @pytest.mark.slow
-def test_reused_id_is_checked_again(house: House, body: Callable[..., bytes]) -> None:
+def test_reused_id_is_checked_again(harness: ActivityHarness, body: Callable[..., bytes]) -> None:
     """The cache knows deliveries, not ids."""
 
     def receive(*, private: bool) -> None:
         content = body("repo.create", repo__name=NAME, repo__private=private)
-        house.log.accept("d1", content, (), "unhandled", repo=NAME)
+        harness.store.accept("d1", content, (), "unhandled", repo=NAME)
 
     receive(private=False)
-    assert house.activity.page(trusted=False).rows[0].repo == NAME
+    assert harness.activity.page(trusted=False).rows[0].repo == NAME
     receive(private=True)
     deadline = time.monotonic() + PATIENCE
-    while house.activity.page(trusted=False).rows[0].repo:
+    while harness.activity.page(trusted=False).rows[0].repo:
         assert time.monotonic() < deadline
 
 
-def test_only_admins_see_rejections(house: House) -> None:
-    house.put(skipped="unhandled")
-    house.log.count_rejections(int(time.time() // 60), "secret wrong", 3)
-    assert house.activity.guard.check("wrong") == "wrong"
-    assert house.activity.overview(trusted=False) == ({"unhandled": 1}, {}, {})
-    rejections = house.activity.overview(trusted=True).rejections
+def test_only_admins_see_rejections(harness: ActivityHarness) -> None:
+    harness.put(skipped="unhandled")
+    harness.store.count_rejections(int(time.time() // 60), "secret wrong", 3)
+    assert harness.activity.guard.check("wrong") == "wrong"
+    assert harness.activity.overview(trusted=False) == ({"unhandled": 1}, {}, {})
+    rejections = harness.activity.overview(trusted=True).rejections
     assert rejections["admin token wrong"] == 1
     assert rejections["secret wrong"] == 3
 
 
-def test_pages_follow_each_other(house: House) -> None:
-    ids = [house.put(skipped="unhandled") for _ in range(13)][::-1]
-    first = house.activity.page(trusted=True)
+def test_pages_follow_each_other(harness: ActivityHarness) -> None:
+    ids = [harness.put(skipped="unhandled") for _ in range(13)][::-1]
+    first = harness.activity.page(trusted=True)
     assert ([row.id for row in first.rows], first.is_last) == (ids[:12], False)
-    second = house.activity.page(number=1, trusted=True)
+    second = harness.activity.page(number=1, trusted=True)
     assert ([row.id for row in second.rows], second.is_last) == (ids[12:], True)
     for number, right in ((-5, 0), (10**9, 99)):
-        assert house.activity.page(number=number, trusted=True).number == right
-    assert house.activity.page("failed", trusted=True).rows == ()
+        assert harness.activity.page(number=number, trusted=True).number == right
+    assert harness.activity.page("failed", trusted=True).rows == ()
 
 
 # ---- access ------------------------------------------------------------------------------------
@@ -190,7 +192,7 @@ def make_guard(clock: Clock) -> AdminTokenGuard:
     return AdminTokenGuard(lambda: Verifier("moon"), clock)
 
 
-def test_only_the_admin_token_is_right() -> None:
+def test_admin_token_is_accepted() -> None:
     check = make_guard(Clock()).check
     assert [check(word) for word in (TOKEN, f" {TOKEN}\n", TOKEN.upper(), "", "moon")] == [
         "right", "right", "wrong", "wrong", "wrong",
@@ -199,11 +201,11 @@ def test_only_the_admin_token_is_right() -> None:
 
 
 @pytest.mark.parametrize("token", ["\ud800" * 20, "x" * 5000, "\0" * 20])
-def test_any_other_token_is_wrong(token: str) -> None:
+def test_other_tokens_are_rejected(token: str) -> None:
     assert make_guard(Clock()).check(token) == "wrong"
 
 
-def test_wrong_tokens_never_lock_the_right_one_out(logged: Callable[[], list[str]]) -> None:
+def test_wrong_tokens_never_block_the_right_one(logged: Callable[[], list[str]]) -> None:
     clock = Clock()
     guard = make_guard(clock)
     assert [guard.check("wrong") for _ in range(1000)] == ["wrong"] * 1000
@@ -248,7 +250,7 @@ def test_session_key_is_valid_in_its_session_for_hours() -> None:
     assert not sessions.is_valid(key, "mine")
 
 
-def test_session_key_can_be_revoked_and_the_oldest_is_dropped() -> None:
+def test_session_keys_are_revoked_and_the_oldest_dropped() -> None:
     sessions = AdminSessions(Clock())
     first, second = sessions.issue("mine"), sessions.issue("mine")
     assert first != second
@@ -273,7 +275,7 @@ def login(name: object = "ada", until: object = 2000) -> dict[str, Any]:
         (login("Ada"), "ada/tide", True, False),
         (login(until=999), "ada/tide", True, False),
         (login(until=None), "ada/tide", True, False),
-        # Gradio signs with a key that everybody knows, or pretends the login.
+        # Gradio signs with a public key, or simulates the login.
         (login(), "ada/tide", False, False),
         (login(), None, True, False),
         (login(""), "/tide", True, False),
@@ -285,7 +287,7 @@ def login(name: object = "ada", until: object = 2000) -> dict[str, Any]:
         ({"oauth_info": {"userinfo": "ada", "expires_at": 2000}}, "ada/tide", True, False),
     ],
 )
-def test_the_owner_of_the_space_is_known_by_a_signed_login(
+def test_signed_login_identifies_the_owner_of_the_space(
     session: dict[str, Any] | None, space: str | None, is_signed: bool, is_owner: bool
 ) -> None:
     assert is_space_owner(session, space, is_signed=is_signed, now=1000) is is_owner
@@ -308,36 +310,38 @@ def test_the_owner_of_the_space_is_known_by_a_signed_login(
         ),
     ],
 )
-def test_a_page_of_another_site_is_known(headers: dict[str, str], is_cross: bool) -> None:
+def test_page_of_another_site_is_recognised(headers: dict[str, str], is_cross: bool) -> None:
     assert is_cross_site(headers) is is_cross
 
 
 # ---- details and Replay ------------------------------------------------------------------------
 
 
-def test_details_say_why_and_what_can_be_replayed(house: House, body: Callable[..., bytes]) -> None:
-    @house.hooks.on("repo")
+def test_details_show_reason_and_replayable_handlers(
+    harness: ActivityHarness, body: Callable[..., bytes]
+) -> None:
+    @harness.hooks.on("repo")
     def added_since(event: Any) -> None: ...
 
-    delivery = house.put(body("repo.create"), "heard")
-    assert house.activity.details("unknown") is None
-    details = house.activity.details(delivery)
+    delivery = harness.put(body("repo.create"), "reply")
+    assert harness.activity.details("unknown") is None
+    details = harness.activity.details(delivery)
     assert details is not None
     assert details.replay_blocked_reason == "its handlers have not finished yet"
-    house.end(delivery, "heard", "failed", "no tide", "Traceback")
-    details = house.activity.details(delivery)
+    harness.end(delivery, "reply", "failed", "no tide", "Traceback")
+    details = harness.activity.details(delivery)
     assert details is not None
     assert details.replay_blocked_reason == ""
-    name = "test_details_say_why_and_what_can_be_replayed.<locals>.added_since"
-    assert details.handlers == ("heard", name)
+    name = "test_details_show_reason_and_replayable_handlers.<locals>.added_since"
+    assert details.handlers == ("reply", name)
     assert any(name in line for line in details.explanations)
     assert details.payload["event"] == {"action": "create", "scope": "repo"}
     assert details.links.repo.startswith("https://huggingface.co/")
-    said = delivery_json(details.delivery, is_whole=True)
-    assert said["runs"][0]["error"] == "no tide"
-    assert said["body"] == json.loads(body("repo.create"))
+    data = delivery_json(details.delivery, is_whole=True)
+    assert data["runs"][0]["error"] == "no tide"
+    assert data["body"] == json.loads(body("repo.create"))
     assert "body" not in delivery_json(details.delivery)
-    json.dumps(said)
+    json.dumps(data)
 
 
 HUB = "https://huggingface.co"
@@ -382,65 +386,65 @@ LINKS: dict[str, tuple[str, dict[str, Any], tuple[str, str]]] = {
 
 
 @pytest.mark.parametrize("case", LINKS)
-def test_links_lead_to_the_named_pages_of_the_hub(house: House, case: str) -> None:
+def test_links_lead_to_the_named_pages_of_the_hub(harness: ActivityHarness, case: str) -> None:
     sample, changes, links = LINKS[case]
     given = with_overrides(sample_json(sample), changes)
-    delivery = house.put(json.dumps(given).encode(), repo=given["repo"]["name"])
-    details = house.activity.details(delivery)
+    delivery = harness.put(json.dumps(given).encode(), repo=given["repo"]["name"])
+    details = harness.activity.details(delivery)
     assert details is not None
     assert (details.links.repo, details.links.discussion) == links
     for trusted in (False, True):
-        (row,) = house.activity.page(trusted=trusted).rows
+        (row,) = harness.activity.page(trusted=trusted).rows
         is_shown = trusted or given["repo"]["private"] is False
         assert row.links == (details.links if is_shown else Links())
 
 
-def test_hide_unhandled_lists_all_other_states(house: House) -> None:
+def test_hide_unhandled_lists_all_other_states(harness: ActivityHarness) -> None:
     kept: list[str] = []
     for number in range(14):
-        house.put(skipped="unhandled")
-        kept.append(house.put(b"{}", "one"))
+        harness.put(skipped="unhandled")
+        kept.append(harness.put(b"{}", "one"))
         if number % 2:
-            house.end(kept[-1], "one", "failed")
+            harness.end(kept[-1], "one", "failed")
     for trusted in (True, False):
-        first = house.activity.page(hide_unhandled=True, trusted=trusted)
-        second = house.activity.page(number=1, hide_unhandled=True, trusted=trusted)
+        first = harness.activity.page(hide_unhandled=True, trusted=trusted)
+        second = harness.activity.page(number=1, hide_unhandled=True, trusted=trusted)
         states = [row.state for row in (*first.rows, *second.rows)]
         assert states == ["failed", "queued"] * 7
         assert (first.is_last, second.is_last) == (False, True)
-    ids = [row.id for row in house.activity.page(hide_unhandled=True, trusted=True).rows]
+    ids = [row.id for row in harness.activity.page(hide_unhandled=True, trusted=True).rows]
     assert ids == kept[:1:-1]
-    unhandled = house.activity.page("unhandled", hide_unhandled=True, trusted=True)
+    unhandled = harness.activity.page("unhandled", hide_unhandled=True, trusted=True)
     assert len(unhandled.rows) == 12
 
 
-def test_replay_runs_what_heard_it_or_what_is_named(
-    house: House, body: Callable[..., bytes]
+def test_replay_runs_finished_or_named_handlers(
+    harness: ActivityHarness, body: Callable[..., bytes]
 ) -> None:
-    delivery = house.put(body("repo.create"), "one", "two")
-    assert house.replay(delivery).blocked_reason == "its handlers have not finished yet"
-    house.end(delivery, "one", "succeeded")
-    house.end(delivery, "two", "failed")
-    assert house.replay("unknown").blocked_reason == "there is no such delivery"
-    assert "does not match this delivery" in house.replay(delivery, ["three"]).blocked_reason
-    assert house.woken == []
-    assert house.replay(delivery, ["two"]) == (("two",), "")
-    assert house.woken == [1]
-    assert house.log.get(delivery).run("one").state == "succeeded"
-    house.end(delivery, "two", "succeeded")
-    assert house.replay(delivery).handlers == ("one", "two")
+    delivery = harness.put(body("repo.create"), "one", "two")
+    assert harness.replay(delivery).blocked_reason == "its handlers have not finished yet"
+    harness.end(delivery, "one", "succeeded")
+    harness.end(delivery, "two", "failed")
+    assert harness.replay("unknown").blocked_reason == "there is no such delivery"
+    assert "does not match this delivery" in harness.replay(delivery, ["three"]).blocked_reason
+    assert harness.woken == []
+    assert harness.replay(delivery, ["two"]) == (("two",), "")
+    assert harness.woken == [1]
+    assert harness.store.get(delivery).run("one").state == "succeeded"
+    harness.end(delivery, "two", "succeeded")
+    assert harness.replay(delivery).handlers == ("one", "two")
 
 
-@pytest.mark.parametrize("house", ["disk"], indirect=True)
+@pytest.mark.parametrize("harness", ["disk"], indirect=True)
 def test_replay_waits_while_another_process_writes(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    harness: ActivityHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    delivery = house.put(b"{}", "one")
-    house.end(delivery, "one", "failed")
-    other = sqlite3.connect(house.log.path, isolation_level=None)
+    delivery = harness.put(b"{}", "one")
+    harness.end(delivery, "one", "failed")
+    other = sqlite3.connect(harness.store.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     tries: list[str] = []
-    replay = house.log.replay
+    replay = harness.store.replay
 
     def replay_and_let_go(*arguments: Any) -> Any:
         tries.append(delivery)
@@ -450,18 +454,20 @@ def test_replay_waits_while_another_process_writes(
             other.execute("ROLLBACK")
             raise
 
-    monkeypatch.setattr(house.log, "replay", replay_and_let_go)
-    assert house.replay(delivery) == (("one",), "")
+    monkeypatch.setattr(harness.store, "replay", replay_and_let_go)
+    assert harness.replay(delivery) == (("one",), "")
     assert len(tries) == 2
-    assert house.woken == [1]
+    assert harness.woken == [1]
     other.close()
 
 
-def test_replay_runs_what_would_hear_it_now(house: House, body: Callable[..., bytes]) -> None:
-    delivery = house.put(body("repo.create"))
-    assert house.replay(delivery).blocked_reason == "no handler matches it"
-    house.hooks.on("repo", name="added since")(lambda event: None)
-    assert house.replay(delivery) == (("added since",), "")
+def test_replay_runs_handlers_that_match_now(
+    harness: ActivityHarness, body: Callable[..., bytes]
+) -> None:
+    delivery = harness.put(body("repo.create"))
+    assert harness.replay(delivery).blocked_reason == "no handler matches it"
+    harness.hooks.on("repo", name="added since")(lambda event: None)
+    assert harness.replay(delivery) == (("added since",), "")
 
 
 @pytest.mark.parametrize(
@@ -476,8 +482,8 @@ def test_replay_runs_what_would_hear_it_now(house: House, body: Callable[..., by
         (b'{"x": "' + b"x" * 300_000 + b'"}', {"(too long to show here)": "300009 bytes"}),
     ],
 )  # fmt: skip
-def test_every_payload_can_be_shown(house: House, content: bytes, shown: object) -> None:
-    details = house.activity.details(house.put(content, skipped="malformed"))
+def test_every_payload_is_shown(harness: ActivityHarness, content: bytes, shown: object) -> None:
+    details = harness.activity.details(harness.put(content, skipped="malformed"))
     assert details is not None
     payload = details.payload
     while isinstance(payload, list):
@@ -491,7 +497,7 @@ def test_every_payload_can_be_shown(house: House, content: bytes, shown: object)
 
 @pytest.fixture
 def asked(ask: Callable[..., Any]) -> Callable[..., Any]:
-    """Ask an app as somebody does who knows the token."""
+    """Send a request to an app with the admin token."""
 
     def asked(
         hooks: Webhooks, path: str, method: str = "GET", *, query: str = "", body: bytes = b"",
@@ -521,23 +527,23 @@ PATHS = [("/deliveries", "GET"), ("/deliveries/d1", "GET"), ("/deliveries/d1/rep
 
 
 @pytest.mark.parametrize(("path", "method"), PATHS)
-def test_without_the_token_nothing_is_told(
+def test_api_requires_the_token(
     asked: Callable[..., Any], served: Webhooks, path: str, method: str
 ) -> None:
     reply = asked(served, path, method, token=None)
     assert (reply.status, reply.headers[b"www-authenticate"]) == (401, b"Bearer")
     for wrong in ("moon", "wrong", TOKEN[:-1], "\xe4" * 20):
         reply = asked(served, path, method, token=wrong)
-        assert (reply.status, reply.said) == (403, {"reason": "the admin token is wrong"})
+        assert (reply.status, reply.data) == (403, {"reason": "the admin token is wrong"})
     reply = asked(served, path, method, token=None, query=f"token={TOKEN}")
     assert reply.status == 401
     assert asked(served, path, method, token="wrong").status == 403
-    # Five wrong ones lock nobody out.
+    # Five wrong tokens do not block the right one.
     assert asked(served, path, method).status != 403
 
 
 @pytest.mark.parametrize(("path", "method"), PATHS)
-def test_without_a_token_of_its_own_the_app_takes_deliveries_only(
+def test_app_without_admin_token_has_no_api(
     asked: Callable[..., Any],
     served: Webhooks,
     monkeypatch: pytest.MonkeyPatch,
@@ -548,31 +554,29 @@ def test_without_a_token_of_its_own_the_app_takes_deliveries_only(
     assert asked(served, path, method).status == (405 if method == "GET" else 401)
 
 
-def test_a_token_that_is_no_good_says_so_and_opens_nothing(
+def test_unusable_token_is_503_with_the_reason(
     asked: Callable[..., Any], served: Webhooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HUBHOOKS_ADMIN_TOKEN", "moon")
     reply = asked(served, "/deliveries", token="moon")
     assert reply.status == 503
-    assert "HUBHOOKS_ADMIN_TOKEN must be" in reply.said["reason"]
+    assert "HUBHOOKS_ADMIN_TOKEN must be" in reply.data["reason"]
 
 
-def test_the_list_can_be_narrowed_and_read_in_pages(
-    asked: Callable[..., Any], served: Webhooks
-) -> None:
+def test_list_has_filters_and_pages(asked: Callable[..., Any], served: Webhooks) -> None:
     def ids(query: str) -> list[str]:
-        said = asked(served, "/webhooks/deliveries", query=query).said
-        return [one["id"] for one in said["deliveries"]]
+        data = asked(served, "/webhooks/deliveries", query=query).data
+        return [one["id"] for one in data["deliveries"]]
 
     assert ids("") == ["d/2", "d1", "d0"]
     assert ids("scope=repo") == ids(f"repo={NAME}") == ids("before=d/2") == ["d1", "d0"]
     assert ids("state=failed") == ids("since=2100-01-01T00:00:00Z") == []
     assert ids("since=2020-01-01T00:00:00%2B01:00") == ids("since=2020-01-01T00:00:00+01:00") != []
     reply = asked(served, "/deliveries", query="limit=2")
-    assert (len(reply.said["deliveries"]), reply.said["before"]) == (2, "d1")
+    assert (len(reply.data["deliveries"]), reply.data["before"]) == (2, "d1")
     assert reply.headers[b"cache-control"] == b"no-store"
-    assert asked(served, "/deliveries", query="limit=1&before=d1").said["before"] is None
-    assert all("body" not in one for one in reply.said["deliveries"])
+    assert asked(served, "/deliveries", query="limit=1&before=d1").data["before"] is None
+    assert all("body" not in one for one in reply.data["deliveries"])
 
 
 @pytest.mark.parametrize(
@@ -581,36 +585,34 @@ def test_the_list_can_be_narrowed_and_read_in_pages(
      "limit=0000000019999", f"limit=1{'0' * 5000}",
      "since=2020-01-01", "page=1"],
 )  # fmt: skip
-def test_a_list_that_cannot_be_is_refused(
+def test_invalid_list_query_is_rejected(
     asked: Callable[..., Any], served: Webhooks, query: str
 ) -> None:
     assert asked(served, "/deliveries", query=query).status == 400
 
 
-def test_one_delivery_is_told_whole(asked: Callable[..., Any], served: Webhooks) -> None:
-    said = asked(served, "/deliveries/d1").said
-    assert (said["id"], said["body"]["repo"]["private"]) == ("d1", True)
-    assert said["explanations"] == ["no handler is registered"]
+def test_single_delivery_has_all_details(asked: Callable[..., Any], served: Webhooks) -> None:
+    data = asked(served, "/deliveries/d1").data
+    assert (data["id"], data["body"]["repo"]["private"]) == ("d1", True)
+    assert data["explanations"] == ["no handler is registered"]
     raw = {"raw_path": b"/deliveries/d%2F2"}
-    assert asked(served, "/deliveries/d/2", **raw).said["id"] == "d/2"
+    assert asked(served, "/deliveries/d/2", **raw).data["id"] == "d/2"
     assert asked(served, "/deliveries/unknown").status == 404
 
 
 @pytest.mark.parametrize(
     "content", [b"[" * 980 + b"]" * 980, b"[" * 100_000, b'{"n": NaN}', b"\xff"]
 )
-def test_what_is_no_event_is_told_as_json_all_the_same(
+def test_malformed_delivery_is_shown_as_json(
     asked: Callable[..., Any], served: Webhooks, content: bytes
 ) -> None:
     served.store.accept("odd", content, skipped="malformed")
     reply = asked(served, "/deliveries/odd")
     assert reply.status == 200
-    json.dumps(reply.said, allow_nan=False)
+    json.dumps(reply.data, allow_nan=False)
 
 
-def test_a_replay_that_is_cut_off_replays_nothing(
-    ask: Callable[..., Any], served: Webhooks
-) -> None:
+def test_cut_off_replay_request_replays_nothing(ask: Callable[..., Any], served: Webhooks) -> None:
     served.on("repo", name="one")(lambda event: None)
     chunks = (b'{"handlers": [', b"")
     headers = {"authorization": f"Bearer {TOKEN}"}
@@ -622,13 +624,13 @@ def test_a_replay_that_is_cut_off_replays_nothing(
         served, b"", headers=headers, path="/deliveries/d1/replay", stays=False, ends=False
     )
     assert asyncio.run(asking).status == 400
-    record = served.deliveries.get("d1")
-    assert record is not None
-    assert record.state == "unhandled"
+    delivery = served.deliveries.get("d1")
+    assert delivery is not None
+    assert delivery.state == "unhandled"
 
 
 @pytest.mark.parametrize("parser", ["h11", "httptools"])
-def test_a_replay_whose_sender_goes_away_replays_nothing(
+def test_disconnected_replay_request_replays_nothing(
     serve: Any, served: Webhooks, parser: str
 ) -> None:
     served.on("repo", name="one")(lambda event: None)
@@ -649,31 +651,31 @@ def test_a_replay_whose_sender_goes_away_replays_nothing(
         with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client:
             client.sendall(head.encode())
         assert over.wait(PATIENCE)
-    record = served.deliveries.get("d1")
-    assert record is not None
-    assert (record.state, record.runs, record.is_replay) == ("unhandled", [], False)
+    delivery = served.deliveries.get("d1")
+    assert delivery is not None
+    assert (delivery.state, delivery.runs, delivery.is_replay) == ("unhandled", [], False)
 
 
-def test_a_replay_is_asked_for_by_post(asked: Callable[..., Any], served: Webhooks) -> None:
+def test_replay_requires_post(asked: Callable[..., Any], served: Webhooks) -> None:
     def replay(delivery: str, body: bytes = b"") -> Any:
         return asked(served, f"/deliveries/{delivery}/replay", "POST", body=body)
 
     assert (replay("unknown").status, replay("d1").status) == (404, 409)
-    heard: list[str] = []
-    served.on("repo", name="one")(lambda event: heard.append(event.repo.name))
-    served.on("repo", name="two")(lambda event: heard.append("two"))
+    ran: list[str] = []
+    served.on("repo", name="one")(lambda event: ran.append(event.repo.name))
+    served.on("repo", name="two")(lambda event: ran.append("two"))
     for wrong in (b"[]", b"x", b'{"handlers": "one"}', b'{"handlers": [1]}', b"[" * 10_000):
         assert replay("d1", wrong).status == 400
     assert replay("d1", b'{"handlers": ["three"]}').status == 409
     assert replay("d1", b"x" * 100_000).status == 413
     reply = replay("d1", b'{"handlers": ["one"]}')
-    assert (reply.status, reply.said) == (202, {"delivery": "d1", "handlers": ["one"]})
+    assert (reply.status, reply.data) == (202, {"delivery": "d1", "handlers": ["one"]})
 
 
 @pytest.mark.parametrize(
     "path", ["/deliveries", "/deliveries/d1", "/deliveries/d1/replay/more", "/my-deliveries"]
 )
-def test_what_only_looks_similar_is_a_delivery(
+def test_path_similar_to_the_api_takes_deliveries(
     ask: Callable[..., Any], served: Webhooks, body: Callable[..., bytes], path: str
 ) -> None:
     async def deliver() -> Any:
@@ -681,4 +683,4 @@ def test_what_only_looks_similar_is_a_delivery(
             headers = {"x-webhook-secret": "moon"}
             return await ask(served, body("repo.create"), headers=headers, path=path)
 
-    assert asyncio.run(deliver()).said["status"] == "unhandled"
+    assert asyncio.run(deliver()).data["status"] == "unhandled"

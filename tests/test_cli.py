@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SECRET = "moon & tide+50%/x"
 ENCODED_SECRET = "moon%20%26%20tide%2B50%25%2Fx"
 
-# What would give the command a secret or a file, or colours though nobody looks at a terminal.
+# Variables that would set a secret, a file, or colours without a terminal.
 UNWANTED = {
     "FORCE_COLOR",
     "GITHUB_ACTIONS",
@@ -55,7 +55,7 @@ class Request(NamedTuple):
 
 @dataclass
 class Receiver:
-    """What the server under `url` answers, and what it was sent."""
+    """The responses of the server at `url`, and the requests that it got."""
 
     url: str = ""
     status: int = 202
@@ -73,7 +73,7 @@ class Receiver:
 def handler_for(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True  # else each answer waits for the client's delayed ACK
+        disable_nagle_algorithm = True  # else each response waits for the client's delayed ACK
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -88,7 +88,7 @@ def handler_for(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(receiver.body)
 
         def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-            """Stay silent."""
+            """Log nothing."""
 
     return Handler
 
@@ -109,7 +109,7 @@ def receiver() -> Iterator[Receiver]:
 
 @contextmanager
 def bound_socket(*, listening: bool) -> Iterator[str]:
-    """Own a port that refuses connections, or takes them and never answers."""
+    """Bind a port that refuses connections, or accepts them and never responds."""
     with socket.socket() as owner:
         owner.bind(("127.0.0.1", 0))
         if listening:
@@ -141,10 +141,10 @@ def hubhooks(
     return python("-m", "hubhooks.cli", *arguments, stdin=stdin, **environment)
 
 
-# ---- what is sent ----------------------------------------------------------------------------
+# ---- requests --------------------------------------------------------------------------------
 
 
-def test_a_sample_is_sent_as_the_hub_sends_it(receiver: Receiver) -> None:
+def test_sample_is_sent_as_the_hub_sends_it(receiver: Receiver) -> None:
     done = hubhooks("send", receiver.url, "--sample", "repo.create", WEBHOOK_SECRET=SECRET)
     assert (done.returncode, done.stderr) == (0, "")
     request = receiver.only
@@ -180,12 +180,12 @@ def test_every_sample_is_sent_in_order(receiver: Receiver) -> None:
     ]
 
 
-def test_a_repeated_delivery_has_a_fresh_id_each_time(receiver: Receiver) -> None:
+def test_each_repetition_has_a_fresh_id(receiver: Receiver) -> None:
     hubhooks("send", receiver.url, "--sample", "repo.create", "--repeat", "3")
     assert len({request.headers["webhook-id"] for request in receiver.requests}) == 3
 
 
-def test_a_given_id_is_repeated_as_in_a_retry(receiver: Receiver) -> None:
+def test_given_id_is_repeated_as_in_a_retry(receiver: Receiver) -> None:
     hubhooks("send", receiver.url, "--sample", "repo.create", "--repeat", "3", "--id", "again")
     assert [request.headers["webhook-id"] for request in receiver.requests] == ["again"] * 3
 
@@ -211,15 +211,15 @@ def test_a_file_is_sent_byte_for_byte(receiver: Receiver, tmp_path: Path, source
     assert ("body.json" if source == "file" else "(stdin)") in done.stdout
 
 
-def test_a_file_can_be_changed_too(receiver: Receiver) -> None:
+def test_fields_of_a_file_are_changed(receiver: Receiver) -> None:
     hubhooks(
         "send", receiver.url, "--file", "-", "--set", "a.b=1", stdin=b'{ "a": {"c": "\xc3\xa9"} }'
     )
     assert receiver.only.body == '{"a":{"c":"é","b":1}}'.encode()
 
 
-def test_so_many_are_sent_at_a_time(receiver: Receiver) -> None:
-    # Nobody is answered before three requests are there together.
+def test_concurrency_limits_requests(receiver: Receiver) -> None:
+    # No request gets a response before three have arrived.
     receiver.meeting = threading.Barrier(3, timeout=30)
     options = ("--sample", "repo.create", "--repeat", "9", "--concurrency", "3")
     assert hubhooks("send", receiver.url, *options).returncode == 0
@@ -232,10 +232,10 @@ def test_no_proxy_of_the_environment_is_used(receiver: Receiver) -> None:
     assert done.returncode == 0
 
 
-# ---- what is shown ---------------------------------------------------------------------------
+# ---- output ----------------------------------------------------------------------------------
 
 
-def test_json_lines_hold_the_whole_answer(receiver: Receiver) -> None:
+def test_json_lines_hold_the_whole_response(receiver: Receiver) -> None:
     done = hubhooks("send", receiver.url, "--sample", "repo.create", "--id", "d1", "--json")
     line = json.loads(done.stdout)
     assert line.pop("milliseconds") > 0
@@ -263,7 +263,7 @@ def test_json_lines_hold_the_whole_answer(receiver: Receiver) -> None:
         (b"", ""),
     ],
 )
-def test_any_answer_is_shown_on_one_line(receiver: Receiver, body: bytes, shown: str) -> None:
+def test_any_response_is_shown_on_one_line(receiver: Receiver, body: bytes, shown: str) -> None:
     receiver.body = body
     done = hubhooks("send", receiver.url, "--sample", "repo.create")
     assert done.returncode == 0
@@ -278,7 +278,7 @@ def test_many_repeated_deliveries_are_summed_up(receiver: Receiver) -> None:
     assert done.stderr == ""
 
 
-def test_a_terminal_sees_the_progress_of_many(receiver: Receiver) -> None:
+def test_terminal_shows_progress_of_many_deliveries(receiver: Receiver) -> None:
     options = ("--sample", "repo.create", "--repeat", "25")
     done = hubhooks("send", receiver.url, *options, FORCE_COLOR="1")
     assert "sending" in done.stderr
@@ -296,7 +296,7 @@ def test_a_terminal_sees_the_progress_of_many(receiver: Receiver) -> None:
         (503, ""),
     ],
 )
-def test_an_answer_that_is_not_2xx_fails(receiver: Receiver, status: int, hint: str) -> None:
+def test_non_2xx_response_fails(receiver: Receiver, status: int, hint: str) -> None:
     receiver.status = status
     done = hubhooks("send", receiver.url, "--sample", "repo.create", "--sample", "repo.move")
     assert done.returncode == 1
@@ -306,7 +306,7 @@ def test_an_answer_that_is_not_2xx_fails(receiver: Receiver, status: int, hint: 
     assert done.stderr.count("hint:") == bool(hint)
 
 
-def test_a_redirect_is_shown_and_not_followed(receiver: Receiver) -> None:
+def test_redirect_is_shown_and_not_followed(receiver: Receiver) -> None:
     receiver.status = 307
     receiver.headers = {"Location": f"/elsewhere/?secret={ENCODED_SECRET}"}
     options = ("--sample", "repo.create", "--secret", SECRET, "--secret-in", "query")
@@ -319,33 +319,33 @@ def test_a_redirect_is_shown_and_not_followed(receiver: Receiver) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("--json",)])
-def test_an_echoed_secret_is_not_shown(receiver: Receiver, options: tuple[str, ...]) -> None:
+def test_echoed_secret_is_not_shown(receiver: Receiver, options: tuple[str, ...]) -> None:
     receiver.body = json.dumps({"reason": f"no {SECRET}", "more": [{SECRET: SECRET}]}).encode()
     done = hubhooks("send", receiver.url, "--sample", "repo.create", "--secret", SECRET, *options)
     assert "no [secret]" in done.stdout
 
 
-def test_a_secret_in_the_url_itself_is_not_shown(receiver: Receiver) -> None:
+def test_secret_of_the_url_is_not_shown(receiver: Receiver) -> None:
     receiver.body = SECRET.encode()
     url = f"{receiver.url}?secret={ENCODED_SECRET}"
     assert "[secret]" in hubhooks("send", url, "--sample", "repo.create").stdout
 
 
-def test_help_shows_the_variable_and_not_its_value() -> None:
+def test_help_shows_the_variable_without_its_value() -> None:
     assert "WEBHOOK_SECRET" in hubhooks("send", "--help", WEBHOOK_SECRET=SECRET).stdout
 
 
-# ---- what goes wrong -------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------
 
 
-def test_deliveries_are_made_when_they_are_sent() -> None:
+def test_deliveries_are_built_when_sent() -> None:
     with bound_socket(listening=False) as url:
         done = hubhooks("send", url, "--all", "--repeat", f"{10**30}", "--concurrency", "3")
     assert done.returncode == 1
     assert done.stderr.startswith(f"hubhooks: cannot connect to {url}: ")
 
 
-def test_a_refused_connection_is_one_clear_error_for_all() -> None:
+def test_refused_connection_is_one_error_for_all() -> None:
     with bound_socket(listening=False) as url:
         address = url.replace("http://", "http://user:password@")
         done = hubhooks("send", f"{address}?secret={ENCODED_SECRET}", "--all")
@@ -356,7 +356,7 @@ def test_a_refused_connection_is_one_clear_error_for_all() -> None:
     assert hint == "hint: start the app first, and check the host and port of the URL"
 
 
-def test_a_refused_connection_is_a_json_line_too() -> None:
+def test_refused_connection_is_a_json_line() -> None:
     with bound_socket(listening=False) as url:
         done = hubhooks("send", url, "--all", "--json")
     line = json.loads(done.stdout)
@@ -364,7 +364,7 @@ def test_a_refused_connection_is_a_json_line_too() -> None:
     assert line["error"]
 
 
-def test_an_answer_that_never_comes_is_given_up() -> None:
+def test_missing_response_times_out() -> None:
     with bound_socket(listening=True) as url:
         done = hubhooks("send", url, "--sample", "repo.create", "--timeout", "0.1")
     assert done.returncode == 1
@@ -401,21 +401,21 @@ def test_an_answer_that_never_comes_is_given_up() -> None:
     ],
 )
 def test_a_wrong_option_is_a_usage_error(arguments: tuple[str, ...], message: str) -> None:
-    # These send nothing, so they need no process of their own.
+    # These commands send nothing, so they need no separate process.
     done = CliRunner().invoke(make_app(), arguments, input="[]", env={"COLUMNS": "250"})
     assert done.exit_code == 2
     assert done.stdout == ""
     assert message in Text.from_ansi(done.stderr).plain
 
 
-def test_a_usage_error_is_no_traceback() -> None:
+def test_usage_error_has_no_traceback() -> None:
     done = hubhooks("send", "http://x/")
     assert done.returncode == 2
     assert done.stderr.startswith("Usage: hubhooks send")
 
 
 @pytest.mark.parametrize("library", ["httpx", "rich", "typer"])
-def test_without_the_extra_the_command_says_what_to_install(library: str) -> None:
+def test_command_names_the_missing_extra(library: str) -> None:
     block = f"import sys; sys.modules[{library!r}] = None"
     done = python("-c", f"{block}; from hubhooks.cli import main; main()")
     assert done.returncode == 2
@@ -429,7 +429,7 @@ def test_without_the_extra_the_command_says_what_to_install(library: str) -> Non
 # ---- samples and version ---------------------------------------------------------------------
 
 
-def test_no_line_in_a_pipe_ends_with_a_blank(receiver: Receiver) -> None:
+def test_piped_lines_have_no_trailing_blanks(receiver: Receiver) -> None:
     some = ("--sample", "repo.create", "--sample", "repo.move")
     many = ("--sample", "repo.create", "--repeat", "21")
     for words in (("samples",), ("send", receiver.url, *some), ("send", receiver.url, *many)):

@@ -1,4 +1,4 @@
-"""What the commands print where the output is of another encoding, full, or closed."""
+"""Output of the commands to other encodings, full disks and closed streams."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hubhooks._store.sqlite import SqliteStore
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Of Western Europe, of China, and of neither.
+# A Western European character, a Chinese one, and an emoji.
 TEXT = "é 漢 🌊"
 ESCAPED = {
     "ascii": "\\xe9 \\u6f22 \\U0001f30a",
@@ -30,7 +30,7 @@ ESCAPED = {
     "cp936": "é 漢 \\U0001f30a",
     "utf-8": TEXT,
 }
-# How locales without UTF-8 print, but for those of Windows.
+# Encodings of locales without UTF-8, except those of Windows.
 LEGACY = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
@@ -41,16 +41,16 @@ needs_posix = pytest.mark.skipif(
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Make a log with three deliveries of such a text, each named by its state."""
+    """Make a store with three deliveries that have this text, each named by its state."""
     folder = tmp_path / TEXT
     folder.mkdir()
-    log = SqliteStore(folder / "hubhooks.db")
-    log.open()
-    log.recover()
+    store = SqliteStore(folder / "hubhooks.db")
+    store.open()
+    store.recover()
     payload = sample_json("discussion.comment.create")
     payload["comment"]["content"] = TEXT
     for name, ending in (("succeeded", "succeeded"), ("failed", "failed"), ("unhandled", None)):
-        log.accept(
+        store.accept(
             name,
             json.dumps(payload, ensure_ascii=False).encode(),
             [TEXT] if ending else [],
@@ -61,10 +61,10 @@ def path(tmp_path: Path) -> Path:
             repo=f"me/{TEXT}",
             headers=[(b"user-agent", b"caf\xe9")],
         )
-        if ending and (run := log.claim(name, TEXT)):
-            log.finish_run(run, ending, TEXT, f"Traceback\n  {TEXT}\n")  # type: ignore[arg-type]
-    log.count_rejections(0, "secret wrong", 3)
-    log.close()
+        if ending and (run := store.claim(name, TEXT)):
+            store.finish_run(run, ending, TEXT, f"Traceback\n  {TEXT}\n")  # type: ignore[arg-type]
+    store.count_rejections(0, "secret wrong", 3)
+    store.close()
     return folder / "hubhooks.db"
 
 
@@ -72,7 +72,7 @@ def hubhooks(
     *words: str | Path, options: tuple[str, ...] = (), environ: dict[str, str] | None = None,
     **streams: Any,
 ) -> subprocess.CompletedProcess[bytes]:  # fmt: skip
-    """Run the command in a process of its own, with its streams as given."""
+    """Run the command in a separate process, with the given streams."""
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
     done = subprocess.run(
         [sys.executable, *options, "-m", "hubhooks.cli", *words],
@@ -92,7 +92,7 @@ def deliveries(path: Path, *words: str, **options: Any) -> subprocess.CompletedP
     return hubhooks("deliveries", command, "--file", path, *more, **options)
 
 
-# The code that each exits with, and whether it prints the text.
+# Each command with its exit code, and whether it prints the text.
 COMMANDS = [
     (("list",), 0, True),
     (("list", "--json"), 0, False),
@@ -124,7 +124,7 @@ FAILING = [
         *((encoding, *command) for encoding in ESCAPED for command in COMMANDS[:3]),
     ],
 )
-def test_character_that_the_encoding_lacks_is_escaped(
+def test_unencodable_character_is_escaped(
     path: Path, encoding: str, words: tuple[str, ...], code: int, *, is_text_shown: bool
 ) -> None:
     done = deliveries(path, *words, environ={"PYTHONIOENCODING": encoding})
@@ -189,7 +189,7 @@ PRINTING = [
     ("list",), ("list", "--json"), ("show", "failed"), ("stats",),
     ("replay", "--failed", "--dry-run"), ("export", "succeeded", "--output", "-"),
 ]  # fmt: skip
-WITHOUT_A_LOG = [
+WITHOUT_A_STORE = [
     ("--help",), ("--version",), ("samples",), ("samples", "repo.create"), ("send", "--help"),
     ("deliveries", "--help"), ("deliveries", "list", "--help"),
 ]  # fmt: skip
@@ -201,7 +201,7 @@ FULL = b"hubhooks: cannot write to standard output: No space left on device"
 @pytest.mark.parametrize(
     ("words", "options"), [*((words, ()) for words in PRINTING), (("list",), ("-u",))]
 )
-def test_full_disk_is_one_line_and_exit_code_1(
+def test_full_disk_is_one_line_of_error(
     path: Path, words: tuple[str, ...], options: tuple[str, ...]
 ) -> None:
     with Path("/dev/full").open("wb") as full:
@@ -213,8 +213,8 @@ def test_full_disk_is_one_line_and_exit_code_1(
 
 @pytest.mark.slow
 @needs_full
-@pytest.mark.parametrize("words", WITHOUT_A_LOG)
-def test_full_disk_without_a_log_is_one_line_and_exit_code_1(words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("words", WITHOUT_A_STORE)
+def test_full_disk_without_a_store_is_one_line(words: tuple[str, ...]) -> None:
     with Path("/dev/full").open("wb") as full:
         done = hubhooks(*words, stdout=full)
     assert (done.returncode, done.stderr.splitlines()) == (1, [FULL])
@@ -226,26 +226,26 @@ def test_replay_to_a_full_disk_is_queued(path: Path) -> None:
         done = deliveries(path, "replay", "succeeded", stdout=full)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == FULL
-    record = SqliteStore(path).get("succeeded")
-    assert record is not None
-    assert record.state == "queued"
+    delivery = SqliteStore(path).get("succeeded")
+    assert delivery is not None
+    assert delivery.state == "queued"
 
 
 @pytest.mark.slow
 @needs_full
 @pytest.mark.parametrize(("words", "code"), FAILING)
-def test_full_disk_of_the_errors_keeps_the_exit_code(
+def test_full_disk_of_stderr_keeps_the_exit_code(
     path: Path, words: tuple[str, ...], code: int
 ) -> None:
     with Path("/dev/full").open("wb") as full:
         assert deliveries(path, *words, stderr=full).returncode == code
-        # What is wrong is told in the exit code, also where nothing can be printed.
+        # The exit code shows the error even if printing is impossible.
         assert deliveries(path, *words, stdout=full, stderr=full).returncode == code
 
 
 @contextmanager
 def closed_pipe() -> Iterator[int]:
-    """Give the end of a pipe that nobody reads any more."""
+    """Return the writing end of a pipe without a reader."""
     outer, inner = os.pipe()
     os.close(outer)
     try:
@@ -270,8 +270,8 @@ def test_closed_pipe_is_no_error(
 
 @pytest.mark.slow
 @needs_posix
-@pytest.mark.parametrize("words", WITHOUT_A_LOG)
-def test_closed_pipe_without_a_log_is_no_error(words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("words", WITHOUT_A_STORE)
+def test_closed_pipe_without_a_store_is_no_error(words: tuple[str, ...]) -> None:
     with closed_pipe() as pipe:
         done = hubhooks(*words, stdout=pipe)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -289,12 +289,12 @@ def test_closed_pipe_keeps_the_exit_code(path: Path, words: tuple[str, ...], cod
 @needs_posix
 def test_head_ends_a_long_list(tmp_path: Path) -> None:
     """The list is longer than a pipe holds, so it is cut off in the middle of a write."""
-    log = SqliteStore(tmp_path / "hubhooks.db")
-    log.open()
-    with log.transaction():
+    store = SqliteStore(tmp_path / "hubhooks.db")
+    store.open()
+    with store.transaction():
         for number in range(2_000):
-            log.accept(f"delivery-{number}", b"{}", ["a"], scope="repo" * 20)
-    log.close()
+            store.accept(f"delivery-{number}", b"{}", ["a"], scope="repo" * 20)
+    store.close()
     words = ("deliveries", "list", "--limit", "2000", "--json", "--file", tmp_path / "hubhooks.db")
     process = subprocess.Popen(
         [sys.executable, "-m", "hubhooks.cli", *words],
@@ -326,12 +326,12 @@ def test_closed_streams_are_no_error(
     )  # fmt: skip
     assert done.returncode == 0
     assert b"Traceback (most" not in done.stderr
-    record = SqliteStore(path).get("succeeded")
-    assert record is not None
+    delivery = SqliteStore(path).get("succeeded")
+    assert delivery is not None
 
 
 @needs_posix
-def test_closed_standard_input_is_told() -> None:
+def test_closed_standard_input_is_reported() -> None:
     code = "import os, sys; os.close(0); os.execv(sys.executable, sys.argv[1:])"
     words = ("send", "http://127.0.0.1:1/", "--file", "-")
     done = subprocess.run(
@@ -343,14 +343,14 @@ def test_closed_standard_input_is_told() -> None:
 
 
 @needs_posix
-def test_output_that_does_not_block_is_waited_for(path: Path) -> None:
+def test_non_blocking_output_is_awaited(path: Path) -> None:
     """A program that shares the output, such as Node, may make it non-blocking."""
-    log = SqliteStore(path)
-    log.open()
-    with log.transaction():
+    store = SqliteStore(path)
+    store.open()
+    with store.transaction():
         for number in range(2_000):
-            log.accept(f"delivery-{number}", b"{}", ["a"], scope="repo" * 20)
-    log.close()
+            store.accept(f"delivery-{number}", b"{}", ["a"], scope="repo" * 20)
+    store.close()
     outer, inner = os.pipe()
     os.set_blocking(inner, False)
     process = subprocess.Popen(
@@ -368,7 +368,7 @@ def test_output_that_does_not_block_is_waited_for(path: Path) -> None:
     assert len(lines) == 2_000
 
 
-def test_main_prints_to_a_text_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_main_prints_to_a_string_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
     text = io.StringIO()
     monkeypatch.setattr(sys, "stdout", text)
     monkeypatch.setattr(sys, "argv", ["hubhooks", "--version"])
@@ -393,7 +393,7 @@ def handle(event):
 """
 
 
-def test_send_prints_answers_in_every_encoding_and_to_any_output(tmp_path: Path) -> None:
+def test_send_prints_responses_in_every_encoding(tmp_path: Path) -> None:
     serving = ("-m", "uvicorn", "app:hooks", "--port", "{port}")
     with started(tmp_path, *serving, script=APP) as server:
         words = ("send", server.url, "--sample", "repo.create")
@@ -406,14 +406,14 @@ def test_send_prints_answers_in_every_encoding_and_to_any_output(tmp_path: Path)
             with closed_pipe() as pipe:
                 done = hubhooks(*words, *more, environ=secret, stdout=pipe)
                 assert (done.returncode, done.stderr) == (0, b"")
-                # 1 is still the code of an answer that is not 2xx.
+                # The exit code of a response that is not 2xx is still 1.
                 done = hubhooks(*words, *more, environ={"WEBHOOK_SECRET": "sun"}, stdout=pipe)
                 assert done.returncode == 1
                 assert done.stderr.startswith(b"hint: ")
 
 
 @needs_full
-def test_send_to_a_full_disk_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+def test_send_to_a_full_disk_is_one_line_of_error(tmp_path: Path) -> None:
     serving = ("-m", "uvicorn", "app:hooks", "--port", "{port}")
     with (
         started(tmp_path, *serving, script=APP) as server,
@@ -448,7 +448,7 @@ def test_help_is_the_same_without_docstrings(words: tuple[str, ...], text: str) 
     assert hubhooks(*words, "--help", options=("-OO",)).stdout == whole.stdout
 
 
-# ---- what an app prints ------------------------------------------------------------------------
+# ---- output of an app --------------------------------------------------------------------------
 
 JOB = f"""
 from hubhooks import Webhooks
@@ -496,7 +496,7 @@ hooks.launch(demo)
 """
 
 
-def test_gradio_app_starts_in_a_folder_that_the_encoding_lacks(tmp_path: Path) -> None:
+def test_gradio_app_starts_in_an_unencodable_folder(tmp_path: Path) -> None:
     pytest.importorskip("gradio")
     folder = tmp_path / TEXT
     folder.mkdir()
@@ -505,7 +505,7 @@ def test_gradio_app_starts_in_a_folder_that_the_encoding_lacks(tmp_path: Path) -
         "GRADIO_SERVER_PORT": "{port}", "GRADIO_ANALYTICS_ENABLED": "False",
     }  # fmt: skip
     with started(folder, "app.py", script=GRADIO, environ=environ) as server:
-        said = server.wait_for("Deliveries are stored in ")
+        output = server.wait_for("Deliveries are stored in ")
         server.wait_for("hubhooks.db")
-        assert ESCAPED["ascii"] in said
+        assert ESCAPED["ascii"] in output
         assert "Traceback" not in server.output()

@@ -1,4 +1,4 @@
-"""What a newcomer reads: the log of a server, the tables of the command line, short errors."""
+"""Console output: the log of a server, the tables of the command line, short errors."""
 
 from __future__ import annotations
 
@@ -65,9 +65,7 @@ SERVERS = {
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_a_server_logs_its_start_and_each_delivery_in_its_own_style(
-    name: str, tmp_path: Path
-) -> None:
+def test_server_logs_start_and_deliveries_in_its_style(name: str, tmp_path: Path) -> None:
     if name != "uvicorn":
         pytest.importorskip(name)
     command, style = SERVERS[name]
@@ -77,8 +75,8 @@ def test_a_server_logs_its_start_and_each_delivery_in_its_own_style(
         server.post("/", MOVE, headers={"Webhook-Id": "d3"})
         server.wait_for("`retrain`: succeeded")
         server.wait_for("ValueError: no disk")
-        said = server.wait_for("delivery `d3`")
-    lines = said.splitlines()
+        output = server.wait_for("delivery `d3`")
+    lines = output.splitlines()
     started_line = (
         r"hubhooks started with 2 handlers: `retrain` \(.*repo.content.*dataset.*\), `clean` "
         r"\(.*delete.*\); store: `.*hubhooks.db`; this process runs the handlers"
@@ -91,11 +89,11 @@ def test_a_server_logs_its_start_and_each_delivery_in_its_own_style(
         r"delivery `d3`, .*: response 200, unhandled: no matching handler; `retrain` does not .*",
     ):
         found = [one for one in lines if re.fullmatch(style.format(line=line), one)]
-        assert len(found) == 1, said
-    assert said.count("handler `clean` failed on delivery `d2`") == 1
+        assert len(found) == 1, output
+    assert output.count("handler `clean` failed on delivery `d2`") == 1
 
 
-def test_a_gradio_app_logs_its_start_and_each_delivery(tmp_path: Path) -> None:
+def test_gradio_app_logs_start_and_deliveries(tmp_path: Path) -> None:
     pytest.importorskip("gradio")
     script = APP.format(head="import gradio as gr") + (
         "\nwith gr.Blocks() as demo:\n    app.activity()\napp.launch(demo)\n"
@@ -103,9 +101,9 @@ def test_a_gradio_app_logs_its_start_and_each_delivery(tmp_path: Path) -> None:
     environ = {"GRADIO_SERVER_PORT": "{port}", "GRADIO_ANALYTICS_ENABLED": "False"}
     with started(tmp_path, "app.py", script=script, prints="Webhook URL", environ=environ) as one:
         one.post("/gradio_api/webhooks", CONTENT, headers={"Webhook-Id": "d1"})
-        said = one.wait_for("`retrain`: succeeded")
-    assert len(re.findall("(?m)^INFO:     hubhooks started with 2 handlers", said)) == 1, said
-    assert len(re.findall("(?m)^INFO:     delivery `d1`, .* response 202", said)) == 1, said
+        output = one.wait_for("`retrain`: succeeded")
+    assert len(re.findall("(?m)^INFO:     hubhooks started with 2 handlers", output)) == 1, output
+    assert len(re.findall("(?m)^INFO:     delivery `d1`, .* response 202", output)) == 1, output
 
 
 @pytest.mark.parametrize(
@@ -117,27 +115,27 @@ def test_a_gradio_app_logs_its_start_and_each_delivery(tmp_path: Path) -> None:
         'import logging; logging.getLogger().setLevel("ERROR")',
     ],
 )
-def test_logging_that_the_user_configured_is_left_alone(head: str, tmp_path: Path) -> None:
+def test_logging_of_the_user_is_unchanged(head: str, tmp_path: Path) -> None:
     with started(tmp_path, script=APP.format(head=head)) as server:
         server.post("/", DELETE, headers={"Webhook-Id": "d2"})
         server.post("/", CONTENT, headers={"Webhook-Id": "d1"})
         server.stop()
-        said = server.output()
-    assert "POST / HTTP" in said
-    assert "hubhooks started" not in said
-    assert "answered" not in said
+        output = server.output()
+    assert "POST / HTTP" in output
+    assert "hubhooks started" not in output
+    assert "answered" not in output
 
 
-def test_a_quiet_server_shows_only_warnings(tmp_path: Path) -> None:
+def test_quiet_server_shows_only_warnings(tmp_path: Path) -> None:
     command = (*SERVERS["uvicorn"][0], "--log-level", "warning")
     with started(tmp_path, *command, script=APP.format(head="")) as server:
         server.post("/", DELETE, headers={"Webhook-Id": "d2"})
-        said = server.wait_for("ValueError: no disk")
-    assert "ERROR:    handler `clean` failed" in said
-    assert "INFO" not in said
+        output = server.wait_for("ValueError: no disk")
+    assert "ERROR:    handler `clean` failed" in output
+    assert "INFO" not in output
 
 
-def test_a_line_is_shown_once_where_logging_is_configured_after_the_start(tmp_path: Path) -> None:
+def test_logging_configured_after_start_shows_lines_once(tmp_path: Path) -> None:
     script = APP.format(head="import logging") + (
         "\n@app.on('repo.content')\ndef late(event):\n"
         "    logging.basicConfig(level='INFO', format='mine %(message)s')\n"
@@ -146,19 +144,19 @@ def test_a_line_is_shown_once_where_logging_is_configured_after_the_start(tmp_pa
         server.post("/", CONTENT, headers={"Webhook-Id": "d1"})
         server.wait_for("`late`: succeeded")
         server.post("/", MOVE, headers={"Webhook-Id": "d3"})
-        said = server.wait_for("d3")
-    (line,) = [line for line in said.splitlines() if "d3" in line]
-    assert line.startswith("mine delivery `d3`"), said
+        output = server.wait_for("d3")
+    (line,) = [line for line in output.splitlines() if "d3" in line]
+    assert line.startswith("mine delivery `d3`"), output
 
 
-def test_each_further_process_says_in_its_start_line_which_one_leads(tmp_path: Path) -> None:
+def test_start_line_names_the_leader(tmp_path: Path) -> None:
     with (
         started(tmp_path, script=APP.format(head=""), environ=ON_DISK) as first,
         started(tmp_path, environ=ON_DISK) as second,
     ):
-        said = second.output()
-        assert f"process {first.pid} is the leader of the delivery store `" in said
-        assert "WARNING" not in said
+        output = second.output()
+        assert f"process {first.pid} is the leader of the delivery store `" in output
+        assert "WARNING" not in output
         first.kill()
         second.wait_for("this process runs the handlers now")
 
@@ -180,26 +178,26 @@ def test_importing_the_package_configures_no_logging() -> None:
 # ---- unhandled deliveries in the Gradio tab ------------------------------------------------------
 
 
-def test_the_tab_shows_at_once_why_a_delivery_is_unhandled() -> None:
+def test_tab_shows_why_a_delivery_is_unhandled() -> None:
     hooks = Webhooks("moon", deliveries=":memory:")
     hooks.add(print, "repo.content", name="retrain")
     client = testing.TestClient(hooks)
-    client.send(testing.content(repo="me/tides"), id="heard")
+    client.send(testing.content(repo="me/tides"), id="matched")
     client.send(sample_json("repo.move"), id="missed")
     activity = Activity(client.deliveries, hooks, lambda: None, lambda: None)
-    missed, heard = activity.details("missed"), activity.details("heard")
+    missed, matched = activity.details("missed"), activity.details("matched")
     assert missed is not None
-    assert heard is not None
+    assert matched is not None
     shown = details_html(missed)
     assert '<details class="hubhooks-run" open><summary>Why' in shown
     assert "retrain&#96; does not match: the scope is" in shown
-    assert " open>" not in details_html(heard)
+    assert " open>" not in details_html(matched)
 
 
 # ---- tracebacks ----------------------------------------------------------------------------------
 
 
-def test_a_traceback_begins_in_the_code_of_the_user(tmp_path: Path) -> None:
+def test_traceback_begins_in_user_code(tmp_path: Path) -> None:
     script = (
         APP.format(head="")
         + """
@@ -220,18 +218,18 @@ def tell(event, context, error):
         for text in ("no disk\n", "no disk later\n", "'no hook'\n", "`when` of handler"):
             server.wait_for(text)
         server.stop()
-        said = server.output()
-    assert said.count("Traceback") >= 4
-    assert str(ROOT / "python" / "hubhooks") not in said
-    record = SqliteStore(tmp_path / "hubhooks.db").get("d2")
-    assert record is not None
-    for run in record.runs:
+        output = server.output()
+    assert output.count("Traceback") >= 4
+    assert str(ROOT / "python" / "hubhooks") not in output
+    delivery = SqliteStore(tmp_path / "hubhooks.db").get("d2")
+    assert delivery is not None
+    for run in delivery.runs:
         assert run.state == "failed"
         first = run.traceback.splitlines()[1]
         assert "app.py" in first, run.traceback
 
 
-def test_a_traceback_of_our_own_frames_alone_stays_whole() -> None:
+def test_traceback_of_internal_frames_alone_stays_whole() -> None:
     with pytest.raises(ConfigError) as raised:
         sample_json("no-such")
     error = raised.value
@@ -244,7 +242,7 @@ def test_a_traceback_of_our_own_frames_alone_stays_whole() -> None:
 
 
 def at_terminal(folder: Path, *words: str, columns: int = 80, **environ: str) -> list[str]:
-    """Run `hubhooks` at a terminal of that width, and give the lines that it shows."""
+    """Run `hubhooks` at a terminal of that width, and return the lines that it shows."""
     pty, fcntl, termios, struct = map(pytest.importorskip, ("pty", "fcntl", "termios", "struct"))
     outer, inner = pty.openpty()
     fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
@@ -257,7 +255,7 @@ def at_terminal(folder: Path, *words: str, columns: int = 80, **environ: str) ->
     )  # fmt: skip
     os.close(inner)
     shown = b""
-    # Linux reports the end as an error.
+    # Linux reports the end of the terminal as an error.
     with os.fdopen(outer, "rb", buffering=0) as terminal, suppress(OSError):
         while chunk := terminal.read(65536):
             shown += chunk
@@ -266,7 +264,7 @@ def at_terminal(folder: Path, *words: str, columns: int = 80, **environ: str) ->
     return [line.rstrip() for line in text.splitlines()]
 
 
-def test_send_shows_whole_answers_and_says_why_a_delivery_is_unhandled(tmp_path: Path) -> None:
+def test_send_shows_responses_and_unhandled_reasons(tmp_path: Path) -> None:
     samples = ("repo.content.update.parquet", "repo.move", "discussion.comment.create.pull-request")
     options = [word for sample in samples for word in ("--sample", sample)]
     with started(tmp_path, script=APP.format(head="")) as server:
@@ -297,7 +295,7 @@ def test_send_explains_few_of_many_unhandled_samples(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a folder with the store of an app with long names that ran."""
+    """Return a folder with the store of an app with long names."""
     folder = tmp_path_factory.mktemp("used")
     script = (
         APP.format(head="")
@@ -320,7 +318,7 @@ async def count(event): ...
     return folder
 
 
-def test_a_list_at_80_columns_shows_handlers(used: Path) -> None:
+def test_list_at_80_columns_shows_handlers(used: Path) -> None:
     lines = at_terminal(used, "deliveries", "list")
     assert max(map(len, lines)) <= 80
     text = "\n".join(lines)
@@ -350,7 +348,7 @@ def test_tables_fit_80_columns(words: tuple[str, ...], used: Path) -> None:
 
 
 @pytest.mark.parametrize(("zone", "offset"), [("UTC", "+00:00"), ("Asia/Kolkata", "+05:30")])
-def test_times_have_a_zone_and_can_be_given_back(zone: str, offset: str, used: Path) -> None:
+def test_times_have_a_zone_and_are_accepted_as_input(zone: str, offset: str, used: Path) -> None:
     pattern = rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d{re.escape(offset)}"
     for words in (("show", "1111"), ("stats",), ("list",), ("replay", "1111", "--dry-run")):
         text = "\n".join(at_terminal(used, "deliveries", *words, columns=140, TZ=zone))
@@ -366,12 +364,12 @@ def test_times_have_a_zone_and_can_be_given_back(zone: str, offset: str, used: P
 # ---- mistakes at the start -----------------------------------------------------------------------
 
 
-def test_reading_deliveries_before_the_first_start_says_so(tmp_path: Path) -> None:
+def test_reading_before_the_first_start_is_reported(tmp_path: Path) -> None:
     for deliveries in (
         Webhooks("moon", deliveries=tmp_path / "hubhooks.db").deliveries,
         SqliteStore(tmp_path / "hubhooks.db"),
     ):
-        for read in (deliveries.list, lambda log=deliveries: log.get("d1")):
+        for read in (deliveries.list, lambda store=deliveries: store.get("d1")):
             with pytest.raises(StoreError, match="the app creates the file at its first start"):
                 read()
     (tmp_path / "empty.db").touch()
@@ -407,7 +405,7 @@ hooks.launch(demo, prevent_thread_lock=True)
         ),
     ],
 )
-def test_a_mistake_at_launch_ends_in_a_short_traceback(
+def test_launch_error_has_a_short_traceback(
     script: str, environ: dict[str, str], message: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("gradio")
@@ -419,7 +417,7 @@ def test_a_mistake_at_launch_ends_in_a_short_traceback(
     assert "During handling" not in done.stderr
 
 
-def test_a_mistake_at_the_start_of_a_server_has_few_of_our_frames(tmp_path: Path) -> None:
+def test_startup_error_has_few_internal_frames(tmp_path: Path) -> None:
     script = (
         "from fastapi import FastAPI\nfrom hubhooks import Webhooks\n"
         "app = FastAPI()\napp.include_router(Webhooks().router())\n"
@@ -427,13 +425,13 @@ def test_a_mistake_at_the_start_of_a_server_has_few_of_our_frames(tmp_path: Path
     message = "no webhook secret is configured"
     environ = {"WEBHOOK_SECRET": None}
     with started(tmp_path, script=script, prints="Exiting", environ=environ) as server:
-        said = server.output()
-    assert message in said
-    assert said.count(str(ROOT / "python" / "hubhooks")) <= 2
+        output = server.output()
+    assert message in output
+    assert output.count(str(ROOT / "python" / "hubhooks")) <= 2
 
 
 @pytest.mark.slow
-def test_an_empty_admin_token_counts_as_none_with_a_warning(tmp_path: Path) -> None:
+def test_empty_admin_token_is_ignored_with_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("gradio")
     script = GRADIO_APP + "print(gr.Blocks.__name__); demo.close()\n"
     for value in ("", " "):

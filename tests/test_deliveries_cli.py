@@ -1,4 +1,4 @@
-"""`hubhooks deliveries` on real files, beside processes that run what is in them."""
+"""`hubhooks deliveries` on real files, beside processes that use them."""
 
 from __future__ import annotations
 
@@ -49,19 +49,19 @@ def path(tmp_path: Path) -> Path:
 
 @contextmanager
 def opened(path: Path, **options: Any) -> Iterator[SqliteStore]:
-    log = SqliteStore(path, **options)
-    log.open()
+    store = SqliteStore(path, **options)
+    store.open()
     try:
-        log.recover()
-        yield log
+        store.recover()
+        yield store
     finally:
-        log.close()
+        store.close()
 
 
-def accept(log: SqliteStore, name: str, *handlers: str, sample: str = "repo.create") -> None:
-    """Let a delivery come."""
+def accept(store: SqliteStore, name: str, *handlers: str, sample: str = "repo.create") -> None:
+    """Store a delivery."""
     payload = sample_json(sample)
-    log.accept(
+    store.accept(
         name,
         compact(payload),
         handlers,
@@ -74,29 +74,29 @@ def accept(log: SqliteStore, name: str, *handlers: str, sample: str = "repo.crea
     )
 
 
-def end(log: SqliteStore, name: str, **endings: str) -> None:
+def end(store: SqliteStore, name: str, **endings: str) -> None:
     """Run handlers of a delivery to their ends."""
     for handler, ending in endings.items():
-        delivery = log.claim(name, handler)
+        delivery = store.claim(name, handler)
         assert delivery is not None
         how = ("ValueError: no \x1b[31mtide", TRACEBACK) if ending == "failed" else ("", "")
-        log.finish_run(delivery, ending, *how)  # type: ignore[arg-type]
+        store.finish_run(delivery, ending, *how)  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def filled(path: Path) -> Path:
-    """Give a log with a delivery of each kind that nobody works on."""
-    with opened(path) as log:
-        accept(log, "succeeded-1", "retrain", sample="repo.content.update")
-        end(log, "succeeded-1", retrain="succeeded")
-        log.mark_acknowledged("succeeded-1", delivered=True)
-        accept(log, "failed-1", "retrain", "reply", sample="discussion.comment.create")
-        end(log, "failed-1", retrain="failed", reply="succeeded")
-        accept(log, "unhandled-1")
-        log.accept("malformed-1", MALFORMED, (), "malformed", "no JSON at \x07 line 1")
-        accept(log, "failed-2", "retrain", sample="repo.content.update")
-        end(log, "failed-2", retrain="failed")
-        accept(log, "queued-1", "retrain", sample="repo.content.update")
+    """Return a store with a delivery of each kind and without an app."""
+    with opened(path) as store:
+        accept(store, "succeeded-1", "retrain", sample="repo.content.update")
+        end(store, "succeeded-1", retrain="succeeded")
+        store.mark_acknowledged("succeeded-1", delivered=True)
+        accept(store, "failed-1", "retrain", "reply", sample="discussion.comment.create")
+        end(store, "failed-1", retrain="failed", reply="succeeded")
+        accept(store, "unhandled-1")
+        store.accept("malformed-1", MALFORMED, (), "malformed", "no JSON at \x07 line 1")
+        accept(store, "failed-2", "retrain", sample="repo.content.update")
+        end(store, "failed-2", retrain="failed")
+        accept(store, "queued-1", "retrain", sample="repo.content.update")
     return path
 
 
@@ -108,8 +108,8 @@ def command(path: Path, *words: str, **environment: str) -> subprocess.Completed
     return hubhooks("deliveries", *words, HUBHOOKS_DELIVERIES=str(path), **environment)
 
 
-def said(path: Path, *words: str, code: int = 0) -> list[Any]:
-    """Run it in this process, and give the lines of JSON it prints."""
+def json_lines(path: Path, *words: str, code: int = 0) -> list[Any]:
+    """Run it in this process, and return the lines of JSON it prints."""
     done = invoke(path, *words, "--json")
     assert done.exit_code == code, done.output
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -121,7 +121,7 @@ def invoke(path: Path, *words: str) -> Any:
 
 
 def at_terminal(path: Path, *words: str, columns: int = 80) -> list[str]:
-    """Run it at a terminal of that width, and give the lines that it shows."""
+    """Run it at a terminal of that width, and return the lines that it shows."""
     pty, fcntl, termios, struct = map(pytest.importorskip, ("pty", "fcntl", "termios", "struct"))
     outer, inner = pty.openpty()
     fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
@@ -140,7 +140,7 @@ def at_terminal(path: Path, *words: str, columns: int = 80) -> list[str]:
         try:
             while part := terminal.read(4096):
                 shown += part
-        except OSError:  # how Linux says that the other end is closed
+        except OSError:  # Linux reports the closed other end as an error
             pass
     assert process.wait(PATIENCE) == 0
     return [Text.from_ansi(line).plain for line in shown.decode().splitlines()]
@@ -157,10 +157,10 @@ def at_terminal(path: Path, *words: str, columns: int = 80) -> list[str]:
         (["show", "d1", "--file", "x" * 5000], "ile name too long"),
     ],
 )
-def test_options_that_cannot_be_are_told(path: Path, words: list[str], message: str) -> None:
-    log = SqliteStore(path)
-    log.open()
-    log.close()
+def test_invalid_options_are_usage_errors(path: Path, words: list[str], message: str) -> None:
+    store = SqliteStore(path)
+    store.open()
+    store.close()
     done = invoke(path, *words)
     assert done.exit_code == 2
     assert message in " ".join(done.output.split())
@@ -201,11 +201,11 @@ def die(event):
 
 @contextmanager
 def running_app(path: Path) -> Iterator[Server]:
-    """Run what is in the log in another process."""
+    """Run the deliveries of the store in another process."""
     command = ("-m", "uvicorn", "app:hooks", "--port", "{port}")
     environ: dict[str, str | None] = {"HUBHOOKS_DELIVERIES": str(path)}
     with started(path.parent, *command, script=APP, environ=environ) as app:
-        app.wait_until(LeaderLock(path).is_taken, "does not run what is in the log")
+        app.wait_until(LeaderLock(path).is_taken, "does not run the deliveries")
         try:
             yield app
         finally:
@@ -214,10 +214,10 @@ def running_app(path: Path) -> Iterator[Server]:
 
 def fill(path: Path, **handlers: str) -> None:
     """Keep a finished delivery for each handler, with that state."""
-    with opened(path) as log:
+    with opened(path) as store:
         for handler, ending in handlers.items():
-            accept(log, f"of-{handler}", handler)
-            end(log, f"of-{handler}", **{handler: ending})
+            accept(store, f"of-{handler}", handler)
+            end(store, f"of-{handler}", **{handler: ending})
 
 
 # ---- list ----------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ TABLES = [
 
 
 @pytest.mark.parametrize("words", TABLES, ids=" ".join)
-def test_no_line_in_a_pipe_ends_with_a_blank(filled: Path, words: tuple[str, ...]) -> None:
+def test_piped_lines_have_no_trailing_blanks(filled: Path, words: tuple[str, ...]) -> None:
     done = invoke(filled, *words)
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
@@ -266,9 +266,9 @@ def test_every_table_fits_a_terminal_of_80_columns(filled: Path, words: tuple[st
 
 
 def test_a_list_fits_a_terminal_of_80_columns(path: Path) -> None:
-    with opened(path) as log:
+    with opened(path) as store:
         for sign in "ab":
-            accept(log, sign * 32, "retrain", sample="discussion.comment.create")
+            accept(store, sign * 32, "retrain", sample="discussion.comment.create")
     lines = at_terminal(path, "list")
     assert max(map(len, lines)) <= 80
     (row,) = [line for line in lines if "bbbbbbbb" in line]
@@ -277,10 +277,10 @@ def test_a_list_fits_a_terminal_of_80_columns(path: Path) -> None:
     )
 
 
-def test_ids_are_cut_as_long_as_they_differ(path: Path) -> None:
-    with opened(path) as log:
+def test_ids_are_shortened_while_unique(path: Path) -> None:
+    with opened(path) as store:
         for sign in "ab":
-            accept(log, f"0123456789{sign}xyz")
+            accept(store, f"0123456789{sign}xyz")
     text = "".join(at_terminal(path, "list", columns=200))
     assert "0123456789a " in text
     assert "0123456789b " in text
@@ -292,15 +292,15 @@ def test_a_wide_terminal_shows_handlers_and_times(filled: Path) -> None:
     assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", text)
 
 
-def test_a_list_in_json_is_a_line_for_each(filled: Path) -> None:
+def test_json_list_has_a_line_per_delivery(filled: Path) -> None:
     done = command(filled, "list", "--json", "--limit", "5")
     *_, line = done.stdout.splitlines()
-    record = json.loads(line)
-    assert datetime.now(timezone.utc) - datetime.fromisoformat(record.pop("received_at")) < (
+    delivery = json.loads(line)
+    assert datetime.now(timezone.utc) - datetime.fromisoformat(delivery.pop("received_at")) < (
         timedelta(days=1)
     )
-    retrain, reply = record.pop("runs")
-    assert record == {
+    retrain, reply = delivery.pop("runs")
+    assert delivery == {
         "id": "failed-1",
         "state": "failed",
         "scope": "discussion.comment",
@@ -332,31 +332,31 @@ def test_a_list_in_json_is_a_line_for_each(filled: Path) -> None:
         ("--state failed --before failed-2 --since 1w", ["failed-1"]),
     ],
 )
-def test_a_list_is_narrowed(filled: Path, options: str, expected: list[str]) -> None:
-    assert [record["id"] for record in said(filled, "list", *options.split())] == expected
+def test_list_has_filters(filled: Path, options: str, expected: list[str]) -> None:
+    assert [delivery["id"] for delivery in json_lines(filled, "list", *options.split())] == expected
 
 
 def test_old_deliveries_are_not_recent(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with opened(path) as log:
+    with opened(path) as store:
         for name, hours in (("old", 3), ("new", 1)):
             with monkeypatch.context() as patch:
                 then = time.time() - hours * 3600
                 patch.setattr(clock, "now", lambda then=then: then)
-                accept(log, name)
-    assert [record["id"] for record in said(path, "list", "--since", "2h")] == ["new"]
+                accept(store, name)
+    assert [delivery["id"] for delivery in json_lines(path, "list", "--since", "2h")] == ["new"]
     yesterday = datetime.now().astimezone() - timedelta(hours=2)
     for text in (yesterday.isoformat(), yesterday.replace(tzinfo=None).isoformat(" ")):
-        assert [record["id"] for record in said(path, "list", "--since", text)] == ["new"]
+        assert [delivery["id"] for delivery in json_lines(path, "list", "--since", text)] == ["new"]
 
 
-def test_the_next_page_is_named(filled: Path) -> None:
+def test_list_names_the_next_page(filled: Path) -> None:
     assert (
         "for older deliveries: --before failed-2" in invoke(filled, "list", "--limit", "2").stderr
     )
     assert invoke(filled, "list", "--limit", "6").stderr == ""
 
 
-def test_nothing_found_is_said(filled: Path) -> None:
+def test_empty_result_is_reported(filled: Path) -> None:
     done = invoke(filled, "list", "--state", "running")
     assert (done.exit_code, done.stdout, done.stderr) == (0, "", "no deliveries\n")
 
@@ -370,7 +370,7 @@ def test_list_takes_every_state(filled: Path, state: State) -> None:
 # ---- show ----------------------------------------------------------------------------------------
 
 
-def test_a_delivery_is_shown_with_all_that_is_known(filled: Path) -> None:
+def test_show_prints_all_details(filled: Path) -> None:
     done = command(filled, "show", "failed-1")
     assert (done.returncode, done.stderr) == (0, "")
     shown = re.sub(" +", " ", done.stdout)
@@ -393,50 +393,50 @@ def test_a_delivery_is_shown_with_all_that_is_known(filled: Path) -> None:
     assert '\n  "repo": {\n    "type"' in body
 
 
-def test_a_delivery_that_nobody_heard_says_why_for_each_handler(filled: Path) -> None:
+def test_unhandled_delivery_shows_a_reason_per_handler(filled: Path) -> None:
     lines = [line.strip() for line in command(filled, "show", "unh").stdout.splitlines()]
     assert "reason `retrain` does not match: no ref" in [re.sub(" +", " ", x) for x in lines]
     assert "`reply` does not match: no comment" in lines
 
 
 def test_a_delivery_in_json_is_one_object(filled: Path) -> None:
-    (record,) = said(filled, "show", "failed-1")
-    assert record["body"] == sample_json("discussion.comment.create")
-    assert record["headers"] == [["x-webhook-secret", "(redacted)"], ["user-agent", "hub"]]
-    assert record["runs"][0]["traceback"] == TRACEBACK
-    (record,) = said(filled, "show", "malformed-1")
-    assert record["body"] == '{"event": \\xff\x1b[2J'
+    (delivery,) = json_lines(filled, "show", "failed-1")
+    assert delivery["body"] == sample_json("discussion.comment.create")
+    assert delivery["headers"] == [["x-webhook-secret", "(redacted)"], ["user-agent", "hub"]]
+    assert delivery["runs"][0]["traceback"] == TRACEBACK
+    (delivery,) = json_lines(filled, "show", "malformed-1")
+    assert delivery["body"] == '{"event": \\xff\x1b[2J'
 
 
-def test_a_body_that_is_no_json_once_it_is_written_again_is_told_all_the_same(path: Path) -> None:
-    with opened(path) as log:
-        log.accept("odd", b'{"n": NaN}', (), "malformed", "NaN is no JSON")
-        log.accept("exact", b'{"n": 12345678901234567890, "s": "\\ud800"}', (), "malformed", "no")
+def test_body_with_non_json_values_is_shown(path: Path) -> None:
+    with opened(path) as store:
+        store.accept("odd", b'{"n": NaN}', (), "malformed", "NaN is no JSON")
+        store.accept("exact", b'{"n": 12345678901234567890, "s": "\\ud800"}', (), "malformed", "no")
     done = invoke(path, "show", "odd", "--json")
     assert "NaN" in done.stdout
-    told = json.loads(done.stdout, parse_constant=lambda _: pytest.fail("a NaN is no JSON"))
-    assert told["body"] == {"n": "nan"}
-    (record,) = said(path, "show", "exact")
-    assert record["body"] == {"n": 12345678901234567890, "s": "\ud800"}
+    delivery = json.loads(done.stdout, parse_constant=lambda _: pytest.fail("a NaN is no JSON"))
+    assert delivery["body"] == {"n": "nan"}
+    (delivery,) = json_lines(path, "show", "exact")
+    assert delivery["body"] == {"n": 12345678901234567890, "s": "\ud800"}
 
 
-def test_runs_that_wait_say_until_when_and_why(path: Path) -> None:
-    with opened(path) as log:
-        accept(log, "d1", "retrain")
-        log.claim("d1", "retrain")
-        log.close()
-        log.open()
-        log.recover()
+def test_retrying_runs_show_time_and_reason(path: Path) -> None:
+    with opened(path) as store:
+        accept(store, "d1", "retrain")
+        store.claim("d1", "retrain")
+        store.close()
+        store.open()
+        store.recover()
     shown = re.sub(" +", " ", invoke(path, "show", "d1").stdout)
     assert re.search(
         r"retrying 1 .* retry at [-\d]+ [-+:\d]+; the process died during 1 attempt", shown
     )
 
 
-def test_nothing_that_somebody_sent_controls_the_terminal(filled: Path) -> None:
-    with opened(filled) as log:
+def test_sent_text_cannot_control_the_terminal(filled: Path) -> None:
+    with opened(filled) as store:
         body = compact({"comment": {"content": "\x1b[2J\x9b1m\u202e\x7f né"}})
-        log.accept("\x1b[2J-id", body, (), "unhandled", "\x07", scope="\x1b]0;", repo="\x9b1m")
+        store.accept("\x1b[2J-id", body, (), "unhandled", "\x07", scope="\x1b]0;", repo="\x9b1m")
     words = [
         ("list",),
         ("show", "\x1b"),
@@ -452,23 +452,23 @@ def test_nothing_that_somebody_sent_controls_the_terminal(filled: Path) -> None:
     assert " né" in shown
 
 
-def test_a_show_fits_a_terminal_of_80_columns_but_for_the_body(filled: Path) -> None:
+def test_show_fits_80_columns_except_the_body(filled: Path) -> None:
     lines = at_terminal(filled, "show", "failed-1")
     assert max(map(len, lines[: lines.index("{")])) <= 80
 
 
-def test_a_long_line_of_a_body_stays_whole_to_be_copied(path: Path) -> None:
+def test_long_body_lines_stay_whole(path: Path) -> None:
     text = "word " * 1000
-    with opened(path) as log:
-        log.accept("d1", compact({"comment": {"content": text}}), (), "unhandled")
+    with opened(path) as store:
+        store.accept("d1", compact({"comment": {"content": text}}), (), "unhandled")
     assert f'"content": "{text}"\n' in invoke(path, "show", "d1").stdout
 
 
-def test_a_body_that_was_dropped_is_told(filled: Path) -> None:
-    with opened(filled, max_bytes=1) as log:
-        log.prune()
+def test_dropped_body_is_reported(filled: Path) -> None:
+    with opened(filled, max_bytes=1) as store:
+        store.prune()
     assert "deleted to free space" in invoke(filled, "show", "succeeded-1").stdout
-    assert said(filled, "show", "succeeded-1")[0]["body"] is None
+    assert json_lines(filled, "show", "succeeded-1")[0]["body"] is None
 
 
 @pytest.mark.parametrize(
@@ -479,35 +479,35 @@ def test_a_body_that_was_dropped_is_told(filled: Path) -> None:
         ("\udcff", "no id begins with `?`"),
     ],
 )
-def test_an_id_that_is_not_one_is_a_usage_error(filled: Path, prefix: str, message: str) -> None:
+def test_unknown_id_is_a_usage_error(filled: Path, prefix: str, message: str) -> None:
     done = invoke(filled, "show", prefix)
     assert (done.exit_code, done.stdout) == (2, "")
     assert message in Text.from_ansi(done.stderr).plain
 
 
-def test_a_whole_id_is_meant_even_if_others_begin_with_it(path: Path) -> None:
-    with opened(path) as log:
+def test_whole_id_wins_over_longer_ids(path: Path) -> None:
+    with opened(path) as store:
         for name in ("d12", "d1", "d11"):
-            accept(log, name)
-    assert said(path, "show", "d1")[0]["id"] == "d1"
+            accept(store, name)
+    assert json_lines(path, "show", "d1")[0]["id"] == "d1"
 
 
 # ---- replay --------------------------------------------------------------------------------------
 
 
-def test_what_is_replayed_is_followed_until_it_ended(path: Path) -> None:
+def test_replay_follows_runs_to_their_end(path: Path) -> None:
     fill(path, retrain="succeeded", stumble="failed")
     with running_app(path):
         done = command(path, "replay", "of-retrain", "of-st")
     assert (done.returncode, done.stderr) == (0, "")
     rows = [line.split() for line in done.stdout.splitlines() if line.strip()][2:]
     assert rows == [["succeeded", "retrain", "of-retrain"], ["succeeded", "stumble", "of-stumble"]]
-    log = SqliteStore(path)
-    states = {name: log.get(name).runs[0].attempts for name in ("of-retrain", "of-stumble")}
+    store = SqliteStore(path)
+    states = {name: store.get(name).runs[0].attempts for name in ("of-retrain", "of-stumble")}
     assert states == {"of-retrain": 2, "of-stumble": 3}
 
 
-def test_a_run_that_fails_again_is_told_by_the_exit_code(path: Path) -> None:
+def test_failed_replay_sets_the_exit_code(path: Path) -> None:
     fill(path, retrain="succeeded", **{"break": "succeeded"})
     with running_app(path):
         done = command(path, "replay", "of-retrain", "of-break", "--json")
@@ -518,18 +518,18 @@ def test_a_run_that_fails_again_is_told_by_the_exit_code(path: Path) -> None:
     assert broken["runs"][0]["error"] == "ValueError: no tide"
 
 
-def test_many_runs_are_counted_not_listed(path: Path) -> None:
-    with opened(path) as log:
+def test_many_runs_are_counted_instead_of_listed(path: Path) -> None:
+    with opened(path) as store:
         for number in range(30):
-            accept(log, f"d{number}", "retrain")
-            end(log, f"d{number}", retrain="failed")
+            accept(store, f"d{number}", "retrain")
+            end(store, f"d{number}", retrain="failed")
     with running_app(path):
         done = command(path, "replay", "--failed")
     assert done.returncode == 0
     assert ["succeeded", "retrain", "30"] in [line.split() for line in done.stdout.splitlines()]
 
 
-def test_a_terminal_sees_the_progress(path: Path) -> None:
+def test_terminal_shows_progress(path: Path) -> None:
     fill(path, retrain="succeeded")
     with running_app(path):
         done = command(path, "replay", "of-retrain", FORCE_COLOR="1")
@@ -538,16 +538,18 @@ def test_a_terminal_sees_the_progress(path: Path) -> None:
 
 
 def test_only_the_named_handlers_run(filled: Path) -> None:
-    (replay,) = said(filled, "replay", "failed-1", "--only", "reply")
+    (replay,) = json_lines(filled, "replay", "failed-1", "--only", "reply")
     assert replay["handlers"] == ["reply"]
-    runs = {run["handler"]: run["state"] for run in said(filled, "show", "failed-1")[0]["runs"]}
+    runs = {
+        run["handler"]: run["state"] for run in json_lines(filled, "show", "failed-1")[0]["runs"]
+    }
     assert runs == {"retrain": "failed", "reply": "queued"}
 
 
-def test_a_named_delivery_can_be_given_to_a_handler_that_did_not_hear_it(filled: Path) -> None:
-    (replay,) = said(filled, "replay", "unhandled-1", "--only", "reply", "--only", "retrain")
+def test_replay_runs_a_handler_that_did_not_match(filled: Path) -> None:
+    (replay,) = json_lines(filled, "replay", "unhandled-1", "--only", "reply", "--only", "retrain")
     assert replay["handlers"] == ["reply", "retrain"]
-    assert said(filled, "show", "unhandled-1")[0]["state"] == "queued"
+    assert json_lines(filled, "show", "unhandled-1")[0]["state"] == "queued"
 
 
 @pytest.mark.parametrize(
@@ -564,39 +566,39 @@ def test_a_named_delivery_can_be_given_to_a_handler_that_did_not_hear_it(filled:
         ("--since 1h --only reply", {"failed-1": ["reply"]}),
     ],
 )
-def test_what_runs_again_is_chosen(
+def test_filters_choose_deliveries_to_replay(
     filled: Path, options: str, expected: dict[str, list[str]]
 ) -> None:
-    before = said(filled, "list")
-    plan = said(filled, "replay", "--dry-run", *options.split())
+    before = json_lines(filled, "list")
+    plan = json_lines(filled, "replay", "--dry-run", *options.split())
     assert {one["id"]: one["handlers"] for one in plan} == expected
-    assert said(filled, "list") == before
+    assert json_lines(filled, "list") == before
     done = invoke(filled, "replay", "--dry-run", *options.split())
     assert [line.split()[0] for line in done.stdout.splitlines()[3:-1]] == list(expected)
     assert f"dry run: nothing was queued, {len(expected)} deliver" in done.stderr
 
 
-def test_more_than_a_page_is_chosen_with_the_oldest_first(path: Path) -> None:
+def test_replay_of_many_pages_starts_with_the_oldest(path: Path) -> None:
     page = _replay._PAGE  # noqa: SLF001 - less than that would not show it
     names = [f"d{number}" for number in range(page + 5)]
-    with opened(path) as log, log.transaction():
+    with opened(path) as store, store.transaction():
         for name in names:
-            accept(log, name, "retrain")
-            end(log, name, retrain="failed")
-    assert [one["id"] for one in said(path, "replay", "--failed", "--dry-run")] == names
+            accept(store, name, "retrain")
+            end(store, name, retrain="failed")
+    assert [one["id"] for one in json_lines(path, "replay", "--failed", "--dry-run")] == names
     done = invoke(path, "replay", "--failed", "--dry-run")
     assert len(done.stdout.splitlines()) == 104
     assert f"and {page - 95} more: --json lists all" in done.stderr
 
 
-def test_all_that_failed_are_told_of_even_if_they_are_dropped_meanwhile(
+def test_dropped_deliveries_are_reported_during_replay(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [f"d{number}" for number in range(7)]
-    with opened(path) as log:
+    with opened(path) as store:
         for name in names:
-            accept(log, name, "retrain")
-            end(log, name, retrain="failed")
+            accept(store, name, "retrain")
+            end(store, name, retrain="failed")
     monkeypatch.setattr(reads, "_PAGE_ROWS", 2)
     monkeypatch.setattr(prune, "CHUNK_ROWS", 2)
     monkeypatch.setattr(prune, "_IDS_OUTLIVE_BODIES", 0)
@@ -610,26 +612,26 @@ def test_all_that_failed_are_told_of_even_if_they_are_dropped_meanwhile(
         return choose(*arguments, **options)
 
     monkeypatch.setattr(_replay, "_replay_of", choose_and_prune)
-    plans = said(path, "replay", "--failed", "--dry-run", code=1)
+    plans = json_lines(path, "replay", "--failed", "--dry-run", code=1)
     assert [plan["id"] for plan in plans] == names
     assert {plan["skipped"] for plan in plans} == {"its body was deleted to free space"}
-    assert said(path, "list") == []
+    assert json_lines(path, "list") == []
 
 
-def test_where_no_app_runs_the_work_waits_for_it(path: Path) -> None:
+def test_replay_without_an_app_queues_for_its_start(path: Path) -> None:
     fill(path, retrain="succeeded")
     done = command(path, "replay", "of-retrain")
     assert done.returncode == 0
     assert done.stderr == "no app is running: 1 run queued for its next start\n"
     assert "queued" in done.stdout
-    log = SqliteStore(path)
+    store = SqliteStore(path)
     with running_app(path) as app:
-        app.wait_until(lambda: log.get("of-retrain").state == "succeeded", "did not run it")
+        app.wait_until(lambda: store.get("of-retrain").state == "succeeded", "did not run it")
 
 
-def test_what_cannot_be_replayed_says_why(filled: Path) -> None:
-    with opened(filled, max_bytes=1) as log:
-        log.prune()
+def test_blocked_replay_has_a_reason(filled: Path) -> None:
+    with opened(filled, max_bytes=1) as store:
+        store.prune()
     done = command(filled, "replay", "succeeded-1", "unhandled-1", "queued-1")
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
@@ -638,7 +640,7 @@ def test_what_cannot_be_replayed_says_why(filled: Path) -> None:
         "hubhooks: `queued-1` is not replayed: handler `retrain` is still queued",
     ]
     assert done.stdout == ""
-    (plan,) = said(filled, "replay", "succeeded-1", "--dry-run", code=1)
+    (plan,) = json_lines(filled, "replay", "succeeded-1", "--dry-run", code=1)
     assert (plan["handlers"], plan["skipped"]) == ([], "its body was deleted to free space")
 
 
@@ -648,7 +650,7 @@ def test_nothing_to_replay_is_no_failure(filled: Path) -> None:
     assert "nothing to replay" in done.stderr
 
 
-def test_an_app_that_goes_away_is_not_waited_for(path: Path) -> None:
+def test_replay_does_not_wait_for_a_stopped_app(path: Path) -> None:
     fill(path, die="succeeded")
     with running_app(path):
         done = command(path, "replay", "of-die")
@@ -657,7 +659,7 @@ def test_an_app_that_goes_away_is_not_waited_for(path: Path) -> None:
     assert done.stdout.split()[-3:] == ["running", "die", "of-die"]
 
 
-def test_following_can_be_ended(path: Path) -> None:
+def test_ctrl_c_ends_following(path: Path) -> None:
     fill(path, hang="succeeded")
     with running_app(path) as app, replaying(path, "of-hang") as process:
         app.wait_until((path.parent / "hanging").exists, "did not run it")
@@ -670,7 +672,7 @@ def test_following_can_be_ended(path: Path) -> None:
 
 @contextmanager
 def replaying(path: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
-    # Where the tests run in the background, children begin deaf to Ctrl-C.
+    # If the tests run in the background, child processes ignore Ctrl-C at first.
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     code += "from hubhooks.cli import main; main()"
     process = subprocess.Popen(
@@ -687,18 +689,18 @@ def replaying(path: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def test_another_process_that_writes_is_waited_for(filled: Path) -> None:
+def test_command_waits_for_another_writer(filled: Path) -> None:
     writer = sqlite3.connect(filled, isolation_level=None, check_same_thread=False)
     writer.execute("BEGIN IMMEDIATE")
-    # Longer than the log itself waits.
+    # Longer than the store itself waits.
     timer = threading.Timer(0.5, writer.execute, ["ROLLBACK"])
     timer.start()
-    assert said(filled, "replay", "succeeded-1")[0]["runs"][0]["state"] == "queued"
+    assert json_lines(filled, "replay", "succeeded-1")[0]["runs"][0]["state"] == "queued"
     timer.join()
     writer.close()
 
 
-def test_a_log_that_stays_locked_is_given_up(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locked_store_is_an_error(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_cli_store, "_BUSY_SECONDS", 0.0)
     writer = sqlite3.connect(filled, isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
@@ -706,7 +708,7 @@ def test_a_log_that_stays_locked_is_given_up(filled: Path, monkeypatch: pytest.M
     writer.close()
     assert done.exit_code == 1
     assert "is locked by another program" in done.stderr
-    assert said(filled, "show", "succeeded-1")[0]["state"] == "succeeded"
+    assert json_lines(filled, "show", "succeeded-1")[0]["state"] == "succeeded"
 
 
 @pytest.mark.parametrize(
@@ -720,18 +722,18 @@ def test_a_log_that_stays_locked_is_given_up(filled: Path, monkeypatch: pytest.M
         (("succeeded-1", "nobody"), "no id begins with `nobody`"),
     ],
 )
-def test_a_wrong_replay_queues_nothing(filled: Path, options: Sequence[str], message: str) -> None:
-    before = said(filled, "list")
+def test_invalid_replay_queues_nothing(filled: Path, options: Sequence[str], message: str) -> None:
+    before = json_lines(filled, "list")
     done = invoke(filled, "replay", *options)
     assert (done.exit_code, done.stdout) == (2, "")
     assert message in Text.from_ansi(done.stderr).plain
-    assert said(filled, "list") == before
+    assert json_lines(filled, "list") == before
 
 
 # ---- export, prune, stats ------------------------------------------------------------------------
 
 
-def test_an_exported_body_is_sent_and_tested_with(filled: Path, tmp_path: Path) -> None:
+def test_exported_body_works_with_send_and_tests(filled: Path, tmp_path: Path) -> None:
     done = invoke(filled, "export", "failed-1", "--output", str(tmp_path / "case.json"))
     assert (done.exit_code, done.stdout.strip()) == (0, str(tmp_path / "case.json"))
     written = (tmp_path / "case.json").read_bytes()
@@ -747,8 +749,8 @@ def test_an_export_is_named_after_the_event(
     filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with opened(filled) as log:
-        log.accept("a/../b", b"{}", (), "unhandled", scope="../x", action="y")
+    with opened(filled) as store:
+        store.accept("a/../b", b"{}", (), "unhandled", scope="../x", action="y")
     for name, expected in (
         ("failed-1", "discussion.comment.create.failed-1.json"),
         ("malformed-1", "malforme.json"),
@@ -758,7 +760,7 @@ def test_an_export_is_named_after_the_event(
         assert (tmp_path / expected).is_file()
 
 
-def test_an_export_writes_over_nothing(filled: Path, tmp_path: Path) -> None:
+def test_export_overwrites_no_file(filled: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text("mine")
     for output, message in (("mine.json", "already exists"), ("no/x.json", "cannot write")):
         done = invoke(filled, "export", "failed-1", "--output", str(tmp_path / output))
@@ -767,7 +769,7 @@ def test_an_export_writes_over_nothing(filled: Path, tmp_path: Path) -> None:
     assert (tmp_path / "mine.json").read_text() == "mine"
 
 
-def test_a_body_that_cannot_be_read_is_exported_as_it_came(filled: Path) -> None:
+def test_malformed_body_is_exported_unchanged(filled: Path) -> None:
     environment = {**ENVIRONMENT, "HUBHOOKS_DELIVERIES": str(filled)}
     words = ("deliveries", "export", "malformed-1", "--output", "-")
     done = subprocess.run(
@@ -779,60 +781,62 @@ def test_a_body_that_cannot_be_read_is_exported_as_it_came(filled: Path) -> None
     assert done.stdout == MALFORMED
 
 
-def test_a_body_that_was_dropped_cannot_be_exported(filled: Path) -> None:
-    with opened(filled, max_bytes=1) as log:
-        log.prune()
+def test_dropped_body_cannot_be_exported(filled: Path) -> None:
+    with opened(filled, max_bytes=1) as store:
+        store.prune()
     done = invoke(filled, "export", "succeeded-1")
     assert done.exit_code == 2
     assert "the body of `succeeded-1` was deleted" in Text.from_ansi(done.stderr).plain
 
 
-def test_what_cannot_be_exported_is_named_without_what_controls_a_terminal(path: Path) -> None:
-    with opened(path) as log:
-        accept(log, "\x1b[2Jodd\x07")
-    with opened(path, max_bytes=1) as log:
-        log.prune()
+def test_export_error_escapes_control_characters(path: Path) -> None:
+    with opened(path) as store:
+        accept(store, "\x1b[2Jodd\x07")
+    with opened(path, max_bytes=1) as store:
+        store.prune()
     done = invoke(path, "export", "\x1b")
     assert done.exit_code == 2
     assert "[2Jodd ` was deleted" in done.stderr
     assert {sign for sign in done.stderr if not sign.isprintable()} == {"\n"}
 
 
-def test_old_bodies_are_dropped_and_unfinished_work_stays(filled: Path) -> None:
+def test_prune_drops_old_bodies_and_keeps_unfinished_runs(filled: Path) -> None:
     def with_bodies() -> list[str]:
-        return [name for name in NEWEST_FIRST if said(filled, "show", name)[0]["body"] is not None]
+        return [
+            name for name in NEWEST_FIRST if json_lines(filled, "show", name)[0]["body"] is not None
+        ]
 
-    sizes = {record["id"]: record["size"] for record in said(filled, "list")}
+    sizes = {delivery["id"]: delivery["size"] for delivery in json_lines(filled, "list")}
     what = f"5 bodies ({(sum(sizes.values()) - sizes['queued-1']) / 1000:.1f} kB) and 0 deliveries"
-    for options, told in (
+    for options, summary in (
         ("1h", "deleted 0 bodies (0 bytes) and 0 deliveries"),
         ("0s --dry-run", f"would delete {what}"),
     ):
         done = invoke(filled, "prune", "--older-than", *options.split())
-        assert done.stdout.startswith(f"{told} received before 2")
+        assert done.stdout.startswith(f"{summary} received before 2")
         assert with_bodies() == NEWEST_FIRST
     assert invoke(filled, "prune", "--older-than", "0s").stdout.startswith(f"deleted {what}")
     assert with_bodies() == ["queued-1"]
 
 
 def test_ids_outlive_bodies(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with opened(path) as log, monkeypatch.context() as patch:
+    with opened(path) as store, monkeypatch.context() as patch:
         patch.setattr(clock, "now", lambda: time.time() - 8 * DAY)
-        accept(log, "d1")
+        accept(store, "d1")
     assert " and 0 deliveries" in invoke(path, "prune", "--older-than", "2d").stdout
-    assert [record["id"] for record in said(path, "list")] == ["d1"]
+    assert [delivery["id"] for delivery in json_lines(path, "list")] == ["d1"]
     assert " and 1 delivery" in invoke(path, "prune", "--older-than", "1h").stdout
-    assert said(path, "list") == []
+    assert json_lines(path, "list") == []
 
 
-def test_the_age_to_prune_must_be_given(filled: Path) -> None:
+def test_prune_requires_an_age(filled: Path) -> None:
     assert "--older-than" in Text.from_ansi(invoke(filled, "prune").stderr).plain
 
 
-def test_a_log_in_figures(filled: Path) -> None:
-    with opened(filled) as log:
-        log.count_rejections(1, "secret wrong", 3)
-    (stats,) = said(filled, "stats")
+def test_stats_count_the_store(filled: Path) -> None:
+    with opened(filled) as store:
+        store.count_rejections(1, "secret wrong", 3)
+    (stats,) = json_lines(filled, "stats")
     assert stats.pop("unfinished_since") is not None
     assert stats.pop("body_bytes") > 0
     assert stats.pop("file_bytes") == filled.stat().st_size
@@ -869,7 +873,7 @@ WRITES = [("replay", "succeeded-1"), ("prune", "--older-than", "1h")]
 
 
 @pytest.mark.parametrize("words", READS, ids=lambda words: words[0])
-def test_reading_changes_nothing_in_the_file(filled: Path, words: Sequence[str]) -> None:
+def test_reading_does_not_change_the_file(filled: Path, words: Sequence[str]) -> None:
     before = filled.read_bytes()
     assert invoke(filled, *words).exit_code == 0
     assert filled.read_bytes() == before
@@ -880,7 +884,7 @@ def test_reading_changes_nothing_in_the_file(filled: Path, words: Sequence[str])
 
 @pytest.mark.parametrize("words", READS + WRITES, ids=lambda words: words[0])
 @pytest.mark.parametrize("content", [None, b""])
-def test_a_file_that_is_not_there_is_not_made(
+def test_missing_file_is_not_created(
     path: Path, words: Sequence[str], content: bytes | None
 ) -> None:
     if content is not None:
@@ -906,8 +910,8 @@ def make_other(path: Path) -> None:
 
 
 def make_newer(path: Path) -> None:
-    with opened(path) as log:
-        accept(log, "succeeded-1")
+    with opened(path) as store:
+        accept(store, "succeeded-1")
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
@@ -932,7 +936,7 @@ def make_older(path: Path) -> None:
         (Path.mkdir, 2, "is a folder: give the path of a file"),
     ],
 )
-def test_a_file_that_is_no_log_of_this_version_is_left_alone(
+def test_file_of_another_format_is_not_changed(
     path: Path,
     words: Sequence[str],
     make: Callable[[Path], None],
@@ -953,16 +957,14 @@ def test_deliveries_in_memory_cannot_be_read() -> None:
     assert "stores its deliveries in memory" in Text.from_ansi(done.stderr).plain
 
 
-def test_a_path_below_a_file_is_told(filled: Path) -> None:
+def test_path_below_a_file_is_an_error(filled: Path) -> None:
     done = invoke(filled / "x", "list")
     assert done.exit_code == 2
     assert "Not a directory" in Text.from_ansi(done.stderr).plain
 
 
 @pytest.mark.slow
-def test_the_file_is_that_of_the_option_then_the_variable_then_the_folder(
-    filled: Path, tmp_path: Path
-) -> None:
+def test_file_comes_from_option_variable_or_folder(filled: Path, tmp_path: Path) -> None:
     def ids(**options: Any) -> int:
         words = [sys.executable, "-m", "hubhooks.cli", "deliveries", "list", "--json"]
         words += options.pop("words", [])

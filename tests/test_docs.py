@@ -1,4 +1,4 @@
-"""The pages of the site are whole: what is made of the code is of this code, and all is shown."""
+"""The pages of the site are complete, and generated pages match the code."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = runpy.run_path(str(ROOT / "scripts" / "docs_pages.py"))["PAGES"]
 SHOWN = re.compile(r"^::: (\S+)$", re.MULTILINE)
-# What is shown otherwise: `errors` is a module, shown as one, and the version says itself.
+# Names without their own entry: `errors` is shown as a module, and the version needs none.
 ELSEWHERE = {"hubhooks.errors", "hubhooks.__version__"}
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_made_of_the_code_is_up_to_date(name: str) -> None:
+def test_generated_page_is_up_to_date(name: str) -> None:
     path = ROOT / name
     is_same = path.exists() and path.read_text("utf-8") == PAGES[name]()
     assert is_same, f"{name} is old: run `python scripts/docs_pages.py`"
@@ -47,7 +47,7 @@ def exported(module: str) -> list[str]:
         "pytest_hubhooks",
     ],
 )
-def test_the_reference_shows_all_that_is_public(module: str) -> None:
+def test_reference_lists_all_public_names(module: str) -> None:
     pages = (ROOT / "docs" / "reference").glob("*.md")
     shown = {name for page in pages for name in SHOWN.findall(page.read_text("utf-8"))}
     assert "hubhooks.errors" in shown
@@ -92,7 +92,7 @@ def test_navigation_has_every_page_once() -> None:
     assert sorted(entries) == sorted(texts())
 
 
-def test_no_two_pages_have_one_title() -> None:
+def test_page_titles_are_unique() -> None:
     titles = list(nav().values())
     headings = [heading[1] for text in texts().values() if (heading := SITE["TITLE"].search(text))]
     assert len(headings) == len(texts())

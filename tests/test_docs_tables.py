@@ -1,4 +1,4 @@
-"""The tables of the docs name what the code has."""
+"""The tables of the docs match the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept of a delivery when processes die, and when it comes again: over real sockets."""
+"""Durability over real sockets: crashed processes and repeated deliveries."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-# ---- processes that die -------------------------------------------------------------------------
+# ---- crashed processes --------------------------------------------------------------------------
 
 
-def test_nothing_acknowledged_is_lost_when_the_server_is_killed_again_and_again(
+def test_killed_server_loses_no_acknowledged_delivery(
     tmp_path: Path,
 ) -> None:
     report = soak(tmp_path, rounds=6)
@@ -73,36 +73,36 @@ def works(event): ...
 
 @app.on_failure
 def tell(event, context, error):
-    with open("told", "a") as file:
+    with open("called", "a") as file:
         file.write(f"{context.handler} {context.attempt} {error}\\n")
 """
 
 
-def test_a_handler_that_kills_the_process_fails_in_the_end_and_the_app_comes_up(
+def test_handler_that_kills_the_process_finally_fails(
     tmp_path: Path,
 ) -> None:
-    log = SqliteStore(tmp_path / "hubhooks.db")
+    store = SqliteStore(tmp_path / "hubhooks.db")
     crashes = 0
     with started(tmp_path, script=ABORTS, environ=ON_DISK) as server:
         assert server.post("/", BODY, headers={"Webhook-Id": "d1"}).status_code == 202
         server.wait()
         crashes += 1
-    while not lines(tmp_path / "told"):
+    while not lines(tmp_path / "called"):
         with started(tmp_path, *UVICORN, script=ABORTS, prints="running on", environ=ON_DISK) as s:
-            s.wait_until(lambda s=s: s.is_over or bool(lines(tmp_path / "told")), "is stuck")
+            s.wait_until(lambda s=s: s.is_over or bool(lines(tmp_path / "called")), "is stuck")
             if s.is_over:
                 crashes += 1
                 continue
             other = compact(sample_json("repo.create"))
             assert s.post("/", other, headers={"Webhook-Id": "d2"}).status_code == 202
             s.wait_until(
-                lambda: log.stats().states == {"failed": 1, "succeeded": 1}, "does not run it"
+                lambda: store.stats().states == {"failed": 1, "succeeded": 1}, "does not run it"
             )
     assert crashes == 4
-    assert lines(tmp_path / "told") == ["aborts 4 the process died during this handler"]
-    record = log.get("d1")
-    assert record is not None
-    assert (record.runs[0].attempts, record.runs[0].crashes) == (4, 4)
+    assert lines(tmp_path / "called") == ["aborts 4 the process died during this handler"]
+    delivery = store.get("d1")
+    assert delivery is not None
+    assert (delivery.runs[0].attempts, delivery.runs[0].crashes) == (4, 4)
 
 
 TELLS_PID = """
@@ -124,10 +124,8 @@ def tells(event, context):
 
 
 @pytest.mark.parametrize("clock", ["goes on", "is set back"])
-def test_of_two_processes_one_runs_everything_and_the_other_takes_over_when_it_is_killed(
-    tmp_path: Path, clock: str
-) -> None:
-    log = SqliteStore(tmp_path / "hubhooks.db")
+def test_second_process_takes_over_from_a_killed_leader(tmp_path: Path, clock: str) -> None:
+    store = SqliteStore(tmp_path / "hubhooks.db")
     with ExitStack() as stack:
         servers = [
             stack.enter_context(started(tmp_path, script=TELLS_PID, environ=ON_DISK))
@@ -136,7 +134,9 @@ def test_of_two_processes_one_runs_everything_and_the_other_takes_over_when_it_i
         for number in range(40):
             headers = {"Webhook-Id": f"d{number}"}
             assert servers[number % 2].post("/", BODY, headers=headers).status_code == 202
-        servers[0].wait_until(lambda: log.stats().states == {"succeeded": 40}, "does not run them")
+        servers[0].wait_until(
+            lambda: store.stats().states == {"succeeded": 40}, "does not run them"
+        )
         ran = [line.split() for line in lines(tmp_path / "ran")]
         assert Counter(name for name, _, _ in ran) == {f"d{number}": 1 for number in range(40)}
         (pid,) = {int(pid) for _, _, pid in ran}
@@ -148,15 +148,15 @@ def test_of_two_processes_one_runs_everything_and_the_other_takes_over_when_it_i
         if clock == "is set back":
             (tmp_path / "set-back").touch()
         leader.kill()
-        other.wait_until(lambda: log.stats().states == {"succeeded": 41}, "does not take over")
+        other.wait_until(lambda: store.stats().states == {"succeeded": 41}, "does not take over")
         other.post("/", BODY, headers={"Webhook-Id": "last"})
-        other.wait_until(lambda: log.stats().states == {"succeeded": 42}, "does not go on")
+        other.wait_until(lambda: store.stats().states == {"succeeded": 42}, "does not go on")
     names = [line.split()[:2] for line in lines(tmp_path / "ran")]
     assert names[40:] == [["stuck", "1"], ["stuck", "2"], ["last", "1"]]
     assert {int(line.split()[2]) for line in lines(tmp_path / "ran")[41:]} == {other.pid}
 
 
-def test_a_process_that_cannot_take_over_at_first_tries_again(
+def test_failed_takeover_is_retried(
     tmp_path: Path,
     serve: Any,
     post: Any,
@@ -205,20 +205,22 @@ def waits_too(event, context):
 """
 
 
-def test_what_does_not_end_before_the_server_stops_runs_after_the_next_start(
+def test_unfinished_run_runs_after_the_next_start(
     tmp_path: Path,
 ) -> None:
-    log = SqliteStore(tmp_path / "hubhooks.db")
+    store = SqliteStore(tmp_path / "hubhooks.db")
     with started(tmp_path, script=STOPS, environ=ON_DISK) as server:
         server.post("/", BODY, headers={"Webhook-Id": "d1"})
         server.wait_until(lambda: len(lines(tmp_path / "ran")) == 2, "does not start them")
         # After ten seconds it stops waiting.
         server.stop()
-        record = log.get("d1")
-        assert record is not None
-        assert {run.state for run in record.runs} == {"retrying"}
+        delivery = store.get("d1")
+        assert delivery is not None
+        assert {run.state for run in delivery.runs} == {"retrying"}
     with started(tmp_path, script=STOPS, environ=ON_DISK) as server:
-        server.wait_until(lambda: log.stats().states == {"succeeded": 1}, "does not run them again")
+        server.wait_until(
+            lambda: store.stats().states == {"succeeded": 1}, "does not run them again"
+        )
     assert sorted(lines(tmp_path / "ran")) == ["async 1", "async 2", "sync 1", "sync 2"]
 
 
@@ -240,16 +242,16 @@ def matching(event, context):
 
 
 def deliver(server: Server, delivery_id: str) -> None:
-    answer = server.post("/", BODY, headers={"Webhook-Id": delivery_id})
-    assert answer.status_code == 202, answer.text
+    response = server.post("/", BODY, headers={"Webhook-Id": delivery_id})
+    assert response.status_code == 202, response.text
 
 
-def test_who_uploads_the_log_and_loses_its_locks_goes_on_running_handlers(tmp_path: Path) -> None:
+def test_lost_sqlite_locks_do_not_stop_the_handlers(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     with started(tmp_path, script=UPLOADS, environ=ON_DISK) as first:
         deliver(first, "upload")
         wait_until(lambda: lines(ran) == ["upload"])
-        # It finds the lock free.
+        # The second process finds the lock free.
         with started(tmp_path, environ=ON_DISK) as second:
             deliver(second, "to-the-second")
             wait_until(lambda: lines(ran)[1:] == ["to-the-second"])
@@ -261,21 +263,21 @@ def test_who_uploads_the_log_and_loses_its_locks_goes_on_running_handlers(tmp_pa
     assert len(SqliteStore(tmp_path / "hubhooks.db").list()) == 4
 
 
-def test_an_app_whose_log_is_removed_goes_on_in_a_new_one(tmp_path: Path) -> None:
+def test_app_recreates_a_removed_store(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     with started(tmp_path, script=UPLOADS, environ=ON_DISK) as server:
         deliver(server, "before")
         wait_until(lambda: lines(ran) == ["before"])
-        # The database first, as a shell does it: what it had is not to come back.
+        # The database first, as a shell does it: its deliveries must not come back.
         for file in sorted(tmp_path.glob("hubhooks.db*")):
             file.unlink(missing_ok=True)
         deliver(server, "after")
         wait_until(lambda: lines(ran)[1:] == ["after"])
         server.kill()
-    assert [record.id for record in SqliteStore(tmp_path / "hubhooks.db").list()] == ["after"]
+    assert [delivery.id for delivery in SqliteStore(tmp_path / "hubhooks.db").list()] == ["after"]
 
 
-# ---- the same delivery again --------------------------------------------------------------------
+# ---- repeated deliveries ------------------------------------------------------------------------
 
 
 class Served:
@@ -288,19 +290,19 @@ class Served:
         self._post = post
 
     def send(self, delivery_id: str = "d1", content: bytes = BODY) -> tuple[int, str]:
-        status, said = self._post(self.port, content, delivery_id)
-        return status, said["status"]
+        status, data = self._post(self.port, content, delivery_id)
+        return status, data["status"]
 
-    def record(self, delivery_id: str = "d1") -> Any:
+    def delivery(self, delivery_id: str = "d1") -> Any:
         return self.hooks.deliveries.get(delivery_id)
 
     def wait_for(self, state: str, delivery_id: str = "d1", *, delivered: bool = True) -> None:
         def is_so() -> bool:
-            record = self.record(delivery_id)
+            delivery = self.delivery(delivery_id)
             return (
-                record is not None
-                and record.state == state
-                and (record.is_acknowledged or not delivered)
+                delivery is not None
+                and delivery.state == state
+                and (delivery.is_acknowledged or not delivered)
             )
 
         wait_until(is_so)
@@ -322,7 +324,7 @@ def serving(serve: Any, post: Any, deliveries: str) -> Any:
     return serving
 
 
-def test_a_delivery_answered_in_time_that_comes_again_is_a_replay(serving: Any) -> None:
+def test_delivery_repeated_after_a_timely_response_is_a_replay(serving: Any) -> None:
     seen: list[RunContext] = []
     with serving() as served:
         served.hooks.add(lambda event, context: seen.append(context), name="matching")
@@ -333,7 +335,7 @@ def test_a_delivery_answered_in_time_that_comes_again_is_a_replay(serving: Any) 
     assert [(d.attempt, d.is_replay) for d in seen] == [(1, False), (2, True)]
 
 
-def test_a_delivery_answered_too_late_that_comes_again_is_the_hubs_retry(
+def test_delivery_repeated_after_a_late_response_is_a_retry(
     serving: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(app_module, "_ACKNOWLEDGE_SECONDS", 0)
@@ -342,22 +344,20 @@ def test_a_delivery_answered_too_late_that_comes_again_is_the_hubs_retry(
         assert served.send() == (202, "accepted")
         served.wait_for("succeeded", delivered=False)
         assert served.send() == (200, "duplicate")
-        assert served.record().duplicates == 1
+        assert served.delivery().duplicates == 1
 
 
-def test_an_answer_that_waited_for_its_handlers_is_not_too_late(
-    serving: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_response_on_completion_is_in_time(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app_module, "_ACKNOWLEDGE_SECONDS", 0)
     with serving(acknowledge="on_completion") as served:
         served.hooks.add(lambda event: None, name="matching")
         assert served.send() == (200, "succeeded")
         # Replay.
         assert served.send() == (200, "succeeded")
-        assert served.record().runs[0].attempts == 2
+        assert served.delivery().runs[0].attempts == 2
 
 
-def test_a_delivery_whose_sender_hung_up_that_comes_again_is_the_hubs_retry(serving: Any) -> None:
+def test_delivery_repeated_after_a_disconnect_is_a_retry(serving: Any) -> None:
     stalls, release = threading.Event(), threading.Event()
     with serving() as served:
 
@@ -369,7 +369,7 @@ def test_a_delivery_whose_sender_hung_up_that_comes_again_is_the_hubs_retry(serv
 
         served.send("stall")
         assert stalls.wait(PATIENCE)
-        # The loop is kept busy, so the request and the end of its connection come together.
+        # The loop is busy, so the request and the end of its connection arrive together.
         request = (
             b"POST / HTTP/1.1\r\nHost: x\r\nX-Webhook-Secret: moon\r\nWebhook-Id: d1\r\n"
             b"Content-Length: %d\r\n\r\n" % len(BODY)
@@ -380,14 +380,16 @@ def test_a_delivery_whose_sender_hung_up_that_comes_again_is_the_hubs_retry(serv
             release_later = threading.Timer(0.2, release.set)
         release_later.start()
         try:
-            wait_until(lambda: served.record() is not None and served.record().state == "succeeded")
+            wait_until(
+                lambda: served.delivery() is not None and served.delivery().state == "succeeded"
+            )
         except AssertionError:
             pytest.skip("the server saw the end of the connection before the request")
-        assert not served.record().is_acknowledged
+        assert not served.delivery().is_acknowledged
         assert served.send() == (200, "duplicate")
 
 
-def test_a_sender_that_hung_up_while_its_answer_waited_is_the_hubs_retry(serving: Any) -> None:
+def test_disconnect_before_completion_makes_the_next_a_retry(serving: Any) -> None:
     begun, release = threading.Event(), threading.Event()
     with serving(acknowledge="on_completion") as served:
 
@@ -406,10 +408,10 @@ def test_a_sender_that_hung_up_while_its_answer_waited_is_the_hubs_retry(serving
         release.set()
         served.wait_for("succeeded", delivered=False)
         assert served.send() == (200, "duplicate")
-        assert served.record().runs[0].attempts == 1
+        assert served.delivery().runs[0].attempts == 1
 
 
-def test_only_the_handlers_that_failed_run_again(serving: Any) -> None:
+def test_only_failed_handlers_run_again(serving: Any) -> None:
     ran: list[str] = []
     with serving() as served:
 
@@ -427,7 +429,7 @@ def test_only_the_handlers_that_failed_run_again(serving: Any) -> None:
     assert sorted(ran) == ["fails once", "fails once", "works"]
 
 
-def test_what_runs_or_waits_for_a_retry_is_in_progress(serving: Any) -> None:
+def test_running_or_retrying_delivery_is_in_progress(serving: Any) -> None:
     release = threading.Event()
     with serving() as served:
 
@@ -444,10 +446,10 @@ def test_what_runs_or_waits_for_a_retry_is_in_progress(serving: Any) -> None:
             release.set()
         served.wait_for("retrying")
         assert served.send() == (200, "in_progress")
-        assert served.record().duplicates == 2
+        assert served.delivery().duplicates == 2
 
 
-def test_what_nobody_ran_is_judged_anew(serving: Any) -> None:
+def test_delivery_without_runs_is_matched_again(serving: Any) -> None:
     with serving() as served:
         assert served.send("unheard") == (200, "unhandled")
         assert served.send("malformed", b"{") == (202, "malformed")
@@ -463,45 +465,47 @@ def test_what_nobody_ran_is_judged_anew(serving: Any) -> None:
         assert served.send("unheard") == (202, "accepted")
 
 
-def test_deliveries_without_an_id_are_never_the_same(serving: Any, post: Any) -> None:
+def test_deliveries_without_id_are_all_different(serving: Any, post: Any) -> None:
     ran: list[str] = []
     with serving() as served:
         served.hooks.add(lambda event, context: ran.append(context.id), name="matching")
-        answers = [post(served.port, BODY, "") for _ in range(2)]
-        assert [status for status, _ in answers] == [202, 202]
+        responses = [post(served.port, BODY, "") for _ in range(2)]
+        assert [status for status, _ in responses] == [202, 202]
         wait_until(lambda: len(ran) == 2)
-    assert sorted(ran) == sorted(said["delivery"] for _, said in answers)
+    assert sorted(ran) == sorted(data["delivery"] for _, data in responses)
     assert len(set(ran)) == 2
 
 
-# ---- what the process died during ---------------------------------------------------------------
+# ---- crashed runs -------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Any, post: Any) -> Any:
-    """Serve a log in which some runs of `matching` were interrupted, and others are queued."""
+def serve_after_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Any, post: Any
+) -> Any:
+    """Serve a store with crashed and queued runs of `matching`."""
 
     @contextmanager
-    def died(
+    def serve_after_crash(
         hooks: Webhooks,
         *interrupted: str,
         queued: Sequence[str] = (),
         due_after: float = 0,
-        alone: float = 3600,
+        quarantine: float = 3600,
     ) -> Generator[Served]:
         monkeypatch.setattr(leadership, "_CRASH_BACKOFF_SECONDS", due_after)
-        monkeypatch.setattr(service, "DEFAULT_TIMEOUTS", Timeouts(quarantine=alone))
-        log = SqliteStore(tmp_path / "hubhooks.db")
-        log.open()
-        log.recover()
+        monkeypatch.setattr(service, "DEFAULT_TIMEOUTS", Timeouts(quarantine=quarantine))
+        store = SqliteStore(tmp_path / "hubhooks.db")
+        store.open()
+        store.recover()
         for delivery_id in (*interrupted, *queued):
-            log.accept(delivery_id, BODY, ["matching"])
-            assert delivery_id in queued or log.claim(delivery_id, "matching") is not None
-        log.close()
+            store.accept(delivery_id, BODY, ["matching"])
+            assert delivery_id in queued or store.claim(delivery_id, "matching") is not None
+        store.close()
         with serve(hooks) as port:
             yield Served(hooks, port, post)
 
-    return died
+    return serve_after_crash
 
 
 @pytest.fixture
@@ -509,8 +513,8 @@ def on_disk(tmp_path: Path) -> Webhooks:
     return Webhooks("moon", deliveries=tmp_path / "hubhooks.db")
 
 
-def test_what_the_process_died_during_runs_alone_and_the_others_in_between(
-    died: Any, on_disk: Webhooks
+def test_crashed_runs_are_isolated_with_others_between_them(
+    serve_after_crash: Any, on_disk: Webhooks
 ) -> None:
     release = threading.Event()
     ran: list[str] = []
@@ -520,23 +524,23 @@ def test_what_the_process_died_during_runs_alone_and_the_others_in_between(
         ran.append(context.id)
         assert release.wait(PATIENCE)
 
-    with died(on_disk, "i1", "i2", "i3", queued=["n1"]) as served:
+    with serve_after_crash(on_disk, "i1", "i2", "i3", queued=["n1"]) as served:
         try:
             wait_until(lambda: ran == ["i1"])
             served.send("n2")
-            assert [served.record(name).state for name in ("n1", "n2")] == ["queued", "queued"]
+            assert [served.delivery(name).state for name in ("n1", "n2")] == ["queued", "queued"]
         finally:
             release.set()
         wait_until(lambda: served.hooks.deliveries.stats().states == {"succeeded": 5})
     assert [ran[0], *sorted(ran[1:3]), *ran[3:]] == ["i1", "n1", "n2", "i2", "i3"]
 
 
-@pytest.mark.parametrize(("alone", "timeout"), [(0.05, None), (3600, 0.05)])
-def test_what_the_process_died_during_does_not_stay_alone_when_it_hangs(
-    died: Any,
+@pytest.mark.parametrize(("quarantine", "timeout"), [(0.05, None), (3600, 0.05)])
+def test_isolation_of_a_hanging_crashed_run_ends(
+    serve_after_crash: Any,
     on_disk: Webhooks,
     logged: Callable[[], list[str]],
-    alone: float,
+    quarantine: float,
     timeout: float | None,
 ) -> None:
     release = threading.Event()
@@ -545,13 +549,13 @@ def test_what_the_process_died_during_does_not_stay_alone_when_it_hangs(
     def matching(event: HubEvent, context: RunContext) -> None:
         assert context.id != "i1" or release.wait(PATIENCE)
 
-    with died(on_disk, "i1", alone=alone) as served:
+    with serve_after_crash(on_disk, "i1", quarantine=quarantine) as served:
         try:
             served.send("n1")
             served.wait_for("succeeded", "n1")
             served.send("n2")
             served.wait_for("succeeded", "n2")
-            assert served.record("i1").state == ("stuck" if timeout else "running")
+            assert served.delivery("i1").state == ("stuck" if timeout else "running")
         finally:
             release.set()
         served.wait_for("succeeded", "i1", delivered=False)
@@ -562,35 +566,33 @@ def test_what_the_process_died_during_does_not_stay_alone_when_it_hangs(
     assert logged().count(what) == 1
 
 
-def test_what_the_process_died_during_has_its_turn_also_when_something_always_runs(
-    died: Any, on_disk: Webhooks
-) -> None:
+def test_crashed_run_starts_under_constant_load(serve_after_crash: Any, on_disk: Webhooks) -> None:
     ran = threading.Event()
-    # One ends when the next has come, so that there never is a moment at which nothing runs.
-    came = [threading.Event()]
+    # Each run ends after the next one has arrived, so some run is always active.
+    arrivals = [threading.Event()]
 
     @on_disk.on(name="matching")
     def matching(event: HubEvent, context: RunContext) -> None:
         if context.id == "i1":
             ran.set()
         else:
-            assert came[int(context.id) + 1].wait(PATIENCE)
+            assert arrivals[int(context.id) + 1].wait(PATIENCE)
 
-    with died(on_disk, "i1", due_after=0.2) as served:
+    with serve_after_crash(on_disk, "i1", due_after=0.2) as served:
         deadline = time.monotonic() + PATIENCE
         try:
             while not ran.is_set():
                 assert time.monotonic() < deadline
-                came.append(threading.Event())
-                served.send(str(len(came) - 2))
-                came[-2].set()
+                arrivals.append(threading.Event())
+                served.send(str(len(arrivals) - 2))
+                arrivals[-2].set()
         finally:
-            came[-1].set()
+            arrivals[-1].set()
         wait_until(lambda: set(served.hooks.deliveries.stats().states) == {"succeeded"})
 
 
-def test_what_the_process_died_during_waits_only_so_long_for_what_runs(
-    died: Any, on_disk: Webhooks
+def test_crashed_run_waits_a_limited_time_for_others(
+    serve_after_crash: Any, on_disk: Webhooks
 ) -> None:
     release, begun = threading.Event(), threading.Event()
 
@@ -600,14 +602,14 @@ def test_what_the_process_died_during_waits_only_so_long_for_what_runs(
             begun.set()
             assert release.wait(PATIENCE)
 
-    with died(on_disk, "i1", due_after=0.2, alone=0.05) as served:
+    with serve_after_crash(on_disk, "i1", due_after=0.2, quarantine=0.05) as served:
         try:
             served.send("n1")
             assert begun.wait(PATIENCE)
             served.wait_for("succeeded", "i1", delivered=False)
             served.send("n2")
             served.wait_for("succeeded", "n2")
-            assert served.record("n1").state == "running"
+            assert served.delivery("n1").state == "running"
         finally:
             release.set()
 
@@ -616,10 +618,8 @@ def test_what_the_process_died_during_waits_only_so_long_for_what_runs(
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_a_handler_that_fails_is_tried_again_until_its_retries_are_spent(
-    serving: Any, is_async: bool
-) -> None:
-    told: list[tuple[str, int, str]] = []
+def test_failing_handler_is_retried_up_to_its_limit(serving: Any, is_async: bool) -> None:
+    called: list[tuple[str, int, str]] = []
     waits: list[int] = []
 
     def backoff(failures: int) -> float:
@@ -637,26 +637,26 @@ def test_a_handler_that_fails_is_tried_again_until_its_retries_are_spent(
         hooks = served.hooks
         hooks.add(fails_too if is_async else fails, name="fails", retries=2, backoff=backoff)
         hooks.on_error(
-            lambda _, context, error: told.append(("error", context.attempt, f"{error}"))
+            lambda _, context, error: called.append(("error", context.attempt, f"{error}"))
         )
         hooks.on_failure(
-            lambda _, context, error: told.append(("failure", context.attempt, f"{error}"))
+            lambda _, context, error: called.append(("failure", context.attempt, f"{error}"))
         )
         served.send()
         served.wait_for("failed")
-        wait_until(lambda: len(told) == 4)
-        (run,) = served.record().runs
+        wait_until(lambda: len(called) == 4)
+        (run,) = served.delivery().runs
         assert (run.attempts, run.error) == (3, "ValueError: no 3")
         served.send()
-        wait_until(lambda: len(told) == 8)
+        wait_until(lambda: len(called) == 8)
     assert waits == [1, 2, 1, 2]
-    assert sorted(told) == sorted(
+    assert sorted(called) == sorted(
         [("error", attempt, f"no {attempt}") for attempt in range(1, 7)]
         + [("failure", 3, "no 3"), ("failure", 6, "no 6")]
     )
 
 
-def test_a_handler_can_say_when_it_is_to_be_tried_again(
+def test_handler_chooses_the_time_of_its_retry(
     serving: Any, logged: Callable[[], list[str]]
 ) -> None:
     with serving() as served:
@@ -668,18 +668,18 @@ def test_a_handler_can_say_when_it_is_to_be_tried_again(
 
         served.send()
         served.wait_for("succeeded")
-        assert served.record().runs[0].attempts == 2
+        assert served.delivery().runs[0].attempts == 2
     expected = "handler `busy` asks for a retry of delivery `d1` in 0.01 s: too many requests"
     assert expected in logged()
 
 
 @pytest.mark.parametrize("after", [60, 60.0, Decimal(60), Fraction(60)])
-def test_a_retry_takes_seconds_of_any_kind(after: Any) -> None:
+def test_retry_accepts_any_number_of_seconds(after: Any) -> None:
     assert Retry(after=after).after == 60
 
 
 @pytest.mark.parametrize("after", [-1, float("nan"), float("inf"), "60", [60]])
-def test_a_retry_at_no_time_is_refused(after: Any) -> None:
+def test_retry_without_a_time_is_rejected(after: Any) -> None:
     with pytest.raises(ConfigError, match=r"for a time, write `after=60`"):
         Retry(60)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="is not a number of seconds; write for example"):
@@ -693,12 +693,12 @@ def exits(_: int) -> float:
 @pytest.mark.parametrize(
     "backoff", [exits, lambda _: float("nan"), lambda _: float("inf"), lambda _: 10**400]
 )
-def test_a_backoff_that_gives_no_time_has_its_handler_wait_a_minute(
+def test_invalid_backoff_waits_a_minute(
     serving: Any, logged: Callable[[], list[str]], backoff: Callable[[int], float]
 ) -> None:
     def waits_a_minute(delivery_id: str) -> bool:
         served.wait_for("retrying", delivery_id)
-        (run,) = served.record(delivery_id).runs
+        (run,) = served.delivery(delivery_id).runs
         minute = timedelta(seconds=60)
         return bool(run.started_at + minute <= run.due_at <= datetime.now(timezone.utc) + minute)
 
@@ -708,7 +708,7 @@ def test_a_backoff_that_gives_no_time_has_its_handler_wait_a_minute(
         def fails(event: HubEvent) -> None:
             raise ValueError
 
-        # The second one needs the place of the first.
+        # The second run needs the slot of the first.
         for delivery_id in ("d1", "d2"):
             served.send(delivery_id)
             assert waits_a_minute(delivery_id)
@@ -716,9 +716,9 @@ def test_a_backoff_that_gives_no_time_has_its_handler_wait_a_minute(
 
 
 @pytest.mark.parametrize("after", [1e9, 1e12, 1e300])
-def test_a_handler_waits_a_year_at_most(serving: Any, after: float) -> None:
+def test_retry_waits_a_year_at_most(serving: Any, after: float) -> None:
     class Later(Retry):
-        """One of the user's, which does not call what it inherits."""
+        """A user's exception that does not call the inherited constructor."""
 
         def __init__(self) -> None:
             Exception.__init__(self, "later")
@@ -732,14 +732,14 @@ def test_a_handler_waits_a_year_at_most(serving: Any, after: float) -> None:
             raise Retry(after=after)
 
         served.send()
-        wait_until(lambda: served.record().runs[0].failures == 2)
+        wait_until(lambda: served.delivery().runs[0].failures == 2)
         assert served.send() == (200, "in_progress")
         (listed,) = served.hooks.deliveries.list()
         in_a_year = datetime.now(timezone.utc) + timedelta(days=365)
         assert in_a_year - timedelta(days=1) < listed.runs[0].due_at <= in_a_year
 
 
-def test_an_async_handler_out_of_time_is_cancelled_and_fails(serving: Any) -> None:
+def test_timeout_cancels_an_async_handler(serving: Any) -> None:
     cleaned_up: list[bool] = []
     with serving() as served:
 
@@ -752,12 +752,12 @@ def test_an_async_handler_out_of_time_is_cancelled_and_fails(serving: Any) -> No
 
         served.send()
         served.wait_for("failed")
-        (run,) = served.record().runs
+        (run,) = served.delivery().runs
     assert (run.attempts, run.error) == (2, "TimeoutError: it took more than 0.05 s")
     assert cleaned_up == [True, True]
 
 
-def test_a_sync_handler_out_of_time_is_overdue_until_it_returns(
+def test_timed_out_sync_handler_is_stuck_until_it_returns(
     serving: Any, logged: Callable[[], list[str]]
 ) -> None:
     release = threading.Event()
@@ -771,18 +771,18 @@ def test_a_sync_handler_out_of_time_is_overdue_until_it_returns(
             served.send()
             served.wait_for("stuck")
             served.send("d2")
-            assert served.record("d2").state == "queued"
+            assert served.delivery("d2").state == "queued"
             assert served.send() == (200, "in_progress")
         finally:
             release.set()
         served.wait_for("succeeded")
         served.wait_for("succeeded", "d2")
-        assert served.record().runs[0].attempts == 1
+        assert served.delivery().runs[0].attempts == 1
     what = "handler `stuck` on delivery `d1` is stuck: it took more than 0.05 s; a thread cannot"
     assert f"{what} be stopped" in logged()
 
 
-def test_an_async_handler_that_swallows_its_cancellation_is_overdue_until_it_returns(
+def test_handler_that_swallows_its_cancellation_is_stuck(
     serving: Any, logged: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "DEFAULT_TIMEOUTS", Timeouts(cancel_grace=0.05))
@@ -799,18 +799,18 @@ def test_an_async_handler_that_swallows_its_cancellation_is_overdue_until_it_ret
             served.send()
             served.wait_for("stuck")
             served.send("d2")
-            assert served.record("d2").state == "queued"
+            assert served.delivery("d2").state == "queued"
         finally:
             release.set()
         served.wait_for("succeeded")
         served.wait_for("succeeded", "d2")
-        assert served.record().runs[0].attempts == 1
+        assert served.delivery().runs[0].attempts == 1
     what = "handler `stubborn` on delivery `d1` is stuck: it took more than 0.05 s, and did not end"
     (line,) = [line for line in logged() if line.startswith(what)]
     assert line == f"{what} when it was cancelled"
 
 
-def test_no_more_deliveries_at_once_than_a_handler_allows_and_others_pass_it(serving: Any) -> None:
+def test_concurrency_limit_delays_no_other_handler(serving: Any) -> None:
     release = threading.Event()
     now, most, lock = [0], [0], threading.Lock()
     passed: list[str] = []
@@ -837,7 +837,7 @@ def test_no_more_deliveries_at_once_than_a_handler_allows_and_others_pass_it(ser
     assert most == [2]
 
 
-def test_more_than_there_is_room_for_runs_later(serving: Any) -> None:
+def test_runs_beyond_the_slots_run_later(serving: Any) -> None:
     release = threading.Event()
     ran: list[str] = []
     with serving() as served:
@@ -856,7 +856,7 @@ def test_more_than_there_is_room_for_runs_later(serving: Any) -> None:
     assert sorted(ran) == sorted(f"d{number}" for number in range(40))
 
 
-def test_what_somebody_queues_in_the_log_is_run_by_the_app(serving: Any, deliveries: str) -> None:
+def test_app_runs_deliveries_queued_by_another_process(serving: Any, deliveries: str) -> None:
     if deliveries == ":memory:":
         pytest.skip("no other process sees it")
     ran: list[bool] = []
@@ -873,7 +873,7 @@ def test_what_somebody_queues_in_the_log_is_run_by_the_app(serving: Any, deliver
 
 
 @pytest.mark.slow
-def test_an_async_handler_that_blocks_the_servers_loop_is_named(
+def test_handler_that_blocks_the_loop_is_named(
     serving: Any, logged: Callable[[], list[str]]
 ) -> None:
     def names_it() -> bool:
@@ -891,10 +891,10 @@ def test_an_async_handler_that_blocks_the_servers_loop_is_named(
         served.wait_for("succeeded")
 
 
-# ---- an answer that waits -----------------------------------------------------------------------
+# ---- response on completion ---------------------------------------------------------------------
 
 
-def test_the_answer_may_wait_for_the_handlers(serving: Any) -> None:
+def test_response_on_completion_waits_for_handlers(serving: Any) -> None:
     with serving(acknowledge="on_completion") as served:
 
         @served.hooks.on(name="matching")
@@ -903,16 +903,18 @@ def test_the_answer_may_wait_for_the_handlers(serving: Any) -> None:
                 raise ValueError
 
         assert served.send("works") == (200, "succeeded")
-        assert served.record("works").state == "succeeded"
+        assert served.delivery("works").state == "succeeded"
         assert served.send("fails") == (503, "failed")
-        assert not served.record("fails").is_acknowledged
-        # The Hub's retry is the queue.
+        assert not served.delivery("fails").is_acknowledged
+        # The Hub sends them again.
         assert served.send("fails") == (200, "succeeded")
         assert served.send("works") == (200, "succeeded")
-        assert [served.record(name).runs[0].attempts for name in ("works", "fails")] == [2, 2]
+        assert [served.delivery(name).runs[0].attempts for name in ("works", "fails")] == [2, 2]
 
 
-def test_an_answer_waits_only_so_long(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_response_on_completion_waits_a_limited_time(
+    serving: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(app_module, "_COMPLETION_SECONDS", 0.05)
     release = threading.Event()
     with serving(acknowledge="on_completion") as served:
@@ -928,7 +930,7 @@ def test_an_answer_waits_only_so_long(serving: Any, monkeypatch: pytest.MonkeyPa
             release.set()
 
 
-def test_answers_that_wait_leave_the_log_alone_while_another_process_writes(
+def test_waiting_responses_do_not_poll_a_busy_store(
     tmp_path: Path, event: Callable[..., HubEvent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Counting(SqliteStore):
@@ -954,25 +956,27 @@ def test_answers_that_wait_leave_the_log_alone_while_another_process_writes(
             await release.wait()
 
         worker.start()
-        worker.submit(AcceptedRuns(log.accept("d1", BODY, ["matching"]).id, ("matching",), change))
-        answers = [asyncio.ensure_future(worker.wait_for("d1", PATIENCE)) for _ in range(20)]
-        await until(lambda: log.looks >= 20)
+        worker.submit(
+            AcceptedRuns(store.accept("d1", BODY, ["matching"]).id, ("matching",), change)
+        )
+        responses = [asyncio.ensure_future(worker.wait_for("d1", PATIENCE)) for _ in range(20)]
+        await until(lambda: store.looks >= 20)
         with other.transaction():
-            log.tries = 0
+            store.tries = 0
             release.set()
-            await until(lambda: log.looks >= 40)
-            assert log.tries == 1
+            await until(lambda: store.looks >= 40)
+            assert store.tries == 1
         clock[0] += 1
-        records = await asyncio.gather(*answers)
+        records = await asyncio.gather(*responses)
         await worker.stop()
         return records
 
-    # Time stands still, so that it is not time to try again.
+    # The clock stands still, so no write is retried.
     clock = [0.0]
     change = event("repo.content.update")
-    log, other, router = Counting(tmp_path / "x.db"), SqliteStore(tmp_path / "x.db"), Router()
-    worker = WorkerService(router, log, clock=lambda: clock[0])
-    log.open()
+    store, other, router = Counting(tmp_path / "x.db"), SqliteStore(tmp_path / "x.db"), Router()
+    worker = WorkerService(router, store, clock=lambda: clock[0])
+    store.open()
     other.open()
     records = asyncio.run(asyncio.wait_for(serve(), PATIENCE))
     other.close()
@@ -982,7 +986,7 @@ def test_answers_that_wait_leave_the_log_alone_while_another_process_writes(
 # ---- the file -----------------------------------------------------------------------------------
 
 
-def test_the_log_is_where_the_argument_or_the_environment_says(
+def test_argument_or_environment_sets_the_store_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Any, post: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -1003,7 +1007,7 @@ def test_the_log_is_where_the_argument_or_the_environment_says(
 
 
 @pytest.mark.parametrize("lifespan", ["on", "off"])
-def test_a_log_that_cannot_be_opened_is_an_error_of_the_start_or_503(
+def test_unusable_store_is_a_startup_error_or_503(
     tmp_path: Path, serve: Any, post: Any, lifespan: str, logged: Callable[[], list[str]]
 ) -> None:
     hooks = Webhooks("moon", deliveries=tmp_path / "no" / "hubhooks.db")
@@ -1017,30 +1021,30 @@ def test_a_log_that_cannot_be_opened_is_an_error_of_the_start_or_503(
             asyncio.run(live())
         return
     with serve(hooks, lifespan="off") as port:
-        status, said = post(port, BODY)
-        assert (status, said["reason"]) == (503, "the delivery could not be stored")
+        status, data = post(port, BODY)
+        assert (status, data["reason"]) == (503, "the delivery could not be stored")
         (line,) = logged()
         assert "cannot be created (no such file or directory)" in line
         (tmp_path / "no").mkdir()
         assert post(port, BODY)[0] == 200
 
 
-def test_while_another_process_writes_a_delivery_waits_and_then_is_refused(
+def test_delivery_waits_for_a_busy_store_then_is_rejected(
     tmp_path: Path, serve: Any, post: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "hubhooks.db"
     hooks = Webhooks("moon", deliveries=path)
-    answers: list[int] = []
+    responses: list[int] = []
     other = SqliteStore(path)
     other.open()
     with serve(hooks) as port:
         with other.transaction():
-            sender = threading.Thread(target=lambda: answers.append(post(port, BODY)[0]))
+            sender = threading.Thread(target=lambda: responses.append(post(port, BODY)[0]))
             sender.start()
             sender.join(0.3)
-            assert answers == []
+            assert responses == []
         sender.join(PATIENCE)
-        assert answers == [200]
+        assert responses == [200]
         monkeypatch.setattr(app_module, "BUSY_SECONDS", 0.0)
         with other.transaction():
             assert post(port, BODY, "d2") == (
@@ -1050,7 +1054,7 @@ def test_while_another_process_writes_a_delivery_waits_and_then_is_refused(
     other.close()
 
 
-def test_refusals_are_counted_in_the_log(serve: Any, post: Any, tmp_path: Path) -> None:
+def test_rejections_are_counted_in_the_store(serve: Any, post: Any, tmp_path: Path) -> None:
     hooks = Webhooks("moon", deliveries=tmp_path / "hubhooks.db")
     with serve(hooks) as port:
         for secret in ("sun", "sun", ""):
@@ -1059,7 +1063,7 @@ def test_refusals_are_counted_in_the_log(serve: Any, post: Any, tmp_path: Path) 
     assert hooks.deliveries.stats().rejections == {"secret wrong": 2, "secret missing": 1}
 
 
-def test_two_webhooks_of_one_process_do_not_share_a_log(tmp_path: Path) -> None:
+def test_two_webhooks_do_not_share_a_store(tmp_path: Path) -> None:
     path = tmp_path / "hubhooks.db"
     first, second = Webhooks("sun", deliveries=path), Webhooks("moon", deliveries=path)
     elsewhere = Webhooks("moon", deliveries=tmp_path / "other.db")
@@ -1078,10 +1082,8 @@ def test_two_webhooks_of_one_process_do_not_share_a_log(tmp_path: Path) -> None:
     asyncio.run(live())
 
 
-def test_all_who_wait_for_another_process_are_kept_in_one_batch(
-    serve: Any, post: Any, tmp_path: Path
-) -> None:
-    came: list[int] = []
+def test_waiting_requests_are_stored_in_one_batch(serve: Any, post: Any, tmp_path: Path) -> None:
+    arrivals: list[int] = []
     sizes: list[int] = []
 
     class Counting(SqliteStore):
@@ -1105,33 +1107,31 @@ def test_all_who_wait_for_another_process_are_kept_in_one_batch(
     async def app(scope: Any, receive: Any, send: Any) -> None:
         async def receive_and_count() -> Any:
             message = await receive()
-            came.append(1)
+            arrivals.append(1)
             return message
 
         await hooks(scope, receive_and_count if scope["type"] == "http" else receive, send)
 
-    answers: list[int] = []
+    responses: list[int] = []
     with serve(app) as port:
         with other.transaction():
             senders = [
-                threading.Thread(target=lambda: answers.append(post(port, BODY)[0]))
+                threading.Thread(target=lambda: responses.append(post(port, BODY)[0]))
                 for _ in range(20)
             ]
             for sender in senders:
                 sender.start()
-            wait_until(lambda: len(came) == 20)
-            assert answers == []
+            wait_until(lambda: len(arrivals) == 20)
+            assert responses == []
         for sender in senders:
             sender.join(PATIENCE)
     other.close()
-    assert answers == [200] * 20
+    assert responses == [200] * 20
     assert max(sizes) == 20
 
 
 @pytest.mark.parametrize("turns", [1, 2])
-def test_a_delivery_whose_request_is_cancelled_while_it_is_kept_runs_all_the_same(
-    tmp_path: Path, turns: int
-) -> None:
+def test_delivery_of_a_cancelled_request_still_runs(tmp_path: Path, turns: int) -> None:
     hooks = Webhooks("moon", deliveries=tmp_path / "hubhooks.db")
     hooks.add(lambda event: None, name="matching")
     headers = [(b"x-webhook-secret", b"moon"), (b"webhook-id", b"d1")]
@@ -1146,7 +1146,7 @@ def test_a_delivery_whose_request_is_cancelled_while_it_is_kept_runs_all_the_sam
     async def come_and_go() -> None:
         async with hooks.lifespan(None):
             request = asyncio.ensure_future(hooks(scope, receive, send))
-            # Before its group is kept, or just after.
+            # Before its batch is stored, or just after.
             for _ in range(turns):
                 await asyncio.sleep(0)
             request.cancel()
@@ -1154,13 +1154,13 @@ def test_a_delivery_whose_request_is_cancelled_while_it_is_kept_runs_all_the_sam
                 await request
 
     asyncio.run(come_and_go())
-    record = hooks.deliveries.get("d1")
-    assert record is not None
-    assert [run.state for run in record.runs] == ["succeeded"]
-    assert not record.is_acknowledged
+    delivery = hooks.deliveries.get("d1")
+    assert delivery is not None
+    assert [run.state for run in delivery.runs] == ["succeeded"]
+    assert not delivery.is_acknowledged
 
 
-def test_of_deliveries_kept_together_one_that_cannot_begin_holds_up_no_other(
+def test_failed_start_in_a_batch_delays_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hooks = Webhooks("moon", deliveries=tmp_path / "hubhooks.db")
@@ -1199,9 +1199,7 @@ def test_of_deliveries_kept_together_one_that_cannot_begin_holds_up_no_other(
     assert statuses == [202, 202]
 
 
-def test_a_handler_whose_start_was_not_stored_keeps_no_place(
-    serve: Any, post: Any, tmp_path: Path
-) -> None:
+def test_unstored_start_frees_its_slot(serve: Any, post: Any, tmp_path: Path) -> None:
     errors = [StoreError("its disk is full")]
 
     class Failing(SqliteStore):
@@ -1219,7 +1217,7 @@ def test_a_handler_whose_start_was_not_stored_keeps_no_place(
         wait_until(lambda: hooks.deliveries.stats().states == {"succeeded": 1})
 
 
-def test_whatever_goes_wrong_while_it_is_stored_is_answered_503(
+def test_any_storing_error_is_503(
     serve: Any, post: Any, tmp_path: Path, logged: Callable[[], list[str]]
 ) -> None:
     errors: list[Exception] = [StoreError("its disk is full"), RuntimeError("a mistake of ours")]
@@ -1237,9 +1235,7 @@ def test_whatever_goes_wrong_while_it_is_stored_is_answered_503(
     assert [line for line in logged() if "cannot store deliveries" in line]
 
 
-def test_who_still_waits_when_the_app_stops_is_refused_and_starts_nothing(
-    ask: Any, tmp_path: Path
-) -> None:
+def test_waiting_request_at_shutdown_is_rejected_without_a_run(ask: Any, tmp_path: Path) -> None:
     path = tmp_path / "hubhooks.db"
     hooks = Webhooks("moon", deliveries=path)
     hooks.on("repo.content", name="matching")(lambda event: None)
@@ -1273,7 +1269,7 @@ def test_who_still_waits_when_the_app_stops_is_refused_and_starts_nothing(
     other.close()
 
 
-def test_what_there_is_not_is_refused_at_once() -> None:
+def test_invalid_options_are_errors() -> None:
     wrong: Any = "often"
     with pytest.raises(ConfigError, match='write "normal" or "full"'):
         Webhooks(synchronous=wrong)

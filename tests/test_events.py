@@ -1,4 +1,4 @@
-"""How a body is read: refusals, odd readings, and what events and their parts can do."""
+"""Reading of bodies: errors, unusual values, and the methods of events and their parts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ PARTS = (
 NAMES = sample_names()
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 EVENT = '"event": {"action": "update", "scope": "repo.content"}'
-# A key by which the JSON reader within marks text of its own.
+# A key that the JSON reader uses internally.
 READERS_KEY = "$serde_json::private::RawValue"
 
 every_sample = pytest.mark.parametrize("name", NAMES)
@@ -79,7 +79,7 @@ def everything(value: Any) -> Any:
 
 
 def parts_of(value: Any) -> Iterator[Any]:
-    """Give every part of an event or a part, and the parts of those."""
+    """Return every part of an event or a part, and the parts of those."""
     children = [getattr(value, name) for name in attributes(value)]
     if isinstance(value, UpdatedFiles):
         children = list(value)
@@ -95,7 +95,7 @@ def read(name: str) -> HubEvent:
 
 
 def is_one_line(text: str) -> bool:
-    """Tell whether a text holds nothing that ends a line or moves the cursor."""
+    """Return whether a text has no character that ends a line or moves the cursor."""
     return not {unicodedata.category(character) for character in text} & {"Cc", "Zl", "Zp"}
 
 
@@ -104,12 +104,12 @@ EXAMPLE_PARTS = [part for event in EXAMPLES for part in parts_of(event)]
 
 
 def one_of(cls: type) -> Any:
-    """Give an example of an event class or a part."""
+    """Return an example of an event class or a part."""
     unknown = HubEvent.from_json('{"event": {"action": "create", "scope": "org"}}')
     return next(each for each in (*EXAMPLES, *EXAMPLE_PARTS, unknown) if type(each) is cls)
 
 
-# ---- refusals ---------------------------------------------------------------------------------
+# ---- errors -----------------------------------------------------------------------------------
 
 
 def rejected_body(row: dict[str, Any]) -> bytes:
@@ -122,7 +122,7 @@ def rejected_body(row: dict[str, Any]) -> bytes:
 
 
 @cases("rejected", "message")
-def test_body_is_refused_with_words_and_place(row):
+def test_body_is_rejected_with_message_and_place(row):
     with pytest.raises(PayloadError) as caught:
         HubEvent.from_json(rejected_body(row))
     error = caught.value
@@ -132,7 +132,7 @@ def test_body_is_refused_with_words_and_place(row):
     assert isinstance(error, ValueError)
 
 
-def test_refusal_survives_pickling():
+def test_payload_error_survives_pickling():
     with pytest.raises(PayloadError) as caught:
         HubEvent.from_json(b'{"event": 1}')
     again = pickle.loads(pickle.dumps(caught.value))
@@ -141,7 +141,7 @@ def test_refusal_survives_pickling():
 
 
 @pytest.mark.parametrize("key", [r"a\nb", r"\u001b[31m", r"\r", r"\u0085", r"\u2028"])
-def test_refusal_is_one_line(key):
+def test_payload_error_is_one_line(key):
     with pytest.raises(PayloadError) as caught:
         HubEvent.from_json(f'{{"{key}": NaN}}')
     assert is_one_line(str(caught.value))
@@ -157,7 +157,7 @@ def test_refusal_is_one_line(key):
         ),
     ],
 )
-def test_a_hundred_megabytes_of_digits_are_refused(body):
+def test_hundred_megabytes_of_digits_are_rejected(body):
     with pytest.raises(PayloadError):
         HubEvent.from_json(body())
 
@@ -177,7 +177,7 @@ def test_long_numbers_in_text_are_text(event, text):
     assert made.comment.content == text
 
 
-# ---- readings ---------------------------------------------------------------------------------
+# ---- unusual values ---------------------------------------------------------------------------
 
 
 def found(event: Any, path: str) -> Any:
@@ -216,7 +216,7 @@ def test_odd_body_is_read_as_documented(row):
 
 
 @pytest.mark.parametrize("value", ["[1, 2]", "[1", "", 7, None, {"a": 1}])
-def test_a_key_that_the_reader_uses_within_is_a_key_like_any_other(value):
+def test_internal_key_of_the_reader_is_an_ordinary_key(value):
     body = {
         READERS_KEY: value,
         "event": {"action": "update", "scope": "repo.content"},
@@ -235,11 +235,11 @@ def test_a_key_that_the_reader_uses_within_is_a_key_like_any_other(value):
     assert event.updated_files[0].to_dict() == body["updatedFiles"][0]
 
 
-# ---- accounting -------------------------------------------------------------------------------
+# ---- coverage of samples ----------------------------------------------------------------------
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Give the paths to everything in a body that is neither an object nor a list."""
+    """Return the paths to everything in a body that is neither an object nor a list."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from leaves(item, (*path, key))
@@ -262,14 +262,14 @@ def with_leaf(body: Any, path: tuple[Any, ...], change: Any) -> Any:
 
 
 def another(value: Any) -> Any:
-    """Give another value of the same type, or a string instead of None."""
+    """Return another value of the same type, or a string instead of None."""
     if isinstance(value, bool):
         return not value
     return value + 1 if isinstance(value, int) else "changed"
 
 
 def documented(event: HubEvent) -> str:
-    """Write down every attribute but those that show the body as it is."""
+    """Return every attribute except those that show the unchanged body."""
     values = everything(event)
     del values["raw"], values["extra"]
     return json.dumps(values)
@@ -305,7 +305,7 @@ def test_every_class_has_an_example():
     assert {type(each) for each in EXAMPLES} == set(EVENTS) - {HubEvent}
 
 
-# ---- what goes in -----------------------------------------------------------------------------
+# ---- input ------------------------------------------------------------------------------------
 
 
 def test_body_may_be_bytes_text_or_a_bytearray():
@@ -331,7 +331,7 @@ def test_body_of_another_type_is_a_type_error(body):
     assert str(caught.value) == expected
 
 
-def test_text_that_has_no_utf8_is_refused():
+def test_text_without_utf8_form_is_rejected():
     with pytest.raises(PayloadError) as caught:
         HubEvent.from_json(f'{{{EVENT}, "x": "\ud800"}}')
     error = caught.value
@@ -341,7 +341,7 @@ def test_text_that_has_no_utf8_is_refused():
 
 @every_sample
 @pytest.mark.parametrize("cls", EVENTS)
-def test_class_methods_keep_their_word(name, cls):
+def test_class_methods_return_their_class_or_raise(name, cls):
     body = sample_json(name)
     event = HubEvent.from_dict(body)
     ways = [
@@ -361,13 +361,13 @@ def test_class_methods_keep_their_word(name, cls):
 
 
 @pytest.mark.parametrize("cls", [*EVENTS, *PARTS])
-def test_nothing_is_made_by_calling_its_class(cls):
+def test_event_classes_cannot_be_called(cls):
     with pytest.raises(TypeError):
         cls()
 
 
 @every_sample
-def test_from_dict_and_to_dict_are_each_others_inverse(name):
+def test_from_dict_and_to_dict_are_inverse(name):
     body = sample_json(name)
     event = HubEvent.from_dict(types.MappingProxyType(body))
     assert event.to_dict() == body == json.loads(compact(body))
@@ -403,7 +403,7 @@ def cyclic() -> dict[str, Any]:
         pytest.param("ab", ValueError, id="text"),
     ],
 )
-def test_what_json_cannot_write_is_refused_with_the_cause(payload, cause):
+def test_value_outside_json_is_rejected_with_the_cause(payload, cause):
     with pytest.raises(PayloadError, match=r"^the mapping cannot be written as JSON: ") as caught:
         HubEvent.from_dict(payload)
     assert type(caught.value.__cause__) is cause
@@ -420,14 +420,14 @@ def test_what_json_cannot_write_is_refused_with_the_cause(payload, cause):
     ],
     ids=["empty", "version 2 without scope", "a number too large", "too deep"],
 )
-def test_dict_that_is_no_event_is_refused(payload, message):
+def test_dict_that_is_no_event_is_rejected(payload, message):
     with pytest.raises(PayloadError) as caught:
         HubEvent.from_dict(payload)
     assert message in str(caught.value)
     assert caught.value.__cause__ is None
 
 
-def test_interrupting_from_dict_interrupts():
+def test_from_dict_passes_interrupts_on():
     class Stopped(dict):
         def keys(self):
             raise KeyboardInterrupt
@@ -459,17 +459,17 @@ def test_job_started_by_hand_has_no_delivery(monkeypatch, environ):
 
 
 @pytest.mark.parametrize("payload", ["{", "null", "\udcff"], ids=ascii)
-def test_job_with_a_broken_delivery_says_so(payload):
+def test_job_with_a_broken_delivery_is_an_error(payload):
     with pytest.raises(PayloadError):
         HubEvent.from_env({"WEBHOOK_PAYLOAD": payload})
 
 
-# ---- what comes out ---------------------------------------------------------------------------
+# ---- output -----------------------------------------------------------------------------------
 
 ODD = f' {{{EVENT},\t"x" : "\\ud83d\\u00e9",\r\n"y":1.50, "y": 2E0}}\n'.encode()
 
 
-def test_raw_is_the_body_to_the_byte():
+def test_raw_is_the_exact_body():
     assert HubEvent.from_json(ODD).raw == ODD
     assert HubEvent.from_json(ODD.decode()).raw == ODD
 
@@ -482,7 +482,7 @@ def test_to_json_is_the_body_without_lone_surrogates():
     assert HubEvent.from_json(plain).to_json() == plain.decode()
 
 
-def test_dicts_are_made_anew():
+def test_to_dict_returns_a_new_dict():
     event = read("repo.config.update")
     for make in (
         event.to_dict,
@@ -503,7 +503,7 @@ def test_dicts_are_made_anew():
         *("18446744073709551616", "-9223372036854775809"),
     ],
 )
-def test_fractions_are_those_of_python(number):
+def test_fractions_equal_those_of_python(number):
     event = HubEvent.from_json(f'{{{EVENT}, "x": {number}}}')
     assert event.extra == {"x": float(number)}
     assert type(event.extra["x"]) is float
@@ -532,7 +532,7 @@ def test_part_shows_its_undocumented_keys(event):
     assert made.webhook.to_dict() == {"id": "6a065cd30f24d7cc0ec06496", "version": 3, "x": 3}
 
 
-def test_older_shapes_of_parts_show_the_newer_one():
+def test_older_shape_of_a_part_is_read_as_newer():
     event = read("repo.move.v2")
     assert event.repo.owner.to_dict() == {"id": "63fd9741b106ddc5cec15951"}
     assert event.moved_to.to_dict() == {"name": "sea-archive/wave-heights"}
@@ -561,7 +561,7 @@ def test_older_shapes_of_parts_show_the_newer_one():
         ("repo.move.v2", "<RepoEvent repo move of dataset ada-labs/wave-heights>"),
     ],
 )
-def test_repr_of_an_event_says_what_happened_where(name, expected):
+def test_repr_of_an_event_has_action_and_repository(name, expected):
     assert repr(read(name)) == expected
 
 
@@ -627,7 +627,7 @@ ODD_NAMES = ["a\nb", "\r", "\x1b[31m", "\u2028"]
 
 
 @pytest.mark.parametrize("odd", ODD_NAMES)
-def test_what_is_explained_is_one_line(event, odd):
+def test_explanation_is_one_line(event, odd):
     made = event("discussion.create", event__scope=odd, event__action=odd, discussion__status=odd)
     for filter_ in (
         Filter("repo"),
@@ -643,7 +643,7 @@ def test_what_is_explained_is_one_line(event, odd):
         assert is_one_line(filter_.explain(pushed))
 
 
-def test_events_and_parts_leave_it_to_others_whether_these_are_equal(event):
+def test_comparison_with_other_types_returns_not_implemented(event):
     made = event("repo.content.update.bucket")
     for one in (made, made.repo, made.updated_files, made.updated_files[0]):
         assert one == ANY
@@ -664,7 +664,7 @@ def test_repr_is_one_line(event, odd):
 
 
 def turned_round(value: Any) -> Any:
-    """Turn round the order of keys."""
+    """Reverse the order of keys."""
     if isinstance(value, dict):
         return {key: turned_round(item) for key, item in reversed(value.items())}
     return [turned_round(item) for item in value] if isinstance(value, list) else value
@@ -683,7 +683,7 @@ def escaped(value: Any) -> str:
 
 
 @every_sample
-def test_equal_bodies_are_equal_however_they_are_written(name):
+def test_equality_ignores_the_json_format(name):
     body = sample_json(name)
     first = HubEvent.from_dict(body)
     for text in (
@@ -701,7 +701,7 @@ def test_equal_bodies_are_equal_however_they_are_written(name):
             assert hash(same) == hash(part)
 
 
-def test_bodies_that_differ_anywhere_are_not_equal():
+def test_any_difference_makes_events_unequal():
     for name in NAMES:
         body = sample_json(name)
         event = HubEvent.from_dict(body)
@@ -711,7 +711,7 @@ def test_bodies_that_differ_anywhere_are_not_equal():
     assert len(set(EXAMPLES)) == len(NAMES)
 
 
-def test_parts_are_compared_by_what_they_hold():
+def test_parts_are_compared_by_content():
     comment, post = read("discussion.comment.create"), read("discussion.create")
     assert comment.repo == post.repo
     assert comment.repo is not post.repo
@@ -721,7 +721,7 @@ def test_parts_are_compared_by_what_they_hold():
 
 
 @pytest.mark.parametrize("cls", [*EVENTS, *PARTS])
-def test_nothing_equals_another_type(cls):
+def test_events_never_equal_another_type(cls):
     made = one_of(cls)
     assert made == made  # noqa: PLR0124
     assert not made != made  # noqa: PLR0124, SIM202
@@ -743,11 +743,11 @@ def test_events_and_parts_survive_pickling(name, protocol):
         assert everything(again) == everything(made)
 
 
-def test_pickling_keeps_the_body_to_the_byte():
+def test_pickling_keeps_the_exact_body():
     assert pickle.loads(pickle.dumps(HubEvent.from_json(ODD))).raw == ODD
 
 
-def test_parts_among_elements_that_are_none_survive_pickling():
+def test_parts_beside_none_survive_pickling():
     files = [7, {"path": "a", "action": "add"}, {}, {"path": "b", "action": "add"}]
     refs = [None, {"ref": "a"}, [], {"ref": "b"}]
     body = {**sample_json("repo.content.update"), "updatedFiles": files, "updatedRefs": refs}
@@ -770,7 +770,7 @@ def test_copies_are_the_same_object(cls):
 
 
 @pytest.mark.parametrize("cls", [*EVENTS, *PARTS])
-def test_nothing_can_be_set_or_deleted(cls):
+def test_attributes_cannot_be_set_or_deleted(cls):
     made = one_of(cls)
     before = everything(made)
     for name in (*attributes(made), "new"):
@@ -791,7 +791,7 @@ def test_files_cannot_be_changed():
 
 
 def parts_by_path(event: HubEvent) -> dict[str, Any]:
-    """Give every part of an event with the way to it."""
+    """Return every part of an event with its path."""
     ways = ["repo", "repo.url", "repo.owner", "discussion", "discussion.url", "discussion.author"]
     ways += ["discussion.changes", "comment", "comment.author", "comment.url", "webhook"]
     ways += ["moved_to", "moved_to.owner", "updated_refs", "updated_files"]
@@ -806,7 +806,7 @@ def parts_by_path(event: HubEvent) -> dict[str, Any]:
 
 
 @every_sample
-def test_a_part_is_the_same_object_at_every_reading(name):
+def test_part_is_the_same_object_on_every_access(name):
     event = read(name)
     first, second = parts_by_path(event), parts_by_path(event)
     assert first.keys() == second.keys()
@@ -828,8 +828,8 @@ def test_a_part_outlives_its_event(name):
 # ---- match ------------------------------------------------------------------------------------
 
 
-def told(event: HubEvent) -> str:  # noqa: C901, PLR0911
-    """Tell events apart as a handler may."""
+def describe(event: HubEvent) -> str:  # noqa: C901, PLR0911
+    """Distinguish events as a handler may."""
     match event:
         case CommentEvent(is_opening_post=True, discussion=Discussion(is_pull_request=True)):
             return "opened pull request"
@@ -874,12 +874,12 @@ def told(event: HubEvent) -> str:  # noqa: C901, PLR0911
         ("repo.create.bucket", "a bucket"),
     ],
 )
-def test_events_can_be_told_apart_by_match(name, expected):
-    assert told(read(name)) == expected
+def test_match_distinguishes_event_classes(name, expected):
+    assert describe(read(name)) == expected
 
 
-def test_an_event_of_the_future_matches_the_base(event):
-    assert told(event("repo.create", event__scope="org")) == "something on org"
+def test_unknown_event_matches_the_base_class(event):
+    assert describe(event("repo.create", event__scope="org")) == "something on org"
 
 
 # ---- updated files ----------------------------------------------------------------------------
@@ -903,7 +903,7 @@ ANY_INDEX = st.one_of(
 
 
 def outcome(action: Any) -> Any:
-    """Give the result of an action, or the class of what it raises."""
+    """Return the result of an action, or the class of its exception."""
     try:
         return action()
     except Exception as error:  # noqa: BLE001, any is compared
@@ -923,17 +923,17 @@ def test_files_are_a_sequence():
 
 
 @given(ANY_INDEX)
-def test_files_are_indexed_as_a_tuple_is(index):
+def test_files_are_indexed_like_a_tuple(index):
     assert outcome(lambda: FILES[index]) == outcome(lambda: tuple(FILES)[index])
 
 
 @given(st.builds(slice, *[st.none() | ANY_INDEX] * 3))
-def test_files_are_sliced_as_a_tuple_is(span):
+def test_files_are_sliced_like_a_tuple(span):
     assert outcome(lambda: FILES[span]) == outcome(lambda: tuple(FILES)[span])
 
 
 @pytest.mark.parametrize("index", ["a", 1.5, None, (0, 1), b"", slice("a")], ids=repr)
-def test_files_have_no_other_indexes(index):
+def test_files_reject_other_indexes(index):
     with pytest.raises(TypeError):
         FILES[index]
 
@@ -943,19 +943,19 @@ class Two:
         return 2
 
 
-def test_files_take_what_can_be_an_index():
+def test_files_accept_objects_with_index():
     assert FILES[Two()] is FILES[2]
     assert FILES[Two() :] == (FILES[2],)
 
 
 @given(st.sampled_from(TWICE), st.lists(ANY_INDEX, max_size=2))
-def test_files_are_found_as_in_a_tuple(file, bounds):
+def test_files_are_found_like_in_a_tuple(file, bounds):
     assert outcome(lambda: TWICE.index(file, *bounds)) == outcome(
         lambda: tuple(TWICE).index(file, *bounds)
     )
 
 
-def test_files_are_counted_and_contained_by_what_they_hold():
+def test_files_are_counted_and_contained_by_content():
     first, second, *_, last = TWICE
     assert [TWICE.count(file) for file in (first, second, last)] == [2, 2, 1]
     assert TWICE.index(TWICE[4]) == 1
@@ -966,14 +966,14 @@ def test_files_are_counted_and_contained_by_what_they_hold():
 
 
 @pytest.mark.parametrize("other", [None, 7, "2026/03/brest.csv", (), read("repo.move")], ids=repr)
-def test_what_is_no_file_is_not_among_the_files(other):
+def test_other_object_is_not_in_files(other):
     assert other not in FILES
     assert FILES.count(other) == 0
     with pytest.raises(ValueError, match=r"^the file is not among these$"):
         FILES.index(other)
 
 
-def test_a_file_outside_the_bounds_is_not_found():
+def test_file_outside_the_bounds_is_not_found():
     with pytest.raises(ValueError, match=r"^the file is not among these$"):
         FILES.index(FILES[0], 1)
 
@@ -993,7 +993,7 @@ def test_files_match_sequence_patterns():
             pytest.fail("no match")
 
 
-def test_an_iterator_ends_and_stays_ended():
+def test_iterator_stays_exhausted():
     walk = iter(FILES)
     assert iter(walk) is walk
     assert len(list(walk)) == 3
@@ -1002,14 +1002,14 @@ def test_an_iterator_ends_and_stays_ended():
         next(walk)
 
 
-def test_files_are_equal_to_equal_files_only():
+def test_files_equal_only_equal_files():
     assert read("repo.content.update.bucket").updated_files == FILES
     assert FILES != TWICE
     assert tuple(FILES) != FILES
     assert len({FILES, read("repo.content.update.bucket").updated_files, TWICE}) == 2
 
 
-def test_ten_thousand_files():
+def test_ten_thousand_files_are_read():
     sent = [
         {"path": f"2026/{number}.csv", "action": "add", "xetHash": "0" * 64, "size": number}
         for number in range(10_000)
@@ -1096,12 +1096,12 @@ def test_comment_mentions_a_whole_login(event, content):
         "\uff20my-bot",
     ],
 )
-def test_comment_mentions_no_part_of_a_word_or_address(event, content):
+def test_part_of_a_word_or_address_is_no_mention(event, content):
     comment = event("discussion.comment.create", comment__content=content).comment
     assert not comment.mentions("my-bot")
 
 
-def test_hidden_comment_mentions_nobody():
+def test_hidden_comment_mentions_no_user():
     assert not read("discussion.comment.update.hidden").comment.mentions("my-bot")
 
 
@@ -1111,7 +1111,7 @@ def test_only_a_whole_login_is_mentioned(event, name):
     assert not comment.mentions(name)
 
 
-def test_a_login_outside_ascii_is_compared_as_it_is(event):
+def test_non_ascii_login_is_compared_unchanged(event):
     comment = event("discussion.comment.create", comment__content="@J\u00f8rgen").comment
     assert comment.mentions("j\u00f8rgen")
     assert not comment.mentions("j\u00f8rge")
@@ -1123,14 +1123,14 @@ def test_a_login_outside_ascii_is_compared_as_it_is(event):
 
 
 @every_sample
-def test_nothing_waits_for_the_garbage_collector(name):
+def test_events_are_not_tracked_by_the_garbage_collector(name):
     event = read(name)
     for made in (event, *parts_of(event)):
         assert not gc.is_tracked(made)
 
 
 def use(made: Any) -> None:
-    """Do with an event or a part all that can be done."""
+    """Use every method of an event or a part."""
     everything(made)
     assert is_one_line(repr(made))
     again = pickle.loads(pickle.dumps(made))
@@ -1142,7 +1142,7 @@ def use(made: Any) -> None:
 
 
 @every_sample
-def test_a_body_is_let_go_with_its_event(name):
+def test_body_is_freed_with_its_event(name):
     body = compact(sample_json(name))
     before = sys.getrefcount(body)
     event = HubEvent.from_json(body)
@@ -1187,7 +1187,7 @@ print(peak() - before)
 """
 
 
-def test_fifty_thousand_events_leave_nothing_behind():
+def test_fifty_thousand_events_leak_no_memory():
     pytest.importorskip("resource")
     run = subprocess.run([sys.executable, "-c", LEAK], capture_output=True, text=True, check=True)
     assert int(run.stdout) < 4_000, "kilobytes"
@@ -1260,15 +1260,15 @@ def whole(text: str) -> int | float:
 
 
 def exercise(body: bytes | str) -> None:
-    """Read a body; if it is an event, do with it and its parts all that can be done."""
+    """Read a body; if it is an event, use every method of it and its parts."""
     try:
         event = HubEvent.from_json(body)
     except PayloadError as error:
-        refusal = error
+        error_of = error
     else:
-        refusal = None
-    if refusal is not None:
-        assert is_one_line(str(refusal))
+        error_of = None
+    if error_of is not None:
+        assert is_one_line(str(error_of))
         return
     assert event.to_dict() == json.loads(event.to_json(), parse_int=whole)
     assert event.raw == (body.encode() if isinstance(body, str) else body)
@@ -1277,12 +1277,12 @@ def exercise(body: bytes | str) -> None:
 
 
 @given(st.binary())
-def test_any_bytes_are_read_or_refused(body):
+def test_any_bytes_are_read_or_rejected(body):
     exercise(body)
 
 
 @given(st.text() | PIECES)
-def test_any_text_is_read_or_refused(body):
+def test_any_text_is_read_or_rejected(body):
     exercise(body)
     exercise(f"{{{body}{EVENT}}}")
     exercise(f"{{{EVENT},{body}}}")
@@ -1293,7 +1293,7 @@ def test_any_text_is_read_or_refused(body):
     st.sampled_from(NAMES),
     st.lists(st.tuples(st.integers(0, 1_500), st.integers(0, 8), PIECES), min_size=1, max_size=3),
 )
-def test_any_damage_to_a_sample_is_read_or_refused(name, damages):
+def test_any_damaged_sample_is_read_or_rejected(name, damages):
     text = compact(sample_json(name)).decode()
     for start, length, piece in damages:
         text = text[:start] + piece + text[start + length :]
@@ -1302,7 +1302,7 @@ def test_any_damage_to_a_sample_is_read_or_refused(name, damages):
 
 @settings(max_examples=200)
 @given(st.sampled_from(NAMES), st.integers(0), ANY_JSON)
-def test_any_value_anywhere_in_a_sample_is_read_or_refused(name, at, value):
+def test_any_value_in_a_sample_is_read_or_rejected(name, at, value):
     body = sample_json(name)
     paths = list(leaves(body))
     exercise(json.dumps(with_leaf(body, paths[at % len(paths)], lambda _: value)))
@@ -1310,14 +1310,14 @@ def test_any_value_anywhere_in_a_sample_is_read_or_refused(name, at, value):
 
 @settings(max_examples=200)
 @given(st.sampled_from(NAMES), KEYS, ANY_JSON, st.booleans())
-def test_any_key_anywhere_in_a_sample_is_read_or_refused(name, key, value, is_last):
+def test_any_key_in_a_sample_is_read_or_rejected(name, key, value, is_last):
     text = json.dumps(sample_json(name))
     member = f"{json.dumps(key)}: {json.dumps(value)}"
     exercise(f"{text[:-1]}, {member}}}" if is_last else f"{{{member}, {text[1:]}")
 
 
 @given(st.sampled_from(NAMES), st.data())
-def test_how_a_body_is_written_changes_nothing(name, data):
+def test_json_format_does_not_change_the_event(name, data):
     def shuffled(value):
         if isinstance(value, dict):
             keys = data.draw(st.permutations(list(value)))

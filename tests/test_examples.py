@@ -26,11 +26,11 @@ class App:
         self._server = server
 
     def send(self, body: bytes, path: str = "/", **options: Any) -> tuple[int, dict[str, Any]]:
-        answer = self._server.post(path, body, **options)
-        return answer.status_code, answer.json()
+        response = self._server.post(path, body, **options)
+        return response.status_code, response.json()
 
     def printed(self, lines: int) -> list[str]:
-        """Give what the app printed, once it is so many lines."""
+        """Return the output of the app when it has this many lines."""
         self._server.wait_until(
             lambda: len(self._server.output().splitlines()) >= lines,
             f"did not print {lines} lines",
@@ -63,7 +63,7 @@ def sample(name: str, changes: Mapping[str, Any] | None = None) -> bytes:
     return compact(with_overrides(sample_json(name), changes or {}))
 
 
-def test_the_quickstart_says_what_happened(quickstart: App) -> None:
+def test_quickstart_logs_the_event(quickstart: App) -> None:
     head = sample_json("repo.content.update")["repo"]["headSha"][:8]
     cases = {
         "repo.content.update": ("dataset_pushed", f"ada-labs/tide-gauges is now at {head}"),
@@ -80,8 +80,8 @@ def test_the_quickstart_says_what_happened(quickstart: App) -> None:
         ),
     }
     for name, (handler, _) in cases.items():
-        status, said = quickstart.send(sample(name))
-        assert (status, said["status"], said["handlers"]) == (202, "accepted", [handler]), name
+        status, data = quickstart.send(sample(name))
+        assert (status, data["status"], data["handlers"]) == (202, "accepted", [handler]), name
     expected = {f"{handler}: {text}" for handler, text in cases.values()}
     # Sync handlers run beside each other, so the order is not fixed.
     assert set(quickstart.printed(len(cases))) == expected
@@ -97,14 +97,14 @@ def test_the_quickstart_reads_opening_posts_as_comments(quickstart: App) -> None
     ]
 
 
-def test_the_quickstart_answers_what_it_does_not_run(quickstart: App) -> None:
+def test_quickstart_responds_to_unhandled_events(quickstart: App) -> None:
     body = sample("discussion.delete")
     assert quickstart.send(body)[0] == 200
     assert quickstart.send(body)[1]["status"] == "unhandled"
     assert quickstart.send(b"no JSON")[1]["status"] == "malformed"
     assert quickstart.send(body, secret=None)[0] == 401
     assert quickstart.send(body, secret="sun")[0] == 403
-    # One line each from the library's own log, and none from a handler.
+    # One line each from the library, and none from a handler.
     malformed, missing, wrong = quickstart.printed(3)
     assert "is malformed" in malformed
     assert missing.endswith("the webhook secret is missing")
@@ -120,7 +120,7 @@ def test_without_a_secret_the_quickstart_does_not_start(tmp_path: Path) -> None:
         assert server.wait() != 0
 
 
-def test_the_endpoint_by_hand_takes_deliveries(by_hand: App) -> None:
+def test_manual_endpoint_accepts_deliveries(by_hand: App) -> None:
     cases = {
         "repo.content.update": "dataset ada-labs/tide-gauges has new content",
         "discussion.update.closed": "#7 is closed",
@@ -128,12 +128,12 @@ def test_the_endpoint_by_hand_takes_deliveries(by_hand: App) -> None:
         "repo.delete": "delete on repo",
     }
     for name, text in cases.items():
-        status, said = by_hand.send(sample(name), "/webhooks/hub")
-        assert (status, said["status"]) == (202, "accepted"), name
+        status, data = by_hand.send(sample(name), "/webhooks/hub")
+        assert (status, data["status"]) == (202, "accepted"), name
         assert f"react: {text}" in by_hand.printed(1 + list(cases).index(name))
 
 
-def test_the_endpoint_by_hand_judges_the_secret_and_the_body(by_hand: App) -> None:
+def test_manual_endpoint_checks_secret_and_body(by_hand: App) -> None:
     body = sample("repo.content.update")
     path = "/webhooks/hub"
     assert by_hand.send(body, path, secret=None)[0] == 401

@@ -55,15 +55,15 @@ def ended(hooks: Webhooks, delivery_id: str = "d1") -> Delivery:
     """Wait until a delivery is finished, or waits for a retry."""
 
     def is_over() -> bool:
-        record = hooks.deliveries.get(delivery_id)
-        return record is not None and all(
-            run.state not in ("queued", "running") for run in record.runs
+        delivery = hooks.deliveries.get(delivery_id)
+        return delivery is not None and all(
+            run.state not in ("queued", "running") for run in delivery.runs
         )
 
     wait_until(is_over, "the delivery stays open")
-    record = hooks.deliveries.get(delivery_id)
-    assert record is not None
-    return record
+    delivery = hooks.deliveries.get(delivery_id)
+    assert delivery is not None
+    return delivery
 
 
 # ---- logging that raises ------------------------------------------------------------------------
@@ -128,10 +128,10 @@ every_break = pytest.mark.parametrize("kind", ["handler", "formatter", "filter",
 @pytest.mark.slow
 @every_break
 @pytest.mark.parametrize("level", [logging.INFO, logging.WARNING])
-def test_raising_logging_keeps_no_delivery_from_its_end(
+def test_logging_error_does_not_keep_a_run_unfinished(
     hooks: Webhooks, serve: Any, post: Any, kind: str, level: int
 ) -> None:
-    told: list[str] = []
+    called: list[str] = []
 
     @hooks.on(name="works")
     def works(event: HubEvent) -> None: ...
@@ -148,8 +148,8 @@ def test_raising_logging_keeps_no_delivery_from_its_end(
         raise ValueError
 
     @hooks.on_failure
-    def tell(event: HubEvent, context: RunContext, error: BaseException) -> None:
-        told.append(f"{context.id} {context.handler}")
+    def record_hook(event: HubEvent, context: RunContext, error: BaseException) -> None:
+        called.append(f"{context.id} {context.handler}")
         raise ValueError
 
     ids = [f"d{number}" for number in range(20)]
@@ -164,17 +164,15 @@ def test_raising_logging_keeps_no_delivery_from_its_end(
                 "fails": "failed",
                 "fails_async": "failed",
             }
-        wait_until(lambda: len(told) == 2 * len(ids), "hooks are not told")
+        wait_until(lambda: len(called) == 2 * len(ids), "hooks are not called")
 
 
 def _is_open(hooks: Webhooks, delivery_id: str) -> bool:
-    record = hooks.deliveries.get(delivery_id)
-    return record is None or record.is_open
+    delivery = hooks.deliveries.get(delivery_id)
+    return delivery is None or delivery.is_open
 
 
-def test_raising_logging_keeps_no_request_from_its_response(
-    hooks: Webhooks, serve: Any, post: Any
-) -> None:
+def test_logging_error_does_not_prevent_a_response(hooks: Webhooks, serve: Any, post: Any) -> None:
     with broken_logging("handler", logging.INFO), serve(hooks, access_log=False) as port:
         assert post(port, BODY, secret="sun")[0] == 403
         assert post(port, b"[", "d1")[0] == 202
@@ -186,7 +184,7 @@ def test_raising_logging_keeps_no_request_from_its_response(
 
 
 @pytest.mark.parametrize("kind", ["handler", "filter"])
-def test_a_raising_when_under_raising_logging_is_no_match(
+def test_raising_when_with_logging_error_is_no_match(
     hooks: Webhooks, serve: Any, post: Any, kind: str
 ) -> None:
     def fails(event: HubEvent) -> bool:
@@ -199,7 +197,7 @@ def test_a_raising_when_under_raising_logging_is_no_match(
         assert ended(hooks).state == "succeeded"
 
 
-def test_upkeep_goes_on_after_a_failure_that_cannot_be_logged(
+def test_upkeep_continues_after_an_unloggable_failure(
     tmp_path: Path, serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "DEFAULT_TIMEOUTS", Timeouts(checkpoint=0.01, prune=0.01))
@@ -219,9 +217,7 @@ def test_upkeep_goes_on_after_a_failure_that_cannot_be_logged(
         wait_until(lambda: len(calls) > 5, "upkeep stopped")
 
 
-def test_the_dedicated_loop_goes_on_after_a_stop_that_cannot_be_logged(
-    serve: Any, post: Any
-) -> None:
+def test_dedicated_loop_continues_after_an_unloggable_stop(serve: Any, post: Any) -> None:
     hooks = Webhooks("moon", handler_loop="dedicated", deliveries=":memory:")
 
     @hooks.on(name="stops")
@@ -234,7 +230,7 @@ def test_the_dedicated_loop_goes_on_after_a_stop_that_cannot_be_logged(
             assert ended(hooks, delivery_id).state == "succeeded"
 
 
-def test_a_store_that_cannot_be_written_and_logging_that_raises_lose_nothing(
+def test_store_error_with_logging_error_loses_nothing(
     tmp_path: Path, serve: Any, post: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "DEFAULT_TIMEOUTS", Timeouts(store_failure=0.05))
@@ -258,39 +254,39 @@ def test_a_store_that_cannot_be_written_and_logging_that_raises_lose_nothing(
         assert ended(hooks).state in ("succeeded", "failed")
 
 
-def test_a_crashed_run_is_recovered_although_logging_raises(tmp_path: Path, serve: Any) -> None:
+def test_crashed_run_is_recovered_despite_a_logging_error(tmp_path: Path, serve: Any) -> None:
     path = tmp_path / "hubhooks.db"
-    log = SqliteStore(path, max_crashes=0)
-    log.open()
-    log.recover()
+    store = SqliteStore(path, max_crashes=0)
+    store.open()
+    store.recover()
     for delivery_id in ("d1", "d2"):
-        log.accept(delivery_id, BODY, ["matching"])
-        assert log.claim(delivery_id, "matching")
-    log.close()
+        store.accept(delivery_id, BODY, ["matching"])
+        assert store.claim(delivery_id, "matching")
+    store.close()
     hooks = Webhooks("moon", deliveries=path)
     hooks.store._max_crashes = 0  # type: ignore[attr-defined] # noqa: SLF001 - see there
-    told: list[str] = []
+    called: list[str] = []
     hooks.add(lambda event: None, name="matching")
-    hooks.on_failure(lambda event, context, error: told.append(context.id))
+    hooks.on_failure(lambda event, context, error: called.append(context.id))
     with broken_logging("handler", logging.INFO), serve(hooks, access_log=False):
-        wait_until(lambda: len(told) == 2, "hooks are not told")
-    assert {record.state for record in log.list()} == {"failed"}
+        wait_until(lambda: len(called) == 2, "hooks are not called")
+    assert {record.state for record in store.list()} == {"failed"}
 
 
-def test_a_record_names_the_line_that_logged_it(caplog: pytest.LogCaptureFixture) -> None:
-    log = SafeLogger("hubhooks")
-    log.warning("first %d", 1)
+def test_log_record_names_the_logging_line(caplog: pytest.LogCaptureFixture) -> None:
+    logger = SafeLogger("hubhooks")
+    logger.warning("first %d", 1)
     try:
         raise ValueError  # noqa: TRY301 - there has to be one
     except ValueError:
-        log.exception("second")
+        logger.exception("second")
     assert {record.funcName for record in caplog.records} == {
-        "test_a_record_names_the_line_that_logged_it"
+        "test_log_record_names_the_logging_line"
     }
     assert caplog.records[1].exc_info is not None
 
 
-def test_a_record_that_cannot_be_logged_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unloggable_record_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with broken_logging("filter", logging.INFO):
         SafeLogger("hubhooks").warning("handler `%s` took %g s", "matching", 1.5)
     assert capsys.readouterr().err == (
@@ -298,7 +294,7 @@ def test_a_record_that_cannot_be_logged_is_printed(capsys: pytest.CaptureFixture
     )
 
 
-def test_ctrl_c_in_the_main_thread_passes_through_the_logger() -> None:
+def test_logger_passes_ctrl_c_on() -> None:
     class Interrupted(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             raise KeyboardInterrupt
@@ -390,7 +386,7 @@ odd_errors = pytest.mark.parametrize(
 @odd_errors
 @pytest.mark.parametrize("is_async", [False, True])
 @pytest.mark.parametrize("level", [logging.INFO, logging.CRITICAL])
-def test_a_run_ends_whatever_its_exception_does(
+def test_misbehaving_exception_still_ends_the_run(
     hooks: Webhooks,
     serve: Any,
     post: Any,
@@ -408,14 +404,14 @@ def test_a_run_ends_whatever_its_exception_does(
         raise error
 
     hooks.add(fails_async if is_async else fails, name="fails", retries=retries, backoff=3000)
-    told: list[str] = []
-    hooks.on_error(lambda event, context, raised: told.append(context.id))
+    called: list[str] = []
+    hooks.on_error(lambda event, context, raised: called.append(context.id))
     with broken_logging("none", level), serve(hooks, access_log=False) as port:
         assert post(port, BODY)[0] == 202
         (run,) = ended(hooks).runs
         assert run.state == state
         assert run.error or state == "ignored"
-        wait_until(lambda: told == ([] if state == "ignored" else ["d1"]), "hooks are not told")
+        wait_until(lambda: called == ([] if state == "ignored" else ["d1"]), "hooks are not called")
 
 
 @pytest.mark.parametrize("raised", [ValueError("no"), SystemExit(1), KeyboardInterrupt()])
@@ -434,30 +430,30 @@ def test_a_backoff_that_raises_ends_the_run(
         assert ended(hooks).state == "retrying"
 
 
-def test_a_run_is_recorded_although_ctrl_c_comes_while_its_exception_is_read(
+def test_ctrl_c_while_reading_an_exception_loses_no_run(
     event: Callable[..., HubEvent],
 ) -> None:
     class Interrupting(Ignore):
         def __str__(self) -> str:
             raise KeyboardInterrupt
 
-    router, log = Router(), SqliteStore(":memory:")
+    router, store = Router(), SqliteStore(":memory:")
     sample = event("repo.create")
 
     @router.on(name="ignores")
     def ignores(event: HubEvent) -> None:
         raise Interrupting
 
-    worker = WorkerService(router, log, inline=True)
+    worker = WorkerService(router, store, inline=True)
     worker.start()
-    verdict = log.accept("d1", sample.raw, ("ignores",))
+    result = store.accept("d1", sample.raw, ("ignores",))
     with pytest.raises(KeyboardInterrupt):
-        worker.submit(AcceptedRuns(verdict.id, verdict.handlers, sample))
+        worker.submit(AcceptedRuns(result.id, result.handlers, sample))
     asyncio.run(worker.stop())
-    assert log.list()[0].state == "ignored"
+    assert store.list()[0].state == "ignored"
 
 
-def test_a_when_that_exits_is_answered(hooks: Webhooks, serve: Any, post: Any) -> None:
+def test_exit_in_when_still_gets_a_response(hooks: Webhooks, serve: Any, post: Any) -> None:
     def exits(event: HubEvent) -> bool:
         raise SystemExit
 
@@ -486,7 +482,7 @@ def test_text_of_an_object_is_exact_and_never_raises() -> None:
 
 
 @pytest.mark.parametrize("store", ["memory", "disk"])
-def test_a_waiting_request_takes_no_task_beside_its_own(
+def test_waiting_request_creates_no_task(
     tmp_path: Path, serve: Any, post: Any, monkeypatch: pytest.MonkeyPatch, store: str
 ) -> None:
     monkeypatch.setattr(service, "DEFAULT_TIMEOUTS", Timeouts(poll=0.001))
@@ -497,9 +493,9 @@ def test_a_waiting_request_takes_no_task_beside_its_own(
     looks: list[int] = []
     get = type(hooks.store).get
 
-    def count(log: Any, delivery_id: str) -> Any:
+    def count(instance: Any, delivery_id: str) -> Any:
         looks.append(1)
-        return get(log, delivery_id)
+        return get(instance, delivery_id)
 
     monkeypatch.setattr(type(hooks.store), "get", count)
     hooks.add(lambda event: release.wait(PATIENCE) and None, name="waits")
@@ -512,7 +508,7 @@ def test_a_waiting_request_takes_no_task_beside_its_own(
     with serve(app) as port:
         client = threading.Thread(target=lambda: statuses.append(post(port, BODY)[0]))
         client.start()
-        # A store on disk is asked again and again, one in memory once.
+        # A store on disk is polled, a store in memory is read once.
         wait_until(lambda: len(looks) > (0 if store == "memory" else 50), "nobody waits")
         assert len(asyncio.all_tasks(loops[0])) < 10
         release.set()
@@ -520,7 +516,7 @@ def test_a_waiting_request_takes_no_task_beside_its_own(
     assert statuses == [200]
 
 
-def test_a_request_that_is_cancelled_while_it_waits_leaves_nothing(
+def test_cancelled_waiting_request_leaves_nothing(
     hooks: Webhooks, event: Callable[..., HubEvent]
 ) -> None:
     release = threading.Event()
@@ -529,8 +525,8 @@ def test_a_request_that_is_cancelled_while_it_waits_leaves_nothing(
     async def serve() -> None:
         async with hooks.lifespan(None):
             worker = hooks._worker  # noqa: SLF001 - there is no other way to wait for one
-            log = worker.store
-            log.accept("d1", BODY, ["waits"])
+            store = worker.store
+            store.accept("d1", BODY, ["waits"])
             waiting = asyncio.ensure_future(worker.wait_for("d1", PATIENCE))
             await asyncio.sleep(0)
             waiting.cancel()
@@ -547,7 +543,7 @@ seen_by: contextvars.ContextVar[str] = contextvars.ContextVar("seen_by", default
 
 
 class Contexts:
-    """An app that sets a context variable per request, and what user code finds in it."""
+    """An app that sets a context variable per request, and its values in user code."""
 
     def __init__(self, hooks: Webhooks) -> None:
         self.hooks = hooks
@@ -572,7 +568,7 @@ def contexts(request: Any, hooks: Webhooks, tmp_path: Path) -> Contexts:
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_a_run_has_a_copy_of_the_context_of_its_request(
+def test_run_has_a_copy_of_its_request_context(
     contexts: Contexts, serve: Any, post: Any, is_async: bool
 ) -> None:
     # One slot, so that all sync runs have the same thread.
@@ -598,7 +594,7 @@ def test_a_run_has_a_copy_of_the_context_of_its_request(
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_hooks_have_a_copy_of_the_context_of_their_run(
+def test_hooks_have_a_copy_of_their_run_context(
     contexts: Contexts, serve: Any, post: Any, is_async: bool
 ) -> None:
     def fails(event: HubEvent) -> None:
@@ -608,24 +604,24 @@ def test_hooks_have_a_copy_of_the_context_of_their_run(
     async def fails_async(event: HubEvent) -> None:
         fails(event)
 
-    def tell(what: str, *_: object) -> None:
+    def record_hook(what: str, *_: object) -> None:
         contexts.note(what)
         seen_by.set(what)
 
     async def tell_async(what: str, *_: object) -> None:
-        tell(what)
+        record_hook(what)
 
-    told = tell_async if is_async else tell
+    called = tell_async if is_async else record_hook
     hooks = contexts.hooks
     hooks.add(fails_async if is_async else fails, "repo.content", name="fails")
-    hooks.on_error(functools.partial(told, "error"))
-    hooks.on_failure(functools.partial(told, "failure"))
-    hooks.on_unhandled(functools.partial(told, "unhandled"))
+    hooks.on_error(functools.partial(called, "error"))
+    hooks.on_failure(functools.partial(called, "failure"))
+    hooks.on_unhandled(functools.partial(called, "unhandled"))
     with serve(contexts) as port:
         for delivery_id in ("d1", "d2"):
             post(port, BODY, delivery_id)
         post(port, compact(sample_json("repo.create")), "d3")
-        wait_until(lambda: len(contexts.found) == 5, "hooks are not told")
+        wait_until(lambda: len(contexts.found) == 5, "hooks are not called")
     assert contexts.of("error") == contexts.of("failure") == ["run of d1", "run of d2"]
     assert contexts.of("unhandled") == ["d3"]
 
@@ -657,7 +653,7 @@ def test_only_retries_have_a_fresh_context(contexts: Contexts, serve: Any, post:
     assert contexts.of("retried 2") == ["nobody"] * 3
 
 
-def test_when_and_backoff_see_the_context_of_their_own_request(
+def test_when_and_backoff_see_their_request_context(
     contexts: Contexts, serve: Any, post: Any
 ) -> None:
     hooks = contexts.hooks
@@ -691,10 +687,10 @@ def test_runs_of_an_earlier_process_have_a_fresh_context(
     tmp_path: Path, serve: Any, post: Any
 ) -> None:
     path = tmp_path / "hubhooks.db"
-    log = SqliteStore(path)
-    log.open()
-    log.accept("d1", BODY, ["matching"])
-    log.close()
+    store = SqliteStore(path)
+    store.open()
+    store.accept("d1", BODY, ["matching"])
+    store.close()
     contexts = Contexts(Webhooks("moon", deliveries=path))
     contexts.hooks.add(lambda event: contexts.note("run"), name="matching")
     seen_by.set("the test")
@@ -703,9 +699,7 @@ def test_runs_of_an_earlier_process_have_a_fresh_context(
     assert contexts.of("run") == ["nobody"]
 
 
-def test_a_context_is_let_go_once_its_delivery_ended(
-    hooks: Webhooks, serve: Any, post: Any
-) -> None:
+def test_context_is_freed_after_its_delivery(hooks: Webhooks, serve: Any, post: Any) -> None:
     class Value: ...
 
     kept: contextvars.ContextVar[Value] = contextvars.ContextVar("kept")
@@ -780,10 +774,10 @@ def tell(event, context, error):
 @pytest.mark.parametrize(("how", "code"), [("return", 0), ("raise ValueError", 1), ("exit(3)", 3)])
 @pytest.mark.parametrize("loop", ["server", "dedicated"])
 @pytest.mark.parametrize("kind", ["repo.content.update", "repo.config.update", "repo.create"])
-def test_what_returns_in_a_forked_child_ends_there_and_once(
+def test_handler_returning_in_a_forked_child_ends_once(
     tmp_path: Path, how: str, code: int, loop: str, kind: str
 ) -> None:
-    log = SqliteStore(tmp_path / "hubhooks.db")
+    store = SqliteStore(tmp_path / "hubhooks.db")
     script = FORKS.replace("HOW", how)
     with started(tmp_path, script=script, environ={**ON_DISK, "LOOP": loop}) as server:
         for number in range(2):
@@ -794,9 +788,9 @@ def test_what_returns_in_a_forked_child_ends_there_and_once(
                 lambda number=number: len(lines(tmp_path / "ran")) == 2 * number + 2, "is stuck"
             )
         state = "failed" if kind == "repo.create" else "succeeded"
-        server.wait_until(lambda: log.stats().states == {state: 2}, "does not record the runs")
+        server.wait_until(lambda: store.stats().states == {state: 2}, "does not record the runs")
     assert lines(tmp_path / "ran") == ["in the child", f"child ended with {code}"] * 2
-    assert [run.attempts for record in log.list() for run in record.runs] == [1, 1]
+    assert [run.attempts for delivery in store.list() for run in delivery.runs] == [1, 1]
 
 
 OUTLIVES = """
@@ -819,9 +813,7 @@ def forks(event):
 
 @needs_fork
 @pytest.mark.parametrize("store", [":memory:", None])
-def test_a_forked_child_that_outlives_the_server_keeps_neither_port_nor_connections(
-    tmp_path: Path, store: str | None
-) -> None:
+def test_forked_child_keeps_no_port_or_connections(tmp_path: Path, store: str | None) -> None:
     environ = {"HUBHOOKS_DELIVERIES": store}
     with started(tmp_path, script=OUTLIVES, environ=environ) as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
@@ -833,8 +825,8 @@ def test_a_forked_child_that_outlives_the_server_keeps_neither_port_nor_connecti
             server.wait()
             while client.recv(10_000):
                 pass
-        server.wait_until_it_is_deaf()
-        # The child is alive all the same.
+        server.wait_until_closed()
+        # The child is still alive.
         wait_until((tmp_path / "child").read_text)
         os.kill(int((tmp_path / "child").read_text()), 0)
 
@@ -904,21 +896,21 @@ thread.join()
 
 
 @needs_fork
-def test_a_forked_child_leaves_the_store_and_the_lock_to_its_parent(tmp_path: Path) -> None:
-    log = SqliteStore(tmp_path / "hubhooks.db")
+def test_forked_child_does_not_use_store_or_lock(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "hubhooks.db")
     command = ("app.py", "{port}")
     with started(
         tmp_path, *command, script=BESIDE_THREADS, prints="all children ended", environ=ON_DISK
     ) as server:
-        said = server.output()
-        assert said.count("was open when this process was forked") == 2
-        assert "forked from a serving process: only the parent can use it" in said
-        assert "in the child" not in said
+        output = server.output()
+        assert output.count("was open when this process was forked") == 2
+        assert "forked from a serving process: only the parent can use it" in output
+        assert "in the child" not in output
         assert LeaderLock(tmp_path / "hubhooks.db").is_taken()
         for number in range(3):
             headers = {"Webhook-Id": f"d{number}"}
             assert server.post("/", BODY, headers=headers).status_code == 202
-        server.wait_until(lambda: log.stats().states == {"succeeded": 3}, "does not run them")
+        server.wait_until(lambda: store.stats().states == {"succeeded": 3}, "does not run them")
         assert "removed or replaced" not in server.output()
 
 
@@ -989,8 +981,8 @@ def test_forked_children_of_a_gradio_app_end_at_once(tmp_path: Path, launch: str
         tmp_path, "app.py", script=script, prints="Deliveries are stored", environ=environ
     ) as server:
         assert server.post("/gradio_api/webhooks", BODY).status_code == 202
-        said = server.wait_for("all children were terminated")
-    took = [float(line.split()[-1]) for line in said.splitlines() if line.startswith("pool took")]
+        output = server.wait_for("all children were terminated")
+    took = [float(line.split()[-1]) for line in output.splitlines() if line.startswith("pool took")]
     assert len(took) == (0 if is_wrapped else 5)
     # 0.03 s on an idle machine; it took 11 s.
     assert min(took, default=0) < 5 * 0.03
@@ -1015,8 +1007,8 @@ def works(event, context):
     find_spec("gunicorn") is None or find_spec("uvicorn_worker") is None,
     reason="gunicorn is not installed",
 )
-def test_workers_forked_from_a_process_that_imported_the_app_serve_it(tmp_path: Path) -> None:
-    log = SqliteStore(tmp_path / "hubhooks.db")
+def test_forked_workers_serve_a_preloaded_app(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "hubhooks.db")
     command = "-m gunicorn --preload -w 2 -k uvicorn_worker.UvicornWorker -b 127.0.0.1:{port}"
     with started(
         tmp_path, *command.split(), "app:app", script=PRELOADED, environ=ON_DISK
@@ -1025,13 +1017,13 @@ def test_workers_forked_from_a_process_that_imported_the_app_serve_it(tmp_path: 
         for number in range(20):
             headers = {"Webhook-Id": f"d{number}"}
             assert server.post("/", BODY, headers=headers).status_code == 202
-        server.wait_until(lambda: log.stats().states == {"succeeded": 20}, "does not run them")
+        server.wait_until(lambda: store.stats().states == {"succeeded": 20}, "does not run them")
         ran = [line.split() for line in lines(tmp_path / "ran")]
         assert len(ran) == 20
         assert {int(pid) for _, pid in ran}.isdisjoint({server.pid})
 
 
-def test_runs_wait_where_the_system_has_no_more_threads(
+def test_runs_wait_when_threads_are_exhausted(
     hooks: Webhooks, serve: Any, post: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release = threading.Event()

@@ -99,6 +99,6 @@ def test_exit_during_call_in_daemon_thread_does_not_abort(call):
     printed = [process.communicate(timeout=PATIENCE)[1].decode() for process in processes]
     codes = {process.returncode for process in processes}
     if sys.version_info < (3, 11):
-        # CPython 3.10 crashes now and then when it ends with daemon threads, without hubhooks too.
+        # CPython 3.10 sometimes crashes at exit with daemon threads, also without hubhooks.
         codes.discard(-signal.SIGSEGV)
     assert codes <= {0}, printed

@@ -1,4 +1,4 @@
-"""Where the delivery store may be: kinds of file systems, odd paths, and a folder that is gone."""
+"""Location of the delivery store: file systems, unusual paths, and a removed folder."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ REMOTE = (
     "vboxsf", "orangefs", "fuse", "fuse.sshfs", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse",
     "fuse.glusterfs", "fuse.ceph", "fuse.cephfs", "fuse.hf-mount", "fuse.juicefs", "fuse.davfs",
     "fuse.blobfuse2", "fuse.vmhgfs-fuse", "fuse.gvfsd-fuse", "fuse.grpcfuse",
-    # Of a name that is not known, it may be remote.
+    # A file system with an unknown name may be remote.
     "fuse.unknown", "fuse.bindfs-over-ssh", "fuse.mergerfsx",
 )  # fmt: skip
 
 
 @pytest.fixture
 def mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Replace what the kernel says of the mounts."""
+    """Replace the mount table of the kernel."""
     mounts = tmp_path / "mountinfo"
     monkeypatch.setattr(file_systems, "_MOUNTS", mounts)
 
@@ -61,14 +61,14 @@ def line(point: object, kind: str) -> str:
     return f"22 1 0:21 / {point} rw,relatime shared:1 - {kind} source rw"
 
 
-def refusal(path: Path, **options: Any) -> str:
-    """Open a log, and return why that is refused; empty if it is not."""
-    log = SqliteStore(path, **options)
+def open_error(path: Path, **options: Any) -> str:
+    """Open a store, and return the error message; empty without an error."""
+    store = SqliteStore(path, **options)
     try:
-        log.open()
+        store.open()
     except ConfigError as error:
         return str(error)
-    log.close()
+    store.close()
     return ""
 
 
@@ -78,21 +78,21 @@ def test_local_file_system_is_accepted(
     tmp_path: Path, mount: Callable[..., None], kind: str
 ) -> None:
     mount(line("/", "nfs4"), line(tmp_path, kind))
-    assert refusal(tmp_path / "x.db") == ""
+    assert open_error(tmp_path / "x.db") == ""
 
 
 @needs_linux
 @pytest.mark.parametrize("kind", REMOTE)
-def test_file_system_that_may_be_remote_is_refused_with_both_ways_to_allow_it(
+def test_possibly_remote_file_system_is_rejected_with_advice(
     tmp_path: Path, mount: Callable[..., None], kind: str
 ) -> None:
     mount(line("/", "ext4"), line(tmp_path, kind))
-    message = refusal(tmp_path / "x.db")
+    message = open_error(tmp_path / "x.db")
     assert f"`{tmp_path}/x.db` is on a network file system ({kind})" in message
     assert "`allow_network=True`" in message
     assert "HUBHOOKS_ALLOW_NETWORK=1" in message
     assert not (tmp_path / "x.db").exists()
-    assert refusal(tmp_path / "x.db", allow_network=True) == ""
+    assert open_error(tmp_path / "x.db", allow_network=True) == ""
 
 
 @needs_linux
@@ -106,22 +106,22 @@ def test_file_system_that_may_be_remote_is_refused_with_both_ways_to_allow_it(
         b"22 1 0:21 / /\xff\xfe rw - nfs source rw", "\0" * 50,
     ],
 )  # fmt: skip
-def test_mount_line_of_an_odd_form_is_skipped(
+def test_malformed_mount_line_is_skipped(
     tmp_path: Path, mount: Callable[..., None], odd: str | bytes
 ) -> None:
     mount(odd, line("/", "ext4"), odd)
-    assert refusal(tmp_path / "x.db") == ""
+    assert open_error(tmp_path / "x.db") == ""
     mount(odd, line("/", "ext4"), odd, line(tmp_path, "nfs"), odd)
-    assert "network file system (nfs)" in refusal(tmp_path / "x.db")
+    assert "network file system (nfs)" in open_error(tmp_path / "x.db")
 
 
 @needs_linux
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xff", b"one line without an end"])
-def test_mounts_that_tell_nothing_allow_every_path(
+def test_unreadable_mounts_allow_every_path(
     tmp_path: Path, mount: Callable[..., None], content: bytes
 ) -> None:
     mount(content)
-    assert refusal(tmp_path / "x.db") == ""
+    assert open_error(tmp_path / "x.db") == ""
 
 
 @needs_linux
@@ -133,7 +133,7 @@ def test_mounts_that_tell_nothing_allow_every_path(
         ("#1", "\\0431"),
         ("überall", "überall"),
         ("überall", "\\303\\274berall"),
-        # What Python takes for the end of a line, or for a space, and the kernel does not escape.
+        # Line ends and spaces for Python that the kernel does not escape.
         ("a\x0b\x0c\x1cb", "a\x0b\x0c\x1cb"),
         ("a\x85b\u2028c\u00a0d", "a\x85b\u2028c\u00a0d"),
         (os.fsdecode(b"caf\xe9"), os.fsdecode(b"caf\xe9")),
@@ -145,8 +145,8 @@ def test_mount_point_with_unusual_characters_is_found(
 ) -> None:
     (tmp_path / name).mkdir()
     mount(line("/", "ext4"), line(f"{tmp_path}/{written}", "nfs"))
-    assert "network file system (nfs)" in refusal(tmp_path / name / "x.db")
-    assert refusal(tmp_path / "x.db") == ""
+    assert "network file system (nfs)" in open_error(tmp_path / name / "x.db")
+    assert open_error(tmp_path / "x.db") == ""
 
 
 @needs_linux
@@ -157,55 +157,53 @@ def test_deepest_mount_decides(tmp_path: Path, mount: Callable[..., None]) -> No
     mount(
         line(f"{tmp_path}/data/inner", "ext4"), line(f"{tmp_path}/data", "nfs"), line("/", "ext4")
     )
-    assert "(nfs)" in refusal(tmp_path / "data" / "x.db")
-    assert refusal(tmp_path / "data" / "inner" / "x.db") == ""
-    assert refusal(tmp_path / "database" / "x.db") == ""
+    assert "(nfs)" in open_error(tmp_path / "data" / "x.db")
+    assert open_error(tmp_path / "data" / "inner" / "x.db") == ""
+    assert open_error(tmp_path / "database" / "x.db") == ""
 
 
 @needs_linux
 def test_later_mount_at_the_same_point_decides(tmp_path: Path, mount: Callable[..., None]) -> None:
     mount(line(tmp_path, "nfs"), line(tmp_path, "ext4"))
-    assert refusal(tmp_path / "x.db") == ""
+    assert open_error(tmp_path / "x.db") == ""
     mount(line(tmp_path, "ext4"), line(tmp_path, "nfs"))
-    assert "(nfs)" in refusal(tmp_path / "x.db")
+    assert "(nfs)" in open_error(tmp_path / "x.db")
 
 
 @needs_linux
 def test_link_to_a_mount_is_followed(tmp_path: Path, mount: Callable[..., None]) -> None:
     (tmp_path / "remote").mkdir()
     (tmp_path / "folder").symlink_to("remote")
-    # The file is made where the link leads.
+    # The file is created at the target of the link.
     (tmp_path / "dangling.db").symlink_to("remote/x.db")
     mount(line("/", "ext4"), line(f"{tmp_path}/remote", "nfs"))
     for path in ("folder/x.db", "dangling.db"):
-        assert f"`{tmp_path}/remote/x.db` is on a network" in refusal(tmp_path / path)
+        assert f"`{tmp_path}/remote/x.db` is on a network" in open_error(tmp_path / path)
 
 
 @needs_linux
-def test_mount_over_the_file_itself_counts_as_well_as_that_of_its_folder(
-    tmp_path: Path, mount: Callable[..., None]
-) -> None:
+def test_mounts_of_file_and_folder_both_count(tmp_path: Path, mount: Callable[..., None]) -> None:
     (tmp_path / "x.db").touch()
     mount(line("/", "ext4"), line(f"{tmp_path}/x.db", "nfs"))
-    assert "(nfs)" in refusal(tmp_path / "x.db")
+    assert "(nfs)" in open_error(tmp_path / "x.db")
     # The `-wal` file is in the folder.
     mount(line("/", "nfs"), line(f"{tmp_path}/x.db", "ext4"))
-    assert "(nfs)" in refusal(tmp_path / "x.db")
+    assert "(nfs)" in open_error(tmp_path / "x.db")
     mount(line("/", "ext4"), line(f"{tmp_path}/x.db", "xfs"))
-    assert refusal(tmp_path / "x.db") == ""
+    assert open_error(tmp_path / "x.db") == ""
 
 
 # ---- HUBHOOKS_ALLOW_NETWORK --------------------------------------------------------------------
 
 
 def opened_by(hooks: Webhooks) -> str:
-    """Open the log of an app, and return why that is refused; empty if it is not."""
-    log = hooks.store
+    """Open the store of an app, and return the error message; empty without an error."""
+    store = hooks.store
     try:
-        log.open()
+        store.open()
     except ConfigError as error:
         return str(error)
-    log.close()
+    store.close()
     return ""
 
 
@@ -217,14 +215,14 @@ def test_variable_allows_a_network_file_system(
     mount(line(tmp_path, "nfs"))
     monkeypatch.setenv("HUBHOOKS_ALLOW_NETWORK", given)
     assert opened_by(Webhooks("moon", deliveries=tmp_path / "x.db")) == ""
-    # What the code says is stronger.
+    # The argument has priority.
     hooks = Webhooks("moon", deliveries=tmp_path / "x.db", allow_network=False)
     assert "network file system (nfs)" in opened_by(hooks)
 
 
 @needs_linux
 @pytest.mark.parametrize("given", [None, "", "0", "false", "No", "off"])
-def test_network_file_system_is_refused_without_the_variable(
+def test_network_file_system_is_rejected_without_the_variable(
     tmp_path: Path, mount: Callable[..., None], monkeypatch: pytest.MonkeyPatch, given: str | None
 ) -> None:
     mount(line(tmp_path, "nfs"))
@@ -238,7 +236,7 @@ def test_network_file_system_is_refused_without_the_variable(
 
 
 @pytest.mark.parametrize("given", ["2", "maybe", "ture", "/data"])
-def test_unclear_variable_is_refused(
+def test_invalid_variable_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
     monkeypatch.setenv("HUBHOOKS_ALLOW_NETWORK", given)
@@ -286,7 +284,7 @@ asyncio.run(start())
 
 @needs_linux
 @pytest.mark.parametrize("words", [[], ["x.db"], ["data/x.db"]])
-def test_start_in_a_removed_folder_says_so(tmp_path: Path, words: list[str]) -> None:
+def test_start_in_a_removed_folder_is_an_error(tmp_path: Path, words: list[str]) -> None:
     done = in_a_removed_folder(tmp_path, START, *words)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
@@ -320,7 +318,7 @@ main()
         ["stats"], ["prune", "--older-than", "1d"],
     ],
 )  # fmt: skip
-def test_commands_in_a_removed_folder_say_so(tmp_path: Path, words: list[str]) -> None:
+def test_commands_in_a_removed_folder_are_errors(tmp_path: Path, words: list[str]) -> None:
     done = in_a_removed_folder(tmp_path, COMMAND, "deliveries", *words)
     assert (done.returncode, done.stdout) == (2, "")
     assert "Traceback" not in done.stderr
@@ -329,10 +327,10 @@ def test_commands_in_a_removed_folder_say_so(tmp_path: Path, words: list[str]) -
 
 @needs_linux
 def test_commands_take_an_absolute_path_in_a_removed_folder(tmp_path: Path) -> None:
-    log = SqliteStore(tmp_path / "x.db")
-    log.open()
-    log.accept("d1", b"{}", ["a"])
-    log.close()
+    store = SqliteStore(tmp_path / "x.db")
+    store.open()
+    store.accept("d1", b"{}", ["a"])
+    store.close()
     file = ("--file", str(tmp_path / "x.db"))
     done = in_a_removed_folder(tmp_path, COMMAND, "deliveries", "list", *file)
     assert (done.returncode, done.stderr) == (0, "")
@@ -345,7 +343,7 @@ def test_commands_take_an_absolute_path_in_a_removed_folder(tmp_path: Path) -> N
 # ---- odd paths ---------------------------------------------------------------------------------
 
 
-def test_path_with_a_zero_byte_is_refused(tmp_path: Path) -> None:
+def test_path_with_a_zero_byte_is_rejected(tmp_path: Path) -> None:
     for make in (SqliteStore, LeaderLock):
         with pytest.raises(ConfigError, match="has a zero byte in its path"):
             make(tmp_path / "x\0.db")
@@ -354,7 +352,7 @@ def test_path_with_a_zero_byte_is_refused(tmp_path: Path) -> None:
 
 
 @needs_linux
-def test_links_that_lead_to_each_other_are_refused(tmp_path: Path) -> None:
+def test_circular_links_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     for path in (tmp_path / "a", tmp_path / "a" / "x.db"):
@@ -363,14 +361,14 @@ def test_links_that_lead_to_each_other_are_refused(tmp_path: Path) -> None:
 
 
 @needs_linux
-def test_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
+def test_too_long_name_is_rejected(tmp_path: Path) -> None:
     for path in (tmp_path / ("x" * 300), Path("/" + "x/" * 3000 + "x.db")):
-        assert "cannot be created (file name too long)" in refusal(path)
+        assert "cannot be created (file name too long)" in open_error(path)
 
 
 @needs_linux
 @pytest.mark.parametrize("suffix", ["", ".runner"])
-def test_what_is_no_regular_file_is_refused(tmp_path: Path, suffix: str) -> None:
+def test_other_file_types_are_rejected(tmp_path: Path, suffix: str) -> None:
     """A pipe would take writes or block; SQLite would make files beside a device."""
     path = tmp_path / "x.db"
     os.mkfifo(f"{path}{suffix}")
@@ -386,17 +384,17 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path, suffix: str) -> None
 
 
 @needs_linux
-def test_device_and_socket_are_refused_and_left_alone(tmp_path: Path) -> None:
-    assert "`/dev/null` is not a regular file" in refusal(Path("/dev/null"))
+def test_device_and_socket_are_rejected_and_unchanged(tmp_path: Path) -> None:
+    assert "`/dev/null` is not a regular file" in open_error(Path("/dev/null"))
     assert not Path("/dev/null-wal").exists()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "s"))
-        assert "is not a regular file" in refusal(tmp_path / "s")
+        assert "is not a regular file" in open_error(tmp_path / "s")
 
 
 @needs_linux
 @pytest.mark.parametrize("path", ["/dev/null", "pipe"])
-def test_command_refuses_what_is_no_regular_file(tmp_path: Path, path: str) -> None:
+def test_command_rejects_other_file_types(tmp_path: Path, path: str) -> None:
     os.mkfifo(tmp_path / "pipe")
     done = subprocess.run(
         [sys.executable, "-m", "hubhooks.cli", "deliveries", "list", "--file", path],
@@ -422,7 +420,7 @@ except ConfigError as error:
 
 
 @needs_linux
-def test_folder_without_permission_is_refused() -> None:
+def test_folder_without_permission_is_rejected() -> None:
     # Not in `tmp_path`, which no other user may enter.
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o555)

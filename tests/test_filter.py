@@ -19,7 +19,7 @@ def filter_of(arguments):
 
 
 @cases("filters", "explain")
-def test_filter_judges_and_explains(row):
+def test_filter_matches_and_explains(row):
     event = HubEvent.from_dict(body_of(row))
     chosen = filter_of(row["filter"])
     assert chosen.explain(event) == row["explain"]
@@ -28,23 +28,23 @@ def test_filter_judges_and_explains(row):
 
 
 @cases("filters", "error")
-def test_filter_that_can_never_match_is_refused(row):
+def test_impossible_filter_is_rejected(row):
     with pytest.raises(ConfigError) as caught:
         filter_of(row["filter"])
     assert str(caught.value) == row["error"]
 
 
 @cases("filters", "warnings")
-def test_filter_names_values_that_no_documented_event_has(row):
+def test_filter_reports_undocumented_values(row):
     assert filter_of(row["filter"]).value_warnings() == row["warnings"]
 
 
-def test_matching_gives_places_in_order(event):
+def test_match_returns_positions_in_order(event):
     filters = [Filter("repo"), Filter(), Filter("discussion"), Filter(DiscussionEvent)]
     assert match_filters(event("discussion.create"), filters) == [1, 2, 3]
 
 
-def test_filters_are_equal_by_what_they_listen_to():
+def test_filters_are_compared_by_criteria():
     one = Filter("repo.content", repo="me/*", private=True)
     assert one == Filter("repo.content", repo=["me/*"], private=True)
     assert hash(one) == hash(Filter("repo.content", repo=["me/*"], private=True))
@@ -63,7 +63,7 @@ def test_scopes_and_criteria_are_those_of_the_call():
 
 
 @cases("filters", "explain")
-def test_filter_can_be_made_again_from_its_scopes_and_criteria(row):
+def test_scopes_and_criteria_rebuild_the_filter(row):
     chosen = filter_of(row["filter"])
     assert Filter(*chosen.scopes, **chosen.criteria) == chosen
 
@@ -96,13 +96,13 @@ def test_scope_of_another_type_is_a_type_error(scope):
         ({"pull_request": 1}, "`pull_request=`: expected True or False, found int"),
     ],
 )
-def test_criterion_of_another_type_is_a_type_error_that_names_it(criteria, message):
+def test_criterion_of_wrong_type_is_a_type_error(criteria, message):
     with pytest.raises(TypeError) as caught:
         Filter(**criteria)
     assert str(caught.value) == message
 
 
-def test_class_that_is_no_event_is_refused():
+def test_class_that_is_no_event_is_rejected():
     with pytest.raises(ConfigError, match="`dict` is no event class"):
         Filter(dict)
 

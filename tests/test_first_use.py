@@ -56,7 +56,7 @@ def test_python_is_found_without_pyenv_root(tmp_path: Path) -> None:
     assert find_python(VERSION, {"HOME": str(tmp_path), "PATH": ""}) is not None
 
 
-def test_shim_of_an_unselected_version_is_no_python(tmp_path: Path) -> None:
+def test_shim_of_an_unselected_version_is_skipped(tmp_path: Path) -> None:
     put_shim_of_an_unselected_version(tmp_path / "shims")
     environ = {"HOME": str(tmp_path), "PATH": str(tmp_path / "shims")}
     assert find_python(VERSION, environ) is None
@@ -125,7 +125,7 @@ def test_demo_shows_what_ran_and_counts_the_rest(demo: tuple[str, Path]) -> None
     assert max(map(len, printed.splitlines())) <= 100
 
 
-def test_demo_says_what_it_starts_and_what_to_try_next(demo: tuple[str, Path]) -> None:
+def test_demo_announces_start_and_next_steps(demo: tuple[str, Path]) -> None:
     printed, _ = demo
     assert printed.startswith("Starting examples/quickstart.py")
     end = printed[printed.index("Try next:") :]
@@ -183,7 +183,7 @@ def test_job_scripts_are_run_by_url() -> None:
         assert line.split()[4].startswith("https://"), f"{page}: {line}"
 
 
-def test_docs_say_which_spaces_the_hub_reaches_and_what_they_cost() -> None:
+def test_docs_list_reachable_spaces_and_their_cost() -> None:
     for page, text in PAGES.items():
         assert not re.search(r"must be (a )?public(?! or protected)", text), page
     for page in ("README.md", "docs/tutorial.md", "docs/gradio.md", "docs/deploying.md"):
@@ -228,7 +228,7 @@ def test_git_ignores_the_store_in_a_copied_example(store_folder: Path, example: 
     assert status.split() == ["??", ".gitignore"]
 
 
-def test_documented_pattern_keeps_the_store_out_of_upload_folder(store_folder: Path) -> None:
+def test_documented_pattern_excludes_the_store_from_upload_folder(store_folder: Path) -> None:
     hub = pytest.importorskip("huggingface_hub.utils")
     page = PAGES["docs/deploying.md"]
     shown = re.search(r"upload_folder\(.*ignore_patterns=\[(.*?)\]\)", page)
@@ -243,7 +243,7 @@ def test_documented_pattern_keeps_the_store_out_of_upload_folder(store_folder: P
 # ---- how to install it -------------------------------------------------------------------------
 
 
-def test_pages_that_install_from_pypi_say_what_to_do_until_it_is_there() -> None:
+def test_install_pages_explain_the_missing_pypi_release() -> None:
     pages = {page for page, _ in commands("pip install")}
     assert pages >= {"README.md", "docs/index.md", "docs/tutorial.md", "docs/fastapi.md"}
     for page in pages - {"README.md", "docs/deploying.md"}:
@@ -269,7 +269,7 @@ def test_documented_extras_exist() -> None:
     assert named <= set(extras)
 
 
-def test_uvicorn_is_installed_with_its_fast_parts() -> None:
+def test_uvicorn_is_installed_with_its_fast_extras() -> None:
     for page, line in commands("pip install"):
         assert not re.search(r"\buvicorn\b(?!\[standard\]|-worker)", line), f"{page}: {line}"
     for path in ROOT.glob("examples/*/requirements.txt"):

@@ -1,4 +1,4 @@
-"""The guides' examples, each in a process of its own beside a stand-in for the Hub."""
+"""The examples of the guides, each in a separate process with a stand-in for the Hub."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-# The examples import Gradio in processes of their own. To import it here takes seconds.
+# The examples import Gradio in separate processes. To import it here takes seconds.
 if find_spec("gradio") is None:
     pytest.skip("gradio is not installed", allow_module_level=True)
 pytest.importorskip("huggingface_hub")
@@ -37,7 +37,7 @@ URL = re.compile(r"Webhook URL:\s+(\S+)")
 
 
 def environ(hub: Hub, token: str | None, folder: Path) -> dict[str, str | None]:
-    """Give what the environment of a Space has, and what keeps all of it on this machine."""
+    """Return the environment of a Space, with settings that keep all traffic on this machine."""
     return {
         "HF_ENDPOINT": hub.url,
         "HF_TOKEN": token,
@@ -62,7 +62,7 @@ def hub() -> Iterator[Hub]:
 
 @pytest.fixture
 def grace(hub: Hub) -> HfApi:
-    """Sign up who owns the repositories, before anybody watches them."""
+    """Sign up the owners of the repositories, before a webhook watches them."""
     grace = hub.sign_up("grace-h")
     grace.create_repo(DATASET, repo_type="dataset")
     grace.create_repo(MODEL)
@@ -71,7 +71,7 @@ def grace(hub: Hub) -> HfApi:
 
 @contextmanager
 def running(name: str, hub: Hub, bot: HfApi, folder: Path) -> Iterator[None]:
-    """Run an example with a bot's account, and let the Hub tell it all."""
+    """Run an example with a bot's account and a webhook for all events."""
     app = str(ROOT / "examples" / name / "app.py")
     with started(
         folder, app, prints="Webhook URL", environ=environ(hub, str(bot.token), folder)
@@ -115,7 +115,7 @@ def push_model(api: HfApi, path: str, text: str, **options: Any) -> str:
 
 
 def statuses(deliveries: list[RunContext]) -> list[tuple[str, int, str]]:
-    return [(each.kind, each.status, each.said.get("status", "")) for each in deliveries]
+    return [(each.kind, each.status, each.data.get("status", "")) for each in deliveries]
 
 
 def test_a_push_to_a_dataset_starts_one_training(hub: Hub, grace: HfApi, start: Start) -> None:
@@ -129,16 +129,14 @@ def test_a_push_to_a_dataset_starts_one_training(hub: Hub, grace: HfApi, start: 
     hub.replay()
     assert hub.jobs == [job]
 
-    # One that failed is no training: Replay starts it again.
+    # A failed job does not count: Replay starts the training again.
     job.stage = "ERROR"
     hub.replay()
     wait_until(lambda: len(hub.jobs) == 2, "no job starts again")
     assert hub.jobs[1].labels == job.labels
 
 
-def test_of_a_burst_of_pushes_only_the_last_is_trained_on(
-    hub: Hub, grace: HfApi, start: Start
-) -> None:
+def test_burst_of_pushes_trains_on_the_last(hub: Hub, grace: HfApi, start: Start) -> None:
     start("retrain")
     push_data(grace, "first")
     wait_until(lambda: hub.jobs, "no job starts")
@@ -149,9 +147,7 @@ def test_of_a_burst_of_pushes_only_the_last_is_trained_on(
     assert hub.jobs[0].stage == "CANCELED"
 
 
-def test_only_the_main_branch_of_that_dataset_starts_a_training(
-    hub: Hub, grace: HfApi, start: Start
-) -> None:
+def test_only_the_main_branch_starts_a_training(hub: Hub, grace: HfApi, start: Start) -> None:
     start("retrain")
     push_data(grace, "1", create_pr=True)
     grace.create_tag(DATASET, tag="v1", repo_type="dataset")
@@ -165,29 +161,27 @@ def test_only_the_main_branch_of_that_dataset_starts_a_training(
     assert hub.jobs == []
 
 
-def test_the_bot_answers_a_comment_once_and_never_itself(
-    hub: Hub, grace: HfApi, start: Start
-) -> None:
+def test_bot_replies_once_and_never_to_itself(hub: Hub, grace: HfApi, start: Start) -> None:
     opened = grace.create_discussion(DATASET, "Gauges", repo_type="dataset")
     start("discussion_bot")
     question = "@My-Bot, is `brest` a copy?"
     grace.comment_discussion(DATASET, opened.num, question, repo_type="dataset")
     comments = hub.repo(f"datasets/{DATASET}").discussions[0].comments
     wait_until(lambda: len(comments) == 3, "the bot does not answer")
-    answer = comments[2]
-    assert answer.author.name == "my-bot"
-    # What it says mentions itself, as a quotation would.
-    assert answer.content.startswith(f"You said: {question}")
+    response = comments[2]
+    assert response.author.name == "my-bot"
+    # The reply mentions the bot itself, as a quotation would.
+    assert response.content.startswith(f"You said: {question}")
     assert statuses(hub.settle()) == [
         ("discussion.comment create", 202, "accepted"),
         ("discussion.comment create", 200, "ignored"),
     ]
 
     hub.replay()
-    assert comments[2:] == [answer]
+    assert comments[2:] == [response]
 
 
-def test_the_bot_answers_an_opening_post_and_who_mentions_it_only(
+def test_bot_replies_to_opening_posts_and_mentions_only(
     hub: Hub, grace: HfApi, start: Start
 ) -> None:
     start("discussion_bot")
@@ -201,9 +195,7 @@ def test_the_bot_answers_an_opening_post_and_who_mentions_it_only(
     assert len(other.comments) == 1
 
 
-def test_the_review_is_one_discussion_that_follows_the_card(
-    hub: Hub, grace: HfApi, start: Start
-) -> None:
+def test_review_updates_one_discussion(hub: Hub, grace: HfApi, start: Start) -> None:
     start("metadata_review")
     push_model(grace, "config.json", "{}")
     repo = hub.repo(MODEL)
@@ -227,7 +219,7 @@ def test_the_review_is_one_discussion_that_follows_the_card(
     hub.replay()
     assert repo.discussions == [review]
     assert (review.comments, post.edits) == ([post], 2)
-    # What it does itself comes back as deliveries too, and nobody listens.
+    # The Hub also delivers the bot's own actions, and no handler matches.
     mine = [each for each in hub.deliveries if each.kind.startswith("discussion")]
     assert statuses(mine) == [
         ("discussion create", 200, "unhandled"),
@@ -236,9 +228,7 @@ def test_the_review_is_one_discussion_that_follows_the_card(
     ]
 
 
-def test_a_card_that_leaves_nothing_out_is_not_discussed(
-    hub: Hub, grace: HfApi, start: Start
-) -> None:
+def test_complete_card_opens_no_discussion(hub: Hub, grace: HfApi, start: Start) -> None:
     start("metadata_review")
     card = "license: mit\nlanguage: en\npretty_name: Tides\ntask_categories: [other]\ntags: [tides]"
     push(grace, DATASET, "dataset", "README.md", f"---\n{card}\n---\n# Tides")
@@ -246,7 +236,7 @@ def test_a_card_that_leaves_nothing_out_is_not_discussed(
     repo = hub.repo(f"datasets/{DATASET}")
     assert repo.discussions == []
 
-    # What is proposed is not what is there.
+    # A proposed card does not change the repository.
     push(grace, DATASET, "dataset", "README.md", "# Tides", create_pr=True)
     assert statuses(hub.settle())[1:] == [
         ("discussion create", 200, "unhandled"),
@@ -273,12 +263,12 @@ def test_one_pull_request_proposes_the_tags(hub: Hub, grace: HfApi, start: Start
     ]
     assert hub.deliveries[-1].refs == ["refs/pr/1"]
 
-    # It waits for the one that is open, whatever is pushed or replayed.
+    # No second pull request is opened while one is open, despite pushes and replays.
     push_model(grace, "model.gguf", "weights")
     hub.replay()
     assert repo.pull_requests == [proposal]
 
-    # Merged it is a push to the main branch, where the next thing is missing.
+    # Its merge is a push to the main branch, where the next field is missing.
     grace.merge_pull_request(MODEL, proposal.num)
     wait_until(lambda: "refs/pr/2" in repo.refs, "no second pull request is opened")
     grace.merge_pull_request(MODEL, 2)
@@ -287,9 +277,7 @@ def test_one_pull_request_proposes_the_tags(hub: Hub, grace: HfApi, start: Start
     assert b"- tides\n- lora\n- gguf\n" in repo.files()["README.md"]
 
 
-def test_a_pull_request_that_was_turned_down_is_not_opened_again(
-    hub: Hub, grace: HfApi, start: Start
-) -> None:
+def test_closed_pull_request_is_not_reopened(hub: Hub, grace: HfApi, start: Start) -> None:
     start("pr_bot")
     push_model(grace, "model.onnx", "weights")
     repo = hub.repo(MODEL)

@@ -134,7 +134,7 @@ def exhausted(function: Callable[..., Iterator[object]]) -> Callable[..., Any]:
 
 
 def retry(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Be what a decorator is that takes options, and was written without its parentheses."""
+    """Act as a decorator with options that was written without its parentheses."""
 
     def decorate(event: Any) -> Any:
         @functools.wraps(function)
@@ -198,21 +198,21 @@ class Bot:
 
 def handle(function: Any, event: HubEvent, **options: Any) -> Run:
     """Run a handler on an event as a server does, to its end."""
-    router, log = Router(), SqliteStore(":memory:")
+    router, store = Router(), SqliteStore(":memory:")
     router.add(function, name="handler", **options)
-    worker = WorkerService(router, log)
+    worker = WorkerService(router, store)
 
     async def serve() -> None:
         worker.start()
-        work = AcceptedRuns("d1", ("handler",), event)
-        log.accept("d1", event.raw, ("handler",))
-        worker.submit(work)
+        accepted = AcceptedRuns("d1", ("handler",), event)
+        store.accept("d1", event.raw, ("handler",))
+        worker.submit(accepted)
         await worker.stop(PATIENCE)
 
     asyncio.run(serve())
-    record = log.get("d1")
-    assert record is not None
-    return record.run("handler")
+    delivery = store.get("d1")
+    assert delivery is not None
+    return delivery.run("handler")
 
 
 # ---- async functions in any form ---------------------------------------------------------------
@@ -265,7 +265,7 @@ def test_function_marked_as_a_coroutine_function_is_awaited(event: Event) -> Non
         Router().add(sync, name="x", when=marked)
 
 
-def test_function_marked_for_asyncio_is_known_as_async(event: Event) -> None:
+def test_function_marked_for_asyncio_is_async(event: Event) -> None:
     marked: Any = undecorated(coroutine)
     vars(marked).update(_is_coroutine=vars(asyncio.coroutines)["_is_coroutine"])
     with pytest.raises(ConfigError, match="not async"):
@@ -274,7 +274,7 @@ def test_function_marked_for_asyncio_is_known_as_async(event: Event) -> None:
     assert bodies == [event("repo.create")]
 
 
-def test_wrapped_async_function_is_given_the_delivery(event: Event) -> None:
+def test_wrapped_async_function_gets_the_context(event: Event) -> None:
     assert handle(wrapped(coroutine_with_delivery), event("repo.create")).state == "succeeded"
     assert bodies == [(event("repo.create"), "d1")]
 
@@ -290,14 +290,14 @@ def test_wrapped_async_function_runs_on_the_servers_loop(event: Event) -> None:
         async def handler(self, event: HubEvent) -> None:
             await note()
 
-    router, log = Router(), SqliteStore(":memory:")
+    router, store = Router(), SqliteStore(":memory:")
     router.add(Server().handler)
-    worker = WorkerService(router, log)
+    worker = WorkerService(router, store)
 
     async def serve() -> None:
         worker.start()
         (handler,) = router.match(event("repo.create"))
-        log.accept("d1", event("repo.create").raw, (handler.name,))
+        store.accept("d1", event("repo.create").raw, (handler.name,))
         worker.submit(AcceptedRuns("d1", (handler.name,), event("repo.create")))
         await worker.stop(PATIENCE)
         loops.append(asyncio.get_running_loop())
@@ -306,17 +306,17 @@ def test_wrapped_async_function_runs_on_the_servers_loop(event: Event) -> None:
     assert loops[0] is loops[1]
 
 
-def test_wrapper_that_runs_the_coroutine_itself_goes_on_working(event: Event) -> None:
+def test_wrapper_that_runs_the_coroutine_works(event: Event) -> None:
     assert handle(run_to_the_end(coroutine), event("repo.create")).state == "succeeded"
     assert bodies == [event("repo.create")]
 
 
-def test_wrapper_that_exhausts_the_generator_goes_on_working(event: Event) -> None:
+def test_wrapper_that_exhausts_the_generator_works(event: Event) -> None:
     assert handle(exhausted(generator), event("repo.create")).state == "succeeded"
     assert bodies == [event("repo.create")]
 
 
-def test_error_of_a_wrapped_async_function_is_recorded_and_retried(event: Event) -> None:
+def test_wrapped_async_error_is_recorded_and_retried(event: Event) -> None:
     async def fails(event: HubEvent) -> None:
         bodies.append(event)
         raise LookupError
@@ -345,22 +345,22 @@ def test_wrapped_async_function_is_cancelled_when_the_server_stops(event: Event)
         is_waiting.set()
         await asyncio.Event().wait()
 
-    router, log = Router(), SqliteStore(":memory:")
+    router, store = Router(), SqliteStore(":memory:")
     router.add(wrapped(waits), name="handler")
-    worker = WorkerService(router, log)
+    worker = WorkerService(router, store)
 
     async def serve() -> None:
         worker.start()
-        log.accept("d1", event("repo.create").raw, ("handler",))
+        store.accept("d1", event("repo.create").raw, ("handler",))
         worker.submit(AcceptedRuns("d1", ("handler",), event("repo.create")))
         await asyncio.to_thread(is_waiting.wait, PATIENCE)
         await worker.stop(0)
 
     asyncio.run(serve())
-    record = log.get("d1")
-    assert record is not None
-    assert record.run("handler").state == "failed"
-    assert "CancelledError" in record.run("handler").error
+    delivery = store.get("d1")
+    assert delivery is not None
+    assert delivery.run("handler").state == "failed"
+    assert "CancelledError" in delivery.run("handler").error
 
 
 def test_coroutine_returned_after_the_stop_is_closed_and_recorded(event: Event) -> None:
@@ -371,13 +371,13 @@ def test_coroutine_returned_after_the_stop_is_closed_and_recorded(event: Event) 
         may_return.wait(PATIENCE)
         return coroutine(event)
 
-    router, log = Router(), SqliteStore(":memory:")
+    router, store = Router(), SqliteStore(":memory:")
     router.add(returns_late, name="handler")
-    worker = WorkerService(router, log)
+    worker = WorkerService(router, store)
 
     async def serve() -> None:
         worker.start()
-        log.accept("d1", event("repo.create").raw, ("handler",))
+        store.accept("d1", event("repo.create").raw, ("handler",))
         worker.submit(AcceptedRuns("d1", ("handler",), event("repo.create")))
         await asyncio.to_thread(is_called.wait, PATIENCE)
         await worker.stop(0)
@@ -386,8 +386,8 @@ def test_coroutine_returned_after_the_stop_is_closed_and_recorded(event: Event) 
     may_return.set()
 
     def ended() -> bool:
-        record = log.get("d1")
-        return record is not None and record.run("handler").state == "failed"
+        delivery = store.get("d1")
+        return delivery is not None and delivery.run("handler").state == "failed"
 
     wait_until(ended)
     assert bodies == []
@@ -426,12 +426,12 @@ def test_wrapped_async_function_runs_on_a_real_server(
     hooks = Webhooks("moon")
     hooks.add(wrapped(coroutine), name="handler")
     with serve(hooks) as port:
-        status, said = post(port, body("repo.create"))
-        assert (status, said["handlers"]) == (202, ["handler"])
+        status, data = post(port, body("repo.create"))
+        assert (status, data["handlers"]) == (202, ["handler"])
         wait_until(lambda: bodies)
 
 
-def test_decorator_that_adds_an_argument_is_given_what_it_names(event: Event) -> None:
+def test_decorator_that_adds_a_parameter_gets_its_argument(event: Event) -> None:
     """The wrapped function takes a second argument that is no delivery."""
 
     async def stores(event: HubEvent, client: str) -> None:
@@ -484,7 +484,7 @@ def test_run_fails_if_the_body_never_ran(name: str, event: Event) -> None:
     assert bodies == []
 
 
-REFUSED = {
+REJECTED = {
     "generator": generator,
     "async generator": async_generator,
     "context manager": context_manager,
@@ -502,8 +502,8 @@ class Guard(contextlib.ContextDecorator):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("function", [*REFUSED.values(), Guard()(generator)])
-def test_function_that_yields_is_refused(function: Any) -> None:
+@pytest.mark.parametrize("function", [*REJECTED.values(), Guard()(generator)])
+def test_function_that_yields_is_rejected(function: Any) -> None:
     router = Router()
     with pytest.raises(ConfigError, match=r"because it contains `yield`; write .* without"):
         router.add(function, name="handler")
@@ -516,7 +516,7 @@ def test_function_that_yields_is_refused(function: Any) -> None:
     assert router.handler("handler") is None
 
 
-def test_function_in_a_context_of_the_standard_library_is_taken(event: Event) -> None:
+def test_standard_context_decorators_are_accepted(event: Event) -> None:
     assert handle(Guard()(sync), event("repo.create")).state == "succeeded"
     assert (
         handle(context_manager(event("repo.create"))(sync), event("repo.create")).state
@@ -583,9 +583,7 @@ def test_hook_behind_a_decorator_is_awaited(occasion: str, event: Event) -> None
     assert bodies == [event("repo.create")]
 
 
-def test_hook_whose_body_never_ran_has_failed(
-    event: Event, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_hook_whose_body_never_ran_fails(event: Event, caplog: pytest.LogCaptureFixture) -> None:
     router = Router()
     router.on_unhandled(wrapped(generator))
     with pytest.raises(TypeError, match="its body never ran"):
@@ -630,7 +628,7 @@ def test_mock_is_a_handler(mock: Any, count: int, event: Event) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mock", [Mock(), MagicMock(), AsyncMock(), Mock(spec=sync)])
-def test_mock_without_a_name_must_be_given_one(mock: Any) -> None:
+def test_mock_requires_a_name(mock: Any) -> None:
     with pytest.raises(ConfigError, match="has no name: give it one with `name=`"):
         Router().add(mock)
 
@@ -648,7 +646,7 @@ def test_mock_is_a_hook(make: Any, event: Event) -> None:
 
 
 def test_annotations_are_not_evaluated_on_python_3_14(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There `inspect.signature` evaluates them, unless it is given another format.
+    """There `inspect.signature` evaluates them by default.
 
     Stands for that Python: its version, its module `annotationlib`, and its `inspect.signature`.
     """
@@ -681,7 +679,7 @@ def test_annotations_are_not_evaluated_on_python_3_14(monkeypatch: pytest.Monkey
 
 @pytest.mark.slow
 @pytest.mark.parametrize("error", [NameError, AttributeError, RuntimeError])
-def test_signature_that_raises_is_refused(error: type[Exception]) -> None:
+def test_raising_signature_is_rejected(error: type[Exception]) -> None:
     class Odd:
         @property
         def __signature__(self) -> inspect.Signature:
@@ -697,7 +695,7 @@ def test_signature_that_raises_is_refused(error: type[Exception]) -> None:
         router.add(Odd(), name="odd")
 
 
-def test_names_for_type_checkers_alone_are_no_fault() -> None:
+def test_type_checking_names_are_no_error() -> None:
     source = (
         "from typing import TYPE_CHECKING\n"
         "if TYPE_CHECKING:\n    from nowhere import Missing\n"

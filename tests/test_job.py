@@ -73,7 +73,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def run_job(tmp_path: Path):
-    """Run a Job's script as the Hub does, and give its exit code, output and errors."""
+    """Run a Job's script as the Hub does, and return its exit code, output and errors."""
     script = tmp_path / "train.py"
     script.write_text(SCRIPT, "utf-8")
 
@@ -105,14 +105,14 @@ def test_all_handlers_of_the_delivery_run(run_job) -> None:
     assert lines[-2:] == ["hubhooks: `train`: succeeded", "hubhooks: `notify`: succeeded"]
 
 
-def test_a_job_without_an_id_has_one_of_its_own(run_job) -> None:
+def test_job_without_an_id_gets_one(run_job) -> None:
     code, lines, _ = run_job(json.dumps(sample_json("repo.content.update")), WEBHOOK_ID="")
     (line,) = (line for line in lines if line.startswith("train "))
     assert code == job.SUCCEEDED
     assert len(line.split()[2]) == 32
 
 
-def test_a_failed_handler_fails_the_job_but_stops_no_other(run_job) -> None:
+def test_failed_handler_fails_the_job_after_the_others(run_job) -> None:
     code, lines, errors = run_job(json.dumps(sample_json("repo.create")))
     assert code == job.FAILED
     assert "go on" in lines
@@ -122,12 +122,12 @@ def test_a_failed_handler_fails_the_job_but_stops_no_other(run_job) -> None:
     assert "Traceback" in errors
 
 
-def test_a_handler_that_declines_is_no_failure(run_job) -> None:
+def test_ignored_run_is_no_failure(run_job) -> None:
     code, lines, _ = run_job(json.dumps(sample_json("discussion.comment.create")))
     assert (code, lines) == (job.SUCCEEDED, ["hubhooks: `shy`: ignored: not for me"])
 
 
-def test_what_no_handler_matches_is_explained(run_job) -> None:
+def test_unhandled_event_is_explained(run_job) -> None:
     code, lines, _ = run_job(json.dumps(sample_json("discussion.delete")), WEBHOOK_ID="d1")
     assert code == job.SUCCEEDED
     assert "wonder discussion" in lines
@@ -135,7 +135,7 @@ def test_what_no_handler_matches_is_explained(run_job) -> None:
     assert any(line.startswith("hubhooks: `train` does not match: ") for line in lines[at:])
 
 
-def test_an_ignored_author_is_told(run_job) -> None:
+def test_ignored_author_is_reported(run_job) -> None:
     payload = sample_json("discussion.comment.create")
     payload["comment"]["author"]["id"] = "5e9ecfc04957053f60648a3e"
     code, lines, _ = run_job(json.dumps(payload), WEBHOOK_ID="d1")
@@ -145,7 +145,7 @@ def test_an_ignored_author_is_told(run_job) -> None:
 
 
 @pytest.mark.parametrize("payload", ["no JSON", "[]", '{"event": 1}', "caf\udce9"])
-def test_what_cannot_be_read_has_its_own_exit_code(run_job, payload: str) -> None:
+def test_malformed_body_has_its_own_exit_code(run_job, payload: str) -> None:
     code, lines, _ = run_job(payload, WEBHOOK_ID="d1")
     assert code == job.MALFORMED
     assert lines[0] == "hubhooks: delivery `d1` is malformed:"
@@ -153,14 +153,14 @@ def test_what_cannot_be_read_has_its_own_exit_code(run_job, payload: str) -> Non
 
 
 @pytest.mark.parametrize("payload", [None, ""])
-def test_a_job_run_by_hand_says_what_is_missing(run_job, payload: str | None) -> None:
+def test_manual_job_names_missing_variables(run_job, payload: str | None) -> None:
     code, lines, errors = run_job(payload)
     assert (code, errors) == (job.NO_DELIVERY, "")
     assert "WEBHOOK_PAYLOAD" in lines[0]
     assert "hubhooks samples" in lines[0]
 
 
-def test_where_a_loop_runs_no_handler_does() -> None:
+def test_running_loop_is_rejected() -> None:
     hooks = Webhooks()
     ran: list[HubEvent] = []
     hooks.on()(ran.append)

@@ -117,7 +117,7 @@ def test_no_import_cycle() -> None:
     for each in imports():
         if each.imported in graph and each.imported not in LAZY.get(each.importer, set()):
             graph[each.importer].add(each.imported)
-    # What is left after modules without imports are taken away, again and again, has a cycle.
+    # Modules without imports are removed repeatedly. The remaining ones have a cycle.
     while leaves := {name for name, imported in graph.items() if not imported}:
         graph = {name: imported - leaves for name, imported in graph.items() if name not in leaves}
     assert sorted(graph) == []

@@ -45,7 +45,7 @@ def app(version: int) -> str:
 
 
 def ran(folder: Path) -> dict[str, list[str]]:
-    """Give the version and process of each run, by delivery."""
+    """Return the version and process of each run, by delivery."""
     path = folder / "ran"
     lines = path.read_text().splitlines() if path.exists() else []
     return {line.split()[0]: line.split()[1:] for line in lines}
@@ -53,8 +53,8 @@ def ran(folder: Path) -> dict[str, list[str]]:
 
 def deliver(server: Server, *delivery_ids: str) -> None:
     for delivery_id in delivery_ids:
-        answer = server.post("/", BODY, headers={"Webhook-Id": delivery_id})
-        assert answer.status_code == 202, answer.text
+        response = server.post("/", BODY, headers={"Webhook-Id": delivery_id})
+        assert response.status_code == 202, response.text
 
 
 def wait_until_ran(server: Server, *delivery_ids: str) -> None:
@@ -74,7 +74,7 @@ def wait_until_leads(server: Server) -> None:
     server.wait_until(leads, "does not take the lead")
 
 
-def test_process_with_newer_code_takes_the_lead(tmp_path: Path) -> None:
+def test_process_with_newer_code_becomes_leader(tmp_path: Path) -> None:
     with started(tmp_path, script=app(1), environ=ON_DISK) as old:
         deliver(old, "before")
         wait_until_ran(old, "before")
@@ -83,15 +83,15 @@ def test_process_with_newer_code_takes_the_lead(tmp_path: Path) -> None:
             deliver(old, "to-old")
             deliver(new, "to-new")
             wait_until_ran(new, "to-old", "to-new")
-            said = new.output()
+            output = new.output()
         pattern = (
             rf"process {old.pid} is the leader of the delivery store `.*hubhooks\.db` since "
             r"[-\d]+ [:\d]+ UTC, with code (\w{8})\. This process has code (\w{8}), and becomes"
         )
-        found = re.search(pattern, said)
-        assert found is not None, said
+        found = re.search(pattern, output)
+        assert found is not None, output
         assert found[1] != found[2]
-        assert said.count("is the leader of the delivery store") == 1
+        assert output.count("is the leader of the delivery store") == 1
         # The old one leads again once no other process does.
         wait_until_leads(old)
     runs = ran(tmp_path)
@@ -113,19 +113,19 @@ def test_newer_code_waits_for_the_runs_of_the_older(tmp_path: Path) -> None:
             old.wait_for("has newer code")
             for number in range(10):
                 deliver(new if number % 2 else old, f"d{number}")
-            # The run is not started anew elsewhere, and what comes meanwhile waits.
+            # The run is not restarted elsewhere, and new deliveries wait.
             assert set(ran(tmp_path)) == {"long"}
             hold.unlink()
             wait_until_ran(new, *(f"d{number}" for number in range(10)))
     runs = ran(tmp_path)
     assert runs.pop("long") == ["1", str(old.pid)]
     assert set(map(tuple, runs.values())) == {("2", str(new.pid))}
-    record = SqliteStore(tmp_path / "hubhooks.db").get("long")
-    assert record is not None
-    assert (record.state, record.runs[0].attempts) == ("succeeded", 1)
+    delivery = SqliteStore(tmp_path / "hubhooks.db").get("long")
+    assert delivery is not None
+    assert (delivery.state, delivery.runs[0].attempts) == ("succeeded", 1)
 
 
-def test_processes_of_one_version_leave_the_lead_where_it_is(tmp_path: Path) -> None:
+def test_processes_of_one_version_keep_the_leader(tmp_path: Path) -> None:
     with started(tmp_path, script=app(1), environ=ON_DISK) as first:
         with started(tmp_path, *UVICORN, environ=ON_DISK) as second:
             deliver(second, "d1")
@@ -143,7 +143,7 @@ def test_processes_of_one_version_leave_the_lead_where_it_is(tmp_path: Path) -> 
     assert runs["d3"] == ["1", str(second.pid)]
 
 
-def test_older_code_runs_again_what_waits_if_the_newer_one_does_not_lead(tmp_path: Path) -> None:
+def test_older_leader_resumes_if_newer_code_never_leads(tmp_path: Path) -> None:
     with started(tmp_path, script=app(1), environ=ON_DISK) as old:
         deliver(old, "d1")
         wait_until_ran(old, "d1")
@@ -158,10 +158,10 @@ def test_older_code_runs_again_what_waits_if_the_newer_one_does_not_lead(tmp_pat
         store.close()
 
 
-# ---- what processes are known by ----------------------------------------------------------------
+# ---- identity of processes ----------------------------------------------------------------------
 
 
-def test_code_is_told_apart_by_what_the_modules_say(
+def test_code_version_depends_on_module_contents(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app_file, helper = tmp_path / "app.py", tmp_path / "helper.py"
@@ -178,17 +178,17 @@ def test_code_is_told_apart_by_what_the_modules_say(
     assert code.version() == first
     helper.write_text("2")
     assert code.version() != first
-    # Edited after it was loaded: the file does not say what this process runs.
+    # Edited after it was loaded: the file no longer shows the code of this process.
     assert AppCode(str(app_file), 1.0).version() != AppCode(str(app_file), 2.0).version()
 
 
-def test_living_process_is_known_by_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_living_process_is_identified_by_its_start_time(monkeypatch: pytest.MonkeyPatch) -> None:
     own = current_process()
     assert is_alive(own)
     assert is_alive(own._replace(host="elsewhere")) is None
     if own.start_time:
         assert is_alive(own._replace(start_time="1")) is False
-    # Where no start time is known, any process of that number counts.
+    # Without a start time, any process with that number counts.
     monkeypatch.setattr(_process, "_read_stat", lambda _: [])
     assert is_alive(own._replace(start_time=""))
     assert is_alive(Process(2**22 + 1, own.host, "")) is False
@@ -249,8 +249,8 @@ def test_no_run_starts_twice_when_the_lock_file_is_removed(tmp_path: Path) -> No
         wait_until_ran(one, *names)
         for _ in range(3):
             (tmp_path / "hubhooks.db.runner").unlink()
-            wait_until((tmp_path / "hubhooks.db.runner").exists, "nobody locks it again")
-        # Each process looked for the lock meanwhile, and took what was stored last.
+            wait_until((tmp_path / "hubhooks.db.runner").exists, "no process locks it again")
+        # Each process has checked the lock since, and claimed the last delivery.
         deliver(two, "last")
         wait_until_ran(one, "last")
         hold.unlink()
@@ -278,11 +278,11 @@ def handle(event, context):
 """
 
 
-def test_stuck_run_does_not_keep_the_newer_code_from_leading(tmp_path: Path) -> None:
+def test_stuck_run_does_not_block_newer_code(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "hubhooks.db")
     with started(tmp_path, script=STUCK.replace("VERSION", "1"), environ=ON_DISK) as old:
         deliver(old, "stuck")
-        old.wait_until(lambda: store.stats().states == {"stuck": 1}, "is not overdue")
+        old.wait_until(lambda: store.stats().states == {"stuck": 1}, "is not stuck")
         with started(tmp_path, script=STUCK.replace("VERSION", "2"), environ=ON_DISK) as new:
             deliver(new, "d1")
             wait_until_ran(new, "d1")
@@ -296,18 +296,18 @@ def test_stuck_run_does_not_keep_the_newer_code_from_leading(tmp_path: Path) -> 
     assert ran(tmp_path) == {"stuck": ["1", str(old.pid)], "d1": ["2", str(new.pid)]}
 
 
-def test_run_is_tried_again_when_its_process_dies_after_it_handed_over(tmp_path: Path) -> None:
+def test_run_is_retried_if_its_former_leader_dies(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "hubhooks.db")
     with started(tmp_path, script=STUCK.replace("VERSION", "1"), environ=ON_DISK) as old:
         deliver(old, "stuck")
-        old.wait_until(lambda: store.stats().states == {"stuck": 1}, "is not overdue")
+        old.wait_until(lambda: store.stats().states == {"stuck": 1}, "is not stuck")
         with started(tmp_path, script=STUCK.replace("VERSION", "2"), environ=ON_DISK) as new:
             wait_until_leads(new)
             old.kill()
             new.wait_for("the process died during handler `handle` on delivery `stuck`")
-    record = store.get("stuck")
-    assert record is not None
-    assert record.runs[0].crashes == 1
+    delivery = store.get("stuck")
+    assert delivery is not None
+    assert delivery.runs[0].crashes == 1
 
 
 TWO = """
@@ -323,7 +323,7 @@ def two(event): ...
 """
 
 
-def test_second_object_of_one_file_is_refused_by_name(tmp_path: Path) -> None:
+def test_second_object_of_one_file_is_rejected_by_name(tmp_path: Path) -> None:
     command = ("-m", "uvicorn", "app:{}", "--port", "{port}")
     first, second = (
         tuple(word.replace("{}", name) for word in command) for name in ("first", "second")
@@ -332,12 +332,12 @@ def test_second_object_of_one_file_is_refused_by_name(tmp_path: Path) -> None:
         started(tmp_path, *first, script=TWO, environ=ON_DISK) as one,
         started(tmp_path, *second, prints="startup failed", environ=ON_DISK) as two,
     ):
-        said = two.wait_for("no handler `two`, which would never run")
-        assert f"process {one.pid} is the leader of the delivery store" in said
-        assert 'Webhooks(deliveries="other.db")' in said
+        output = two.wait_for("no handler `two`, which would never run")
+        assert f"process {one.pid} is the leader of the delivery store" in output
+        assert 'Webhooks(deliveries="other.db")' in output
 
 
-def test_clock_that_is_set_back_does_not_make_code_older() -> None:
+def test_clock_set_back_does_not_make_code_older() -> None:
     codes = [Webhooks("moon")._code for _ in range(2)]  # noqa: SLF001 - what is compared
     assert codes[0].order <= codes[1].order
     if hasattr(time, "CLOCK_BOOTTIME"):

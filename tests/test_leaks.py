@@ -42,7 +42,7 @@ def test_child_process_that_still_runs_is_found(monkeypatch: pytest.MonkeyPatch)
     assert before.started_since() == []
 
 
-def test_end_of_a_thread_is_waited_for() -> None:
+def test_ending_thread_is_awaited() -> None:
     before, may_end = Resources.current(), threading.Event()
     threading.Thread(target=may_end.wait).start()
     threading.Timer(0.05, may_end.set).start()

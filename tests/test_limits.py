@@ -1,4 +1,4 @@
-"""No text of a payload is copied at full length into what is kept, logged, answered or shown."""
+"""Long texts of a payload are cut in the store, logs, responses and output."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ from hubhooks.errors import PayloadError
 from hubhooks.models import RunContext
 from hubhooks.ordering import group_of
 
-# As long as the longest body, nearly.
+# Almost as long as the longest body.
 LONG = 32 * 1024 * 1024 - 4096
-# What others wait at most is a tenth of a second; a busy machine is given five times that.
-# Five times the limit, half a second. Machines that run tests are slow at times.
+# Five times the limit of half a second, since test machines can be slow.
 OTHERS_WAIT = 2.5
 SHORT = 2000
 
@@ -159,89 +158,89 @@ def test_long_name_matches_only_plain_patterns(event):
     router = Router()
     for pattern in ("me/*", "**", "me/a*a", "me/{a,b}*", "me/" + "a" * 5000):
         router.add(print, name=pattern, repo=pattern)
-    heard = [handler.name for handler in router.match(event)]
-    assert heard == ["**", "me/" + "a" * 5000]
+    matched = [handler.name for handler in router.match(event)]
+    assert matched == ["**", "me/" + "a" * 5000]
 
 
 @pytest.mark.parametrize(
-    ("count", "length", "is_heard"),
+    ("count", "length", "matches"),
     [(10_000, 100, False), (10_001, 1, True), (5_000, 1000, True)],
     ids=["longest list", "longer than the Hub's", "long paths"],
 )
-def test_path_filter_holds_where_files_are_not_compared(count, length, is_heard, event):
+def test_path_filter_matches_if_files_are_not_compared(count, length, matches, event):
     files = [{"path": "a" * length, "action": "delete"} for _ in range(count)]
     event = event("repo.content.update.bucket", updatedFiles=files)
     router = Router()
     router.add(print, "repo.content", path="data/*.csv")
-    assert bool(router.match(event)) == is_heard
+    assert bool(router.match(event)) == matches
     assert len(event.updated_files) == count
 
 
 def test_mention_is_searched_in_first_mebibyte(event):
     router = Router()
     router.add(print, "discussion.comment", mention="bot")
-    for before, is_heard in ((2**20 - 10, True), (2**20, False)):
+    for before, matches in ((2**20 - 10, True), (2**20, False)):
         event_ = event(DISCUSSION, comment__content=" " * before + "@bot")
-        assert bool(router.match(event_)) == is_heard
+        assert bool(router.match(event_)) == matches
 
 
-# ---- what is kept -----------------------------------------------------------------------------
+# ---- stored texts -----------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def log_in(kind, folder):
-    log = SqliteStore(":memory:" if kind == "memory" else folder / "hubhooks.db")
-    log.open()
+def opened_store(kind, folder):
+    store = SqliteStore(":memory:" if kind == "memory" else folder / "hubhooks.db")
+    store.open()
     try:
-        yield log
+        yield store
     finally:
-        log.close()
+        store.close()
 
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
-def test_kept_names_are_cut(kind, tmp_path):
+def test_stored_names_are_cut(kind, tmp_path):
     text = "a" * 100_000
-    with log_in(kind, tmp_path) as log:
-        log.accept("d1", b"{}", ["h"], scope=text, action=text, repo=text)
-        log.accept("d2", b"{}", ["h"], scope="repo", action="x" * 256, repo=None)
+    with opened_store(kind, tmp_path) as store:
+        store.accept("d1", b"{}", ["h"], scope=text, action=text, repo=text)
+        store.accept("d2", b"{}", ["h"], scope="repo", action="x" * 256, repo=None)
         cut = "a" * 253 + "..."
-        for record in (log.get("d1"), log.list()[1]):
-            assert (record.scope, record.action, record.repo) == (cut, cut, cut)
-        record = log.get("d2")
-        assert (record.scope, record.action, record.repo) == ("repo", "x" * 256, None)
+        for delivery in (store.get("d1"), store.list()[1]):
+            assert (delivery.scope, delivery.action, delivery.repo) == (cut, cut, cut)
+        delivery = store.get("d2")
+        assert (delivery.scope, delivery.action, delivery.repo) == ("repo", "x" * 256, None)
 
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
-def test_kept_error_is_cut(kind, tmp_path):
-    with log_in(kind, tmp_path) as log:
-        log.recover()
-        log.accept("d1", b"{}", ["h"])
-        delivery = log.claim("d1", "h")
+def test_stored_error_is_cut(kind, tmp_path):
+    with opened_store(kind, tmp_path) as store:
+        store.recover()
+        store.accept("d1", b"{}", ["h"])
+        delivery = store.claim("d1", "h")
         assert isinstance(delivery, RunContext)
-        log.finish_run(delivery, "ignored", "e" * 1_000_000, "t" * 999_999 + "!")
-        log.flush()
-        (run,) = log.get("d1").runs
+        store.finish_run(delivery, "ignored", "e" * 1_000_000, "t" * 999_999 + "!")
+        store.flush()
+        (run,) = store.get("d1").runs
         assert run.error == "e" * 4093 + "..."
         assert run.traceback == "t" * (64 * 1024 - 1) + "!"
 
 
-def receiver_of(router, log):
-    return Receiver(router, log, lambda: None, allow_unsigned=True)
+def receiver_of(router, store):
+    return Receiver(router, store, lambda: None, allow_unsigned=True)
 
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
 @pytest.mark.parametrize("field", ["event.scope", "repo.name"])
-def test_all_that_is_kept_and_logged_of_unhandled_delivery_is_short(kind, field, tmp_path, caplog):
+def test_unhandled_delivery_stores_and_logs_little(kind, field, tmp_path, caplog):
     caplog.set_level(logging.INFO, "hubhooks")
     router = Router()
     for number in range(300):
         router.add(print, "repo.config", name=f"handler-{number}", repo=["me/*", "you/*"])
-    with log_in(kind, tmp_path) as log:
-        receiver = receiver_of(router, log)
-        answer = receiver.receive([(b"webhook-id", b"i" * 30_000)], long_body(field, 200_000))
-        receiver.log_response(answer)
-        assert answer.status == 200
-        record = log.get(log.list()[0].id)
+    with opened_store(kind, tmp_path) as store:
+        receiver = receiver_of(router, store)
+        response = receiver.receive([(b"webhook-id", b"i" * 30_000)], long_body(field, 200_000))
+        receiver.log_response(response)
+        assert response.status == 200
+        record = store.get(store.list()[0].id)
     assert len(record.reason) < 20_000
     assert record.reason.endswith(" more handlers")
     assert max(map(len, (record.scope, record.action, record.repo, record.id))) <= 256
@@ -250,7 +249,7 @@ def test_all_that_is_kept_and_logged_of_unhandled_delivery_is_short(kind, field,
     assert max(map(len, [*extra, line.getMessage()])) < SHORT
 
 
-def test_long_ids_that_differ_are_two_deliveries():
+def test_different_long_ids_are_two_deliveries():
     receiver = receiver_of(Router(), SqliteStore(":memory:"))
     content = compact(sample_json("repo.create"))
     ids = [
@@ -264,7 +263,7 @@ def test_long_ids_that_differ_are_two_deliveries():
 
 
 @pytest.mark.parametrize("option", [{"serial": "repo"}, {"debounce": 60}])
-def test_key_of_group_of_a_long_name_is_short(option):
+def test_group_key_of_a_long_name_is_short(option):
     router = Router()
     router.on(**option)(lambda event: None)
     event = HubEvent.from_json(long_body("repo.name", 200_000))
@@ -272,10 +271,10 @@ def test_key_of_group_of_a_long_name_is_short(option):
     assert len(group.serial + group.subject) <= 1024
 
 
-def test_file_name_of_export_is_one_that_file_systems_take(tmp_path):
-    log = SqliteStore(":memory:")
-    log.accept("d1", b"{}", (), "unhandled", scope="s" * 300, action="é" * 300)
-    path = tmp_path / _file_name(log.get("d1"))
+def test_export_has_a_valid_file_name(tmp_path):
+    store = SqliteStore(":memory:")
+    store.accept("d1", b"{}", (), "unhandled", scope="s" * 300, action="é" * 300)
+    path = tmp_path / _file_name(store.get("d1"))
     path.write_bytes(b"{}")
     assert path.name.endswith("d1.json")
 
@@ -284,7 +283,7 @@ def test_file_name_of_export_is_one_that_file_systems_take(tmp_path):
 
 
 class Others:
-    """Requests of others, one after the other, while the block runs, and how long each waited."""
+    """Send other requests in sequence while the block runs, and note how long each waited."""
 
     def __init__(self, port):
         self.longest = 0.0
@@ -346,7 +345,7 @@ LONGEST = {
 
 
 @pytest.mark.parametrize("case", LONGEST)
-def test_others_are_answered_while_longest_body_is_handled(case, server):
+def test_longest_body_delays_no_other_response(case, server):
     content = LONGEST[case]()
     admin = {"Authorization": f"Bearer {TOKEN}"}
 
@@ -359,9 +358,9 @@ def test_others_are_answered_while_longest_body_is_handled(case, server):
         reply = server.request(f"/deliveries/{quote(case)}", headers=admin)
     assert reply.status_code == 200
     assert len(reply.content) < 100_000
-    said = reply.json()
-    assert (said["size"], said["body"]) == (len(content), None)
-    assert "`hubhooks deliveries export" in said["body_omitted"]
+    data = reply.json()
+    assert (data["size"], data["body"]) == (len(content), None)
+    assert "`hubhooks deliveries export" in data["body_omitted"]
     assert others.longest < OTHERS_WAIT
     assert len(server.request("/deliveries", headers=admin).content) < 1_000_000
 
@@ -404,6 +403,6 @@ for number in range(30):
 def test_short_body_is_shown(server):
     content = compact(sample_json("repo.create"))
     server.post("/", content, headers={"Webhook-Id": "short"})
-    said = server.request("/deliveries/short", headers={"Authorization": f"Bearer {TOKEN}"}).json()
-    assert said["body"] == json.loads(content)
-    assert "body_omitted" not in said
+    data = server.request("/deliveries/short", headers={"Authorization": f"Bearer {TOKEN}"}).json()
+    assert data["body"] == json.loads(content)
+    assert "body_omitted" not in data

@@ -1,4 +1,4 @@
-"""Both logs beside a model of a few lines: whatever happens in whatever order, they agree."""
+"""Both stores agree with a short model after any sequence of operations."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ DAY = 24 * 60 * 60
 UNFINISHED = {"queued", "running", "retrying", "stuck"}
 URGENCY = ["running", "stuck", "queued", "retrying", "failed", "succeeded"]
 URGENCY += ["malformed", "ignored", "unhandled"]
-DIED = "the process died during this handler"
-# So much is kept, or may be unfinished at once: with the bodies below, both often matter.
-KEPT = 3
-ROOM = 60
+CRASH_ERROR = "the process died during this handler"
+# Limits of finished and unfinished deliveries: the bodies below often reach both.
+MAX_FINISHED = 3
+MAX_BYTES = 60
 
 IDS = st.sampled_from(["d1", "d2", "d3", None])
 BODIES = st.sampled_from([b"{}", b"x" * 7, b"y" * 20, b"z" * 25])
-HEARD = st.sampled_from([("a",), ("a", "b"), ("c", "a"), "unhandled", "ignored", "malformed"])
-GROUPS = st.lists(st.tuples(IDS, BODIES, HEARD), min_size=1, max_size=3)
+MATCHING = st.sampled_from([("a",), ("a", "b"), ("c", "a"), "unhandled", "ignored", "malformed"])
+GROUPS = st.lists(st.tuples(IDS, BODIES, MATCHING), min_size=1, max_size=3)
 RUN_ENDS = st.sampled_from(["succeeded", "failed", "ignored", "stuck", 0, 5, 3600])
 ANY = st.integers(0, 99)
 
@@ -90,17 +90,17 @@ class DeliveryModel:
         return next(state for state in URGENCY if state in states)
 
 
-class NoRoomError(Exception):
+class StoreFullError(Exception):
     pass
 
 
 @dataclass
 class Model:
-    """What a log should know: plain lists, and the rules as the documentation has them."""
+    """The expected content of a store: plain lists, and the documented rules."""
 
     on_replay: str
     now: float = 1_800_000_000.0
-    # The oldest first; what came again is new.
+    # The oldest first; a repeated delivery is new.
     known: dict[str, DeliveryModel] = field(default_factory=dict)
     rejections: dict[tuple[int, str], int] = field(default_factory=dict)
 
@@ -121,12 +121,12 @@ class Model:
             elif is_done and not (known.is_acknowledged and self.on_replay == "run"):
                 known.duplicates += 1
                 return AcceptResult("duplicate", delivery_id)
-        self.make_room(len(body), is_open=bool(handlers))
+        self.free_space(len(body), is_open=bool(handlers))
         is_replay = known is not None and known.is_acknowledged
         made = DeliveryModel(
             delivery_id, body, len(body), skipped, reason, self.now, is_replay, False, 0, []
         )
-        self._keep(made, known, handlers)
+        self._store(made, known, handlers)
         return AcceptResult(skipped or "accepted", delivery_id, handlers)  # type: ignore[arg-type]
 
     def replay(self, delivery_id: str, handlers: tuple[str, ...]) -> tuple[str, ...]:
@@ -135,13 +135,13 @@ class Model:
             return ()
         handlers = handlers or tuple(run.handler for run in known.runs)
         if handlers:
-            self.make_room_for_replay(known.size)
+            self.free_space_for_replay(known.size)
             made = copy.copy(known)
             made.skipped, made.reason, made.is_replay = None, "", True
-            self._keep(made, known, handlers)
+            self._store(made, known, handlers)
         return handlers
 
-    def _keep(
+    def _store(
         self, made: DeliveryModel, known: DeliveryModel | None, handlers: tuple[str, ...]
     ) -> None:
         attempts = {}
@@ -191,7 +191,7 @@ class Model:
             for run in known.runs:
                 if run.state in {"running", "stuck"}:
                     run.crashes += 1
-                    run.error = DIED
+                    run.error = CRASH_ERROR
                     is_failed = run.crashes > 3
                     run.state = "failed" if is_failed else "retrying"
                     wait = 10 * 2 ** (run.crashes - 1)
@@ -229,12 +229,12 @@ class Model:
     def open(self) -> list[DeliveryModel]:
         return [known for known in self.known.values() if known.is_open]
 
-    # What follows differs: how room is made for a body, and what goes when a delivery is finished.
+    # The stores differ here: freeing space for a body, and dropping finished deliveries.
 
-    def make_room(self, size: int, *, is_open: bool) -> None:
+    def free_space(self, size: int, *, is_open: bool) -> None:
         raise NotImplementedError
 
-    def make_room_for_replay(self, size: int) -> None: ...
+    def free_space_for_replay(self, size: int) -> None: ...
 
     def settle(self, known: DeliveryModel) -> None: ...
 
@@ -250,21 +250,21 @@ class MemoryModel(Model):
     # In the order in which they were finished.
     settled: list[str] = field(default_factory=list)
 
-    def make_room(self, size: int, *, is_open: bool) -> None:
-        if is_open and self.bytes_of(self.open) + size > ROOM:
-            raise NoRoomError
+    def free_space(self, size: int, *, is_open: bool) -> None:
+        if is_open and self.bytes_of(self.open) + size > MAX_BYTES:
+            raise StoreFullError
 
-    def make_room_for_replay(self, size: int) -> None:
-        self.make_room(size, is_open=True)
+    def free_space_for_replay(self, size: int) -> None:
+        self.free_space(size, is_open=True)
 
     def settle(self, known: DeliveryModel) -> None:
         self.settled.append(known.id)
-        if len(self.settled) > KEPT:
+        if len(self.settled) > MAX_FINISHED:
             del self.known[self.settled.pop(0)]
         for one in [self.known[name] for name in self.settled]:
-            if self.bytes_of([self.known[name] for name in self.settled]) <= ROOM // 2:
+            if self.bytes_of([self.known[name] for name in self.settled]) <= MAX_BYTES // 2:
                 break
-            if one.size > ROOM // 2 // KEPT:
+            if one.size > MAX_BYTES // 2 // MAX_FINISHED:
                 one.body = None
 
     def forget(self, known: DeliveryModel) -> None:
@@ -274,26 +274,26 @@ class MemoryModel(Model):
 
 @dataclass
 class DiskModel(Model):
-    # Those that are not in the file yet, since their batch is not over.
+    # New ones of the open batch, which are not in the file yet.
     new: set[str] = field(default_factory=set)
 
-    def make_room(self, size: int, *, is_open: bool) -> None:
+    def free_space(self, size: int, *, is_open: bool) -> None:
         for known in self.known.values():
-            if size > ROOM or self.bytes_of([*self.known.values()]) + size <= ROOM:
+            if size > MAX_BYTES or self.bytes_of([*self.known.values()]) + size <= MAX_BYTES:
                 break
             if not known.is_open and known.id not in self.new:
                 known.body = None
-        if self.bytes_of([*self.known.values()]) + size > ROOM:
-            raise NoRoomError
+        if self.bytes_of([*self.known.values()]) + size > MAX_BYTES:
+            raise StoreFullError
 
-    def _keep(self, made: DeliveryModel, *more: Any) -> None:
-        super()._keep(made, *more)
+    def _store(self, made: DeliveryModel, *more: Any) -> None:
+        super()._store(made, *more)
         self.new.add(made.id)
 
     def prune(self) -> int:
         old = self.now - 30 * DAY
         finished = [known for known in self.known.values() if not known.is_open]
-        excess = self.bytes_of([*self.known.values()]) - ROOM * 0.9
+        excess = self.bytes_of([*self.known.values()]) - MAX_BYTES * 0.9
         dropped = 0
         for known in finished:
             if known.body is not None and (excess > 0 or known.received_at < old):
@@ -313,16 +313,16 @@ class DiskModel(Model):
 
 @dataclass
 class Process:
-    """One that has a log open, and what it has yet to write to it."""
+    """A process with an open store, and its deferred writes."""
 
-    log: Any
-    late: list[tuple[Any, ...]] = field(default_factory=list)
+    store: Any
+    deferred: list[tuple[Any, ...]] = field(default_factory=list)
     running: list[RunContext] = field(default_factory=list)
-    given_up: list[RunContext] = field(default_factory=list)
+    abandoned: list[RunContext] = field(default_factory=list)
 
 
-class LogMachine(RuleBasedStateMachine):
-    """Does what the door, the runner and the command do to a log, and to the model."""
+class StoreMachine(RuleBasedStateMachine):
+    """Apply the operations of app, worker and command to a store and to the model."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -330,8 +330,8 @@ class LogMachine(RuleBasedStateMachine):
         self.model: Any = None
         self.leader: Any = None
         self.looks = 0
-        # Beside the model, so that a mistake in it hides nothing: what was promised to run, and
-        # what was seen to be done.
+        # Checked in addition to the model, which may be wrong: runs that were acknowledged, and
+        # runs that were seen as finished.
         self.promised: set[tuple[str, str]] = set()
         self.seen_done: set[tuple[str, str]] = set()
 
@@ -353,72 +353,72 @@ class LogMachine(RuleBasedStateMachine):
         return processes[at % len(processes)]
 
     def defer(self, process: Process, *what: Any) -> None:
-        """Note what is written with the next batch; in memory there is no later."""
+        """Defer a write to the next batch; in memory it is written at once."""
         self.write(what)
 
-    def write_late(self, process: Process) -> None: ...
+    def write_deferred(self, process: Process) -> None: ...
 
     def write(self, what: tuple[Any, ...]) -> None:
         kind, *arguments = what
         getattr(self.model, kind)(*arguments)
 
-    # ---- what comes in --------------------------------------------------------------------------
+    # ---- deliveries -----------------------------------------------------------------------------
 
-    @rule(group=GROUPS, starts=st.booleans(), at=ANY, answers=st.booleans())
-    def deliver(self, group: list[Any], starts: bool, at: int, answers: bool) -> None:
+    @rule(group=GROUPS, starts=st.booleans(), at=ANY, is_acknowledged=st.booleans())
+    def deliver(self, group: list[Any], starts: bool, at: int, is_acknowledged: bool) -> None:
         process = self.any_process(at)
-        self.write_late(process)
+        self.write_deferred(process)
         ids = []
-        with process.log.transaction():
-            for delivery_id, body, heard in group:
-                verdict = self.accept(process, delivery_id, body, heard)
-                if verdict is not None:
-                    ids.append(verdict.id)
-                    for name in verdict.handlers if starts else ():
-                        self.start(process, verdict.id, name)
+        with process.store.transaction():
+            for delivery_id, body, matching in group:
+                result = self.accept(process, delivery_id, body, matching)
+                if result is not None:
+                    ids.append(result.id)
+                    for name in result.handlers if starts else ():
+                        self.start(process, result.id, name)
         self.batch_is_over()
         for name in ids:
-            process.log.mark_acknowledged(name, delivered=answers)
-            if answers:
+            process.store.mark_acknowledged(name, delivered=is_acknowledged)
+            if is_acknowledged:
                 self.defer(process, "mark_acknowledged", name)
 
-    def accept(self, process: Process, delivery_id: Any, body: bytes, heard: Any) -> Any:
-        handlers, skipped = ((), heard) if isinstance(heard, str) else (heard, None)
+    def accept(self, process: Process, delivery_id: Any, body: bytes, matching: Any) -> Any:
+        handlers, skipped = ((), matching) if isinstance(matching, str) else (matching, None)
         before = self.model.known.get(delivery_id)
         was_delivered = before is not None and before.is_acknowledged
         reason = "why" if skipped else ""
         try:
-            verdict = process.log.accept(delivery_id, body, handlers, skipped, reason)
+            result = process.store.accept(delivery_id, body, handlers, skipped, reason)
         except StoreError:
-            with pytest.raises(NoRoomError):
+            with pytest.raises(StoreFullError):
                 self.model.accept(delivery_id or "new", body, handlers, skipped)
             return None
-        assert delivery_id is None or verdict.id == delivery_id
-        expected = self.model.accept(verdict.id, body, handlers, skipped)
-        assert verdict == expected
+        assert delivery_id is None or result.id == delivery_id
+        expected = self.model.accept(result.id, body, handlers, skipped)
+        assert result == expected
         if before is None:
-            self.is_gone(verdict.id)
-        for name in verdict.handlers:
-            run = (verdict.id, name)
+            self.is_dropped(result.id)
+        for name in result.handlers:
+            run = (result.id, name)
             if run in self.seen_done:
                 assert was_delivered, "what is done ran again, and nobody replayed it"
                 assert self.model.on_replay == "run"
                 self.seen_done.remove(run)
             self.promised.add(run)
-        return verdict
+        return result
 
     @rule(at=ANY, which=ANY, handlers=st.sampled_from([(), ("a",), ("new",), ("b", "a")]))
     def replay(self, at: int, which: int, handlers: tuple[str, ...]) -> None:
         process, ids = self.any_process(at), [*self.model.known, "nobody"]
         delivery_id = ids[which % len(ids)]
-        before = copy.deepcopy(self.model), copy.deepcopy(process.late)
-        self.write_late(process)
+        before = copy.deepcopy(self.model), copy.deepcopy(process.deferred)
+        self.write_deferred(process)
         try:
-            queued = process.log.replay(delivery_id, handlers)
+            queued = process.store.replay(delivery_id, handlers)
         except StoreError:
-            with pytest.raises(NoRoomError):
+            with pytest.raises(StoreFullError):
                 self.model.replay(delivery_id, handlers)
-            self.model, process.late = before
+            self.model, process.deferred = before
             return
         assert queued == self.model.replay(delivery_id, handlers)
         self.batch_is_over()
@@ -426,10 +426,10 @@ class LogMachine(RuleBasedStateMachine):
             self.seen_done.discard((delivery_id, name))
             self.promised.add((delivery_id, name))
 
-    # ---- what runs ------------------------------------------------------------------------------
+    # ---- runs -----------------------------------------------------------------------------------
 
     def start(self, process: Process, delivery_id: str, handler: str) -> None:
-        delivery = process.log.claim(delivery_id, handler)
+        delivery = process.store.claim(delivery_id, handler)
         if process is not self.leader:
             assert delivery is None
             return
@@ -447,23 +447,23 @@ class LogMachine(RuleBasedStateMachine):
     def start_what_is_due(self, limit: int, crashed: bool, ending: Any) -> None:
         process = self.leader
         self.flush_all_of(process)
-        found = process.log.list_ready(limit, crashed=crashed)
+        found = process.store.list_ready(limit, crashed=crashed)
         assert len(found) == min(limit, len(self.model.list_ready(crashed=crashed)))
-        with process.log.transaction():
+        with process.store.transaction():
             for delivery_id, handler in found:
                 self.start(process, delivery_id, handler)
         for delivery_id, _ in found:
-            assert process.log.body(delivery_id) == self.model.known[delivery_id].body
+            assert process.store.body(delivery_id) == self.model.known[delivery_id].body
         for delivery in process.running[-len(found) :] if found and ending is not None else []:
             self.end_one(process, delivery, ending)
 
     @rule(at=ANY)
     def start_all_there_is(self, at: int) -> None:
-        """Also what is finished or runs, in a process that does not lead, and without a batch."""
+        """Include finished and running ones, other processes than the leader, and no batch."""
         process = self.any_process(at)
         for known in [*self.model.known.values()]:
             for handler in ("a", "b", "new"):
-                self.write_late(process)
+                self.write_deferred(process)
                 self.start(process, known.id, handler)
 
     @precondition(lambda self: any(process.running for process in self.processes()))
@@ -475,31 +475,31 @@ class LogMachine(RuleBasedStateMachine):
 
     def end_one(self, process: Process, delivery: RunContext, ending: Any) -> None:
         if ending == "stuck":
-            process.log.mark_stuck(delivery)
+            process.store.mark_stuck(delivery)
             self.defer(process, "end", delivery, "stuck", "", None)
             return
         process.running.remove(delivery)
-        process.given_up.append(delivery)
+        process.abandoned.append(delivery)
         self.end_as(process, delivery, ending)
 
-    @precondition(lambda self: any(process.given_up for process in self.processes()))
+    @precondition(lambda self: any(process.abandoned for process in self.processes()))
     @rule(which=ANY, ending=RUN_ENDS.filter(lambda ending: ending != "stuck"))
     def end_once_more(self, which: int, ending: Any) -> None:
-        ended = [(process, one) for process in self.processes() for one in process.given_up]
+        ended = [(process, one) for process in self.processes() for one in process.abandoned]
         self.end_as(*ended[which % len(ended)], ending)
 
     def end_as(self, process: Process, delivery: RunContext, ending: Any) -> None:
         if isinstance(ending, str):
-            process.log.finish_run(delivery, ending, "why", "where")
+            process.store.finish_run(delivery, ending, "why", "where")
             self.defer(process, "end", delivery, ending, "why", None)
         else:
-            process.log.finish_run(delivery, "failed", "why", "where", retry_after=ending)
+            process.store.finish_run(delivery, "failed", "why", "where", retry_after=ending)
             self.defer(process, "end", delivery, "retrying", "why", self.model.now + ending)
 
     def flush_all_of(self, process: Process) -> None:
-        process.log.flush()
-        self.write_late(process)
-        assert not process.log.has_deferred
+        process.store.flush()
+        self.write_deferred(process)
+        assert not process.store.has_deferred
 
     # ---- upkeep ---------------------------------------------------------------------------------
 
@@ -515,52 +515,52 @@ class LogMachine(RuleBasedStateMachine):
         elif what == "answer":
             ids = [*self.model.known, "nobody"]
             delivery_id = ids[which % len(ids)]
-            process.log.mark_acknowledged(delivery_id, delivered=True)
+            process.store.mark_acknowledged(delivery_id, delivered=True)
             self.defer(process, "mark_acknowledged", delivery_id)
         elif what == "reject":
             self.reject(process, ("secret wrong", "too large")[which % 2], 1 + which % 3)
         elif what == "prune":
-            assert process.log.prune() == self.model.prune()
+            assert process.store.prune() == self.model.prune()
         else:
-            process.log.checkpoint()
+            process.store.checkpoint()
 
     def reject(self, process: Process, reason: str, count: int) -> None:
         minute = int(self.model.now) // 60
-        self.write_late(process)
-        with process.log.transaction():
-            process.log.count_rejections(minute, reason, count)
+        self.write_deferred(process)
+        with process.store.transaction():
+            process.store.count_rejections(minute, reason, count)
         rejections = self.model.rejections
         rejections[minute, reason] = rejections.get((minute, reason), 0) + count
 
     def batch_is_over(self) -> None: ...
 
-    # ---- what is always so ----------------------------------------------------------------------
+    # ---- invariants -----------------------------------------------------------------------------
 
     @invariant()
-    def the_log_is_as_the_model(self) -> None:
+    def store_matches_model(self) -> None:
         if self.model is None:
             return
-        log = self.leader.log
-        listed = log.list(limit=1_000)
+        store = self.leader.store
+        listed = store.list(limit=1_000)
         expected = [*reversed(self.model.known.values())]
-        assert [seen(record) for record in listed] == [seen(known) for known in expected]
+        assert [seen(delivery) for delivery in listed] == [seen(known) for known in expected]
         for known in expected:
-            assert log.body(known.id) == known.body
-        self.check_promises({record.id: record for record in listed})
+            assert store.body(known.id) == known.body
+        self.check_promises({delivery.id: delivery for delivery in listed})
         # On disk each of these opens a connection.
         self.looks += 1
         if self.looks % 3 == 0:
-            self.check_figures(log.stats(), expected)
+            self.check_figures(store.stats(), expected)
         elif expected:
             known = expected[self.looks % len(expected)]
-            record = log.get(known.id)
-            assert (seen(record), record.body) == (seen(known), known.body)
-            found = [record.id for record in log.list(state=known.state, limit=1_000)]
+            delivery = store.get(known.id)
+            assert (seen(delivery), delivery.body) == (seen(known), known.body)
+            found = [delivery.id for delivery in store.list(state=known.state, limit=1_000)]
             assert found == [one.id for one in expected if one.state == known.state]
         for crashed in (False, True):
-            found = log.list_ready(1_000, crashed=crashed)
+            found = store.list_ready(1_000, crashed=crashed)
             assert set(found) == self.model.list_ready(crashed=crashed)
-        waits, expected_wait = log.seconds_to_next(), self.model.seconds_to_next()
+        waits, expected_wait = store.seconds_to_next(), self.model.seconds_to_next()
         assert (waits is None) == (expected_wait is None)
         assert waits is None or waits == pytest.approx(expected_wait)
 
@@ -576,25 +576,25 @@ class LogMachine(RuleBasedStateMachine):
             rejections[reason] = rejections.get(reason, 0) + count
         assert stats.rejections == rejections
 
-    def check_promises(self, records: dict[str, Any]) -> None:
+    def check_promises(self, deliveries: dict[str, Any]) -> None:
         for delivery_id, handler in [*self.promised]:
-            # What is gone was finished: nothing else is ever dropped.
-            record = records.get(delivery_id)
-            state = "gone" if record is None else record.run(handler).state
+            # Only finished deliveries are ever dropped.
+            delivery = deliveries.get(delivery_id)
+            state = "gone" if delivery is None else delivery.run(handler).state
             assert state != "gone" or not self.is_unfinished(delivery_id)
             if state in UNFINISHED:
-                assert self.leader.log.body(delivery_id) is not None
+                assert self.leader.store.body(delivery_id) is not None
             else:
                 self.promised.remove((delivery_id, handler))
                 if state == "succeeded":
                     self.seen_done.add((delivery_id, handler))
         for delivery_id, handler in [*self.seen_done]:
-            if delivery_id in records:
-                assert records[delivery_id].run(handler).state == "succeeded"
+            if delivery_id in deliveries:
+                assert deliveries[delivery_id].run(handler).state == "succeeded"
             else:
                 self.seen_done.remove((delivery_id, handler))
 
-    def is_gone(self, delivery_id: str) -> None:
+    def is_dropped(self, delivery_id: str) -> None:
         """Take the delivery as new: an earlier one of the same group can have displaced it."""
         for runs in (self.promised, self.seen_done):
             runs -= {run for run in runs if run[0] == delivery_id}
@@ -603,35 +603,35 @@ class LogMachine(RuleBasedStateMachine):
         return delivery_id in self.model.known and self.model.known[delivery_id].is_open
 
 
-def seen(record: Any) -> tuple[Any, ...]:
-    """What a record and its model have in common."""
-    received_at = record.received_at
+def seen(delivery: Any) -> tuple[Any, ...]:
+    """Return the fields that a delivery shares with its model."""
+    received_at = delivery.received_at
     runs = [
         (run.handler, run.state, run.attempts, run.failures, run.crashes, run.error)
-        for run in record.runs
+        for run in delivery.runs
     ]
     return (
-        record.id,
+        delivery.id,
         received_at if isinstance(received_at, float) else received_at.timestamp(),
-        record.state,
-        record.skipped,
-        record.reason,
-        record.size,
-        record.is_replay,
-        record.is_acknowledged,
-        record.duplicates,
+        delivery.state,
+        delivery.skipped,
+        delivery.reason,
+        delivery.size,
+        delivery.is_replay,
+        delivery.is_acknowledged,
+        delivery.duplicates,
         runs,
     )
 
 
-class MemoryMachine(LogMachine):
+class MemoryMachine(StoreMachine):
     def begin_with(self, on_replay: Any) -> None:
         self.model = MemoryModel(on_replay)
         clock = SimpleNamespace(monotonic=lambda: self.model.now, time=lambda: self.model.now)
         self.patch.setattr(clock_module, "time", clock)
-        limits = MemoryLimits(KEPT, ROOM // 2, ROOM)
-        log: Any = SqliteStore(":memory:", on_replay=on_replay, limits=limits)
-        self.leader = Process(log)
+        limits = MemoryLimits(MAX_FINISHED, MAX_BYTES // 2, MAX_BYTES)
+        store: Any = SqliteStore(":memory:", on_replay=on_replay, limits=limits)
+        self.leader = Process(store)
 
     @rule(seconds=st.sampled_from([1, 5, 3600]))
     def wait(self, seconds: float) -> None:
@@ -639,12 +639,12 @@ class MemoryMachine(LogMachine):
 
     @rule()
     def look_for_others(self) -> None:
-        assert (self.leader.log.recover(), self.leader.log.changed()) == ([], False)
-        self.leader.log.close()
-        self.leader.log.open()
+        assert (self.leader.store.recover(), self.leader.store.changed()) == ([], False)
+        self.leader.store.close()
+        self.leader.store.open()
 
 
-class DiskMachine(LogMachine):
+class DiskMachine(StoreMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
@@ -655,24 +655,24 @@ class DiskMachine(LogMachine):
     def begin_with(self, on_replay: Any) -> None:
         self.model = DiskModel(on_replay)
         self.patch.setattr(clock_module, "now", lambda: self.model.now)
-        # Or it would depend on the time whether room is looked for.
+        # Else the check for free space would depend on the time.
         self.patch.setattr(inserts, "_FULL_SECONDS", 0.0)
         self.patch.setattr(connection, "_CHECKPOINT_BYTES", 0)
         self.patch.setattr(connection, "_TRUNCATE_BYTES", 0)
         self.leader = self.opened()
-        assert self.leader.log.recover() == []
+        assert self.leader.store.recover() == []
 
     def opened(self) -> Process:
-        log = SqliteStore(self.path, on_replay=self.model.on_replay, max_bytes=ROOM)
-        log.open()
-        return Process(log)
+        store = SqliteStore(self.path, on_replay=self.model.on_replay, max_bytes=MAX_BYTES)
+        store.open()
+        return Process(store)
 
     def teardown(self) -> None:
         try:
             if self.leader is not None:
                 self.check_file()
                 for process in self.processes():
-                    process.log.close()
+                    process.store.close()
         finally:
             super().teardown()
             shutil.rmtree(self.folder)
@@ -681,12 +681,12 @@ class DiskMachine(LogMachine):
         return [self.leader, *self.others]
 
     def defer(self, process: Process, *what: Any) -> None:
-        process.late.append(what)
+        process.deferred.append(what)
 
-    def write_late(self, process: Process) -> None:
-        for what in process.late:
+    def write_deferred(self, process: Process) -> None:
+        for what in process.deferred:
             self.write(what)
-        process.late.clear()
+        process.deferred.clear()
 
     def batch_is_over(self) -> None:
         self.model.new.clear()
@@ -711,62 +711,62 @@ class DiskMachine(LogMachine):
             self.kill(group if what == "crash" else [])
 
     def take_over(self, *, is_other_new: bool) -> None:
-        """Let another process run what is there, while the one that did does not know of it."""
+        """Let another process take over without the knowledge of the leader."""
         self.others.append(self.leader)
         self.leader = self.opened() if is_other_new else self.others.pop(0)
-        self.lead()
+        self.become_leader()
         while len(self.others) > 2:
             process = self.others.pop(0)
-            process.log.close()
-            self.write_late(process)
+            process.store.close()
+            self.write_deferred(process)
 
     def stop_and_start(self, *, is_drained: bool) -> None:
         if is_drained:
             for delivery in self.leader.running:
                 self.end_as(self.leader, delivery, 0)
-        self.leader.log.close()
-        self.write_late(self.leader)
+        self.leader.store.close()
+        self.write_deferred(self.leader)
         self.leader = self.opened()
-        # To open it is not to change it.
-        self.the_log_is_as_the_model()
-        self.lead()
+        # Opening does not change the store.
+        self.store_matches_model()
+        self.become_leader()
 
     def fail_to_deliver(
         self, process: Process, group: list[Any], image: Path | None = None
     ) -> None:
-        """Do what the end of the batch undoes; copy the files as they are just before it."""
+        """Deliver in a batch that is rolled back; copy the files just before the rollback."""
         before = copy.deepcopy(self.model), {*self.promised}, {*self.seen_done}
-        late, running = [*process.late], [*process.running]
-        self.write_late(process)
-        with suppress(ZeroDivisionError), process.log.transaction():
-            for delivery_id, body, heard in group:
-                verdict = self.accept(process, delivery_id, body, heard)
-                for name in () if verdict is None else verdict.handlers:
-                    self.start(process, verdict.id, name)
+        deferred, running = [*process.deferred], [*process.running]
+        self.write_deferred(process)
+        with suppress(ZeroDivisionError), process.store.transaction():
+            for delivery_id, body, matching in group:
+                result = self.accept(process, delivery_id, body, matching)
+                for name in () if result is None else result.handlers:
+                    self.start(process, result.id, name)
             if image is not None:
                 for suffix in "", "-wal":
                     shutil.copy(f"{self.path}{suffix}", f"{image}{suffix}")
             raise ZeroDivisionError
         self.model, self.promised, self.seen_done = before
-        process.late, process.running = late, running
+        process.deferred, process.running = deferred, running
 
     def kill(self, group: list[Any]) -> None:
-        """Kill all processes, perhaps while one writes: what is in the files then is what stays."""
+        """Kill all processes, perhaps during a write: only the content of the files stays."""
         self.deaths += 1
         image = self.folder / f"{self.deaths}.db"
         self.fail_to_deliver(self.leader, group, image)
         for process in self.processes():
-            process.log.close()
+            process.store.close()
         self.path = image
         self.leader, self.others = self.opened(), []
         self.check_file()
-        self.lead()
+        self.become_leader()
 
-    def lead(self) -> None:
-        self.write_late(self.leader)
-        crashed = self.leader.log.recover()
+    def become_leader(self) -> None:
+        self.write_deferred(self.leader)
+        crashed = self.leader.store.recover()
         assert set(crashed) == self.model.recover()
-        self.leader.given_up += self.leader.running
+        self.leader.abandoned += self.leader.running
         self.leader.running = []
 
     def check_file(self) -> None:
@@ -790,7 +790,7 @@ def rows(connection: sqlite3.Connection, sql: str) -> list[Any]:
 
 
 def examples(count: int, steps: int) -> settings:
-    # How long an example takes is that of the disk, and no fault of it.
+    # The time of an example depends on the disk.
     return settings(
         max_examples=count,
         stateful_step_count=steps,
@@ -799,10 +799,10 @@ def examples(count: int, steps: int) -> settings:
     )
 
 
-def test_whatever_happens_the_log_in_memory_is_as_the_model() -> None:
+def test_memory_store_matches_the_model() -> None:
     run_state_machine_as_test(MemoryMachine, settings=examples(150, 40))
 
 
 @pytest.mark.slow
-def test_whatever_happens_the_log_on_disk_is_as_the_model() -> None:
+def test_disk_store_matches_the_model() -> None:
     run_state_machine_as_test(DiskMachine, settings=examples(60, 40))

@@ -40,8 +40,8 @@ def send(port, *arguments):
 
 
 @pytest.fixture
-def heard(serve):
-    """Serve an app whose one handler passes on what it gets."""
+def served(serve):
+    """Serve an app whose single handler records its events."""
     hooks = Webhooks("moon")
     events: SimpleQueue[HubEvent] = SimpleQueue()
 
@@ -53,26 +53,26 @@ def heard(serve):
         yield port, events
 
 
-def test_every_sample_is_answered_and_handled(heard):
-    port, events = heard
-    answers = send(port, "--all")
-    assert [answer["sample"] for answer in answers] == sample_names()
-    assert {answer["status"] for answer in answers} == {202}
-    assert all(answer["response"]["handlers"] == [keep_name()] for answer in answers)
-    received = {events.get(timeout=PATIENCE).to_json() for _ in answers}
+def test_every_sample_gets_a_response_and_runs(served):
+    port, events = served
+    responses = send(port, "--all")
+    assert [response["sample"] for response in responses] == sample_names()
+    assert {response["status"] for response in responses} == {202}
+    assert all(response["response"]["handlers"] == [keep_name()] for response in responses)
+    received = {events.get(timeout=PATIENCE).to_json() for _ in responses}
     assert {HubEvent.from_json(text) for text in received} == {
         HubEvent.from_dict(sample_json(name)) for name in sample_names()
     }
 
 
 def keep_name():
-    return "heard.<locals>.keep"
+    return "served.<locals>.keep"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fragment", ["repo", "discussion", "comment"])
-def test_fragment_completed_into_an_event_is_handled(heard, tmp_path, fragment):
-    port, events = heard
+def test_fragment_completed_into_an_event_is_handled(served, tmp_path, fragment):
+    port, events = served
     whole = sample_json("discussion.comment.create.older")
     body = {"event": {"action": "create", "scope": "discussion.comment"}}
     body |= {part: whole[part] for part in ("repo", "discussion", "comment", "webhook")}
@@ -83,8 +83,8 @@ def test_fragment_completed_into_an_event_is_handled(heard, tmp_path, fragment):
         del body["comment"]
     file = tmp_path / "body.json"
     file.write_text(json.dumps(body))
-    (answer,) = send(port, "--file", str(file))
-    assert answer["response"]["status"] == "accepted"
+    (response,) = send(port, "--file", str(file))
+    assert response["response"]["status"] == "accepted"
     event = events.get(timeout=PATIENCE)
     assert event.to_dict() == body
     assert getattr(event, fragment).to_dict() == body[fragment]
@@ -93,12 +93,12 @@ def test_fragment_completed_into_an_event_is_handled(heard, tmp_path, fragment):
     assert isinstance(event, CommentEvent) is (fragment == "comment")
 
 
-def test_body_of_version_1_is_kept_as_unreadable(heard, tmp_path):
-    port, _ = heard
+def test_body_of_version_1_is_stored_as_malformed(served, tmp_path):
+    port, _ = served
     file = tmp_path / "body.json"
     file.write_text('{"update": "datasets/ada-labs/tide-gauges"}')
-    (answer,) = send(port, "--file", str(file))
-    assert (answer["status"], answer["response"]["status"]) == (202, "malformed")
+    (response,) = send(port, "--file", str(file))
+    assert (response["status"], response["response"]["status"]) == (202, "malformed")
     with pytest.raises(PayloadError) as caught:
         HubEvent.from_json(file.read_bytes())
-    assert answer["response"]["reason"] == str(caught.value)
+    assert response["response"]["reason"] == str(caught.value)

@@ -1,4 +1,4 @@
-"""A store in memory: one connection for all threads, and the limits of what it keeps."""
+"""A store in memory: one connection for all threads, and its limits."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def bodies(store: SqliteStore) -> dict[str, int]:
     return {delivery.id: len(store.body(delivery.id) or b"") for delivery in store.list()}
 
 
-def test_needs_no_open_and_keeps_all_after_close() -> None:
+def test_store_works_before_open_and_after_close() -> None:
     store = SqliteStore(":memory:")
     assert store.list() == []
     store.accept("d1", b"{}", (), "unhandled")
     store.close()
     store.open()
     assert [delivery.id for delivery in store.list()] == ["d1"]
-    assert (store.path, store.is_led, store.has_deferred) == ("", True, False)
+    assert (store.path, store.is_leader, store.has_deferred) == ("", True, False)
 
 
-def test_creates_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store_creates_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     store = SqliteStore(":memory:")
     store.open()
@@ -41,7 +41,7 @@ def test_creates_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_stores_are_apart() -> None:
+def test_two_stores_are_independent() -> None:
     first, second = SqliteStore(":memory:"), SqliteStore(":memory:")
     first.accept("d1", b"{}", ["a"])
     assert second.list() == []
@@ -88,7 +88,7 @@ def test_many_threads_end_runs() -> None:
     assert store.stats().states == {"succeeded": 20}
 
 
-def test_failed_transaction_leaves_deliveries_and_limits_as_they_were() -> None:
+def test_failed_transaction_is_rolled_back() -> None:
     store = SqliteStore(":memory:", limits=MemoryLimits(keep=2, keep_bytes=100, hold_bytes=10))
     store.accept("d1", b"1", (), "unhandled")
     store.accept("d2", b"22", (), "unhandled")

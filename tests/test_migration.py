@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FIXTURES = Path(__file__).parent / "fixtures"
-# The states and keys of these files, and their names now.
+# The states and keys of these files, and their present names.
 NEW_STATES = {
     "waiting": "retrying", "overdue": "stuck", "done": "succeeded", "unreadable": "malformed",
 }  # fmt: skip
@@ -62,11 +62,11 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 
 def check_content(store: SqliteStore) -> None:
-    found = {record.id: store.get(record.id) for record in store.list(limit=100)}
+    found = {delivery.id: store.get(delivery.id) for delivery in store.list(limit=100)}
     for delivery_id, expected in EXPECTED["deliveries"].items():
-        record = found.pop(delivery_id)
-        assert record is not None
-        made = json.loads(json.dumps(delivery_json(record, is_whole=True)))
+        delivery = found.pop(delivery_id)
+        assert delivery is not None
+        made = json.loads(json.dumps(delivery_json(delivery, is_whole=True)))
         for run in made["runs"]:
             # The last attempt of a run that was started.
             assert len(run.pop("history")) == min(run["attempts"], 1)
@@ -100,7 +100,7 @@ def test_old_store_can_be_used(path: Path) -> None:
     store.open()
     interrupted = {(delivery_id, handler) for delivery_id, handler, _ in store.recover()}
     assert interrupted == {("running", "review"), ("overdue", "reply")}
-    # What was queued starts, and what was acknowledged is still known as such.
+    # Queued runs start, and acknowledged deliveries stay acknowledged.
     run = store.claim("queued", "audit")
     assert run is not None
     store.finish_run(run, "succeeded")
@@ -108,9 +108,9 @@ def test_old_store_can_be_used(path: Path) -> None:
     assert store.accept("done", b"{}", ["retrain"]).status == "accepted"
     assert store.accept("duplicate", b"{}", ["retrain"]).status == "duplicate"
     assert store.accept("failed", b"{}", ["retrain"]).handlers == ("retrain",)
-    record = store.get("queued")
-    assert record is not None
-    assert [len(run.history) for run in record.runs] == [0, 1]
+    delivery = store.get("queued")
+    assert delivery is not None
+    assert [len(run.history) for run in delivery.runs] == [0, 1]
     store.close()
     lock.release()
 
@@ -143,7 +143,7 @@ store.open()
 
 
 @pytest.mark.parametrize("at", range(len(schema.MIGRATIONS[-1]) + 1))
-def test_migration_that_is_killed_is_taken_up_again(path: Path, at: int) -> None:
+def test_killed_migration_is_resumed(path: Path, at: int) -> None:
     environ = {"PYTHONPATH": str(ROOT / "python")}
     process = subprocess.Popen(
         [sys.executable, "-c", MIGRATES, str(path), str(at)],

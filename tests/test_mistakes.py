@@ -1,4 +1,4 @@
-"""Mistakes of a first use: each one is reported where it is made."""
+"""Mistakes of new users: each is reported at its own line."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def router() -> Router:
         ({"path": "/raw/*"}, 'path="raw/*"'),
     ],
 )
-def test_undocumented_value_warns_at_the_users_line_with_the_nearest_one(
+def test_undocumented_value_warns_with_the_nearest_one(
     router: Router, criteria: dict[str, Any], right: str
 ) -> None:
     def handler(event: HubEvent) -> None: ...
@@ -125,7 +125,7 @@ def test_kernel_is_a_type_of_repository(router: Router) -> None:
 @pytest.mark.parametrize(
     "scope", ["discussion", "discussion.comment", "discussion.*", CommentEvent]
 )
-def test_discussion_of_a_bucket_is_refused(router: Router, scope: Any) -> None:
+def test_discussion_of_a_bucket_is_rejected(router: Router, scope: Any) -> None:
     def handler(event: HubEvent) -> None: ...
 
     for make in (
@@ -176,19 +176,19 @@ class Bot:
     ],
 )
 @pytest.mark.parametrize("scopes", [("discussion",), (DiscussionEvent,), ("repo", "discussion.*")])
-def test_annotation_that_the_scopes_never_give_is_refused(
+def test_annotation_outside_the_scopes_is_rejected(
     router: Router, function: Any, scopes: tuple[Any, ...]
 ) -> None:
-    with pytest.raises(ConfigError, match=r"handler `x` takes `\w+: \w+") as refused:
+    with pytest.raises(ConfigError, match=r"handler `x` takes `\w+: \w+") as caught:
         router.add(function, *scopes, name="x")
     assert router.handler("x") is None
-    assert "Event`; write `" in str(refused.value)
+    assert "Event`; write `" in str(caught.value)
 
 
-def test_refusal_names_what_the_scope_gives(router: Router) -> None:
-    with pytest.raises(ConfigError) as refused:
+def test_error_names_the_classes_of_the_scope(router: Router) -> None:
+    with pytest.raises(ConfigError) as caught:
         router.on("discussion")(of_content)
-    assert str(refused.value) == (
+    assert str(caught.value) == (
         "handler `of_content` takes `event: ContentEvent`, but `discussion` gives `CommentEvent` "
         "or `DiscussionEvent`; write `event: DiscussionEvent`"
     )
@@ -209,7 +209,7 @@ def of_object(event: object) -> None: ...
 def of_unknown(event: Unknown) -> None: ...
 def of_unknown_or_content(event: Unknown | ContentEvent) -> None: ...
 def of_nothing(event) -> None: ...  # type: ignore[no-untyped-def]
-def of_bad_code(event: "not an expression (") -> None: ...  # type: ignore[valid-type] # noqa: F722 - what is tested
+def of_bad_code(event: "not an expression (") -> None: ...  # type: ignore[valid-type] # noqa: F722 - the test needs such an annotation
 
 
 class HasScope(Protocol):
@@ -235,15 +235,13 @@ def of_protocol(event: HasScope) -> None: ...
         of_protocol,
     ],
 )
-def test_annotation_that_can_come_or_is_not_understood_is_accepted(
-    router: Router, function: Any
-) -> None:
+def test_possible_or_unknown_annotation_is_accepted(router: Router, function: Any) -> None:
     router.add(function, "discussion")
     router.add(function, "repo.new", name="undocumented scope")
 
 
 @pytest.mark.parametrize(
-    ("scopes", "criteria", "function", "is_refused"),
+    ("scopes", "criteria", "function", "is_rejected"),
     [
         (("discussion",), {"action": "create"}, of_comment, False),
         (("discussion",), {"action": "update"}, of_comment, True),
@@ -258,10 +256,10 @@ def test_annotation_that_can_come_or_is_not_understood_is_accepted(
         ((RepoEvent,), {}, of_content, True),
     ],
 )
-def test_all_criteria_say_which_events_come(
-    router: Router, scopes: tuple[Any, ...], criteria: Any, function: Any, is_refused: bool
+def test_annotation_check_uses_all_criteria(
+    router: Router, scopes: tuple[Any, ...], criteria: Any, function: Any, is_rejected: bool
 ) -> None:
-    if is_refused:
+    if is_rejected:
         with pytest.raises(ConfigError, match="takes `event: "):
             router.add(function, *scopes, **criteria)
     else:
@@ -278,7 +276,7 @@ def test_annotation_of_a_decorated_function_is_read(router: Router) -> None:
 
     with pytest.raises(ConfigError, match="takes `event: ContentEvent`"):
         router.add(logged(of_content), "discussion")
-    # The decorator may hand on something else.
+    # The decorator may pass on something else.
     router.add(logged(of_plain_dict), "discussion")
 
 
@@ -299,7 +297,7 @@ def test_each_decorator_is_checked_alone(router: Router) -> None:
 
 
 @pytest.mark.parametrize(
-    ("annotation", "is_refused"),
+    ("annotation", "is_rejected"),
     [
         (ContentEvent, True),
         (ContentEvent | None, True),
@@ -314,11 +312,11 @@ def test_each_decorator_is_checked_alone(router: Router) -> None:
         (7, False),
     ],
 )
-def test_annotations_may_be_objects(router: Router, annotation: Any, is_refused: bool) -> None:
+def test_annotations_may_be_objects(router: Router, annotation: Any, is_rejected: bool) -> None:
     def handler(event: HubEvent) -> None: ...
 
     handler.__annotations__["event"] = annotation
-    if is_refused:
+    if is_rejected:
         with pytest.raises(ConfigError, match="takes `event: "):
             router.add(handler, "discussion")
     else:
@@ -337,18 +335,18 @@ def with_error_first(error: Any, event: HubEvent, context: Any) -> None: ...
     ("function", "names"),
     [(with_delivery_first, "(delivery, event)"), (with_context_first, "(context, e)")],
 )
-def test_handler_with_swapped_parameters_is_refused(
+def test_handler_with_swapped_parameters_is_rejected(
     router: Router, function: Any, names: str
 ) -> None:
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         router.add(function, "repo", name="x")
-    assert str(refused.value) == (
+    assert str(caught.value) == (
         f"handler `x` takes `{names}` in the wrong order; "
         "write `def handler(event)` or `def handler(event, context)`"
     )
 
 
-def test_hook_with_swapped_parameters_is_refused(router: Router) -> None:
+def test_hook_with_swapped_parameters_is_rejected(router: Router) -> None:
     with pytest.raises(ConfigError, match=r"write `def hook\(event, context, error\)`"):
         router.on_error(with_error_first)
 
@@ -374,11 +372,11 @@ def test_hook_with_swapped_parameters_is_refused(router: Router) -> None:
     ],
 )
 def test_unknown_setting_suggests_the_right_one(name: str, hint: str) -> None:
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         Webhooks(**{name: "hidden"})  # type: ignore[arg-type]
-    assert str(refused.value).startswith(f"`{name}=` is not a setting of `Webhooks`; ")
-    assert hint in str(refused.value)
-    assert "hidden" not in str(refused.value)
+    assert str(caught.value).startswith(f"`{name}=` is not a setting of `Webhooks`; ")
+    assert hint in str(caught.value)
+    assert "hidden" not in str(caught.value)
 
 
 def test_unknown_setting_of_a_router_suggests_the_right_one() -> None:
@@ -398,9 +396,9 @@ def test_unknown_setting_of_a_router_suggests_the_right_one() -> None:
     ],
 )
 def test_unknown_criterion_suggests_the_right_one(router: Router, name: str, hint: str) -> None:
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         router.add(of_hub, **{name: "x"})  # type: ignore[arg-type]
-    assert str(refused.value) == f"`{name}=` is not a filter or an option; {hint}"
+    assert str(caught.value) == f"`{name}=` is not a filter or an option; {hint}"
 
 
 def test_include_router_replaces_include(router: Router) -> None:
@@ -411,14 +409,14 @@ def test_include_router_replaces_include(router: Router) -> None:
     assert not hasattr(hooks, "include")
 
 
-def test_include_router_refuses_routers_of_fastapi() -> None:
+def test_include_router_rejects_fastapi_routers() -> None:
     with pytest.raises(ConfigError, match=r"`hubhooks\.Router` or `Webhooks`, not APIRouter"):
         Webhooks("moon").include_router(APIRouter())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("app", [FastAPI(), APIRouter()])
 @pytest.mark.parametrize("options", [{}, {"prefix": "/webhooks"}])
-def test_fastapi_given_the_webhooks_itself_is_told_to_take_its_router(
+def test_including_webhooks_in_fastapi_suggests_its_router(
     app: Any, options: dict[str, str]
 ) -> None:
     with pytest.raises(ConfigError, match=r"write `app\.include_router\(hooks\.router\(\)\)`"):
@@ -559,7 +557,7 @@ def test_sample_given_without_its_option_is_a_usage_error(
     assert "hidden" not in output
 
 
-def test_hint_for_a_sample_is_in_one_line_of_a_narrow_terminal() -> None:
+def test_sample_hint_fits_a_narrow_terminal() -> None:
     command = [sys.executable, "-m", "hubhooks.cli", "send", "http://127.0.0.1:1/", "repo.create"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2
@@ -579,7 +577,7 @@ def test_url_without_a_scheme_is_http(serve: Callable[..., Any], host: str) -> N
 
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/", "/webhooks/hub", "http:/127.0.0.1/", ""])
-def test_url_without_a_host_or_with_another_scheme_is_a_usage_error(url: str) -> None:
+def test_invalid_url_is_a_usage_error(url: str) -> None:
     status, output = send(url, "--sample", "repo.create")
     assert status == 2
     assert "the URL is incomplete" in output

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_state_has_nine_words() -> None:
+def test_there_are_nine_states() -> None:
     assert [str(state) for state in State] == [
         "queued", "running", "retrying", "succeeded", "failed", "ignored", "unhandled", "malformed",
         "stuck",
@@ -28,7 +28,7 @@ def test_state_has_nine_words() -> None:
 
 
 @pytest.mark.parametrize("state", State)
-def test_state_is_its_word(state: State) -> None:
+def test_state_is_a_string(state: State) -> None:
     assert state == state.value
     assert {state.value: 1}[state] == 1
     assert f"{state}|{state:>10}" == f"{state.value}|{state.value:>10}"
@@ -47,7 +47,7 @@ def test_deliveries_has_four_methods() -> None:
     assert public == ["get", "list", "replay", "stats"]
 
 
-def test_list_names_the_states_there_are() -> None:
+def test_unknown_state_in_list_names_the_states() -> None:
     hooks = Webhooks("moon", deliveries=":memory:")
     with pytest.raises(ConfigError, match="there is no state `done`; the states are: queued, "):
         hooks.deliveries.list(state="done")
@@ -95,7 +95,7 @@ def test_replay_without_a_server_queues_for_the_next_start(tmp_path: Path) -> No
     assert one_state(hooks) is State.QUEUED
 
 
-def test_replay_makes_no_store(tmp_path: Path) -> None:
+def test_replay_creates_no_store(tmp_path: Path) -> None:
     hooks = Webhooks("moon", deliveries=tmp_path / "hubhooks.db")
     assert hooks.deliveries.replay("d1") == ()
     assert list(tmp_path.iterdir()) == []

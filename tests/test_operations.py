@@ -79,12 +79,12 @@ def opened(path: Path, **options: Any) -> Iterator[SqliteStore]:
 
 def deliver(server: Server, *delivery_ids: str, path: str = "/") -> None:
     for delivery_id in delivery_ids:
-        answer = server.post(path, BODY, headers={"Webhook-Id": delivery_id})
-        assert answer.status_code == 202, answer.text
+        response = server.post(path, BODY, headers={"Webhook-Id": delivery_id})
+        assert response.status_code == 202, response.text
 
 
 def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run `hubhooks deliveries` in a process of its own."""
+    """Run `hubhooks deliveries` in a separate process."""
     return subprocess.run(
         [sys.executable, "-m", "hubhooks.cli", "deliveries", *words],
         cwd=folder,
@@ -97,8 +97,8 @@ def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def is_ended(store: SqliteStore, delivery_id: str) -> bool:
-    record = store.get(delivery_id)
-    return record is not None and not record.is_open
+    stored = store.get(delivery_id)
+    return stored is not None and not stored.is_open
 
 
 # ---- copies of a live store ----------------------------------------------------------------------
@@ -118,7 +118,7 @@ def test_backup_copies_the_store_of_a_running_app(tmp_path: Path) -> None:
         listed = command(tmp_path, "list", "--json", "--file", "copy.db").stdout.splitlines()
         states = {row["id"]: row["state"] for row in map(json.loads, listed)}
         assert states == {"d1": "succeeded", "d2": "running"}
-        # The process that the copy was made from is alive, and has nothing to do with the copy.
+        # The process of the original store is alive, and does not use the copy.
         elsewhere = tmp_path / "elsewhere"
         elsewhere.mkdir()
         copy.rename(elsewhere / "hubhooks.db")
@@ -134,7 +134,7 @@ def test_backup_copies_the_store_of_a_running_app(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_backup_never_writes_over_a_file(tmp_path: Path) -> None:
+def test_backup_overwrites_no_file(tmp_path: Path) -> None:
     with opened(tmp_path / "hubhooks.db") as store:
         store.accept("d1", BODY, ("handle",))
     (tmp_path / "mine").write_text("mine")
@@ -150,14 +150,14 @@ def test_backup_never_writes_over_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "no/such/folder/copy.db", "a\0b"])
-def test_backup_to_a_path_that_cannot_be_is_refused(tmp_path: Path, name: str) -> None:
+def test_backup_to_an_invalid_path_is_an_error(tmp_path: Path, name: str) -> None:
     with opened(tmp_path / "hubhooks.db") as store:
         store.accept("d1", BODY, ("handle",))
         with pytest.raises(ConfigError):
             store.backup(name and str(tmp_path / name))
 
 
-def test_backup_to_a_name_that_sqlite_reads_in_its_own_way_is_a_file(tmp_path: Path) -> None:
+def test_backup_to_a_special_sqlite_name_is_a_file(tmp_path: Path) -> None:
     with opened(tmp_path / "hubhooks.db") as store:
         store.accept("d1", BODY, ("handle",))
     assert command(tmp_path, "backup", ":memory:").returncode == 0
@@ -165,14 +165,14 @@ def test_backup_to_a_name_that_sqlite_reads_in_its_own_way_is_a_file(tmp_path: P
         assert copy.execute("SELECT id FROM deliveries").fetchall() == [("d1",)]
 
 
-def test_backup_of_no_store_makes_no_file(tmp_path: Path) -> None:
+def test_backup_without_a_store_creates_no_file(tmp_path: Path) -> None:
     assert command(tmp_path, "backup", "copy.db").returncode == 2
     (tmp_path / "hubhooks.db").write_bytes(b"no database, and long enough to be one " * 100)
     assert command(tmp_path, "backup", "copy.db").returncode != 0
     assert not list(tmp_path.glob("copy*"))
 
 
-def test_backup_that_fails_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_backup_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(tmp_path / "hubhooks.db") as store:
         store.accept("d1", BODY, ("handle",))
         monkeypatch.setattr("hubhooks._store.connection.is_sound", lambda _: False)
@@ -181,7 +181,7 @@ def test_backup_that_fails_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Mo
     assert not list(tmp_path.glob("copy*"))
 
 
-def test_backup_ends_while_the_app_writes_all_the_time(tmp_path: Path) -> None:
+def test_backup_ends_under_constant_writes(tmp_path: Path) -> None:
     path = tmp_path / "hubhooks.db"
     with opened(path) as store:
         for number in range(300):
@@ -207,8 +207,8 @@ def test_backup_ends_while_the_app_writes_all_the_time(tmp_path: Path) -> None:
         assert failures == []
         assert written > 0
     with opened(tmp_path / "copy.db") as copied:
-        found = [record.id for record in copied.list(limit=100_000)]
-    # All deliveries up to one moment, and none of after it.
+        found = [stored.id for stored in copied.list(limit=100_000)]
+    # All deliveries up to one moment, and no later one.
     order = [*(f"d{n}" for n in range(300)), *(f"more-{n}" for n in range(written))]
     assert found[::-1] == order[: len(found)]
     assert len(found) >= 300
@@ -218,10 +218,10 @@ def test_backup_ends_while_the_app_writes_all_the_time(tmp_path: Path) -> None:
 
 
 def readiness(server: Server, path: str = "") -> tuple[int, dict[str, Any]]:
-    answer = server.request(f"{path}{READY}", headers=ADMIN)
-    assert answer.headers["content-type"] == "application/json"
-    assert answer.headers["cache-control"] == "no-store"
-    return answer.status_code, answer.json()
+    response = server.request(f"{path}{READY}", headers=ADMIN)
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["cache-control"] == "no-store"
+    return response.status_code, response.json()
 
 
 @pytest.mark.parametrize(
@@ -240,21 +240,21 @@ def test_app_that_stores_and_runs_is_ready(
 ) -> None:
     environ = {**ON_DISK, "HUBHOOKS_DELIVERIES": None if is_durable else ":memory:"}
     with started(tmp_path, script=script, environ=environ) as server:
-        status, said = readiness(server, path)
-        assert (status, said["is_ready"], said["reason"]) == (200, True, None)
-        assert (said["is_store_writable"], said["is_durable"]) == (True, is_durable)
-        leader = said["leader"]
+        status, data = readiness(server, path)
+        assert (status, data["is_ready"], data["reason"]) == (200, True, None)
+        assert (data["is_store_writable"], data["is_durable"]) == (True, is_durable)
+        leader = data["leader"]
         assert (leader["is_alive"], leader["pid"], leader["is_this_process"]) == (
             True, server.pid, True,
         )  # fmt: skip
         assert (leader["since"] is not None, leader["code"] is not None) == (is_durable,) * 2
-        assert (said["waiting_runs"], said["oldest_queued_run_seconds"]) == (0, None)
+        assert (data["waiting_runs"], data["oldest_queued_run_seconds"]) == (0, None)
         (tmp_path / "hold-d1").touch()
         deliver(server, "d1", "d2", "d3", path=f"{path}/")
 
         def waits() -> bool:
-            said = readiness(server, path)[1]
-            return said["waiting_runs"] == 2 and said["oldest_queued_run_seconds"] > 0
+            data = readiness(server, path)[1]
+            return data["waiting_runs"] == 2 and data["oldest_queued_run_seconds"] > 0
 
         server.wait_until(waits, "does not show the runs that wait")
         (tmp_path / "hold-d1").unlink()
@@ -297,7 +297,7 @@ def test_readiness_writes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="sets a limit as Linux has it")
-def test_app_whose_disk_is_full_is_not_ready_until_it_has_room(tmp_path: Path) -> None:
+def test_app_with_a_full_disk_is_not_ready(tmp_path: Path) -> None:
     script = (
         APP
         + """
@@ -320,21 +320,21 @@ threading.Thread(target=limit, daemon=True).start()
         new.write_text("1000")
         new.rename(tmp_path / "limit")
 
-        def is_refused() -> bool:
+        def is_rejected() -> bool:
             return server.post("/", BODY + b" " * 50_000).status_code == 503
 
-        server.wait_until(is_refused, "stores it")
-        status, said = readiness(server)
-        assert (status, said["is_ready"], said["is_store_writable"]) == (503, False, False)
-        assert "hubhooks.db" in said["reason"]
+        server.wait_until(is_rejected, "stores it")
+        status, data = readiness(server)
+        assert (status, data["is_ready"], data["is_store_writable"]) == (503, False, False)
+        assert "hubhooks.db" in data["reason"]
         assert "hubhooks_ready 0" in server.request(METRICS, headers=ADMIN).text.splitlines()
-        # No delivery has to come: a server that is not ready may be sent none.
+        # Readiness recovers without a delivery: a server that is not ready may get none.
         (tmp_path / "limit").unlink()
         server.wait_until(lambda: readiness(server)[0] == 200, "is never ready again")
         deliver(server, "d2")
 
 
-def test_app_whose_store_was_replaced_by_that_of_another_app_is_not_ready(tmp_path: Path) -> None:
+def test_app_with_a_replaced_store_is_not_ready(tmp_path: Path) -> None:
     with started(tmp_path, script=APP, environ=ON_DISK) as server:
         deliver(server, "d1")
         other = tmp_path / "other"
@@ -349,14 +349,14 @@ def test_app_whose_store_was_replaced_by_that_of_another_app_is_not_ready(tmp_pa
         assert "another" in readiness(server)[1]["reason"]
 
 
-def test_app_that_another_process_keeps_from_writing_is_not_ready(tmp_path: Path) -> None:
+def test_app_with_a_locked_store_is_not_ready(tmp_path: Path) -> None:
     with started(tmp_path, script=APP, environ=ON_DISK) as server:
         readiness(server)
         with closing(sqlite3.connect(tmp_path / "hubhooks.db", isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            status, said = readiness(server)
-            assert (status, said["is_store_writable"]) == (503, False)
-            assert "locked by another program" in said["reason"]
+            status, data = readiness(server)
+            assert (status, data["is_store_writable"]) == (503, False)
+            assert "locked by another program" in data["reason"]
             other.execute("ROLLBACK")
         assert readiness(server)[0] == 200
 
@@ -364,12 +364,12 @@ def test_app_that_another_process_keeps_from_writing_is_not_ready(tmp_path: Path
 def test_app_without_a_secret_is_not_ready(tmp_path: Path) -> None:
     environ = {**ON_DISK, "WEBHOOK_SECRET": None}
     with started(tmp_path, script=MOUNTED, environ=environ) as server:
-        status, said = readiness(server, "/mounted")
+        status, data = readiness(server, "/mounted")
         assert status == 503
-        assert "WEBHOOK_SECRET" in said["reason"]
+        assert "WEBHOOK_SECRET" in data["reason"]
 
 
-def test_app_without_room_beside_unfinished_work_is_not_ready() -> None:
+def test_app_full_of_unfinished_runs_is_not_ready() -> None:
     store = SqliteStore(":memory:", limits=MemoryLimits(hold_bytes=3000))
     store.accept("d1", b" " * 2000, ("handle",))
     store.check_writable()
@@ -384,7 +384,7 @@ def test_app_without_room_beside_unfinished_work_is_not_ready() -> None:
     store.accept("d2", b" " * 2000, ("handle",))
 
 
-def test_store_without_room_beside_unfinished_work_is_not_writable(tmp_path: Path) -> None:
+def test_store_full_of_unfinished_runs_is_not_writable(tmp_path: Path) -> None:
     with opened(tmp_path / "hubhooks.db", max_bytes=3000) as store:
         store.accept("d1", b" " * 2000, ("handle",))
         store.check_writable()
@@ -408,13 +408,13 @@ def test_store_without_room_beside_unfinished_work_is_not_writable(tmp_path: Pat
         store.accept("d2", b" " * 2000, ("handle",))
 
 
-def test_process_that_is_not_the_leader_shows_the_one_that_is(tmp_path: Path) -> None:
+def test_other_process_shows_the_leader(tmp_path: Path) -> None:
     with (
         started(tmp_path, script=APP, environ=ON_DISK) as first,
         started(tmp_path, script=APP, environ=ON_DISK) as second,
     ):
-        status, said = readiness(second)
-        leader = said["leader"]
+        status, data = readiness(second)
+        leader = data["leader"]
         assert (status, leader["is_alive"]) == (200, True)
         assert (leader["pid"], leader["is_this_process"]) == (first.pid, False)
         first.kill()
@@ -425,7 +425,7 @@ def test_process_that_is_not_the_leader_shows_the_one_that_is(tmp_path: Path) ->
         assert readiness(second)[0] == 200
 
 
-def test_store_without_a_living_leader_says_so(tmp_path: Path) -> None:
+def test_store_without_a_living_leader_has_none(tmp_path: Path) -> None:
     with started(tmp_path, script=APP, environ=ON_DISK) as server:
         server.kill()
     store = SqliteStore(tmp_path / "hubhooks.db", lock=LeaderLock(tmp_path / "hubhooks.db"))
@@ -437,9 +437,9 @@ def test_store_without_a_living_leader_says_so(tmp_path: Path) -> None:
     async def not_ready_reason() -> str:
         return ""
 
-    said = _operations.readiness(asyncio.run(_operations.check(activity, not_ready_reason)))
-    assert (said["is_ready"], said["leader"]["is_alive"]) == (False, False)
-    assert "has no living leader" in said["reason"]
+    data = _operations.readiness(asyncio.run(_operations.check(activity, not_ready_reason)))
+    assert (data["is_ready"], data["leader"]["is_alive"]) == (False, False)
+    assert "has no living leader" in data["reason"]
 
 
 # ---- the age of the oldest run -------------------------------------------------------------------
@@ -460,13 +460,13 @@ def age(store: DeliveryStore) -> float | None:
 
 
 def make_old(store: DeliveryStore, delivery_id: str) -> None:
-    """Let a delivery be one of a day ago."""
+    """Make a delivery one day older."""
     database: Any = store._db  # noqa: SLF001 - in memory there is no other way
     with database.transaction():
         database.execute("UPDATE deliveries SET received_at = received_at - 86400")
 
 
-def test_replayed_run_waits_since_its_replay(store: DeliveryStore) -> None:
+def test_age_of_a_replayed_run_starts_at_its_replay(store: DeliveryStore) -> None:
     store.accept("d1", BODY, ("handle",))
     delivery = store.claim("d1", "handle")
     assert delivery is not None
@@ -479,13 +479,13 @@ def test_replayed_run_waits_since_its_replay(store: DeliveryStore) -> None:
     waited = age(store)
     assert waited is not None
     assert waited < PATIENCE
-    record = store.get("d1")
-    assert record is not None
-    assert record.runs[0].due_at is None
+    stored = store.get("d1")
+    assert stored is not None
+    assert stored.runs[0].due_at is None
     assert store.list_ready(1) == [("d1", "handle")]
 
 
-def test_run_replayed_with_another_handler_waits_since_its_replay(tmp_path: Path) -> None:
+def test_age_of_a_reassigned_run_starts_at_its_replay(tmp_path: Path) -> None:
     with opened(tmp_path / "hubhooks.db") as store:
         store.accept("d1", BODY, ("old",))
         make_old(store, "d1")
@@ -511,7 +511,7 @@ def test_retry_that_is_not_due_yet_has_no_age(store: DeliveryStore) -> None:
     assert age(store) is not None
 
 
-def test_replayed_run_starts_though_the_clock_was_set_back(
+def test_replayed_run_starts_after_the_clock_is_set_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with opened(tmp_path / "hubhooks.db") as store:
@@ -535,7 +535,7 @@ def samples(text: str) -> dict[tuple[str, str], float]:
 
 
 @pytest.mark.parametrize("is_durable", [True, False])
-def test_metrics_are_what_prometheus_reads(tmp_path: Path, is_durable: bool) -> None:
+def test_metrics_have_the_prometheus_format(tmp_path: Path, is_durable: bool) -> None:
     environ = {**ON_DISK, "HUBHOOKS_DELIVERIES": None if is_durable else ":memory:"}
     (tmp_path / "hold-d1").touch()
     with started(tmp_path, script=FASTAPI, environ=environ) as server:
@@ -544,10 +544,10 @@ def test_metrics_are_what_prometheus_reads(tmp_path: Path, is_durable: bool) -> 
         assert server.request(f"/webhooks/hub{METRICS}", headers=wrong).status_code == 403
 
         def text() -> str:
-            answer = server.request(f"/webhooks/hub{METRICS}", headers=ADMIN)
-            assert answer.status_code == 200
-            assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-            return answer.text
+            response = server.request(f"/webhooks/hub{METRICS}", headers=ADMIN)
+            assert response.status_code == 200
+            assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+            return response.text
 
         waiting = ("hubhooks_waiting_runs", "handle")
         server.wait_until(lambda: samples(text())[waiting] == 2, "does not show what waits")
@@ -581,7 +581,7 @@ def test_metrics_show_rejected_requests_and_runs_of_unknown_handlers(tmp_path: P
 # ---- alerts --------------------------------------------------------------------------------------
 
 
-def test_list_for_cron_prints_only_what_failed(tmp_path: Path) -> None:
+def test_cron_list_prints_only_failed_deliveries(tmp_path: Path) -> None:
     words = ("list", "--state", "failed", "--since", "1h", "--json")
     with opened(tmp_path / "hubhooks.db") as store:
         store.accept("d1", BODY, ("handle",))
@@ -601,27 +601,27 @@ LOST = "hubhooks.db, which is lost when the Space restarts or sleeps: to keep"
 
 
 @pytest.mark.parametrize("script", [APP, FASTAPI], ids=["bare", "fastapi"])
-def test_start_in_a_space_says_that_the_store_is_lost(tmp_path: Path, script: str) -> None:
+def test_start_in_a_space_warns_of_a_temporary_store(tmp_path: Path, script: str) -> None:
     with started(tmp_path, script=script, environ=SPACE) as server:
-        said = server.wait_for(LOST)
-        assert said.count("deliveries are stored in") == 1
-        assert "set HUBHOOKS_DELIVERIES to a file on a persistent disk" in said
+        output = server.wait_for(LOST)
+        assert output.count("deliveries are stored in") == 1
+        assert "set HUBHOOKS_DELIVERIES to a file on a persistent disk" in output
 
 
-def test_first_delivery_in_a_space_says_that_the_store_is_lost(tmp_path: Path) -> None:
+def test_first_delivery_in_a_space_warns_of_a_temporary_store(tmp_path: Path) -> None:
     with started(tmp_path, script=MOUNTED, environ=SPACE) as server:
         assert "deliveries are stored in" not in server.output()
         deliver(server, "d1", path="/mounted/")
         server.wait_for(LOST)
 
 
-def test_start_in_a_space_says_that_memory_is_lost(tmp_path: Path) -> None:
+def test_start_in_a_space_warns_of_a_memory_store(tmp_path: Path) -> None:
     environ = {**SPACE, "HUBHOOKS_DELIVERIES": ":memory:"}
     with started(tmp_path, script=APP, environ=environ) as server:
         server.wait_for("deliveries are stored in memory: a restart loses unfinished deliveries")
 
 
-def test_start_elsewhere_says_nothing_of_a_space(tmp_path: Path) -> None:
+def test_start_outside_a_space_does_not_warn(tmp_path: Path) -> None:
     with started(tmp_path, script=APP, environ={**ON_DISK, "SPACE_ID": None}) as server:
         deliver(server, "d1")
         assert "deliveries are stored in" not in server.output()
@@ -645,23 +645,23 @@ with gr.Blocks() as demo:
         "demo.launch(server_port={port}, app_kwargs=hooks.app_kwargs())",
     ],
 )
-def test_launch_in_a_space_says_it_once(tmp_path: Path, launch: str) -> None:
+def test_launch_in_a_space_warns_once(tmp_path: Path, launch: str) -> None:
     pytest.importorskip("gradio")
     call = launch.replace("{port}", 'int(os.environ["PORT"])')
     script = f"import os{BLOCKS}{call}"
     environ = {**SPACE, "PORT": "{port}", "GRADIO_ANALYTICS_ENABLED": "False"}
     with started(tmp_path, "app.py", script=script, environ=environ) as server:
-        said = server.wait_for(LOST)
+        output = server.wait_for(LOST)
         deliver_to = "/gradio_api/webhooks"
         assert server.post(deliver_to, BODY).status_code == 200
         assert readiness(server, deliver_to)[0] == 200
-        said = server.output()
-        assert said.lower().count("deliveries are stored in") == 1
+        output = server.output()
+        assert output.lower().count("deliveries are stored in") == 1
 
 
 @pytest.fixture
 def in_space(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Pretend to be in a Space whose disk would be at a folder, and give that."""
+    """Pretend to be in a Space whose disk would be at a folder, and return that."""
     monkeypatch.setenv("SPACE_ID", "ada/tide")
     monkeypatch.setattr(_space, "_DISK", f"{tmp_path}/")
     return tmp_path
@@ -672,18 +672,18 @@ def describe(path: Path | str) -> str:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Spaces run on Linux")
-def test_folder_of_a_space_without_a_disk_is_lost(
+def test_folder_of_a_space_without_a_disk_is_temporary(
     in_space: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared = Path("/dev/shm")
     if in_space.stat().st_dev != Path("/").stat().st_dev or not shared.is_dir():
         pytest.skip("the folder is on a disk of its own")
-    said = describe(in_space / "hubhooks.db")
+    output = describe(in_space / "hubhooks.db")
     assert (
         f"lost when the Space restarts or sleeps, because no disk is attached at {in_space}:"
-        in said
+        in output
     )
-    # One of another device is a disk.
+    # A folder on another device is a disk.
     monkeypatch.setattr(_space, "_DISK", "/dev/shm/")
     assert "continue after a restart" in describe("/dev/shm/hubhooks.db")
 
@@ -696,11 +696,11 @@ def test_bucket_of_a_space_survives_and_may_lose_deliveries(
     bucket = in_space / "bucket"
     mounts.write_text(f"22 1 0:21 / {bucket} rw,relatime shared:1 - fuse source rw\n")
     monkeypatch.setattr(file_systems, "_MOUNTS", mounts)
-    said = describe(bucket / "hubhooks.db")
-    assert "on a network file system (fuse): they survive a restart" in said
+    output = describe(bucket / "hubhooks.db")
+    assert "on a network file system (fuse): they survive a restart" in output
 
 
-def test_delivery_that_the_hub_replays_after_the_disk_was_lost_runs_again(tmp_path: Path) -> None:
+def test_hub_replay_after_a_lost_disk_runs_again(tmp_path: Path) -> None:
     with started(tmp_path, script=APP, environ=SPACE) as server:
         deliver(server, "d1")
     for path in tmp_path.glob("hubhooks.db*"):

@@ -1,4 +1,4 @@
-"""`serial=` and `debounce=`: groups of runs, their order, and what replaces what."""
+"""`serial=` and `debounce=`: groups of runs, their order, and replaced runs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_handler_without_options_has_no_group() -> None:
     ],
     ids=["comment", "opening post", "bucket", "move"],
 )
-def test_event_with_information_of_its_own_is_never_replaced(event: HubEvent) -> None:
+def test_event_with_unique_information_is_never_replaced(event: HubEvent) -> None:
     group = group_of(Policy(debounce=10), event)
     assert group == RunGroup("", "", 0.0)
 
@@ -76,7 +76,7 @@ def test_two_pushes_to_one_branch_have_one_subject() -> None:
     assert subject(push()) == subject(push()) != ""
 
 
-def test_serial_group_is_the_repository_also_after_a_move() -> None:
+def test_serial_group_survives_a_move_of_the_repository() -> None:
     policy = Policy(serial="repo")
     named = group_of(policy, push())
     moved = group_of(policy, push(repo__name="me/moved"))
@@ -300,7 +300,7 @@ def test_two_discussions_and_two_refs_keep_all_runs(tmp_path: Path, serve: Any, 
     assert sorted(ran) == ids
 
 
-def test_serial_handler_runs_one_delivery_of_a_repository_at_a_time(
+def test_serial_handler_runs_one_delivery_per_repository(
     tmp_path: Path, serve: Any, post: Any
 ) -> None:
     hooks = Webhooks("moon", deliveries=tmp_path / "hubhooks.db")

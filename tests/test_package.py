@@ -13,12 +13,12 @@ from hubhooks import errors
 ROOT = Path(__file__).parent.parent
 
 
-def test_exported_names_are_sorted_and_there():
+def test_exported_names_are_sorted_and_exist():
     assert hubhooks.__all__ == sorted(hubhooks.__all__)
     assert all(hasattr(hubhooks, name) for name in hubhooks.__all__)
 
 
-def test_every_public_class_is_documented_and_called_by_its_public_name():
+def test_public_class_has_docstring_and_public_name():
     for name in hubhooks.__all__:
         member = getattr(hubhooks, name)
         if inspect.isclass(member):
@@ -29,14 +29,14 @@ def test_every_public_class_is_documented_and_called_by_its_public_name():
             assert member.__module__.split(".")[0] == "hubhooks"
 
 
-def test_version_is_the_one_of_the_crate():
+def test_version_equals_that_of_the_crate():
     assert f'\nversion = "{hubhooks.__version__}"\n' in (ROOT / "Cargo.toml").read_text()
     assert importlib.metadata.version("hubhooks") == hubhooks.__version__
     assert f"## [{hubhooks.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
 @pytest.mark.parametrize("name", errors.__all__)
-def test_error_is_pickled_with_all_it_says(name):
+def test_errors_survive_pickling(name):
     error = getattr(errors, name)("what was wrong")
     if isinstance(error, errors.PayloadError):
         error = errors.PayloadError("what was wrong", 3, 7, "event.action")
@@ -47,7 +47,7 @@ def test_error_is_pickled_with_all_it_says(name):
     assert copy.status == error.status
 
 
-def test_errors_answer_with_their_status():
+def test_errors_have_their_http_status():
     assert {name: getattr(errors, name).status for name in errors.__all__} == {
         "BodyTooLargeError": 413,
         "BusyError": 503,

@@ -51,13 +51,13 @@ def test_model_round_trips_through_json():
         ),
     ],
 )
-def test_field_of_something_else_is_a_validation_error(values, message):
+def test_field_of_another_type_is_a_validation_error(values, message):
     with pytest.raises(ValidationError) as caught:
         Job(**values)
     assert message in str(caught.value)
 
 
-def test_schema_shows_what_an_event_is():
+def test_schema_describes_an_event():
     for mode in ("validation", "serialization"):
         schema = TypeAdapter(CommentEvent).json_schema(mode=mode)
         assert schema["title"] == "CommentEvent"
@@ -65,14 +65,14 @@ def test_schema_shows_what_an_event_is():
         assert schema["properties"]["event"]["required"] == ["action", "scope"]
 
 
-def test_the_endpoint_of_the_docs_takes_an_event(serve):
+def test_documented_endpoint_accepts_an_event(serve):
     text = (Path(__file__).parents[1] / "docs" / "events.md").read_text("utf-8")
     (block,) = [part for part in text.split("```python\n") if "/internal/events" in part]
     names = {}
     exec(compile(block.partition("```")[0], "events.md", "exec", dont_inherit=True), names)
     with serve(names["app"]) as port, httpx.Client(trust_env=False) as client:
-        answer = client.post(f"http://127.0.0.1:{port}/internal/events", json=names["payload"])
-    assert (answer.status_code, answer.json()) == (200, {"scope": "repo.content"})
+        response = client.post(f"http://127.0.0.1:{port}/internal/events", json=names["payload"])
+    assert (response.status_code, response.json()) == (200, {"scope": "repo.content"})
 
 
 def test_event_is_the_body_of_a_fastapi_endpoint(serve):
@@ -84,10 +84,10 @@ def test_event_is_the_body_of_a_fastapi_endpoint(serve):
 
     with serve(app) as port, httpx.Client(trust_env=False) as client:
         url = f"http://127.0.0.1:{port}/comments"
-        answer = client.post(url, content=compact(COMMENT))
-        refused = client.post(url, json=MOVE)
-    assert (answer.status_code, answer.json()) == (200, COMMENT["comment"]["content"])
-    assert refused.status_code == 422
+        response = client.post(url, content=compact(COMMENT))
+        rejected = client.post(url, json=MOVE)
+    assert (response.status_code, response.json()) == (200, COMMENT["comment"]["content"])
+    assert rejected.status_code == 422
     operation = app.openapi()["paths"]["/comments"]["post"]
     schema = operation["requestBody"]["content"]["application/json"]["schema"]
     assert schema["required"] == ["event"]

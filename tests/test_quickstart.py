@@ -1,4 +1,4 @@
-"""The quickstart shows what its commands print."""
+"""The quickstart shows the output of its commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the README and the docs say is true: their examples run, and nothing public is left out."""
+"""README and docs are correct: their examples run, and they cover all public names."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from hubhooks.cli import make_app
 ROOT = Path(__file__).parents[1]
 SKILL = ROOT / "python" / "hubhooks" / "SKILL.md"
 DOCS = [ROOT / "README.md", SKILL, *sorted((ROOT / "docs").glob("*.md"))]
-# What is made of the code names all of it.
+# Generated pages name everything, so they do not count.
 WRITTEN = [path for path in DOCS if path.name not in {"cli.md", "payloads.md"}]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
-# As a module: what an example guards by `if __name__ == "__main__"` does not start.
+# As a module: code under `if __name__ == "__main__"` does not start.
 RUN = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='example')"
 
 
-# A block that begins like this is there, under that name, for those after it.
+# A block that begins like this is a file of that name for the later blocks.
 FILE_NAME = re.compile(r"\A# (\w+\.py)\n")
-# Those are run, by pytest.
+# These blocks are run by pytest.
 DEFINES_TESTS = re.compile(r"^ *(async )?def test_", re.MULTILINE)
 
 
 class Example(NamedTuple):
-    """A block of Python, and what a block of text right after it says it prints."""
+    """A block of Python, and its output in the block of text after it."""
 
     place: str
     code: str
@@ -82,7 +82,7 @@ def test_an_example_runs(example: Example, tmp_path: Path) -> None:
         )
     else:
         command = ["-c", RUN, str(file)]
-    # How Gradio itself warns is nothing we promise.
+    # Warnings of Gradio itself are not checked.
     strict = [] if uses_gradio else ["-W", "error"]
     ended = subprocess.run(
         [sys.executable, *strict, *command],
@@ -121,12 +121,12 @@ def test_every_public_class_is_named() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")) + DOCS[1:], ids=lambda path: path.name)
-def test_links_within_the_repository_lead_somewhere(path: Path) -> None:
+def test_links_within_the_repository_exist(path: Path) -> None:
     targets = [path.parent / link for link in LINK.findall(path.read_text("utf-8"))]
     assert [str(target) for target in targets if not target.exists()] == []
 
 
-def test_the_changelog_begins_with_the_version_that_is_built() -> None:
+def test_changelog_begins_with_the_current_version() -> None:
     headings = re.findall(r"^## \[?(\d[^\] ]*)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert headings[0] == hubhooks.__version__
 
@@ -189,7 +189,7 @@ def test_readme_and_quickstart_have_the_same_bot() -> None:
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/index.md"])
-def test_figures_are_those_of_the_comparison(name: str) -> None:
+def test_figures_match_the_comparison(name: str) -> None:
     rows = re.findall(r"^\| [a-z].*\d.* \|$", (ROOT / name).read_text("utf-8"), re.MULTILINE)
     comparison = (ROOT / "docs" / "peers.md").read_text("utf-8")
     assert len(rows) == 4

@@ -1,4 +1,4 @@
-"""The door without the network: the table of answers, and what refusals leave behind."""
+"""The receiver without the network: the table of responses, and traces of rejections."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hubhooks._core import HubEvent
     from hubhooks._store.base import AcceptResult
 
-TABLE = json.loads((Path(__file__).parent / "fixtures" / "answers.json").read_text())
+TABLE = json.loads((Path(__file__).parent / "fixtures" / "responses.json").read_text())
 CASES = [{**TABLE["defaults"], **case} for case in TABLE["cases"]]
 SECRET_HEADER = [(b"x-webhook-secret", b"moon")]
 
@@ -50,14 +50,14 @@ def make(
     router = Router(ignore_authors=ignore_authors)
     for name, scope in handlers.items():
         router.add(matching, scope, name=name)
-    log = (FullDisk if disk_full else SqliteStore)(":memory:", on_replay=on_replay)
+    store = (FullDisk if disk_full else SqliteStore)(":memory:", on_replay=on_replay)
 
     def verifier() -> Verifier | None:
         return None if secret is None else Verifier(secret)
 
-    receiver = Receiver(router, log, verifier, max_body_size=5_000, **options)
+    receiver = Receiver(router, store, verifier, max_body_size=5_000, **options)
     receiver.is_stopping = stopping
-    return receiver, log, router
+    return receiver, store, router
 
 
 @pytest.fixture
@@ -66,147 +66,151 @@ def receiver() -> Receiver:
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
-def test_the_table_of_answers(case: dict[str, Any], body: Callable[..., bytes]) -> None:
-    receiver, log, router = make(**case["setup"])
+def test_response_matches_the_table(case: dict[str, Any], body: Callable[..., bytes]) -> None:
+    receiver, store, router = make(**case["setup"])
     headers = [(name.encode(), value.encode()) for name, value in case["headers"]]
     content = case["text"].encode() if "text" in case else body(case["sample"])
 
     for earlier in case["before"]:
-        first = receiver if not earlier.get("deaf") else Receiver(Router(), log, lambda: None)
-        came = body(earlier["sample"]) if "sample" in earlier else content
-        answer = first.receive(headers, came)
-        assert answer.delivery_id is not None
-        receiver.mark_acknowledged(answer.delivery_id, delivered=earlier["delivered"])
+        first = (
+            receiver
+            if not earlier.get("without_handlers")
+            else Receiver(Router(), store, lambda: None)
+        )
+        received = body(earlier["sample"]) if "sample" in earlier else content
+        response = first.receive(headers, received)
+        assert response.delivery_id is not None
+        receiver.mark_acknowledged(response.delivery_id, delivered=earlier["delivered"])
         for name, ending in earlier.get("ends", {}).items():
-            delivery = log.claim(answer.delivery_id, name)
+            delivery = store.claim(response.delivery_id, name)
             assert delivery is not None
-            log.finish_run(delivery, ending)
+            store.finish_run(delivery, ending)
 
-    refused = receiver.precheck(case["method"], headers, case["query"].encode())
-    assert (refused is None) is case["reads"]
-    answer = refused or receiver.receive(headers, content, complete=case["complete"])
+    rejection = receiver.precheck(case["method"], headers, case["query"].encode())
+    assert (rejection is None) is case["reads"]
+    response = rejection or receiver.receive(headers, content, complete=case["complete"])
 
-    said = json.loads(answer.body)
-    assert answer.status == case["status"]
-    assert said == {
-        key: said[key] if value == "*" else value for key, value in case["said"].items()
+    data = json.loads(response.body)
+    assert response.status == case["status"]
+    assert data == {
+        key: data[key] if value == "*" else value for key, value in case["body"].items()
     }
-    assert all(said.values())
-    sent = dict(answer.headers)
+    assert all(data.values())
+    sent = dict(response.headers)
     assert sent.pop(b"content-type") == b"application/json"
-    assert sent.pop(b"content-length") == str(len(answer.body)).encode()
+    assert sent.pop(b"content-length") == str(len(response.body)).encode()
     assert sent == ({b"allow": case["allow"].encode()} if case["allow"] else {})
-    assert (answer.accepted is not None) is (said["status"] == "accepted")
-    assert (answer.delivery_id is None) is (said["status"] == "rejected")
-    if answer.accepted is not None:
-        assert list(answer.accepted.handlers) == said["handlers"]
-        assert answer.accepted.delivery_id == said["delivery"]
-        assert answer.accepted.event.raw == content
-        assert [h.name for h in map(router.handler, answer.accepted.handlers) if h] == said[
+    assert (response.accepted is not None) is (data["status"] == "accepted")
+    assert (response.delivery_id is None) is (data["status"] == "rejected")
+    if response.accepted is not None:
+        assert list(response.accepted.handlers) == data["handlers"]
+        assert response.accepted.delivery_id == data["delivery"]
+        assert response.accepted.event.raw == content
+        assert [h.name for h in map(router.handler, response.accepted.handlers) if h] == data[
             "handlers"
         ]
     if case["state"]:
-        record = log.get("d1")
-        assert record is not None
-        assert record.state == case["state"]
-    elif answer.delivery_id is None:
-        assert log.list() == []
+        stored = store.get("d1")
+        assert stored is not None
+        assert stored.state == case["state"]
+    elif response.delivery_id is None:
+        assert store.list() == []
 
 
-def test_the_table_of_answers_has_every_case() -> None:
-    told = {(c["status"], c["said"]["status"], c["said"].get("reason", "")) for c in CASES}
-    told = {(http, status, "" if reason == "*" else reason) for http, status, reason in told}
-    assert told == {(spec.http, spec.status, spec.reason) for spec in RESPONSES.values()}
+def test_response_table_has_every_case() -> None:
+    shown = {(c["status"], c["body"]["status"], c["body"].get("reason", "")) for c in CASES}
+    shown = {(http, status, "" if reason == "*" else reason) for http, status, reason in shown}
+    assert shown == {(spec.http, spec.status, spec.reason) for spec in RESPONSES.values()}
 
 
-def test_an_unhandled_delivery_is_kept_with_its_explanation(body: Callable[..., bytes]) -> None:
-    receiver, log, _ = make(secret="moon", handlers={"retrain": "repo.content"})
-    answer = receiver.receive(SECRET_HEADER, body("repo.create"))
-    assert answer.delivery_id is not None
-    record = log.get(answer.delivery_id)
-    assert record is not None
-    assert record.reason.startswith("`retrain` does not match: the scope is `repo`")
+def test_unhandled_delivery_is_stored_with_its_explanation(body: Callable[..., bytes]) -> None:
+    receiver, store, _ = make(secret="moon", handlers={"retrain": "repo.content"})
+    response = receiver.receive(SECRET_HEADER, body("repo.create"))
+    assert response.delivery_id is not None
+    stored = store.get(response.delivery_id)
+    assert stored is not None
+    assert stored.reason.startswith("`retrain` does not match: the scope is `repo`")
 
 
-def test_hooks_for_the_unhandled_get_the_event_and_others_get_no_work(
+def test_only_unhandled_hooks_get_unhandled_events(
     body: Callable[..., bytes],
 ) -> None:
-    receiver, log, router = make(secret="moon", handlers={"retrain": "repo.content"})
+    receiver, store, router = make(secret="moon", handlers={"retrain": "repo.content"})
     assert receiver.receive([(b"webhook-id", b"d1")], body("repo.create")).accepted is None
 
     @router.on_unhandled
-    def tell(event: HubEvent) -> None: ...
+    def report(event: HubEvent) -> None: ...
 
-    answer = receiver.receive([(b"webhook-id", b"d2")], body("repo.create"))
-    assert (answer.status, json.loads(answer.body)["status"]) == (200, "unhandled")
-    assert answer.accepted is not None
-    assert (answer.accepted.delivery_id, answer.accepted.handlers) == ("d2", ())
-    assert answer.accepted.event.raw == body("repo.create")
-    assert [record.state for record in log.list()] == ["unhandled"] * 2
-    unreadable = receiver.receive([(b"webhook-id", b"d3")], b"{")
+    response = receiver.receive([(b"webhook-id", b"d2")], body("repo.create"))
+    assert (response.status, json.loads(response.body)["status"]) == (200, "unhandled")
+    assert response.accepted is not None
+    assert (response.accepted.delivery_id, response.accepted.handlers) == ("d2", ())
+    assert response.accepted.event.raw == body("repo.create")
+    assert [stored.state for stored in store.list()] == ["unhandled"] * 2
+    malformed = receiver.receive([(b"webhook-id", b"d3")], b"{")
     repeated = receiver.receive([(b"webhook-id", b"d4")], body("repo.content.update"))
-    assert unreadable.accepted is None
+    assert malformed.accepted is None
     assert repeated.accepted is not None
     assert repeated.accepted.handlers == ("retrain",)
     assert receiver.receive([(b"webhook-id", b"d4")], body("repo.content.update")).accepted is None
 
 
-def test_a_log_that_holds_no_more_has_the_hub_send_it_again(body: Callable[..., bytes]) -> None:
-    router, log = Router(), SqliteStore(":memory:", limits=MemoryLimits(hold_bytes=1))
+def test_full_store_makes_the_hub_retry(body: Callable[..., bytes]) -> None:
+    router, store = Router(), SqliteStore(":memory:", limits=MemoryLimits(hold_bytes=1))
     router.add(matching, "repo.content", name="retrain")
-    receiver = Receiver(router, log, lambda: None, allow_unsigned=True)
-    answer = receiver.receive([], body("repo.content.update"))
-    assert (answer.status, answer.delivery_id) == (503, None)
-    assert b"could not be stored" in answer.body
-    assert log.list() == []
+    receiver = Receiver(router, store, lambda: None, allow_unsigned=True)
+    response = receiver.receive([], body("repo.content.update"))
+    assert (response.status, response.delivery_id) == (503, None)
+    assert b"could not be stored" in response.body
+    assert store.list() == []
 
 
-def test_an_ignored_delivery_is_kept_with_the_author(body: Callable[..., bytes]) -> None:
+def test_ignored_delivery_is_stored_with_the_author(body: Callable[..., bytes]) -> None:
     author = "6409b816282dc50ee5b8f296"
-    receiver, log, _ = make(handlers={}, ignore_authors=author)
+    receiver, store, _ = make(handlers={}, ignore_authors=author)
     receiver.receive([(b"webhook-id", b"d1")], body("discussion.create"))
-    record = log.get("d1")
-    assert record is not None
-    assert record.reason == f"its author `{author}` is in `ignore_authors`"
+    stored = store.get("d1")
+    assert stored is not None
+    assert stored.reason == f"its author `{author}` is in `ignore_authors`"
 
 
-def test_an_unreadable_delivery_is_logged_as_an_error_without_its_body(
+def test_malformed_delivery_is_logged_without_its_body(
     receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    answer = receiver.receive([(b"webhook-id", b"d1")], b'{"event": "tell-tale')
+    response = receiver.receive([(b"webhook-id", b"d1")], b'{"event": "tell-tale')
     (record,) = caplog.records
     assert record.levelname == "ERROR"
     assert record.getMessage().startswith("delivery `d1` is malformed: ")
-    assert "tell-tale" not in record.getMessage() + answer.body.decode()
+    assert "tell-tale" not in record.getMessage() + response.body.decode()
 
 
 @pytest.mark.parametrize("secret", [None, ""])
-def test_being_ready_needs_a_secret_that_can_be_used(secret: str | None) -> None:
+def test_readiness_requires_a_usable_secret(secret: str | None) -> None:
     with pytest.raises(ConfigError):
         make(secret=secret, handlers={})[0].check_ready()
 
 
-def test_being_ready_without_a_secret_must_be_allowed() -> None:
+def test_readiness_without_a_secret_must_be_allowed() -> None:
     make(handlers={}, allow_unsigned=True)[0].check_ready()
     make(secret="moon", handlers={})[0].check_ready()
     with pytest.raises(ConfigError, match=r"set WEBHOOK_SECRET .* `allow_unsigned=True`"):
         make(handlers={})[0].check_ready()
 
 
-def test_a_length_too_long_to_be_read_as_a_number_is_too_large(receiver: Receiver) -> None:
-    answer = receiver.precheck("POST", [*SECRET_HEADER, (b"content-length", b"9" * 9_999)], b"")
-    assert answer is not None
-    assert answer.status == 413
+def test_content_length_with_too_many_digits_is_413(receiver: Receiver) -> None:
+    response = receiver.precheck("POST", [*SECRET_HEADER, (b"content-length", b"9" * 9_999)], b"")
+    assert response is not None
+    assert response.status == 413
 
 
-# ---- refusals -----------------------------------------------------------------------------------
+# ---- rejections ---------------------------------------------------------------------------------
 
 
 def clock_at(minute: float) -> SimpleNamespace:
     return SimpleNamespace(time=lambda: minute * 60)
 
 
-def test_refusals_are_counted_by_minute_and_logged_once_in_each(
+def test_rejections_are_counted_and_logged_per_minute(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, logged: Callable[[], list[str]]
 ) -> None:
     minutes = [7.0, 7.5, 7.9, 8.0]
@@ -230,7 +234,7 @@ def test_refusals_are_counted_by_minute_and_logged_once_in_each(
     )
 
 
-def test_refusals_are_forgotten_after_an_hour(
+def test_rejections_are_dropped_after_an_hour(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for minute in (1, 2, 61):
@@ -239,7 +243,7 @@ def test_refusals_are_forgotten_after_an_hour(
     assert set(receiver.rejections) == {(2, "method"), (61, "method")}
 
 
-def test_what_a_refused_request_carries_is_never_logged(
+def test_content_of_a_rejected_request_is_not_logged(
     receiver: Receiver, logged: Callable[[], list[str]]
 ) -> None:
     receiver.precheck("POST", [(b"x-webhook-secret", b"tell-tale")], b"secret=tell-tale")
@@ -249,7 +253,7 @@ def test_what_a_refused_request_carries_is_never_logged(
     assert "tell-tale" not in "".join(logged())
 
 
-def test_constant_answers_are_made_once(receiver: Receiver, body: Callable[..., bytes]) -> None:
+def test_constant_responses_are_built_once(receiver: Receiver, body: Callable[..., bytes]) -> None:
     content = body("repo.content.update")
     headers = [*SECRET_HEADER, (b"webhook-id", b"d1")]
     _, first, second = (receiver.receive(headers, content) for _ in range(3))

@@ -25,7 +25,7 @@ HEADERS = {"authorization": f"Bearer {TOKEN}"}
 
 
 @pytest.fixture(params=["memory", "disk"])
-def log(request: Any, tmp_path: Path) -> Generator[DeliveryStore]:
+def store(request: Any, tmp_path: Path) -> Generator[DeliveryStore]:
     made = SqliteStore(":memory:" if request.param == "memory" else tmp_path / "hubhooks.db")
     made.open()
     made.recover()
@@ -33,19 +33,19 @@ def log(request: Any, tmp_path: Path) -> Generator[DeliveryStore]:
     made.close()
 
 
-def run(log: DeliveryStore, *handlers: str) -> None:
+def run(store: DeliveryStore, *handlers: str) -> None:
     """Run handlers of the delivery `d1` until they are done."""
     for handler in handlers:
-        run = log.claim("d1", handler)
+        run = store.claim("d1", handler)
         assert run is not None
-        log.finish_run(run, "succeeded")
-    log.flush()
+        store.finish_run(run, "succeeded")
+    store.flush()
 
 
-def states(log: DeliveryStore) -> list[tuple[str, str]]:
-    record = log.get("d1")
-    assert record is not None
-    return [(run.handler, run.state) for run in record.runs]
+def states(store: DeliveryStore) -> list[tuple[str, str]]:
+    delivery = store.get("d1")
+    assert delivery is not None
+    return [(run.handler, run.state) for run in delivery.runs]
 
 
 @pytest.mark.parametrize(
@@ -61,44 +61,44 @@ def states(log: DeliveryStore) -> list[tuple[str, str]]:
     ],
 )
 def test_replay_queues_each_name_once_in_order(
-    log: DeliveryStore, named: Any, queued: tuple[str, ...]
+    store: DeliveryStore, named: Any, queued: tuple[str, ...]
 ) -> None:
-    log.accept("d1", b"{}", ["a", "b"])
-    run(log, "a", "b")
-    assert log.replay("d1", named) == queued
+    store.accept("d1", b"{}", ["a", "b"])
+    run(store, "a", "b")
+    assert store.replay("d1", named) == queued
     others = [(name, "succeeded") for name in ("a", "b") if name not in queued]
-    assert states(log) == others + [(name, "queued") for name in queued]
+    assert states(store) == others + [(name, "queued") for name in queued]
     # No second run of the same name is left over, which would keep the delivery unfinished.
-    run(log, *queued)
-    record = log.get("d1")
-    assert record is not None
-    assert record.state == "succeeded"
+    run(store, *queued)
+    delivery = store.get("d1")
+    assert delivery is not None
+    assert delivery.state == "succeeded"
 
 
-def test_replay_queues_many_names(log: DeliveryStore) -> None:
+def test_replay_queues_many_names(store: DeliveryStore) -> None:
     names = tuple(f"handler_{number}" for number in range(2_000))
-    log.accept("d1", b"{}", ["a"])
-    run(log, "a")
-    assert log.replay("d1", names * 2) == names
-    assert states(log) == [("a", "succeeded"), *((name, "queued") for name in names)]
+    store.accept("d1", b"{}", ["a"])
+    run(store, "a")
+    assert store.replay("d1", names * 2) == names
+    assert states(store) == [("a", "succeeded"), *((name, "queued") for name in names)]
 
 
 @pytest.mark.parametrize("named", [[""], ["a", ""], [None], [1], [b"a"], [["a"]], ["\ud800"]])
-def test_replay_refuses_a_name_that_no_handler_has(log: DeliveryStore, named: Any) -> None:
-    log.accept("d1", b"{}", ["a"])
-    run(log, "a")
+def test_replay_rejects_an_unknown_handler(store: DeliveryStore, named: Any) -> None:
+    store.accept("d1", b"{}", ["a"])
+    run(store, "a")
     with pytest.raises(ConfigError, match="is not a name of a handler"):
-        log.replay("d1", named)
-    assert states(log) == [("a", "succeeded")]
+        store.replay("d1", named)
+    assert states(store) == [("a", "succeeded")]
 
 
-def test_accept_queues_each_name_once_in_order(log: DeliveryStore) -> None:
-    assert log.accept("d1", b"{}", ["b", "a", "b"]).handlers == ("b", "a")
-    assert states(log) == [("b", "queued"), ("a", "queued")]
-    run(log, "a", "b")
-    record = log.get("d1")
-    assert record is not None
-    assert record.state == "succeeded"
+def test_accept_queues_each_name_once_in_order(store: DeliveryStore) -> None:
+    assert store.accept("d1", b"{}", ["b", "a", "b"]).handlers == ("b", "a")
+    assert states(store) == [("b", "queued"), ("a", "queued")]
+    run(store, "a", "b")
+    delivery = store.get("d1")
+    assert delivery is not None
+    assert delivery.state == "succeeded"
 
 
 # ---- over HTTP ---------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ def test_accept_queues_each_name_once_in_order(log: DeliveryStore) -> None:
         ([], ["retrain", "reply"]),
     ],
 )
-def test_json_api_runs_a_handler_that_is_named_twice_once(
+def test_json_api_runs_a_repeated_handler_once(
     serve: Any, post: Any, body: Callable[..., bytes], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, named: list[str], queued: list[str], *, is_on_disk: bool,
 ) -> None:  # fmt: skip
@@ -147,7 +147,7 @@ def test_json_api_runs_a_handler_that_is_named_twice_once(
         ('{"handlers": ["\\ud800"]}', 409),
     ],
 )
-def test_json_api_answers_a_wrong_name_with_4xx(
+def test_json_api_rejects_a_wrong_name_with_4xx(
     serve: Any, post: Any, body: Callable[..., bytes], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, content: str, status: int,
 ) -> None:  # fmt: skip
@@ -169,8 +169,8 @@ def replay(port: int, content: str) -> httpx.Response:
 
 
 def is_done(hooks: Webhooks) -> bool:
-    record = hooks.deliveries.get("d1")
-    return record is not None and record.state == "succeeded"
+    delivery = hooks.deliveries.get("d1")
+    return delivery is not None and delivery.state == "succeeded"
 
 
 # ---- the command line --------------------------------------------------------------------------
@@ -178,16 +178,16 @@ def is_done(hooks: Webhooks) -> bool:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Make a log with one delivery, `d1-first`, that the handlers `a` and `b` are done with."""
-    log = SqliteStore(tmp_path / "hubhooks.db")
-    log.open()
-    log.recover()
-    log.accept("d1-first", b"{}", ["a", "b"])
+    """Make a store with one delivery, `d1-first`, that the handlers `a` and `b` have finished."""
+    store = SqliteStore(tmp_path / "hubhooks.db")
+    store.open()
+    store.recover()
+    store.accept("d1-first", b"{}", ["a", "b"])
     for handler in ("a", "b"):
-        run = log.claim("d1-first", handler)
+        run = store.claim("d1-first", handler)
         assert run is not None
-        log.finish_run(run, "succeeded")
-    log.close()
+        store.finish_run(run, "succeeded")
+    store.close()
     return tmp_path / "hubhooks.db"
 
 
@@ -211,9 +211,9 @@ def test_command_queues_each_name_of_each_delivery_once(
 ) -> None:
     done = command(path, "replay", *words, "--json")
     assert done.returncode == 0, done.stderr
-    (said,) = [json.loads(line) for line in done.stdout.splitlines()]
-    assert (said["id"], said["handlers"]) == ("d1-first", handlers)
-    assert sorted(run["handler"] for run in said["runs"]) == sorted(handlers)
+    (data,) = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (data["id"], data["handlers"]) == ("d1-first", handlers)
+    assert sorted(run["handler"] for run in data["runs"]) == sorted(handlers)
 
 
 @pytest.mark.slow
@@ -227,11 +227,11 @@ def test_command_queues_each_name_of_each_delivery_once(
         (["list", "--before", ""], "an id is empty"),
     ],
 )
-def test_command_refuses_an_empty_id_or_name(path: Path, words: list[str], message: str) -> None:
+def test_command_rejects_an_empty_id_or_name(path: Path, words: list[str], message: str) -> None:
     done = command(path, *words)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
-    log = SqliteStore(path)
-    record = log.get("d1-first")
-    assert record is not None
-    assert record.state == "succeeded"
+    store = SqliteStore(path)
+    delivery = store.get("d1-first")
+    assert delivery is not None
+    assert delivery.state == "succeeded"

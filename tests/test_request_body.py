@@ -43,16 +43,16 @@ def deliver(
     secret: str = "moon",
     **headers: str,
 ) -> tuple[int, dict[str, Any]]:
-    """Deliver as the Hub does, and give the status and the JSON of the response."""
+    """Deliver as the Hub does, and return the status and the JSON of the response."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     sent = {"X-Webhook-Secret": secret, "Webhook-Id": "d1", **JSON}
     sent.update({name.replace("_", "-"): value for name, value in headers.items()})
     is_chunked = not isinstance(content, bytes)
     connection.request("POST", path, content, sent, encode_chunked=is_chunked)
     with connection.getresponse() as response:
-        said = json.loads(response.read())
+        data = json.loads(response.read())
     connection.close()
-    return response.status, said.get("detail", said)
+    return response.status, data.get("detail", data)
 
 
 @pytest.fixture
@@ -128,9 +128,9 @@ def test_router_uses_a_body_that_was_read_before(hooks: Webhooks, serve: Any, re
     with serve(app) as port:
         assert deliver(port)[1]["status"] == "accepted"
         assert deliver(port, secret="sun")[0] == 403
-        record = hooks.deliveries.get("d1")
-    assert record is not None
-    assert record.body == PUSH
+        delivery = hooks.deliveries.get("d1")
+    assert delivery is not None
+    assert delivery.body == PUSH
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -159,15 +159,17 @@ def test_admin_replay_uses_a_body_that_was_read_before(
     app.include_router(hooks.router(**READERS[reader]))
     with serve(app) as port:
         deliver(port)
-        wait_until(lambda: [record.state for record in hooks.deliveries.list()] == ["succeeded"])
-        answer = deliver(
+        wait_until(
+            lambda: [delivery.state for delivery in hooks.deliveries.list()] == ["succeeded"]
+        )
+        response = deliver(
             port,
             b'{"handlers": ["nobody"]}',
             "/webhooks/hub/deliveries/d1/replay",
             Authorization=f"Bearer {'sesame' * 6}",
         )
-    assert answer[0] == 409
-    assert "nobody" in answer[1]["reason"]
+    assert response[0] == 409
+    assert "nobody" in response[1]["reason"]
 
 
 class GzipRequest(Request):
@@ -212,15 +214,15 @@ def test_gzip_route_decompresses_the_body(gzip_port: int, hooks: Webhooks) -> No
     assert deliver(gzip_port, packed, Content_Encoding="gzip")[1]["status"] == "accepted"
     assert deliver(gzip_port, packed, "/own", Content_Encoding="gzip")[0] == 200
     assert deliver(gzip_port, PUSH, "/own")[0] == 200
-    record = hooks.deliveries.get("d1")
-    assert record is not None
-    assert record.body == PUSH
+    delivery = hooks.deliveries.get("d1")
+    assert delivery is not None
+    assert delivery.body == PUSH
 
 
-def test_gzip_route_keeps_to_the_body_limit(gzip_port: int, hooks: Webhooks) -> None:
+def test_gzip_route_enforces_the_body_limit(gzip_port: int, hooks: Webhooks) -> None:
     packed = gzip.compress(b"{" + b" " * 60_000 + b"}")
-    status, said = deliver(gzip_port, packed, Content_Encoding="gzip")
-    assert (status, said["status"]) == (413, "rejected")
+    status, data = deliver(gzip_port, packed, Content_Encoding="gzip")
+    assert (status, data["status"]) == (413, "rejected")
     chunked = iter([b"x" * 30_000] * 2)
     connection = http.client.HTTPConnection("127.0.0.1", gzip_port, timeout=PATIENCE)
     headers = {"X-Webhook-Secret": "moon"}
@@ -231,12 +233,12 @@ def test_gzip_route_keeps_to_the_body_limit(gzip_port: int, hooks: Webhooks) -> 
     assert hooks.deliveries.list() == []
 
 
-def test_a_body_that_cannot_be_decompressed_is_503(
+def test_invalid_compressed_body_is_503(
     gzip_port: int, hooks: Webhooks, logged: Callable[[], list[str]]
 ) -> None:
     for path in ("/webhooks/hub", "/own"):
-        status, said = deliver(gzip_port, b"no gzip", path, Content_Encoding="gzip")
-        assert (status, said["status"]) == (503, "rejected")
+        status, data = deliver(gzip_port, b"no gzip", path, Content_Encoding="gzip")
+        assert (status, data["status"]) == (503, "rejected")
     assert hooks.deliveries.list() == []
     assert any("BadGzipFile" in line for line in logged())
 
@@ -275,7 +277,7 @@ FORM = "application/x-www-form-urlencoded"
         ({"route_class": StreamingRoute}, "application/json"),
     ],
 )
-def test_a_body_that_nobody_kept_is_503(
+def test_consumed_body_is_503(
     hooks: Webhooks,
     serve: Any,
     options: dict[str, Any],
@@ -291,13 +293,13 @@ def test_a_body_that_nobody_kept_is_503(
 
     @app.post("/own", **given)
     async def own(event: VerifiedEvent) -> None:
-        pytest.fail("the event was not refused")
+        pytest.fail("the event was not rejected")
 
     with serve(app) as port:
         for path in ("/webhooks/hub", "/own"):
-            status, said = deliver(port, path=path, Content_Type=kind)
-            assert (status, said["status"]) == (503, "rejected")
-            assert "was read" in said["reason"]
+            status, data = deliver(port, path=path, Content_Type=kind)
+            assert (status, data["status"]) == (503, "rejected")
+            assert "was read" in data["reason"]
             assert deliver(port, path=path, secret="sun", Content_Type=kind)[0] == 403
     assert any("await request.body()" in line for line in logged())
     assert hooks.deliveries.list() == []
@@ -319,7 +321,7 @@ def test_middleware_that_reads_the_stream_is_503(
     assert any("await request.body()" in line for line in logged())
 
 
-def test_a_body_that_was_read_in_part_is_not_stored(hooks: Webhooks, serve: Any) -> None:
+def test_partly_read_body_is_not_stored(hooks: Webhooks, serve: Any) -> None:
     async def drops_a_part(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
             message = await receive()
@@ -346,7 +348,7 @@ class ReadsOnePart:
     """ASGI middleware that reads the first part of a body and passes the rest on.
 
     Args:
-        wraps: whether it passes a `receive` of its own on.
+        wraps: whether it passes on its own `receive`.
     """
 
     def __init__(self, app: Any, *, wraps: bool) -> None:
@@ -367,7 +369,7 @@ class ReadsOnePart:
 
 @pytest.mark.parametrize("wraps", [True, False])
 @pytest.mark.parametrize("split", SPLITS)
-def test_chunked_body_that_was_read_in_part_is_503(
+def test_partly_read_chunked_body_is_503(
     hooks: Webhooks, serve: Any, split: int, wraps: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WEBHOOK_SECRET", "moon")
@@ -376,7 +378,7 @@ def test_chunked_body_that_was_read_in_part_is_503(
 
     @app.post("/own")
     async def own(event: VerifiedEvent) -> None:
-        pytest.fail("the event was not refused")
+        pytest.fail("the event was not rejected")
 
     for path in ("/webhooks/hub", "/own"):
         middleware = ReadsOnePart(app, wraps=wraps)
@@ -418,24 +420,24 @@ class DropsTheBody:
         (PUSH, {"Content_Encoding": "gzip"}),
     ],
 )
-def test_body_of_any_framing_that_nobody_kept_is_503(
+def test_consumed_body_of_any_framing_is_503(
     hooks: Webhooks, serve: Any, content: Any, headers: dict[str, str]
 ) -> None:
     app = FastAPI()
     app.include_router(hooks.router())
     with serve(DropsTheBody(app)) as port:
-        status, said = deliver(port, content, **headers)
-    assert (status, said["reason"]) == (503, "the body was read before it reached hubhooks")
+        status, data = deliver(port, content, **headers)
+    assert (status, data["reason"]) == (503, "the body was read before it reached hubhooks")
     assert hooks.deliveries.list() == []
 
 
-def test_whole_chunked_body_that_is_no_event_is_stored(hooks: Webhooks, serve: Any) -> None:
+def test_malformed_chunked_body_is_stored(hooks: Webhooks, serve: Any) -> None:
     with serve(hooks) as port:
         assert (
             deliver(port, [b'{"event": 1}'], Transfer_Encoding="chunked")[1]["status"]
             == "malformed"
         )
-    assert [record.state for record in hooks.deliveries.list()] == ["malformed"]
+    assert [delivery.state for delivery in hooks.deliveries.list()] == ["malformed"]
 
 
 def test_middleware_that_reads_the_body_is_used(hooks: Webhooks, serve: Any) -> None:
@@ -488,7 +490,7 @@ def take_in_middleware(app: FastAPI, hooks: Webhooks) -> None:
 
 
 @pytest.mark.parametrize("take", [take_in_route, take_in_middleware])
-def test_a_body_that_never_comes_is_503(
+def test_missing_body_is_503(
     hooks: Webhooks,
     serve: Any,
     take: Any,
@@ -501,18 +503,18 @@ def test_a_body_that_never_comes_is_503(
 
     @app.post("/own")
     async def own(event: VerifiedEvent) -> None:
-        pytest.fail("the event was not refused")
+        pytest.fail("the event was not rejected")
 
     with serve(app) as port:
         for path in ("/webhooks/hub", "/own"):
-            status, said = deliver(port, path=path)
-            assert (status, said["status"]) == (503, "rejected")
-            assert "was read" in said["reason"]  # not that it did not arrive in time
+            status, data = deliver(port, path=path)
+            assert (status, data["status"]) == (503, "rejected")
+            assert "was read" in data["reason"]  # not that it did not arrive in time
     assert any("kept no copy" in line for line in logged())
     assert hooks.deliveries.list() == []
 
 
-def test_body_that_is_known_to_be_unread_has_the_longer_wait(
+def test_unread_body_has_the_longer_timeout(
     hooks: Webhooks, serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: queue.Queue[float] = queue.Queue()
@@ -541,9 +543,7 @@ def test_body_that_has_arrived_needs_no_timer(
         assert deliver(port)[1]["status"] == "accepted"
 
 
-def test_a_sender_that_stalls_in_the_middle_is_503(
-    hooks: Webhooks, serve: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stalled_body_is_503(hooks: Webhooks, serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body_module, "_NEXT_SECONDS", 0.1)
     with (
         serve(hooks) as port,
@@ -562,7 +562,7 @@ class OwnTask(asyncio.Task[Any]):
 
 
 @pytest.mark.parametrize("kind", [asyncio.Task, OwnTask])
-def test_a_body_is_awaited_for_so_long_in_any_task(
+def test_body_timeout_applies_in_any_task(
     kind: type[asyncio.Task[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(body_module, "_FIRST_SECONDS", 0.01)
@@ -582,7 +582,7 @@ def test_a_body_is_awaited_for_so_long_in_any_task(
     assert asyncio.run(main()) == "stalled"
 
 
-def test_a_cancelled_request_is_not_taken_for_a_slow_one() -> None:
+def test_cancelled_request_is_not_a_timeout() -> None:
     async def never() -> Any:
         await asyncio.Event().wait()
 
@@ -596,7 +596,7 @@ def test_a_cancelled_request_is_not_taken_for_a_slow_one() -> None:
     asyncio.run(main())
 
 
-def test_a_body_that_came_while_the_loop_was_blocked_is_read(
+def test_body_received_during_a_blocked_loop_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(body_module, "_FIRST_SECONDS", 0.01)
@@ -628,7 +628,7 @@ def test_a_body_that_came_while_the_loop_was_blocked_is_read(
 
 
 class BuffersTheBody:
-    """ASGI middleware that reads the whole body and then says that nothing more comes."""
+    """ASGI middleware that reads the whole body and then reports its end."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -719,11 +719,11 @@ def assert_replayed(hooks: Webhooks, serve: Any, app: Any) -> None:
         for count in (1, 2):
             assert deliver(port)[1]["status"] in {"accepted", "succeeded"}
             wait_until(lambda: is_acknowledged(hooks))
-            record = hooks.deliveries.get("d1")
-            assert record is not None
-            assert record.runs[0].attempts == count
+            delivery = hooks.deliveries.get("d1")
+            assert delivery is not None
+            assert delivery.runs[0].attempts == count
 
 
 def is_acknowledged(hooks: Webhooks) -> bool:
-    record = hooks.deliveries.get("d1")
-    return record is not None and record.is_acknowledged and record.state == "succeeded"
+    delivery = hooks.deliveries.get("d1")
+    return delivery is not None and delivery.is_acknowledged and delivery.state == "succeeded"

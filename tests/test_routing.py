@@ -41,14 +41,14 @@ def run_script(source: str, namespace: dict[str, Any]) -> None:
 # ---- registering ------------------------------------------------------------------------------
 
 
-def test_the_decorators_give_the_function_back_unchanged(router: Router) -> None:
+def test_decorators_return_the_function_unchanged(router: Router) -> None:
     def matching(event: CommentEvent) -> None: ...
 
     assert router.on("discussion.comment")(matching) is matching
     assert router.on_comment(name="other")(matching) is matching
 
 
-def test_a_handler_is_named_by_its_qualified_name_or_as_told(router: Router, event: Event) -> None:
+def test_handler_has_its_qualified_or_given_name(router: Router, event: Event) -> None:
     class Bot:
         def reply(self, event: HubEvent) -> None: ...
 
@@ -57,7 +57,7 @@ def test_a_handler_is_named_by_its_qualified_name_or_as_told(router: Router, eve
 
     router.add(Bot().reply, "repo")
     router.add(Bot().reply, "repo", name="second bot")
-    here = "test_a_handler_is_named_by_its_qualified_name_or_as_told.<locals>."
+    here = "test_handler_has_its_qualified_or_given_name.<locals>."
     expected = [f"{here}matching", f"{here}Bot.reply", "second bot"]
     assert names(router, event("repo.create")) == expected
     found = router.handler("second bot")
@@ -71,21 +71,19 @@ class Object:
 
 
 @pytest.mark.parametrize("anonymous", [functools.partial(str.join, "x"), Object()])
-def test_a_callable_without_a_name_must_be_given_one(
-    router: Router, event: Event, anonymous: Any
-) -> None:
+def test_callable_without_a_name_requires_one(router: Router, event: Event, anonymous: Any) -> None:
     with pytest.raises(ConfigError, match="has no name: give it one with `name=`"):
         router.add(anonymous, "repo")
     router.add(anonymous, "repo", name="given")
     assert names(router, event("repo.create")) == ["given"]
 
 
-def test_what_cannot_be_called_is_no_handler(router: Router) -> None:
+def test_uncallable_object_is_no_handler(router: Router) -> None:
     with pytest.raises(ConfigError, match="a handler must be a function, not int"):
         router.add(3, "repo")  # type: ignore[arg-type]
 
 
-def test_a_handler_takes_the_event_and_perhaps_the_delivery(router: Router) -> None:
+def test_handler_takes_event_and_optional_context(router: Router) -> None:
     def plain(event: HubEvent) -> None: ...
     def with_delivery(event: HubEvent, context: RunContext) -> None: ...
     def with_optional_delivery(event: HubEvent, context: RunContext | None = None) -> None: ...
@@ -103,8 +101,8 @@ def test_a_handler_takes_the_event_and_perhaps_the_delivery(router: Router) -> N
     }
     for function in expected:
         router.add(function, name=function.__name__)
-    told = {function: router.handler(function.__name__) for function in expected}
-    assert {f: h.takes_context for f, h in told.items() if h is not None} == expected
+    found = {function: router.handler(function.__name__) for function in expected}
+    assert {f: h.takes_context for f, h in found.items() if h is not None} == expected
 
 
 def takes_nothing() -> None: ...
@@ -120,34 +118,34 @@ def needs_a_keyword(event: object, *, secret: object) -> None: ...
         (needs_a_keyword, "(event, secret)"),
     ],
 )
-def test_a_function_that_cannot_be_called_so_is_refused_with_the_right_form(
+def test_wrong_signature_is_rejected_with_the_right_one(
     router: Router, function: Any, has: str
 ) -> None:
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         router.on("repo")(function)
     name = function.__name__
-    assert str(refused.value) == (
+    assert str(caught.value) == (
         f"handler `{name}` has the wrong parameters `{has}`; "
         "write `def handler(event)` or `def handler(event, context)`"
     )
 
 
-def test_a_default_value_is_never_shown(router: Router) -> None:
-    def tells(a: object, b: object, c: object, token: str = "hf_x") -> None: ...
+def test_default_value_is_never_shown(router: Router) -> None:
+    def report_error(a: object, b: object, c: object, token: str = "hf_x") -> None: ...
 
-    with pytest.raises(ConfigError) as refused:
-        router.add(tells)
-    assert "hf_x" not in str(refused.value)
+    with pytest.raises(ConfigError) as caught:
+        router.add(report_error)
+    assert "hf_x" not in str(caught.value)
 
 
-def test_a_signature_that_cannot_be_read_is_refused(router: Router) -> None:
+def test_unreadable_signature_is_rejected(router: Router) -> None:
     known: dict[str, str] = {}
-    refused = r"the parameters of handler `dict\.update` cannot be read"
-    with pytest.raises(ConfigError, match=refused):
+    caught = r"the parameters of handler `dict\.update` cannot be read"
+    with pytest.raises(ConfigError, match=caught):
         router.add(known.update)
 
 
-def test_a_method_without_its_object_is_refused(router: Router) -> None:
+def test_unbound_method_is_rejected(router: Router) -> None:
     with pytest.raises(ConfigError, match=r"is a method without its object; .*`add\(bot.method\)`"):
 
         class Bot:
@@ -155,19 +153,19 @@ def test_a_method_without_its_object_is_refused(router: Router) -> None:
             def reply(self, event: HubEvent) -> None: ...
 
 
-def test_a_decorator_without_parentheses_is_refused(router: Router) -> None:
-    with pytest.raises(ConfigError) as refused:
+def test_decorator_without_parentheses_is_rejected(router: Router) -> None:
+    with pytest.raises(ConfigError) as caught:
 
         @router.on  # type: ignore[arg-type]
         def matching(event: HubEvent) -> None: ...
 
-    here = "test_a_decorator_without_parentheses_is_refused.<locals>.matching"
-    assert str(refused.value) == (
+    here = "test_decorator_without_parentheses_is_rejected.<locals>.matching"
+    assert str(caught.value) == (
         f"`on` got the function `{here}` instead of a scope; write `@hooks.on()`, with parentheses"
     )
 
 
-def test_on_comment_without_parentheses_and_with_scopes_is_refused(router: Router) -> None:
+def test_on_comment_misuse_is_rejected(router: Router) -> None:
     with pytest.raises(ConfigError, match=r"write `@hooks.on_comment\(\)`, with parentheses"):
         router.on_comment(takes_the_event)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="`on_comment` takes no scopes"):
@@ -179,7 +177,7 @@ def test_on_comment_takes_no_action(router: Router) -> None:
         router.on_comment(action="update")  # type: ignore[call-arg]
 
 
-def test_generators_are_refused_as_they_would_never_run(router: Router) -> None:
+def test_generators_are_rejected(router: Router) -> None:
     def yields(event: HubEvent) -> Any:
         yield event
 
@@ -191,7 +189,7 @@ def test_generators_are_refused_as_they_would_never_run(router: Router) -> None:
             router.add(function, name="x")
 
 
-def test_async_handlers_are_told_from_sync_ones(router: Router) -> None:
+def test_async_handlers_are_recognised(router: Router) -> None:
     async def coroutine(event: HubEvent) -> None: ...
 
     class Asynchronous:
@@ -225,7 +223,7 @@ def test_a_predicate_must_be_a_plain_function(router: Router, when: Any) -> None
         router.add(takes_the_event, "repo", when=asynchronous, name="x")
 
 
-def test_a_wrong_class_or_criterion_is_refused_where_it_is_written(router: Router) -> None:
+def test_wrong_class_or_criterion_fails_at_its_line(router: Router) -> None:
     with pytest.raises(ConfigError):
         router.add(takes_the_event, int)  # type: ignore[arg-type]
     with pytest.raises(ConfigError):
@@ -252,7 +250,7 @@ def test_a_wrong_class_or_criterion_is_refused_where_it_is_written(router: Route
 
 
 @pytest.mark.parametrize("scope", ["disscussion", "disscussion.*"])
-def test_a_misspelt_scope_warns_at_the_line_that_has_it(router: Router, scope: str) -> None:
+def test_misspelt_scope_warns_at_its_line(router: Router, scope: str) -> None:
     expected = f"the Hub documents no scope `{scope}`; did you mean `discussion`?"
     for register in (router.on(scope), lambda f: router.add(f, scope)):
         with pytest.warns(UserWarning, match="documents no scope") as warned:
@@ -278,20 +276,18 @@ def test_a_misspelt_scope_warns_at_the_line_that_has_it(router: Router, scope: s
         ),
     ],
 )
-def test_a_misspelt_word_below_a_documented_one_warns(
-    router: Router, scope: str, hint: str
-) -> None:
+def test_misspelt_subscope_warns(router: Router, scope: str, hint: str) -> None:
     with pytest.warns(UserWarning, match="documents no scope") as warned:
         router.on(scope)(takes_the_event)
     assert [str(w.message) for w in warned] == [f"the Hub documents no scope `{scope}`; {hint}"]
 
 
-def test_a_misspelt_stem_is_recognised_on_its_own(router: Router) -> None:
+def test_misspelt_first_word_of_a_scope_warns(router: Router) -> None:
     with pytest.warns(UserWarning, match=r"no scope `repos\.\*`; did you mean `repo`\?"):
         router.on("repos.*")(takes_the_event)
 
 
-def test_a_scope_like_no_other_warns_with_all_there_are(router: Router) -> None:
+def test_unknown_scope_warns_with_all_scopes(router: Router) -> None:
     with pytest.warns(UserWarning, match=r"no scope `zzz`; it documents repo, repo\.content, "):
         router.on("zzz")(takes_the_event)
 
@@ -311,9 +307,7 @@ def takes_the_event(event: HubEvent) -> None: ...
 # ---- matching ---------------------------------------------------------------------------------
 
 
-def test_all_that_match_are_given_in_the_order_they_were_registered(
-    router: Router, event: Event
-) -> None:
+def test_matches_keep_the_order_of_registration(router: Router, event: Event) -> None:
     listening: dict[str, list[Any]] = {
         "content": ["repo.content"],
         "comments": ["discussion.comment"],
@@ -329,14 +323,14 @@ def test_all_that_match_are_given_in_the_order_they_were_registered(
     assert names(router, event("repo.create")) == ["all", "below repo"]
 
 
-def test_a_handler_registered_later_is_matched_too(router: Router, event: Event) -> None:
+def test_handler_registered_later_matches(router: Router, event: Event) -> None:
     router.add(takes_the_event, name="first")
     assert names(router, event("repo.create")) == ["first"]
     router.add(takes_the_event, name="second")
     assert names(router, event("repo.create")) == ["first", "second"]
 
 
-def test_several_decorators_are_alternatives_of_one_handler(router: Router, event: Event) -> None:
+def test_any_of_several_decorators_may_match(router: Router, event: Event) -> None:
     @router.on("repo.content")
     @router.on("repo.*")
     @router.on("discussion")
@@ -353,7 +347,7 @@ def test_several_decorators_are_alternatives_of_one_handler(router: Router, even
     assert handler.function is first
 
 
-def test_another_method_object_of_the_same_bot_is_the_same_handler(router: Router) -> None:
+def test_equal_bound_methods_are_one_handler(router: Router) -> None:
     class Bot:
         def reply(self, event: HubEvent) -> None: ...
 
@@ -365,9 +359,7 @@ def test_another_method_object_of_the_same_bot_is_the_same_handler(router: Route
     assert len(handler.rules) == 2
 
 
-def test_a_predicate_is_asked_only_about_what_the_criteria_let_through(
-    router: Router, event: Event
-) -> None:
+def test_predicate_is_called_only_after_the_criteria_match(router: Router, event: Event) -> None:
     asked: list[str] = []
 
     def asks(event: ContentEvent) -> bool:
@@ -384,16 +376,14 @@ def test_a_predicate_is_asked_only_about_what_the_criteria_let_through(
     assert len(asked) == 1
 
 
-def test_a_predicate_that_says_no_leaves_the_other_alternatives(
-    router: Router, event: Event
-) -> None:
+def test_false_predicate_does_not_affect_other_rules(router: Router, event: Event) -> None:
     router.add(takes_the_event, "repo", when=lambda _: False)
     assert names(router, event("repo.create")) == []
     router.add(takes_the_event, "repo", when=lambda _: True)
     assert names(router, event("repo.create")) == ["takes_the_event"]
 
 
-def test_a_predicate_that_raises_keeps_the_event_from_its_handler_alone(
+def test_raising_predicate_affects_only_its_handler(
     router: Router, event: Event, caplog: pytest.LogCaptureFixture
 ) -> None:
     router.add(takes_the_event, "repo", when=lambda _: 1 / 0, name="broken")
@@ -407,7 +397,7 @@ def test_a_predicate_that_raises_keeps_the_event_from_its_handler_alone(
 
 
 @pytest.mark.parametrize(
-    ("name", "is_heard"),
+    ("name", "matches"),
     [
         ("discussion.comment.create", True),
         ("discussion.create", True),
@@ -419,10 +409,10 @@ def test_a_predicate_that_raises_keeps_the_event_from_its_handler_alone(
     ],
 )
 def test_on_comment_matches_new_comments_and_opening_posts(
-    router: Router, event: Event, name: str, is_heard: bool
+    router: Router, event: Event, name: str, matches: bool
 ) -> None:
     router.on_comment()(takes_the_event)
-    assert names(router, event(name)) == ["takes_the_event"] * is_heard
+    assert names(router, event(name)) == ["takes_the_event"] * matches
 
 
 def test_on_comment_never_matches_a_hidden_comment(router: Router, event: Event) -> None:
@@ -434,13 +424,13 @@ def test_on_comment_never_matches_a_hidden_comment(router: Router, event: Event)
     assert asked == []
 
 
-def test_on_matches_hidden_comments_as_well(router: Router, event: Event) -> None:
+def test_on_matches_hidden_comments(router: Router, event: Event) -> None:
     router.on("discussion.comment")(takes_the_event)
     hidden = event("discussion.comment.create", comment__hidden=True)
     assert names(router, hidden) == ["takes_the_event"]
 
 
-def test_on_comment_takes_the_criteria_of_on(router: Router, event: Event) -> None:
+def test_on_comment_accepts_the_criteria_of_on(router: Router, event: Event) -> None:
     router.on_comment(mention="my-bot", when=lambda e: not e.is_opening_post, name="bot")(
         takes_the_event
     )
@@ -463,9 +453,7 @@ def test_each_handler_is_explained_in_a_line(router: Router, event: Event) -> No
     assert births == "`births` matches"
 
 
-def test_a_handler_that_matches_nothing_is_explained_by_all_its_decorators(
-    router: Router, event: Event
-) -> None:
+def test_explanation_covers_all_decorators(router: Router, event: Event) -> None:
     router.add(takes_the_event, "discussion", name="both")
     router.add(takes_the_event, "repo", when=lambda _: False, name="both")
     (line,) = router.explain(event("repo.create"))
@@ -473,11 +461,11 @@ def test_a_handler_that_matches_nothing_is_explained_by_all_its_decorators(
     assert line.endswith("; by another decorator: its `when` returned false")
 
 
-def test_a_router_without_handlers_says_so(router: Router, event: Event) -> None:
+def test_router_without_handlers_is_explained(router: Router, event: Event) -> None:
     assert router.explain(event("repo.create")) == ["no handler is registered"]
 
 
-def test_what_two_decorators_object_to_alike_is_said_once(router: Router, event: Event) -> None:
+def test_equal_reasons_of_two_decorators_appear_once(router: Router, event: Event) -> None:
     router.add(takes_the_event, "discussion", action="create", name="both")
     router.add(takes_the_event, "discussion", action="delete", name="both")
     router.add(takes_the_event, "discussion", action="delete", when=bool, name="both")
@@ -494,7 +482,7 @@ BOT = "6a00000000000000000000b0"
 
 
 @pytest.mark.parametrize("ignored", [BOT, ["1" * 24, BOT]])
-def test_ignored_authors_of_comments_are_not_heard(event: Event, ignored: Any) -> None:
+def test_comments_of_ignored_authors_do_not_match(event: Event, ignored: Any) -> None:
     router = Router(ignore_authors=ignored)
     router.add(takes_the_event)
     own = event("discussion.comment.create", comment__author__id=BOT)
@@ -505,14 +493,14 @@ def test_ignored_authors_of_comments_are_not_heard(event: Event, ignored: Any) -
     assert names(router, event("discussion.comment.create")) == ["takes_the_event"]
 
 
-def test_an_answer_in_the_bots_own_discussion_is_heard(event: Event) -> None:
+def test_reply_in_the_bots_discussion_matches(event: Event) -> None:
     router = Router(ignore_authors=[BOT])
     router.add(takes_the_event)
-    answer = event("discussion.comment.create", discussion__author__id=BOT)
-    assert names(router, answer) == ["takes_the_event"]
+    response = event("discussion.comment.create", discussion__author__id=BOT)
+    assert names(router, response) == ["takes_the_event"]
 
 
-def test_a_new_discussion_without_its_post_is_judged_by_its_own_author(event: Event) -> None:
+def test_discussion_without_a_post_uses_its_own_author(event: Event) -> None:
     router = Router(ignore_authors=[BOT])
     opened = event("discussion.create", discussion__author__id=BOT, comment=None)
     assert router.ignored_reason(opened)
@@ -520,18 +508,18 @@ def test_a_new_discussion_without_its_post_is_judged_by_its_own_author(event: Ev
 
 
 @pytest.mark.parametrize("name", ["discussion.update.closed", "repo.content.update"])
-def test_where_the_hub_does_not_say_who_acted_nobody_is_ignored(event: Event, name: str) -> None:
+def test_event_without_an_author_is_not_ignored(event: Event, name: str) -> None:
     router = Router(ignore_authors=[BOT])
     router.add(takes_the_event)
-    told = event(name, discussion__author__id=BOT) if "discussion" in name else event(name)
-    assert names(router, told) == ["takes_the_event"]
-    assert router.explain(told) == [
+    given = event(name, discussion__author__id=BOT) if "discussion" in name else event(name)
+    assert names(router, given) == ["takes_the_event"]
+    assert router.explain(given) == [
         "`ignore_authors` has no effect: the event does not name its author",
         "`takes_the_event` matches",
     ]
 
 
-def test_an_ignored_author_that_looks_like_a_login_warns_where_it_is_written() -> None:
+def test_ignored_author_that_looks_like_a_login_warns() -> None:
     expected = (
         "`my-bot` in `ignore_authors=` is not the id of a user, but perhaps a username; the id of "
         'a user has 24 hexadecimal digits; yours is `huggingface_hub.whoami()["id"]`'
@@ -544,7 +532,7 @@ def test_an_ignored_author_that_looks_like_a_login_warns_where_it_is_written() -
         assert warning.filename == __file__
 
 
-def test_an_author_that_looks_like_a_login_warns_where_it_is_written(router: Router) -> None:
+def test_author_that_looks_like_a_login_warns(router: Router) -> None:
     with pytest.warns(UserWarning, match="`my-bot` in `author=` is not the id of a user") as warned:
 
         @router.on_comment(author=(author for author in ["my-bot", BOT]))
@@ -557,12 +545,12 @@ def test_an_author_that_looks_like_a_login_warns_where_it_is_written(router: Rou
 @pytest.mark.parametrize(
     ("ids", "found"), [("", "an empty string"), (None, "NoneType"), ([None], "NoneType")]
 )
-def test_an_ignored_author_that_is_not_there_is_refused(ids: Any, found: str) -> None:
+def test_missing_ignored_author_is_rejected(ids: Any, found: str) -> None:
     with pytest.raises(ConfigError, match=f"takes the ids of users, not {found}; the id of a user"):
         Router(ignore_authors=ids)
 
 
-def test_a_comment_without_an_author_is_heard(event: Event) -> None:
+def test_comment_without_an_author_matches(event: Event) -> None:
     router = Router(ignore_authors=[BOT])
     router.add(takes_the_event)
     nobody = event("discussion.comment.create", comment__author=None)
@@ -579,9 +567,7 @@ def matching(event):
 """
 
 
-def test_a_script_that_is_executed_again_replaces_its_handlers(
-    router: Router, event: Event
-) -> None:
+def test_reexecuted_script_replaces_its_handlers(router: Router, event: Event) -> None:
     namespace = {"router": router, "__name__": "__main__"}
     run_script(SCRIPT.format(version=1), namespace)
     router.add(takes_the_event)
@@ -592,16 +578,14 @@ def test_a_script_that_is_executed_again_replaces_its_handlers(
     assert second.name == "takes_the_event"
 
 
-def test_a_script_that_is_executed_again_in_new_globals_replaces_its_handlers(
-    router: Router, event: Event
-) -> None:
+def test_script_in_new_globals_replaces_its_handlers(router: Router, event: Event) -> None:
     for version in (1, 2):
         run_script(SCRIPT.format(version=version), {"router": router, "__name__": "app"})
     (handler,) = router.match(event("repo.create"))
     assert handler.function(None) == 2
 
 
-def test_functions_made_inside_a_script_are_replaced_with_it(router: Router, event: Event) -> None:
+def test_nested_functions_of_a_script_are_replaced(router: Router, event: Event) -> None:
     source = """
 def register():
     @router.on("repo")
@@ -623,9 +607,7 @@ def wrapped_elsewhere(function: Callable[..., object]) -> Callable[..., object]:
     return wrapper
 
 
-def test_a_decorator_from_elsewhere_does_not_hide_where_a_function_was_written(
-    router: Router, event: Event
-) -> None:
+def test_foreign_decorator_keeps_the_place_of_a_function(router: Router, event: Event) -> None:
     script = SCRIPT.replace("def", "@wrapped\ndef")
     namespace = {"router": router, "wrapped": wrapped_elsewhere, "__name__": "app"}
     for version in (1, 2):
@@ -645,21 +627,21 @@ def test_a_decorator_from_elsewhere_does_not_hide_where_a_function_was_written(
     ],
     ids=["two definitions", "loop", "factory"],
 )
-def test_two_functions_of_one_name_in_one_run_are_a_mistake(router: Router, source: str) -> None:
+def test_two_functions_of_one_name_are_an_error(router: Router, source: str) -> None:
     source = source.replace("{version}", "1")
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         run_script(source, {"router": router, "__name__": "app"})
-    assert "app.py:2" in str(refused.value)
-    assert str(refused.value).startswith("two handlers are named `")
-    assert str(refused.value).endswith("give one of them another name with `name=`")
+    assert "app.py:2" in str(caught.value)
+    assert str(caught.value).startswith("two handlers are named `")
+    assert str(caught.value).endswith("give one of them another name with `name=`")
 
 
-def test_a_taken_name_is_refused_with_both_places(router: Router) -> None:
+def test_duplicate_name_is_rejected_with_both_places(router: Router) -> None:
     run_script(SCRIPT.format(version=1), {"router": router, "__name__": "one"})
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         router.add(takes_the_event, name="matching")
     line = takes_the_event.__code__.co_firstlineno
-    assert f"named `matching`: app.py:2 and {__file__}:{line};" in str(refused.value)
+    assert f"named `matching`: app.py:2 and {__file__}:{line};" in str(caught.value)
 
 
 def test_two_objects_of_one_class_need_two_names(router: Router) -> None:
@@ -671,7 +653,7 @@ def test_two_objects_of_one_class_need_two_names(router: Router) -> None:
         router.add(Bot().reply)
 
 
-def test_compiled_code_has_no_place_to_name(router: Router) -> None:
+def test_compiled_code_has_no_place(router: Router) -> None:
     router.add([].append, name="x")
     with pytest.raises(ConfigError, match=r"named `x`: compiled code and .*test_routing\.py:"):
         router.add(takes_the_event, name="x")
@@ -696,7 +678,7 @@ def test_handlers_are_listed_in_the_order_of_registration(router: Router) -> Non
 # ---- including --------------------------------------------------------------------------------
 
 
-def test_an_included_router_brings_its_handlers_after_ours(router: Router, event: Event) -> None:
+def test_included_handlers_come_after_own_handlers(router: Router, event: Event) -> None:
     other = Router()
     other.add(takes_the_event, "repo", name="theirs")
     router.add(takes_the_event, "repo", name="ours")
@@ -706,7 +688,7 @@ def test_an_included_router_brings_its_handlers_after_ours(router: Router, event
     assert names(other, event("repo.create")) == ["theirs", "too late"]
 
 
-def test_an_included_router_cannot_take_a_name(router: Router) -> None:
+def test_included_router_cannot_reuse_a_name(router: Router) -> None:
     other = Router()
     other.add(takes_nothing_special, name="taken")
     router.add(takes_the_event, name="taken")
@@ -717,7 +699,7 @@ def test_an_included_router_cannot_take_a_name(router: Router) -> None:
 def takes_nothing_special(event: HubEvent) -> None: ...
 
 
-def test_a_router_that_is_included_twice_counts_once(router: Router) -> None:
+def test_router_included_twice_counts_once(router: Router) -> None:
     other = Router()
     other.add(takes_the_event, "repo")
     other.on_unhandled(takes_the_event)
@@ -729,14 +711,14 @@ def test_a_router_that_is_included_twice_counts_once(router: Router) -> None:
     assert len(router.hooks_for("unhandled")) == 1
 
 
-def test_authors_that_an_included_router_ignores_are_ignored(router: Router, event: Event) -> None:
+def test_ignored_authors_of_an_included_router_apply(router: Router, event: Event) -> None:
     router.add(takes_the_event)
     router.include_router(Router(ignore_authors=BOT))
     assert router.match(event("discussion.comment.create", comment__author__id=BOT)) == []
     assert names(router, event("discussion.comment.create")) == ["takes_the_event"]
 
 
-def test_an_included_router_brings_its_hooks_after_ours(router: Router) -> None:
+def test_included_hooks_come_after_own_hooks(router: Router) -> None:
     def ours(event: HubEvent, context: RunContext, error: BaseException) -> None: ...
     def theirs(event: HubEvent, context: RunContext, error: BaseException) -> None: ...
 
@@ -751,10 +733,10 @@ def test_an_included_router_brings_its_hooks_after_ours(router: Router) -> None:
 # ---- hooks ------------------------------------------------------------------------------------
 
 
-def tells(event: object, context: object, error: object) -> None: ...
+def report_error(event: object, context: object, error: object) -> None: ...
 
 
-def test_hooks_are_listed_by_occasion_and_given_back_unchanged(router: Router) -> None:
+def test_hooks_are_listed_by_kind_and_unchanged(router: Router) -> None:
     class Bot:
         async def report(self, event: HubEvent, context: RunContext, error: object) -> None: ...
 
@@ -762,18 +744,18 @@ def test_hooks_are_listed_by_occasion_and_given_back_unchanged(router: Router) -
     assert not router.has_unhandled_hook
     assert router.on_unhandled(takes_the_event) is takes_the_event
     assert router.has_unhandled_hook
-    assert router.on_error(tells) is tells
+    assert router.on_error(report_error) is report_error
     router.on_error(bot.report)
     router.on_error(bot.report)
-    router.on_failure(tells)
+    router.on_failure(report_error)
     assert [hook.function for hook in router.hooks_for("unhandled")] == [takes_the_event]
     errors = router.hooks_for("error")
-    assert [hook.function for hook in errors] == [tells, bot.report]
+    assert [hook.function for hook in errors] == [report_error, bot.report]
     assert [hook.is_async for hook in errors] == [False, True]
-    assert [hook.function for hook in router.hooks_for("failure")] == [tells]
+    assert [hook.function for hook in router.hooks_for("failure")] == [report_error]
 
 
-def test_two_hooks_of_one_name_are_two(router: Router) -> None:
+def test_hooks_may_share_a_name(router: Router) -> None:
     seen: list[int] = []
     for number in (1, 2):
         router.on_unhandled(lambda _, number=number: seen.append(number))  # type: ignore[misc]
@@ -783,28 +765,28 @@ def test_two_hooks_of_one_name_are_two(router: Router) -> None:
 
 
 @pytest.mark.parametrize(
-    ("occasion", "function", "says"),
+    ("occasion", "function", "message"),
     [
         ("error", takes_the_event, "hook `takes_the_event` has the wrong parameters `(event)`"),
         ("error", takes_the_event, "; write `def hook(event, context, error)`"),
         ("failure", takes_nothing, "`on_failure` hook `takes_nothing` has the wrong parameters"),
-        ("unhandled", tells, "has the wrong parameters `(event, context, error)`; write "),
-        ("unhandled", tells, "write `def hook(event)`"),
+        ("unhandled", report_error, "has the wrong parameters `(event, context, error)`; write "),
+        ("unhandled", report_error, "write `def hook(event)`"),
         ("error", 3, "an `on_error` hook must be a function, not int"),
         ("unhandled", {}.update, "the parameters of `on_unhandled` hook `dict.update` cannot be"),
     ],
 )
-def test_what_cannot_be_called_as_a_hook_is_refused(
-    router: Router, occasion: str, function: Any, says: str
+def test_wrong_signature_of_a_hook_is_rejected(
+    router: Router, occasion: str, function: Any, message: str
 ) -> None:
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         getattr(router, f"on_{occasion}")(function)
-    assert says in str(refused.value)
+    assert message in str(caught.value)
     assert not router.hooks_for("error")
     assert not router.has_unhandled_hook
 
 
-def test_a_hook_that_yields_or_lacks_its_object_is_refused(router: Router) -> None:
+def test_generator_or_unbound_hook_is_rejected(router: Router) -> None:
     def yields(event: HubEvent) -> Any:
         yield event
 
@@ -817,7 +799,7 @@ def test_a_hook_that_yields_or_lacks_its_object_is_refused(router: Router) -> No
             def report(self, event: HubEvent) -> None: ...
 
 
-def test_a_script_that_is_executed_again_replaces_its_hooks(router: Router) -> None:
+def test_reexecuted_script_replaces_its_hooks(router: Router) -> None:
     script = """
 @router.on_error
 def tells(event, context, error):
@@ -827,7 +809,7 @@ router.on_error(lambda event, context, error: -{version})
 """
     namespace = {"router": router, "__name__": "__main__"}
     run_script(script.format(version=1), namespace)
-    router.on_error(tells)
+    router.on_error(report_error)
     run_script("# edited\n" + script.format(version=2), namespace)
     results = [hook.function(None, None, None) for hook in router.hooks_for("error")]
     assert results == [None, 2, -2]
@@ -852,19 +834,17 @@ router.on_error(lambda event, context, error: -{version})
         ({"concurrency": 1.5}, "a whole number from 1"),
     ],
 )
-def test_a_handler_cannot_be_run_in_ways_that_there_are_not(
-    options: dict[str, Any], right: str
-) -> None:
+def test_invalid_run_options_are_rejected(options: dict[str, Any], right: str) -> None:
     router = Router()
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         router.add(lambda event: None, name="matching", **options)
     ((name, value),) = options.items()
     what = f"`{name}={value!r}` of handler `matching` is not possible"
-    assert str(refused.value) == f"{what}; write {right}"
+    assert str(caught.value) == f"{what}; write {right}"
     assert router.handler("matching") is None
 
 
-def test_an_async_function_cannot_say_how_long_to_wait() -> None:
+def test_async_backoff_is_rejected() -> None:
     async def backoff(failures: int) -> float:
         return 1.0
 
@@ -872,13 +852,13 @@ def test_an_async_function_cannot_say_how_long_to_wait() -> None:
         Router().add(lambda event: None, name="matching", backoff=backoff)  # type: ignore[arg-type]
 
 
-def test_every_criterion_of_a_filter_and_every_option_can_be_given() -> None:
+def test_decorator_accepts_every_criterion_and_option() -> None:
     of_filters = set(inspect.signature(Filter).parameters) - {"scopes"}
     known = {*of_filters, *handlers.Policy.__slots__, "when", "name"}
     assert set(handlers.CRITERIA) == known
 
 
-def test_how_a_handler_runs_is_said_in_any_of_its_decorators() -> None:
+def test_any_decorator_may_set_run_options() -> None:
     router = Router()
 
     @router.on("repo", retries=2)
@@ -893,15 +873,15 @@ def test_how_a_handler_runs_is_said_in_any_of_its_decorators() -> None:
     assert (policy.timeout, policy.concurrency) == (5, 1)
 
 
-def test_two_decorators_must_not_disagree_on_how_a_handler_runs() -> None:
+def test_conflicting_run_options_are_rejected() -> None:
     router = Router()
 
     def matching(event: HubEvent) -> None: ...
 
     router.add(matching, "repo", name="matching", retries=1)
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         router.add(matching, "discussion", name="matching", retries=2)
-    assert str(refused.value) == (
+    assert str(caught.value) == (
         "handler `matching` has `retries=1` and `retries=2`: write the option in only one of its "
         "decorators"
     )

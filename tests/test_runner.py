@@ -1,4 +1,4 @@
-"""Handlers run after the answer: each on its own, on threads or on the loop."""
+"""Handlers run after the response, independently, on threads or on the loop."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
 
 
 class Bench:
-    """A worker with all it needs, and a way to give it work."""
+    """A worker with its router and store, and methods to submit deliveries."""
 
     def __init__(self, event: HubEvent, **options: Any) -> None:
         self.event = event
         self.router = Router()
-        self.log = SqliteStore(":memory:")
-        self.worker = WorkerService(self.router, self.log, **options)
+        self.store = SqliteStore(":memory:")
+        self.worker = WorkerService(self.router, self.store, **options)
         self.on = self.router.on
 
     def submit(self, delivery_id: str = "d1", *handlers: str) -> None:
         self.worker.start()
         names = handlers or tuple(h.name for h in self.router.match(self.event))
-        verdict = self.log.accept(delivery_id, self.event.raw, names)
-        self.worker.submit(AcceptedRuns(verdict.id, verdict.handlers, self.event))
+        result = self.store.accept(delivery_id, self.event.raw, names)
+        self.worker.submit(AcceptedRuns(result.id, result.handlers, self.event))
 
     def run(self, *delivery_ids: str, drain: float = PATIENCE) -> Delivery:
-        """Run deliveries to their end, on a loop of their own."""
+        """Run deliveries to their end, on a new loop."""
 
         async def serve() -> None:
             for delivery_id in delivery_ids or ("d1",):
@@ -52,15 +52,15 @@ class Bench:
             await self.worker.stop(drain)
 
         asyncio.run(serve())
-        return self.record()
+        return self.delivery()
 
-    def record(self, delivery_id: str = "d1") -> Delivery:
-        record = self.log.get(delivery_id)
-        assert record is not None
-        return record
+    def delivery(self, delivery_id: str = "d1") -> Delivery:
+        delivery = self.store.get(delivery_id)
+        assert delivery is not None
+        return delivery
 
     def states(self, delivery_id: str = "d1") -> dict[str, str]:
-        return {run.handler: run.state for run in self.record(delivery_id).runs}
+        return {run.handler: run.state for run in self.delivery(delivery_id).runs}
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def one_thread(event: Callable[..., HubEvent]) -> Bench:
 
 @pytest.fixture
 def wait_for_threads() -> Callable[[], list[threading.Thread]]:
-    """Wait for the threads that a test started, and give those that do not end."""
+    """Wait for the threads that a test started, and return those that do not end."""
     before = set(threading.enumerate())
 
     def wait() -> list[threading.Thread]:
@@ -119,9 +119,7 @@ def test_an_async_handler_runs_on_the_servers_loop(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_a_handler_without_the_delivery_is_given_the_event_alone(
-    bench: Bench, is_async: bool
-) -> None:
+def test_handler_without_context_gets_only_the_event(bench: Bench, is_async: bool) -> None:
     seen: list[tuple[object, ...]] = []
 
     def matching(*events: HubEvent) -> None:
@@ -135,7 +133,7 @@ def test_a_handler_without_the_delivery_is_given_the_event_alone(
     assert seen == [(bench.event,)]
 
 
-def test_partials_and_objects_run_as_what_they_are(bench: Bench) -> None:
+def test_partials_and_callable_objects_run(bench: Bench) -> None:
     seen: list[str] = []
 
     async def coroutine(word: str, event: HubEvent) -> None:
@@ -151,7 +149,7 @@ def test_partials_and_objects_run_as_what_they_are(bench: Bench) -> None:
     assert sorted(seen) == ["object", "partial"]
 
 
-def test_the_handler_is_looked_up_by_name_when_it_runs(bench: Bench) -> None:
+def test_handler_is_looked_up_by_name_at_the_run(bench: Bench) -> None:
     seen: list[str] = []
     script = "@on()\ndef matching(event): seen.append('{}')"
     for version in ("old", "new"):
@@ -166,7 +164,7 @@ def test_run_of_an_unknown_handler_stays_queued(
 ) -> None:
     bench.submit("d1", "gone")
     asyncio.run(bench.worker.stop(PATIENCE))
-    (run,) = bench.record().runs
+    (run,) = bench.delivery().runs
     assert (run.state, run.attempts) == ("queued", 0)
     (line,) = logged()
     assert line.startswith("1 run cannot start: this process has no handler `gone`. ")
@@ -181,7 +179,7 @@ class Broken(BaseException):
 
 @pytest.mark.parametrize("kind", [ValueError, SystemExit, GeneratorExit, Broken])
 @pytest.mark.parametrize("is_async", [False, True])
-def test_a_failure_stays_with_its_handler(
+def test_failure_affects_only_its_handler(
     bench: Bench, kind: type[BaseException], is_async: bool
 ) -> None:
     error = kind("too low")
@@ -206,13 +204,13 @@ def test_a_failure_stays_with_its_handler(
             "works": "succeeded",
             "works too": "succeeded",
         }
-    failed = bench.record().runs[0]
+    failed = bench.delivery().runs[0]
     assert failed.error.endswith(f"{kind.__name__}: too low")
     assert failed.traceback.startswith("Traceback (most recent call last):")
     assert "raise error" in failed.traceback
 
 
-def test_a_thread_outlives_whatever_a_handler_raises(
+def test_thread_survives_any_exception_of_a_handler(
     one_thread: Bench, logged: Callable[[], list[str]]
 ) -> None:
     @one_thread.on(name="matching")
@@ -221,12 +219,15 @@ def test_a_thread_outlives_whatever_a_handler_raises(
             raise KeyboardInterrupt
 
     one_thread.run("d1", "d2")
-    assert (one_thread.record("d1").state, one_thread.record("d2").state) == ("failed", "succeeded")
+    assert (one_thread.delivery("d1").state, one_thread.delivery("d2").state) == (
+        "failed",
+        "succeeded",
+    )
     assert logged()[0] == "handler `matching` failed on delivery `d1`"
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_a_failure_is_logged_once_with_name_delivery_and_traceback(
+def test_failure_is_logged_once_with_traceback(
     bench: Bench, is_async: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     error = ValueError("too low")
@@ -256,7 +257,7 @@ def test_a_failure_is_logged_once_with_name_delivery_and_traceback(
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_ignore_is_recorded_as_such_and_logged_in_one_line(
+def test_ignored_run_is_recorded_and_logged_briefly(
     bench: Bench, is_async: bool, logged: Callable[[], list[str]]
 ) -> None:
     def ignores(event: HubEvent) -> None:
@@ -301,7 +302,7 @@ def test_a_blocking_sync_handler_delays_no_other(bench: Bench) -> None:
     assert bench.states("d0") == dict.fromkeys(["blocks", "sync", "async"], "succeeded")
 
 
-def test_a_step_that_begins_before_its_wakers_thread_goes_on_is_not_the_last(bench: Bench) -> None:
+def test_wake_during_a_tick_is_not_lost(bench: Bench) -> None:
     ran: list[str] = []
 
     @bench.on(name="runs")
@@ -329,7 +330,7 @@ def test_a_step_that_begins_before_its_wakers_thread_goes_on_is_not_the_last(ben
         loop.call_soon_threadsafe = overtaken  # type: ignore[method-assign, assignment]
         await wake()
         loop.call_soon_threadsafe = call_soon  # type: ignore[method-assign]
-        bench.log.accept("d1", bench.event.raw, ("runs",))
+        bench.store.accept("d1", bench.event.raw, ("runs",))
         await wake()
         while not ran:
             await asyncio.sleep(0)
@@ -338,19 +339,19 @@ def test_a_step_that_begins_before_its_wakers_thread_goes_on_is_not_the_last(ben
     assert ran == ["d1"]
 
 
-def test_only_so_many_sync_handlers_run_at_once_and_the_rest_after_them(one_thread: Bench) -> None:
+def test_number_of_parallel_sync_handlers_is_limited(one_thread: Bench) -> None:
     seen: list[threading.Thread] = []
-    all_came = threading.Event()
+    all_started = threading.Event()
 
     @one_thread.on(name="matching")
     def matching(event: HubEvent) -> None:
-        assert all_came.wait(PATIENCE)
+        assert all_started.wait(PATIENCE)
         seen.append(threading.current_thread())
 
     async def serve() -> None:
         for delivery_id in ("d1", "d2", "d3"):
             one_thread.submit(delivery_id)
-        all_came.set()
+        all_started.set()
         await one_thread.worker.stop(PATIENCE)
 
     asyncio.run(serve())
@@ -358,7 +359,7 @@ def test_only_so_many_sync_handlers_run_at_once_and_the_rest_after_them(one_thre
     assert len(set(seen)) == 1
 
 
-def test_a_thread_is_used_again_and_ends_with_the_runner(bench: Bench) -> None:
+def test_thread_is_reused_and_ends_with_the_worker(bench: Bench) -> None:
     seen: list[threading.Thread] = []
 
     @bench.on(name="matching")
@@ -368,12 +369,12 @@ def test_a_thread_is_used_again_and_ends_with_the_runner(bench: Bench) -> None:
     async def serve() -> None:
         for number in range(10):
             bench.submit(f"d{number}")
-            while bench.record(f"d{number}").state != "succeeded":
+            while bench.delivery(f"d{number}").state != "succeeded":
                 await asyncio.sleep(0)
         await bench.worker.stop()
 
     asyncio.run(serve())
-    # The second one begins where the first has recorded its end but not taken its place yet.
+    # The second run may start before the thread of the first one is free again.
     assert len(set(seen)) <= 2
     for thread in seen:
         thread.join(PATIENCE)
@@ -384,9 +385,9 @@ def test_a_thread_is_used_again_and_ends_with_the_runner(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_hooks_are_told_of_a_handler_that_raised(bench: Bench, is_async: bool) -> None:
+def test_error_hooks_are_called_after_a_failure(bench: Bench, is_async: bool) -> None:
     error = ValueError("too low")
-    told: list[tuple[str, tuple[Any, ...], bool]] = []
+    called: list[tuple[str, tuple[Any, ...], bool]] = []
 
     def fails(event: HubEvent) -> None:
         raise error
@@ -396,26 +397,26 @@ def test_hooks_are_told_of_a_handler_that_raised(bench: Bench, is_async: bool) -
 
     @bench.router.on_error
     def on_error(*arguments: Any) -> None:
-        told.append(("error", arguments, threading.current_thread() is threading.main_thread()))
+        called.append(("error", arguments, threading.current_thread() is threading.main_thread()))
 
     @bench.router.on_failure
     async def on_failure(*arguments: Any) -> None:
-        told.append(("failure", arguments, threading.current_thread() is threading.main_thread()))
+        called.append(("failure", arguments, threading.current_thread() is threading.main_thread()))
 
     bench.router.add(fails_too if is_async else fails, name="fails")
     assert bench.run().state == "failed"
-    assert sorted((occasion, on_loop) for occasion, _, on_loop in told) == [
+    assert sorted((occasion, on_loop) for occasion, _, on_loop in called) == [
         ("error", False),
         ("failure", True),
     ]
-    for _, (event, context, raised), _ in told:
+    for _, (event, context, raised), _ in called:
         assert event is bench.event
         assert (context.id, context.handler, context.attempt) == ("d1", "fails", 1)
         assert raised is error
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_hooks_are_not_told_of_what_went_well_or_was_ignored(bench: Bench, is_async: bool) -> None:
+def test_error_hooks_are_not_called_without_a_failure(bench: Bench, is_async: bool) -> None:
     def works(event: HubEvent) -> None: ...
 
     async def works_too(event: HubEvent) -> None: ...
@@ -426,23 +427,23 @@ def test_hooks_are_not_told_of_what_went_well_or_was_ignored(bench: Bench, is_as
     async def ignores_too(event: HubEvent) -> None:
         raise Ignore
 
-    told: list[object] = []
-    bench.router.on_error(lambda *arguments: told.append(arguments))
-    bench.router.on_failure(lambda *arguments: told.append(arguments))
-    bench.router.on_unhandled(told.append)
+    called: list[object] = []
+    bench.router.on_error(lambda *arguments: called.append(arguments))
+    bench.router.on_failure(lambda *arguments: called.append(arguments))
+    bench.router.on_unhandled(called.append)
     bench.router.add(works_too if is_async else works)
     bench.router.add(ignores_too if is_async else ignores)
     bench.run()
     assert sorted(bench.states().values()) == ["ignored", "succeeded"]
-    assert told == []
+    assert called == []
 
 
-def test_the_failure_is_on_record_before_a_hook_is_told(bench: Bench) -> None:
+def test_failure_is_stored_before_a_hook_is_called(bench: Bench) -> None:
     seen: list[str] = []
 
     @bench.router.on_failure
     def reports(event: HubEvent, context: RunContext, error: BaseException) -> None:
-        seen.append(bench.record(context.id).run(context.handler).error)
+        seen.append(bench.delivery(context.id).run(context.handler).error)
 
     @bench.on(name="fails")
     def fails(event: HubEvent) -> None:
@@ -453,10 +454,8 @@ def test_the_failure_is_on_record_before_a_hook_is_told(bench: Bench) -> None:
     assert seen == ["ValueError: too low"]
 
 
-def test_a_failing_hook_disturbs_nobody_and_is_not_told_of_itself(
-    bench: Bench, caplog: pytest.LogCaptureFixture
-) -> None:
-    told: list[str] = []
+def test_failing_hook_affects_no_other_hook(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    called: list[str] = []
 
     @bench.on(name="fails")
     def fails(event: HubEvent) -> None:
@@ -476,12 +475,12 @@ def test_a_failing_hook_disturbs_nobody_and_is_not_told_of_itself(
 
     @bench.router.on_error
     def whole(event: HubEvent, context: RunContext, error: BaseException) -> None:
-        told.append(context.id)
+        called.append(context.id)
 
     bench.run("d1", "d2")
-    assert sorted(told) == ["d1", "d2"]
+    assert sorted(called) == ["d1", "d2"]
     complaints = {r.getMessage(): r.exc_info and r.exc_info[0] for r in caplog.records}
-    here = "test_a_failing_hook_disturbs_nobody_and_is_not_told_of_itself.<locals>."
+    here = "test_failing_hook_affects_no_other_hook.<locals>."
     assert complaints == {
         **{
             f"`on_error` hook `{here}{name}` failed on delivery `{delivery_id}`": kind
@@ -516,16 +515,16 @@ def test_a_blocking_hook_delays_no_other(bench: Bench) -> None:
     assert release.is_set()
 
 
-def test_the_hooks_for_the_unhandled_are_told_of_work_without_handlers(bench: Bench) -> None:
-    told: list[tuple[object, bool]] = []
+def test_unhandled_hooks_are_called_without_handlers(bench: Bench) -> None:
+    called: list[tuple[object, bool]] = []
 
     @bench.router.on_unhandled
     def tells(event: HubEvent) -> None:
-        told.append((event, threading.current_thread() is threading.main_thread()))
+        called.append((event, threading.current_thread() is threading.main_thread()))
 
     @bench.router.on_unhandled
     async def tells_too(event: HubEvent) -> None:
-        told.append((event, threading.current_thread() is threading.main_thread()))
+        called.append((event, threading.current_thread() is threading.main_thread()))
 
     bench.router.on_error(lambda *_: pytest.fail("nothing failed"))
 
@@ -534,10 +533,10 @@ def test_the_hooks_for_the_unhandled_are_told_of_work_without_handlers(bench: Be
         await bench.worker.stop(PATIENCE)
 
     asyncio.run(serve())
-    assert sorted(told, key=str) == sorted([(bench.event, False), (bench.event, True)], key=str)
+    assert sorted(called, key=str) == sorted([(bench.event, False), (bench.event, True)], key=str)
 
 
-def test_stopping_waits_for_hooks_and_cancels_those_that_stay(
+def test_shutdown_waits_for_hooks_then_cancels_them(
     bench: Bench, logged: Callable[[], list[str]]
 ) -> None:
     ended: list[str] = []
@@ -547,10 +546,10 @@ def test_stopping_waits_for_hooks_and_cancels_those_that_stay(
         await asyncio.Event().wait()
 
     @bench.router.on_failure
-    async def told_at_the_end(event: HubEvent, context: RunContext, error: BaseException) -> None:
+    async def reports(event: HubEvent, context: RunContext, error: BaseException) -> None:
         assert isinstance(error, asyncio.CancelledError)
         await asyncio.sleep(0)
-        ended.append("told")
+        ended.append("reported")
 
     @bench.router.on_failure
     async def stays_too(event: HubEvent, context: RunContext, error: BaseException) -> None:
@@ -570,18 +569,18 @@ def test_stopping_waits_for_hooks_and_cancels_those_that_stay(
         bench.submit()
         bench.worker.submit(AcceptedRuns("d2", (), bench.event))
         await bench.worker.stop(0.01)
-        assert sorted(ended) == ["cancelled", "cancelled, too", "told"]
+        assert sorted(ended) == ["cancelled", "cancelled, too", "reported"]
 
     asyncio.run(serve())
     assert [line for line in logged() if "`on_unhandled` hook" in line]
 
 
-def test_a_hook_is_told_of_a_handler_that_outlived_the_stop(
+def test_hook_is_called_for_a_handler_that_outlives_shutdown(
     bench: Bench,
     logged: Callable[[], list[str]],
     wait_for_threads: Callable[[], list[threading.Thread]],
 ) -> None:
-    begun, release, told = threading.Event(), threading.Event(), threading.Event()
+    begun, release, called = threading.Event(), threading.Event(), threading.Event()
 
     @bench.on(name="stuck")
     def stuck(event: HubEvent) -> None:
@@ -595,7 +594,7 @@ def test_a_hook_is_told_of_a_handler_that_outlived_the_stop(
 
     @bench.router.on_failure
     def reports(*arguments: object) -> None:
-        told.set()
+        called.set()
 
     async def serve() -> None:
         bench.submit()
@@ -604,43 +603,43 @@ def test_a_hook_is_told_of_a_handler_that_outlived_the_stop(
 
     asyncio.run(serve())
     release.set()
-    assert told.wait(PATIENCE)
+    assert called.wait(PATIENCE)
     assert bench.states() == {"stuck": "failed"}
     assert wait_for_threads() == []
     (line,) = [line for line in logged() if "has_no_loop_any_more" in line]
     assert line.endswith(": the server stopped before the handler finished")
 
 
-# ---- a loop of their own ----------------------------------------------------------------------
+# ---- dedicated loop ---------------------------------------------------------------------------
 
 
 @pytest.fixture
-def own(event: Callable[..., HubEvent]) -> Bench:
+def dedicated(event: Callable[..., HubEvent]) -> Bench:
     return Bench(event("repo.content.update"), handler_loop="dedicated")
 
 
-def test_async_handlers_and_hooks_can_run_on_a_loop_of_their_own(own: Bench) -> None:
+def test_async_handlers_and_hooks_can_use_a_dedicated_loop(dedicated: Bench) -> None:
     seen: dict[str, tuple[object, threading.Thread]] = {}
 
     def note(name: str) -> None:
         seen[name] = (asyncio.get_running_loop(), threading.current_thread())
 
-    @own.on(name="handler")
+    @dedicated.on(name="handler")
     async def fails(event: HubEvent) -> None:
         note("handler")
         raise ValueError
 
-    @own.on(name="sync")
+    @dedicated.on(name="sync")
     def fails_too(event: HubEvent) -> None:
         raise ValueError
 
-    @own.router.on_error
+    @dedicated.router.on_error
     async def on_error(event: HubEvent, context: RunContext, error: BaseException) -> None:
         note(f"after {context.handler}")
 
     async def serve() -> None:
-        own.submit()
-        await own.worker.stop(PATIENCE)
+        dedicated.submit()
+        await dedicated.worker.stop(PATIENCE)
         note("server")
 
     asyncio.run(serve())
@@ -652,37 +651,37 @@ def test_async_handlers_and_hooks_can_run_on_a_loop_of_their_own(own: Bench) -> 
     assert thread.daemon
 
 
-def test_a_blocking_async_handler_leaves_the_servers_loop_alone(own: Bench) -> None:
+def test_blocking_handler_on_dedicated_loop_leaves_the_server_free(dedicated: Bench) -> None:
     release = threading.Event()
 
-    @own.on(name="blocks")
+    @dedicated.on(name="blocks")
     async def blocks(event: HubEvent) -> None:
         assert release.wait(PATIENCE)
 
     async def serve() -> None:
-        own.submit()
-        while own.states() != {"blocks": "running"}:
+        dedicated.submit()
+        while dedicated.states() != {"blocks": "running"}:
             await asyncio.sleep(0)
         release.set()
-        await own.worker.stop(PATIENCE)
+        await dedicated.worker.stop(PATIENCE)
 
     asyncio.run(serve())
-    assert own.states() == {"blocks": "succeeded"}
+    assert dedicated.states() == {"blocks": "succeeded"}
 
 
-def test_what_stays_on_the_own_loop_is_cancelled_and_the_thread_ends(
-    own: Bench, wait_for_threads: Callable[[], list[threading.Thread]]
+def test_tasks_on_the_dedicated_loop_are_cancelled_at_shutdown(
+    dedicated: Bench, wait_for_threads: Callable[[], list[threading.Thread]]
 ) -> None:
     cleaned_up: list[str] = []
 
-    @own.on(name="sleeps")
+    @dedicated.on(name="sleeps")
     async def sleeps(event: HubEvent) -> None:
         try:
             await asyncio.Event().wait()
         finally:
             cleaned_up.append("handler")
 
-    @own.on(name="leaves a task")
+    @dedicated.on(name="leaves a task")
     async def leaves(event: HubEvent) -> None:
         async def left_behind() -> None:
             try:
@@ -694,48 +693,51 @@ def test_what_stays_on_the_own_loop_is_cancelled_and_the_thread_ends(
         await asyncio.sleep(0)
 
     left: list[asyncio.Task[None]] = []
-    own.run(drain=0.01)
-    assert own.states() == {"sleeps": "failed", "leaves a task": "succeeded"}
+    dedicated.run(drain=0.01)
+    assert dedicated.states() == {"sleeps": "failed", "leaves a task": "succeeded"}
     assert cleaned_up == ["handler", "task"]
     assert wait_for_threads() == []
 
 
 @pytest.mark.slow
-def test_a_blocked_own_loop_does_not_keep_the_runner_from_stopping(
-    own: Bench, wait_for_threads: Callable[[], list[threading.Thread]]
+def test_blocked_dedicated_loop_does_not_block_shutdown(
+    dedicated: Bench, wait_for_threads: Callable[[], list[threading.Thread]]
 ) -> None:
     begun, release = threading.Event(), threading.Event()
 
-    @own.on(name="blocks")
+    @dedicated.on(name="blocks")
     async def blocks(event: HubEvent) -> None:
         begun.set()
         assert release.wait(PATIENCE)
 
     async def serve() -> None:
-        own.submit()
+        dedicated.submit()
         assert begun.wait(PATIENCE)
-        await own.worker.stop(0.01)
-        assert own.states() == {"blocks": "running"}
+        await dedicated.worker.stop(0.01)
+        assert dedicated.states() == {"blocks": "running"}
 
     asyncio.run(serve())
-    own.router.add(lambda _: None, name="later")
-    # A later start is not held up by it, and it ends once it can.
-    own.submit("d2", "later")
-    asyncio.run(own.worker.stop(PATIENCE))
-    assert own.states("d2") == {"later": "succeeded"}
-    assert own.states() == {"blocks": "running"}
+    dedicated.router.add(lambda _: None, name="later")
+    # It does not delay a later run, and ends as soon as it can.
+    dedicated.submit("d2", "later")
+    asyncio.run(dedicated.worker.stop(PATIENCE))
+    assert dedicated.states("d2") == {"later": "succeeded"}
+    assert dedicated.states() == {"blocks": "running"}
     release.set()
     assert wait_for_threads() == []
 
 
-def test_the_own_loop_outlives_whatever_a_handler_raises(own: Bench) -> None:
-    @own.on(name="matching")
+def test_dedicated_loop_survives_any_exception_of_a_handler(dedicated: Bench) -> None:
+    @dedicated.on(name="matching")
     async def matching(event: HubEvent, context: RunContext) -> None:
         if context.id == "d1":
             raise KeyboardInterrupt
 
-    own.run("d1", "d2")
-    assert (own.record("d1").state, own.record("d2").state) == ("failed", "succeeded")
+    dedicated.run("d1", "d2")
+    assert (dedicated.delivery("d1").state, dedicated.delivery("d2").state) == (
+        "failed",
+        "succeeded",
+    )
 
 
 async def stop_the_loop() -> None:
@@ -761,8 +763,8 @@ async def cancel_all_others() -> None:
     ("stop", "other"),
     [(stop_the_loop, "succeeded"), (exit_in_a_task, "succeeded"), (cancel_all_others, "failed")],
 )
-def test_the_own_loop_and_what_else_runs_on_it_outlives_a_handler_that_stops_it(
-    own: Bench,
+def test_dedicated_loop_survives_a_handler_that_stops_it(
+    dedicated: Bench,
     stop: Callable[[], Awaitable[None]],
     other: str,
     wait_for_threads: Callable[[], list[threading.Thread]],
@@ -771,12 +773,12 @@ def test_the_own_loop_and_what_else_runs_on_it_outlives_a_handler_that_stops_it(
     loops: list[object] = []
     stopped = threading.Event()
 
-    @own.on(name="waits")
+    @dedicated.on(name="waits")
     async def waits(event: HubEvent) -> None:
         while not stopped.is_set():
             await asyncio.sleep(0)
 
-    @own.on(name="stops")
+    @dedicated.on(name="stops")
     async def stops(event: HubEvent) -> None:
         loops.append(asyncio.get_running_loop())
         if not stopped.is_set():
@@ -786,22 +788,22 @@ def test_the_own_loop_and_what_else_runs_on_it_outlives_a_handler_that_stops_it(
 
     async def serve() -> None:
         for delivery_id in ("d1", "d2"):
-            own.submit(delivery_id)
-            while own.record(delivery_id).is_open:
+            dedicated.submit(delivery_id)
+            while dedicated.delivery(delivery_id).is_open:
                 await asyncio.sleep(0)
-        await own.worker.stop(PATIENCE)
+        await dedicated.worker.stop(PATIENCE)
 
     asyncio.run(serve())
-    assert own.states("d1") == {"waits": other, "stops": "succeeded"}
-    assert own.states("d2") == {"waits": "succeeded", "stops": "succeeded"}
-    assert [run.attempts for run in own.record().runs] == [1, 1]
+    assert dedicated.states("d1") == {"waits": other, "stops": "succeeded"}
+    assert dedicated.states("d2") == {"waits": "succeeded", "stops": "succeeded"}
+    assert [run.attempts for run in dedicated.delivery().runs] == [1, 1]
     assert loops[0] is loops[1]
-    told = [line for line in logged() if line.startswith("a handler stopped the event loop")]
-    assert len(told) == (other == "succeeded")
+    called = [line for line in logged() if line.startswith("a handler stopped the event loop")]
+    assert len(called) == (other == "succeeded")
     assert wait_for_threads() == []
 
 
-def test_a_preference_counts_only_where_nothing_was_chosen(event: Callable[..., HubEvent]) -> None:
+def test_preferred_loop_applies_only_without_a_choice(event: Callable[..., HubEvent]) -> None:
     seen: dict[object, bool] = {}
     for chosen in (None, "server", "dedicated"):
         bench = Bench(event("repo.create"), handler_loop=chosen)
@@ -815,14 +817,14 @@ def test_a_preference_counts_only_where_nothing_was_chosen(event: Callable[..., 
     assert seen == {None: False, "server": True, "dedicated": False}
 
 
-def test_a_loop_that_does_not_exist_is_refused(event: Callable[..., HubEvent]) -> None:
-    with pytest.raises(ConfigError) as refused:
+def test_unknown_loop_is_rejected(event: Callable[..., HubEvent]) -> None:
+    with pytest.raises(ConfigError) as caught:
         Bench(event("repo.create"), handler_loop="main")
     expected = '`handler_loop=\'main\'` is not a choice; write "server" or "dedicated"'
-    assert str(refused.value) == expected
+    assert str(caught.value) == expected
 
 
-def test_without_a_servers_loop_async_handlers_have_their_own(bench: Bench) -> None:
+def test_without_a_server_loop_async_handlers_use_a_dedicated_one(bench: Bench) -> None:
     @bench.on(name="matching")
     async def matching(event: HubEvent) -> None: ...
 
@@ -831,7 +833,7 @@ def test_without_a_servers_loop_async_handlers_have_their_own(bench: Bench) -> N
     assert bench.states() == {"matching": "succeeded"}
 
 
-def test_without_threads_sync_handlers_run_where_they_are_submitted(
+def test_inline_sync_handlers_run_on_the_submitting_thread(
     event: Callable[..., HubEvent],
 ) -> None:
     bench = Bench(event("repo.create"), inline=True)
@@ -851,7 +853,7 @@ def test_without_threads_sync_handlers_run_where_they_are_submitted(
 # ---- stopping and starting ----------------------------------------------------------------------
 
 
-def test_stopping_waits_for_the_handlers_that_run(bench: Bench) -> None:
+def test_shutdown_waits_for_running_handlers(bench: Bench) -> None:
     stopping = threading.Event()
 
     @bench.on(name="sync")
@@ -872,7 +874,7 @@ def test_stopping_waits_for_the_handlers_that_run(bench: Bench) -> None:
     asyncio.run(serve())
 
 
-def test_what_does_not_end_in_time_is_left_or_cancelled(
+def test_slow_handlers_are_abandoned_or_cancelled_at_shutdown(
     bench: Bench, logged: Callable[[], list[str]]
 ) -> None:
     release = threading.Event()
@@ -892,12 +894,12 @@ def test_what_does_not_end_in_time_is_left_or_cancelled(
     bench.run(drain=0.01)
     assert cleaned_up == [True]
     assert bench.states() == {"sync": "running", "async": "failed"}
-    assert "the server stopped before the handler finished" in bench.record().runs[1].error
+    assert "the server stopped before the handler finished" in bench.delivery().runs[1].error
     assert logged()[0] == "stopped with handlers still running after 0.01 s"
     release.set()
 
 
-def test_a_handler_cancelled_before_it_began_has_failed(bench: Bench) -> None:
+def test_handler_cancelled_before_its_start_fails(bench: Bench) -> None:
     @bench.on(name="async")
     async def matching(event: HubEvent) -> None:
         pytest.fail("it never ran")
@@ -908,14 +910,14 @@ def test_a_handler_cancelled_before_it_began_has_failed(bench: Bench) -> None:
             task.cancel()
 
     asyncio.run(serve())
-    (run,) = bench.record().runs
+    (run,) = bench.delivery().runs
     assert run.state == "failed"
     assert run.error == "the server stopped before the handler finished"
-    # And nobody waits for it later.
+    # A later stop does not wait for it either.
     asyncio.run(bench.worker.stop(PATIENCE))
 
 
-def test_a_task_is_let_go_once_it_ended(bench: Bench) -> None:
+def test_ended_task_is_freed(bench: Bench) -> None:
     tasks: list[weakref.ref[object]] = []
 
     @bench.on(name="async")
@@ -927,7 +929,7 @@ def test_a_task_is_let_go_once_it_ended(bench: Bench) -> None:
     assert [task() for task in tasks] == [None]
 
 
-def test_what_a_loop_left_behind_when_it_closed_is_not_touched(
+def test_tasks_of_a_closed_loop_are_not_touched(
     bench: Bench, logged: Callable[[], list[str]]
 ) -> None:
     @bench.on(name="async")
@@ -942,16 +944,16 @@ def test_what_a_loop_left_behind_when_it_closed_is_not_touched(
     closed.run_until_complete(serve())
     closed.close()
     asyncio.run(bench.worker.stop(0.01))
-    assert bench.record().state == "running"
-    # It ends as garbage, where taking a lock or writing a log could stop the process.
+    assert bench.delivery().state == "running"
+    # The garbage collector ends it. To take a lock or to log there could stop the process.
     lines = logged()
     del bench.worker
     gc.collect()
-    assert bench.record().state == "running"
+    assert bench.delivery().state == "running"
     assert logged() == lines
 
 
-def test_a_stopped_runner_can_be_started_on_another_loop(bench: Bench) -> None:
+def test_stopped_worker_can_start_on_another_loop(bench: Bench) -> None:
     loops: list[object] = []
 
     @bench.on(name="async")
@@ -968,7 +970,7 @@ def test_a_stopped_runner_can_be_started_on_another_loop(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("loop", ["server", "dedicated"])
-def test_stopping_twice_at_once_is_no_mistake(
+def test_concurrent_stops_are_allowed(
     event: Callable[..., HubEvent],
     loop: str,
     wait_for_threads: Callable[[], list[threading.Thread]],
@@ -990,11 +992,11 @@ def test_stopping_twice_at_once_is_no_mistake(
     assert wait_for_threads() == []
 
 
-def test_stopping_what_never_started_is_no_mistake(bench: Bench) -> None:
+def test_stop_without_a_start_is_allowed(bench: Bench) -> None:
     asyncio.run(bench.worker.stop())
 
 
-def test_a_stuck_sync_handler_does_not_hold_up_the_end_of_the_process() -> None:
+def test_stuck_sync_handler_does_not_delay_process_exit() -> None:
     script = """
 import asyncio, threading
 from hubhooks._core import HubEvent
@@ -1004,7 +1006,7 @@ from hubhooks.models import AcceptedRuns
 from hubhooks.routing import Router
 from hubhooks._worker.service import WorkerService
 
-router, log, begun = Router(), SqliteStore(":memory:"), threading.Event()
+router, store, begun = Router(), SqliteStore(":memory:"), threading.Event()
 
 @router.on()
 def stuck(event):
@@ -1012,10 +1014,10 @@ def stuck(event):
     threading.Event().wait()
 
 async def serve():
-    worker = WorkerService(router, log)
+    worker = WorkerService(router, store)
     worker.start()
     event = HubEvent.from_json(compact(sample_json("repo.create")))
-    worker.submit(AcceptedRuns(log.accept("d1", event.raw, ["stuck"]).id, ("stuck",), event))
+    worker.submit(AcceptedRuns(store.accept("d1", event.raw, ["stuck"]).id, ("stuck",), event))
     assert begun.wait(30)
     await worker.stop(0.01)
 

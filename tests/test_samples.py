@@ -1,4 +1,4 @@
-"""The samples are what the Hub documents, agree with each other, and can be changed."""
+"""The samples match the documentation of the Hub and each other, and can be changed."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def members(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def identities(body: dict[str, Any]) -> Iterator[tuple[str, Hashable]]:
-    """Give each id of a body together with the one thing it stands for."""
+    """Return each id of a body with the object that it identifies."""
     repo, webhook = body["repo"], body["webhook"]
     yield repo["id"], ("repo", repo["type"], repo["name"])
     yield webhook["id"], ("webhook", webhook["version"])
@@ -105,14 +105,14 @@ def test_every_documented_event_has_a_sample_and_no_other() -> None:
     assert {scope_and_action(body) for body in VERSION_3.values()} == DOCUMENTED
 
 
-def test_every_repo_type_and_every_action_of_version_2_has_a_sample() -> None:
+def test_every_repo_type_and_action_has_a_sample() -> None:
     version_2 = [body for name, body in SAMPLES.items() if name not in VERSION_3]
     assert {body["repo"]["type"] for body in SAMPLES.values()} == set(WEB_PREFIXES)
     assert {body["event"] for body in version_2} == {"add", "remove", "update", "move"}
 
 
 @every_sample
-def test_the_file_is_printed_plainly(name: str) -> None:
+def test_samples_file_has_a_plain_format(name: str) -> None:
     text = (resources.files("hubhooks") / "samples" / f"{name}.json").read_text(encoding="utf-8")
     assert text == json.dumps(SAMPLES[name], indent=2) + "\n"
 
@@ -130,7 +130,7 @@ def test_ids_and_hashes_are_well_formed(name: str) -> None:
 
 
 @every_version_3_sample
-def test_fields_are_there_when_the_hub_sends_them(name: str) -> None:
+def test_samples_have_the_fields_of_the_hub(name: str) -> None:
     body = VERSION_3[name]
     scope, action = scope_and_action(body)
     repo = body["repo"]
@@ -156,7 +156,7 @@ def test_a_hidden_comment_has_no_content_and_a_pull_request_has_changes(name: st
 
 
 @every_version_3_sample
-def test_addresses_follow_from_the_names(name: str) -> None:
+def test_urls_follow_from_the_names(name: str) -> None:
     body = VERSION_3[name]
     repo = body["repo"]
     web = f"https://huggingface.co/{WEB_PREFIXES[repo['type']]}{repo['name']}"
@@ -170,7 +170,7 @@ def test_addresses_follow_from_the_names(name: str) -> None:
         assert comment["url"] == {"web": f"{web}#{comment['id']}"}
 
 
-def test_an_id_stands_for_one_thing_and_a_thing_has_one_id() -> None:
+def test_ids_and_objects_correspond() -> None:
     things, ids = defaultdict(set), defaultdict(set)
     for body in SAMPLES.values():
         for identifier, thing in identities(body):
@@ -180,7 +180,7 @@ def test_an_id_stands_for_one_thing_and_a_thing_has_one_id() -> None:
     assert [found for found in ids.values() if len(found) > 1] == []
 
 
-def test_no_two_samples_are_the_same() -> None:
+def test_samples_are_different() -> None:
     assert len({compact(body) for body in SAMPLES.values()}) == len(NAMES)
     assert len({describe(body) for body in SAMPLES.values()}) > len(NAMES) // 2
 
@@ -218,7 +218,7 @@ def test_every_call_gives_a_new_dict() -> None:
 
 
 @pytest.mark.parametrize("name", ["repo.creat", "../errors", ""])
-def test_an_unknown_name_is_answered_with_the_nearest(name: str) -> None:
+def test_unknown_name_suggests_the_nearest(name: str) -> None:
     with pytest.raises(ConfigError, match=r"there is no sample `.*`; the nearest are `"):
         sample_json(name)
 
@@ -263,7 +263,7 @@ def test_the_nearest_name_comes_first() -> None:
         ),
     ],
 )
-def test_the_description_is_read_off_the_body(name: str, expected: str) -> None:
+def test_description_is_derived_from_the_body(name: str, expected: str) -> None:
     assert describe(SAMPLES[name]) == expected
 
 
@@ -288,7 +288,7 @@ def test_an_override_sets_one_value_in_a_copy(path: str, expected: dict[str, Any
     assert payload == {"a": 1, "list": [{"x": 1}]}
 
 
-def test_overrides_are_set_in_their_order() -> None:
+def test_overrides_apply_in_order() -> None:
     assert with_overrides({}, {"a": {"b": 1}, "a.c": 2}) == {"a": {"b": 1, "c": 2}}
 
 
@@ -305,7 +305,7 @@ def test_overrides_are_set_in_their_order() -> None:
         ("list.\u0660", "is not an index"),
     ],
 )
-def test_a_path_that_cannot_be_set_is_named(path: str, reason: str) -> None:
+def test_invalid_path_is_named(path: str, reason: str) -> None:
     payload: dict[str, Any] = {"a": {}, "text": "t", "nothing": None, "list": [1]}
     with pytest.raises(ConfigError) as caught:
         with_overrides(payload, {path: 0})
@@ -330,15 +330,15 @@ def test_a_path_that_cannot_be_set_is_named(path: str, reason: str) -> None:
         ("[" * 100_000, "[" * 100_000),
     ],
 )
-def test_a_typed_value_is_json_or_a_string(text: str, expected: object) -> None:
+def test_typed_value_is_json_or_a_string(text: str, expected: object) -> None:
     assert read_value(text) == expected
 
 
 @given(st.text())
-def test_whatever_is_typed_makes_a_valid_body(text: str) -> None:
+def test_any_typed_value_gives_a_valid_body(text: str) -> None:
     value = read_value(text)
     assert json.loads(compact({"value": value})) == {"value": value}
 
 
-def test_a_body_is_short_and_utf_8_even_with_lone_surrogates() -> None:
+def test_body_with_lone_surrogates_is_short_utf_8() -> None:
     assert compact({"a": "é\ud800", "b": 1}) == b'{"a":"\xc3\xa9\\ud800","b":1}'

@@ -58,7 +58,7 @@ def test_scheduler_imports_nothing_that_waits_or_stores() -> None:
         (9, (), [], []),
     ],
 )
-def test_choice_keeps_to_slots_and_limits(
+def test_choice_respects_slots_and_limits(
     slots: int, running: tuple[str, ...], ready: list[str], chosen: list[str]
 ) -> None:
     made = make(slots, *running)
@@ -86,7 +86,7 @@ def test_single_run_starts_only_with_slot_and_limit(
     assert make(slots, *running).may_start(name) is may_start
 
 
-def test_end_of_limited_run_asks_for_a_look() -> None:
+def test_end_of_limited_run_requests_a_tick() -> None:
     made = make(3, "one", "any")
     assert made.busy() == ["one"]
     assert made.remove("any") is False
@@ -99,7 +99,7 @@ def test_end_of_limited_run_asks_for_a_look() -> None:
     st.lists(st.sampled_from(["one", "two", "any"]), max_size=12),
     st.lists(st.sampled_from(["one", "two", "any"]), max_size=12),
 )
-def test_chosen_runs_may_start_one_after_the_other(
+def test_chosen_runs_may_start_in_sequence(
     slots: int, running: list[str], ready: list[str]
 ) -> None:
     made = Scheduler(slots, LIMITS.get)
@@ -132,7 +132,7 @@ def test_chosen_runs_may_start_one_after_the_other(
         (SECONDS, True, True, "alone"),
     ],
 )
-def test_crashed_run_waits_for_the_others_at_most_60_s(
+def test_crashed_run_waits_at_most_60_s_for_others(
     waited: float, decision: str, *, is_idle: bool, has_slot: bool
 ) -> None:
     quarantine = CrashQuarantine[str](SECONDS)
@@ -171,7 +171,7 @@ def test_wait_begins_anew_for_the_next_crashed_run() -> None:
     assert quarantine.decide(3 * SECONDS, is_idle=False, has_slot=True) == "wait"
 
 
-def test_only_the_end_of_the_isolated_run_ends_the_isolation() -> None:
+def test_isolation_ends_with_its_own_run() -> None:
     quarantine = CrashQuarantine[str](SECONDS)
     quarantine.isolate("crashed", 0)
     assert not quarantine.end("other")

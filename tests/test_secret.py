@@ -20,7 +20,7 @@ from hubhooks.fastapi import VerifiedEvent  # noqa: TC001 - FastAPI evaluates an
 OUTCOMES = {"missing": SecretMissingError, "mismatch": SecretMismatchError}
 
 
-def judge(call, outcome):
+def check(call, outcome):
     if outcome == "ok":
         assert call() is None
     else:
@@ -29,45 +29,45 @@ def judge(call, outcome):
 
 
 @cases("secrets", "value")
-def test_value_is_judged(row):
+def test_value_is_checked(row):
     verifier = Verifier(*row["secrets"])
-    judge(lambda: verifier.verify(row["value"]), row["outcome"])
+    check(lambda: verifier.verify(row["value"]), row["outcome"])
     if row["value"] is not None:
-        judge(lambda: verifier.verify(row["value"].encode()), row["outcome"])
+        check(lambda: verifier.verify(row["value"].encode()), row["outcome"])
 
 
 @cases("secrets", "headers")
-def test_request_is_judged(row):
+def test_request_is_checked(row):
     verifier = Verifier(*row["secrets"])
     pairs = [(name.encode(), value.encode()) for name, value in row["headers"]]
     query = row.get("query")
-    judge(lambda: verifier.verify_request(pairs, query), row["outcome"])
+    check(lambda: verifier.verify_request(pairs, query), row["outcome"])
     raw_query = None if query is None else query.encode()
-    judge(lambda: verifier.verify_request(iter(pairs), raw_query), row["outcome"])
-    # ASGI says of a header that it is an iterable of two items.
-    judge(lambda: verifier.verify_request([list(pair) for pair in pairs], query), row["outcome"])
-    judge(lambda: verifier.verify_request(Headers(raw=pairs), query), row["outcome"])
+    check(lambda: verifier.verify_request(iter(pairs), raw_query), row["outcome"])
+    # ASGI defines a header as an iterable of two items.
+    check(lambda: verifier.verify_request([list(pair) for pair in pairs], query), row["outcome"])
+    check(lambda: verifier.verify_request(Headers(raw=pairs), query), row["outcome"])
     names = [name.lower() for name, _ in pairs]
     if len(set(names)) == len(names):
-        judge(lambda: verifier.verify_request(dict(pairs), query), row["outcome"])
-        judge(lambda: verifier.verify_request(dict(row["headers"]), query), row["outcome"])
+        check(lambda: verifier.verify_request(dict(pairs), query), row["outcome"])
+        check(lambda: verifier.verify_request(dict(row["headers"]), query), row["outcome"])
 
 
 @cases("secrets", "headers")
-def test_request_is_judged_without_raising(row):
+def test_request_is_checked_without_raising(row):
     pairs = [(name.encode(), value.encode()) for name, value in row["headers"]]
     found = Verifier(*row["secrets"]).check(pairs, row.get("query"))
     assert (found or "ok") == row["outcome"]
 
 
 @cases("secrets", "error")
-def test_secret_that_cannot_be_used_is_refused(row):
+def test_unusable_secret_is_rejected(row):
     with pytest.raises(ConfigError) as caught:
         Verifier(*row["secrets"])
     assert str(caught.value) == row["error"]
 
 
-def test_nothing_shows_a_secret():
+def test_repr_hides_the_secret():
     verifier = Verifier("old-tide", "new-tide")
     shown = [repr(verifier), str(verifier), repr(vars(Verifier))]
     for value in (b"old-tid", None):
@@ -83,34 +83,34 @@ def test_nothing_shows_a_secret():
 
 
 @pytest.mark.parametrize("value", [7, ["tide"]])
-def test_value_of_another_type_is_a_type_error_that_hides_it(value):
+def test_value_of_wrong_type_is_hidden_in_the_error(value):
     with pytest.raises(TypeError, match=r"expected str or bytes, found (int|list)$"):
         Verifier("tide").verify(value)
 
 
 @pytest.mark.parametrize("make", [Verifier, Webhooks])
-def test_secret_of_another_type_is_a_type_error_that_hides_it(make):
+def test_secret_of_wrong_type_is_hidden_in_the_error(make):
     with pytest.raises(TypeError, match=r"expected str, found bytes$"):
         make(b"tide")
 
 
 @pytest.mark.parametrize("headers", [[b"x"], ["ab"], [7], [(b"a", b"b", b"c")], [[b"a"]]])
-def test_headers_that_are_no_pairs_are_a_type_error(headers):
+def test_headers_of_other_items_are_a_type_error(headers):
     with pytest.raises(TypeError, match="expected a pair of a header's name and its value, found"):
         Verifier("tide").verify_request(headers)
 
 
-def test_headers_that_are_no_headers_are_a_type_error():
+def test_headers_of_another_type_are_a_type_error():
     with pytest.raises(TypeError, match="expected headers as a mapping or as pairs, found int"):
         Verifier("tide").verify_request(7)
 
 
-def test_no_more_of_a_header_is_read_than_tells_that_it_is_none():
+def test_malformed_header_is_not_read_to_its_end():
     with pytest.raises(TypeError, match="expected a pair"):
         Verifier("tide").verify_request([itertools.repeat(b"x")])
 
 
-def test_lone_surrogates_are_refused():
+def test_lone_surrogates_are_rejected():
     with pytest.raises(ConfigError, match="lone surrogates"):
         Verifier("\ud800")
     with pytest.raises(SecretMismatchError):
@@ -131,7 +131,7 @@ def test_app_with_unsendable_secret_does_not_start(secret, monkeypatch):
 
 
 @pytest.mark.parametrize("token", ["0123456789\nabcdef", "0123456789\x1babcdef", "0" * 1025])
-def test_unsendable_admin_token_is_refused(token, monkeypatch):
+def test_unsendable_admin_token_is_rejected(token, monkeypatch):
     monkeypatch.setenv("HUBHOOKS_ADMIN_TOKEN", token)
     with pytest.raises(
         ConfigError, match=r"^HUBHOOKS_ADMIN_TOKEN must be 16 to 1024 printable"
@@ -141,7 +141,7 @@ def test_unsendable_admin_token_is_refused(token, monkeypatch):
 
 
 @pytest.mark.parametrize("secret", ['"tide"', "'tide'", ' "tide"\n'])
-def test_secret_in_quotation_marks_is_taken_with_warning(secret, monkeypatch):
+def test_secret_in_quotation_marks_is_accepted_with_a_warning(secret, monkeypatch):
     monkeypatch.setenv("WEBHOOK_SECRET", secret)
     for make in (lambda: Verifier("ebb", secret), lambda: Webhooks(secret).verifier):
         with pytest.warns(
@@ -175,19 +175,19 @@ def test_warning_of_quotation_marks_fails_no_request(serve, monkeypatch, logged)
     with serve(app) as port, warnings.catch_warnings():
         warnings.simplefilter("error")
         for path, status in (("/own", 200), ("/own", 200), ("/hub/", 200)):
-            answer = httpx.post(
+            response = httpx.post(
                 f"http://127.0.0.1:{port}{path}",
                 content=compact(sample_json("repo.create")),
                 headers={"X-Webhook-Secret": "'tide'", "Webhook-Id": "d1"},
             )
-            assert answer.status_code == status
+            assert response.status_code == status
     warned = [line for line in logged() if "begins and ends with the same quotation mark" in line]
     assert len(warned) == 2  # one for each of the two verifiers
     assert "tide" not in "".join(warned)
 
 
 @pytest.mark.parametrize("path", ["/own", "/hub/"])
-def test_log_says_what_is_wrong_with_secret(path, serve, monkeypatch, logged):
+def test_log_explains_a_wrong_secret(path, serve, monkeypatch, logged):
     monkeypatch.setenv("WEBHOOK_SECRET", "ti\nde")
     app = FastAPI()
 
@@ -197,16 +197,16 @@ def test_log_says_what_is_wrong_with_secret(path, serve, monkeypatch, logged):
 
     app.mount("/hub", Webhooks())
     with serve(app) as port:
-        answer = httpx.post(f"http://127.0.0.1:{port}{path}", content=b"{}")
-    assert answer.status_code == 503
-    assert "line feed" not in answer.text
-    refused = [line for line in logged() if "503" in line]
-    assert len(refused) == 1
-    assert "has a line feed at character 3" in refused[0]
+        response = httpx.post(f"http://127.0.0.1:{port}{path}", content=b"{}")
+    assert response.status_code == 503
+    assert "line feed" not in response.text
+    rejections = [line for line in logged() if "503" in line]
+    assert len(rejections) == 1
+    assert "has a line feed at character 3" in rejections[0]
 
 
 @pytest.mark.parametrize("secret", ["'", '"tide', "'tide\"", "ti'd'e"])
-def test_secret_with_other_quotation_marks_is_taken(secret):
+def test_secret_with_other_quotation_marks_is_accepted(secret):
     Verifier(secret).verify(secret)
 
 
@@ -219,5 +219,5 @@ def test_server_ignores_blanks_around_secret(http, serve):
                     b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1\r\n"
                     b"X-Webhook-Secret:" + value + b"\r\n\r\n{"
                 )
-                with connection.makefile("rb") as answer:
-                    assert answer.readline() == b"HTTP/1.1 202 Accepted\r\n"
+                with connection.makefile("rb") as response:
+                    assert response.readline() == b"HTTP/1.1 202 Accepted\r\n"

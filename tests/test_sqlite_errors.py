@@ -145,7 +145,7 @@ def test_locking_protocol_is_busy() -> None:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 has no error codes")
-def test_message_is_not_read_if_python_gives_the_code() -> None:
+def test_error_code_has_priority_over_the_message() -> None:
     assert not is_busy(sqlite3.OperationalError("database is locked"))
 
 
@@ -162,7 +162,7 @@ def test_message_is_not_read_if_python_gives_the_code() -> None:
         (other, StoreError, StoreError),
     ],
 )
-def test_error_becomes_one_of_this_package(
+def test_sqlite_error_becomes_a_package_error(
     tmp_path: Path,
     cause: Callable[[Path], None],
     at_work: type[Exception],

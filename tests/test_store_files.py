@@ -42,7 +42,7 @@ def file_of(folder: Path, suffix: str = "") -> Path:
 
 
 def empty(path: Path) -> None:
-    """Do what a shell does for `: > path`."""
+    """Empty a file as `: > path` does in a shell."""
     os.truncate(path, 0)
 
 
@@ -69,12 +69,12 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "-wal moved away": lambda folder: file_of(folder, "-wal").rename(folder / "away"),
 }
 
-# What lies in the files is still open, so that nothing is lost at all.
+# The removed files are still open, so no delivery is lost.
 KEEPS_ALL = {"-wal removed", "-shm removed", "-wal moved away"}
 
 
 class Senders:
-    """Deliver to some servers until told to stop, and note what was acknowledged."""
+    """Deliver to some servers until `stop`, and note the acknowledged ids."""
 
     def __init__(self, servers: Sequence[Server], count: int = 4, first: int = 0) -> None:
         self.acknowledged: list[str] = []
@@ -96,12 +96,12 @@ class Senders:
                     name = f"d{self._number}"
                 headers = {"X-Webhook-Secret": SECRET, "Webhook-Id": name}
                 with suppress(httpx.TransportError):
-                    answer = client.post("/", content=BODY, headers=headers)
-                    if answer.is_success:
+                    response = client.post("/", content=BODY, headers=headers)
+                    if response.is_success:
                         self.acknowledged.append(name)
 
     def wait_for_more(self, server: Server, count: int) -> int:
-        """Wait until so many more were acknowledged; give the number of the last one."""
+        """Wait until so many more were acknowledged; return the number of the last one."""
         before = len(self.acknowledged)
         server.wait_until(lambda: len(self.acknowledged) >= before + count, "acknowledges no more")
         return self._number
@@ -128,7 +128,7 @@ def check_whole(server: Server, names: set[str]) -> None:
 
     def done() -> set[str]:
         try:
-            return {record.id for record in store.list(state="succeeded", limit=1_000_000)}
+            return {delivery.id for delivery in store.list(state="succeeded", limit=1_000_000)}
         except BusyError:
             return set()
 
@@ -152,7 +152,7 @@ def test_nothing_acknowledged_after_a_change_is_lost(
         stack.callback(senders.stop)
         senders.wait_for_more(servers[0], 400)
         CHANGES[change](tmp_path)
-        # What was sent before may have been acknowledged before.
+        # An earlier request may have been acknowledged before the change.
         last = senders.wait_for_more(servers[0], 1)
         senders.wait_for_more(servers[0], 200)
         senders.stop()
@@ -194,7 +194,7 @@ def test_emptied_shm_file_costs_no_delivery(tmp_path: Path) -> None:
         check_whole(server, acknowledged)
 
 
-def test_file_replaced_while_no_app_runs_gets_no_foreign_wal(tmp_path: Path) -> None:
+def test_replaced_file_gets_no_foreign_wal(tmp_path: Path) -> None:
     prepare(tmp_path)
     with started(tmp_path, *UVICORN, environ=ON_DISK) as server:
         senders = Senders([server], first=1000)
@@ -206,17 +206,15 @@ def test_file_replaced_while_no_app_runs_gets_no_foreign_wal(tmp_path: Path) -> 
     with pytest.raises(BusyError, match="was removed or replaced"):
         store.list()
     with started(tmp_path, *UVICORN, environ=ON_DISK) as server:
-        said = server.wait_for("a file belongs to another delivery store")
-        assert "hubhooks.db-wal.moved-1" in said
-        assert "ended without closing it: the file was replaced" in said
+        output = server.wait_for("a file belongs to another delivery store")
+        assert "hubhooks.db-wal.moved-1" in output
+        assert "ended without closing it: the file was replaced" in output
         server.post("/", BODY, headers={"Webhook-Id": "d9999"})
         check_whole(server, {"d1", "d9999"})
         assert store.get("d1200") is None
 
 
-def test_older_copy_is_noticed_where_it_is_written_over_the_database(
-    tmp_path: Path, store: SqliteStore
-) -> None:
+def test_older_copy_over_the_database_is_noticed(tmp_path: Path, store: SqliteStore) -> None:
     def fill(names: str) -> None:
         for number in range(100):
             patiently(lambda: store.accept(f"{names}{number}", b"x" * 1000, ["a"]))  # noqa: B023 - called at once
@@ -232,7 +230,7 @@ def test_older_copy_is_noticed_where_it_is_written_over_the_database(
     with file_of(tmp_path).open("ab") as file:
         file.truncate(10_000_000)  # nor is it shorter than before
     fill("third")
-    found = {record.id[:5] for record in store.list(limit=1000)}
+    found = {delivery.id[:5] for delivery in store.list(limit=1000)}
     assert found == {"first", "third"}
     with closing(sqlite3.connect(file_of(tmp_path))) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -243,9 +241,9 @@ def test_killed_process_is_named_at_the_next_start(tmp_path: Path) -> None:
     with started(tmp_path, *UVICORN, environ=ON_DISK) as server:
         server.kill()
     with started(tmp_path, *UVICORN, environ=ON_DISK) as after:
-        said = after.output()
-        assert f"process {server.pid}, the leader of the delivery store since" in said
-        assert "ended without closing it: a possible cause is SIGKILL or too little memory" in said
+        text = after.output()
+        assert f"process {server.pid}, the leader of the delivery store since" in text
+        assert "ended without closing it: a possible cause is SIGKILL or too little memory" in text
     with started(tmp_path, *UVICORN, environ=ON_DISK) as last:
         assert "ended without" not in last.output()
 
@@ -272,7 +270,7 @@ def test_run_goes_on_when_the_wal_file_is_removed(tmp_path: Path, store: SqliteS
     assert run is not None
     file_of(tmp_path, "-wal").unlink()
     assert store.changed()
-    assert store.is_led
+    assert store.is_leader
     store.finish_run(run, "succeeded")
     store.flush()
     found = store.get("d1")
@@ -280,7 +278,7 @@ def test_run_goes_on_when_the_wal_file_is_removed(tmp_path: Path, store: SqliteS
     assert (found.state, found.runs[0].attempts) == ("succeeded", 1)
 
 
-def test_shorter_database_that_is_sound_is_kept(tmp_path: Path, store: SqliteStore) -> None:
+def test_shorter_valid_database_is_kept(tmp_path: Path, store: SqliteStore) -> None:
     for number in range(200):
         store.accept(f"d{number}", b"x" * 4000, ["a"])
     with closing(sqlite3.connect(file_of(tmp_path), isolation_level=None)) as other:
@@ -321,12 +319,12 @@ def test_only_the_leader_renames_files(tmp_path: Path, store: SqliteStore) -> No
         other.accept("d1", b"{}", ["a"])
     assert store.accept("d2", b"{}", ["a"]).status == "accepted"
     assert other.accept("d1", b"{}", ["a"]).status == "accepted"
-    assert {record.id for record in store.list()} == {"d1", "d2"}
+    assert {delivery.id for delivery in store.list()} == {"d1", "d2"}
     assert file_of(tmp_path, "-wal.moved-1").exists()
     other.close()
 
 
-def test_backup_that_is_written_over_the_file_of_a_killed_app_gets_no_foreign_wal(
+def test_restored_backup_gets_no_foreign_wal(
     tmp_path: Path,
 ) -> None:
     prepare(tmp_path)
@@ -357,9 +355,7 @@ def test_mount_on_another_device_keeps_the_wal() -> None:
     assert not before.is_wal_foreign(before._replace(db=20, wal_size=0))
 
 
-def test_runs_of_an_older_store_are_recovered_when_the_wal_file_is_emptied(
-    tmp_path: Path, store: SqliteStore
-) -> None:
+def test_emptied_wal_file_recovers_older_runs(tmp_path: Path, store: SqliteStore) -> None:
     with store.transaction():
         store.accept("d1", b"{}", ["a"])
         store.claim("d1", "a")
@@ -368,18 +364,18 @@ def test_runs_of_an_older_store_are_recovered_when_the_wal_file_is_emptied(
     store.accept("d2", b"{}", ["a"])
     empty(file_of(tmp_path, "-wal"))
     deadline = time.monotonic() + PATIENCE
-    is_led = True
-    while is_led:
+    is_leader = True
+    while is_leader:
         assert time.monotonic() < deadline
         with suppress(StoreError):
             store.accept(f"more{time.monotonic()}", b"{}", ["a"])
             store.changed()
-            is_led = store.is_led
+            is_leader = store.is_leader
     assert store.get("d2") is None
     assert store.recover() == [("d1", "a", False)]
 
 
-def test_leader_file_that_is_removed_is_written_again(tmp_path: Path, store: SqliteStore) -> None:
+def test_removed_leader_file_is_rewritten(tmp_path: Path, store: SqliteStore) -> None:
     leader = file_of(tmp_path, ".leader")
     leader.unlink()
     store.keep_noted()
@@ -387,7 +383,7 @@ def test_leader_file_that_is_removed_is_written_again(tmp_path: Path, store: Sql
     assert leader.stat().st_mode & 0o777 == 0o600
 
 
-def test_leader_is_known_by_more_than_its_number(tmp_path: Path) -> None:
+def test_leader_is_identified_by_more_than_its_pid(tmp_path: Path) -> None:
     path = str(file_of(tmp_path))
     files = StoreFiles.at(path)
     LeaderFile.of_this_process(path, files, 0).write(path)

@@ -1,4 +1,4 @@
-"""A store belongs to one app: the forms of one app share it, and another app is refused."""
+"""A store belongs to one app: all forms of the app share it, and other apps are rejected."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def write_app(folder: Path, name: str = "app", handler: str = "own") -> None:
 
 
 def deliver(server: Server, delivery_id: str) -> None:
-    answer = server.post("/", BODY, headers={"Webhook-Id": delivery_id})
-    assert answer.status_code == 202, answer.text
-    assert answer.json()["handlers"] == ["own"]
+    response = server.post("/", BODY, headers={"Webhook-Id": delivery_id})
+    assert response.status_code == 202, response.text
+    assert response.json()["handlers"] == ["own"]
 
 
 def store_of(folder: Path) -> SqliteStore:
@@ -71,20 +71,20 @@ async def start_and_stop(hooks: Webhooks) -> None:
         pass
 
 
-def test_second_app_in_one_folder_is_refused(tmp_path: Path) -> None:
+def test_second_app_in_one_folder_is_rejected(tmp_path: Path) -> None:
     write_app(tmp_path)
     write_app(tmp_path, "app2", "other")
     with started(tmp_path, "-m", "uvicorn", "app:hooks", *PORT, environ=ON_DISK) as first:
         command = ("-m", "uvicorn", "app2:hooks", *PORT)
         with started(tmp_path, *command, prints="startup failed", environ=ON_DISK) as second:
             assert second.wait() != 0
-            said = second.output()
+            output = second.output()
         assert (
-            f"the delivery store `{tmp_path / 'hubhooks.db'}` belongs to the app `app.py`" in said
+            f"the delivery store `{tmp_path / 'hubhooks.db'}` belongs to the app `app.py`" in output
         )
-        assert "this is `app2.py`" in said
-        assert 'Webhooks(deliveries="other.db")' in said
-        assert "stop `app.py`, then start it once with HUBHOOKS_ADOPT_STORE=1" in said
+        assert "this is `app2.py`" in output
+        assert 'Webhooks(deliveries="other.db")' in output
+        assert "stop `app.py`, then start it once with HUBHOOKS_ADOPT_STORE=1" in output
         deliver(first, "d1")
         wait_until_done(first, "d1")
 
@@ -126,7 +126,7 @@ def test_all_forms_of_one_app_share_its_store(tmp_path: Path) -> None:
             wait_until_done(server, f"d{number}")
 
 
-def test_project_that_was_copied_with_its_store_is_the_same_app(tmp_path: Path) -> None:
+def test_project_copied_with_its_store_is_the_same_app(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     old.mkdir()
     write_app(old)
@@ -136,10 +136,10 @@ def test_project_that_was_copied_with_its_store_is_the_same_app(tmp_path: Path) 
         with started(folder, *UVICORN, environ=ON_DISK) as server:
             deliver(server, folder.name)
             wait_until_done(server, folder.name)
-    assert {record.id for record in store_of(new).list()} == {"old", "new"}
+    assert {delivery.id for delivery in store_of(new).list()} == {"old", "new"}
 
 
-def test_project_that_moved_away_from_its_store_is_the_same_app(tmp_path: Path) -> None:
+def test_project_moved_without_its_store_is_the_same_app(tmp_path: Path) -> None:
     disk = {"HUBHOOKS_DELIVERIES": str(tmp_path / "hubhooks.db")}
     for name in ("release-1", "release-2"):
         folder = tmp_path / name
@@ -150,7 +150,7 @@ def test_project_that_moved_away_from_its_store_is_the_same_app(tmp_path: Path) 
             if name == "release-2":
                 server.wait_for("moved from `release-1/app.py` to `release-2/app.py`")
         shutil.rmtree(folder)
-    assert {record.id for record in store_of(tmp_path).list()} == {"release-1", "release-2"}
+    assert {delivery.id for delivery in store_of(tmp_path).list()} == {"release-1", "release-2"}
 
 
 def test_two_projects_with_one_store_are_two_apps(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def open_as(path: Path, app: AppIdentity, lock: LeaderLock | None = None) -> Non
     store.close()
 
 
-def test_store_of_another_app_is_adopted_if_asked_for(tmp_path: Path) -> None:
+def test_store_of_another_app_is_adopted_on_request(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     open_as(path, identity("first"))
     with pytest.raises(ConfigError, match=r"belongs to the app `first`, and this is `second`"):
@@ -216,7 +216,7 @@ def test_store_without_app_is_claimed_by_the_first_one(tmp_path: Path) -> None:
         open_as(path, identity("second"))
 
 
-def test_store_replaced_by_that_of_another_app_takes_no_deliveries(tmp_path: Path) -> None:
+def test_store_of_another_app_takes_no_deliveries(tmp_path: Path) -> None:
     path, other = tmp_path / "x.db", tmp_path / "other.db"
     open_as(other, identity("other"))
     store = SqliteStore(path, app=identity("own"))
@@ -230,7 +230,7 @@ def test_store_replaced_by_that_of_another_app_takes_no_deliveries(tmp_path: Pat
     store.close()
 
 
-def test_file_that_creates_the_object_gives_the_name(tmp_path: Path) -> None:
+def test_app_has_the_name_of_its_file(tmp_path: Path) -> None:
     class Own(Webhooks):
         def __init__(self) -> None:
             super().__init__("moon")
@@ -247,7 +247,7 @@ def test_file_that_creates_the_object_gives_the_name(tmp_path: Path) -> None:
     assert codes[0].name_beside(str(tmp_path / "data" / "x.db")) == "../script.py"
 
 
-def test_interactive_code_has_a_name_of_its_own(tmp_path: Path) -> None:
+def test_interactive_code_has_its_own_name(tmp_path: Path) -> None:
     scope = {"find": find_app_code}
     exec("code = find(object())", scope)  # as a notebook does
     code = scope["code"]
@@ -257,12 +257,12 @@ def test_interactive_code_has_a_name_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", 3, "a\nb"])
-def test_name_that_cannot_be_printed_is_refused(name: str) -> None:
+def test_unprintable_name_is_rejected(name: str) -> None:
     with pytest.raises(ConfigError, match="is not a name"):
         Webhooks("moon", app_name=name)
 
 
-def test_variable_for_adoption_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_adoption_variable_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HUBHOOKS_ADOPT_STORE", "perhaps")
     hooks = Webhooks("moon", deliveries=tmp_path / "x.db")
     with pytest.raises(ConfigError, match="HUBHOOKS_ADOPT_STORE"):
@@ -282,7 +282,7 @@ def test_factory_belongs_to_the_module_that_calls_it(tmp_path: Path) -> None:
         second.wait_for("belongs to the app `app.py`, and this is `app2.py`")
 
 
-def test_copy_of_the_project_beside_the_first_is_the_same_app(tmp_path: Path) -> None:
+def test_copy_beside_the_project_is_the_same_app(tmp_path: Path) -> None:
     disk = {"HUBHOOKS_DELIVERIES": str(tmp_path / "hubhooks.db")}
     for name in ("release-1", "release-2"):
         folder = tmp_path / name
@@ -290,4 +290,4 @@ def test_copy_of_the_project_beside_the_first_is_the_same_app(tmp_path: Path) ->
         write_app(folder)
         with started(folder, *UVICORN, environ=disk) as server:
             deliver(server, name)
-    assert {record.id for record in store_of(tmp_path).list()} == {"release-1", "release-2"}
+    assert {delivery.id for delivery in store_of(tmp_path).list()} == {"release-1", "release-2"}

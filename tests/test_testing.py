@@ -38,7 +38,7 @@ pytest_plugins = ["pytester"]
 BOT = "b0" * 12
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
 GUIDE = Path(__file__).parents[1] / "docs" / "testing.md"
-# Where the plugin is found, installed or not.
+# The location of the plugin, installed or not.
 SOURCES = Path(testing.__file__).parents[1]
 
 
@@ -64,7 +64,7 @@ def test_a_type_checker_knows_the_class_of_every_sample() -> None:
     assert classes == {name: type(testing.sample(name)) for name in testing.sample_names()}
 
 
-def test_a_misspelt_sample_names_the_nearest() -> None:
+def test_misspelt_sample_suggests_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"there is no sample `repo\.creat`.*`repo\.create`"):
         testing.sample("repo.creat")
 
@@ -98,7 +98,7 @@ def test_a_change_sets_one_field_and_nothing_else(
     for node in (expected, found):
         part: Any = node
         for key in path[:-1]:
-            # What is missing on the way is made.
+            # Missing parents are created.
             if isinstance(part, list) and key == len(part):
                 part.append({})
             elif isinstance(part, dict):
@@ -121,7 +121,7 @@ def test_a_change_sets_one_field_and_nothing_else(
         ("acton", "action"),
     ],
 )
-def test_a_field_that_nobody_documents_names_the_nearest(change: str, nearest: str) -> None:
+def test_undocumented_field_suggests_the_nearest(change: str, nearest: str) -> None:
     with pytest.raises(ConfigError) as caught:
         testing.sample("discussion.create", **{change: "x"})
     assert f"there is no field `{change}`; the nearest is `{nearest}`" in str(caught.value)
@@ -133,18 +133,18 @@ def test_an_index_beyond_the_list_is_named() -> None:
         testing.sample("repo.content.update", updated_refs__7__ref="x")
 
 
-def test_what_nobody_documents_is_set_with_extra() -> None:
+def test_extra_sets_undocumented_fields() -> None:
     event = testing.sample("repo.update", extra={"repo.moon.phase": 3, "tide": "high"})
     assert event.extra == {"tide": "high"}
     assert event.repo.to_dict()["moon"] == {"phase": 3}
 
 
-def test_changes_may_build_on_each_other() -> None:
+def test_changes_apply_in_order() -> None:
     event = testing.sample("repo.update", comment={"hidden": False}, comment__content="hello")
     assert event.to_dict()["comment"] == {"hidden": False, "content": "hello"}
 
 
-def test_a_replaced_event_leaves_the_first_as_it_is() -> None:
+def test_replace_does_not_change_the_original() -> None:
     first = testing.comment("hello", repo="me/x")
     second = testing.replace(first, comment__content="bye", repo__private=True)
     assert (first.comment.content, first.repo.private) == ("hello", False)
@@ -153,14 +153,14 @@ def test_a_replaced_event_leaves_the_first_as_it_is() -> None:
     assert second.repo.name == "me/x"
 
 
-def test_a_key_that_the_event_itself_has_can_be_changed() -> None:
+def test_undocumented_key_of_the_event_can_be_changed() -> None:
     event = HubEvent.from_dict({**sample_json("repo.update"), "tideTable": {"high_water": 1}})
     assert testing.replace(event, tide_table__high_water=2).extra == {
         "tideTable": {"high_water": 2}
     }
 
 
-def test_every_name_of_a_field_can_be_changed() -> None:
+def test_field_is_changed_under_each_of_its_names() -> None:
     fields = {"discussion__num": 3, "comment__hidden": True, "webhook__version": 4}
     event = testing.sample("discussion.create", **fields)
     assert (event.discussion.num, event.comment.hidden, event.webhook.version) == (3, True, 4)
@@ -223,7 +223,7 @@ def test_a_built_event_has_the_shape_of_the_documented_one(event: HubEvent, name
     ("kind", "prefix"),
     [("model", ""), ("dataset", "datasets/"), ("space", "spaces/"), ("kernel", "kernels/")],
 )
-def test_addresses_and_ids_follow_from_the_names(kind: Any, prefix: str) -> None:
+def test_urls_and_ids_follow_from_the_names(kind: Any, prefix: str) -> None:
     event = testing.comment("hello", repo="me/x", repo_type=kind, num=5)
     web, api = f"https://huggingface.co/{prefix}me/x", f"https://huggingface.co/api/{kind}s/me/x"
     assert event.repo.url.to_dict() == {"web": web, "api": api}
@@ -238,14 +238,14 @@ def test_addresses_and_ids_follow_from_the_names(kind: Any, prefix: str) -> None
     assert same.repo.owner == event.repo.owner == other.repo.owner
 
 
-def test_a_ref_is_a_branch_unless_it_is_written_in_full() -> None:
+def test_short_ref_is_a_branch() -> None:
     assert testing.content().updated_refs[0].branch == "main"
     assert testing.content(ref="storm/2").updated_refs[0].branch == "storm/2"
     assert testing.content(ref="refs/pr/3").updated_refs[0].pull_request == 3
     assert testing.content(ref="refs/tags/v1").updated_refs[0].tag == "v1"
 
 
-def test_the_head_is_that_of_main_whatever_was_pushed() -> None:
+def test_head_is_always_that_of_main() -> None:
     main, other = testing.content(), testing.content(ref="refs/pr/3")
     assert main.updated_refs[0].new_sha == main.repo.head_sha == other.repo.head_sha
     assert other.updated_refs[0].new_sha != other.repo.head_sha
@@ -273,7 +273,7 @@ def test_a_new_visibility_is_that_of_the_repository() -> None:
     assert testing.config({"x": 1}, private=True).repo.private is True
 
 
-def test_a_move_says_where_to() -> None:
+def test_move_has_the_new_name() -> None:
     moved = testing.repo("move", repo="me/old", moved_to="you/new").moved_to
     assert moved is not None
     assert moved.name == "you/new"
@@ -284,11 +284,11 @@ def test_an_opening_post_is_by_the_author_of_the_discussion() -> None:
     post = testing.comment("hello", opening_post=True, author=BOT)
     assert post.is_opening_post
     assert post.comment.author == post.discussion.author
-    answer = testing.comment("hello", author=BOT)
-    assert not answer.is_opening_post
-    assert answer.comment.author is not None
-    assert answer.comment.author.id == BOT
-    assert answer.comment.author != answer.discussion.author
+    response = testing.comment("hello", author=BOT)
+    assert not response.is_opening_post
+    assert response.comment.author is not None
+    assert response.comment.author.id == BOT
+    assert response.comment.author != response.discussion.author
 
 
 def test_a_hidden_comment_has_no_content() -> None:
@@ -297,7 +297,7 @@ def test_a_hidden_comment_has_no_content() -> None:
     assert b"a secret" not in hidden.raw
 
 
-def test_only_events_of_the_repository_itself_tell_its_head_and_subdomain() -> None:
+def test_only_repository_events_have_head_and_subdomain() -> None:
     repo = testing.comment(repo_type="space").repo
     assert (repo.head_sha, repo.subdomain) == (None, None)
     assert testing.repo("update", repo="me/Tide_map", repo_type="space").repo.subdomain == (
@@ -305,7 +305,7 @@ def test_only_events_of_the_repository_itself_tell_its_head_and_subdomain() -> N
     )
 
 
-def test_what_only_pull_requests_can_be_makes_one() -> None:
+def test_pull_request_options_build_a_pull_request() -> None:
     assert testing.discussion("update", status="merged").discussion.is_pull_request
     assert testing.comment(status="draft").discussion.is_pull_request
     assert not testing.comment(status="closed").discussion.is_pull_request
@@ -329,7 +329,7 @@ def test_what_only_pull_requests_can_be_makes_one() -> None:
         (lambda: testing.comment(action="update", opening_post=True), "leave out `opening_post`"),
     ],
 )
-def test_what_the_hub_never_sends_is_not_built(build: Any, reason: str) -> None:
+def test_impossible_events_are_not_built(build: Any, reason: str) -> None:
     with pytest.raises(ConfigError) as caught:
         build()
     assert reason in str(caught.value)
@@ -340,7 +340,7 @@ def test_what_the_hub_never_sends_is_not_built(build: Any, reason: str) -> None:
 
 @pytest.fixture
 def hooks() -> Webhooks:
-    """Give hooks with a handler of each kind."""
+    """Return hooks with a handler of each kind."""
     made = Webhooks(ignore_authors=BOT)
 
     @made.on_comment(mention="my-bot", name="reply")
@@ -370,7 +370,7 @@ def client(hooks: Webhooks) -> testing.TestClient:
     return testing.TestClient(hooks, timeout=PATIENCE)
 
 
-def test_handlers_run_in_their_order_and_what_they_return_is_there(
+def test_handlers_run_in_order_and_return_values(
     client: testing.TestClient,
 ) -> None:
     result = client.send(testing.content(repo="me/x"), id="d1")
@@ -395,11 +395,11 @@ def test_handlers_run_in_their_order_and_what_they_return_is_there(
     ],
     ids=["name", "event", "bytes", "dict"],
 )
-def test_whatever_says_an_event_can_be_sent(client: testing.TestClient, sendable: Any) -> None:
+def test_any_form_of_an_event_can_be_sent(client: testing.TestClient, sendable: Any) -> None:
     assert client.send(sendable).handlers == ["reply"]
 
 
-def test_sync_handlers_run_in_threads_and_async_ones_on_the_loop() -> None:
+def test_sync_handlers_run_in_threads_and_async_on_loop() -> None:
     hooks = Router()
     hooks.add(lambda _: threading.get_ident(), name="sync")
 
@@ -430,7 +430,7 @@ def test_send_returns_when_all_handlers_are_done() -> None:
     assert result["waits"].value is True
 
 
-def test_what_is_not_heard_says_why(client: testing.TestClient) -> None:
+def test_unhandled_event_is_explained(client: testing.TestClient) -> None:
     result = client.send(testing.comment("hello"))
     assert (result.http_status, result.status, result.handlers) == (200, "unhandled", [])
     why = "`reply` does not match: the comment does not mention `my-bot`"
@@ -453,30 +453,30 @@ def test_a_handler_that_did_not_run_is_explained(client: testing.TestClient) -> 
         result["x"]
 
 
-def test_a_handler_is_explained_where_nobody_was_asked(client: testing.TestClient) -> None:
-    refused = client.send(testing.content(), secret="wrong")
+def test_rejected_or_malformed_delivery_is_explained(client: testing.TestClient) -> None:
+    rejected = client.send(testing.content(), secret="wrong")
     with pytest.raises(LookupError, match="`audit` did not run: rejected, the webhook secret is"):
-        refused["audit"]
-    unreadable = client.send(b"{")
+        rejected["audit"]
+    malformed = client.send(b"{")
     with pytest.raises(LookupError, match="`audit` did not run: malformed, "):
-        unreadable["audit"]
+        malformed["audit"]
     with pytest.raises(LookupError, match="there is no handler `x`; the body is malformed"):
-        unreadable["x"]
+        malformed["x"]
 
 
-def test_a_result_shows_all_of_it(client: testing.TestClient) -> None:
+def test_repr_of_a_result_is_complete(client: testing.TestClient) -> None:
     done = client.send(testing.comment("@my-bot hi"))
     assert repr(done) == "<Result 202 accepted: <`reply` succeeded, returned '@MY-BOT HI'>>"
     failed = client.send(testing.content(repo="me/bad", ref="x"), raise_errors=False)
     assert repr(failed) == (
         "<Result 202 accepted: <`audit` failed, raised ValueError('the tide is out')>>"
     )
-    refused = client.send(testing.content(), secret=None)
-    assert repr(refused) == "<Result 401 rejected: the webhook secret is missing>"
+    rejected = client.send(testing.content(), secret=None)
+    assert repr(rejected) == "<Result 401 rejected: the webhook secret is missing>"
 
 
 @pytest.mark.parametrize(("secret", "status"), [("wrong", 403), ("ü", 403), (None, 401)])
-def test_without_the_right_secret_nothing_runs(
+def test_wrong_secret_runs_no_handler(
     client: testing.TestClient, secret: str | None, status: int
 ) -> None:
     result = client.send(testing.content(), secret=secret)
@@ -484,7 +484,7 @@ def test_without_the_right_secret_nothing_runs(
     assert client.deliveries.list() == []
 
 
-def test_the_environment_has_no_say(hooks: Webhooks, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_has_no_effect(hooks: Webhooks, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEBHOOK_SECRET", "moon")
     client = testing.TestClient(hooks)
     assert client.send(testing.content()).http_status == 202
@@ -493,23 +493,23 @@ def test_the_environment_has_no_say(hooks: Webhooks, monkeypatch: pytest.MonkeyP
     assert testing.TestClient(hooks).send(testing.content()).http_status == 202
 
 
-def test_clients_and_hooks_know_nothing_of_each_other(hooks: Webhooks) -> None:
+def test_clients_and_webhooks_share_no_store(hooks: Webhooks) -> None:
     one, other = testing.TestClient(hooks), testing.TestClient(hooks)
     one.send(testing.content(), id="d1")
-    assert [record.id for record in one.deliveries.list()] == ["d1"]
+    assert [delivery.id for delivery in one.deliveries.list()] == ["d1"]
     assert other.deliveries.list() == []
     assert hooks.deliveries.list() == []
     assert other.send(testing.content(), id="d1").status == "accepted"
 
 
-def test_each_delivery_has_an_id_of_its_own(client: testing.TestClient) -> None:
+def test_each_delivery_has_its_own_id(client: testing.TestClient) -> None:
     results = [client.send(testing.content(), id=name) for name in ("delivery-2", None, None)]
     ids = [result.delivery_id for result in results]
     assert len(set(ids)) == 3
-    assert ids == [record.id for record in reversed(client.deliveries.list())]
+    assert ids == [delivery.id for delivery in reversed(client.deliveries.list())]
 
 
-def test_what_a_handler_raised_before_it_did_well_is_no_error() -> None:
+def test_error_before_a_successful_retry_is_no_error() -> None:
     hooks = Webhooks()
 
     @hooks.on("repo.content", retries=2, name="flaky")
@@ -532,7 +532,7 @@ def test_a_retry_is_a_duplicate(client: testing.TestClient) -> None:
         assert (again.http_status, again.status, again.handlers) == (200, "duplicate", [])
 
 
-def test_a_replay_runs_again_and_says_so(client: testing.TestClient) -> None:
+def test_replay_runs_again_and_is_marked(client: testing.TestClient) -> None:
     assert not client.send(testing.content(), id="d1")["retrain"].value.is_replay
     again = client.replay("d1")
     assert again.handlers == ["retrain", "audit"]
@@ -546,7 +546,7 @@ def test_a_replay_after_a_retry_runs_again(client: testing.TestClient) -> None:
     assert client.replay("d1").status == "accepted"
 
 
-def test_what_failed_runs_again_alone(client: testing.TestClient) -> None:
+def test_only_failed_handlers_run_again(client: testing.TestClient) -> None:
     bad = testing.content(repo="me/bad")
     first = client.send(bad, id="d1", raise_errors=False)
     assert [run.state for run in first.runs] == ["succeeded", "failed"]
@@ -555,7 +555,7 @@ def test_what_failed_runs_again_alone(client: testing.TestClient) -> None:
     assert again["audit"].attempt == 2
 
 
-def test_what_was_refused_can_be_sent_again(client: testing.TestClient) -> None:
+def test_rejected_delivery_can_be_sent_again(client: testing.TestClient) -> None:
     client.send(testing.content(), id="d1", secret="wrong")
     assert client.retry("d1").status == "accepted"
 
@@ -568,7 +568,7 @@ def test_an_id_is_sent_once(client: testing.TestClient) -> None:
 
 
 @pytest.mark.parametrize("method", ["retry", "replay"])
-def test_only_what_was_sent_can_be_sent_again(client: testing.TestClient, method: str) -> None:
+def test_only_sent_deliveries_can_be_repeated(client: testing.TestClient, method: str) -> None:
     with pytest.raises(ConfigError, match="no delivery `d2` was sent; sent so far: none"):
         getattr(client, method)("d2")
     client.send(testing.content(), id="d1")
@@ -591,7 +591,7 @@ def test_skipped_replays_stay_skipped() -> None:
     assert client.replay("d1").status == "duplicate"
 
 
-def test_the_limit_of_bodies_holds() -> None:
+def test_body_limit_applies() -> None:
     client = testing.TestClient(Webhooks(max_body_size=100))
     assert client.send(b"x" * 101).http_status == 413
     assert client.send(b"x" * 100).http_status == 202
@@ -607,11 +607,11 @@ def test_the_limit_of_bodies_holds() -> None:
     ],
     ids=["open", "a secret", "closed", "router"],
 )
-def test_unsigned_deliveries_come_in_where_they_would(hooks: Router, status: int) -> None:
+def test_unsigned_deliveries_follow_the_app_options(hooks: Router, status: int) -> None:
     assert testing.TestClient(hooks).send("repo.create", secret=None).http_status == status
 
 
-def test_handlers_registered_later_are_heard(client: testing.TestClient, hooks: Webhooks) -> None:
+def test_handlers_registered_later_run(client: testing.TestClient, hooks: Webhooks) -> None:
     assert client.send("repo.create").status == "unhandled"
     hooks.add(lambda _: None, "repo", name="late")
     assert client.send("repo.create").handlers == ["late"]
@@ -620,7 +620,7 @@ def test_handlers_registered_later_are_heard(client: testing.TestClient, hooks: 
 # ---- failures and hooks ----------------------------------------------------------------------
 
 
-def test_a_failing_handler_fails_the_test_at_its_own_line(client: testing.TestClient) -> None:
+def test_failing_handler_fails_the_test_at_its_line(client: testing.TestClient) -> None:
     with pytest.raises(ValueError, match="the tide is out") as caught:
         client.send(testing.content(repo="me/bad"))
     places = [entry.path.name for entry in caught.traceback.filter(caught)]
@@ -630,7 +630,7 @@ def test_a_failing_handler_fails_the_test_at_its_own_line(client: testing.TestCl
     assert client.deliveries.list()[0].run("retrain").state == "succeeded"
 
 
-def test_a_failure_can_be_looked_at(hooks: Webhooks) -> None:
+def test_failure_can_be_inspected(hooks: Webhooks) -> None:
     client = testing.TestClient(hooks, raise_errors=False)
     result = client.send(testing.content(repo="me/bad"))
     run = result["audit"]
@@ -649,7 +649,7 @@ def test_ignoring_is_no_failure(client: testing.TestClient) -> None:
 def test_value_of_a_returned_coroutine_is_its_result() -> None:
     hooks = Router()
 
-    async def answer() -> str:
+    async def response() -> str:
         return "hello!"
 
     async def fail() -> None:
@@ -658,7 +658,7 @@ def test_value_of_a_returned_coroutine_is_its_result() -> None:
     def generate() -> Iterator[str]:
         yield "hello!"
 
-    hooks.add(lambda _: answer(), name="answers")
+    hooks.add(lambda _: response(), name="answers")
     hooks.add(lambda _: fail(), name="fails")
     hooks.add(lambda _: generate(), name="yields")
     result = testing.TestClient(hooks, raise_errors=False).send("repo.create")
@@ -684,25 +684,23 @@ def test_a_cancelled_handler_does_not_cancel_the_test(is_async: bool) -> None:
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_hooks_are_done_as_well(
-    client: testing.TestClient, hooks: Webhooks, is_async: bool
-) -> None:
-    told: list[object] = []
+def test_send_waits_for_hooks(client: testing.TestClient, hooks: Webhooks, is_async: bool) -> None:
+    called: list[object] = []
 
-    def tell(*arguments: object) -> None:
-        told.append([type(argument).__name__ for argument in arguments])
+    def delivery(*arguments: object) -> None:
+        called.append([type(argument).__name__ for argument in arguments])
 
-    async def tell_async(*arguments: object) -> None:
+    async def record_async(*arguments: object) -> None:
         for _ in range(100):
             await asyncio.sleep(0)
-        tell(*arguments)
+        delivery(*arguments)
 
     for register in (hooks.on_unhandled, hooks.on_error, hooks.on_failure):
-        register(tell_async if is_async else tell)
+        register(record_async if is_async else delivery)
     client.send("repo.create")
-    assert told == [["RepoEvent"]]
+    assert called == [["RepoEvent"]]
     client.send(testing.content(repo="me/bad"), raise_errors=False)
-    assert told[1:] == [["ContentEvent", "RunContext", "ValueError"]] * 2
+    assert called[1:] == [["ContentEvent", "RunContext", "ValueError"]] * 2
 
 
 def test_a_failing_hook_fails_the_test(client: testing.TestClient, hooks: Webhooks) -> None:
@@ -717,13 +715,13 @@ def test_a_failing_hook_fails_the_test(client: testing.TestClient, hooks: Webhoo
 
 
 @pytest.mark.parametrize("method", ["send", "replay", "retry", "asend", "areplay", "aretry"])
-def test_a_misspelt_option_names_the_nearest(client: testing.TestClient, method: str) -> None:
+def test_misspelt_option_suggests_the_nearest(client: testing.TestClient, method: str) -> None:
     client.send("repo.create", id="d1")
     first = "repo.create" if "send" in method else "d1"
     for option, hint in (("tmeout", r"did you mean `timeout`\?"), ("zzz", "there are: .*secret")):
         with pytest.raises(ConfigError, match=f"`{option}` is not an option of a delivery; {hint}"):
             call(client, method, first, **{option: 3})
-    # Nothing came of it.
+    # It had no effect.
     assert len(client.deliveries.list()) == 1
     assert client.deliveries.get("d1").is_acknowledged
 
@@ -736,7 +734,7 @@ def call(client: testing.TestClient, method: str, *arguments: Any, **options: An
 @pytest.mark.parametrize(
     ("hooks", "what"), [(Webhooks, "the class `Webhooks`"), (None, "a `NoneType`")]
 )
-def test_a_client_is_made_for_handlers_only(hooks: Any, what: str) -> None:
+def test_client_requires_handlers(hooks: Any, what: str) -> None:
     with pytest.raises(ConfigError, match=f"`Webhooks` or a `Router`, not {what}"):
         testing.TestClient(hooks)
 
@@ -746,7 +744,7 @@ def test_a_client_is_made_for_handlers_only(hooks: Any, what: str) -> None:
 
 @pytest.fixture
 def stuck() -> Any:
-    """Give a handler that runs until the test is over."""
+    """Return a handler that runs until the test is over."""
     is_over = threading.Event()
 
     def wait(*arguments: object) -> None:
@@ -761,7 +759,9 @@ async def never(*arguments: object) -> None:
 
 
 @pytest.mark.slow
-def test_what_still_runs_is_named(client: testing.TestClient, hooks: Webhooks, stuck: Any) -> None:
+def test_timeout_names_the_running_handler(
+    client: testing.TestClient, hooks: Webhooks, stuck: Any
+) -> None:
     hooks.add(stuck, "repo", name="tide")
     hooks.add(never, "repo", name="ebb")
     hooks.add(lambda _: None, "repo", name="print")
@@ -770,20 +770,20 @@ def test_what_still_runs_is_named(client: testing.TestClient, hooks: Webhooks, s
     assert str(caught.value) == "after 0.5 s, delivery `d1` still runs `tide` and `ebb`"
 
 
-def test_a_hook_that_still_runs_is_named(client: testing.TestClient, hooks: Webhooks) -> None:
+def test_timeout_names_the_running_hook(client: testing.TestClient, hooks: Webhooks) -> None:
     hooks.on_unhandled(never)
     with pytest.raises(TimeoutError, match="still runs a hook"):
         client.send("repo.create", timeout=0.5)
 
 
-def test_the_timeout_is_the_clients(stuck: Any) -> None:
+def test_timeout_is_set_on_the_client(stuck: Any) -> None:
     hooks = Router()
     hooks.add(stuck, name="stuck")
     with pytest.raises(TimeoutError, match=r"after 0\.5 s, .* `stuck`"):
         testing.TestClient(hooks, timeout=0.5).send("repo.create")
 
 
-def test_after_a_timeout_the_client_goes_on(
+def test_client_works_after_a_timeout(
     client: testing.TestClient, hooks: Webhooks, stuck: Any
 ) -> None:
     hooks.add(stuck, "repo", name="stuck")
@@ -792,7 +792,7 @@ def test_after_a_timeout_the_client_goes_on(
     assert client.send(testing.content(repo="me/x"))["audit"].value == "me/x"
 
 
-def test_all_calls_share_a_loop_as_on_a_server() -> None:
+def test_all_calls_share_one_loop() -> None:
     hooks = Router()
     loops: list[asyncio.AbstractEventLoop] = []
 
@@ -811,7 +811,7 @@ def test_all_calls_share_a_loop_as_on_a_server() -> None:
     assert loops[0].is_closed()
 
 
-def test_what_handlers_leave_behind_ends_with_the_client() -> None:
+def test_leftover_tasks_end_with_the_client() -> None:
     hooks = Router()
     left: list[asyncio.Task[None]] = []
 
@@ -831,7 +831,7 @@ def test_what_handlers_leave_behind_ends_with_the_client() -> None:
 
 
 @pytest.mark.parametrize("method", ["send", "replay", "retry"])
-def test_in_a_running_loop_the_other_call_is_named(client: testing.TestClient, method: str) -> None:
+def test_running_loop_suggests_the_async_call(client: testing.TestClient, method: str) -> None:
     async def test() -> None:
         await client.asend("repo.create", id="d1")
         with pytest.raises(RuntimeError, match=rf"write `await client\.a{method}\(\.\.\.\)`"):
@@ -840,7 +840,7 @@ def test_in_a_running_loop_the_other_call_is_named(client: testing.TestClient, m
     asyncio.run(test())
 
 
-def test_in_a_running_loop_handlers_run_on_it(client: testing.TestClient, hooks: Webhooks) -> None:
+def test_async_call_uses_the_running_loop(client: testing.TestClient, hooks: Webhooks) -> None:
     @hooks.on("repo", name="loop")
     async def loop(event: HubEvent) -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
@@ -856,7 +856,7 @@ def test_in_a_running_loop_handlers_run_on_it(client: testing.TestClient, hooks:
     asyncio.run(test())
 
 
-def test_deliveries_at_the_same_time_are_kept_apart(client: testing.TestClient) -> None:
+def test_concurrent_deliveries_are_separate(client: testing.TestClient) -> None:
     async def test() -> list[testing.Result]:
         sendings = (client.asend(testing.content(repo=f"me/{n}")) for n in range(20))
         return await asyncio.gather(*sendings)
@@ -865,7 +865,7 @@ def test_deliveries_at_the_same_time_are_kept_apart(client: testing.TestClient) 
     assert values == [f"me/{n}" for n in range(20)]
 
 
-def test_a_retry_while_handlers_run_is_in_progress(hooks: Webhooks) -> None:
+def test_retry_during_a_run_is_in_progress(hooks: Webhooks) -> None:
     is_open = asyncio.Event()
 
     @hooks.on("repo", name="slow")
@@ -877,7 +877,7 @@ def test_a_retry_while_handlers_run_is_in_progress(hooks: Webhooks) -> None:
         first = asyncio.create_task(client.asend("repo.create", id="d1"))
         while not client.deliveries.list():
             await asyncio.sleep(0)
-        # It is answered at once, and then waits for nothing but itself.
+        # The response comes at once; the retry waits only for its own runs.
         assert (await client.aretry("d1")).status == "in_progress"
         is_open.set()
         assert (await first)["slow"].state == "succeeded"
@@ -892,7 +892,7 @@ def test_a_retry_while_handlers_run_is_in_progress(hooks: Webhooks) -> None:
 def run_pytest(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., pytest.RunResult]:
-    """Run pytest in a process of its own, with no plugin but ours."""
+    """Run pytest in a separate process, with only this plugin."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTHONPATH", str(SOURCES))
 
@@ -903,7 +903,7 @@ def run_pytest(
     return run
 
 
-def test_the_fixtures_give_the_kit(run_pytest: Callable[..., pytest.RunResult]) -> None:
+def test_fixtures_provide_client_and_samples(run_pytest: Callable[..., pytest.RunResult]) -> None:
     result = run_pytest(
         """
         import pytest
@@ -935,7 +935,7 @@ def test_the_fixtures_give_the_kit(run_pytest: Callable[..., pytest.RunResult]) 
     result.assert_outcomes(passed=3)
 
 
-def test_nothing_is_imported_before_a_test_uses_it(
+def test_plugin_imports_the_package_lazily(
     run_pytest: Callable[..., pytest.RunResult],
 ) -> None:
     result = run_pytest(
@@ -964,7 +964,7 @@ def test_the_entry_point_can_be_turned_off(
     monkeypatch: pytest.MonkeyPatch,
     is_off: bool,
 ) -> None:
-    # Installed as the wheel would be, whatever is installed here.
+    # Installed as from the wheel, independent of this environment.
     declared = re.search(
         r"^\[project\.entry-points\.pytest11\]\n(.+)$", PROJECT.read_text(), re.MULTILINE
     )
@@ -1001,7 +1001,7 @@ def test_a_failure_shows_the_test_and_the_handler_only(
     assert [entry.rpartition(" ")[2] for entry in entries] == ["test_it", "fall"]
 
 
-def test_the_test_files_of_the_guide_pass(
+def test_documented_test_files_pass(
     run_pytest: Callable[..., pytest.RunResult], pytester: pytest.Pytester
 ) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)

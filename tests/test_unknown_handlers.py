@@ -45,7 +45,7 @@ def ran(folder: Path) -> list[str]:
 
 
 def run_command(folder: Path, *arguments: str) -> tuple[int, str]:
-    """Run `hubhooks deliveries` as a user does; give the exit code and what it printed."""
+    """Run `hubhooks deliveries` as a user does; return the exit code and the output."""
     environ = {**os.environ, "PYTHONPATH": str(ROOT / "python"), "COLUMNS": "80"}
     environ["HUBHOOKS_DELIVERIES"] = str(folder / "hubhooks.db")
     code = "from hubhooks.cli import main; main()"
@@ -76,14 +76,14 @@ def renamed(tmp_path: Path) -> Any:
     store = SqliteStore(tmp_path / "hubhooks.db")
     with started(tmp_path, script=APP.replace("NAME", "old"), environ=ON_DISK) as server:
         for number in range(COUNT + 1):
-            answer = server.post("/", BODY, headers={"Webhook-Id": f"d{number}"})
-            assert answer.status_code == 202
+            response = server.post("/", BODY, headers={"Webhook-Id": f"d{number}"})
+            assert response.status_code == 202
         server.wait_until(lambda: ran(tmp_path) == ["d0 old"], "does not run the first")
         hold.unlink()
         hold.touch()
         server.kill()
     hold.unlink()
-    # The first one is not among those that wait: the process died during it.
+    # The first run crashed, so it is retrying instead of queued.
     store.open()
     store.recover()
     (run,) = store.get("d0").runs  # type: ignore[union-attr]  # it is there
@@ -102,7 +102,7 @@ def wait_until_states_are(server: Server, **expected: int) -> None:
 
 def test_runs_of_an_unknown_handler_stay_and_are_shown(renamed: Server) -> None:
     folder = renamed.folder
-    # What comes meanwhile runs beside them.
+    # New deliveries run while they wait.
     assert renamed.post("/", BODY, headers={"Webhook-Id": "later"}).json()["handlers"] == ["new"]
     wait_until_states_are(renamed, queued=COUNT, retrying=1, succeeded=1)
     made = stats(folder)
@@ -112,13 +112,13 @@ def test_runs_of_an_unknown_handler_stay_and_are_shown(renamed: Server) -> None:
     for command in ("list", "stats"):
         code, text = run_command(folder, command)
         assert (code, note in text) == (0, True), text
-    answer = renamed.request("/deliveries", headers={"Authorization": f"Bearer {TOKEN}"})
-    assert answer.json()["unknown_handlers"] == {"old": COUNT + 1}
+    response = renamed.request("/deliveries", headers={"Authorization": f"Bearer {TOKEN}"})
+    assert response.json()["unknown_handlers"] == {"old": COUNT + 1}
     assert renamed.output().count("this process has no handler `old`") == 1
     assert ran(folder)[1:] == ["later new"]
 
 
-def test_replay_as_runs_them_under_another_name(renamed: Server) -> None:
+def test_replay_as_runs_another_handler(renamed: Server) -> None:
     folder = renamed.folder
     code, text = run_command(folder, "replay", "--as", "unknown")
     assert (code, "the running app has no handler `unknown`; it has new" in text) == (2, True)
@@ -126,16 +126,16 @@ def test_replay_as_runs_them_under_another_name(renamed: Server) -> None:
     assert code == 0, text
     wait_until_states_are(renamed, succeeded=COUNT + 1)
     assert sorted(ran(folder)[1:]) == sorted(f"d{number} new" for number in range(COUNT + 1))
-    record = SqliteStore(folder / "hubhooks.db").get("d7")
-    assert record is not None
-    assert [(run.handler, run.state, run.error) for run in record.runs] == [
+    delivery = SqliteStore(folder / "hubhooks.db").get("d7")
+    assert delivery is not None
+    assert [(run.handler, run.state, run.error) for run in delivery.runs] == [
         ("old", "ignored", "replayed as `new`"),
         ("new", "succeeded", ""),
     ]
     assert stats(folder)["unknown_handlers"] == {}
 
 
-def test_fail_ends_them(renamed: Server) -> None:
+def test_fail_ends_runs_of_an_unknown_handler(renamed: Server) -> None:
     folder = renamed.folder
     code, text = run_command(folder, "fail", "--handler", "old", "--dry-run")
     assert (code, text) == (0, f"would mark {COUNT + 1} runs of `old` as failed\n")
@@ -150,7 +150,7 @@ def test_fail_ends_them(renamed: Server) -> None:
     code, text = run_command(folder, "replay", "d4", "--as", "new")
     assert code == 0, text
     wait_until_states_are(renamed, failed=COUNT - 1, succeeded=2)
-    # Failed runs are no waiting ones.
+    # Failed runs do not wait.
     code, text = run_command(folder, "replay", "--as", "new")
     assert (code, "nothing to replay" in text) == (0, True), text
     code, text = run_command(folder, "replay", "--failed", "--as", "new")
@@ -158,7 +158,7 @@ def test_fail_ends_them(renamed: Server) -> None:
     wait_until_states_are(renamed, succeeded=COUNT + 1)
 
 
-def test_handler_that_comes_back_runs_them(renamed: Server) -> None:
+def test_restored_handler_runs_its_old_runs(renamed: Server) -> None:
     folder = renamed.folder
     renamed.stop()
     with started(folder, script=APP.replace("NAME", "old"), environ=ON_DISK) as server:
@@ -180,12 +180,12 @@ def test_replay_as_without_an_app_takes_any_name(tmp_path: Path) -> None:
     store.close()
     code, text = run_command(tmp_path, "replay", "--as", "new")
     assert (code, "no app runs: start it" in " ".join(text.split())) == (2, True), text
-    # No running app says which handlers it has, so any name is accepted.
+    # Without a running app the handlers are unknown, so any name is accepted.
     code, text = run_command(tmp_path, "replay", "--only", "old", "--as", "new")
     assert code == 0, text
-    record = store.get("d1")
-    assert record is not None
-    assert [(run.handler, run.state) for run in record.runs] == [
+    delivery = store.get("d1")
+    assert delivery is not None
+    assert [(run.handler, run.state) for run in delivery.runs] == [
         ("old", "ignored"),
         ("new", "queued"),
     ]

@@ -1,4 +1,4 @@
-"""`Webhooks` ties the rooms together: secrets, apps around it, what it shows."""
+"""`Webhooks` connects the parts: secrets, outer apps, and its repr."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def status_of(hooks: Webhooks, ask: Any, content: bytes, **headers: str) -> int:
 # ---- the secret ---------------------------------------------------------------------------------
 
 
-def test_nothing_but_serving_needs_a_secret(event: Callable[..., HubEvent]) -> None:
+def test_only_serving_requires_a_secret(event: Callable[..., HubEvent]) -> None:
     hooks = Webhooks()
 
     @hooks.on("repo.content")
@@ -49,7 +49,7 @@ def test_nothing_but_serving_needs_a_secret(event: Callable[..., HubEvent]) -> N
     assert hooks.verifier is None
 
 
-def test_the_secret_of_the_environment_is_read_when_it_is_first_needed(
+def test_environment_secret_is_read_lazily(
     ask: Any, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hooks = Webhooks()
@@ -60,7 +60,7 @@ def test_the_secret_of_the_environment_is_read_when_it_is_first_needed(
     assert status_of(hooks, ask, content, x_webhook_secret="sun") == 403
 
 
-def test_a_secret_that_is_given_is_preferred(
+def test_given_secret_has_priority(
     ask: Any, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WEBHOOK_SECRET", "sun")
@@ -70,20 +70,20 @@ def test_a_secret_that_is_given_is_preferred(
     assert status_of(hooks, ask, content) == 401
 
 
-def test_several_secrets_are_all_let_in(ask: Any, content: bytes) -> None:
+def test_any_of_several_secrets_is_accepted(ask: Any, content: bytes) -> None:
     hooks = Webhooks(["old", "new"])
     for secret, status in {"old": 200, "new": 200, "older": 403}.items():
         assert status_of(hooks, ask, content, x_webhook_secret=secret) == status
 
 
 @pytest.mark.parametrize("secret", ["", "  ", "mönd", []])
-def test_a_secret_that_cannot_work_is_refused_at_once(secret: Any) -> None:
+def test_unusable_secret_is_rejected_at_once(secret: Any) -> None:
     with pytest.raises(ConfigError):
         Webhooks(secret)
 
 
 @pytest.mark.parametrize("secret", [None, "", "mönd"])
-def test_serving_without_a_usable_secret_is_refused(
+def test_serving_without_a_usable_secret_is_rejected(
     secret: str | None, ask: Any, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if secret is not None:
@@ -99,12 +99,12 @@ def test_serving_without_a_usable_secret_is_refused(
     assert status_of(hooks, ask, content) == 503
 
 
-def test_everybody_is_let_in_only_if_told_so(ask: Any, content: bytes) -> None:
+def test_unsigned_deliveries_must_be_allowed(ask: Any, content: bytes) -> None:
     assert status_of(Webhooks(allow_unsigned=True), ask, content) == 200
     assert status_of(Webhooks("moon", allow_unsigned=True), ask, content) == 401
 
 
-def test_the_secret_is_shown_nowhere(ask: Any, content: bytes, caplog: Any) -> None:
+def test_repr_hides_the_secret(ask: Any, content: bytes, caplog: Any) -> None:
     caplog.set_level("DEBUG")
     hooks = Webhooks("tell-tale")
     for headers in ({}, {"x_webhook_secret": "x"}, {"x_webhook_secret": "tell-tale"}):
@@ -116,7 +116,7 @@ def test_the_secret_is_shown_nowhere(ask: Any, content: bytes, caplog: Any) -> N
 # ---- serving ------------------------------------------------------------------------------------
 
 
-def test_it_is_an_application_of_its_own(serve: Any, post: Any, content: bytes) -> None:
+def test_webhooks_is_an_asgi_app(serve: Any, post: Any, content: bytes) -> None:
     hooks = Webhooks("moon")
     seen: list[tuple[str, str]] = []
 
@@ -125,15 +125,15 @@ def test_it_is_an_application_of_its_own(serve: Any, post: Any, content: bytes) 
         seen.append((event.repo.name, context.id))
 
     with serve(hooks) as port:
-        status, said = post(port, content)
-    assert (status, said["handlers"]) == (202, [retrain.__qualname__])
+        status, data = post(port, content)
+    assert (status, data["handlers"]) == (202, [retrain.__qualname__])
     assert seen == [("ada-labs/tide-gauges", "d1")]
-    record = hooks.deliveries.get("d1")
-    assert record is not None
-    assert record.state == "succeeded"
+    delivery = hooks.deliveries.get("d1")
+    assert delivery is not None
+    assert delivery.state == "succeeded"
 
 
-def test_its_lifespan_is_that_of_the_app_around_it(serve: Any, post: Any, content: bytes) -> None:
+def test_lifespan_works_in_an_outer_app(serve: Any, post: Any, content: bytes) -> None:
     hooks = Webhooks("moon")
     ran: list[str] = []
 
@@ -148,7 +148,7 @@ def test_its_lifespan_is_that_of_the_app_around_it(serve: Any, post: Any, conten
     assert ran == ["d1"]
 
 
-def test_the_end_of_its_lifespan_waits_for_handlers(ask: Any, content: bytes) -> None:
+def test_end_of_lifespan_waits_for_handlers(ask: Any, content: bytes) -> None:
     hooks = Webhooks(allow_unsigned=True)
     release = threading.Event()
 
@@ -159,33 +159,33 @@ def test_the_end_of_its_lifespan_waits_for_handlers(ask: Any, content: bytes) ->
     async def live() -> str:
         async with hooks.lifespan(None):
             await ask(hooks, content, headers={"webhook-id": "d1"})
-            # Only a lifespan that waits gives the loop a turn, and so the handler its release.
+            # The handler is released only if the end of the lifespan waits.
             asyncio.get_running_loop().call_soon(release.set)
-        record = hooks.deliveries.get("d1")
-        assert record is not None
-        return record.state
+        delivery = hooks.deliveries.get("d1")
+        assert delivery is not None
+        return delivery.state
 
     assert asyncio.run(live()) == "succeeded"
 
 
-def test_the_size_of_a_body_can_be_limited(ask: Any, content: bytes) -> None:
+def test_body_size_can_be_limited(ask: Any, content: bytes) -> None:
     small = Webhooks(allow_unsigned=True, max_body_size=len(content) - 1)
     assert status_of(small, ask, content) == 413
     assert status_of(Webhooks(allow_unsigned=True, max_body_size=len(content)), ask, content) == 200
 
 
-def test_replays_can_be_turned_off(ask: Any, content: bytes) -> None:
+def test_replays_can_be_skipped(ask: Any, content: bytes) -> None:
     async def twice(hooks: Webhooks) -> list[str]:
         @hooks.on(name="matching")
         async def matching(event: HubEvent) -> None: ...
 
-        said: list[str] = []
+        data: list[str] = []
         for _ in range(2):
             reply = await ask(hooks, content, headers={"webhook-id": "d1"})
-            said.append(reply.said["status"])
-            while (record := hooks.deliveries.get("d1")) and record.state != "succeeded":
+            data.append(reply.data["status"])
+            while (delivery := hooks.deliveries.get("d1")) and delivery.state != "succeeded":
                 await asyncio.sleep(0)
-        return said
+        return data
 
     run = asyncio.run(twice(Webhooks(allow_unsigned=True)))
     assert run == ["accepted", "accepted"]
@@ -193,19 +193,19 @@ def test_replays_can_be_turned_off(ask: Any, content: bytes) -> None:
     assert skip == ["accepted", "duplicate"]
 
 
-def test_a_bot_does_not_answer_itself(ask: Any, body: Callable[..., bytes]) -> None:
+def test_bot_does_not_reply_to_itself(ask: Any, body: Callable[..., bytes]) -> None:
     bot = "6a00000000000000000000b0"
     hooks = Webhooks(allow_unsigned=True, ignore_authors=[bot])
-    told: list[HubEvent] = []
-    hooks.on_unhandled(told.append)
+    called: list[HubEvent] = []
+    hooks.on_unhandled(called.append)
 
     @hooks.on_comment()
     def reply(event: CommentEvent) -> None: ...
 
     own = body("discussion.comment.create", comment__author__id=bot)
-    answer = asyncio.run(ask(hooks, own))
-    assert (answer.status, answer.said["status"]) == (200, "ignored")
-    assert told == []
+    response = asyncio.run(ask(hooks, own))
+    assert (response.status, response.data["status"]) == (200, "ignored")
+    assert called == []
     assert hooks.explain(HubEvent.from_json(own)) == [
         f"no handler matches: its author `{bot}` is in `ignore_authors`"
     ]
@@ -225,12 +225,12 @@ def test_other_routers_can_be_included(ask: Any, content: bytes) -> None:
 # ---- hooks and loops ----------------------------------------------------------------------------
 
 
-def test_hooks_are_called_after_the_answer(
+def test_hooks_are_called_after_the_response(
     serve: Any, post: Any, body: Callable[..., bytes]
 ) -> None:
     hooks = Webhooks("moon")
-    answered = threading.Event()
-    told: list[tuple[str, str]] = []
+    responded = threading.Event()
+    called: list[tuple[str, str]] = []
 
     @hooks.on("repo.content", name="fails")
     def fails(event: ContentEvent) -> None:
@@ -238,23 +238,23 @@ def test_hooks_are_called_after_the_answer(
 
     @hooks.on_unhandled
     def unhandled(event: HubEvent) -> None:
-        assert answered.wait(PATIENCE)
-        told.append(("unhandled", event.scope))
+        assert responded.wait(PATIENCE)
+        called.append(("unhandled", event.scope))
 
     @hooks.on_failure
     async def failure(event: HubEvent, context: RunContext, error: BaseException) -> None:
-        told.append((context.handler, type(error).__name__))
+        called.append((context.handler, type(error).__name__))
 
     with serve(hooks) as port:
         assert post(port, body("repo.create"), "d1")[0] == 200
         assert post(port, body("repo.content.update"), "d2")[0] == 202
         assert post(port, b"{}", "d3")[0] == 202
-        answered.set()
-    assert sorted(told) == [("fails", "ValueError"), ("unhandled", "repo")]
+        responded.set()
+    assert sorted(called) == [("fails", "ValueError"), ("unhandled", "repo")]
 
 
 @pytest.mark.parametrize("mounted", [False, True])
-def test_on_their_own_loop_a_blocking_async_handler_delays_no_answer(
+def test_dedicated_loop_prevents_delayed_responses(
     serve: Any, post: Any, content: bytes, mounted: bool
 ) -> None:
     hooks = Webhooks("moon", handler_loop="dedicated")
@@ -277,16 +277,16 @@ def test_on_their_own_loop_a_blocking_async_handler_delays_no_answer(
         assert post(port, content, "d1")[0] == 202
         assert begun.wait(PATIENCE)
         assert post(port, content, "d2")[0] == 202
-        order.append("answered")
+        order.append("responded")
         release.set()
-    assert order == ["answered", "handled"]
-    assert [record.state for record in hooks.deliveries.list()] == ["succeeded", "succeeded"]
+    assert order == ["responded", "handled"]
+    assert [delivery.state for delivery in hooks.deliveries.list()] == ["succeeded", "succeeded"]
 
 
 @pytest.mark.parametrize(
     ("chosen", "is_own"), [(None, True), ("server", False), ("dedicated", True)]
 )
-def test_under_gradio_async_handlers_have_a_loop_of_their_own_unless_told_otherwise(
+def test_gradio_uses_a_dedicated_loop_by_default(
     ask: Any, content: bytes, chosen: Any, is_own: bool
 ) -> None:
     pytest.importorskip("gradio")
@@ -306,7 +306,7 @@ def test_under_gradio_async_handlers_have_a_loop_of_their_own_unless_told_otherw
 
 
 @pytest.mark.parametrize("loop", ["server", "dedicated"])
-def test_it_can_be_served_again_on_another_loop_and_leaves_no_thread(
+def test_webhooks_can_be_served_on_another_loop(
     serve: Any, post: Any, content: bytes, loop: Any
 ) -> None:
     hooks = Webhooks("moon", handler_loop=loop)
@@ -323,7 +323,7 @@ def test_it_can_be_served_again_on_another_loop_and_leaves_no_thread(
     for delivery_id in ("d1", "d2"):
         with serve(hooks) as port:
             assert post(port, content, delivery_id)[0] == 202
-    assert [record.state for record in hooks.deliveries.list()] == ["succeeded", "succeeded"]
+    assert [delivery.state for delivery in hooks.deliveries.list()] == ["succeeded", "succeeded"]
     assert loops[0] is not loops[1]
     ours = set(threading.enumerate()) - before
     for thread in ours:
@@ -331,7 +331,7 @@ def test_it_can_be_served_again_on_another_loop_and_leaves_no_thread(
         assert not thread.is_alive()
 
 
-def test_without_the_extra_each_method_says_what_to_install() -> None:
+def test_missing_extra_is_named() -> None:
     script = """
 import sys
 
@@ -360,7 +360,7 @@ for method in hooks.router, hooks.app_kwargs, lambda: hooks.launch(None), hooks.
     assert done.stdout.splitlines() == [fastapi, gradio, gradio, gradio], done.stderr
 
 
-def test_a_room_imports_nothing_heavy() -> None:
+def test_import_of_webhooks_loads_no_heavy_module() -> None:
     script = """
 import sys, hubhooks.webhooks
 heavy = {"fastapi", "starlette", "gradio", "pydantic", "huggingface_hub", "sqlite3", "typer",

@@ -41,32 +41,32 @@ def test_when_is_called_once_per_handler_and_delivery(
     hooks.add(lambda event: None, "discussion", when=make("never"), name="never")
     with serve(hooks) as port:
         assert post(port, PUSH)[1]["status"] == ("accepted" if is_matched else "unhandled")
-        record = hooks.deliveries.get("d1")
-        assert record is not None
+        delivery = hooks.deliveries.get("d1")
+        assert delivery is not None
         if not is_matched:
-            assert "`one` does not match: its `when` returned false" in record.reason
+            assert "`one` does not match: its `when` returned false" in delivery.reason
     assert asked == ["one", "two"]
 
 
 def test_when_of_two_decorators_is_called_once(hooks: Webhooks, post: Any) -> None:
     asked: list[HubEvent] = []
 
-    def refuses(event: HubEvent) -> None:
+    def raises(event: HubEvent) -> None:
         asked.append(event)
 
-    @hooks.on("repo.content", when=refuses)
-    @hooks.on("repo.*", when=refuses)
+    @hooks.on("repo.content", when=raises)
+    @hooks.on("repo.*", when=raises)
     def handle(event: HubEvent) -> None: ...
 
     with serve(hooks) as port:
         post(port, PUSH)
-        record = hooks.deliveries.get("d1")
-        assert record is not None
-        assert record.reason.count("returned false") == 1
+        delivery = hooks.deliveries.get("d1")
+        assert delivery is not None
+        assert delivery.reason.count("returned false") == 1
     assert len(asked) == 1
 
 
-def test_when_of_a_repeated_delivery_is_called_once_for_each(hooks: Webhooks, post: Any) -> None:
+def test_when_is_called_for_each_repetition(hooks: Webhooks, post: Any) -> None:
     asked: list[HubEvent] = []
     hooks.add(lambda event: None, when=asked.append, name="one")
     with serve(hooks) as port:
@@ -75,7 +75,7 @@ def test_when_of_a_repeated_delivery_is_called_once_for_each(hooks: Webhooks, po
             assert len(asked) == count
 
 
-def test_when_that_blocks_holds_no_lock(tmp_path: Path, post: Any) -> None:
+def test_blocking_when_holds_no_lock(tmp_path: Path, post: Any) -> None:
     path = tmp_path / "hubhooks.db"
     hooks = Webhooks("moon", deliveries=path)
     is_called, release = threading.Event(), threading.Event()
@@ -85,9 +85,9 @@ def test_when_that_blocks_holds_no_lock(tmp_path: Path, post: Any) -> None:
         return not release.wait(PATIENCE)
 
     hooks.add(lambda event: None, when=blocks, name="one")
-    answers: list[Any] = []
+    responses: list[Any] = []
     with serve(hooks) as port:
-        sender = threading.Thread(target=lambda: answers.append(post(port, PUSH)))
+        sender = threading.Thread(target=lambda: responses.append(post(port, PUSH)))
         sender.start()
         try:
             assert is_called.wait(PATIENCE)
@@ -98,7 +98,7 @@ def test_when_that_blocks_holds_no_lock(tmp_path: Path, post: Any) -> None:
         finally:
             release.set()
             sender.join(PATIENCE)
-    assert answers[0][1]["status"] == "unhandled"
+    assert responses[0][1]["status"] == "unhandled"
 
 
 def test_no_log_line_is_written_inside_a_transaction(
@@ -142,7 +142,7 @@ def test_no_log_line_is_written_inside_a_transaction(
 @pytest.mark.parametrize(
     "error", [ValueError, SystemExit, GeneratorExit, asyncio.CancelledError, KeyboardInterrupt]
 )
-def test_when_that_raises_is_answered_and_recorded(
+def test_raising_when_gets_a_response_and_is_recorded(
     hooks: Webhooks, post: Any, error: type[BaseException]
 ) -> None:
     asked: list[HubEvent] = []
@@ -154,26 +154,26 @@ def test_when_that_raises_is_answered_and_recorded(
     hooks.add(lambda event: None, when=raises, name="raises")
     hooks.add(lambda event: None, "discussion", name="other")
     with serve(hooks) as port:
-        status, said = post(port, PUSH)
-        assert (status, said["status"]) == (200, "unhandled")
-        record = hooks.deliveries.get("d1")
-        assert record is not None
-        assert f"`raises` does not match: its `when` raised {error.__name__}" in record.reason
+        status, data = post(port, PUSH)
+        assert (status, data["status"]) == (200, "unhandled")
+        delivery = hooks.deliveries.get("d1")
+        assert delivery is not None
+        assert f"`raises` does not match: its `when` raised {error.__name__}" in delivery.reason
     assert len(asked) == 1
 
 
-def test_a_batch_that_is_tried_again_calls_no_when_again(tmp_path: Path, post: Any) -> None:
+def test_retried_batch_calls_no_when_again(tmp_path: Path, post: Any) -> None:
     path = tmp_path / "hubhooks.db"
     hooks = Webhooks("moon", deliveries=path)
     asked: list[HubEvent] = []
     is_called = threading.Event()
 
-    def refuses(event: HubEvent) -> None:
+    def raises(event: HubEvent) -> None:
         asked.append(event)
         is_called.set()
 
-    hooks.add(lambda event: None, when=refuses, name="one")
-    answers: list[Any] = []
+    hooks.add(lambda event: None, when=raises, name="one")
+    responses: list[Any] = []
     tries = threading.Event()
     with serve(hooks) as port:
         app = hooks._webhook_app  # noqa: SLF001 - nothing else shows a batch that is tried again
@@ -188,7 +188,7 @@ def test_a_batch_that_is_tried_again_calls_no_when_again(tmp_path: Path, post: A
         app._commit_batch = counted  # noqa: SLF001 - see above
         other = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
-        sender = threading.Thread(target=lambda: answers.append(post(port, PUSH)))
+        sender = threading.Thread(target=lambda: responses.append(post(port, PUSH)))
         sender.start()
         try:
             assert is_called.wait(PATIENCE)
@@ -197,5 +197,5 @@ def test_a_batch_that_is_tried_again_calls_no_when_again(tmp_path: Path, post: A
             other.rollback()
             other.close()
             sender.join(PATIENCE)
-    assert answers[0][1]["status"] == "unhandled"
+    assert responses[0][1]["status"] == "unhandled"
     assert len(asked) == 1

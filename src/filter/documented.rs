@@ -278,7 +278,7 @@ mod tests {
     use crate::scope;
 
     #[test]
-    fn table_has_just_the_documented_scopes_and_actions() {
+    fn table_has_exactly_the_documented_scopes_and_actions() {
         for (name, actions) in scope::SCOPES {
             let events: Vec<_> = EVENTS.iter().filter(|event| event.scope == name).collect();
             let promise = Class::promised_by(name).expect("a documented scope promises a class");
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn table_carries_just_the_criteria_that_not_all_events_carry() {
+    fn table_lists_exactly_the_optional_criteria() {
         for criterion in CRITERIA {
             let is_carried = EVENTS
                 .iter()

@@ -1,4 +1,4 @@
-"""Who may see a payload, replay a delivery, or read the store's files, in Gradio apps."""
+"""Access to payloads, replays and the store's files in Gradio apps."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ AUTH = "options = {'auth': ('ada', 'tide')}\n" + LAUNCH
 
 
 def log_in(app: App) -> None:
-    answer = app.client.post("/login", data={"username": "ada", "password": "tide"})
-    assert answer.status_code == 200
+    response = app.client.post("/login", data={"username": "ada", "password": "tide"})
+    assert response.status_code == 200
 
 
 # ---- pages of another origin -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rendered", ["by Python", "by Node"])
-def test_a_page_of_another_port_reads_and_replays_nothing(tmp_path: Path, rendered: str) -> None:
+def test_page_of_another_port_cannot_read_or_replay(tmp_path: Path, rendered: str) -> None:
     environ = ssr() if rendered == "by Node" else {}
     with running(tmp_path, AUTH, **environ) as app:
         app.wait_until_all_ended()
@@ -47,7 +47,7 @@ def test_a_page_of_another_port_reads_and_replays_nothing(tmp_path: Path, render
                 assert PRIVATE_NAME not in look.text
                 replay = app.call("replay", "sync", chosen=private_id, headers=headers)
                 assert "Queued" not in replay.text
-        # The app's own page, with and without what newer browsers add.
+        # The page of the app, with and without the headers of newer browsers.
         for headers in ({"Origin": f"http://{host}"}, {"Sec-Fetch-Site": "same-origin"}, {}):
             assert PRIVATE_NAME in app.call("look", headers=headers).text
 
@@ -55,7 +55,7 @@ def test_a_page_of_another_port_reads_and_replays_nothing(tmp_path: Path, render
 # ---- wrong admin tokens ------------------------------------------------------------------------
 
 
-def test_wrong_tokens_in_the_tab_never_lock_the_right_one_out(tmp_path: Path) -> None:
+def test_wrong_tokens_in_the_tab_never_block_the_right_one(tmp_path: Path) -> None:
     with running(tmp_path) as app:
         app.wait_until_all_ended()
         for _ in range(7):
@@ -142,8 +142,8 @@ def serving(folder: Path, way: str, script: str, **environ: str | None) -> Itera
     with started(folder, *command, script=APP + script, prints=prints, environ=variables) as server:
         app = App(server)
         with app.client:
-            answer = server.post("/gradio_api/webhooks/", compact(sample_json(PRIVATE)))
-            assert answer.status_code == 202, answer.text
+            response = server.post("/gradio_api/webhooks/", compact(sample_json(PRIVATE)))
+            assert response.status_code == 202, response.text
             if not needs_poll(way):
                 app.wait_until_all_ended()
             yield app
@@ -155,7 +155,7 @@ def needs_poll(way: str) -> bool:
 
 
 def links_of_system(folder: Path, process: int | str) -> list[str]:
-    """Give the links by which Linux names open files and the working directory of a process."""
+    """Return the links by which Linux names open files and the working directory of a process."""
     if not Path(f"/proc/{process}").is_dir():
         return []
     links = [f"/proc/{process}/cwd/hubhooks.db{suffix}" for suffix in FILES]
@@ -163,7 +163,7 @@ def links_of_system(folder: Path, process: int | str) -> list[str]:
 
 
 def open_files(process: int) -> list[str]:
-    """Give the links to the files of the store that a process holds open."""
+    """Return the links to the files of the store that a process holds open."""
     try:
         links = [*Path(f"/proc/{process}/fd").iterdir()]
     except FileNotFoundError:
@@ -173,9 +173,9 @@ def open_files(process: int) -> list[str]:
 
 
 def give(app: App, prefix: str, path: str) -> str:
-    """Ask a function of the app to return a file, and give the response."""
-    answer = app.client.post(f"{prefix}/gradio_api/run/give", json={"data": [path]})
-    return answer.text
+    """Ask a function of the app to return a file, and return the response."""
+    response = app.client.post(f"{prefix}/gradio_api/run/give", json={"data": [path]})
+    return response.text
 
 
 @pytest.mark.parametrize("rendered", ["by Python", "by Node"])
@@ -214,9 +214,9 @@ def test_no_file_of_the_store_is_served(tmp_path: Path, way: str, rendered: str)
         names += open_files(pid)
         for name in names:
             for route in ("gradio_api/file=", "gradio_api/file/", "file="):
-                answer = app.client.get(f"{prefix}/{route}{name}", follow_redirects=True)
-                assert answer.status_code in {403, 404}, (route, name)
-                assert PRIVATE_NAME not in answer.text
+                response = app.client.get(f"{prefix}/{route}{name}", follow_redirects=True)
+                assert response.status_code in {403, 404}, (route, name)
+                assert PRIVATE_NAME not in response.text
             give(app, prefix, name)
         assert "gradio.FileData" in give(app, prefix, "plain.txt")
         # Gradio copies what a function returns.
@@ -232,7 +232,7 @@ def test_no_file_of_the_store_is_served(tmp_path: Path, way: str, rendered: str)
 
 
 @pytest.mark.parametrize("way", ["launch", "app_kwargs", "mount"])
-def test_a_deep_link_shares_nothing_private(tmp_path: Path, way: str) -> None:
+def test_deep_link_shares_no_private_data(tmp_path: Path, way: str) -> None:
     cache = tmp_path / "gradio"
     script = "options = {}\n" + LAUNCHES[way].removeprefix(ALLOWED)
     with serving(tmp_path, way, script, GRADIO_TEMP_DIR=str(cache)) as app:
@@ -269,9 +269,9 @@ def test_the_tab_shows_no_unprintable_text(tmp_path: Path) -> None:
         sample_json(PUBLIC), {"repo.name": f"ada/{marks}exe", "event.action": marks}
     )
     with running(tmp_path) as app:
-        answer = app.server.post("/gradio_api/webhooks", compact(sample))
-        assert answer.status_code == 202
-        delivery_id = answer.json()["delivery"]
+        response = app.server.post("/gradio_api/webhooks", compact(sample))
+        assert response.status_code == 202
+        delivery_id = response.json()["delivery"]
         key = app.unlock("mine")
         for session, held in (("other", ""), ("mine", key)):
             view = app.parts(app.call("look", session=session, key=held, chosen=delivery_id))
@@ -299,11 +299,11 @@ logs = {"middleware": [Middleware(Logs)]}
 """
 
 
-def test_a_websocket_at_our_path_is_refused(tmp_path: Path) -> None:
+def test_websocket_at_the_webhook_path_is_rejected(tmp_path: Path) -> None:
     script = LAUNCH.replace("hooks.launch(demo", "hooks.launch(demo, app_kwargs=logs")
     with running(tmp_path, LOGS + script) as app:
         for path in ("/gradio_api/webhooks", "/gradio_api/webhooks/x", "/webhooks", "/webhooks/x"):
-            said = ask_for_websocket(app.server, f"{path}?secret=s3cret-moon")
-            assert b"403" in said
+            output = ask_for_websocket(app.server, f"{path}?secret=s3cret-moon")
+            assert b"403" in output
         printed = app.server.wait_for("/webhooks/x\n")
         assert "s3cret-moon" not in printed

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 TOKEN = "a long word of the admin"
 PRIVATE = "repo.content.update.bucket"
 PUBLIC = "repo.create"
-# What only the body of the private delivery says, and what only its handler does.
+# Text that only the body of the private delivery has, and text that only its handler prints.
 PRIVATE_NAME = "gauge-uploads"
 SECRETS = (PRIVATE_NAME, "6a0333a6dc295436fc3709c5", "the tide is out")
 
@@ -194,7 +194,7 @@ def test_no_function_shows_private_data_or_replays_without_access(
         if not function["backend_fn"]:
             continue
         name = function["api_name"]
-        # Wrong tokens have tests of their own.
+        # Wrong tokens have their own tests.
         last = "" if name == "hubhooks_unlock" else "all its handlers"
         data = ["all states", 0, private_id, key, "", last]
         body = {
@@ -282,10 +282,10 @@ def test_api_shows_details_with_the_admin_token(app: App, private_id: str) -> No
     assert shown["body"]["repo"]["name"] == "ada-labs/gauge-uploads"
 
 
-def test_without_a_token_only_the_log_says_how_to_get_access(tmp_path: Path) -> None:
+def test_without_a_token_only_the_log_explains_access(tmp_path: Path) -> None:
     with running(tmp_path, HUBHOOKS_ADMIN_TOKEN=None) as app:
-        refused = app.call("unlock", TOKEN)
-        assert "has no admin token" in app.parts(refused)["refusal"]
+        rejected = app.call("unlock", TOKEN)
+        assert "has no admin token" in app.parts(rejected)["refusal"]
         look = app.call("look")
         assert PRIVATE_NAME not in look.text
         assert app.client.get("/gradio_api/webhooks/deliveries").status_code == 405
@@ -302,7 +302,7 @@ def test_page_names_no_environment_variable(app: App) -> None:
         assert not re.search(r"HUBHOOKS_|WEBHOOK_SECRET", text)
 
 
-def test_users_of_a_password_see_everything(tmp_path: Path) -> None:
+def test_password_users_see_everything(tmp_path: Path) -> None:
     script = "options = {'auth': ('ada', 'tide')}\n" + LAUNCH
     with running(tmp_path, script) as app:
         app.wait_until_all_ended()

@@ -154,7 +154,7 @@ async def wrong_method(
 EXACT = ["/webhooks/hub", "/api/v3/hub", "/bare", "/quite/unlisted", "/inner/hub"]
 COMMENT = sample_json("discussion.comment.create")
 PUSH = compact(sample_json("repo.content.update"))
-# The oldest and the newest Python, each with its newest FastAPI; and the oldest FastAPI we take.
+# The oldest and the newest Python with their newest FastAPI, and the oldest supported FastAPI.
 VERSIONS = {
     "Python 3.10": ("3.10", "fastapi"),
     "Python 3.13": ("3.13", "fastapi"),
@@ -184,43 +184,43 @@ def interpreter(title: str) -> Path:
 
 
 def head_only(server: Server, path: str, **headers: str) -> tuple[int, dict[str, str], Any]:
-    """Send a request whose body never comes, and give what is answered all the same."""
+    """Send a request without its body, and return the response."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
     connection.putrequest("POST", path)
     for name, value in headers.items():
         connection.putheader(name.replace("_", "-"), value)
     connection.endheaders()
     with connection.getresponse() as response:
-        said = json.loads(response.read())
+        expected = json.loads(response.read())
     connection.close()
-    return response.status, {name.lower(): value for name, value in response.getheaders()}, said
+    return response.status, {name.lower(): value for name, value in response.getheaders()}, expected
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
 @pytest.mark.parametrize("path", EXACT)
-def test_router_answers_exactly_its_path(app: Server, path: str, slash: str) -> None:
+def test_router_responds_at_exactly_its_path(app: Server, path: str, slash: str) -> None:
     secret = "sun" if path.startswith("/inner") else SECRET
-    answer = app.post(path + slash, PUSH, secret=secret)
-    assert answer.status_code == 202
-    assert (answer.json()["status"], answer.json()["handlers"]) == ("accepted", ["pushed"])
+    response = app.post(path + slash, PUSH, secret=secret)
+    assert response.status_code == 202
+    assert (response.json()["status"], response.json()["handlers"]) == ("accepted", ["pushed"])
     assert app.post(path + slash, PUSH, secret="wrong").status_code == 403
     assert app.post(path + slash, PUSH, secret=None).status_code == 401
     for method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"):
-        refused = app.request(path + slash, method, secret=secret)
-        assert (refused.status_code, refused.headers["allow"]) == (405, "POST"), method
+        rejected = app.request(path + slash, method, secret=secret)
+        assert (rejected.status_code, rejected.headers["allow"]) == (405, "POST"), method
     assert app.post(f"{path}{slash}x", PUSH, secret=secret).status_code == 404
 
 
 @pytest.mark.parametrize("path", [*EXACT, "/mine", "/shared"])
-def test_secret_of_the_query_is_in_no_log_and_no_location(app: Server, path: str) -> None:
+def test_query_secret_is_in_no_log_or_location(app: Server, path: str) -> None:
     secret = "sun" if path.startswith(("/inner", "/shared")) else SECRET
     assert app.post(f"{path}?secret={secret}", PUSH, secret=None).is_success
     assert app.post(f"{path}?secret=nearly", PUSH, secret=None).status_code == 403
     if path in EXACT:
         for at in (path, f"{path}/"):
-            refused = app.request(f"{at}?secret={secret}")
-            assert refused.status_code == 405
-            assert "location" not in refused.headers
+            rejected = app.request(f"{at}?secret={secret}")
+            assert rejected.status_code == 405
+            assert "location" not in rejected.headers
     output = app.wait_for(f'"POST {path} HTTP/1.1" 403')
     assert f"={secret}" not in output
     assert "nearly" not in output
@@ -231,34 +231,34 @@ def test_router_runs_the_handlers(app: Server) -> None:
     app.wait_for("pushed ada-labs/tide-gauges")
 
 
-def test_middleware_of_the_app_sees_each_answer_afresh(app: Server) -> None:
+def test_middleware_cannot_change_later_responses(app: Server) -> None:
     for _ in range(3):
-        refused = app.post("/webhooks/hub", PUSH, secret="wrong")
-        assert refused.headers.get_list("x-tag") == ["one"]
-        assert refused.headers["x-stamp"] == "two"
+        rejected = app.post("/webhooks/hub", PUSH, secret="wrong")
+        assert rejected.headers.get_list("x-tag") == ["one"]
+        assert rejected.headers["x-stamp"] == "two"
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_dependencies_of_the_router_guard_it(app: Server, slash: str) -> None:
+def test_dependencies_protect_the_router(app: Server, slash: str) -> None:
     assert app.post(f"/guarded{slash}", PUSH).status_code == 418
     assert app.post(f"/guarded{slash}", PUSH, headers={"x-pass": "yes"}).status_code == 202
     app.wait_for("let in")
 
 
 @pytest.mark.parametrize("path", ["/webhooks/hub", "/mine"])
-def test_secret_is_judged_before_a_body_comes(app: Server, path: str) -> None:
+def test_secret_is_checked_before_the_body(app: Server, path: str) -> None:
     length = str(50 * 1024**3)
     for headers, status in (
         ({}, 401),
         ({"X_Webhook_Secret": "wrong"}, 403),
         ({"X_Webhook_Secret": SECRET}, 413),
     ):
-        answer = head_only(app, path, Content_Length=length, **headers)
-        assert answer[0] == status
-        assert answer[1]["connection"] == "close"
+        response = head_only(app, path, Content_Length=length, **headers)
+        assert response[0] == status
+        assert response[1]["connection"] == "close"
 
 
-def test_endpoint_of_ones_own_gets_the_verified_event(app: Server) -> None:
+def test_custom_endpoint_gets_the_verified_event(app: Server) -> None:
     right = app.post("/mine?tenant=3", PUSH)
     assert (right.status_code, right.json()) == (200, {"scope": "repo.content", "tenant": 3})
     by_query = app.post(f"/mine?tenant=4&secret={SECRET}", PUSH, secret=None)
@@ -281,18 +281,18 @@ def test_endpoint_of_ones_own_gets_the_verified_event(app: Server) -> None:
         (PUSH, SECRET, 200, "ignored", "takes a CommentEvent, not a ContentEvent"),
     ],
 )
-def test_endpoint_of_ones_own_is_spared(
+def test_invalid_delivery_does_not_reach_a_custom_endpoint(
     app: Server, content: bytes, secret: str | None, status: int, word: str, reason: str
 ) -> None:
-    answer = app.post("/comments", content, secret=secret)
-    detail = answer.json()["detail"]
-    assert (answer.status_code, detail["status"]) == (status, word)
+    response = app.post("/comments", content, secret=secret)
+    detail = response.json()["detail"]
+    assert (response.status_code, detail["status"]) == (status, word)
     assert reason in detail["reason"]
     if word == "malformed":
         app.wait_for("a delivery is malformed: ")
 
 
-def test_endpoint_of_ones_own_reads_no_more_than_allowed(app: Server) -> None:
+def test_custom_endpoint_enforces_the_body_limit(app: Server) -> None:
     def chunks() -> Iterator[bytes]:
         yield from (b" " * 1000 for _ in range(3))
 
@@ -301,7 +301,7 @@ def test_endpoint_of_ones_own_reads_no_more_than_allowed(app: Server) -> None:
     assert app.post("/small", PUSH.ljust(2000), secret="new").status_code == 200
 
 
-def test_endpoint_of_ones_own_sees_no_body_that_was_cut_off(app: Server) -> None:
+def test_custom_endpoint_gets_no_truncated_body(app: Server) -> None:
     with socket.create_connection(("127.0.0.1", app.port), timeout=PATIENCE) as client:
         head = f"POST /mine HTTP/1.1\r\nHost: x\r\nX-Webhook-Secret: {SECRET}\r\n"
         client.sendall(f"{head}Content-Length: {len(PUSH)}\r\n\r\n".encode() + PUSH[:99])
@@ -312,18 +312,18 @@ def test_endpoint_of_ones_own_sees_no_body_that_was_cut_off(app: Server) -> None
 def test_several_dependencies_of_one_request_see_the_same_delivery(app: Server, query: str) -> None:
     body = compact(COMMENT)
     secret = None if query else SECRET
-    answer = app.post(f"/several{query}", body, secret=secret)
-    assert (answer.status_code, answer.json()) == (200, {"same": True, "raw": True})
-    # Each judges for itself what the other one let in.
+    response = app.post(f"/several{query}", body, secret=secret)
+    assert (response.status_code, response.json()) == (200, {"same": True, "raw": True})
+    # Each endpoint checks the delivery with its own options.
     assert app.post(f"/strict{query}", body, secret=secret).status_code == 403
     assert app.post(f"/smaller{query}", body, secret=secret).status_code == 413
     assert app.post("/several", body, secret=None).status_code == 401
     assert f"secret={SECRET}" not in app.output()
 
 
-def test_endpoint_of_ones_own_takes_only_what_the_hub_sends(app: Server) -> None:
-    answer = app.request("/wrong-method", "GET", secret="sun")
-    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+def test_custom_endpoint_accepts_only_hub_requests(app: Server) -> None:
+    response = app.request("/wrong-method", "GET", secret="sun")
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
 
 
 def examples(operation: dict[str, Any]) -> dict[str, Any]:
@@ -371,7 +371,7 @@ def test_openapi_describes_each_field_of_a_response(app: Server) -> None:
     assert all(field["description"] for field in fields.values())
 
 
-def test_openapi_shows_what_is_taken_and_answered(app: Server) -> None:
+def test_openapi_shows_requests_and_responses(app: Server) -> None:
     schema = app.request("/openapi.json").json()
     validate(schema)
     assert app.request("/docs").status_code == 200
@@ -382,7 +382,7 @@ def test_openapi_shows_what_is_taken_and_answered(app: Server) -> None:
     scheme = schema["components"]["securitySchemes"]["HubWebhookSecret"]
     assert (scheme["in"], scheme["name"]) == ("header", "X-Webhook-Secret")
     rejections = {"400", "401", "403", "413", "503"}
-    for path, title, answers, model in (
+    for path, title, responses, model in (
         ("/webhooks/hub", "HubEvent", rejections | {"200", "202"}, "WebhookResponse"),
         ("/mine", "HubEvent", rejections | {"200", "422"}, "WebhookErrorResponse"),
         ("/comments", "CommentEvent", rejections | {"202"}, "WebhookErrorResponse"),
@@ -392,7 +392,7 @@ def test_openapi_shows_what_is_taken_and_answered(app: Server) -> None:
         body = operation["requestBody"]["content"]["application/json"]["schema"]
         assert (body["title"], body["required"]) == (title, ["event"])
         # Older versions of FastAPI list 422 where there is nothing to validate.
-        assert set(operation["responses"]) - {"422"} == answers - {"422"}
+        assert set(operation["responses"]) - {"422"} == responses - {"422"}
         shown = operation["responses"]["403"]["content"]["application/json"]["schema"]
         assert shown == {"$ref": f"#/components/schemas/{model}"}
     assert schema["paths"]["/guarded"]["post"]["tags"] == ["hub"]
@@ -421,7 +421,7 @@ app.include_router(hooks.router("/"))
         assert server.post(path, PUSH, secret="wrong").status_code == 403
 
 
-def test_router_keeps_an_app_without_a_secret_from_starting(start: Callable[..., Server]) -> None:
+def test_router_without_a_secret_fails_startup(start: Callable[..., Server]) -> None:
     server = start(*STRICT, script=APP, environ={"WEBHOOK_SECRET": None}, prints="set WEBHOOK_SEC")
     assert server.wait() != 0
 
@@ -446,18 +446,18 @@ outer.include_router(hooks.router("/hub"))
         ('app.mount("/page", page); app.include_router(outer)', 200),
     ],
 )
-def test_router_behind_an_app_that_takes_every_path_is_warned_of(
+def test_router_behind_a_catch_all_mount_warns(
     start: Callable[..., Server], title: str, lines: str, status: int
 ) -> None:
     python = Path(sys.executable) if title == "this one" else interpreter(title)
     server = start(*STRICT[2:], script=MOUNTS + lines, python=python)
     assert server.post("/outer/hub", PUSH).status_code == status
-    said = re.search(r"UserWarning: no delivery reaches .*", server.output())
-    assert (said is not None) is (status == 404)
-    assert said is None or "before `gr.mount_gradio_app(app, demo, path=" in said[0]
+    expected = re.search(r"UserWarning: no delivery reaches .*", server.output())
+    assert (expected is not None) is (status == 404)
+    assert expected is None or "before `gr.mount_gradio_app(app, demo, path=" in expected[0]
 
 
-def test_endpoint_without_a_secret_is_shut(start: Callable[..., Server]) -> None:
+def test_endpoint_without_a_secret_rejects_requests(start: Callable[..., Server]) -> None:
     script = """
 from typing import Annotated
 from fastapi import Depends, FastAPI
@@ -482,7 +482,7 @@ async def open_to_all(
         server.wait_for(
             "rejected a request with 503: no webhook secret is configured on this server"
         )
-        # One that is empty is a mistake, and no wish to be open.
+        # An empty secret is an error, and does not allow unsigned requests.
         assert server.post("/open", PUSH).status_code == (200 if secret is None else 503)
 
 
@@ -501,7 +501,7 @@ def test_dependency_can_be_overridden_in_tests(serve: Callable[..., Any]) -> Non
         connection.close()
 
 
-def test_mistakes_are_found_when_the_app_is_made() -> None:
+def test_wrong_options_fail_at_app_creation() -> None:
     with pytest.raises(errors.ConfigError, match="the path `hub` of a webhook must begin with `/`"):
         Webhooks().router("hub")
     with pytest.raises(errors.ConfigError, match="webhook secret 2 is empty"):
@@ -543,13 +543,13 @@ def test_router_at_the_root_leaves_deliveries_to_the_app(
             ("POST", "/", 200, None),
             ("GET", "/below/deliveries", 401, None),
         )
-        for method, path, status, said in asked:
+        for method, path, status, expected in asked:
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
             connection.request(method, path, PUSH, {"X-Webhook-Secret": SECRET})
-            answer = connection.getresponse()
-            assert (answer.status, path) == (status, path)
-            body = json.loads(answer.read())
-            assert said is None or body == said
+            response = connection.getresponse()
+            assert (response.status, path) == (status, path)
+            body = json.loads(response.read())
+            assert expected is None or body == expected
             connection.close()
 
 
@@ -561,7 +561,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def test_the_example_shows_what_became_of_deliveries(service: Server) -> None:
+def test_example_shows_delivery_outcomes(service: Server) -> None:
     headers = {"Webhook-Id": "d-1"}
     assert service.post("/webhooks/hub", PUSH, headers=headers).status_code == 202
     assert service.post("/webhooks/hub", compact(COMMENT)).status_code == 200
@@ -578,22 +578,22 @@ def test_the_example_shows_what_became_of_deliveries(service: Server) -> None:
     assert len(service.request("/deliveries?limit=1", secret=SECRET).json()) == 1
 
 
-def test_the_example_shows_it_to_nobody_else(service: Server) -> None:
+def test_example_hides_deliveries_from_anonymous_visitors(service: Server) -> None:
     for path in ("/deliveries", "/heads"):
         assert service.request(path).status_code == 401
         assert service.request(path, secret="wrong").status_code == 403
 
 
-def test_the_example_answers_its_second_webhook_itself(service: Server) -> None:
-    answer = service.post("/webhooks/comments", compact(COMMENT))
+def test_example_handles_its_second_webhook(service: Server) -> None:
+    response = service.post("/webhooks/comments", compact(COMMENT))
     words = len(COMMENT["comment"]["content"].split())
-    assert (answer.status_code, answer.json()) == (202, {"words": words})
+    assert (response.status_code, response.json()) == (202, {"words": words})
     assert service.post("/webhooks/comments", PUSH).json()["detail"]["status"] == "ignored"
     assert service.post("/webhooks/comments", PUSH, secret="wrong").status_code == 403
     validate(service.request("/openapi.json").json())
 
 
-def test_app_closes_what_handlers_use_after_they_are_done(
+def test_app_closes_resources_after_handlers_end(
     start: Callable[..., Server], tmp_path: Path
 ) -> None:
     script = """
@@ -633,7 +633,7 @@ app.include_router(hooks.router())
     assert [x for x in lines if x in {"opened", "ended", "closed"}] == ["opened", "ended", "closed"]
 
 
-def test_guide_shows_tests_that_pass(tmp_path: Path) -> None:
+def test_documented_tests_pass(tmp_path: Path) -> None:
     guide = (ROOT / "docs" / "fastapi.md").read_text("utf-8")
     (block,) = [
         each for each in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "pytest" in each

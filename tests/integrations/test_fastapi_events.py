@@ -1,4 +1,4 @@
-"""FastAPI writes events whatever an endpoint says it returns, and a wrong parameter is reported."""
+"""FastAPI serializes events for any return annotation, and wrong parameters are reported."""
 
 from __future__ import annotations
 
@@ -166,8 +166,8 @@ def python_of(title: str) -> Path:
 def test_endpoint_returns_events_and_their_parts(
     app: Server, path: str, payload: Any, expected: Any
 ) -> None:
-    answer = app.post(path, compact(payload))
-    assert (answer.status_code, answer.text and answer.json()) == (200, expected)
+    response = app.post(path, compact(payload))
+    assert (response.status_code, response.text and response.json()) == (200, expected)
 
 
 # Each way to have an event without `hubhooks.fastapi`, imported after and before this package.
@@ -203,8 +203,8 @@ def test_endpoint_without_the_adapter_returns_events(
     start: Callable[..., Server], imports: str, lines: str
 ) -> None:
     server = start(*STRICT, script=BY_HAND.format(imports=imports, lines=lines))
-    answer = server.post("/event", compact(COMMENT))
-    assert (answer.status_code, answer.json()) == (200, [COMMENT])
+    response = server.post("/event", compact(COMMENT))
+    assert (response.status_code, response.json()) == (200, [COMMENT])
 
 
 WRONG = """

@@ -1,7 +1,6 @@
-"""Gradio apps in processes of their own: the URL they print takes deliveries, wherever they run.
+"""Gradio apps in separate processes: the printed URL accepts deliveries in every setup.
 
-What waits here for something waits for a file that the test makes, so that what came first is no
-question of time.
+Handlers wait for a file that the test creates, so the order of events does not depend on time.
 """
 
 from __future__ import annotations
@@ -112,8 +111,8 @@ def node() -> str | None:
         found = shutil.which("node", path=str(Path(spec.origin).parent / "bin")) or found
     if found is None:
         return None
-    said = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
-    major = re.match(r"v(\d+)", said)
+    done = subprocess.run([found, "--version"], capture_output=True, text=True, check=False)
+    major = re.match(r"v(\d+)", done.stdout)
     return found if major and int(major[1]) >= 24 else None
 
 
@@ -125,7 +124,7 @@ def ssr() -> dict[str, str | None]:
 
 
 class Gradio(NamedTuple):
-    """A running app, and how a stranger sees it."""
+    """A running app, and its view for an anonymous visitor."""
 
     server: Server
     folder: Path
@@ -139,11 +138,11 @@ class Gradio(NamedTuple):
         return self.server.post(url or self.hook, compact(sample_json(kind)), secret=secret)
 
     def page(self) -> str:
-        """Give the page that a browser gets."""
-        answer = self.server.request("/")
-        assert answer.status_code == 200
-        assert "gradio_config" in answer.text or "/_app/" in answer.text
-        return answer.text
+        """Return the page that a browser gets."""
+        response = self.server.request("/")
+        assert response.status_code == 200
+        assert "gradio_config" in response.text or "/_app/" in response.text
+        return response.text
 
     def release(self, name: str) -> None:
         """Let a handler end that waits for it."""
@@ -154,8 +153,8 @@ class Gradio(NamedTuple):
         assert pid is not None
         os.kill(int(pid[1]), signal.SIGINT)
 
-    def wait_until_refused(self) -> None:
-        """Wait until new deliveries are answered that the server stops."""
+    def wait_until_rejected(self) -> None:
+        """Wait until new deliveries are rejected because the server stops."""
         deadline = time.monotonic() + PATIENCE
         while self.send("repo.create").status_code != 503:
             assert time.monotonic() < deadline
@@ -168,8 +167,8 @@ def running(folder: Path, script: str, *command: str, **options: Any) -> Iterato
     options["environ"] = {**OFFLINE, **options.get("environ", {})}
     options.setdefault("prints", READY)
     with started(folder, *(command or ("app.py",)), script=script, **options) as server:
-        said = re.search(r"^\* Webhook URL: +(\S+)$", server.output(), re.MULTILINE)
-        url = said[1] if said else server.url
+        output = re.search(r"^\* Webhook URL: +(\S+)$", server.output(), re.MULTILINE)
+        url = output[1] if output else server.url
         yield Gradio(server, folder, url, re.sub(r"^https://[^/]+", server.url, url))
 
 
@@ -180,19 +179,19 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gradio]:
 
 
 def check(app: Gradio) -> None:
-    """Ask what must hold wherever an app runs."""
+    """Check the responses that an app must give in every setup."""
     for path in ("", "/", "/hub", "/hub/"):
-        answer = app.send("repo.create", app.hook + path)
-        assert answer.status_code == 202, (path, answer.text, app.server.output())
-    answer = app.send("repo.create", f"{app.hook}?secret={SECRET}", secret=None)
-    assert (answer.status_code, answer.headers.get("location")) == (202, None)
+        response = app.send("repo.create", app.hook + path)
+        assert response.status_code == 202, (path, response.text, app.server.output())
+    response = app.send("repo.create", f"{app.hook}?secret={SECRET}", secret=None)
+    assert (response.status_code, response.headers.get("location")) == (202, None)
     assert app.send("repo.create", secret="sun").status_code == 403
     assert app.send("repo.create", secret=None).status_code == 401
     assert app.page()
     assert SECRET not in app.server.output()
 
 
-def test_a_plain_app_receives_at_the_url_it_prints(plain: Gradio) -> None:
+def test_plain_app_receives_at_the_printed_url(plain: Gradio) -> None:
     assert plain.printed == f"{plain.server.url}/gradio_api/webhooks"
     check(plain)
     for path in ("/webhooks", "/webhooks/", "/webhooks/hub", "/webhooks/hub/"):
@@ -200,9 +199,7 @@ def test_a_plain_app_receives_at_the_url_it_prints(plain: Gradio) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sync", "coroutine"])
-def test_a_handler_that_blocks_delays_neither_deliveries_nor_the_page(
-    plain: Gradio, kind: str
-) -> None:
+def test_blocking_handler_delays_no_delivery_or_page(plain: Gradio, kind: str) -> None:
     event = {"sync": "repo.content.update", "coroutine": "repo.config.update"}[kind]
     assert plain.send(event).status_code == 202
     plain.server.wait_for(f"{kind} begins")
@@ -225,7 +222,7 @@ def test_a_handler_that_blocks_delays_neither_deliveries_nor_the_page(
         pytest.param(BLOCKS, "hooks.launch(demo)", "ssr space", id="Space with SSR"),
     ],
 )
-def test_an_app_receives_at_the_url_it_prints(
+def test_app_receives_at_the_printed_url(
     tmp_path: Path, demo: str, launch: str, environ: str
 ) -> None:
     variables = {**(ssr() if "ssr" in environ else {}), **(SPACE if "space" in environ else {})}
@@ -237,7 +234,7 @@ def test_an_app_receives_at_the_url_it_prints(
         check(app)
 
 
-def test_without_a_secret_nothing_is_launched(tmp_path: Path) -> None:
+def test_launch_without_a_secret_is_rejected(tmp_path: Path) -> None:
     script = APP + BLOCKS + LAUNCH
     with running(tmp_path, script, prints="", environ={"WEBHOOK_SECRET": None}) as app:
         assert app.server.wait() == 1
@@ -292,7 +289,7 @@ demo.block_thread()
 """
 
 
-def test_whoever_makes_the_options_async_handlers_get_a_loop_of_their_own() -> None:
+def test_app_kwargs_select_a_dedicated_loop() -> None:
     hooks = Webhooks(SECRET, deliveries=":memory:")
     pytest.importorskip("hubhooks.gradio").make_app_kwargs(hooks)
     assert hooks._worker.handler_loop == "dedicated"  # noqa: SLF001 - a loop that is blocked shows elsewhere
@@ -309,13 +306,13 @@ def test_own_routes_lifespan_and_middleware_are_kept(
     tmp_path: Path, launch: str, returns: str
 ) -> None:
     with running(tmp_path, APP + BLOCKS + OWN + launch, prints="mine begins") as app:
-        app.server.wait_until_it_listens()
+        app.server.wait_until_listening()
         app.server.wait_for(returns.format(port=app.server.port))
         for path in ("/mine", "/webhooks/mine"):
             assert app.server.request(path).text == "high"
         for path in ("/gradio_api/webhooks", "/webhooks", "/webhooks/hub"):
-            answer = app.send("repo.create", path)
-            assert (answer.status_code, answer.headers["x-mine"]) == (202, "yes")
+            response = app.send("repo.create", path)
+            assert (response.status_code, response.headers["x-mine"]) == (202, "yes")
         assert app.page()
         assert "Webhook URL" not in app.server.output()
 
@@ -338,7 +335,7 @@ print(webhook_url(demo))
 """
 
 
-def test_the_url_is_the_most_public_one_that_is_known(tmp_path: Path) -> None:
+def test_printed_url_is_the_most_public_one(tmp_path: Path) -> None:
     with running(tmp_path, URLS, prints="hf.space", environ={"SPACE_HOST": None}) as app:
         assert app.server.output().split() == [
             f"{root}/gradio_api/webhooks"
@@ -353,7 +350,7 @@ def test_the_url_is_the_most_public_one_that_is_known(tmp_path: Path) -> None:
         ]
 
 
-def test_an_edited_handler_takes_effect_at_once(tmp_path: Path) -> None:
+def test_edited_handler_takes_effect_at_once(tmp_path: Path) -> None:
     script = APP + BLOCKS + "print('launched', hooks.launch(demo), flush=True)\n"
     watch = {
         "GRADIO_WATCH_DIRS": str(tmp_path),
@@ -375,7 +372,7 @@ def test_an_edited_handler_takes_effect_at_once(tmp_path: Path) -> None:
         while app.send("repo.create", secret="sun").status_code != 202:
             assert time.monotonic() < deadline
         assert "edited heard" in app.server.wait_for("edited heard")
-        # What ran before goes on, and ends.
+        # A run from before the edit continues, and ends.
         app.release("sync")
         app.server.wait_for("sync ends")
         assert app.page()
@@ -392,7 +389,7 @@ uvicorn.run(app, port=int(os.environ["GRADIO_SERVER_PORT"]))
 """
 
 
-def test_a_mounted_app_leaves_the_port_and_the_routes_before_it_alone(tmp_path: Path) -> None:
+def test_mounted_app_keeps_port_and_earlier_routes(tmp_path: Path) -> None:
     with running(tmp_path, APP + BLOCKS + MOUNTED, prints="running on", environ=ssr()) as app:
         for path in ("/hub", "/hub/", "/gradio_api/webhooks", "/webhooks"):
             assert app.send("repo.create", path).status_code == 202
@@ -400,7 +397,7 @@ def test_a_mounted_app_leaves_the_port_and_the_routes_before_it_alone(tmp_path: 
         assert app.page()
 
 
-def test_a_mounted_app_that_started_node_is_warned_of(tmp_path: Path) -> None:
+def test_mounted_app_with_node_warns(tmp_path: Path) -> None:
     script = APP + BLOCKS + MOUNTED.replace(", ssr_mode=False", "")
     with running(tmp_path, script, prints="ssr_mode=False", environ=ssr()) as app:
         assert (
@@ -408,7 +405,7 @@ def test_a_mounted_app_that_started_node_is_warned_of(tmp_path: Path) -> None:
         )
 
 
-def test_a_router_behind_a_mount_at_the_root_is_warned_of(tmp_path: Path) -> None:
+def test_router_behind_a_root_mount_warns(tmp_path: Path) -> None:
     lines = MOUNTED.strip().splitlines()
     at = next(number for number, line in enumerate(lines) if "include_router" in line)
     lines.insert(at + 1, lines.pop(at))
@@ -431,7 +428,7 @@ for wrong in (None, gr.Server()):
 """
 
 
-def test_what_is_no_gradio_app_is_not_launched(tmp_path: Path) -> None:
+def test_other_objects_are_not_launched(tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", LAUNCHES_NO_APP],
         cwd=tmp_path,
@@ -447,12 +444,10 @@ def test_what_is_no_gradio_app_is_not_launched(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("path", "router"), [("/", False), ("/ui", False), ("/ui", True)])
-def test_a_mounted_app_is_warned_of_once_with_and_without_a_router(
-    tmp_path: Path, path: str, router: bool
-) -> None:
+def test_mounted_app_warns_once(tmp_path: Path, path: str, router: bool) -> None:
     mounted = MOUNTED if router else MOUNTED.replace("app.include_router", "print")
     mounted = mounted.replace(", ssr_mode=False", "").replace('path="/"', f'path="{path}"')
-    # That is all it comes to: the port is taken.
+    # Nothing else happens: the port is in use.
     script = APP + BLOCKS + mounted
     with running(tmp_path, script, prints="startup complete", environ=ssr()) as app:
         warnings = re.findall(r"UserWarning: (.* started a Node server .*)", app.server.output())
@@ -461,28 +456,28 @@ def test_a_mounted_app_is_warned_of_once_with_and_without_a_router(
         assert "ssr_mode=False" in warnings[0]
 
 
-def test_sigterm_lets_a_running_handler_end(tmp_path: Path) -> None:
+def test_sigterm_waits_for_a_running_handler(tmp_path: Path) -> None:
     with running(tmp_path, APP + BLOCKS + LAUNCH) as app:
         assert app.send("repo.content.update").status_code == 202
         app.server.wait_for("sync begins")
         app.server.terminate()
-        app.wait_until_refused()
+        app.wait_until_rejected()
         app.release("sync")
         assert app.server.wait() == -signal.SIGTERM
         assert "sync ends" in app.server.output()
 
 
-def test_ctrl_c_lets_a_running_handler_end(tmp_path: Path) -> None:
-    # Where `debug` makes Gradio itself block, the URL is printed before.
+def test_ctrl_c_waits_for_a_running_handler(tmp_path: Path) -> None:
+    # If `debug` makes Gradio itself block, the URL is printed before.
     with running(tmp_path, APP + BLOCKS + "hooks.launch(demo, debug=True)") as app:
         assert app.send("repo.config.update").status_code == 202
         app.server.wait_for("coroutine begins")
         app.press_ctrl_c()
-        app.wait_until_refused()
+        app.wait_until_rejected()
         app.release("coroutine")
         assert app.server.wait() == 0
-        said = app.server.output()
-        assert said.index("coroutine ends") < said.index("Keyboard interruption")
+        output = app.server.output()
+        assert output.index("coroutine ends") < output.index("Keyboard interruption")
 
 
 def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
@@ -490,17 +485,17 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
         assert app.send("repo.content.update").status_code == 202
         app.server.wait_for("sync begins")
         app.press_ctrl_c()
-        app.wait_until_refused()
+        app.wait_until_rejected()
         app.press_ctrl_c()
         before, _ = app.server.wait_for("Keyboard interruption").split("Keyboard interruption")
-        # Not those of the first one, nor those that Gradio gives its server.
+        # Neither those of the first one nor those that Gradio passes to its server.
         assert "stopped with handlers still running after 0 s" in before
         assert app.server.wait() == 0
         assert "sync ends" not in app.server.output()
 
 
-def test_no_later_signal_waits_as_long_as_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    room = pytest.importorskip("hubhooks.gradio")
+def test_later_signals_wait_less_than_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    gradio = pytest.importorskip("hubhooks.gradio")
     waited: list[float] = []
     begun, release = threading.Event(), threading.Event()
 
@@ -509,14 +504,14 @@ def test_no_later_signal_waits_as_long_as_the_first(monkeypatch: pytest.MonkeyPa
         begun.set()
         release.wait(PATIENCE)
 
-    monkeypatch.setattr(room._DrainOnSignal, "_drain", drain)  # noqa: SLF001 - no server is needed here
-    heard = room._DrainOnSignal(None, 5.0, lambda *_: None)  # noqa: SLF001 - see above
-    first = threading.Thread(target=heard, args=(signal.SIGINT, None))
+    monkeypatch.setattr(gradio._DrainOnSignal, "_drain", drain)  # noqa: SLF001 - no server is needed here
+    on_signal = gradio._DrainOnSignal(None, 5.0, lambda *_: None)  # noqa: SLF001 - see above
+    first = threading.Thread(target=on_signal, args=(signal.SIGINT, None))
     first.start()
     try:
         assert begun.wait(PATIENCE)
-        heard(signal.SIGINT, None)
-        heard(signal.SIGINT, None)
+        on_signal(signal.SIGINT, None)
+        on_signal(signal.SIGINT, None)
         assert waited == [5, 0, 0]
     finally:
         release.set()
@@ -537,13 +532,13 @@ def test_an_app_receives_on_other_versions_of_python(tmp_path: Path, number: str
 SPACE_FOLDER = ROOT / "examples" / "quickstart_space"
 
 
-def test_the_quickstart_space_says_how_it_is_run() -> None:
+def test_quickstart_space_has_valid_metadata() -> None:
     _, front, _ = (SPACE_FOLDER / "README.md").read_text("utf-8").split("---\n", 2)
-    said = dict(line.split(": ", 1) for line in front.splitlines())
-    assert said["sdk"] == "gradio"
-    assert said["sdk_version"] == version("gradio")
-    assert said["python_version"] == '"3.12"'  # quoted: YAML reads 3.10 as a number
-    assert (SPACE_FOLDER / said["app_file"]).exists()
+    output = dict(line.split(": ", 1) for line in front.splitlines())
+    assert output["sdk"] == "gradio"
+    assert output["sdk_version"] == version("gradio")
+    assert output["python_version"] == '"3.12"'  # quoted: YAML reads 3.10 as a number
+    assert (SPACE_FOLDER / output["app_file"]).exists()
     assert "hubhooks" in (SPACE_FOLDER / "requirements.txt").read_text().split()
 
 
@@ -564,7 +559,7 @@ def test_the_quickstart_space_shows_public_repositories_only(tmp_path: Path) -> 
         page = browser.new_page()
         page.goto(server.url)
         page.get_by_text("Waiting for the first event").wait_for(timeout=PATIENCE * 1000)
-        # A bucket that is private, before one of everything that is not.
+        # A private bucket first, then a public repository of each kind.
         for kind in ("repo.content.update.bucket", "repo.config.update.empty", "repo.create"):
             assert app.send(kind).status_code == 202
         assert app.send("discussion.comment.create").status_code == 202
@@ -582,7 +577,7 @@ def test_the_quickstart_space_shows_public_repositories_only(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("path", "is_space", "told"),
+    ("path", "is_space", "expected"),
     [
         (":memory:", False, "stored in memory: a restart loses unfinished deliveries"),
         ("/tmp/x.db", False, "stored in /tmp/x.db: unfinished deliveries continue after a restart"),
@@ -594,13 +589,13 @@ def test_the_quickstart_space_shows_public_repositories_only(tmp_path: Path) -> 
         ),
     ],
 )
-def test_the_start_says_whether_accepted_work_survives_a_restart(
-    path: str, is_space: bool, told: str, monkeypatch: pytest.MonkeyPatch
+def test_start_reports_whether_deliveries_survive_a_restart(
+    path: str, is_space: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if is_space:
         monkeypatch.setenv("SPACE_ID", "ada-labs/hub-watcher")
     hooks = Webhooks("moon", deliveries=path)
-    assert told in describe_survival(hooks.store)
+    assert expected in describe_survival(hooks.store)
 
 
 TUTORIAL = """
@@ -621,7 +616,7 @@ hooks.launch(demo)
 """
 
 
-def test_edited_app_runs_the_deliveries_beside_the_one_that_was_left_running(
+def test_edited_app_takes_over_from_the_old_process(
     tmp_path: Path,
 ) -> None:
     environ = {**OFFLINE, "HUBHOOKS_DELIVERIES": None}
@@ -639,8 +634,8 @@ def test_edited_app_runs_the_deliveries_beside_the_one_that_was_left_running(
             lambda: getattr(store.leader(), "process", old).pid == new.pid, "does not take the lead"
         )
         for number in range(4):
-            answer = new.post("/webhooks", body, headers={"Webhook-Id": f"d{number}"})
-            assert answer.status_code == 202
+            response = new.post("/webhooks", body, headers={"Webhook-Id": f"d{number}"})
+            assert response.status_code == 202
         new.wait_until(lambda: "d3" in ran.read_text(), "does not run them")
     runs = [line for line in ran.read_text().splitlines() if line.startswith("d")]
     assert [line.split()[1:] for line in runs] == [["2", str(new.pid)]] * 4

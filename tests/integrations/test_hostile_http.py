@@ -1,7 +1,7 @@
-"""What no honest sender writes on the wire, written by hand to each server that is installed.
+"""Hostile and malformed HTTP requests, written by hand to each installed server.
 
-Whatever comes, nothing is handled that does not carry the right secret, nothing is answered as if
-we had failed, the log shows neither the secret nor a traceback, and the next delivery is heard.
+No handler runs without the right secret. No response is a server error of hubhooks. The log shows
+neither the secret nor a traceback, and the next delivery is handled.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Hostile(NamedTuple):
     headers: tuple[str, ...]
     body: str = "{delivery}"
     line: str = "POST / HTTP/1.1"
-    may_be_heard: bool = False
+    may_be_accepted: bool = False
     """Whether a server is free to take it for an honest delivery."""
     is_cut: bool = False
     """Whether the sender goes away without an answer."""
@@ -55,15 +55,15 @@ LENGTH = "Content-Length: {length}"
 WHOLE = "{length:x}\r\n{delivery}\r\n0\r\n\r\n"
 SMUGGLED = f"POST / HTTP/1.1\r\nHost: x\r\n{RIGHT}\r\n{LENGTH}\r\n\r\n{{delivery}}"
 HOSTILE = {
-    # Where does the body end? A proxy in front may see it otherwise than the server.
-    "a length and chunks": Hostile((RIGHT, LENGTH, CHUNKED), WHOLE, may_be_heard=True),
-    "chunks and a length": Hostile((RIGHT, CHUNKED, LENGTH), WHOLE, may_be_heard=True),
+    # Unclear end of the body: a proxy may read it differently from the server.
+    "a length and chunks": Hostile((RIGHT, LENGTH, CHUNKED), WHOLE, may_be_accepted=True),
+    "chunks and a length": Hostile((RIGHT, CHUNKED, LENGTH), WHOLE, may_be_accepted=True),
     "a length and chunks, wrong secret": Hostile((WRONG, LENGTH, CHUNKED), WHOLE),
     "chunks by another name": Hostile((RIGHT, "Transfer-Encoding: xchunked"), WHOLE),
-    "chunks twice": Hostile((RIGHT, CHUNKED, CHUNKED), WHOLE, may_be_heard=True),
+    "chunks twice": Hostile((RIGHT, CHUNKED, CHUNKED), WHOLE, may_be_accepted=True),
     "two lengths": Hostile((RIGHT, LENGTH, "Content-Length: 5")),
     "two lengths, the other way": Hostile((RIGHT, "Content-Length: 5", LENGTH)),
-    "the length twice": Hostile((RIGHT, LENGTH, LENGTH), may_be_heard=True),
+    "the length twice": Hostile((RIGHT, LENGTH, LENGTH), may_be_accepted=True),
     "a list of lengths": Hostile((RIGHT, "Content-Length: {length}, 5")),
     "a negative length": Hostile((RIGHT, "Content-Length: -1")),
     "a length with a sign": Hostile((RIGHT, "Content-Length: +{length}")),
@@ -77,17 +77,17 @@ HOSTILE = {
     "a chunk of 2^64": Hostile((RIGHT, CHUNKED), "10000000000000000\r\n{delivery}", is_cut=True),
     "a chunk longer than it says": Hostile((RIGHT, CHUNKED), "5\r\n{delivery}\r\n0\r\n\r\n"),
     "a secret behind the chunks": Hostile(
-        (CHUNKED,), "{length:x}\r\n{delivery}\r\n0\r\n" + RIGHT + "\r\n\r\n", may_be_heard=True
+        (CHUNKED,), "{length:x}\r\n{delivery}\r\n0\r\n" + RIGHT + "\r\n\r\n", may_be_accepted=True
     ),
-    # Is the body another request? It has the right secret, which no attacker has.
+    # The body is another request. It has the right secret, which no attacker has.
     "a request in a refused body": Hostile((WRONG, "Content-Length: {smuggled}"), SMUGGLED),
     "a request behind an empty body": Hostile(
-        (WRONG, "Content-Length: 0"), SMUGGLED, may_be_heard=True
+        (WRONG, "Content-Length: 0"), SMUGGLED, may_be_accepted=True
     ),
     "a request behind chunks of none": Hostile(
-        (WRONG, CHUNKED), f"0\r\n\r\n{SMUGGLED}", may_be_heard=True
+        (WRONG, CHUNKED), f"0\r\n\r\n{SMUGGLED}", may_be_accepted=True
     ),
-    # Which secret counts?
+    # Several secrets.
     "a wrong secret behind the right one": Hostile((RIGHT, WRONG, LENGTH)),
     "the right secret behind a wrong one": Hostile((WRONG, RIGHT, LENGTH)),
     "secrets in a list": Hostile((f"{RIGHT}, sunshine", LENGTH)),
@@ -100,7 +100,7 @@ HOSTILE = {
     "a zero in the secret": Hostile((f"{RIGHT}\0", LENGTH)),
     "a control character in the secret": Hostile((f"X-Webhook-Secret: \x01{SECRET}", LENGTH)),
     "a lone line feed in the secret": Hostile(
-        (f"X-Webhook-Secret: sun\n{RIGHT}", LENGTH), may_be_heard=True
+        (f"X-Webhook-Secret: sun\n{RIGHT}", LENGTH), may_be_accepted=True
     ),
     "a lone carriage return in the secret": Hostile((f"X-Webhook-Secret: sun\r{RIGHT}", LENGTH)),
     "a secret of 60 kB": Hostile((f"{RIGHT}" + "n" * 60_000, LENGTH)),
@@ -108,11 +108,11 @@ HOSTILE = {
     "a wrong secret, the right one in the query": Hostile(
         (WRONG, LENGTH), line="POST /?secret=moon HTTP/1.1"
     ),
-    # What else may break a server?
-    "two ids": Hostile((RIGHT, LENGTH, "Webhook-Id: a", "Webhook-Id: b"), may_be_heard=True),
-    "an id of 10 kB": Hostile((RIGHT, LENGTH, "Webhook-Id: " + "a" * 10_000), may_be_heard=True),
+    # Other input that may break a server.
+    "two ids": Hostile((RIGHT, LENGTH, "Webhook-Id: a", "Webhook-Id: b"), may_be_accepted=True),
+    "an id of 10 kB": Hostile((RIGHT, LENGTH, "Webhook-Id: " + "a" * 10_000), may_be_accepted=True),
     "an id that is not text": Hostile(
-        (RIGHT, LENGTH, "Webhook-Id: \udcff\udcfe"), may_be_heard=True
+        (RIGHT, LENGTH, "Webhook-Id: \udcff\udcfe"), may_be_accepted=True
     ),
     "a thousand headers": Hostile((*(f"X-{at}: {at}" for at in range(1000)), WRONG, LENGTH)),
     "a path of 60 kB": Hostile((WRONG, LENGTH), line=f"POST /{'a' * 60_000} HTTP/1.1"),
@@ -125,12 +125,12 @@ HOSTILE = {
     "TRACE": Hostile((RIGHT, LENGTH), line="TRACE / HTTP/1.1"),
     "HTTP/1.0": Hostile((WRONG, LENGTH), line="POST / HTTP/1.0"),
     "HTTP/9.9": Hostile((WRONG, LENGTH), line="POST / HTTP/9.9"),
-    # uvicorn hands it to its websockets, which never answer a POST.
+    # uvicorn passes it to its websockets, which never respond to a POST.
     "an upgrade": Hostile(
         (WRONG, LENGTH, "Connection: upgrade", "Upgrade: websocket"), is_cut=True
     ),
     "no HTTP at all": Hostile((), "", line="\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03"),
-    # The sender is gone.
+    # The sender has disconnected.
     "half a line": Hostile((), "", line="POST / HT", is_cut=True),
     "half a body": Hostile((RIGHT, "Content-Length: 9{length}"), is_cut=True),
     "half a chunk": Hostile((RIGHT, CHUNKED), "9{length:x}\r\n{delivery}", is_cut=True),
@@ -148,7 +148,7 @@ def server(
 
 
 def a_delivery() -> tuple[str, str]:
-    """Make the body of a delivery about a repository of its own, and name that."""
+    """Make the body of a delivery about a new repository; return its name and the body."""
     repo = f"ada-labs/number-{next(NUMBERS)}"
     body = with_overrides(sample_json("repo.content.update"), {"repo.name": repo})
     return repo, compact(body).decode()
@@ -166,7 +166,7 @@ def request(head: tuple[str, ...], body: str, delivery: str) -> bytes:
 
 
 def status_of(connection: socket.socket) -> int | None:
-    """Read the status of an answer; None if the other side closes without one."""
+    """Read the status of a response; None if the other side closes without one."""
     with suppress(ConnectionError), connection.makefile("rb") as stream:
         while line := stream.readline():
             if (status := int(line.split()[1])) != 100:
@@ -178,7 +178,7 @@ def status_of(connection: socket.socket) -> int | None:
 
 
 def assert_unharmed(server: Server, *, without: str | None = None) -> None:
-    """Deliver as the Hub does, and look at all that was printed so far."""
+    """Deliver as the Hub does, and check the output so far."""
     repo, body = a_delivery()
     assert server.post("/", body).status_code == 202
     output = server.wait_for(f"heard {repo}.")
@@ -188,21 +188,21 @@ def assert_unharmed(server: Server, *, without: str | None = None) -> None:
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_what_no_honest_sender_writes(server: Server, what: str) -> None:
+def test_hostile_request_does_no_harm(server: Server, what: str) -> None:
     hostile = HOSTILE[what]
     repo, delivery = a_delivery()
     with connected(server) as connection:
-        with suppress(ConnectionError):  # some answer before all is read, and close
+        with suppress(ConnectionError):  # some respond before they have read all, and close
             connection.sendall(
                 request((hostile.line, "Host: x", *hostile.headers), hostile.body, delivery)
             )
         status = None if hostile.is_cut else status_of(connection)
     assert status in {None, 202, 501} or status in range(400, 500)
-    assert hostile.may_be_heard or status != 202
-    assert_unharmed(server, without=None if hostile.may_be_heard else f"heard {repo}.")
+    assert hostile.may_be_accepted or status != 202
+    assert_unharmed(server, without=None if hostile.may_be_accepted else f"heard {repo}.")
 
 
-def test_slow_senders_keep_nobody_waiting(server: Server) -> None:
+def test_slow_senders_delay_no_other_request(server: Server) -> None:
     slow = [a_delivery() for _ in range(100)]
     with ExitStack() as stack:
         connections = []
@@ -222,7 +222,7 @@ def test_slow_senders_keep_nobody_waiting(server: Server) -> None:
     assert server.output().count("heard ada-labs/number-") >= 4
 
 
-def test_a_secret_is_judged_before_the_body_comes(server: Server) -> None:
+def test_secret_is_checked_before_the_body(server: Server) -> None:
     _, delivery = a_delivery()
     head = ("POST / HTTP/1.1", "Host: x", WRONG, LENGTH, "Expect: 100-continue")
     with connected(server) as connection:

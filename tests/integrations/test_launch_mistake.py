@@ -1,4 +1,4 @@
-"""A Gradio app that starts its page without its webhooks says so."""
+"""A Gradio app that starts its page without its webhooks warns."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ PUSH = compact(sample_json("repo.content.update"))
 
 
 def look(server: Server, below: str = "", seen: str = "") -> dict[str, Any]:
-    """Ask for what the tab shows, as the page does when it loads."""
+    """Request the content of the tab, as the page does when it loads."""
     from hubhooks.admin import gradio_tab as _activity_tab  # noqa: PLC0415 - it needs Gradio
 
     body = {"data": ["all states", 0, "", "", seen], "session_hash": "visitor"}
-    answer = server.request(f"{below}/gradio_api/run/hubhooks_look", "POST", json=body)
-    assert answer.status_code == 200, answer.text
+    response = server.request(f"{below}/gradio_api/run/hubhooks_look", "POST", json=body)
+    assert response.status_code == 200, response.text
     names = _activity_tab._Parts._fields  # noqa: SLF001 - the order of the outputs
-    return dict(zip(names, answer.json()["data"], strict=True))
+    return dict(zip(names, response.json()["data"], strict=True))
 
 
 def overview(server: Server, below: str = "") -> str:
@@ -75,7 +75,7 @@ def overview(server: Server, below: str = "") -> str:
         "kwargs = hooks.app_kwargs()\ndemo.launch()",
     ],
 )
-def test_plain_launch_warns_and_the_tab_says_what_to_change(tmp_path: Path, launch: str) -> None:
+def test_plain_launch_warns_and_the_tab_shows_the_fix(tmp_path: Path, launch: str) -> None:
     script = PAGE + launch
     with started(tmp_path, "app.py", script=script, prints=READY, environ=OFFLINE) as server:
         warned = server.wait_for(ADVICE)
@@ -106,21 +106,21 @@ def test_launch_with_webhooks_does_not_warn(tmp_path: Path, launch: str) -> None
         assert ADVICE not in server.output()
 
 
-def test_page_inside_another_page_says_what_to_change(tmp_path: Path) -> None:
+def test_nested_page_shows_the_fix(tmp_path: Path) -> None:
     script = PAGE + "with gr.Blocks() as outer:\n    demo.render()\nouter.launch()"
     with started(tmp_path, "app.py", script=script, prints=READY, environ=OFFLINE) as server:
         assert ADVICE in overview(server)
         server.wait_for("no delivery reaches this app")
 
 
-def test_mounted_page_without_a_router_says_what_to_add(tmp_path: Path) -> None:
+def test_mounted_page_without_a_router_shows_the_fix(tmp_path: Path) -> None:
     script = PAGE + MOUNT.format(include="")
     with started(tmp_path, script=script, environ=OFFLINE) as server:
         assert "app.include_router(hooks.router())" in overview(server, "/ui")
         server.wait_for("the webhooks of this app have not started")
 
 
-def test_mounted_page_with_a_router_says_nothing(tmp_path: Path) -> None:
+def test_mounted_page_with_a_router_does_not_warn(tmp_path: Path) -> None:
     script = PAGE + MOUNT.format(include="app.include_router(hooks.router())")
     with started(tmp_path, script=script, environ=OFFLINE) as server:
         assert "No deliveries yet" in overview(server, "/ui")
@@ -128,7 +128,7 @@ def test_mounted_page_with_a_router_says_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_tab_shows_the_mistake_on_any_screen(tmp_path: Path, width: int) -> None:
+def test_tab_shows_the_warning_on_any_screen(tmp_path: Path, width: int) -> None:
     chromium = find_chromium()
     if chromium is None:
         pytest.skip("there is no chromium that runs")
@@ -185,12 +185,12 @@ def hint(url: str) -> str:
     return line
 
 
-def test_hint_for_a_gradio_app_fits_the_path(tmp_path: Path) -> None:
+def test_hint_for_a_gradio_app_depends_on_the_path(tmp_path: Path) -> None:
     script = PAGE + 'demo.launch(auth=("ada", "tide"))'
     with started(tmp_path, "app.py", script=script, prints=READY, environ=OFFLINE) as server:
         for slash in ("", "/"):
-            said = hint(f"{server.url}/gradio_api/webhooks{slash}")
-            assert "start it with `hooks.launch(demo)` instead of `demo.launch()`" in said
+            hint_text = hint(f"{server.url}/gradio_api/webhooks{slash}")
+            assert "start it with `hooks.launch(demo)` instead of `demo.launch()`" in hint_text
         for path in ("/webhooks/hub", "/", "/webhooks"):
             url = f"{server.url}/gradio_api/webhooks"
             assert f"its webhook URL is {url}." in hint(server.url + path)
@@ -198,14 +198,14 @@ def test_hint_for_a_gradio_app_fits_the_path(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("include", ["", "app.include_router(hooks.router(), prefix='/api')\n"])
 @pytest.mark.parametrize("path", ["/webhooks/hub", "/hooks", "/", "/page", "/gradio_api/webhooks"])
-def test_hint_for_a_fastapi_app_has_no_word_of_gradio(
+def test_hint_for_a_fastapi_app_does_not_mention_gradio(
     tmp_path: Path, include: str, path: str
 ) -> None:
     with started(tmp_path, script=ROUTER + include) as server:
-        said = hint(server.url + path)
-        assert f"the app has no webhook at {path}:" in said
-        assert "hooks.router(" in said
-        assert "radio" not in said.replace(path, "")
+        hint_text = hint(server.url + path)
+        assert f"the app has no webhook at {path}:" in hint_text
+        assert "hooks.router(" in hint_text
+        assert "radio" not in hint_text.replace(path, "")
 
 
 def test_hint_for_a_mounted_page_names_the_router(tmp_path: Path) -> None:

@@ -113,13 +113,13 @@ def sentry(
 
 
 def assert_accepted(server: Server, path: str) -> None:
-    answer = server.post(path, PUSH, headers=JSON)
-    assert (answer.status_code, answer.json()["status"]) == (202, "accepted")
+    response = server.post(path, PUSH, headers=JSON)
+    assert (response.status_code, response.json()["status"]) == (202, "accepted")
     assert server.post(path, PUSH, secret="wrong", headers=JSON).status_code == 403
 
 
 @pytest.mark.parametrize("path", ["/plain", "/logging", "/parameter"])
-def test_router_accepts_a_body_that_was_read_before(server: Server, path: str) -> None:
+def test_router_accepts_a_body_read_before(server: Server, path: str) -> None:
     assert_accepted(server, path)
 
 
@@ -129,18 +129,18 @@ def test_router_accepts_a_body_that_sentry_read(sentry: Server, path: str) -> No
 
 
 def test_verified_event_accepts_a_body_that_sentry_read(sentry: Server) -> None:
-    answer = sentry.post("/own", PUSH, headers=JSON)
-    assert (answer.status_code, answer.json()) == (200, "repo.content")
+    response = sentry.post("/own", PUSH, headers=JSON)
+    assert (response.status_code, response.json()) == (200, "repo.content")
 
 
 @pytest.mark.parametrize("path", ["/stream", "/taken"])
-def test_a_body_that_nobody_kept_is_503(server: Server, path: str) -> None:
-    answer = server.post(path, PUSH, headers=JSON)
-    assert (answer.status_code, answer.json()["status"]) == (503, "rejected")
+def test_consumed_body_is_503(server: Server, path: str) -> None:
+    response = server.post(path, PUSH, headers=JSON)
+    assert (response.status_code, response.json()["status"]) == (503, "rejected")
     assert "rejected a request with 503: the body" in server.output()
 
 
-def test_receive_of_the_server_is_known(server: Server) -> None:
+def test_receive_of_the_server_is_recognised(server: Server) -> None:
     assert server.request("/receive").json() == [True, False, True]
 
 
@@ -172,7 +172,7 @@ TRIO = ("-m", "hypercorn", "-k", "trio", "--bind", "127.0.0.1:{port}")
 
 
 @pytest.mark.parametrize("app", ["hooks", "app"])
-def test_trio_is_refused_at_startup(tmp_path: Path, app: str) -> None:
+def test_trio_is_rejected_at_startup(tmp_path: Path, app: str) -> None:
     pytest.importorskip("trio")
     with started(
         tmp_path, *TRIO, f"app:{app}", script=EACH_WAY, prints="hubhooks needs asyncio"
@@ -188,8 +188,8 @@ def test_trio_without_a_startup_is_503(tmp_path: Path) -> None:
         tmp_path, *TRIO, "app:without_lifespan", script=EACH_WAY, environ={**environ}
     ) as server:
         for _ in range(2):
-            answer = server.post("/", PUSH)
-            assert (answer.status_code, answer.json()["status"]) == (503, "rejected")
+            response = server.post("/", PUSH)
+            assert (response.status_code, response.json()["status"]) == (503, "rejected")
         assert server.post("/", PUSH, secret="wrong").status_code == 403
         token = {"Authorization": f"Bearer {'sesame' * 6}"}
         assert server.request("/deliveries", headers=token).status_code == 503
@@ -201,7 +201,7 @@ def test_trio_without_a_startup_is_503(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("worker", ["sync", "gthread"])
-def test_gunicorn_without_asgi_says_what_is_needed(tmp_path: Path, worker: str) -> None:
+def test_gunicorn_without_asgi_is_an_error(tmp_path: Path, worker: str) -> None:
     pytest.importorskip("gunicorn")
     command = ("-m", "gunicorn", "-k", worker, "-b", "127.0.0.1:{port}", "app:hooks")
     with started(tmp_path, *command, script=EACH_WAY) as server:
@@ -218,7 +218,7 @@ def test_gunicorn_with_the_named_worker_serves(tmp_path: Path) -> None:
         assert server.post("/", PUSH).json()["status"] == "unhandled"
 
 
-def test_a_wsgi_call_says_what_is_needed() -> None:
+def test_wsgi_call_is_an_error() -> None:
     hooks: Any = Webhooks("moon")
     with pytest.raises(TypeError, match="is an ASGI app"):
         hooks({"REQUEST_METHOD": "POST"}, lambda *_: None)

@@ -56,11 +56,11 @@ route = Starlette(
 """
 APPS = ["fastapi", "mount", "route", "hooks"]
 PUSH = compact(sample_json("repo.content.update"))
-UNHEARD = compact(sample_json("repo.create"))
+UNMATCHED = compact(sample_json("repo.create"))
 
 
 class Serves(NamedTuple):
-    """A server: its package, the command before `app:name`, and what it says at its end."""
+    """A server: its package, the command before `app:name`, and its last line of output."""
 
     package: str
     command: tuple[str, ...]
@@ -86,11 +86,11 @@ def serving(server: str) -> Serves:
 
 
 def until_it_stops(server: Server, serves: Serves) -> None:
-    """Wait until a server that was asked to end began to."""
+    """Wait until the server has begun its shutdown."""
     if serves.stopping is not None:
         server.wait_for(serves.stopping)
     else:
-        server.wait_until_it_is_deaf()
+        server.wait_until_closed()
 
 
 @pytest.fixture(scope="module", params=[(s, app) for s in SERVERS for app in APPS], ids=" ".join)
@@ -104,16 +104,16 @@ def served(
 
 
 @pytest.mark.parametrize("path", ["/webhooks/hub", "/webhooks/hub/"])
-def test_each_server_answers_the_hub(served: tuple[str, Server], path: str) -> None:
+def test_each_server_responds_to_the_hub(served: tuple[str, Server], path: str) -> None:
     app, server = served
-    right = server.post(path, UNHEARD)
+    right = server.post(path, UNMATCHED)
     assert (right.status_code, right.json()["status"]) == (200, "unhandled")
-    assert server.post(f"{path}?secret={SECRET}", UNHEARD, secret=None).status_code == 200
-    assert server.post(path, UNHEARD, secret="wrong").status_code == 403
-    assert server.post(path, UNHEARD, secret=None).status_code == 401
+    assert server.post(f"{path}?secret={SECRET}", UNMATCHED, secret=None).status_code == 200
+    assert server.post(path, UNMATCHED, secret="wrong").status_code == 403
+    assert server.post(path, UNMATCHED, secret=None).status_code == 401
     assert server.post(path, b"").status_code == 400
-    refused = server.request(path, secret=SECRET)
-    assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
+    rejected = server.request(path, secret=SECRET)
+    assert (rejected.status_code, rejected.headers["allow"]) == (405, "POST")
     if app == "fastapi":
         assert server.request("/docs").status_code == 200
     assert SECRET not in server.wait_for(f'"POST {path} ')
@@ -123,7 +123,7 @@ def test_each_server_answers_the_hub(served: tuple[str, Server], path: str) -> N
     ("name", "app"),
     [*((name, "fastapi") for name in SERVERS), *(("uvicorn, h11", app) for app in APPS[1:])],
 )
-def test_shutdown_waits_for_the_handlers_that_run(
+def test_shutdown_waits_for_running_handlers(
     start: Callable[..., Server], tmp_path: Path, name: str, app: str
 ) -> None:
     serves = serving(name)

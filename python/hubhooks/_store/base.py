@@ -157,7 +157,7 @@ class DeliveryStore(Protocol):
         ...
 
     @property
-    def is_led(self) -> bool:
+    def is_leader(self) -> bool:
         """Whether this process is still the leader since `recover`."""
         ...
 

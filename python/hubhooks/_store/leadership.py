@@ -61,7 +61,7 @@ class LeaderTable(RunTable):
         """Write everything inside in one transaction. A nested one is part of the outer one."""
 
     @property
-    def is_led(self) -> bool:
+    def is_leader(self) -> bool:
         """Whether this process is still the leader since `recover`; always so in memory."""
         if not self._is_shared:
             return True

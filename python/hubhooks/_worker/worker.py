@@ -270,7 +270,7 @@ class Worker:
         leadership.keep()
         if is_changed:
             self._polls.is_needed = self._polls.may_be_unknown = True
-            if not self.store.is_led:
+            if not self.store.is_leader:
                 self._recovery.take_over(leadership.reacquire())
         if (is_changed or leadership.successor is not None) and leadership.hand_over(
             now, is_idle=self.claims.is_idle

@@ -98,7 +98,7 @@ def metrics(activity: Activity, health: Health) -> str:
     """
     stats = activity.stats()
     leader = health.leader
-    is_led = leader is not None and leader.is_alive
+    is_alive = leader is not None and leader.is_alive
     runs = dict.fromkeys(activity.handler_names, 0)
     if health.backlog is not None:
         runs.update(health.backlog.runs)
@@ -113,7 +113,7 @@ def metrics(activity: Activity, health: Health) -> str:
             "Whether a delivery could be stored.",
             [({}, health.is_store_writable)],
         ),
-        *_gauge("hubhooks_leader_alive", "Whether the leader process is alive.", [({}, is_led)]),
+        *_gauge("hubhooks_leader_alive", "Whether the leader process is alive.", [({}, is_alive)]),
         *_gauge(
             "hubhooks_leader_info",
             "The process that runs the handlers, and the version of its code.",
