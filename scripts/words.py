@@ -2,7 +2,6 @@
 
     python scripts/words.py                       # all files of the scopes
     python scripts/words.py --list README.md ...  # only these files
-    python scripts/words.py --later               # also the names that are not renamed yet
 
 `scripts/words.toml` has the lists. The exit code is 1 if there is a finding.
 """
@@ -565,14 +564,9 @@ CHECKS: dict[str, Callable[[str, Reader, dict[str, Any]], Iterator[Finding]]] = 
 }
 
 
-def find(
-    rules: dict[str, Any], root: Path, chosen: Sequence[Path] = (), *, later: bool = False
-) -> list[Finding]:
+def find(rules: dict[str, Any], root: Path, chosen: Sequence[Path] = ()) -> list[Finding]:
     """Run all checks on the files of their scope, and leave out the exceptions."""
     wanted = {path.resolve() for path in chosen}
-    names = dict(rules["identifiers"])
-    not_yet = names.pop("later", {})
-    rules = {**rules, "identifiers": {**names, **not_yet} if later else names}
     reader = Reader(root)
     findings: list[Finding] = []
     for scope, check in CHECKS.items():
@@ -622,12 +616,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Check the words of code and docs.")
     parser.add_argument("--list", nargs="+", type=Path, metavar="PATH", default=[],
                         help="check only these files")  # fmt: skip
-    parser.add_argument("--later", action="store_true",
-                        help="check the names of [identifiers.later] too")  # fmt: skip
     options = parser.parse_args()
     if missing := [str(path) for path in options.list if not path.is_file()]:
         parser.error(f"not a file: {', '.join(missing)}")
-    findings = find(read_rules(), ROOT, options.list, later=options.later)
+    findings = find(read_rules(), ROOT, options.list)
     for finding in findings:
         print(finding)
     counts = [

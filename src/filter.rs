@@ -10,7 +10,7 @@ use std::fmt;
 
 use crate::error::Error;
 use crate::event::{Class, Event};
-use crate::text::one_line;
+use crate::text::single_line;
 use documented::EVENTS;
 use glob::Glob;
 use reason::Reason;
@@ -336,7 +336,7 @@ impl Filter {
             text += &reason.to_string();
         }
         // Anybody can choose some of the names in it.
-        let text = one_line(&text);
+        let text = single_line(&text);
         Explanation { matched, text }
     }
 

@@ -200,7 +200,7 @@ pub(crate) fn range_in(text: &str, part: &str) -> std::ops::Range<usize> {
 }
 
 /// Escape control characters, so that a text stays on its line and cannot control a terminal.
-pub(crate) fn one_line(text: &str) -> String {
+pub(crate) fn single_line(text: &str) -> String {
     text.chars().fold(String::new(), |mut line, c| {
         match c {
             '"' | '\'' | '\\' => line.push(c),
@@ -225,7 +225,7 @@ pub(crate) fn excerpt(text: &str) -> String {
 pub(crate) fn line_start(text: &str, longest: usize) -> (String, bool) {
     // Escaping can make a character ten times as long, so the line is cut again.
     let end = text.char_indices().nth(longest).map(|(end, _)| end);
-    let mut line = one_line(&text[..end.unwrap_or(text.len())]);
+    let mut line = single_line(&text[..end.unwrap_or(text.len())]);
     let cut = line.char_indices().nth(longest).map(|(cut, _)| cut);
     line.truncate(cut.unwrap_or(line.len()));
     (line, end.is_some() || cut.is_some())

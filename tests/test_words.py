@@ -18,12 +18,11 @@ NAMES: dict[str, Any] = {
     "former=": "now=",
     '"late"': "stuck",
     'state="open"': 'state="begun"',
-    "later": {"private_name": "other_name"},
 }
 EXCEPTION = {"path": "a.md", "text": "stranger", "reason": "a quotation"}
 
 
-def find(tmp_path: Path, name: str, text: str, *, later: bool = False, **changes: Any) -> list[str]:
+def find(tmp_path: Path, name: str, text: str, **changes: Any) -> list[str]:
     """Check one file under small rules."""
     path = tmp_path / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +34,7 @@ def find(tmp_path: Path, name: str, text: str, *, later: bool = False, **changes
         "phrases": [{"pattern": r"\bstrangers?\b", "write": "anonymous visitor"}],
         **changes,
     }
-    return [str(finding) for finding in WORDS["find"](rules, tmp_path, later=later)]
+    return [str(finding) for finding in WORDS["find"](rules, tmp_path)]
 
 
 @pytest.mark.parametrize(
@@ -100,11 +99,6 @@ def test_old_name_is_found(tmp_path: Path, name: str, text: str) -> None:
 )
 def test_other_name_passes(tmp_path: Path, name: str, text: str) -> None:
     assert find(tmp_path, name, text) == []
-
-
-def test_later_names_are_found_on_request(tmp_path: Path) -> None:
-    (found,) = find(tmp_path, "a.py", "x = 1\nprivate_name = 1\n", later=True)
-    assert found == "a.py:2: `private_name` is an old name; write `other_name`"
 
 
 def test_code_block_in_docs_is_code(tmp_path: Path) -> None:
@@ -342,7 +336,5 @@ def test_rules_compile() -> None:
     pytest.importorskip("tomllib")
     rules = WORDS["read_rules"]()
     assert all(re.compile(phrase["pattern"]) and phrase["write"] for phrase in rules["phrases"])
-    later = rules["identifiers"].pop("later")
-    assert later.keys().isdisjoint(rules["identifiers"])
-    for key in [*rules["identifiers"], *later]:
+    for key in rules["identifiers"]:
         assert re.fullmatch(r'\w+=?|\.\w+|"\w+"|[a-z_]+="\w+"', key), key

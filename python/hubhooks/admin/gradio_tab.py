@@ -119,7 +119,7 @@ _NOT_INCLUDED = (
     "the webhooks of this app have not started: call `app.include_router(hooks.router())` in the "
     "app that mounts this page; if it mounts `hooks` itself, they start with the first delivery"
 )
-_REFUSALS = {
+_REJECTIONS = {
     "wrong": "That is not the admin token.",
     "busy": "That is not the admin token. Too many wrong ones arrive now.",
     "off": "This app has no admin token.",
@@ -146,7 +146,7 @@ class _Parts(NamedTuple):
     token: gr.Textbox
     unlock: gr.Button
     lock: gr.Button
-    refusal: gr.HTML
+    rejection: gr.HTML
     # The state that the page holds.
     number: gr.Number
     chosen: gr.Textbox
@@ -239,10 +239,10 @@ def _lay_out(*, has_token: bool, has_login: bool) -> _Parts:
         with gr.Column(scale=1, min_width=320):
             payload = gr.JSON(label="Payload", open=True, max_height=560)
     with gr.Column(elem_classes="hubhooks-locked"):
-        locked, refusal, token, unlock = _lay_out_lock(has_token=has_token, has_login=has_login)
+        locked, rejection, token, unlock = _lay_out_lock(has_token=has_token, has_login=has_login)
     return _Parts(
         overview, controls, state, newer, older, table, choose, facts, payload, handler,
-        replay, outcome, close, locked, token, unlock, lock, refusal,
+        replay, outcome, close, locked, token, unlock, lock, rejection,
         # Not `False`: Gradio 6.0 forgets the values of components that are not on the page.
         number=gr.Number(0, precision=0, visible="hidden"),
         chosen=gr.Textbox(visible="hidden"),
@@ -355,7 +355,7 @@ class _Tab:
         was, parts = _Held.of(held), self._parts
         token = held[-1] if isinstance(held[-1], str) else ""
         # Clear the field: Gradio keeps the values of a page, for links that share them.
-        cleared: _Changes = {parts.token: "", parts.refusal: ""}
+        cleared: _Changes = {parts.token: "", parts.rejection: ""}
         session = request.session_hash
         if not token or not session:
             return {**cleared, **await asyncio.to_thread(self._view, request, was)}
@@ -366,7 +366,7 @@ class _Tab:
             view = await asyncio.to_thread(self._view, request, now)
             return {**cleared, parts.key: key, **view}
         view = await asyncio.to_thread(self._view, request, was)
-        return {**cleared, **view, parts.refusal: message(_REFUSALS[result])}
+        return {**cleared, **view, parts.rejection: message(_REJECTIONS[result])}
 
     def lock(self, request: gr.Request, *held: object) -> _Changes:
         was = _Held.of(held)
@@ -400,8 +400,8 @@ class _Tab:
     def _view(self, request: gr.Request, held: _Held) -> _Changes:
         """Return what changed since the last call. For a tick of the timer it is mostly nothing."""
         guard_deep_links(request)
-        if mistake := self._find_mistake(request):
-            return self._mistake_view(mistake, held)
+        if config_error := self._find_config_error(request):
+            return self._config_error_view(config_error, held)
         trusted = self._has_access(request, held.key)
         if not trusted:
             self._log_hint()
@@ -433,20 +433,20 @@ class _Tab:
                 changed.update(view)
         return changed
 
-    def _find_mistake(self, request: gr.Request) -> str:
+    def _find_config_error(self, request: gr.Request) -> str:
         """Say why the webhooks of this app were never started; empty if they were."""
         if self._was_started() or is_about_to_start(self._activity.store):
             return ""
         return _NOT_INCLUDED if _is_mounted(request) else NOT_LAUNCHED
 
-    def _mistake_view(self, mistake: str, held: _Held) -> _Changes:
+    def _config_error_view(self, config_error: str, held: _Held) -> _Changes:
         if not self._has_warned:
             self._has_warned = True
-            _logger.warning("%s", mistake)
-        now = _digest({self._parts.overview: mistake})
+            _logger.warning("%s", config_error)
+        now = _digest({self._parts.overview: config_error})
         if held.seen == (now,):
             return {self._parts.seen: gr.skip()}
-        text = escape_html(f"{mistake[0].upper()}{mistake[1:]}.")
+        text = escape_html(f"{config_error[0].upper()}{config_error[1:]}.")
         return {self._parts.overview: styled(f"<b>{text}</b>"), self._parts.seen: now}
 
     def _log_hint(self) -> None:

@@ -35,7 +35,7 @@ _LONGEST_BODY = 64 * 1024
 _LIST_OPTIONS = ("state", "scope", "repo", "since", "before", "limit")
 
 
-class _Refusal(Exception):  # noqa: N818 - a response, not an error of ours
+class _Rejection(Exception):  # noqa: N818 - a response, not an error of ours
     def __init__(self, status: int, reason: str, **headers: str) -> None:
         self.status = status
         self.reason = reason
@@ -97,8 +97,8 @@ async def serve(
             said = await asyncio.to_thread(_list, activity(), query)
         else:
             said = await asyncio.to_thread(_show, activity(), target.delivery_id)
-    except _Refusal as refusal:
-        status, said, headers = refusal.status, {"reason": refusal.reason}, refusal.headers
+    except _Rejection as rejection:
+        status, said, headers = rejection.status, {"reason": rejection.reason}, rejection.headers
     except (ConfigError, StoreError) as error:
         status, said = 503, {"reason": str(error)}
     await _send(send, status, said, headers)
@@ -127,18 +127,18 @@ async def _check_access(activity: Activity, scope: Scope) -> None:
     values = [value for name, value in scope["headers"] if name == b"authorization"]
     kind, _, token = (values[0] if len(values) == 1 else b"").partition(b" ")
     if kind.lower() != b"bearer" or not token:
-        raise _Refusal(
+        raise _Rejection(
             401, "the header `Authorization: Bearer <admin token>` is missing",
             **{"www-authenticate": "Bearer"},
         )  # fmt: skip
     result = await activity.guard.check_delayed(token.decode("latin-1"))
     if result == "busy":
-        raise _Refusal(
+        raise _Rejection(
             429, "the admin token is wrong, after too many other wrong tokens",
             **{"retry-after": "1", **_closing(scope)},
         )  # fmt: skip
     if result != "right":
-        raise _Refusal(403, "the admin token is wrong")
+        raise _Rejection(403, "the admin token is wrong")
 
 
 def _closing(scope: Scope) -> dict[str, str]:
@@ -151,10 +151,10 @@ def _list(activity: Activity, query: bytes) -> dict[str, Any]:
     for name in given:
         if name not in _LIST_OPTIONS:
             known = ", ".join(_LIST_OPTIONS)
-            raise _Refusal(400, f"there is no parameter `{name}`; there are {known}")
+            raise _Rejection(400, f"there is no parameter `{name}`; there are {known}")
     state = given.get("state")
     if state is not None and state not in STATES:
-        raise _Refusal(400, f"`{state}` is not a state; the states are {', '.join(STATES)}")
+        raise _Rejection(400, f"`{state}` is not a state; the states are {', '.join(STATES)}")
     limit = _limit_of(given.get("limit", str(_PAGE)))
     deliveries = activity.store.list(
         state=state,
@@ -175,7 +175,7 @@ def _limit_of(text: str) -> int:
     # Python refuses to convert very long numbers.
     is_number = text.isascii() and text.isdigit() and len(text) <= len(str(_LONGEST_PAGE))
     if not (is_number and 0 < int(text) <= _LONGEST_PAGE):
-        raise _Refusal(400, f"`limit` must be a number from 1 to {_LONGEST_PAGE}")
+        raise _Rejection(400, f"`limit` must be a number from 1 to {_LONGEST_PAGE}")
     return int(text)
 
 
@@ -188,14 +188,14 @@ def _moment_of(text: str | None) -> datetime | None:
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:
-        raise _Refusal(400, "`since` must be a time with a zone, such as 2026-07-31T14:00:00Z")
+        raise _Rejection(400, "`since` must be a time with a zone, such as 2026-07-31T14:00:00Z")
     return moment
 
 
 def _show(activity: Activity, delivery_id: str) -> dict[str, Any]:
     details = activity.details(delivery_id)
     if details is None:
-        raise _Refusal(404, "there is no such delivery")
+        raise _Rejection(404, "there is no such delivery")
     return {
         **delivery_json(details.delivery, is_whole=True),
         "explanations": details.explanations,
@@ -207,7 +207,7 @@ async def _replay(activity: Activity, target: _Target, body: bytes) -> dict[str,
     done = await activity.replay(target.delivery_id or "", _handlers_in(body))
     if done.blocked_reason:
         is_there = activity.store.get(target.delivery_id or "") is not None
-        raise _Refusal(409 if is_there else 404, done.blocked_reason)
+        raise _Rejection(409 if is_there else 404, done.blocked_reason)
     return {"delivery": target.delivery_id, "handlers": done.handlers}
 
 
@@ -218,10 +218,10 @@ def _handlers_in(body: bytes) -> tuple[str, ...]:
     try:
         said = json.loads(body)
     except (ValueError, RecursionError):
-        raise _Refusal(400, f"the body is not JSON: leave it empty, or send {right}") from None
+        raise _Rejection(400, f"the body is not JSON: leave it empty, or send {right}") from None
     names = said.get("handlers") if isinstance(said, dict) else None
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise _Refusal(400, f"the body has the wrong content: leave it empty, or send {right}")
+        raise _Rejection(400, f"the body has the wrong content: leave it empty, or send {right}")
     return tuple(names)
 
 
@@ -230,7 +230,9 @@ async def _read(receive: Receive, headers: Headers) -> bytes:
         return await read_body(receive, _LONGEST_BODY, headers)
     except BodyError as error:
         words = find_spec(error.case)
-        raise _Refusal(words.http, f"{words.reason}{error.detail and ': '}{error.detail}") from None
+        raise _Rejection(
+            words.http, f"{words.reason}{error.detail and ': '}{error.detail}"
+        ) from None
 
 
 async def _send(send: Send, status: int, said: object, more: dict[str, str]) -> None:
