@@ -433,6 +433,22 @@ def test_retrying_runs_show_time_and_reason(path: Path) -> None:
     )
 
 
+def test_show_has_the_error_of_an_earlier_attempt(path: Path) -> None:
+    with opened(path) as store:
+        accept(store, "d1", "retrain")
+        first = store.claim("d1", "retrain")
+        store.finish_run(first, "failed", "no \x1b[2Jtoken", "at line 1", retry_after=0)
+        store.flush()
+        store.finish_run(store.claim("d1", "retrain"), "succeeded")
+    shown = re.sub(" +", " ", invoke(path, "show", "d1").stdout)
+    assert "retrain, attempt 1: no \\u001b[2Jtoken\n at line 1\n" in shown
+    (delivery,) = json_lines(path, "show", "d1")
+    (run,) = delivery["runs"]
+    assert (run["state"], run["error"]) == ("succeeded", "")
+    found = [(each["state"], each["error"], each["traceback"]) for each in run["history"]]
+    assert found == [("failed", "no \x1b[2Jtoken", "at line 1"), ("succeeded", "", "")]
+
+
 def test_sent_text_cannot_control_the_terminal(filled: Path) -> None:
     with opened(filled) as store:
         body = compact({"comment": {"content": "\x1b[2J\x9b1m\u202e\x7f né"}})
