@@ -128,10 +128,6 @@ class Match:
         """Explain for each handler why it matches, or why not."""
         return list(self._explain(event))
 
-    def explanations(self, event: HubEvent) -> Iterator[str]:
-        """Explain one handler at a time, lazily."""
-        return self._explain(event)
-
 
 class NotAnApiRouterError(ConfigError, AttributeError):
     """A router of this package was given to FastAPI, which accepts only its own routers.

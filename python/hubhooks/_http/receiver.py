@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hubhooks._http.types import Headers
     from hubhooks._store.base import AcceptResult, DeliveryStore, Status
     from hubhooks.models import Delivery, Reason, RunGroup
-    from hubhooks.routing import Match, Router
+    from hubhooks.routing import Router
 
 __all__ = [
     "COMPLETION_RESPONSES", "MAX_BODY_SIZE", "RESPONSES", "UNREAD_BODY_RESPONSES",
@@ -328,8 +328,9 @@ class Receiver:
             prepared.skipped, prepared.reason = State.IGNORED, match.ignored
         elif not prepared.handlers:
             prepared.skipped = State.UNHANDLED
-            prepared.explanations = _explain_briefly(match, event, len(self._router.handler_names))
-            prepared.reason = _explain(match, event)
+            lines = match.explain(event)
+            prepared.explanations = _shorten_for_response(lines, len(self._router.handler_names))
+            prepared.reason = _shorten_for_store(lines)
         return prepared
 
     def _groups_of(self, names: Sequence[str], event: HubEvent) -> dict[str, RunGroup]:
@@ -554,27 +555,31 @@ def _malformed_response(result: AcceptResult, prepared: Prepared) -> Response:
     return response
 
 
-def _explain_briefly(match: Match, event: HubEvent, count: int) -> list[str]:
-    """Explain the mismatch of the first handlers, up to the limit of a response."""
+def _shorten_for_response(explanations: Sequence[str], count: int) -> list[str]:
+    """Cut the explanations of handlers to the limit of a response.
+
+    Args:
+        explanations: one per handler.
+        count: the number of handlers.
+    """
     lines: list[str] = []
     length = 0
-    for full in match.explanations(event):
+    for full in explanations:
         line = shorten(full, _MAX_LINE)
         # As JSON, because escapes are longer.
-        length += len(_json(line))
+        length += len(_json_string(line))
         if length > _MAX_EXPLANATIONS:
             return [*lines, f"... and {count - len(lines)} more handlers"]
         lines.append(line)
     return lines
 
 
-def _explain(match: Match, source: HubEvent | bytes) -> str:
-    event = HubEvent.from_json(source) if isinstance(source, bytes) else source
-    lines = match.explain(event)
+def _shorten_for_store(explanations: Sequence[str]) -> str:
+    """Join the explanations of handlers, up to the limit of a stored reason."""
     length = 0
-    for at, line in enumerate(lines):
+    for at, line in enumerate(explanations):
         length += len(line) + 1
         if length > _MAX_REASON:
-            rest = f"... and {len(lines) - at} more handlers"
-            return "\n".join([*lines[:at], shorten(line, 1024), rest])
-    return "\n".join(lines)
+            rest = f"... and {len(explanations) - at} more handlers"
+            return "\n".join([*explanations[:at], shorten(line, 1024), rest])
+    return "\n".join(explanations)
