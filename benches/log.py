@@ -42,9 +42,9 @@ HEADERS = [
 BODY = compact(sample_json("discussion.create"))
 
 
-def cpu(deed: Callable[[], object]) -> float:
+def cpu(action: Callable[[], object]) -> float:
     before = time.thread_time()
-    deed()
+    action()
     return time.thread_time() - before
 
 
@@ -54,12 +54,12 @@ def name(number: int) -> str:
 
 
 class Subject:
-    """A new log, to which a number of deliveries is given again and again."""
+    """A new store, to which a number of deliveries is given again and again."""
 
     def __init__(self, folder: Path, group: int) -> None:
-        self.log = SqliteStore(folder / f"group-{group}.db")
-        self.log.open()
-        self.log.recover()
+        self.store = SqliteStore(folder / f"group-{group}.db")
+        self.store.open()
+        self.store.recover()
         self.group = group
         self.count = 0
         self.started: list[str] = []
@@ -67,26 +67,26 @@ class Subject:
     def take(self) -> None:
         self.started = []
         for _ in range(COUNT // self.group):
-            with self.log.transaction():
+            with self.store.transaction():
                 for _ in range(self.group):
                     self.count += 1
                     self.started.append(name(self.count))
                     self.accept(self.started[-1])
 
     def accept(self, delivery_id: str) -> None:
-        self.log.accept(
+        self.store.accept(
             delivery_id, BODY, ["retrain"], scope="discussion", action="create", repo="me/data",
             headers=HEADERS,
         )  # fmt: skip
-        self.delivery = self.log.claim(delivery_id, "retrain")
+        self.delivery = self.store.claim(delivery_id, "retrain")
 
     def end(self) -> None:
         for at in range(0, COUNT, self.group):
             for delivery_id in self.started[at : at + self.group]:
-                self.log.mark_acknowledged(delivery_id, delivered=True)
+                self.store.mark_acknowledged(delivery_id, delivered=True)
                 assert self.delivery is not None
-                self.log.finish_run(self.delivery._replace(id=delivery_id), "succeeded")
-            self.log.flush()
+                self.store.finish_run(self.delivery._replace(id=delivery_id), "succeeded")
+            self.store.flush()
 
 
 class Plain:
@@ -114,23 +114,23 @@ class Plain:
 
 def costs(folder: Path, rounds: int) -> None:
     plain, alone, together = Plain(folder), Subject(folder, 1), Subject(folder, GROUP)
-    deeds = {
+    actions = {
         "one row inserted, the floor": plain.take,
         "accepted and started, alone": alone.take,
         "answered and ended, alone": alone.end,
         f"accepted and started, {GROUP} together": together.take,
         f"answered and ended, {GROUP} together": together.end,
     }
-    least = dict.fromkeys(deeds, float("inf"))
+    least = dict.fromkeys(actions, float("inf"))
     for _ in range(rounds):
-        for what, deed in deeds.items():
-            least[what] = min(least[what], cpu(deed) / COUNT)
+        for what, action in actions.items():
+            least[what] = min(least[what], cpu(action) / COUNT)
     floor = least["one row inserted, the floor"]
     print(f"{'for each delivery':42} {'CPU us':>8} {'x floor':>8}")
     for what, seconds in least.items():
         print(f"{what:42} {seconds * 1e6:8.1f} {seconds / floor:8.2f}")
     for subject in (alone, together):
-        subject.log.close()
+        subject.store.close()
     plain.connection.close()
 
 
@@ -151,26 +151,26 @@ def sizes(folder: Path, count: int) -> bool:
     is_fine = True
     for length, limit in BODY_LENGTHS.items():
         path = folder / f"body-{length}.db"
-        log = SqliteStore(path)
-        log.open()
-        log.recover()
+        store = SqliteStore(path)
+        store.open()
+        store.recover()
         for _ in range(0, count, GROUP):
             runs = []
-            with log.transaction():
+            with store.transaction():
                 for _ in range(GROUP):
                     delivery_id = os.urandom(12).hex()
-                    log.accept(
+                    store.accept(
                         delivery_id, body_of_length(length), ["retrain"], scope="discussion",
                         action="create", repo="ada-labs/tide-gauges", headers=HEADERS,
                     )  # fmt: skip
-                    runs.append(log.claim(delivery_id, "retrain"))
+                    runs.append(store.claim(delivery_id, "retrain"))
             for run in runs:
                 assert run is not None
-                log.mark_acknowledged(run.id, delivered=True)
-                log.finish_run(run, "succeeded")
-            log.flush()
+                store.mark_acknowledged(run.id, delivered=True)
+                store.finish_run(run, "succeeded")
+            store.flush()
         # This writes the WAL into the file.
-        log.close()
+        store.close()
         size = path.stat().st_size / count
         is_missed = limit is not None and size > limit
         is_fine &= not is_missed
@@ -181,10 +181,10 @@ def sizes(folder: Path, count: int) -> bool:
 
 
 def filled(path: Path, count: int) -> SqliteStore:
-    """Make a log of so many deliveries, of which few failed and few are of one repository."""
-    log = SqliteStore(path)
-    log.open()
-    log.close()
+    """Make a store with deliveries, of which few failed and few are of one repository."""
+    store = SqliteStore(path)
+    store.open()
+    store.close()
     numbers = f"WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})"
     rare = count // 100
     connection = sqlite3.connect(path)
@@ -198,50 +198,51 @@ def filled(path: Path, count: int) -> SqliteStore:
                 iif(i % {rare}, 'succeeded', 'failed'), NULL, '', 0, 1, 0,
                 '[["user-agent", "hub"]]', 970
             FROM n;
-        {numbers} INSERT INTO runs
-            SELECT i, 'retrain', 0, iif(i % {rare}, 'succeeded', 'failed'), 1, 0, 0, NULL,
-                1.8e9, 1.8e9, '', '' FROM n;
+        {numbers} INSERT INTO attempts (seq, handler, attempt, started_at, finished_at, state,
+                error, traceback, position, failures, crashes)
+            SELECT i, 'retrain', 1, 1.8e9, 1.8e9, iif(i % {rare}, 'succeeded', 'failed'), '', '', 0,
+                0, 0 FROM n;
         INSERT INTO bodies SELECT seq, zeroblob(200) FROM deliveries;
         COMMIT;
     """)
     connection.close()
-    return log
+    return store
 
 
 def pages(folder: Path, count: int, rounds: int) -> bool:
-    """Compare what is asked of a short log and of a long one."""
-    logs = [filled(folder / "short.db", 1_000), filled(folder / "long.db", count)]
-    middles = [log.list(limit=500)[-1].id for log in logs]
-    latest = [log.list(limit=10)[-1].received_at for log in logs]
-    questions: dict[str, Callable[[int], object]] = {
-        "the newest": lambda at: logs[at].list(),
-        "the next page": lambda at: logs[at].list(before=middles[at]),
-        "those that failed": lambda at: logs[at].list(state="failed", limit=50),
-        "those of one repository": lambda at: logs[at].list(repo="me/repo-3"),
-        "those of one scope": lambda at: logs[at].list(scope="discussion"),
-        "those of a rare scope": lambda at: logs[at].list(scope="repo.config", limit=10),
-        "those of a rare scope that are done": lambda at: logs[at].list(
+    """Compare the queries of a small store with those of a large one."""
+    stores = [filled(folder / "small.db", 1_000), filled(folder / "large.db", count)]
+    middles = [store.list(limit=500)[-1].id for store in stores]
+    latest = [store.list(limit=10)[-1].received_at for store in stores]
+    queries: dict[str, Callable[[int], object]] = {
+        "the newest": lambda at: stores[at].list(),
+        "the next page": lambda at: stores[at].list(before=middles[at]),
+        "failed deliveries": lambda at: stores[at].list(state="failed", limit=50),
+        "deliveries of one repository": lambda at: stores[at].list(repo="me/repo-3"),
+        "deliveries of one scope": lambda at: stores[at].list(scope="discussion"),
+        "deliveries of a rare scope": lambda at: stores[at].list(scope="repo.config", limit=10),
+        "succeeded ones of a rare scope": lambda at: stores[at].list(
             scope="repo.config", state="succeeded", limit=10
         ),
-        "those of no scope there is": lambda at: logs[at].list(scope="repo.move"),
-        "the last ten, by their time": lambda at: logs[at].list(since=latest[at]),
-        "one delivery": lambda at: logs[at].get(middles[at]),
+        "deliveries of an absent scope": lambda at: stores[at].list(scope="repo.move"),
+        "the last ten, by time": lambda at: stores[at].list(since=latest[at]),
+        "one delivery": lambda at: stores[at].get(middles[at]),
     }
     print(f"\n{'a page of':42} {'1,000 ms':>8} {f'{count:,} ms':>12} {'x':>6}")
     is_fine = True
-    for what, ask in questions.items():
+    for what, ask in queries.items():
         short, long = (min(cpu(partial(ask, at)) for _ in range(rounds)) * 1e3 for at in range(2))
         is_fine &= long <= PAGE_LIMIT * short
         print(f"{what:42} {short:8.2f} {long:12.2f} {long / short:6.2f}")
-    # Of these the length is the point, and nobody waits for them on the server's loop.
-    for what, deed in {"figures": logs[1].stats, "pruning": logs[1].prune}.items():
-        print(f"{what:42} {'':8} {cpu(deed) * 1e3:12.2f}")
+    # These may grow with the store: nothing on the server's loop waits for them.
+    for what, action in {"figures": stores[1].stats, "pruning": stores[1].prune}.items():
+        print(f"{what:42} {'':8} {cpu(action) * 1e3:12.2f}")
     return is_fine
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a shorter log, fewer rounds")
+    parser.add_argument("--quick", action="store_true", help="a smaller store, fewer rounds")
     quick = parser.parse_args().quick
     rounds, count = (5, 100_000) if quick else (30, 1_000_000)
     with tempfile.TemporaryDirectory() as folder:
