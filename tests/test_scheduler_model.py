@@ -207,7 +207,7 @@ class Histories(RuleBasedStateMachine):
         """Check that no ready run was overlooked: a full look comes only once a minute."""
         scheduler = self.worker.claims.scheduler
         busy, grouped = scheduler.busy(), ["serial"]
-        crashed = self.store.list_ready(1, interrupted=True)
+        crashed = self.store.list_ready(1, crashed=True)
         if self.lock.is_held and scheduler.free > 0 and not (self.is_isolated() or crashed):
             assert self.store.list_ready(1, busy, grouped=grouped) == []
 

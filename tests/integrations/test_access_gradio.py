@@ -60,7 +60,7 @@ def test_wrong_tokens_in_the_tab_never_block_the_right_one(tmp_path: Path) -> No
         app.wait_until_all_ended()
         for _ in range(7):
             parts = app.parts(app.call("unlock", "wrong"))
-            assert "not the admin token" in parts["refusal"]
+            assert "not the admin token" in parts["rejection"]
             assert parts["token"] == ""
             assert PRIVATE_NAME not in str(parts)
         key = app.unlock("mine")

@@ -285,7 +285,7 @@ def test_api_shows_details_with_the_admin_token(app: App, private_id: str) -> No
 def test_without_a_token_only_the_log_explains_access(tmp_path: Path) -> None:
     with running(tmp_path, HUBHOOKS_ADMIN_TOKEN=None) as app:
         rejected = app.call("unlock", TOKEN)
-        assert "has no admin token" in app.parts(rejected)["refusal"]
+        assert "has no admin token" in app.parts(rejected)["rejection"]
         look = app.call("look")
         assert PRIVATE_NAME not in look.text
         assert app.client.get("/gradio_api/webhooks/deliveries").status_code == 405
