@@ -145,7 +145,8 @@ RESPONSES: Mapping[str, ResponseSpec] = {
     "duplicate": ResponseSpec(200, "duplicate", "this delivery was already handled"),
 }
 
-# Responses if code of the app keeps the body from being read: the Hub retries the delivery.
+# Responses if hubhooks cannot read the body because of other code of the app, or a slow sender. The
+# status is 503, so the Hub retries the delivery.
 UNREAD_BODY_RESPONSES: Mapping[str, ResponseSpec] = {
     ALREADY_READ: ResponseSpec(503, "rejected", "the body was read before it reached hubhooks"),
     STALLED: ResponseSpec(503, "rejected", "the body did not arrive in time"),
@@ -160,7 +161,7 @@ COMPLETION_RESPONSES: Mapping[str, ResponseSpec] = {
 
 _SECRET_CASES = {None: None, "missing": "secret missing", "mismatch": "secret wrong"}
 _KEPT_MINUTES = 60
-# No body is so long that its length has more digits. Converting many digits is slow.
+# No real length has more digits. Converting many digits is slow.
 _MAX_DIGITS = 18
 # Limits in characters: the stored explanation of an unhandled event, and the id of a delivery. The
 # ids of the Hub are shorter.
@@ -189,7 +190,7 @@ def _json(value: object) -> bytes:
 
 
 def _json_string(text: str) -> bytes:
-    """Return what `_json` does, in a tenth of its time."""
+    """Write a string as JSON, ten times as fast as `_json`."""
     from json.encoder import encode_basestring_ascii  # noqa: PLC0415 - as above
 
     return encode_basestring_ascii(text).encode()
@@ -329,7 +330,7 @@ class Receiver:
         elif not prepared.handlers:
             prepared.skipped = State.UNHANDLED
             lines = match.explain(event)
-            prepared.explanations = _shorten_for_response(lines, len(self._router.handler_names))
+            prepared.explanations = _shorten_for_response(lines)
             prepared.reason = _shorten_for_store(lines)
         return prepared
 
@@ -382,7 +383,7 @@ class Receiver:
         return _skip_response(result, event)
 
     def completion_response(self, delivery: Delivery | None, response: Response) -> Response:
-        """Return the response after the handlers ended; the given one if they did not end."""
+        """Return the response after the handlers ended; `response` if they have not ended."""
         if delivery is None:
             return response
         is_failed = any(run.state == State.FAILED for run in delivery.runs)
@@ -392,9 +393,9 @@ class Receiver:
     def should_close(self, http_version: str, headers: Headers) -> bool:
         """Return whether to send `Connection: close` with a rejection.
 
-        It is for bodies that are too long, or of unknown length. The server discards short ones: if
-        the connection closes while a client still sends, the client often misses the response.
-        HTTP/2 forbids the header.
+        True if the body is too long, or its length is unknown or invalid. The server discards
+        other bodies: if the connection closes while a client still sends, the client often misses
+        the response. HTTP/2 forbids the header.
         """
         return http_version < "2" and self._check_length(headers) is not None
 
@@ -441,7 +442,7 @@ class Receiver:
 
         Args:
             case: a key of `RESPONSES` or `UNREAD_BODY_RESPONSES`.
-            detail: more about it, only for the log.
+            detail: details for the log only.
         """
         minute = int(time.time()) // 60
         key = (minute, case)
@@ -522,7 +523,7 @@ def _shorten_id(delivery_id: str) -> str:
 
 
 def _skip_response(result: AcceptResult, event: HubEvent | None = None) -> Response:
-    """Return the response to a delivery without new runs. Its body is the same for each id."""
+    """Return the response to a delivery that starts no run. Its body does not contain the id."""
     shared = _shared_response(result.status)
     is_open = result.status == "in_progress"
     response = Response(
@@ -555,12 +556,10 @@ def _malformed_response(result: AcceptResult, prepared: Prepared) -> Response:
     return response
 
 
-def _shorten_for_response(explanations: Sequence[str], count: int) -> list[str]:
-    """Cut the explanations of handlers to the limit of a response.
+def _shorten_for_response(explanations: Sequence[str]) -> list[str]:
+    """Cut the lines of `Match.explain` to the limit of a response.
 
-    Args:
-        explanations: one per handler.
-        count: the number of handlers.
+    The last line counts the handlers that are left out.
     """
     lines: list[str] = []
     length = 0
@@ -569,13 +568,13 @@ def _shorten_for_response(explanations: Sequence[str], count: int) -> list[str]:
         # As JSON, because escapes are longer.
         length += len(_json_string(line))
         if length > _MAX_EXPLANATIONS:
-            return [*lines, f"... and {count - len(lines)} more handlers"]
+            return [*lines, f"... and {len(explanations) - len(lines)} more handlers"]
         lines.append(line)
     return lines
 
 
 def _shorten_for_store(explanations: Sequence[str]) -> str:
-    """Join the explanations of handlers, up to the limit of a stored reason."""
+    """Join the lines of `Match.explain`, up to the limit of a stored reason."""
     length = 0
     for at, line in enumerate(explanations):
         length += len(line) + 1
