@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AppCode", "AppIdentity", "find_app_code"]
 
-# Of an app with more modules, the first ones are compared.
+# If an app has more modules, only the first ones are compared.
 _MAX_FILES = 2000
 _VERSION_LENGTH = 8
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
@@ -31,12 +31,12 @@ class AppCode(NamedTuple):
     loaded_at: float
     """When the `Webhooks` was created, in seconds since 1970."""
     order: float = 0.0
-    """The same by a clock that is never set, where there is one: newer code has a larger number."""
+    """The same time by a clock that nobody sets, if there is one. It is larger for newer code."""
 
     def name_beside(self, store: str) -> str:
         """Return the file as seen from the folder of a store: the default name of the app.
 
-        A project keeps its name where it is copied together with its store.
+        A project keeps its name if it is copied together with its store.
         """
         if self.file is None:
             return _NO_FILE
@@ -57,7 +57,7 @@ class AppCode(NamedTuple):
             digest.update(f"\0{path.relative_to(folder).as_posix()}\0".encode())
             with suppress(OSError):  # the module was deleted or replaced since
                 digest.update(path.read_bytes())
-                # The process runs what the file said before.
+                # If the file changed since, the process runs older code.
                 is_known = is_known and path.stat().st_mtime <= self.loaded_at
         if not is_known:
             digest.update(f"{os.getpid()} {self.loaded_at}".encode())
@@ -102,7 +102,7 @@ def find_app_code(creator: object) -> AppCode:
     A function that makes it for several apps belongs to the module whose body calls it.
 
     Args:
-        creator: the object. Its own `__init__` and those of its subclasses are passed over.
+        creator: the object. The frames of its `__init__`, also of subclasses, are skipped.
     """
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - `inspect` is slow to import
     while frame is not None and _is_init_of(frame, creator):
@@ -121,7 +121,7 @@ def _file_of(frame: FrameType | None) -> str | None:
     file = None if frame is None else frame.f_globals.get("__file__")
     if not isinstance(file, str):
         return None
-    # Also where only the compiled file is deployed.
+    # If only the compiled file is deployed, the name of the source counts.
     return os.path.realpath(file[:-1] if file.endswith(".pyc") else file)
 
 
@@ -135,7 +135,7 @@ def _is_of_user(frame: FrameType) -> bool:
 
 
 def _clock_of_machine() -> float:
-    """Read a clock that all processes of the machine share, and that nobody sets."""
+    """Read a clock that all processes of the machine share. If possible, nobody can set it."""
     if hasattr(time, "CLOCK_BOOTTIME"):
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.time()

@@ -65,15 +65,15 @@ def release_in_children(server: Sequence[object] | None) -> None:
 def delay_in_children(number: int) -> None:
     """Deliver a signal to a forked child only once its handlers are switched off.
 
-    CPython drops a signal that has a Python handler and comes while a child begins.
+    CPython drops a signal with a Python handler if it arrives while a child starts.
     """
     _delayed.add(number)
 
 
 def end_forked_child(process: int, error: BaseException | None = None) -> None:
-    """End this process if it is a child that the user's code forked and returned in.
+    """End this process if the user's code forked it, and then returned in the child.
 
-    What called the user's code is the parent's and goes on there.
+    The caller of the user's code belongs to the parent, and continues only there.
 
     Args:
         process: the process that called the user's code.
@@ -148,7 +148,7 @@ def _release_sockets() -> None:
         with suppress(OSError):
             number = int(name)
             if stat.S_ISSOCK(os.fstat(number).st_mode) and _is_servers(number):
-                # The number stays in use: an object that has it closes it later.
+                # This keeps the descriptor number in use: the object that owns it closes it later.
                 os.dup2(null, number, inheritable=False)
     os.close(null)
 

@@ -27,7 +27,7 @@ if sys.version_info >= (3, 12):
     _MARKS |= vars(inspect.markcoroutinefunction(lambda: None))
 # The class of the objects that functions with `contextmanager` or `asynccontextmanager` return.
 _CONTEXT_MANAGERS: Any = getattr(contextlib, "_GeneratorContextManagerBase", ())
-# A proxy with every attribute would have infinitely many layers.
+# The limit of `layers`: an object with every attribute, such as a proxy, would never end.
 _MOST_LAYERS = 100
 
 
@@ -65,7 +65,7 @@ def wraps_async(function: Callable[..., object]) -> bool:
 
 
 def yields(function: Callable[..., object]) -> bool:
-    """Return whether a call only makes a generator or a context manager, and runs no body."""
+    """Return whether a call returns a generator or a context manager, and runs no other code."""
     for layer in layers(function):
         flags = _flags(layer)
         if flags & _GENERATOR and not flags & _AWAITABLE:
@@ -82,7 +82,7 @@ def signature_of(function: Callable[..., object]) -> inspect.Signature:
 
     Raises:
         TypeError: the object has no signature that can be read.
-        ValueError: the same, for some built-in functions.
+        ValueError: the object is a built-in function without a signature.
     """
     # A mock with the `spec` of a function has the parameters of that function.
     spec = getattr(function, "_spec_signature", None) if inspect.isroutine(function) else None
@@ -117,10 +117,10 @@ def _read(
 
 
 async def settle(value: object) -> object:
-    """Return the result of an async function, and check that its body ran.
+    """Return the result of an async function, and check that the function's code ran.
 
     Raises:
-        TypeError: the body never ran.
+        TypeError: the function's code never ran.
     """
     # An async function can return another awaitable, such as a coroutine or a task.
     while inspect.isawaitable(value):
@@ -130,10 +130,10 @@ async def settle(value: object) -> object:
 
 
 def check_ran(value: object) -> None:
-    """Check that the body of a function ran, by its return value.
+    """Check by the return value of a function that its code ran.
 
     Raises:
-        TypeError: it returned an object that runs the body only later, such as a generator.
+        TypeError: the function returned an object that runs the code later, such as a generator.
     """
     what, right = "", "write it without `yield`"
     if inspect.iscoroutine(value):

@@ -55,7 +55,7 @@ def gradio_apps(app: object) -> Iterator[tuple[App, str]]:
 
 
 def block_store(app: App, store: DeliveryStore) -> None:
-    """Make Gradio serve no file of a store, also if `allowed_paths` includes its folder.
+    """Keep Gradio from serving the files of a store, even if `allowed_paths` includes the folder.
 
     `protect` works in this process. `blocked_paths` does the same in Gradio's static workers, which
     are other processes.

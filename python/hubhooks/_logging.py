@@ -1,4 +1,4 @@
-"""The package's logger, and texts of exceptions. Neither raises, whatever the user's code does.
+"""The package's logger, and texts of exceptions. Neither raises if the user's code fails.
 
 Filters, handlers, formatters, record factories, `__str__` and `__repr__` are the user's code. If
 one of them raises, the delivery, the run or the thread that logged goes on.
@@ -136,13 +136,13 @@ class _DefaultHandler(logging.Handler):
     """Show records in the style of the server's own log, or else as uvicorn would.
 
     Args:
-        is_server_quiet: whether the level of the server's log says nothing about this one.
+        is_server_quiet: ignore the level of the server's log.
     """
 
     def __init__(self, *, is_server_quiet: bool) -> None:
         super().__init__()
         self.has_set_level = False
-        """Whether the level of the logger is not the user's."""
+        """Whether this package set the level of the logger, not the user."""
         self._is_server_quiet = is_server_quiet
 
     def shows(self, level: int) -> bool:
@@ -178,8 +178,8 @@ _defaulting = threading.Lock()
 def show_log_by_default(*, is_server_quiet: bool = False) -> None:
     """Show the package's log from INFO on, unless the user configured logging.
 
-    A level that the user set, before or after, decides what is shown. As soon as the user adds a
-    handler to this logger or to the root logger, this one goes.
+    A level that the user set, before or after, decides what is shown. If the user adds a
+    handler to this logger or to the root logger, the default handler is removed.
 
     Args:
         is_server_quiet: show INFO even if the server shows only warnings, as under Gradio.

@@ -17,13 +17,13 @@ _START_TIME_FIELD = 19
 
 
 class Process(NamedTuple):
-    """A process, told apart from others that had its number before."""
+    """A process, distinguished from earlier processes with the same number."""
 
     pid: int
     host: str
     """The boot of the machine and the PID namespace; a number means nothing elsewhere."""
     start_time: str
-    """In clock ticks since boot; empty where the system does not say."""
+    """In clock ticks since boot; empty if the system does not show it."""
 
 
 def current_process() -> Process:

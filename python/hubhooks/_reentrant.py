@@ -5,7 +5,7 @@ waits for that Python code, the thread cannot end, and the process aborts. So th
 written in Python, and pass plain objects to the compiled code.
 """
 
-# The class methods become those of `HubEvent`, and are in no class here.
+# The class methods here are outside a class: they become methods of `HubEvent`.
 # mypy: disable-error-code="misc"
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _QUOTED = (
     "a secret begins and ends with the same quotation mark, and both count as part of it. If they "
     "come from an env file, remove them there"
 )
-# Python notes here that the warning was shown.
+# Python records here that the warning was shown.
 _shown: dict[Any, Any] = {}
 
 
@@ -128,8 +128,8 @@ def make_filter(  # noqa: PLR0913 - the criteria of a filter
 def warn_of_quotes(self: Verifier, *secrets: str) -> None:  # noqa: ARG001 - it is a method
     """Warn of a secret in quotation marks.
 
-    The warning has no line of the user's code, which may show the secret. A filter that makes an
-    error of it does not stop the app: the secret may be meant so.
+    The warning shows no line of the user's code, because the line may contain the secret. A filter
+    that turns warnings into errors does not stop the app: the marks may belong to the secret.
     """
     if any(_is_quoted(secret.strip()) for secret in secrets):
         try:
@@ -139,7 +139,7 @@ def warn_of_quotes(self: Verifier, *secrets: str) -> None:  # noqa: ARG001 - it 
 
 
 def get_file(self: UpdatedFiles, index: Any, /) -> UpdatedFile | tuple[UpdatedFile, ...]:  # noqa: ANN401 - as above
-    """Give one file, or those of a slice."""
+    """Return one file, or the files of a slice."""
     return self._get_item(_plain_index(index))
 
 
@@ -150,7 +150,7 @@ def index_of_file(
     stop: Any = None,  # noqa: ANN401 - as above
     /,
 ) -> int:
-    """Give the index of the first file equal to this one.
+    """Return the index of the first file equal to this one.
 
     Raises:
         ValueError: there is none.
@@ -165,8 +165,7 @@ def verify_request(  # noqa: D417 - no caller passes `self`
 ) -> None:
     """Find the secret in a request and check it.
 
-    The header decides alone where there is one; else `?secret=` does. Two different values are
-    refused.
+    If the request has the header, `?secret=` is ignored. Two different values are rejected.
 
     Args:
         headers: a mapping, or pairs of name and value as ASGI gives them; str or bytes.
@@ -174,7 +173,7 @@ def verify_request(  # noqa: D417 - no caller passes `self`
 
     Raises:
         SecretMissingError: the request carries no secret.
-        SecretMismatchError: the secret is none of ours, or there are two different ones.
+        SecretMismatchError: the secret is wrong, or there are two different ones.
     """
     self._verify_pairs(_pairs_of(headers), query)
 
@@ -184,20 +183,20 @@ def check(  # noqa: D417 - no caller passes `self`
     headers: Any,  # noqa: ANN401 - `_core.pyi` has the types
     query: str | bytes | None = None,
 ) -> Literal["missing", "mismatch"] | None:
-    """Tell what is wrong with the secret of a request, without raising, which would cost more.
+    """Check the secret of a request without raising, which would cost more.
 
     Args:
         headers: as for `verify_request`.
         query: as for `verify_request`.
 
     Returns:
-        None if nothing is, else "missing" or "mismatch".
+        None if the secret is right, else "missing" or "mismatch".
     """
     return self._check_pairs(_pairs_of(headers), query)
 
 
 def _pairs_of(headers: Any) -> Any:  # noqa: ANN401 - the compiled code checks the types
-    """Give the headers as a list of pairs, each a tuple or a list."""
+    """Convert headers to a list of pairs, each a tuple or a list."""
     if isinstance(headers, list) and _PLAIN.issuperset(map(type, headers)):
         return headers
     if not isinstance(headers, list) and callable(items := getattr(headers, "items", None)):
@@ -210,7 +209,7 @@ def _pairs_of(headers: Any) -> Any:  # noqa: ANN401 - the compiled code checks t
 
 
 def _plain_list(value: Any) -> Any:  # noqa: ANN401 - the compiled code checks the types
-    """Give an iterable as a list or a tuple."""
+    """Convert an iterable to a list or a tuple."""
     if value is None or isinstance(value, str | bool) or type(value) in _PLAIN:
         return value
     try:
@@ -221,7 +220,7 @@ def _plain_list(value: Any) -> Any:  # noqa: ANN401 - the compiled code checks t
 
 
 def _plain_index(index: Any) -> Any:  # noqa: ANN401 - as above
-    """Give an index or the parts of a slice as integers."""
+    """Convert an index, or the parts of a slice, to integers."""
     if index is None or type(index) is int:
         return index
     if isinstance(index, slice):

@@ -101,8 +101,9 @@ def wire_path(payload: Mapping[str, Any], name: str) -> str:
     """Translate a Python name such as `repo__head_sha` into a dotted path.
 
     Args:
-        payload: the payload; its own keys are known too.
-        name: field names of events or of the wire, and list indexes, joined by two underscores.
+        payload: the payload. Its own keys are valid too.
+        name: names of fields, as in Python or in the JSON, and list indexes, joined by two
+            underscores.
 
     Raises:
         ConfigError: neither the payload nor any sample has such a field.
@@ -131,7 +132,7 @@ def suggest_path(path: str, payload: Mapping[str, Any]) -> str:
 
     Args:
         path: a dotted path, as for `with_overrides`.
-        payload: the payload; its own paths are known too.
+        payload: the payload. Its own paths are known too.
     """
     same_index = _INDEX.sub(".0", path)
     known = [*_paths(_merged(_documented(), _outline(payload)))]

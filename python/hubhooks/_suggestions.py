@@ -13,13 +13,13 @@ __all__ = ["nearest", "suggestion"]
 def suggestion(
     name: str, known: Iterable[str], other_names: Mapping[str, str], default: str
 ) -> str:
-    """Say which argument is meant by an unknown name.
+    """Return a hint about an unknown argument.
 
     Args:
         name: the unknown name.
         known: the names of the arguments.
-        other_names: names that people write instead, with the right one, or with a whole hint.
-        default: the hint where no name is near.
+        other_names: common wrong names, each with the right name or a whole hint.
+        default: the hint if no name is similar.
     """
     near = nearest(name, (*known, *other_names))
     right = other_names.get(name) or other_names.get(near, near)

@@ -1,4 +1,4 @@
-"""The values that the Hub documents, as types for editors. The tables of the core have the same.
+"""The values that the Hub documents, as types for editors. The core has the same values.
 
 Source: https://huggingface.co/docs/hub/webhooks
 """

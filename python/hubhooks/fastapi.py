@@ -158,10 +158,11 @@ class _Received(Response):
 
 
 class _Leftover(APIRoute):
-    """Removes the query of a request at the webhook's path, or below, that no route matches.
+    """Removes the query of requests at the webhook's path, or below, that no other route matches.
 
-    FastAPI responds 404 or 405, and the server would log the query with a secret in it. A partial
-    match comes after all full ones, so the app's own routes below the path still work.
+    FastAPI responds 404 or 405 to them. The server would log the query, which may contain a secret.
+    This route matches only partially. FastAPI prefers full matches, so other routes of the app
+    below the path still work.
     """
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:

@@ -108,7 +108,7 @@ def launch(
         with _draining_on_ctrl_c(served):
             type(demo).block_thread(demo)
 
-    # `demo.launch` calls this exactly if it blocks, once the server runs.
+    # `demo.launch` calls this method only if it blocks. The server is running by then.
     vars(demo)["block_thread"] = block_thread
     launched = demo.launch(**options)
     announce()
@@ -175,7 +175,7 @@ def is_about_to_start(store: DeliveryStore) -> bool:
 def prepare_mounted(app: object, store: DeliveryStore) -> None:
     """Keep mounted Gradio apps from serving the files of the store.
 
-    It also warns about mounted apps that started a Node server, which nothing uses.
+    It also warns about mounted apps that started a Node server: nothing uses that server.
 
     Args:
         app: the FastAPI or Starlette app, once everything is mounted.
@@ -278,13 +278,13 @@ def _is_reloading() -> bool:
 
 def _combine(served: _ReloadableApp, own: Mapping[str, Any]) -> dict[str, Any]:
     """Add routes and a lifespan to the user's own `app_kwargs`."""
-    # The alias yields to a route of the user at the same path.
+    # The alias comes last: a route of the user at the same path has priority.
     routes = [*_routes(_PATH, served), *(own.get("routes") or ()), *_routes(_ALIAS, served)]
     return {**own, "routes": routes, "lifespan": _nest(own.get("lifespan"), served)}
 
 
 def _routes(path: str, served: _ReloadableApp) -> Iterable[BaseRoute]:
-    # A Mount would redirect its bare path, with `?secret=`.
+    # Not a `Mount`: it redirects its path without a slash, and the redirect shows `?secret=`.
     paths = (path, path + "/{rest:path}")
     return [kind(at, served) for at in paths for kind in (Route, WebSocketRoute)]
 
@@ -332,7 +332,7 @@ class _DrainOnSignal:
             # In a forked child, if another signal handler wraps this one.
             self._do_as_before(signum, frame)
             return
-        # A second signal ends the waiting, also that of the server.
+        # A second signal ends the wait here, and the wait of the server.
         is_first = not self._is_draining
         seconds = self._seconds if is_first else 0
         self._is_draining = True
@@ -365,7 +365,7 @@ class _DrainOnSignal:
 
 
 def _drain_on(number: signal.Signals, served: _ReloadableApp, seconds: float) -> None:
-    """Wait for running handlers on a signal that ends the process, if we may handle it."""
+    """Wait for running handlers on a signal that ends the process, if it can be handled here."""
     if threading.current_thread() is not threading.main_thread():
         return
     before = signal.getsignal(number)

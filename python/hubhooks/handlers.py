@@ -93,7 +93,7 @@ class Rule(NamedTuple):
         return self.other_mismatch_reason(event, handler, whens)
 
     def other_mismatch_reason(self, event: HubEvent, handler: str, whens: WhenResults) -> str:
-        """Explain why the event does not match although the filter does; empty if it matches."""
+        """Explain a mismatch by a hidden comment or by `when`; empty if both allow the event."""
         if self.hides(event):
             return "the comment is hidden"
         return "" if self.when is None else whens.mismatch_reason(self.when, event, handler)
@@ -384,7 +384,7 @@ def _filter_with_warnings(
 
 
 def _wrong_option(name: str, value: Any) -> str:  # noqa: ANN401 - the user wrote it
-    """Return a right value of the option, in words; empty if its value is right."""
+    """Describe the valid values of an option; empty if the given value is valid."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     is_time = is_number and 0 <= value < math.inf
     if name == "retries":
@@ -446,10 +446,10 @@ def _check_annotation(
     what: str,
     signature: inspect.Signature | None = None,
 ) -> None:
-    """Check that the scopes can produce the annotated event class.
+    """Check that every scope or class of the filter can give the annotated event class.
 
     Raises:
-        ConfigError: no event of one of the scopes has that class.
+        ConfigError: a scope or a class of the filter never gives an event of that class.
     """
     found = event_annotation(function, signature)
     if found is None:
@@ -463,7 +463,7 @@ def _check_annotation(
         right = _common_class(classes).__name__
         if right == HubEvent.__name__:
             gives = f"any `{right}`"
-        # A class produces only itself and its subclasses.
+        # For a class of the filter, `gives` already names it, so the message does not repeat it.
         is_scope = scope_or_class.startswith("`")
         source = f"{scope_or_class} gives" if is_scope else "it gets"
         msg = (

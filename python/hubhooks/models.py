@@ -75,7 +75,7 @@ STATE_PRIORITY = (
 
 
 def aggregate_state(states: Sequence[str | None]) -> State:
-    """Return the state that stands for all: an unfinished one, else the worst result."""
+    """Return the state of a delivery: an unfinished one if any, else the worst result."""
     return next(state for state in STATE_PRIORITY if state in states)
 
 
@@ -157,11 +157,11 @@ class Retry(Exception):  # noqa: N818 - it reports no error
 
 
 def _to_seconds(value: object) -> float | None:
-    """Convert a number of any library's type; NaN if it is not a number."""
+    """Convert a number, such as one of NumPy, to a float; NaN if it is not a number."""
     if value is None:
         return None
     try:
-        # `float("60")` works, but a string is an unread `Retry-After` header.
+        # `float("60")` works, but a string is probably an unparsed `Retry-After` header.
         return float("nan") if isinstance(value, str | bytes) else float(value)  # type: ignore[arg-type]  # tried
     except (TypeError, ValueError):
         return float("nan")
@@ -290,7 +290,7 @@ class Delivery:
 
     @property
     def state(self) -> State:
-        """The state of all its runs together: an unfinished one, else the worst result."""
+        """The state of all its runs together: an unfinished one if any, else the worst result."""
         return aggregate_state([*(run.state for run in self.runs), self.skipped])
 
     @property

@@ -37,20 +37,20 @@ def superseded_of(ids: tuple[str, ...], oldest_body: bytes | None) -> Superseded
 
 
 def _shorten(key: str) -> str:
-    """Replace a key that is longer than any of the Hub's by its hash: it stands in an index."""
+    """Replace a key by its hash if it is longer than any key of the Hub: an index contains it."""
     if len(key) <= _LONGEST_KEY:
         return key
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _repo_key(event: HubEvent) -> str:
-    """Name the repository: by its id, which a move does not change."""
+    """Return a key of the repository. It contains the id, which a move does not change."""
     repo = event.repo
     return "" if repo is None else f"{repo.type}/{repo.id or repo.name}"
 
 
 def _subject(event: HubEvent) -> str:
-    """Name what an event is about; empty if a later event of the same kind does not include it.
+    """Return a key of the event's subject; empty if a later event cannot replace this one.
 
     A comment, the files of a bucket and a move have information that a later event lacks.
     """

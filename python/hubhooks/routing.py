@@ -69,8 +69,9 @@ if TYPE_CHECKING:
         ref: Strings
         path: Strings
 
-    # A documented scope or a class decides the class of the event. One TypeVar per class, because
-    # the bound of a TypeVar cannot name another one. The return type keeps the handler's own type.
+    # For the overloads of `on`: a documented scope or an event class determines the event's class.
+    # Each class has its own TypeVar, because a TypeVar's bound cannot contain another TypeVar. As
+    # the return type, the TypeVar keeps the type of the decorated function.
     Comments: TypeAlias = Literal["discussion.comment"] | type[CommentEvent]
     Discussions: TypeAlias = Comments | Literal["discussion"] | type[DiscussionEvent]
     Contents: TypeAlias = Literal["repo.content"] | type[ContentEvent]
@@ -107,7 +108,7 @@ class _FilterTable:
 class Match:
     """The handlers that match an event, and the reasons of the others.
 
-    A later explanation calls no `when` again. The object does not keep the event.
+    `explain` uses the results of `when` from the match. The object does not keep the event.
     """
 
     __slots__ = ("_explain", "handlers", "ignored")
@@ -142,9 +143,9 @@ class Router:
     Use it to split an app into modules: `hooks.include_router(router)`. `Webhooks` is a `Router`.
 
     Args:
-        ignore_authors: ids of users whose comments and new discussions no handler matches, such
-            as the bot's own id: `huggingface_hub.whoami()["id"]`. Other events have no author.
-        unknown: none; any other name raises `ConfigError` with the right name.
+        ignore_authors: ids of users, such as the bot's own id `huggingface_hub.whoami()["id"]`. No
+            handler matches their comments and new discussions. Other events have no author.
+        unknown: must be empty. Any other name raises a `ConfigError` that suggests the right name.
 
     Raises:
         ConfigError: an id is empty or not a string; or there is no such setting.
@@ -476,7 +477,7 @@ def _check_no_function(scopes: Iterable[object], decorator: str) -> None:
 
 
 def _author_id(event: HubEvent) -> str | None:
-    """Return the id of the user who acted; None if the event does not say it.
+    """Return the id of the user who caused the event; None if the event does not name that user.
 
     New discussions and comments name their author. An update of a discussion names the author of
     the discussion, not the user who updated it.

@@ -79,7 +79,7 @@ _ADMIN_HINT = (
     "HUBHOOKS_ADMIN_TOKEN"
 )
 _HANDLER_HINT = 'it belongs to a handler: `@hooks.on("repo.content", {}=...)`'
-# Names that people write, with the right one; those with a space are the hint itself.
+# Common wrong names, with the right name. A value with a space is the hint itself.
 _SETTINGS_BY_OTHER_NAMES = {
     "admin_token": _ADMIN_HINT,
     "app": "give the app the router instead: `app.include_router(hooks.router())`",
@@ -127,7 +127,7 @@ def _with_short_errors(method: Callable[P, T]) -> Callable[P, T]:
 
 
 class _BoundRouter(functools.partial["APIRouter"]):
-    """The method `hooks.router`, which names the right call if FastAPI gets it uncalled."""
+    """The bound method `hooks.router`. It raises a hint if FastAPI gets it without a call."""
 
     def __getattr__(self, name: str) -> object:
         if name in ATTRIBUTES_OF_FASTAPI_ROUTERS:
@@ -140,7 +140,7 @@ class _BoundRouter(functools.partial["APIRouter"]):
 
 
 class _RouterMethod:
-    """Makes `hooks.router` a `_BoundRouter`.
+    """A descriptor: `hooks.router` gives a `_BoundRouter` in place of a bound method.
 
     Args:
         function: the method.
@@ -158,12 +158,12 @@ class _RouterMethod:
 
 
 def _with_fastapi_hint(method: Callable[P, T]) -> Callable[P, T]:
-    """Name the right call if FastAPI gets the method instead of its result."""
+    """Wrap a method: it raises a hint if FastAPI gets the method instead of its result."""
     return cast("Callable[P, T]", _RouterMethod(cast("Callable[..., APIRouter]", method)))
 
 
 class _FromEnvironment(tuple[str, ...]):
-    """The default of `secret`, unlike None: a variable that is not set gives None."""
+    """The default of `secret`. It is not None: `os.environ.get` returns None without a value."""
 
     __slots__ = ()
 
@@ -197,16 +197,16 @@ class Webhooks(Router):
         max_body_size: the longest accepted body, in bytes.
         on_replay: what a Replay of a successful delivery does: `"run"` its handlers again, or
             `"skip"` them.
-        ignore_authors: ids of users whose comments and new discussions no handler matches, such as
-            the bot's own id: `huggingface_hub.whoami()["id"]`. Other events have no author.
-        handler_loop: the event loop of async handlers: the `"server"`'s, or a `"dedicated"` one,
-            where a blocking handler delays no response. By default dedicated under Gradio, and
-            the server's elsewhere. Sync handlers run in threads.
+        ignore_authors: ids of users, such as the bot's own id `huggingface_hub.whoami()["id"]`. No
+            handler matches their comments and new discussions. Other events have no author.
+        handler_loop: the event loop of async handlers. `"server"` is the loop of the server;
+            `"dedicated"` is a loop of its own, so a blocking handler delays no response. The
+            default is `"dedicated"` under Gradio, else `"server"`. Sync handlers run in threads.
         deliveries: the file of the store; by default the environment variable HUBHOOKS_DELIVERIES,
             else `hubhooks.db` in the working directory. The file is opened when serving starts.
             `":memory:"` keeps deliveries until the process ends.
-        synchronous: SQLite's word for how safely it writes: with `"normal"` an acknowledged
-            delivery survives the death of the process, with `"full"` also a power cut. `"full"`
+        synchronous: how safely SQLite writes. With `"normal"`, an acknowledged delivery survives
+            the death of the process. With `"full"`, it also survives a power cut, but each write
             waits for the disk.
         allow_network: use a store on a network file system, although it can lose deliveries
             there; by default the environment variable HUBHOOKS_ALLOW_NETWORK.
@@ -218,7 +218,7 @@ class Webhooks(Router):
         acknowledge: when to respond to the Hub: `"on_receipt"`, once the delivery is stored, or
             `"on_completion"` of its handlers, at most 20 s later. With `"on_completion"` a failing
             handler makes the Hub send the delivery again.
-        unknown: none; any other name raises `ConfigError` with the right name.
+        unknown: must be empty. Any other name raises a `ConfigError` that suggests the right name.
 
     Raises:
         ConfigError: a setting has an impossible value, or there is no such setting.
@@ -356,7 +356,7 @@ class Webhooks(Router):
 
     @property
     def verifier(self) -> Verifier | None:
-        """Checks the secret of a request; None if no secret is configured.
+        """The `Verifier` of the webhook secret; None if no secret is configured.
 
         Raises:
             ConfigError: WEBHOOK_SECRET is empty, or not ASCII.

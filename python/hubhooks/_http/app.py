@@ -58,9 +58,9 @@ _REJECTIONS_SECONDS = 60.0
 
 
 class WebhookApp:
-    """An ASGI app that receives deliveries at every path that it gets, with or without a slash.
+    """An ASGI app that receives deliveries at every path, with or without a slash at its end.
 
-    The place where it is mounted decides the path, so it never redirects. Its response to other
+    It never redirects: the app in which it is mounted chooses the path. Its response to other
     methods than POST is 405. If the server announces no start, the first delivery starts the
     worker.
 
@@ -372,9 +372,9 @@ class WebhookApp:
             self._worker.start_runs(response.accepted, claimed)
 
     def _store(self, prepared: Prepared, context: contextvars.Context) -> _Accepted | Exception:
-        """Store a delivery, and claim its runs that can start now; the error if it is not stored.
+        """Store a delivery, and claim its runs that can start now.
 
-        Any other exception fails the whole batch.
+        If it is not stored, this returns the `StoreError`. Other exceptions fail the whole batch.
         """
         try:
             response = self._receiver.store(prepared)
@@ -491,9 +491,9 @@ async def _send(response: Response, send: Send, *, closing: bool = False) -> boo
 
 
 def is_server_receive(receive: Receive) -> bool:
-    """Return whether a `receive` is the server's own: its `http.disconnect` is a lost connection.
+    """Return whether a `receive` is the server's own: `http.disconnect` is then a disconnection.
 
-    Middleware that read the body can send `http.disconnect` just because nothing more follows.
+    Middleware that has read the body may send `http.disconnect` while the client is connected.
     """
     receive = getattr(receive, "asgi_receive", receive)
     owner = getattr(receive, "__self__", None)
@@ -503,9 +503,9 @@ def is_server_receive(receive: Receive) -> bool:
 
 
 def _is_hypercorn_queue(receive: Receive) -> bool:
-    """Return whether a `receive` is the one with which hypercorn called the app.
+    """Return whether hypercorn itself passed this `receive` to the app.
 
-    It is the `get` method of a queue. Some middleware passes one of those too.
+    Hypercorn passes the `get` method of a queue. Some middleware also passes such a method.
     """
     task = asyncio.current_task()
     frame = getattr(task.get_coro(), "cr_frame", None) if task is not None else None

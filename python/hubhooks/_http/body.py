@@ -16,17 +16,20 @@ __all__ = [
     "BodyError", "BoundedReceive", "is_part", "read_body", "read_parts",
 ]  # fmt: skip
 
-# If middleware read the body before, most servers let a second reader wait for ever. Senders write
-# the head and the body together, so the first part is late only after several lost packets.
+# The wait for the first part. If middleware has already read the body, most servers let a second
+# reader wait for ever. A sender writes the headers and the first part together, so a longer wait
+# means that several packets were lost.
 _FIRST_SECONDS = 3.0
-# For later parts, and for a body that is known to be unread. The Hub waits 30 s for a response.
+# The wait for later parts, and for a body that is known to be unread. The Hub waits 30 s for a
+# response.
 _NEXT_SECONDS = 10.0
-# After a blocked loop the time is over and the body is there at once: the body is read first.
+# After a blocked loop, the wait ends and the body arrives at the same moment. This extra wait lets
+# the body be read first.
 _GRACE_SECONDS = 0.1
 
 # How an event begins, with a byte order mark or without.
 _BEGINNINGS = (b"{", b"\xef\xbb\xbf")
-# No server can hold a body whose length needs more digits.
+# No real length has more digits. Converting many digits is slow.
 _MOST_DIGITS = 18
 
 # Cases of `receiver.find_spec`.
@@ -53,7 +56,7 @@ class BodyError(Exception):
 
     Args:
         case: what is wrong, as `receiver.find_spec` knows it.
-        detail: more about it, for the log alone.
+        detail: details for the log only.
     """
 
     def __init__(self, case: str, detail: str = "") -> None:
@@ -129,7 +132,7 @@ async def read_body(receive: Receive, limit: int, headers: Headers) -> bytes:
         receive: the ASGI callable that gives the parts. An adapter whose `receive` has a method
             `read_body(limit)` reads the body by itself.
         limit: the longest body that is read, in bytes.
-        headers: those of the request.
+        headers: the headers of the request.
 
     Raises:
         BodyError: the body is too large, was cut off or read before, or did not arrive in time.
@@ -143,12 +146,12 @@ async def read_body(receive: Receive, limit: int, headers: Headers) -> bytes:
 
 
 def is_part(headers: Headers, body: bytes, *, is_direct: bool = True) -> bool:
-    """Whether a body that is no event may be only a part of what the sender sent.
+    """Return whether an invalid body may be only a part of the sent body.
 
     Servers report a body that was cut off, so something in the app read the rest.
 
     Args:
-        headers: those of the request.
+        headers: the headers of the request.
         body: the body as it was read.
         is_direct: whether it came from the server, with no middleware in between.
     """
@@ -165,20 +168,21 @@ def is_part(headers: Headers, body: bytes, *, is_direct: bool = True) -> bool:
     if length is not None and not is_encoded:
         return len(body) < length
     if len(body) == length:
-        return False  # nothing decoded it
-    # Nothing says how long the body was. Middleware may have dropped some of it.
+        return False  # complete, and no middleware decoded it
+    # The length of the sent body is unknown. Middleware may have dropped a part.
     if not is_direct:
         return True
-    # The rest of a body lacks its beginning. One that the app decoded cannot be told from it.
+    # A body without its first part does not begin like an event. But an encoded body does not
+    # either.
     return not is_encoded and not body.lstrip().startswith(_BEGINNINGS)
 
 
 def _progress_of(receive: Receive) -> Literal["arriving", "arrived", "read"] | None:
     """Return how much of the body the server has; None if it does not show that.
 
-    If the body was read to its end before, a further reader would wait for ever.
+    Another reader of a body that was already read to its end would wait for ever.
     """
-    # The object whose method `receive` is: neither server documents it.
+    # `receive` is a method of this object. Neither server documents it.
     owner: Any = getattr(receive, "__self__", None)
     server = type(owner).__module__.partition(".")[0]
     try:

@@ -252,10 +252,10 @@ class DeliveryStore(Protocol):
         ...
 
     def count_rejections(self, minute: int, reason: str, count: int) -> None:
-        """Add to the rejected requests of a minute, counted from 1970."""
+        """Add to the number of rejected requests of a minute. Minutes count from 1970."""
 
     def recover(self) -> builtins.list[RecoveredRun]:
-        """Become the leader; not in a transaction.
+        """Become the leader. The caller must not be in a transaction.
 
         Returns:
             the runs that crashed with an earlier process.
@@ -283,14 +283,14 @@ class DeliveryStore(Protocol):
         ...
 
     def successor(self) -> Leader | None:
-        """Find a living process with newer code than this one, which should be the leader."""
+        """Return the process with newer code that should become the leader; None if none should."""
         ...
 
     def keep_noted(self) -> None:
-        """Write down the files of the store again if somebody removed the leader's file."""
+        """Write the leader's file again if somebody removed it."""
 
     def note_lock(self) -> None:
-        """Record, deferred, that this process locked another file as the leader."""
+        """Record, deferred, that the leader lock of this process is on a new file."""
 
     def waiting_handlers(self) -> dict[str, int]:
         """Count the waiting runs by handler, in any thread."""
@@ -305,7 +305,9 @@ class DeliveryStore(Protocol):
         ...
 
     def recover_crashed(self) -> builtins.list[RecoveredRun]:
-        """Retry or fail the runs whose process died, as the leader; not in a transaction.
+        """Retry or fail the runs whose process died.
+
+        This process must be the leader. The caller must not be in a transaction.
 
         Returns:
             these runs.
@@ -348,7 +350,7 @@ class DeliveryStore(Protocol):
         ...
 
     def seconds_to_next(self, grouped: Iterable[str] = ()) -> float | None:
-        """Return the seconds to the next retry, or to the end of a wait; None if none waits.
+        """Return the seconds until the next retry is due or the next wait ends; None if none.
 
         Args:
             grouped: the handlers with `serial=` or `debounce=`.
@@ -356,7 +358,7 @@ class DeliveryStore(Protocol):
         ...
 
     def body(self, delivery_id: str) -> bytes | None:
-        """Return the body of a delivery that is about to run."""
+        """Return the body of a delivery; None if it is unknown or its body was dropped."""
         ...
 
     def read_superseded(
@@ -434,7 +436,7 @@ class DeliveryStore(Protocol):
         """Move recent writes to their final place, waiting for the disk."""
 
     def prune(self) -> int:
-        """Drop what is too old or too much; return how many bodies and deliveries."""
+        """Drop old deliveries, and old or excess bodies; return how many were dropped."""
         ...
 
 

@@ -257,7 +257,7 @@ class Database:
         self._guard.note_files()
 
     def keep_noted(self) -> None:
-        """Write down the files again if somebody removed the leader's file."""
+        """Write the leader's file again if somebody removed it."""
         self._guard.keep_noted()
 
     def note_end(self) -> None:
@@ -379,7 +379,7 @@ class Database:
     def open_connection(self, mode: Literal["ro", "rw"] = "ro") -> Generator[sqlite3.Connection]:
         """Open another connection for a short time, in any thread.
 
-        With `ro`, all reads are of one moment.
+        With `ro`, all reads see the same snapshot.
         """
         refuse_after_fork(self.path)
         uri = f"{Path(self.path).absolute().as_uri()}?mode={mode}"
@@ -424,7 +424,7 @@ class Database:
             StoreError: the database cannot be read, the copy cannot be written, or it is damaged.
         """
         with self.open_connection() as connection:
-            # All pages are of this moment. Otherwise each write would restart the copy.
+            # This starts a snapshot. Without it, each write would restart the copy.
             connection.execute("SELECT 1 FROM sqlite_master").fetchone()
             try:
                 with closing(sqlite3.connect(path, isolation_level=None)) as copy:

@@ -92,7 +92,7 @@ class StoreFiles(NamedTuple):
     def is_wal_foreign(self, now: StoreFiles) -> bool:
         """Return whether the `-wal` file there now was written for another database.
 
-        The number of a device may change with a mount, so another one alone proves nothing.
+        A mount can change the device number, so another device number alone proves nothing.
         """
         is_another = now.device == self.device and now.db != self.db
         is_emptied = now.db_size == 0 < self.db_size
@@ -116,7 +116,7 @@ class LeaderFile(NamedTuple):
     progress: int
     """The progress of the database without its `-wal` file: a number that only grows."""
     is_closed: bool
-    """Whether it stopped leading by itself."""
+    """Whether the process resigned as the leader."""
 
     @staticmethod
     def path_of(store: str) -> str:
@@ -214,9 +214,9 @@ def is_wal_header(first: bytes) -> bool:
 
 
 def has_wal_header(path: str) -> bool:
-    """Return whether the `-wal` file beside a database begins as one does."""
+    """Return whether the `-wal` file beside a database begins with a valid header."""
     try:
-        # SQLite holds no lock on this file that closing it here could drop.
+        # SQLite holds no locks on the `-wal` file, so closing a descriptor of it drops none.
         with Path(f"{path}-wal").open("rb", buffering=0) as file:
             return is_wal_header(file.read(4))
     except OSError:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ClaimedRun", "NewDeliveries"]
 
-# If only unfinished deliveries are left, wait so long before looking for room again.
+# If only unfinished deliveries are left, wait these seconds before the next search for room.
 _FULL_SECONDS = 1.0
 
 
@@ -56,19 +56,19 @@ class NewDeliveries:
         # Their headers as JSON.
         self._headers: dict[str, str] = {}
         self._last_seq = 0
-        # Ids that the store did not have at the begin of the transaction.
+        # Ids that the store did not have at the beginning of the transaction.
         self._absent: set[str | None] = set()
         # The number of the delivery that a new one replaces. Its ended runs and attempts stay.
         self._moved: dict[int, int] = {}
-        # The size of all bodies: at the begin of the transaction, and now.
+        # The size of all bodies: at the beginning of the transaction, and now.
         self._stored_bytes: int = 0
         self._body_bytes: int = 0
         self._full_until = 0.0
-        # The size of the last body without room.
+        # The size of the last body that was rejected because the store was full.
         self._rejected_size = 0
 
     def begin(self) -> None:
-        """Read the counters at the begin of a transaction."""
+        """Read the counters at the beginning of a transaction."""
         row = self._db.execute(schema.SELECT_COUNTERS).fetchone()
         self.generation, self._stored_bytes, self._last_seq = row
         self._body_bytes = self._stored_bytes
@@ -223,7 +223,7 @@ class NewDeliveries:
     # ---- room for bodies -----------------------------------------------------------------------
 
     def make_room(self, size: int, *, is_open: bool = True) -> None:  # noqa: ARG002 - for memory
-        """Drop old bodies for a new one. `prune` mostly did so before.
+        """Drop old bodies if a new body does not fit. Usually `prune` has made enough room.
 
         Raises:
             StoreError: the bodies of unfinished deliveries take all the room.
@@ -253,15 +253,15 @@ class NewDeliveries:
         return False
 
     def check_room(self) -> None:
-        """Check that there is room for the last body without room.
+        """Check that there is room for the last rejected body.
 
         Raises:
-            StoreError: there is none.
+            StoreError: there is still no room.
         """
         self.make_room(self._rejected_size)
 
     def forget_rejected(self) -> None:
-        """Forget the last body without room."""
+        """Forget the last rejected body: there is room for it now."""
         self._rejected_size = 0
 
     # ---- only in memory ------------------------------------------------------------------------

@@ -20,10 +20,10 @@ logger = get_logger()
 
 
 class LeaderLock:
-    """Decides which of several processes runs the handlers of a store: the one that holds it.
+    """The leader lock of a store. The process that holds it runs the handlers.
 
-    The lock is an exclusive transaction on a file beside the store. The kernel ends it with the
-    process, however that dies.
+    The lock is an exclusive transaction on a file beside the store. The kernel releases it when the
+    process ends, also after a crash.
 
     Args:
         path: the file of the store.
@@ -81,17 +81,17 @@ class LeaderLock:
         return connection is not None
 
     def keep(self) -> bool:
-        """Lock the file at the path too, if the locked one was removed or replaced.
+        """Lock the new file at the path if the locked file was removed or replaced.
 
         Otherwise another process could lock the new file.
 
         Returns:
-            whether the locked file is a new one.
+            True if the lock is now on a new file.
         """
         if self._connection is None or self._file == self._current_file():
             return False
         with suppress(ConfigError, StoreError):
-            # If another process holds the new file for a moment, the next call tries again.
+            # If another process holds the new file just now, the next call tries again.
             if (connection := self._connect()) is not None:
                 self._connection.close()
                 self._connection, self._file = connection, self._current_file()

@@ -69,7 +69,7 @@ class LeaderTable(RunTable):
         return self._leadership == (self._db.file, generation)
 
     def recover(self) -> list[RecoveredRun]:
-        """Become the leader; not in a transaction.
+        """Become the leader. The caller must not be in a transaction.
 
         Returns:
             the runs that crashed with an earlier process.
@@ -85,7 +85,7 @@ class LeaderTable(RunTable):
         return self.recover_crashed()
 
     def recover_crashed(self) -> list[RecoveredRun]:
-        """Retry or fail the runs whose process died, as the leader.
+        """Retry or fail the runs whose process died. This process must be the leader.
 
         Returns:
             these runs.
@@ -163,7 +163,7 @@ class LeaderTable(RunTable):
         self._processes.resign(is_end=is_end)
 
     def successor(self) -> Leader | None:
-        """Find a living process with newer code than this one, which should be the leader."""
+        """Return the process with newer code that should become the leader; None if none should."""
         return self._processes.successor()
 
     def is_leader_alive(self, leader: Leader) -> bool:
@@ -171,9 +171,9 @@ class LeaderTable(RunTable):
         return self._processes.is_leader_alive(leader)
 
     def note_lock(self) -> None:
-        """Record, deferred, that this process locked another file as the leader."""
+        """Record, deferred, that the leader lock of this process is on a new file."""
         self._processes.note_lock()
 
     def keep_noted(self) -> None:
-        """Write down the files of the store again if somebody removed the leader's file."""
+        """Write the leader's file again if somebody removed it."""
         self._db.keep_noted()

@@ -260,7 +260,7 @@ class MemoryDeliveries(NewDeliveries):
         self._is_stale = True
 
     def begin(self) -> None:
-        """Read the counters at the begin of a transaction."""
+        """Read the counters at the beginning of a transaction."""
         super().begin()
         if self._is_stale:
             self._finished = dict(self._db.execute(schema.SELECT_FINISHED).fetchall())

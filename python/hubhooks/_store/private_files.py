@@ -68,7 +68,7 @@ class _Check:
 
 
 def is_private(path: str | os.PathLike[str]) -> bool:
-    """Return whether a path leads to a file of a store, also over links of any kind.
+    """Return whether a path is a file of a store, or a link of any kind to one.
 
     Every file with a name that begins with the name of the store counts.
     """

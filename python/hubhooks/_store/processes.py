@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CrashedRun", "ProcessTable", "read_leader"]
 
-# The handlers of a process that did not name them.
+# The handlers of a process that did not record them.
 _UNKNOWN_HANDLERS = "null"
 
 
@@ -32,13 +32,13 @@ class CrashedRun(NamedTuple):
     handler: str
     attempt: int
     crashes: int
-    """How often that happened to it, this time included."""
+    """How often the process died during this run, this time included."""
 
 
 class ProcessTable:
     """Records this process and the leader in the store, and finds the other processes.
 
-    Its methods need an open store; those that write need a transaction, or defer the write.
+    Its methods need an open store. A method that writes needs a transaction, or defers the write.
 
     Args:
         database: the store.
@@ -63,7 +63,7 @@ class ProcessTable:
             self._db.defer(self._write)
 
     def register_in_new_file(self) -> None:
-        """Record this process again; deferred. The file at the path is another one."""
+        """Record this process in the new file at the path; deferred."""
         if self._registration is not None:
             self.key = None
             self._db.defer(self._write)
@@ -130,7 +130,7 @@ class ProcessTable:
         self._db.note_end()
 
     def note_lock(self) -> None:
-        """Record, deferred, that this process locked another file as the leader."""
+        """Record, deferred, that the leader lock of this process is on a new file."""
         if self._lock is not None:
             values = (self._lock.file, self.key)
             self._db.defer(partial(self._db.execute, schema.SET_LEADER_LOCK, values))
@@ -143,7 +143,7 @@ class ProcessTable:
         return is_locked and is_alive(leader.process) is not False
 
     def successor(self) -> Leader | None:
-        """Find a living process with newer code than this one, which should be the leader."""
+        """Return the process with newer code that should become the leader; None if none should."""
         if self._registration is None:
             return None
         code, loaded_at, _ = self._registration
@@ -160,7 +160,7 @@ class ProcessTable:
         for *run, key, pid, host, start_time in self._db.execute(
             schema.SELECT_STARTED_RUNS
         ).fetchall():
-            # A stop of this process gave up its runs. It has another row since.
+            # After a stop and a new start of this process, its old runs have the key of an old row.
             is_own = key is not None and key == self.key
             is_running_elsewhere = False
             if pid is not None:

@@ -40,7 +40,7 @@ class Pruner:
         self._max_bytes = max_bytes
 
     def count(self) -> Prunable:
-        """Count what is old enough to be dropped."""
+        """Count the bodies and deliveries that are old enough to be dropped."""
         old = clock.now() - self._keep_seconds
         with self._db.open_connection() as connection:
             bodies = connection.execute(schema.SUM_OLD_BODIES, (old,)).fetchone()
@@ -49,7 +49,10 @@ class Pruner:
         return Prunable(*bodies, *rows)
 
     def prune(self) -> int:
-        """Drop them in several short transactions; return how many bodies and deliveries."""
+        """Drop old deliveries, and old or excess bodies; return how many were dropped.
+
+        It uses several short transactions.
+        """
         old = clock.now() - self._keep_seconds
         very_old = old - _IDS_OUTLIVE_BODIES
         dropped = 0

@@ -49,7 +49,7 @@ class StoreReader:
         return delivery
 
     def deliveries(self, delivery_ids: Iterable[str]) -> builtins.list[Delivery]:
-        """Return the known ones of these deliveries, all of one moment, without their bodies."""
+        """Return the stored deliveries with these ids, from one snapshot, without their bodies."""
         with self._db.open_connection() as connection:
             found = [find_delivery(connection.execute, key) for key in delivery_ids]
         return [delivery for delivery in found if delivery is not None]
@@ -99,7 +99,7 @@ class StoreReader:
     def every(
         self, *, state: str | None = None, since: datetime | None = None
     ) -> Iterator[Delivery]:
-        """Yield all deliveries of one moment, the newest first, without their bodies.
+        """Yield all deliveries from one snapshot, the newest first, without their bodies.
 
         Args:
             state: only those in this state.

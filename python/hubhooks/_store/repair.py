@@ -65,7 +65,7 @@ class FileGuard:
         self.is_checkpointing = False
         """Whether this process writes into the database itself now."""
         self._lock = lock
-        # The query's result in the database alone, without its `-wal` file.
+        # The query, and its result in the database without its `-wal` file.
         self._progress_query = progress
         self._progress = 0
         # A descriptor of the `-wal` file.
@@ -73,10 +73,10 @@ class FileGuard:
         # Whether SQLite found damage, and whether the `-wal` file lost content.
         self._is_suspect = False
         self._is_wal_lost = False
-        # Since when the database is empty, and the files that cannot be repaired.
+        # When the database became empty, and the files that cannot be repaired.
         self._empty_since = 0.0
         self._damaged: StoreFiles | None = None
-        # The end of the leader before this process, if it did not close the store.
+        # Why the earlier leader ended, if it did not close the store.
         self._explanation = ""
 
     # ---- opening and closing -------------------------------------------------------------------
@@ -127,7 +127,7 @@ class FileGuard:
         self._progress = 0
         with suppress(sqlite3.Error):  # all of a new store may be in the `-wal` file
             self._progress = self._progress_in_file()
-        # SQLite holds no lock on this file that closing it here could drop.
+        # SQLite holds no locks on the `-wal` file, so closing a descriptor of it drops none.
         if hasattr(os, "pread"):
             with suppress(OSError):
                 self._wal = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
@@ -152,7 +152,7 @@ class FileGuard:
             known.write(self.path)
 
     def keep_noted(self) -> None:
-        """Write down the files again if somebody removed the leader's file."""
+        """Write the leader's file again if somebody removed it."""
         if not Path(LeaderFile.path_of(self.path)).exists():
             self.note_files()
 
@@ -198,7 +198,7 @@ class FileGuard:
         """Check that the last commit is in the files at the path.
 
         Raises:
-            BusyError: it may not be.
+            BusyError: the last commit may be missing there.
         """
         now = StoreFiles.at(self.path)
         if not self.files.are_same(now):
@@ -207,7 +207,7 @@ class FileGuard:
             # SQLite appends to the emptied file, and cannot read it back.
             self._is_wal_lost = True
             raise BusyError(replaced_message(self.path))
-        # With the old time, the next look still notices that another program wrote the database.
+        # Keep the old time: the next comparison must notice a write of another program.
         self.files = now._replace(db_time=self.files.db_time)
 
     def refuse_foreign_files(self, *, is_open: bool) -> None:
@@ -234,9 +234,9 @@ class FileGuard:
             self.note_files()
 
     def _look_for_older_copy(self, now: StoreFiles) -> None:
-        """Note that an older copy was written over the database, as the leader.
+        """As the leader, detect that an older copy was written over the database.
 
-        The `-wal` file would damage it.
+        Applying the `-wal` file would damage the copy.
         """
         is_leader = self._lock is None or self._lock.is_held
         if not is_leader or self.is_checkpointing or not self.files.are_same_files(now):
@@ -263,7 +263,7 @@ class FileGuard:
     # ---- repairing -----------------------------------------------------------------------------
 
     def _is_healed(self, connection: sqlite3.Connection, now: StoreFiles) -> bool:
-        """Repair what needs no other files; return whether the connection can stay open."""
+        """Repair the open files if possible; return whether the connection can stay open."""
         if self._is_wal_lost or not self.files.are_same_files(now):
             return False
         if now.shm_size < self.files.shm_size:
@@ -310,7 +310,7 @@ class FileGuard:
         if is_another and known is not None and known.files.are_same_files(now):
             return  # the leader repaired them
         if has_readers:
-            # In this process, a new connection would share the old file's state with them.
+            # In this process, SQLite shares the state of the old file with a new connection.
             raise BusyError(replaced_message(self.path))
         if now == self._damaged:
             raise StoreError(damaged_message(self.path))
@@ -329,7 +329,7 @@ class FileGuard:
                 self._replace_by_copy(connection, now)
 
     def _replace_by_copy(self, connection: sqlite3.Connection, now: StoreFiles) -> None:
-        """Replace the database by a copy of it, as its `-wal` or `-shm` file was removed.
+        """Replace the database by a copy of it, because its `-wal` or `-shm` file was removed.
 
         The last commits are in the `-wal` file, which this process may still have open.
         """
@@ -346,7 +346,7 @@ class FileGuard:
         finally:
             if source is not connection:
                 source.close()
-        # Without the content of the `-wal` file it is an older store.
+        # Without the content of the `-wal` file, the copy is an older state of the store.
         self.is_copy = source is connection
         if not is_new_wal:
             self._move_aside("-wal", "-shm")

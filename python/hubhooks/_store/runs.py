@@ -130,7 +130,7 @@ class RunTable:
         return [(delivery_id, handler) for _, _, delivery_id, handler in sorted(found)[:limit]]
 
     def seconds_to_next(self, grouped: Iterable[str] = ()) -> float | None:
-        """Return the seconds to the next retry, or to the end of a wait; None if none waits.
+        """Return the seconds until the next retry is due or the next wait ends; None if none.
 
         Args:
             grouped: the handlers with `serial=` or `debounce=`.
@@ -142,7 +142,7 @@ class RunTable:
         return min((each for each in (seconds, wait) if each is not None), default=None)
 
     def body(self, delivery_id: str) -> bytes | None:
-        """Return the body of a delivery that is about to run."""
+        """Return the body of a delivery; None if it is unknown or its body was dropped."""
         return read_body(self._db.execute, delivery_id)
 
     def read_superseded(
@@ -206,7 +206,7 @@ class RunTable:
             pending, is_new = self._open_pending()
             # One statement writes both.
             is_acknowledged = pending.acks.pop(delivery_id, self) is None
-            # In memory, the end of a delivery is counted where its state is derived.
+            # In memory, `_write_state` counts the ended deliveries, so each end must call it.
             is_single = claimed.is_single and self._is_shared
             end = EndedAttempt(claimed.seq, *how, is_single, is_acknowledged)
             pending.ends.append(end)
@@ -259,7 +259,7 @@ class RunTable:
             ]
             written = write(schema.SET_STATE_OF_SINGLE, states).rowcount
         if written + len(others) < len(ends):
-            # The acknowledgement of a given up attempt is true anyway.
+            # An attempt that was given up does not end here, but its acknowledgement is still true.
             acks = [(end.seq,) for end in ends if end.is_acknowledged]
             write(schema.SET_ACKNOWLEDGED_BY_SEQ, acks)
         ends = [*singles, *others]

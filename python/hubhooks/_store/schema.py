@@ -150,7 +150,7 @@ MIGRATIONS = (
 )
 
 
-# In SQL with literals: a partial index is used only where its condition stands.
+# Literals instead of parameters: SQLite uses a partial index only if the query has its condition.
 IS_WAITING = "open_runs.state IN ('queued', 'retrying')"
 _IS_STARTED = "seq = ? AND handler = ? AND attempts = ? AND state IN ('running', 'stuck')"
 

@@ -385,7 +385,7 @@ class SqliteStore(LeaderTable, StoreReader):
             return fail_waiting_runs(self._db.execute, handler, error, limit)
 
     def count_rejections(self, minute: int, reason: str, count: int) -> None:
-        """Add to the rejected requests of a minute, counted from 1970."""
+        """Add to the number of rejected requests of a minute. Minutes count from 1970."""
         with self.transaction():
             self._db.execute(schema.COUNT_REJECTIONS, (minute, reason, count))
 
@@ -413,11 +413,11 @@ class SqliteStore(LeaderTable, StoreReader):
         self._db.checkpoint()
 
     def prunable(self) -> Prunable:
-        """Count what is old enough for `prune`."""
+        """Count the bodies and deliveries that are old enough for `prune`."""
         return self._pruner.count()
 
     def prune(self) -> int:
-        """Drop what is too old or too much; return how many bodies and deliveries."""
+        """Drop old deliveries, and old or excess bodies; return how many were dropped."""
         # In memory, the end of each delivery does so.
         return self._pruner.prune() if self._is_shared else 0
 

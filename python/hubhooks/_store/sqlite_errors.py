@@ -69,7 +69,7 @@ def error_code(error: sqlite3.Error) -> int:
 
 
 def code_of_message(message: str) -> int:
-    """Return the code for a message, on Python 3.10, which does not give the code; 0 if unknown."""
+    """Return the code for a message; 0 if unknown. On Python 3.10, an error has only a message."""
     return next((code for part, code in _MESSAGES.items() if part in message), 0)
 
 
@@ -84,13 +84,13 @@ def is_damage(error: sqlite3.Error) -> bool:
 
 
 def store_error(path: str, error: sqlite3.Error) -> StoreError:
-    """Return the error of this package for an error of SQLite."""
+    """Convert an SQLite error into an error of this package."""
     advice = _ADVICE.get(error_code(error), f"failed: {error}")
     return (BusyError if is_busy(error) else StoreError)(f"the delivery store `{path}` {advice}")
 
 
 def opening_error(path: str, error: sqlite3.Error) -> ConfigError | StoreError:
-    """Return the same for an error at opening; a path that cannot be used is a `ConfigError`."""
+    """Convert an SQLite error at opening; a path that cannot be used is a `ConfigError`."""
     at_opening = store_error(path, error)
     is_mistake = error_code(error) in _MISTAKE_CODES
     return ConfigError(str(at_opening)) if is_mistake else at_opening

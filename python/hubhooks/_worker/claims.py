@@ -37,7 +37,7 @@ class Claims:
         store: has the deliveries and their runs.
         leadership: only the leader claims runs.
         quarantine: no run is claimed beside a crashed run that runs alone.
-        polls: the looks at the store.
+        polls: the schedule of the looks at the store.
         reporter: what the runs report to.
         slots: how many runs may run at the same time.
         timeouts: the times of the worker.
@@ -193,7 +193,7 @@ class Claims:
         run_context = self._store.claim(delivery_id, name, is_grouped=is_grouped)
         if run_context is None:
             if is_grouped:
-                # A run that waits for a newer delivery has a time.
+                # The run may wait for a newer delivery: the next look finds out how long.
                 self._polls.add_ready_now()
             return None
         if handler.policy.debounce is not None:

@@ -47,7 +47,7 @@ class Lock(Protocol):
 
 
 class Leadership:
-    """The part of this process in a shared store: leader, or one that only stores deliveries.
+    """The role of this process in a shared store: it leads, or it only stores deliveries.
 
     Args:
         router: has the handlers of this process.
@@ -184,7 +184,7 @@ class Leadership:
             self.register()
             return self._store.recover()
         except BaseException as error:
-            # A process with the lock that does not lead would keep all others from it.
+            # Otherwise this process would hold the lock without leading, and no other could lead.
             if lock is not None:
                 lock.release()
             if isinstance(error, BusyError):
@@ -207,7 +207,7 @@ class Leadership:
         return self.acquire()
 
     def may_acquire(self, now: float) -> bool:
-        """Return whether this process may try to lead: not just after it resigned."""
+        """Return whether this process may try to lead. It may not just after it resigned."""
         return now >= self._resigned_until
 
     def keep(self) -> None:
@@ -221,8 +221,8 @@ class Leadership:
     def hand_over(self, now: float, *, is_idle: bool) -> bool:
         """Resign for a process with newer code, as soon as no handler runs here.
 
-        A handler may take hours. The queued runs do not wait longer than `handover`. The handler
-        goes on in this process.
+        A handler may take hours. So this process resigns after `handover` seconds at the latest:
+        queued runs must not wait longer. Running handlers continue in this process.
 
         Returns:
             True if the process with newer code is gone, so that runs may start here again.

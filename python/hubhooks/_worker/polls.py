@@ -43,14 +43,14 @@ class PollSchedule:
         self._not_before = 0.0
 
     def take_processes(self, now: float) -> bool:
-        """Return whether to look at what other processes wrote, and plan the next such look."""
+        """Return whether to check for writes of other processes, and plan the next check."""
         if not self._is_shared or now < self._processes_at:
             return False
         self._processes_at = now + self._timeouts.poll
         return True
 
     def take_crashed(self, now: float) -> bool:
-        """Return whether to look for crashed runs, and plan the next such look."""
+        """Return whether to check for crashed runs, and plan the next check."""
         if now < self._crashed_at:
             return False
         self._crashed_at = now + self._timeouts.crashed_poll
@@ -66,11 +66,11 @@ class PollSchedule:
             self.is_needed = True
 
     def set_ready_in(self, seconds: float | None) -> None:
-        """Record when the next run becomes ready; None if none does."""
+        """Record in how many seconds the next run becomes ready; None if none does."""
         self.ready_at = math.inf if seconds is None else self._clock() + seconds
 
     def add_ready_now(self) -> None:
-        """Record that a time of the store may already be over."""
+        """Require a look at the next tick: a waiting run may become ready before `ready_at`."""
         self.ready_at = min(self.ready_at, self._clock())
 
     def may_write(self, now: float) -> bool:

@@ -27,14 +27,14 @@ _log = get_logger()
 
 
 class ReadyRuns:
-    """Looks for ready runs in the store, and starts them, crashed ones in quarantine.
+    """Finds ready runs in the store, and starts them. Crashed runs start in quarantine.
 
     Args:
         router: has the handlers of this process.
         store: has the deliveries and their runs.
         leadership: records the handlers of this process.
         quarantine: decides when a crashed run may start.
-        polls: the looks at the store.
+        polls: the schedule of the looks at the store.
         claims: the claimed runs.
         start: starts a claimed run.
         find_loop: returns the loop of async handlers; None for a loop of their own.
@@ -86,7 +86,7 @@ class ReadyRuns:
             _log.warning(what, alone.name, alone.run_context.id)
 
     def _start_ready(self) -> None:
-        # First, so that it stays set if another thread sets it meanwhile.
+        # Reset it first: another thread may set it during the look.
         self._polls.is_needed = False
         if self._polls.may_be_unknown:
             self._leadership.register()
@@ -98,7 +98,7 @@ class ReadyRuns:
             self._start_others()
 
     def _log_unknown_handlers(self) -> None:
-        """Log once for each handler that this process does not have, and for which runs wait."""
+        """Log once each handler that has waiting runs but is missing in this process."""
         self._polls.may_be_unknown = False
         known = self._router.handler_names
         for name, count in self._store.waiting_handlers().items():
@@ -168,12 +168,12 @@ class ReadyRuns:
         self._polls.set_ready_in(self._store.seconds_to_next(grouped))
 
     def _grouped(self) -> list[str]:
-        """Return the handlers with `serial=` or `debounce=`."""
+        """Return the names of the handlers with `serial=` or `debounce=`."""
         return [each.name for each in self._router.handlers if each.policy.is_grouped]
 
     def _read_and_start(self, run: RunExecution, events: dict[str, HubEvent]) -> None:
-        """Start a run. `events` has the parsed bodies, so that handlers share a long one."""
-        # Also the hooks of a run that cannot start use the loop.
+        """Start a claimed run. `events` caches the parsed bodies by delivery id."""
+        # Set first: if the run cannot start, its hooks need the loop too.
         run.loop = self._find_loop()
         delivery_id = run.run_context.id
         try:

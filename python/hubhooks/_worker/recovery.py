@@ -40,12 +40,12 @@ class StartHooks(Protocol):
 
 
 class CrashRecovery:
-    """Reports the runs during which a process died, so that they are retried or have hooks.
+    """Handles crashed runs: plans the retries, and starts the hooks of failed runs.
 
     Args:
         store: has the deliveries and their runs.
-        quarantine: in which crashed runs are retried.
-        polls: the looks at the store.
+        quarantine: decides when a crashed run may start.
+        polls: the schedule of the looks at the store.
         start_hooks: starts the hooks of a run that is not retried.
     """
 
@@ -77,7 +77,7 @@ class CrashRecovery:
         self.report(crashed)
 
     def report(self, crashed: Sequence[RecoveredRun]) -> None:
-        """Log crashed runs, and run the hooks of those that are not retried."""
+        """Log crashed runs, plan their retries, and run the hooks of failed runs."""
         for delivery_id, name, is_failed in crashed:
             self._quarantine.may_have_crashed = self._polls.is_needed = True
             if is_failed:

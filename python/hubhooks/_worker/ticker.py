@@ -1,4 +1,4 @@
-"""Call `tick` on the loop of the server, from any thread, soon or at a time."""
+"""Schedule the ticks of a worker on the loop of the server, from any thread."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Ticker:
         self._timer: asyncio.TimerHandle | None = None
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Use this loop, unless the present one is still open; True if it is used."""
+        """Use this loop, unless the current loop is still open; True if it is used."""
         if self.loop is not None and not self.loop.is_closed():
             return False
         self.loop = loop
@@ -60,7 +60,7 @@ class Ticker:
                 self._is_planned = False
 
     def set_timer(self, at: float) -> None:
-        """Tick at a time of the clock, and not at the time that was set before."""
+        """Tick at a time of the clock. This replaces the time that was set before."""
         if self._timer is not None:
             self._timer.cancel()
         if at < math.inf:
@@ -77,7 +77,7 @@ class Ticker:
         try:
             if loop is None:
                 return False
-            # Not in the context of a request or a run, which each later tick would keep.
+            # In an empty context: later ticks would keep the context of a request or a run alive.
             is_current = running_loop() is loop
             call = loop.call_soon if is_current else loop.call_soon_threadsafe
             contextvars.Context().run(call, function)

@@ -11,7 +11,7 @@ class Timeouts(NamedTuple):
     """Times of a worker, in seconds."""
 
     poll: float = 0.25
-    """The interval of looks at what other processes wrote to the store, or whether one died."""
+    """The interval of checks for writes and deaths of other processes."""
     full_poll: float = 60.0
     """The interval of looks at everything, because a clock may have been set back."""
     deferred: float = 0.005
@@ -37,4 +37,4 @@ class Timeouts(NamedTuple):
 
 
 DEFAULT_TIMEOUTS = Timeouts()
-"""The times of workers that get no others."""
+"""The default timeouts of a worker."""

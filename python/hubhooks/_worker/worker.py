@@ -95,7 +95,7 @@ class Worker:
         self.is_of_parent = False
         """True in a child that was forked while this worker was running."""
         self.leadership = Leadership(router, store, lock, code, timeouts)
-        """The part of this process in a shared store."""
+        """The role of this process in a shared store."""
         self._router = router
         self._slots = slots
         self._timeouts = timeouts
@@ -147,13 +147,19 @@ class Worker:
         return self._ticker.loop
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Call `tick` on this loop, unless the present one is still open."""
+        """Use this loop for `tick`, unless the current loop is still open."""
         if self._ticker.bind(loop):
             self._executor.server_loop = loop
             self.notify()
 
     async def drain(self, seconds: float | None) -> None:
-        """Wait for the running executions, then cancel the tasks that still run."""
+        """Wait for the running executions, then cancel the tasks that still run.
+
+        A store in memory also runs its queue. A store on disk queues unfinished runs again.
+
+        Args:
+            seconds: how long to wait; None for no limit.
+        """
         self.claims.is_draining = True
         unfinished = self._executor.unfinished
         give_up = math.inf if seconds is None else self._clock() + seconds
@@ -217,7 +223,7 @@ class Worker:
         if self._polls.is_needed:
             self._ticker.notify()
         elif self.store.has_deferred:
-            # If more deliveries arrive, their transaction writes what is deferred.
+            # If more deliveries arrive, their transaction includes the deferred writes.
             self._ticker.plan(self._timeouts.deferred)
 
     def notify_changed(self) -> None:
@@ -258,7 +264,7 @@ class Worker:
         self._ready_runs.start_needed(now)
 
     def _poll_processes(self, now: float) -> None:
-        """Look at what other processes wrote, and become the leader if there is none."""
+        """Check for writes of other processes, and become the leader if there is none."""
         is_changed = self.store.changed()
         leadership = self.leadership
         if not leadership.is_leader:

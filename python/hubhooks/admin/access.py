@@ -29,9 +29,10 @@ _logger = get_logger()
 TOKEN_VARIABLE = _environment.ADMIN_TOKEN
 _SHORTEST_TOKEN = 16
 _LONGEST_TOKEN = 1024
-# After `_WRONG_PER_MINUTE` wrong tokens in a minute, responses to further ones are delayed. The
-# delay grows by one second for each `_WRONG_PER_SECOND` wrong tokens. It bounds the guesses of one
-# connection. `_MAX_WAITING` bounds the memory: most servers open fewer connections than that.
+# After `_WRONG_PER_MINUTE` wrong tokens in the current and the last minute, responses to further
+# wrong tokens are delayed. The delay grows by one second per `_WRONG_PER_SECOND` wrong tokens. It
+# limits how fast one connection can guess. `_MAX_WAITING` limits the number of delayed responses,
+# to save memory. Most servers open fewer connections.
 _WRONG_PER_MINUTE = 5
 _WRONG_PER_SECOND = 60
 _SHORTEST_DELAY = 1.0
@@ -97,10 +98,11 @@ class AdminTokenGuard:
         return self._check(token)[0]
 
     async def check_delayed(self, token: str) -> TokenCheck:
-        """Check a token. After many wrong ones, return for a wrong one only after a delay.
+        """Check a token. After many wrong tokens, delay the result for a wrong one.
 
         Returns:
-            `busy` for a wrong one, without a delay, if too many responses are delayed already.
+            The result. For a wrong token it is `busy`, without a delay, if too many responses are
+            delayed already.
 
         Raises:
             ConfigError: HUBHOOKS_ADMIN_TOKEN cannot be used.

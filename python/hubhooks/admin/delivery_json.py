@@ -1,4 +1,4 @@
-"""Deliveries as JSON, the same for the command line and over HTTP."""
+"""Deliveries as JSON, for the command line and the HTTP API."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _EXACT = 2**53
 
 
 def delivery_json(delivery: Delivery, *, is_whole: bool = False) -> dict[str, Any]:
-    """Give a delivery as JSON has it.
+    """Convert a delivery to a JSON object.
 
     Args:
         delivery: the delivery.
-        is_whole: with its headers, the tracebacks, and its body unless that is very long.
+        is_whole: add its headers, its tracebacks, and its body unless the body is very long.
     """
     made: dict[str, Any] = {
         "id": delivery.id,
@@ -76,7 +76,7 @@ def too_long(delivery: Delivery) -> str:
 
 
 def _can_be_written(body: object) -> bool:
-    """Whether what was read from JSON is JSON once it is written again: it may be NaN, or deep."""
+    """Return whether a parsed body can be written as JSON: it may contain NaN, or be too deep."""
     # The writer may be deeper in the stack, and may nest the value in another one.
     for _ in range(_WRITTEN_IN):
         body = [body]
@@ -88,7 +88,7 @@ def _can_be_written(body: object) -> bool:
 
 
 def run_json(run: Run, *, is_whole: bool = False) -> dict[str, Any]:
-    """Give a run as JSON; `is_whole` adds its traceback and its attempts."""
+    """Convert a run to a JSON object; `is_whole` adds its traceback and its attempts."""
     return {
         "handler": run.handler,
         "state": run.state,
@@ -120,7 +120,7 @@ def _history_json(run: Run) -> list[dict[str, Any]]:
 
 
 def iso(when: datetime | None) -> str | None:
-    """Give a time in ISO 8601; None if there is none."""
+    """Format a time in ISO 8601; None for None."""
     return None if when is None else when.isoformat()
 
 
@@ -133,7 +133,7 @@ def event_of(delivery: Delivery) -> HubEvent | None:
 
 
 def body_of(delivery: Delivery) -> Any:  # noqa: ANN401 - any JSON
-    """Give the body as JSON, or as text if it is not JSON; None if it was dropped."""
+    """Parse the body as JSON, or return it as text if it is not JSON; None if it was dropped."""
     if delivery.body is None:
         return None
     try:
@@ -143,7 +143,7 @@ def body_of(delivery: Delivery) -> Any:  # noqa: ANN401 - any JSON
 
 
 def json_safe(value: Any, depth: int = _DEEPEST_SHOWN) -> Any:  # noqa: ANN401 - any JSON
-    """Give a JSON value as what a browser reads from JSON: numbers that are exact, whole text."""
+    """Convert a JSON value for a browser: inexact numbers become text, deep parts are left out."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, int | float) and not -_EXACT < value < _EXACT:

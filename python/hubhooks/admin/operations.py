@@ -1,4 +1,4 @@
-"""Readiness and metrics, for what monitors an app."""
+"""Readiness and metrics, for monitoring an app."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def metrics(activity: Activity, health: Health) -> str:
 
 
 def _gauge(name: str, text: str, samples: Iterable[Sample]) -> list[str]:
-    # All of them: what the store drops is no longer counted, so no number only grows.
+    # Every metric is a gauge: the numbers shrink when the store drops old deliveries.
     lines = [f"# HELP {name} {text}", f"# TYPE {name} gauge"]
     for labels, value in samples:
         pairs = ",".join(f'{key}="{str(v).translate(_ESCAPES)}"' for key, v in labels.items())
