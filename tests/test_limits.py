@@ -249,6 +249,21 @@ def test_unhandled_delivery_stores_and_logs_little(kind, field, tmp_path, caplog
     assert max(map(len, [*extra, line.getMessage()])) < SHORT
 
 
+@pytest.mark.parametrize("count", [1, 30, 31, 300])
+def test_stored_reason_counts_the_missing_handlers(count):
+    router = Router()
+    for number in range(count):
+        router.add(print, "repo.config", name=f"handler-{number}-{'h' * 500}")
+    store = SqliteStore(":memory:")
+    response = receiver_of(router, store).receive([], compact(sample_json("repo.create")))
+    *shown, last = store.get(response.delivery_id).reason.splitlines()
+    if last.endswith(" more handlers"):
+        assert last == f"... and {count - len(shown)} more handlers"
+        assert len(shown) < count
+    else:
+        assert len(shown) + 1 == count
+
+
 def test_different_long_ids_are_two_deliveries():
     receiver = receiver_of(Router(), SqliteStore(":memory:"))
     content = compact(sample_json("repo.create"))

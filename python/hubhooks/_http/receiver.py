@@ -579,6 +579,8 @@ def _shorten_for_store(explanations: Sequence[str]) -> str:
     for at, line in enumerate(explanations):
         length += len(line) + 1
         if length > _MAX_REASON:
-            rest = f"... and {len(explanations) - at} more handlers"
-            return "\n".join([*explanations[:at], shorten(line, 1024), rest])
+            shown = [*explanations[:at], shorten(line, 1024)]
+            if rest := len(explanations) - len(shown):
+                shown.append(f"... and {rest} more handlers")
+            return "\n".join(shown)
     return "\n".join(explanations)
