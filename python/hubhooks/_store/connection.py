@@ -447,7 +447,8 @@ class Database:
         except FileNotFoundError:
             return
         # A file without its header does not have the commits.
-        if size > _CHECKPOINT_BYTES and has_wal_header(self.path):
+        is_needed = size > _CHECKPOINT_BYTES and has_wal_header(self.path)
+        if is_needed and self._guard.may_checkpoint():
             self._guard.is_checkpointing = True
             try:
                 with self.open_connection("rw") as connection:

@@ -225,6 +225,17 @@ class FileGuard:
         """Check the files before the next use if SQLite found damage."""
         self._is_suspect = self._is_suspect or is_damage(error)
 
+    def may_checkpoint(self) -> bool:
+        """Return whether a checkpoint is safe; from any thread.
+
+        It would mix the `-wal` file into an older copy that was just written over the database. The
+        next write detects that copy. Only the leader looks for one, so only the leader checkpoints.
+        """
+        now = StoreFiles.at(self.path)
+        is_leader = self._lock is None or self._lock.is_held
+        is_unchanged = now.db_time == self.files.db_time and self.files.are_same(now)
+        return is_leader and is_unchanged and not (self._is_suspect or self._is_wal_lost)
+
     def note_checkpoint(self) -> None:
         """Remember that this process wrote into the database itself."""
         now = StoreFiles.at(self.path)
