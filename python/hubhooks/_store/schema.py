@@ -336,12 +336,12 @@ SELECT_ATTEMPTS = """
 """
 # A state of a run, the number of such runs, and the last ended one of them.
 COUNT_RUNS = """
-    SELECT handler, state, runs, ended_at, id FROM (
-        SELECT handler, state, count(*) AS runs, max(finished_at) AS ended_at, seq
+    WITH counts (handler, state, runs, ended_at, seq) AS (
+        SELECT handler, state, count(*), max(finished_at), seq
         FROM attempts WHERE position IS NOT NULL GROUP BY handler, state
         UNION ALL
         SELECT handler, state, count(*), NULL, NULL FROM open_runs GROUP BY handler, state)
-    LEFT JOIN deliveries USING (seq)
+    SELECT handler, counts.state, runs, ended_at, id FROM counts LEFT JOIN deliveries USING (seq)
 """
 DELETE_OPEN_RUNS = "DELETE FROM open_runs WHERE seq = ?"
 DELETE_ATTEMPTS = "DELETE FROM attempts WHERE seq = ?"

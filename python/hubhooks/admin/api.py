@@ -478,7 +478,7 @@ def _send_request_in(body: bytes) -> SendRequest:
         raise Rejection(400, f"`id` must be a short text, or null: {_SEND_HINT}")
     if secret not in get_args(SecretChoice):
         raise Rejection(400, f"`secret` must be one of {', '.join(get_args(SecretChoice))}")
-    if not (isinstance(times, int) and 1 <= times <= _MOST_SENT):
+    if type(times) is not int or not 1 <= times <= _MOST_SENT:
         raise Rejection(400, f"`times` must be a number from 1 to {_MOST_SENT}")
     if isinstance(content, dict):
         raw = _samples.compact(content)
