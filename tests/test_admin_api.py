@@ -882,6 +882,26 @@ def test_shutdown_ends_an_open_stream() -> None:
     connection.close()
 
 
+def test_stream_ends_soon_if_a_shutdown_cannot_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Middleware can hide the server's `receive`."""
+    monkeypatch.setattr("hubhooks.admin.streams._LONGEST_SECONDS", 0)
+    hooks = make_hooks()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def wrapped() -> Any:
+            return await receive()
+
+        await hooks.admin(scope, wrapped, send)
+
+    hooks.store.open()
+    with serve(app, lifespan="off") as port:
+        response = Site(port, root="").api("events")
+        assert (response.status, response.content.startswith(b"id: 0\nevent: ready\n")) == (
+            200,
+            True,
+        )
+
+
 SCRIPT = """
 from fastapi import FastAPI
 from hubhooks import Webhooks

@@ -529,8 +529,10 @@ class Webhooks(Router):
         """
         from hubhooks.admin.app import AdminApp, AppSource  # noqa: PLC0415 - only viewing needs it
 
-        reason = lambda: self._webhook_app.not_ready_reason()  # noqa: E731, PLW0108 - lazy
-        return AdminApp(AppSource(self, lambda: self._activity, reason))
+        async def not_ready_reason() -> str:
+            return await self._webhook_app.not_ready_reason()
+
+        return AdminApp(AppSource(self, lambda: self._activity, not_ready_reason))
 
     @cached_property
     def _activity(self) -> Activity:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hubhooks.admin.delivery_json import row_json
 from hubhooks.admin.operations import stats_json
 from hubhooks.admin.requests import Rejection
-from hubhooks.errors import StoreError
+from hubhooks.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ _COMMENT_SECONDS = 15.0
 _MAX_STREAMS = 32
 # A server waits at its shutdown for open responses. If the shutdown is not noticed, the stream
 # ends by itself, and the page opens the next one.
-_LONGEST_SECONDS = 25.0
+_LONGEST_SECONDS = 10.0
 
 
 class EventStreams:
@@ -121,7 +121,7 @@ class _Stream:
         """Return the events since the last look, or a comment if the connection was quiet."""
         try:
             changes = self._watch.look()
-        except StoreError:
+        except (ConfigError, StoreError):
             # For example, the file is being replaced. The next look finds what changed.
             changes = None
         text = "" if changes is None else self._events(changes)
