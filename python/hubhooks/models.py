@@ -188,6 +188,10 @@ class Attempt(NamedTuple):
     """The process id; None if the store does not know it any more."""
     code: str | None = None
     """The version of the code that it ran."""
+    output: str | None = None
+    """The text that it printed; None if it was not recorded."""
+    result: str | None = None
+    """The `repr` of the returned value; None if it was not recorded."""
 
 
 class Run:
