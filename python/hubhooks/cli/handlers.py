@@ -135,7 +135,7 @@ def _explain(
     if as_json:
         print_line(json.dumps(explained))
     else:
-        _print_explained(explained, event)
+        _print_explained(explained, hooks, event)
     raise typer.Exit(0 if any(each["matches"] for each in explained["handlers"]) else 1)
 
 
@@ -267,18 +267,20 @@ def explain_json(hooks: Webhooks, event: HubEvent) -> dict[str, Any]:
     }
 
 
-def _print_explained(explained: dict[str, Any], event: HubEvent) -> None:
+def _print_explained(explained: dict[str, Any], hooks: Webhooks, event: HubEvent) -> None:
     repo = "" if event.repo is None else f", {event.repo.type} {event.repo.name}"
     print_line(single_line(f"{explained['event']}{repo}"))
     table = new_table("handler", "matches", "why")
-    for each in explained["handlers"]:
-        text = each["text"].removeprefix(f"`{each['name']}` ").removeprefix("does not match: ")
-        style = "green" if each["matches"] else ""
-        table.add_row(
-            Text(each["name"]),
-            Text("yes" if each["matches"] else "no", style=style),
-            Text(single_line("" if each["matches"] else text)),
-        )
+    for each, handler in zip(explained["handlers"], hooks.handlers, strict=True):
+        if each["matches"]:
+            cell = Text("yes", style="green")
+            # Only a `when` of another decorator can make this the wrong one of several.
+            rule = next(rule for rule in handler.rules if rule.filter.matches(event))
+            why = filter_text(rule)
+        else:
+            cell = Text("no")
+            why = each["text"].removeprefix(f"`{handler.name}` ").removeprefix("does not match: ")
+        table.add_row(Text(handler.name), cell, Text(single_line(why)))
     if table.row_count:
         print_trimmed(terminal(), table)
     count = sum(each["matches"] for each in explained["handlers"])

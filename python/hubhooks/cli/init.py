@@ -78,7 +78,7 @@ def _init(
         except OSError as error:
             msg = f"cannot write to `{root}`: {error.strerror}"
             raise ConfigError(msg) from error
-    for name in files:
+    for name in sorted(files):
         print_line(str(root / name))
     print_note(f"test it: cd {folder} && pytest" if folder != "." else "test it: pytest")
     print_note(f"run it: {_TRY[kind]}")

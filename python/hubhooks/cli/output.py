@@ -88,6 +88,8 @@ def print_note(text: str) -> None:
     """Print one line to stderr, or nothing for an empty text."""
     if text:
         sys.stderr.write(f"{single_line(text)}\n")
+        # A command that runs until Ctrl-C may write to a file or a pipe.
+        sys.stderr.flush()
 
 
 @contextmanager
@@ -152,10 +154,8 @@ def _print_delivery_table(deliveries: Sequence[Delivery]) -> None:
             where = Text("\n").join([repo, error]) if error else repo
             table.add_row(delivery_id, _age(delivery.received_at), state, both, where)
     print_trimmed(console, table)
-    hidden = ["received times"] if not is_wide else []
     if shown != errors:
-        hidden.insert(0, "the ends of errors")
-        print_note(f"hidden: {' and '.join(hidden)}; hubhooks deliveries show ID has all")
+        print_note("errors are cut: hubhooks deliveries show ID prints all")
 
 
 def delivery_error(delivery: Delivery) -> str:
