@@ -54,6 +54,8 @@ def app(folder: Path, port: int | None = None, **environ: str | None) -> Iterato
     variables = {"HUBHOOKS_DELIVERIES": "hubhooks.db", **environ}
     ready = "Uvicorn running" if port else None
     with started(folder, *command, script=APP, prints=ready, environ=variables) as server:
+        if port is not None:
+            server.port, server.url = port, f"http://127.0.0.1:{port}"
         yield server
 
 
