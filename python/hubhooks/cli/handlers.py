@@ -200,15 +200,13 @@ def filter_text(rule: Rule) -> str:
 def _criteria(rule: Rule) -> dict[str, Any]:
     scopes = [each if isinstance(each, str) else each.__name__ for each in rule.filter.scopes]
     criteria: dict[str, Any] = {"scopes": scopes, **rule.filter.criteria}
-    if rule.visible_only:
-        criteria["visible_only"] = True
     if rule.when is not None:
         criteria["when"] = _function_name(rule.when)
     return criteria
 
 
 def _function_name(function: object) -> str:
-    name = getattr(function, "__name__", None)
+    name = getattr(function, "__qualname__", None)
     return name if isinstance(name, str) else type(function).__name__
 
 
@@ -255,8 +253,11 @@ def explain_json(hooks: Webhooks, event: HubEvent) -> dict[str, Any]:
     matching = {handler.name for handler in match.handlers}
     lines = match.explain(event)
     # The lines of the handlers are the last ones. Of an ignored event, one line is about all.
-    texts = [match.ignored] * len(hooks.handlers) if match.ignored else lines
-    texts = texts[len(texts) - len(hooks.handlers) :]
+    names = [handler.name for handler in hooks.handlers]
+    if match.ignored:
+        texts = [f"`{name}` does not match: {match.ignored}" for name in names]
+    else:
+        texts = lines[len(lines) - len(names) :]
     return {
         "event": f"{event.scope} {event.action}",
         "handlers": [

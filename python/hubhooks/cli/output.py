@@ -53,13 +53,8 @@ _MANY = 20
 _MOST_PLANNED = 100
 """A dry run lists at most this many deliveries."""
 
-_ERROR_WIDTH = 40
-"""An error in the table of a wide terminal is cut to this width."""
-
-_WIDTH_BESIDE_ERRORS = 55
-"""The width of the other columns in a narrow terminal."""
-
-_SHORTEST_ERROR = 20
+# The width of the other columns with the names of most events and repositories, by `is_wide`.
+_WIDTH_BESIDE_ERRORS = {False: 55, True: 103}
 
 _STYLES = {
     State.SUCCEEDED: "green",
@@ -126,36 +121,41 @@ def print_list(deliveries: Sequence[Delivery], *, as_json: bool) -> None:
 
 def _print_delivery_table(deliveries: Sequence[Delivery]) -> None:
     console = terminal()
-    is_wide = console.width >= WIDE
+    is_wide, is_piped = console.width >= WIDE, not sys.stdout.isatty()
     errors = {delivery.id: delivery_error(delivery) for delivery in deliveries}
     has_errors = any(errors.values())
+    # In a terminal, an error has no column of its own: its line is below another value.
+    below = ", error" if has_errors and not is_piped else ""
     if is_wide:
-        columns = ["id", "received", "state", "event", "repo", "handlers"]
-        table = new_table(*columns, *(["error"] if has_errors else []))
+        columns = ["id", "received", "state", "event", "repo", f"handlers{below}"]
+        table = new_table(*columns, *(["error"] if has_errors and is_piped else []))
     else:
-        # Names of handlers and errors do not fit into columns of their own.
-        last = "repo, error" if has_errors else "repo"
-        table = new_table("id", "age", "state", "event, handlers", last)
+        # Names of handlers do not fit into a column of their own.
+        table = new_table("id", "age", "state", "event, handlers", f"repo{below}")
     length = shown_id_length([delivery.id for delivery in deliveries])
-    # The other columns need this width with the names of most events and repositories.
-    limit = _ERROR_WIDTH if is_wide else max(console.width - _WIDTH_BESIDE_ERRORS, _SHORTEST_ERROR)
-    shown = {key: cut(text, limit) if sys.stdout.isatty() else text for key, text in errors.items()}
+    beside = _WIDTH_BESIDE_ERRORS[is_wide]
+    limit = len(max(errors.values(), key=len)) if is_piped else max(console.width - beside, 20)
     for delivery in deliveries:
         delivery_id, state = Text(single_line(delivery.id[:length])), _state_cell(delivery.state)
         event, repo = Text(event_text(delivery)), Text(single_line(delivery.repo or ""))
         handlers = Text(handlers_text(delivery))
-        error = Text(shown[delivery.id])
+        error = Text(cut(errors[delivery.id], limit))
         if is_wide:
             received = local_time(delivery.received_at)
-            last_columns = (handlers, error) if has_errors else (handlers,)
-            table.add_row(delivery_id, received, state, event, repo, *last_columns)
+            last = (handlers, error) if is_piped else (_lines(handlers, error),)
+            row = (delivery_id, received, state, event, repo, *last)
+            table.add_row(*row[: len(table.columns)])
         else:
-            both = Text("\n").join([event, handlers]) if delivery.runs else event
-            where = Text("\n").join([repo, error]) if error else repo
-            table.add_row(delivery_id, _age(delivery.received_at), state, both, where)
+            age = _age(delivery.received_at)
+            table.add_row(delivery_id, age, state, _lines(event, handlers), _lines(repo, error))
     print_trimmed(console, table)
-    if shown != errors:
+    if any(len(error) > limit for error in errors.values()):
         print_note("errors are cut: hubhooks deliveries show ID prints all")
+
+
+def _lines(*texts: Text) -> Text:
+    """Join the texts that are not empty with line breaks."""
+    return Text("\n").join(text for text in texts if text)
 
 
 def delivery_error(delivery: Delivery) -> str:
