@@ -147,11 +147,12 @@ COMMANDS = f"""\
 
 {NOTE}
 
-Send deliveries to an app, and look at the stored ones. hubhooks is not on PyPI yet. Until
+Make an app, send deliveries to it, and look at the stored ones. hubhooks is not on PyPI yet. Until
 its first release, [build a wheel](../README.md#install) first.
 
 ```sh
 pip install "hubhooks[cli]"
+hubhooks init fastapi my-bot
 hubhooks send http://127.0.0.1:8000 --sample repo.create
 hubhooks deliveries list --state failed
 ```
@@ -159,6 +160,8 @@ hubhooks deliveries list --state failed
 Data goes to stdout, notes and errors to stderr. The exit code is 2 if an option is wrong. Each
 command has `--help`.
 [Replay](replay.md) shows the commands of `hubhooks deliveries` with examples.
+[Testing](testing.md#explain-without-a-server) shows `handlers` and `explain`.
+[Deliveries and runs](deliveries.md#copy-deliveries-to-your-machine) shows `follow`.
 """
 
 

@@ -271,6 +271,23 @@ def test_any_response_is_shown_on_one_line(receiver: Receiver, body: bytes, show
     assert len([line for line in done.stdout.splitlines() if line.strip()]) == 3
 
 
+def test_unhandled_delivery_names_the_command_that_says_why(receiver: Receiver) -> None:
+    receiver.body = b'{"status": "unhandled", "handlers": [], "explanations": ["`a` does not"]}'
+    options = ("--sample", "repo.create", "--sample", "repo.move")
+    done = hubhooks("send", receiver.url, *options)
+    first = receiver.requests[0].headers["webhook-id"]
+    assert done.stderr.splitlines() == [
+        "repo.create and 1 more are unhandled:",
+        "  `a` does not",
+        f"why: hubhooks deliveries show {first}",
+    ]
+    receiver.body = b'{"status": "unhandled"}'
+    done = hubhooks("send", receiver.url, "--sample", "repo.create", "--id", "d1")
+    assert done.stderr == "repo.create is unhandled:\nwhy: hubhooks deliveries show d1\n"
+    receiver.body = b'{"status": "ignored"}'
+    assert hubhooks("send", receiver.url, "--sample", "repo.create").stderr == ""
+
+
 def test_many_repeated_deliveries_are_summed_up(receiver: Receiver) -> None:
     done = hubhooks("send", receiver.url, "--sample", "repo.create", "--repeat", "25")
     (row,) = [line for line in done.stdout.splitlines() if "accepted" in line]

@@ -427,7 +427,7 @@ def test_send_to_a_full_disk_is_one_line_of_error(tmp_path: Path) -> None:
 # ---- python -OO --------------------------------------------------------------------------------
 
 HELPED = [
-    ((), "Send test deliveries to a webhook app"),
+    ((), "Make and test webhook apps"),
     (("send",), "Send deliveries as the Hub does"),
     (("samples",), "List the sample deliveries"),
     (("deliveries",), "List, show and replay the stored deliveries"),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from rich.text import Text
-from servers import PATIENCE, ROOT, Server, started
+from servers import PATIENCE, ROOT, Server, started, wait_until
 from test_cli import ENVIRONMENT, hubhooks
 from typer.testing import CliRunner
 
@@ -227,10 +227,48 @@ def test_deliveries_are_listed_with_the_newest_first(filled: Path) -> None:
     done = command(filled, "list")
     assert (done.returncode, done.stderr) == (0, "")
     header, _, *rows = [line.split() for line in done.stdout.splitlines() if line.strip()]
-    assert header == ["id", "received", "state", "event", "repo", "handlers"]
+    assert header == ["id", "received", "state", "event", "repo", "handlers", "error"]
     assert [row[0] for row in rows] == NEWEST_FIRST
-    assert rows[1][3:] == ["failed", "repo.content", "update", "ada-labs/tide-gauges", "retrain"]
-    assert rows[4][-4:] == ["retrain:", "failed,", "reply:", "succeeded"]
+    failed = ["failed", "repo.content", "update", "ada-labs/tide-gauges", "retrain"]
+    assert rows[1][3:] == [*failed, "ValueError:", "no", "[31mtide"]
+    assert rows[2][4:] == ["no", "JSON", "at", "line", "1"]
+    assert rows[4][-7:-3] == ["retrain:", "failed,", "reply:", "succeeded"]
+
+
+def test_list_without_errors_has_no_error_column(filled: Path) -> None:
+    done = command(filled, "list", "--state", "succeeded")
+    assert "error" not in done.stdout
+    assert "error" not in "".join(at_terminal(filled, "list", "--state", "succeeded"))
+
+
+def test_error_of_a_retry_is_listed_until_it_succeeds(path: Path) -> None:
+    with opened(path) as store:
+        accept(store, "d1", "retrain")
+        end(store, "d1", retrain="failed")
+        store.flush()
+        assert "ValueError: no" in command(path, "list").stdout
+        store.replay("d1")
+        end(store, "d1", retrain="succeeded")
+    assert "ValueError" not in command(path, "list").stdout
+
+
+@pytest.mark.parametrize("columns", [60, 80, 119, 120, 160])
+def test_errors_are_cut_to_the_width_of_the_terminal(path: Path, columns: int) -> None:
+    with opened(path) as store:
+        accept(store, "d" * 32, "retrain", sample="discussion.comment.create")
+        run = store.claim("d" * 32, "retrain")
+        assert run is not None
+        store.finish_run(run, "failed", f"ValueError: no {'tide ' * 50}", "")
+    lines = at_terminal(path, "list", columns=columns)
+    assert max(map(len, lines)) <= columns
+    text = "\n".join(lines)
+    assert "ValueError:" in text
+    assert "…" in text
+    if columns >= 80:
+        assert "ValueError: no tide" in text
+        assert "discussion.comment create" in text
+        assert "ada-labs/tide-gauges" in text
+        assert len([line for line in lines if line.strip()]) == 4
 
 
 TABLES = [
@@ -290,6 +328,177 @@ def test_a_wide_terminal_shows_handlers_and_times(filled: Path) -> None:
     text = "\n".join(at_terminal(filled, "list", columns=140))
     assert "retrain: failed, reply: succeeded" in text
     assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", text)
+
+
+# ---- list --follow -------------------------------------------------------------------------------
+
+
+class Following:
+    """A running `deliveries list --follow`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], output: Path) -> None:
+        self.process = process
+        self._output = output
+
+    @property
+    def lines(self) -> list[str]:
+        text = self._output.read_text("utf-8")
+        return [line for line in text.splitlines() if not line.startswith("waiting for deliveries")]
+
+    def wait_for(self, *ends: str) -> None:
+        """Wait until it printed as many lines, and each contains its text."""
+        wait_until(lambda: len(self.lines) >= len(ends), f"printed only {self.lines}")
+        assert len(self.lines) == len(ends), self.lines
+        for line, end in zip(self.lines, ends, strict=True):
+            assert end in line, self.lines
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+        assert self.process.wait(PATIENCE) == 0
+
+
+@contextmanager
+def following(path: Path, *words: str) -> Iterator[Following]:
+    output = path.parent / f"followed-{len(list(path.parent.iterdir()))}"
+    with output.open("wb") as stdout:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hubhooks.cli", "deliveries", "list", "--follow", *words],
+            stdout=stdout,
+            stderr=subprocess.STDOUT,
+            env={**ENVIRONMENT, "HUBHOOKS_DELIVERIES": str(path)},
+        )
+    try:
+        wait_until(lambda: "--json" in words or b"waiting" in output.read_bytes())
+        if "--json" in words:
+            time.sleep(2)  # it prints nothing when it is ready
+        yield Following(process, output)
+    finally:
+        process.kill()
+        process.wait(PATIENCE)
+
+
+def test_follow_prints_new_and_changed_deliveries(filled: Path) -> None:
+    with opened(filled) as store, following(filled) as follow:
+        accept(store, "d1", "retrain", sample="repo.content.update")
+        follow.wait_for("d1  queued     repo.content update  ada-labs/tide-gauges  retrain")
+        end(store, "d1", retrain="failed")
+        store.flush()
+        follow.wait_for("queued", "d1  failed     repo.content update")
+        assert follow.lines[1].endswith("retrain  ValueError: no [31mtide")
+        store.replay("failed-1", ["retrain"])
+        follow.wait_for("queued", "failed", "failed-1  queued")
+        follow.stop()
+
+
+def test_follow_prints_json_lines_with_filters(path: Path) -> None:
+    with opened(path) as store:
+        accept(store, "old", "retrain")
+        words = ("--json", "--state", "failed", "--repo", "ada-labs/tide-gauges")
+        with following(path, *words) as follow:
+            for name, sample in (("d1", "repo.create"), ("d2", "repo.content.update")):
+                accept(store, name, "retrain", sample=sample)
+                end(store, name, retrain="failed")
+            store.flush()
+            wait_until(lambda: follow.lines)
+            follow.stop()
+            (delivery,) = map(json.loads, follow.lines)
+    assert (delivery["id"], delivery["state"]) == ("d2", "failed")
+
+
+def test_follow_with_since_prints_stored_deliveries_first(path: Path) -> None:
+    with opened(path) as store:
+        for name in ("d1", "d2"):
+            accept(store, name, "retrain")
+    with following(path, "--since", "1h") as follow:
+        follow.wait_for("d1  queued", "d2  queued")
+
+
+def test_follow_survives_a_replaced_and_a_missing_store(path: Path) -> None:
+    with opened(path) as store:
+        accept(store, "d1", "retrain")
+    with following(path) as follow:
+        for file in path.parent.glob("hubhooks.db*"):
+            file.unlink()
+        time.sleep(1)
+        with opened(path) as store:
+            accept(store, "d2", "retrain")
+            wait_until(lambda: any("d2" in line for line in follow.lines))
+            accept(store, "d3", "retrain")
+            wait_until(lambda: any("d3" in line for line in follow.lines))
+        follow.stop()
+    found = [line for line in follow.lines if "cannot read" not in line]
+    assert [line.split()[2] for line in found] == ["d2", "d3"]
+
+
+def test_follow_survives_a_restart_of_the_app(path: Path) -> None:
+    with opened(path):
+        pass
+    with following(path) as follow:
+        for name in ("d1", "d2"):
+            with running_app(path):
+                with opened(path) as store:
+                    accept(store, name, "break")
+                wait_until(lambda name=name: any(f"{name}  failed" in x for x in follow.lines))
+        follow.stop()
+
+
+def test_follow_ends_if_nobody_reads_its_output(path: Path) -> None:
+    with opened(path) as store:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hubhooks.cli", "deliveries", "list", "--follow", "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**ENVIRONMENT, "HUBHOOKS_DELIVERIES": str(path)},
+        )
+        assert process.stdout is not None
+        process.stdout.close()
+        try:
+            wait_until(lambda: tell(store) or process.poll() is not None)
+            assert process.returncode == 0
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def tell(store: SqliteStore) -> None:
+    """Store a delivery, for a reader that may start later."""
+    accept(store, os.urandom(8).hex())
+    time.sleep(0.2)
+
+
+def test_follow_is_idle_while_nothing_changes(path: Path) -> None:
+    with opened(path), following(path) as follow:
+        pid = follow.process.pid
+        time.sleep(1)
+        before = cpu_seconds(pid)
+        time.sleep(2)
+        assert cpu_seconds(pid) - before < 0.1
+
+
+def cpu_seconds(pid: int) -> float:
+    stat = Path(f"/proc/{pid}/stat")
+    if not stat.exists():
+        pytest.skip("there is no /proc")
+    fields = stat.read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize("words", [("--before", "d1"), ("--limit", "3")])
+def test_follow_takes_no_pages(path: Path, words: tuple[str, ...]) -> None:
+    with opened(path):
+        pass
+    done = invoke(path, "list", "--follow", *words)
+    assert done.exit_code == 2
+    assert "leave out --before and" in done.output
+
+
+def test_follow_needs_a_store(path: Path) -> None:
+    done = invoke(path, "list", "--follow")
+    assert done.exit_code == 2
+    assert "there is no delivery store" in " ".join(done.output.split())
+
+
+# ---- list --json ---------------------------------------------------------------------------------
 
 
 def test_json_list_has_a_line_per_delivery(filled: Path) -> None:

@@ -33,7 +33,7 @@ LAYERS: list[set[str]] = [
     {"webhooks"},
     # `hubhooks` itself.
     {""},
-    {"admin", "_gradio_private", "_fastapi_openapi"},
+    {"admin", "_gradio_private", "_fastapi_openapi", "_load_app"},
     {"fastapi", "gradio", "job"},
     {"admin.gradio_tab", "admin.tab_html"},
     {"cli", "testing"},

@@ -10,12 +10,14 @@ import os
 from hubhooks.errors import ConfigError
 
 __all__ = [
-    "ADMIN_TOKEN", "ADOPT_STORE", "ALLOW_NETWORK", "APP_NAME", "DELIVERIES", "PAYLOAD", "SECRET",
-    "SPACE_HOST", "is_set", "is_space", "read", "read_all", "read_flag",
+    "ADMIN_TOKEN", "ADOPT_STORE", "ALLOW_NETWORK", "APP_NAME", "DELIVERIES", "FOLLOW_TOKEN",
+    "PAYLOAD", "SECRET", "SPACE_HOST", "is_set", "is_space", "read", "read_all", "read_flag",
 ]  # fmt: skip
 
 SECRET = "WEBHOOK_SECRET"  # noqa: S105 - the name, not the secret
 ADMIN_TOKEN = "HUBHOOKS_ADMIN_TOKEN"  # noqa: S105 - the name, not the token
+# The admin token of another app, whose deliveries `hubhooks follow` copies.
+FOLLOW_TOKEN = "HUBHOOKS_FOLLOW_TOKEN"  # noqa: S105 - the name, not the token
 DELIVERIES = "HUBHOOKS_DELIVERIES"
 APP_NAME = "HUBHOOKS_APP_NAME"
 ADOPT_STORE = "HUBHOOKS_ADOPT_STORE"

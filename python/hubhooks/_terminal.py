@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = [
-    "WIDE", "escape_controls", "guarded_output", "new_table", "print_error", "print_escaped",
-    "print_line", "print_trimmed", "shown_id_length", "single_line", "terminal", "usage_errors",
+    "WIDE", "escape_controls", "flush_output", "guarded_output", "new_table", "print_error",
+    "print_escaped", "print_line", "print_trimmed", "shown_id_length", "single_line", "terminal",
+    "usage_errors",
 ]  # fmt: skip
 
 WIDE = 120
@@ -70,6 +71,11 @@ class _GuardedStream(io.RawIOBase):
         self.failure = ""
         """Why the output is incomplete; empty if it is complete or the reader closed the pipe."""
 
+    @property
+    def is_broken(self) -> bool:
+        """True if nothing can be written any more."""
+        return self._is_broken
+
     def writable(self) -> bool:
         return True
 
@@ -92,6 +98,13 @@ class _GuardedStream(io.RawIOBase):
             else:
                 return written
         return memoryview(data).nbytes
+
+
+def flush_output() -> bool:
+    """Flush stdout; return False if nobody reads it any more, as after `head`."""
+    sys.stdout.flush()
+    guard = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return not (isinstance(guard, _GuardedStream) and guard.is_broken)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +16,6 @@ from hubhooks._store.leader import LeaderLock
 from hubhooks._suggestions import nearest
 from hubhooks._terminal import print_error, print_line, single_line, usage_errors
 from hubhooks.cli.output import (
-    TIME_UNITS,
     StoreStatus,
     counted,
     indented_json,
@@ -41,6 +40,8 @@ from hubhooks.cli.replay import (
     wait_for_runs,
 )
 from hubhooks.cli.store import find_delivery, find_id, open_store, retry_while_busy
+from hubhooks.cli.tail import Criteria, follow_deliveries
+from hubhooks.cli.times import WHEN_HELP, parse_time
 from hubhooks.errors import ConfigError, StoreError
 from hubhooks.models import State  # noqa: TC001 - typer reads the annotations
 
@@ -60,7 +61,6 @@ _UNSAFE_IN_NAME = re.compile(r"[^\w.-]")
 
 # No terminal shows more rows. A script gets more pages with `--before`.
 _MOST_LISTED = 100_000
-_SPAN = re.compile(rf"(\d+(?:\.\d+)?)([{''.join(TIME_UNITS)}])")
 _EXIT_CODE_OF_CTRL_C = 130
 
 _File = Annotated[
@@ -75,9 +75,14 @@ _File = Annotated[
 _Id = Annotated[str, typer.Argument(metavar="ID", help="The id of the delivery, or its beginning.")]
 _AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 _AsJsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
-_WHEN_HELP = "2h for two hours ago (units: s, m, h, d, w), or a time such as 2026-07-31T14:00."
 _DEFAULT_FILE = "hubhooks.db"
+_LISTED = 20
 # Not docstrings, which `python -OO` drops.
+_LIST_HELP = """List deliveries, newest first.
+
+With --follow, print one line for each new or changed delivery until Ctrl-C. The app may stop and
+start again meanwhile.
+"""
 _REPLAY_HELP = """Queue the handlers of deliveries again, and wait until the app has run them.
 
 If no app is running, the runs are queued and start with the next app.
@@ -110,7 +115,7 @@ def make_group() -> typer.Typer:
     group.callback(
         help="List, show and replay the stored deliveries of an app. The app may be running or not."
     )(_deliveries)
-    group.command("list", help="List deliveries, newest first.")(_list)
+    group.command("list", help=_LIST_HELP)(_list)
     group.command("show", help="Show one delivery: its runs, errors, headers and body.")(_show)
     group.command("replay", help=_REPLAY_HELP)(_replay)
     group.command(
@@ -141,17 +146,40 @@ def _list(  # noqa: PLR0913 - one parameter per option
     ] = None,
     repo: Annotated[str | None, typer.Option(help="Only deliveries of this repository.")] = None,
     since: Annotated[
-        str | None, typer.Option(help=f"Only deliveries received since: {_WHEN_HELP}")
+        str | None, typer.Option(help=f"Only deliveries received since: {WHEN_HELP}")
     ] = None,
     before: Annotated[
         str | None, typer.Option(metavar="ID", help="Only deliveries older than this one.")
     ] = None,
     limit: Annotated[
         int, typer.Option(min=1, max=_MOST_LISTED, help="Maximum number of deliveries.")
-    ] = 20,
+    ] = _LISTED,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow",
+            help="Print new and changed deliveries as they arrive. With --since, print the stored "
+            "ones first.",
+        ),
+    ] = False,
     as_json: _AsJsonLines = False,
     file: _File = _DEFAULT_FILE,
 ) -> None:
+    if follow:
+        with _store_errors():
+            if before is not None or limit != _LISTED:
+                msg = "--follow prints what is new: leave out --before and --limit"
+                raise ConfigError(msg)
+            criteria = Criteria(
+                state and state.value,
+                _check_printable(scope, "--scope"),
+                _check_printable(repo, "--repo"),
+                None if since is None else parse_time(since),
+            )
+            # Ctrl-C is the way to end it.
+            with suppress(KeyboardInterrupt):
+                follow_deliveries(open_store(file), criteria, as_json=as_json)
+        return
     with _store_errors():
         store = open_store(file)
         # One delivery more than the limit shows whether there are more.
@@ -159,7 +187,7 @@ def _list(  # noqa: PLR0913 - one parameter per option
             state=state and state.value,
             scope=_check_printable(scope, "--scope"),
             repo=_check_printable(repo, "--repo"),
-            since=None if since is None else _parse_time(since),
+            since=None if since is None else parse_time(since),
             before=None if before is None else find_id(store, before),
             limit=limit + 1,
         )
@@ -199,7 +227,7 @@ def _replay(  # noqa: PLR0913 - one parameter per option
     ] = False,
     since: Annotated[
         str | None,
-        typer.Option(help=f"Without ids, all deliveries received since: {_WHEN_HELP}"),
+        typer.Option(help=f"Without ids, all deliveries received since: {WHEN_HELP}"),
     ] = None,
     replacement: Annotated[
         str | None,
@@ -219,7 +247,7 @@ def _replay(  # noqa: PLR0913 - one parameter per option
     with _store_errors():
         store = open_store(file)
         lock = LeaderLock(file)
-        moment = None if since is None else _parse_time(since)
+        moment = None if since is None else parse_time(since)
         for name in only or ():
             _check_handler(name, "--only")
         leader = store.leader() if lock.is_taken() else None
@@ -329,14 +357,14 @@ def _stats(*, as_json: _AsJson = False, file: _File = _DEFAULT_FILE) -> None:
 
 def _prune(
     *,
-    older_than: Annotated[str, typer.Option(help=f"Deliveries received before: {_WHEN_HELP}")],
+    older_than: Annotated[str, typer.Option(help=f"Deliveries received before: {WHEN_HELP}")],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would change, and change nothing.")
     ] = False,
     file: _File = _DEFAULT_FILE,
 ) -> None:
     with _store_errors():
-        moment = _parse_time(older_than)
+        moment = parse_time(older_than)
         days = (datetime.now(timezone.utc) - moment) / timedelta(days=1)
         # Only the app knows its limit on the size.
         store = open_store(file, keep_days=days, max_bytes=sys.maxsize)
@@ -394,19 +422,6 @@ def _check_printable(text: str | None, option: str) -> str | None:
         msg = f"{option} must contain only printable characters"
         raise ConfigError(msg)
     return text
-
-
-def _parse_time(text: str) -> datetime:
-    """Parse a time span before now, or an ISO 8601 time. Without a zone, the time is local."""
-    try:
-        if span := _SPAN.fullmatch(text.strip()):
-            ago = timedelta(seconds=float(span[1]) * TIME_UNITS[span[2]])
-            return datetime.now(timezone.utc) - ago
-        # Python 3.10 does not parse "Z".
-        return datetime.fromisoformat(re.sub("[Zz]$", "+00:00", text.strip())).astimezone()
-    except (ValueError, OverflowError, OSError):
-        msg = f"`{text}` is not a time; write {_WHEN_HELP}"
-        raise ConfigError(msg) from None
 
 
 def _wait(store: SqliteStore, lock: LeaderLock, replays: Sequence[Replay]) -> bool:

@@ -1,4 +1,4 @@
-"""The `hubhooks` command: `send`, `samples` and the group `deliveries`.
+"""The `hubhooks` command: its subcommands and the group `deliveries`.
 
 `import hubhooks.cli` works without the extra `cli`. Only `make_app` imports the modules of the
 commands, which need the extra.
@@ -36,8 +36,9 @@ def main() -> None:
 
 def make_app() -> typer.Typer:
     """Build the command line."""
-    from hubhooks.cli.deliveries import make_group  # noqa: PLC0415 - it imports the extra
-    from hubhooks.cli.send import add_commands  # noqa: PLC0415 - it imports the extra
+    # They import the extra.
+    from hubhooks.cli import follow, handlers, init, send  # noqa: PLC0415 - see above
+    from hubhooks.cli.deliveries import make_group  # noqa: PLC0415 - see above
 
     # typer's tracebacks show local variables, and so the secret.
     app = typer.Typer(
@@ -46,10 +47,11 @@ def make_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode="markdown",
     )
-    app.callback(
-        help="Send test deliveries to a webhook app, and manage the deliveries that it stores."
-    )(_options)
-    add_commands(app)
+    app.callback(help="Make and test webhook apps, and manage the deliveries that they store.")(
+        _options
+    )
+    for module in (init, handlers, send, follow):
+        module.add_commands(app)
     app.add_typer(make_group(), name="deliveries")
     return app
 

@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from hubhooks.models import Delivery, Run, Stats
 
 __all__ = [
-    "TIME_UNITS", "StoreStatus", "counted", "indented_json", "local_time", "print_delivery",
-    "print_list", "print_note", "print_replays", "print_stats", "print_unknown_handlers",
-    "progress_bar",
+    "TIME_UNITS", "StoreStatus", "counted", "cut", "delivery_error", "event_text",
+    "handlers_text", "indented_json", "local_time", "print_delivery", "print_list", "print_note",
+    "print_replays", "print_stats", "print_unknown_handlers", "progress_bar", "terminal_width",
 ]  # fmt: skip
 
 TIME_UNITS = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60, "w": 7 * 24 * 60 * 60}
@@ -52,6 +52,9 @@ _MANY = 20
 
 _MOST_PLANNED = 100
 """A dry run lists at most this many deliveries."""
+
+# The width of the other columns with the names of most events and repositories, by `is_wide`.
+_WIDTH_BESIDE_ERRORS = {False: 55, True: 103}
 
 _STYLES = {
     State.SUCCEEDED: "green",
@@ -80,6 +83,8 @@ def print_note(text: str) -> None:
     """Print one line to stderr, or nothing for an empty text."""
     if text:
         sys.stderr.write(f"{single_line(text)}\n")
+        # A command that runs until Ctrl-C may write to a file or a pipe.
+        sys.stderr.flush()
 
 
 @contextmanager
@@ -116,24 +121,64 @@ def print_list(deliveries: Sequence[Delivery], *, as_json: bool) -> None:
 
 def _print_delivery_table(deliveries: Sequence[Delivery]) -> None:
     console = terminal()
-    if console.width >= WIDE:
-        table = new_table("id", "received", "state", "event", "repo", "handlers")
+    is_wide, is_piped = console.width >= WIDE, not sys.stdout.isatty()
+    errors = {delivery.id: delivery_error(delivery) for delivery in deliveries}
+    has_errors = any(errors.values())
+    # In a terminal, an error has no column of its own: its line is below another value.
+    below = ", error" if has_errors and not is_piped else ""
+    if is_wide:
+        columns = ["id", "received", "state", "event", "repo", f"handlers{below}"]
+        table = new_table(*columns, *(["error"] if has_errors and is_piped else []))
     else:
         # Names of handlers do not fit into a column of their own.
-        table = new_table("id", "age", "state", "event, handlers", "repo")
+        table = new_table("id", "age", "state", "event, handlers", f"repo{below}")
     length = shown_id_length([delivery.id for delivery in deliveries])
+    beside = _WIDTH_BESIDE_ERRORS[is_wide]
+    limit = len(max(errors.values(), key=len)) if is_piped else max(console.width - beside, 20)
     for delivery in deliveries:
         delivery_id, state = Text(single_line(delivery.id[:length])), _state_cell(delivery.state)
-        event, repo = Text(_event(delivery)), Text(single_line(delivery.repo or ""))
-        handlers = _handlers_cell(delivery.runs)
-        if console.width >= WIDE:
+        event, repo = Text(event_text(delivery)), Text(single_line(delivery.repo or ""))
+        handlers = Text(handlers_text(delivery))
+        error = Text(cut(errors[delivery.id], limit))
+        if is_wide:
             received = local_time(delivery.received_at)
-            table.add_row(delivery_id, received, state, event, repo, handlers)
+            last = (handlers, error) if is_piped else (_lines(handlers, error),)
+            row = (delivery_id, received, state, event, repo, *last)
+            table.add_row(*row[: len(table.columns)])
         else:
-            both = Text("\n").join([event, handlers]) if delivery.runs else event
             age = _age(delivery.received_at)
-            table.add_row(delivery_id, age, state, both, repo)
+            table.add_row(delivery_id, age, state, _lines(event, handlers), _lines(repo, error))
     print_trimmed(console, table)
+    if any(len(error) > limit for error in errors.values()):
+        print_note("errors are cut: hubhooks deliveries show ID prints all")
+
+
+def _lines(*texts: Text) -> Text:
+    """Join the texts that are not empty with line breaks."""
+    return Text("\n").join(text for text in texts if text)
+
+
+def delivery_error(delivery: Delivery) -> str:
+    """Return the last error of a delivery in one line, or why it is malformed."""
+    if delivery.state == State.MALFORMED:
+        return single_line(delivery.reason)
+    failed = [run for run in delivery.runs if run.error and run.state != State.SUCCEEDED]
+    first = max(failed, key=lambda run: _moment(run.finished_at or run.started_at), default=None)
+    return "" if first is None else single_line(first.error)
+
+
+def _moment(when: datetime | None) -> datetime:
+    return when or datetime.min.replace(tzinfo=timezone.utc)
+
+
+def cut(text: str, length: int) -> str:
+    """Cut a text to a number of characters, and mark the cut."""
+    return text if len(text) <= length else f"{text[: max(length - 1, 0)]}…"
+
+
+def terminal_width() -> int | None:
+    """Return the number of columns of the terminal; None in a pipe or a file."""
+    return terminal().width if sys.stdout.isatty() else None
 
 
 def print_delivery(delivery: Delivery, *, as_json: bool) -> None:
@@ -147,7 +192,7 @@ def print_delivery(delivery: Delivery, *, as_json: bool) -> None:
         "delivery": delivery.id,
         "state": _state_cell(delivery.state),
         "received": f"{local_time(delivery.received_at)} ({_age(delivery.received_at)} ago)",
-        "event": _event(delivery),
+        "event": event_text(delivery),
         "repo": delivery.repo,
         "response": f"{acknowledged} by the sender",
         "replay": "yes" if delivery.is_replay else "",
@@ -307,7 +352,7 @@ def _plan_table(replays: Sequence[Replay]) -> Table:
         table.add_row(
             Text(single_line(delivery.id[:length])),
             local_time(delivery.received_at),
-            Text(_event(delivery)),
+            Text(event_text(delivery)),
             Text(", ".join(replay.handlers)),
         )
     return table
@@ -350,14 +395,15 @@ def _state_cell(state: State) -> Text:
     return Text(state, style=_STYLES.get(state, ""))
 
 
-def _handlers_cell(runs: Sequence[Run]) -> Text:
+def handlers_text(delivery: Delivery) -> str:
     """Return the names of the handlers, with their states if there are several."""
+    runs = delivery.runs
     is_one = len(runs) == 1
-    names = [run.handler if is_one else f"{run.handler}: {run.state}" for run in runs]
-    return Text(", ".join(names))
+    return ", ".join(run.handler if is_one else f"{run.handler}: {run.state}" for run in runs)
 
 
-def _event(delivery: Delivery) -> str:
+def event_text(delivery: Delivery) -> str:
+    """Return the scope and the action of an event."""
     return single_line(f"{delivery.scope} {delivery.action}")
 
 

@@ -21,13 +21,10 @@ from rich.progress import Progress
 from rich.text import Text
 
 from hubhooks._samples import (
-    compact,
     describe,
-    read_value,
     sample_json,
     sample_names,
     scope_and_action,
-    suggest_path,
     with_overrides,
 )
 from hubhooks._suggestions import nearest
@@ -42,6 +39,13 @@ from hubhooks._terminal import (
     terminal,
     usage_errors,
 )
+from hubhooks.cli.bodies import (
+    SET_HELP,
+    file_body,
+    parse_assignments,
+    sample_body,
+    warn_about_paths,
+)
 from hubhooks.cli.sender import (
     OutgoingDelivery,
     Response,
@@ -53,7 +57,7 @@ from hubhooks.cli.sender import (
 from hubhooks.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from rich.table import Table
 
@@ -90,11 +94,6 @@ Exit codes: 0 if every response was 2xx, 1 if one was not, 2 if an option is wro
 was sent.
 """
 
-_SET_HELP = (
-    "Set a field of the body, for example repo.name=me/x or updatedRefs.0.newSha=null. The value "
-    "is JSON, or else a string. Repeatable."
-)
-
 
 def add_commands(app: typer.Typer) -> None:
     """Add the commands `send` and `samples`."""
@@ -125,7 +124,7 @@ def _send(  # noqa: PLR0913 - one parameter per option
         str | None,
         typer.Option(metavar="PATH", help="Send the bytes of this file; - reads standard input."),
     ] = None,
-    assignments: Annotated[list[str] | None, typer.Option("--set", help=_SET_HELP)] = None,
+    assignments: Annotated[list[str] | None, typer.Option("--set", help=SET_HELP)] = None,
     secret: Annotated[
         str | None,
         typer.Option(
@@ -158,14 +157,14 @@ def _send(  # noqa: PLR0913 - one parameter per option
     with usage_errors():
         _check_arguments(url, context.args)
         target = make_target(url, secret, secret_in)
-        overrides = _overrides(assignments or [])
+        overrides = parse_assignments(assignments or [])
         names = sample_names() if all_samples else sample or []
-        bodies = [(name, _sample_body(name, overrides)) for name in names]
+        bodies = [(name, sample_body(name, overrides)) for name in names]
         if file is not None:
-            bodies.append(_file_body(file, overrides))
+            bodies.append(file_body(file, overrides))
         deliveries = _prepare(bodies, webhook_id, repeat)
     if names:
-        _warn_about_paths(overrides)
+        warn_about_paths(overrides)
     count = len(bodies) * repeat
     responses = _send_with_progress(Sender(target, concurrency, timeout), deliveries, count)
     if as_json:
@@ -179,14 +178,14 @@ def _send(  # noqa: PLR0913 - one parameter per option
 def _samples(
     *,
     name: Annotated[str | None, typer.Argument(help="Print this sample as JSON.")] = None,
-    assignments: Annotated[list[str] | None, typer.Option("--set", help=_SET_HELP)] = None,
+    assignments: Annotated[list[str] | None, typer.Option("--set", help=SET_HELP)] = None,
 ) -> None:
     with usage_errors():
-        overrides = _overrides(assignments or [])
+        overrides = parse_assignments(assignments or [])
         if name is not None:
             payload = with_overrides(sample_json(name), overrides)
             print_line(json.dumps(payload, indent=2))
-            _warn_about_paths(overrides)
+            warn_about_paths(overrides)
             return
         if overrides:
             msg = "--set changes one sample: give its NAME"
@@ -216,56 +215,6 @@ def _check_arguments(url: str, others: Sequence[str]) -> None:
         near = nearest(argument, names) or "NAME"
         msg = f"did you mean --sample {near}? The URL is the only argument"
         raise ConfigError(msg)
-
-
-def _overrides(assignments: Sequence[str]) -> dict[str, Any]:
-    overrides = {}
-    for assignment in assignments:
-        path, equals, text = assignment.partition("=")
-        if not equals:
-            msg = f"--set {assignment} has no value; write path=value"
-            raise ConfigError(msg)
-        overrides[path] = read_value(text)
-    return overrides
-
-
-def _warn_about_paths(
-    overrides: Mapping[str, Any], payload: Mapping[str, Any] | None = None
-) -> None:
-    """Warn about paths of --set that the Hub does not document: they may be misspelt."""
-    for path in overrides:
-        if near := suggest_path(path, payload or {}):
-            text = f"warning: --set {path}: the Hub documents no such field; the nearest is {near}"
-            sys.stderr.write(f"{single_line(text)}\n")
-
-
-def _sample_body(name: str, overrides: Mapping[str, Any]) -> bytes:
-    return compact(with_overrides(sample_json(name), overrides))
-
-
-def _file_body(file: str, overrides: Mapping[str, Any]) -> tuple[str, bytes]:
-    is_stdin = file == "-"
-    name = "(stdin)" if is_stdin else Path(file).name
-    if is_stdin and sys.stdin is None:
-        msg = "cannot read standard input: it is closed"
-        raise ConfigError(msg)
-    try:
-        body = sys.stdin.buffer.read() if is_stdin else Path(file).read_bytes()
-    except OSError as error:
-        msg = f"cannot read {file}: {error.strerror}"
-        raise ConfigError(msg) from error
-    if not overrides:
-        return name, body
-    try:
-        payload = json.loads(body)
-    except (ValueError, RecursionError):
-        payload = None
-    if not isinstance(payload, dict):
-        msg = f"{name} is not a JSON object, so --set cannot change it: send it without --set"
-        raise ConfigError(msg)
-    changed = compact(with_overrides(payload, overrides))
-    _warn_about_paths(overrides, payload)
-    return name, changed
 
 
 def _prepare(
@@ -346,16 +295,19 @@ def _print_responses(responses: Sequence[Response], *, is_summary: bool) -> None
 
 def _print_explanations(responses: Sequence[Response]) -> None:
     """Print why deliveries are unhandled, each explanation once."""
-    samples: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    unhandled: dict[tuple[str, ...], list[OutgoingDelivery]] = defaultdict(list)
     for response in responses:
-        if lines := _explanations(response.body):
-            samples[lines].append(response.delivery.sample)
-    for lines, (first, *others) in list(samples.items())[:_MOST_EXPLAINED]:
+        lines = _explanations(response.body)
+        if lines or _is_unhandled(response.body):
+            unhandled[lines].append(response.delivery)
+    length = shown_id_length([response.delivery.id for response in responses])
+    for lines, (first, *others) in list(unhandled.items())[:_MOST_EXPLAINED]:
         more = f" and {len(others)} more are" if others else " is"
-        sys.stderr.write(f"{single_line(first)}{more} unhandled:\n")
+        sys.stderr.write(f"{single_line(first.sample)}{more} unhandled:\n")
         for line in lines:
             sys.stderr.write(f"  {single_line(line)}\n")
-    if len(samples) > _MOST_EXPLAINED:
+        sys.stderr.write(f"why: hubhooks deliveries show {first.id[:length]}\n")
+    if len(unhandled) > _MOST_EXPLAINED:
         sys.stderr.write("for the other unhandled deliveries: hubhooks deliveries show ID\n")
 
 
@@ -466,6 +418,10 @@ def _explanations(body: Any) -> tuple[str, ...]:  # noqa: ANN401 - any JSON valu
     """Return why no handler matched, if the response is from hubhooks."""
     given = body.get("explanations") if isinstance(body, dict) else None
     return tuple(map(str, given)) if isinstance(given, list) else ()
+
+
+def _is_unhandled(body: Any) -> bool:  # noqa: ANN401 - any JSON value
+    return isinstance(body, dict) and body.get("status") == "unhandled"
 
 
 def _summarize(body: Any) -> str:  # noqa: ANN401 - any JSON value
