@@ -42,12 +42,14 @@ if TYPE_CHECKING:
 
     Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Any]]
 
-__all__ = ["launch", "make_app_kwargs", "webhook_url"]
+__all__ = ["PATHS", "launch", "make_app_kwargs", "webhook_url"]
 
 # With server-side rendering, Gradio's Node server forwards POST requests to Python only below
 # `/gradio_api` and a few other paths, so this path works everywhere.
 _PATH = "/gradio_api/webhooks"
 _ALIAS = "/webhooks"
+PATHS = (_PATH, _ALIAS)
+"""The paths of the webhook in a launched app."""
 _SETTINGS = "https://huggingface.co/settings/webhooks"
 
 NOT_LAUNCHED = (

@@ -188,6 +188,10 @@ class Attempt(NamedTuple):
     """The process id; None if the store does not know it any more."""
     code: str | None = None
     """The version of the code that it ran."""
+    output: str | None = None
+    """What the handler printed. Only `hubhooks dev` records it."""
+    result: str | None = None
+    """The `repr` of what the handler returned. Only `hubhooks dev` records it."""
 
 
 class Run:

@@ -112,6 +112,8 @@ def _history_json(run: Run) -> list[dict[str, Any]]:
             "finished_at": iso(attempt.finished_at),
             "error": attempt.error,
             "traceback": attempt.traceback,
+            "output": attempt.output,
+            "result": attempt.result,
             "pid": attempt.pid,
             "code": attempt.code,
         }
