@@ -37,6 +37,7 @@ def main() -> None:
 def make_app() -> typer.Typer:
     """Build the command line."""
     from hubhooks.cli.deliveries import make_group  # noqa: PLC0415 - it imports the extra
+    from hubhooks.cli.dev import add_dev_command  # noqa: PLC0415 - it imports the extra
     from hubhooks.cli.send import add_commands  # noqa: PLC0415 - it imports the extra
 
     # typer's tracebacks show local variables, and so the secret.
@@ -50,6 +51,7 @@ def make_app() -> typer.Typer:
         help="Send test deliveries to a webhook app, and manage the deliveries that it stores."
     )(_options)
     add_commands(app)
+    add_dev_command(app)
     app.add_typer(make_group(), name="deliveries")
     return app
 
