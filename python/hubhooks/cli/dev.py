@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_dev_command"]
 
-_NEEDED = ("uvicorn", "watchfiles")
+_NEEDED = ("uvicorn", "watchfiles", "websockets")
 
 # Not docstrings, which `python -OO` drops.
 _HELP = """Run an app on this machine, and restart it when its code changes.

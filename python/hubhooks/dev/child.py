@@ -229,7 +229,9 @@ def _failure_of(error: BaseException) -> _Failure:
         return _Failure(text, _shown_file(error.filename), error.lineno)
     user = [frame for frame in described.stack if _is_in_folder(frame.filename)]
     last = (user or described.stack)[-1:]
-    return _Failure(text, *((_shown_file(last[0].filename), last[0].lineno) if last else ("",)))
+    if not last:
+        return _Failure(text)
+    return _Failure(text, _shown_file(last[0].filename), last[0].lineno)
 
 
 def _drop_own_frames(described: traceback.TracebackException) -> None:

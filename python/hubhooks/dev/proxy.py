@@ -8,6 +8,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import httpx
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from hubhooks.dev.guard import header_of, security_headers
 
@@ -28,6 +30,8 @@ _HOP_BY_HOP = frozenset({
     b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"expect",
 })  # fmt: skip
 _PAGE = b"/_hubhooks/"
+# Close codes of websockets (RFC 6455, 7.4.1). No endpoint sends `_ABNORMAL`.
+_NORMAL, _ABNORMAL, _ERROR, _TRY_LATER = 1000, 1006, 1011, 1013
 _NOT_RUNNING = "the app is not running: look at the terminal or the page of `hubhooks dev`"
 _BROKE_OFF = "the app ended during this request: send it again"
 
@@ -122,13 +126,10 @@ class Proxy:
             await response.aclose()
 
     async def _forward_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        from websockets.asyncio.client import connect  # noqa: PLC0415 - few apps need it
-        from websockets.exceptions import WebSocketException  # noqa: PLC0415 - as above
-
         await receive()
         port = await self._apps.wait_for_port(HOLD_SECONDS)
         if port is None:
-            await send({"type": "websocket.close", "code": 1013})
+            await send({"type": "websocket.close", "code": _TRY_LATER})
             return
         skipped = {b"host", b"sec-websocket-key", b"sec-websocket-version",
                    b"sec-websocket-extensions", b"sec-websocket-protocol"}  # fmt: skip
@@ -157,7 +158,7 @@ class Proxy:
                     task.cancel()
                 await asyncio.gather(up, down, return_exceptions=True)
         except (OSError, WebSocketException):
-            await send({"type": "websocket.close", "code": 1011})
+            await send({"type": "websocket.close", "code": _ERROR})
 
 
 class _ClientGoneError(Exception):
@@ -225,12 +226,18 @@ async def _copy_up(receive: Receive, upstream: Any) -> None:  # noqa: ANN401 - o
 
 
 async def _copy_down(upstream: Any, send: Send) -> None:  # noqa: ANN401 - of websockets
+    # A close with another code than 1000 raises.
+    with suppress(ConnectionClosed):
+        await _copy_messages(upstream, send)
+    code = upstream.close_code or _NORMAL
+    with suppress(RuntimeError):  # the client closed it too
+        await send({"type": "websocket.close", "code": _ERROR if code == _ABNORMAL else code})
+
+
+async def _copy_messages(upstream: Any, send: Send) -> None:  # noqa: ANN401 - of websockets
     async for message in upstream:
         kind = "text" if isinstance(message, str) else "bytes"
         await send({"type": "websocket.send", kind: message})
-    code = upstream.close_code or 1000
-    with suppress(RuntimeError):  # the client closed it too
-        await send({"type": "websocket.close", "code": code if code != 1006 else 1011})  # noqa: PLR2004 - no endpoint may send 1006
 
 
 async def send_json(send: Send, status: int, value: object, *, retry_after: bool = False) -> None:

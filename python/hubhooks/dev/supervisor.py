@@ -115,6 +115,7 @@ class Supervisor:
         self._partial = {"stdout": "", "stderr": ""}
         self._links = LinkServer(self._accept, self._connect)
         self._link_port = 0
+        self._start_time = 0.0
         self._has_printed = False
 
     # ---- the app's processes ---------------------------------------------------------------------
@@ -131,7 +132,7 @@ class Supervisor:
             self._links.close()
 
     async def _run_once(self) -> None:
-        begun = time.monotonic()
+        self._start_time = time.monotonic()
         self._wanted.clear()
         app = self.app = AppProcess(
             self._folder,
@@ -151,7 +152,6 @@ class Supervisor:
             "GRADIO_SERVER_PORT": str(port),
             "PORT": str(port),
         }
-        self._begun = begun
         await app.start(config, variables)
         wanted = asyncio.ensure_future(self._wanted.wait())
         ended = asyncio.ensure_future(app.ended.wait())
@@ -192,7 +192,7 @@ class Supervisor:
             if message["store"] is not None:
                 self.store_path = message["store"]
             app.store = message["store"]
-            self.seconds = time.monotonic() - self._begun
+            self.seconds = time.monotonic() - self._start_time
             self.state, self.broken = "running", None
             self._running.set()
             self._settled.set()
@@ -206,7 +206,7 @@ class Supervisor:
         """Report that the app ended by itself."""
         what = f"the app ended with exit code {app.exit_code}"
         self.broken = app.broken or Broken(traceback=what, file="", line=None)
-        self.seconds = time.monotonic() - self._begun
+        self.seconds = time.monotonic() - self._start_time
         self.state = "broken"
         self._running.clear()
         self._settled.set()
