@@ -174,7 +174,7 @@ def test_given_secret_is_not_kept_for_the_app(
     monkeypatch.setenv("WEBHOOK_SECRET", "moon")
     kept = keep_secrets(tmp_path)
     assert kept.webhook_secret == "moon"
-    assert set(kept.environ()) == {"HUBHOOKS_ADMIN_TOKEN"}
+    assert set(kept.variables()) == {"HUBHOOKS_ADMIN_TOKEN"}
 
 
 def test_linked_folder_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

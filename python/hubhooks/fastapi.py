@@ -62,7 +62,6 @@ __all__ = [
     "make_router",
     "openapi_options",
     "verified_event",
-    "webhook_paths",
 ]
 
 logger = get_logger()

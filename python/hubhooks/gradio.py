@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Any]]
 
-__all__ = ["PATHS", "launch", "make_app_kwargs", "webhook_url"]
+__all__ = ["launch", "make_app_kwargs", "webhook_url"]
 
 # With server-side rendering, Gradio's Node server forwards POST requests to Python only below
 # `/gradio_api` and a few other paths, so this path works everywhere.

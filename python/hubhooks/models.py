@@ -189,9 +189,9 @@ class Attempt(NamedTuple):
     code: str | None = None
     """The version of the code that it ran."""
     output: str | None = None
-    """What the handler printed. Only `hubhooks dev` records it."""
+    """The text that it printed; None if it was not recorded."""
     result: str | None = None
-    """The `repr` of what the handler returned. Only `hubhooks dev` records it."""
+    """The `repr` of the returned value; None if it was not recorded."""
 
 
 class Run:

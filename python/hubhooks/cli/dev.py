@@ -15,7 +15,7 @@ from hubhooks.dev.target import check_target
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["add_dev_command"]
+__all__ = ["add_commands"]
 
 _NEEDED = ("uvicorn", "watchfiles", "websockets")
 
@@ -27,7 +27,7 @@ Deliveries wait during a restart. A secret that is not set is made once, and kep
 """
 
 
-def add_dev_command(app: typer.Typer) -> None:
+def add_commands(app: typer.Typer) -> None:
     """Add the command `dev`."""
     register: Callable[..., object] = app.command("dev", help=_HELP)
     register(_dev)

@@ -1,4 +1,4 @@
-"""The `hubhooks` command: `send`, `samples` and the group `deliveries`.
+"""The `hubhooks` command: `send`, `samples`, `dev` and the group `deliveries`.
 
 `import hubhooks.cli` works without the extra `cli`. Only `make_app` imports the modules of the
 commands, which need the extra.
@@ -36,9 +36,8 @@ def main() -> None:
 
 def make_app() -> typer.Typer:
     """Build the command line."""
+    from hubhooks.cli import dev, send  # noqa: PLC0415 - they import the extra
     from hubhooks.cli.deliveries import make_group  # noqa: PLC0415 - it imports the extra
-    from hubhooks.cli.dev import add_dev_command  # noqa: PLC0415 - it imports the extra
-    from hubhooks.cli.send import add_commands  # noqa: PLC0415 - it imports the extra
 
     # typer's tracebacks show local variables, and so the secret.
     app = typer.Typer(
@@ -50,8 +49,8 @@ def make_app() -> typer.Typer:
     app.callback(
         help="Send test deliveries to a webhook app, and manage the deliveries that it stores."
     )(_options)
-    add_commands(app)
-    add_dev_command(app)
+    for module in (send, dev):
+        module.add_commands(app)
     app.add_typer(make_group(), name="deliveries")
     return app
 

@@ -31,7 +31,7 @@ class KeptSecrets(NamedTuple):
     made: tuple[str, ...]
     """The variables whose values come from the folder."""
 
-    def environ(self) -> dict[str, str]:
+    def variables(self) -> dict[str, str]:
         """Return the variables to set for the app."""
         values = {
             _environment.SECRET: self.webhook_secret,

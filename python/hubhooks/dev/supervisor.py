@@ -114,7 +114,7 @@ class Supervisor:
         self._wanted = asyncio.Event()
         self._partial = {"stdout": "", "stderr": ""}
         self._links = LinkServer(self._accept, self._connect)
-        self._link_port = 0
+        self._link_port = self._script_port = 0
         self._start_time = 0.0
         self._has_printed = False
 
@@ -139,7 +139,7 @@ class Supervisor:
             take_snapshot(self._folder) if self.options.reload else {},
             self._print_output,
         )
-        port = _free_port()
+        port = self._script_port = _free_port()
         config = {
             "target": self.options.target,
             "link_port": self._link_port,
@@ -147,7 +147,7 @@ class Supervisor:
             "reload": self.options.reload,
         }
         variables = {
-            **self.kept.environ(),
+            **self.kept.variables(),
             "GRADIO_SERVER_NAME": "127.0.0.1",
             "GRADIO_SERVER_PORT": str(port),
             "PORT": str(port),
@@ -304,9 +304,8 @@ class Supervisor:
 
     def _print_output(self, stream: str, text: str) -> None:
         """Print output of the app, and keep its lines for the page."""
-        port = self.app.port if self.app is not None else None
-        if port is not None:
-            # Servers print their own address. Only the public one survives a restart.
+        # Servers print their own address. Only the public one survives a restart.
+        for port in (self._script_port, self.app.port if self.app is not None else None):
             text = text.replace(f"http://127.0.0.1:{port}", self.url)
         terminal = sys.stderr if stream == "stderr" else sys.stdout
         terminal.write(text)

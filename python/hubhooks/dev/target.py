@@ -150,7 +150,8 @@ def import_without_cache(folder: Path) -> None:
 
     def find(path: str) -> FileFinder:
         resolved = Path(path or ".").resolve()
-        if not resolved.is_relative_to(whole) or not _INSTALLED.isdisjoint(resolved.parts):
+        is_own = resolved.is_relative_to(whole) and _INSTALLED.isdisjoint(resolved.parts)
+        if not (is_own and resolved.is_dir()):
             raise ImportError(path)
         return FileFinder(path or ".", *loaders)
 
