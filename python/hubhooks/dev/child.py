@@ -87,7 +87,7 @@ class _App:
         self.link = link
         self.target = target
         self.served: Any = None
-        self.stop: Callable[[], None] = _exit_now
+        self.stop: Callable[[], None] = _exit
         self.is_reported = False
 
     def webhooks(self) -> list[tuple[str, Webhooks]]:
@@ -355,7 +355,7 @@ def _run_script(app: _App, path: Path, port: int) -> None:
         for hooks in _all_webhooks():
             with suppress(Exception):
                 asyncio.run(parts_of(hooks)[0].drain(DRAIN_SECONDS))
-        _exit_now()
+        _exit()
 
     app.stop = stop
     sys.path[0] = str(path.parent)
@@ -390,12 +390,12 @@ def _launched_port() -> int | None:
     return None
 
 
-def _exit_now() -> None:
+def _exit(code: int = 0) -> None:
     with suppress(Exception):
         sys.stdout.flush()
         sys.stderr.flush()
     # Threads of the user, and an import that hangs, must not keep the process.
-    os._exit(0)
+    os._exit(code)
 
 
 def main() -> None:
@@ -423,19 +423,13 @@ def main() -> None:
     except ConfigError as error:
         app.report_broken(_failure_of(error))
         print(f"hubhooks dev: {error}", file=sys.stderr)  # noqa: T201 - for the terminal
-        _exit_broken()
+        _exit(1)
     except BaseException as error:  # noqa: BLE001 - the app may raise anything
         failure = _failure_of(error)
         app.report_broken(failure)
         print(failure.traceback.rstrip("\n"), file=sys.stderr)  # noqa: T201 - for the terminal
-        _exit_broken()
-    _exit_now()
-
-
-def _exit_broken() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)
+        _exit(1)
+    _exit()
 
 
 if __name__ == "__main__":
