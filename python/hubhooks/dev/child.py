@@ -420,14 +420,13 @@ def main() -> None:
         else:
             app.served = import_app(target)
             _serve(app)
-    except ConfigError as error:
-        app.report_broken(_failure_of(error))
-        print(f"hubhooks dev: {error}", file=sys.stderr)  # noqa: T201 - for the terminal
-        _exit(1)
     except BaseException as error:  # noqa: BLE001 - the app may raise anything
         failure = _failure_of(error)
         app.report_broken(failure)
-        print(failure.traceback.rstrip("\n"), file=sys.stderr)  # noqa: T201 - for the terminal
+        # A wrong target has no place in the app's code: the message says everything.
+        is_target_wrong = isinstance(error, ConfigError) and not failure.file
+        text = f"hubhooks dev: {error}" if is_target_wrong else failure.traceback.rstrip("\n")
+        print(text, file=sys.stderr)  # noqa: T201 - for the terminal
         _exit(1)
     _exit()
 

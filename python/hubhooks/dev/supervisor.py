@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from hubhooks._http.types import Receive, Scope, Send
     from hubhooks.dev.folder import KeptSecrets
     from hubhooks.dev.link import SupervisorLink
+    from hubhooks.dev.watch import Snapshot
 
 __all__ = ["PREFIX", "Options", "Supervisor", "run"]
 
@@ -59,6 +60,7 @@ _TUNNELS = {
     "ngrok": "ngrok http {url}",
 }
 _CLOSE_SECONDS = 1
+_POLL_SECONDS = 1.0
 _BACKLOG = 2048
 
 
@@ -134,11 +136,10 @@ class Supervisor:
     async def _run_once(self) -> None:
         self._start_time = time.monotonic()
         self._wanted.clear()
-        app = self.app = AppProcess(
-            self._folder,
-            take_snapshot(self._folder) if self.options.reload else {},
-            self._print_output,
-        )
+        snapshot: Snapshot = {}
+        if self.options.reload:
+            snapshot = await asyncio.to_thread(take_snapshot, self._folder)
+        app = self.app = AppProcess(self._folder, snapshot, self._print_output)
         port = self._script_port = _free_port()
         config = {
             "target": self.options.target,
@@ -214,7 +215,14 @@ class Supervisor:
 
     async def watch(self) -> None:
         """Start the app again after each change of a watched file."""
-        async for _ in wait_for_changes(self._folder):
+        try:
+            async for _ in wait_for_changes(self._folder):
+                await self._restart_if_changed()
+        except (OSError, RuntimeError) as error:
+            # For example, the folder has more subfolders than the system can watch.
+            print_error(f"cannot watch `{self._folder}`, so it is read every second: {error}")
+        while True:
+            await asyncio.sleep(_POLL_SECONDS)
             await self._restart_if_changed()
 
     async def _restart_if_changed(self) -> bool:
