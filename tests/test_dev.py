@@ -20,7 +20,6 @@ from servers import PATIENCE, ROOT, started, wait_until
 
 from hubhooks._samples import compact, sample_json
 from hubhooks._store.sqlite import SqliteStore
-from hubhooks.dev import guard
 from hubhooks.dev.folder import keep_secrets, read_kept
 from hubhooks.dev.target import check_target, launches
 from hubhooks.dev.watch import take_snapshot
@@ -290,6 +289,10 @@ def test_app_that_is_broken_from_the_start(tmp_path: Path) -> None:
         begun = time.monotonic()
         response = running.deliver("d1")
         assert (response.status_code, set(response.json())) == (503, {"reason"})
+        # The app made no store yet.
+        listed = running.api("deliveries")
+        assert listed.status_code == 503
+        assert "cannot be opened" in listed.json()["reason"]
         assert 5 < time.monotonic() - begun < 12
         running.write(app(1))
         running.wait_for_state("running")
@@ -409,18 +412,6 @@ def test_api_needs_the_token_and_a_local_host(tmp_path: Path) -> None:
             assert response.headers["cache-control"] == "no-store"
 
 
-def test_host_names() -> None:
-    def scope(**headers: str) -> dict[str, Any]:
-        return {"headers": [(name.encode(), text.encode()) for name, text in headers.items()]}
-
-    for host in ("localhost", "127.0.0.1:8000", "[::1]:8000", "LOCALHOST:1"):
-        assert guard.check_origin(scope(host=host), local_only=True) is None
-    for host in ("", "example.com", "localhost.example.com", "127.0.0.1.example.com", "[::1"):
-        rejection = guard.check_origin(scope(host=host), local_only=True)
-        assert rejection is not None
-        assert rejection[0] == 421
-
-
 def test_send_from_the_page(tmp_path: Path) -> None:
     with dev(tmp_path, app(1)) as running:
         body = sample_json("repo.content.update")
@@ -445,7 +436,7 @@ def test_replay_that_is_not_possible(tmp_path: Path) -> None:
         running.server.post("/", other, secret=running.secret, headers=headers)
         assert running.api("deliveries/d1/replay", "POST").status_code == 409
         chosen = running.api("deliveries/d1/replay", "POST", json={"handlers": ["retrain"]})
-        assert chosen.status_code == 202
+        assert chosen.status_code == 409
 
 
 def test_handlers_and_explain(tmp_path: Path) -> None:
@@ -456,7 +447,8 @@ def test_handlers_and_explain(tmp_path: Path) -> None:
         assert explained["event"] == "repo.content update"
         assert explained["handlers"][0]["matches"]
         malformed = running.api("explain", "POST", content=b"{")
-        assert (malformed.status_code, set(malformed.json())) == (422, {"reason", "path"})
+        assert malformed.status_code == 422
+        assert {"reason", "path"} <= set(malformed.json())
 
 
 def test_browser_is_sent_to_the_page(tmp_path: Path) -> None:

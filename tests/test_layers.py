@@ -43,8 +43,8 @@ LAYERS: list[set[str]] = [
 # `import hubhooks` loads.
 LAZY = {
     "webhooks": {
-        "admin", "admin.access", "admin.gradio_tab", "admin.http_api", "admin.queries", "fastapi",
-        "gradio", "job",
+        "admin", "admin.access", "admin.app", "admin.gradio_tab", "admin.http_api",
+        "admin.queries", "fastapi", "gradio", "job",
     }
 }  # fmt: skip
 

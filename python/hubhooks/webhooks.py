@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from hubhooks._store.connection import Synchronous
     from hubhooks._worker.leadership import Lock
     from hubhooks._worker.service import HandlerLoop
+    from hubhooks.admin.app import AdminApp
     from hubhooks.admin.queries import Activity
     from hubhooks.routing import Strings
 
@@ -518,6 +519,20 @@ class Webhooks(Router):
         return await http_api.serve(
             lambda: self._activity, self._webhook_app.not_ready_reason, scope, receive, send
         )
+
+    @cached_property
+    def admin(self) -> AdminApp:
+        """An ASGI app for the owner: a page with the deliveries, and their JSON below `api/`.
+
+        Mount it in an app of any framework: `app.mount("/hubhooks", hooks.admin)`. It is closed
+        unless the environment variable HUBHOOKS_ADMIN_TOKEN is set.
+        """
+        from hubhooks.admin.app import AdminApp, AppSource  # noqa: PLC0415 - only viewing needs it
+
+        async def not_ready_reason() -> str:
+            return await self._webhook_app.not_ready_reason()
+
+        return AdminApp(AppSource(self, lambda: self._activity, not_ready_reason))
 
     @cached_property
     def _activity(self) -> Activity:

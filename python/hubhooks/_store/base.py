@@ -44,9 +44,13 @@ __all__ = [
     "NO_GROUPS",
     "AcceptResult",
     "Backlog",
+    "ChangeWatch",
+    "Changes",
     "DeliveryStore",
+    "Found",
     "Leader",
     "Prunable",
+    "RunCount",
     "decide_redelivery",
     "handler_names",
     "log_fields",
@@ -92,6 +96,53 @@ class Backlog(NamedTuple):
     """Their number by handler, retries included."""
     startable_since: datetime | None
     """Since when the oldest of them can start; None if none can yet."""
+
+
+class Found(NamedTuple):
+    """The result of a search."""
+
+    deliveries: list[Delivery]
+    """One page, the newest first."""
+    total: int | None
+    """The number of deliveries on all pages; None if counting takes too long."""
+
+
+class RunCount(NamedTuple):
+    """The runs of a handler in one state."""
+
+    handler: str
+    state: State
+    number: int
+    last_id: str | None
+    """The delivery of the last ended run; None if these runs have not ended."""
+    last_at: datetime | None
+    """When it ended."""
+
+
+class Changes(NamedTuple):
+    """The differences between two looks at a store."""
+
+    deliveries: list[Delivery]
+    """New and changed deliveries, the oldest first, without their bodies."""
+    has_new_counts: bool
+    """True if the numbers of the store may be others."""
+    is_complete: bool = True
+    """False if too many deliveries changed, or another store is at the path."""
+
+
+class ChangeWatch(Protocol):
+    """Looks at a store again and again; see `StoreWatch`."""
+
+    last_seq: int
+    """The number of the newest delivery at the last look."""
+
+    def start(self, after: int | None = None) -> Changes:
+        """Look for the first time; return the deliveries after an earlier `last_seq`."""
+        ...
+
+    def look(self) -> Changes:
+        """Return what changed since the last look."""
+        ...
 
 
 class Prunable(NamedTuple):
@@ -428,6 +479,34 @@ class DeliveryStore(Protocol):
             before: only those older than the one with this id: the next page.
             limit: how many at most.
         """
+        ...
+
+    def deliveries(self, delivery_ids: Iterable[str]) -> builtins.list[Delivery]:
+        """Return the known ones of these deliveries, all of one moment, without their bodies."""
+        ...
+
+    def search(  # noqa: PLR0913 - criteria, each optional
+        self,
+        *,
+        words: Sequence[str] = (),
+        state: str | None = None,
+        scope: str | None = None,
+        repo: str | None = None,
+        handler: str | None = None,
+        event: str | None = None,
+        since: datetime | None = None,
+        before: str | None = None,
+        limit: int = 50,
+    ) -> Found:
+        """List deliveries with some words, the newest first; see `StoreReader`."""
+        ...
+
+    def count_runs(self) -> builtins.list[RunCount]:
+        """Count the runs by handler and state."""
+        ...
+
+    def watch(self) -> ChangeWatch:
+        """Return an object that finds changed deliveries, in any thread."""
         ...
 
     def stats(self) -> Stats:

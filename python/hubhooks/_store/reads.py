@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import sqlite3
+import time
 from typing import TYPE_CHECKING
 
 from hubhooks._store import clock, schema
-from hubhooks._store.base import Backlog
+from hubhooks._store.base import Backlog, Found, RunCount
 from hubhooks._store.processes import read_leader
 from hubhooks._store.rows import (
     OLDER_THAN,
@@ -14,14 +16,16 @@ from hubhooks._store.rows import (
     find_delivery,
     read_body,
     read_page,
+    read_where,
     to_datetime,
     to_timestamp,
 )
+from hubhooks._store.watch import StoreWatch
 from hubhooks.models import State, Stats
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Container, Iterable, Iterator
+    from collections.abc import Container, Iterable, Iterator, Sequence
     from datetime import datetime
 
     from hubhooks._store.base import Leader
@@ -33,6 +37,11 @@ __all__ = ["StoreReader"]
 # `every` reads so many deliveries at a time.
 _PAGE_ROWS = 500
 _LAST_CHARACTER = chr(0x10FFFF)
+# A count that takes longer is given up. It is measured after so many steps of SQLite.
+_COUNT_SECONDS = 1.0
+_COUNT_STEPS = 100_000
+# `%` and `_` are wildcards of LIKE.
+_LIKE_ESCAPES = str.maketrans({character: f"\\{character}" for character in "\\%_"})
 
 
 class StoreReader:
@@ -96,6 +105,67 @@ class StoreReader:
         with self._db.open_connection() as connection:
             return read_page(connection.execute, criteria, limit)
 
+    def search(  # noqa: PLR0913 - criteria, each optional
+        self,
+        *,
+        words: Sequence[str] = (),
+        state: str | None = None,
+        scope: str | None = None,
+        repo: str | None = None,
+        handler: str | None = None,
+        event: str | None = None,
+        since: datetime | None = None,
+        before: str | None = None,
+        limit: int = 50,
+    ) -> Found:
+        """List deliveries with some words, the newest first, without their bodies.
+
+        Args:
+            words: texts without spaces. Each must be in the id, the state, the event, the
+                repository, the reason, or a run's handler or error. Case is ignored.
+            state: only those in this state.
+            scope: only those of this scope.
+            repo: only those of this repository.
+            handler: only those with a run of this handler.
+            event: only those of this scope, or of this `scope.action`.
+            since: only those received then or later.
+            before: only those older than the one with this id: the next page.
+            limit: how many at most.
+        """
+        patterns = [f"%{word.translate(_LIKE_ESCAPES)}%" for word in words]
+        conditions: list[tuple[str, Sequence[object]]] = [
+            (sql, (value,))
+            for sql, value in (
+                ("state = ?", state),
+                ("scope = ?", scope),
+                ("repo = ?", repo),
+                (SINCE, to_timestamp(since)),
+                (schema.HAS_HANDLER, handler),
+                *((schema.HAS_TEXT, pattern) for pattern in patterns),
+            )
+            if value is not None
+        ]
+        if event is not None:
+            parent, _, action = event.rpartition(".")
+            conditions.append((schema.HAS_EVENT, (event, parent, action)))
+        page = [*conditions, (OLDER_THAN, (before,))] if before is not None else conditions
+        with self._db.open_connection() as connection:
+            deliveries = read_where(connection.execute, page, limit)
+            return Found(deliveries, _count_where(connection, conditions))
+
+    def count_runs(self) -> builtins.list[RunCount]:
+        """Count the runs by handler and state."""
+        with self._db.open_connection() as connection:
+            rows = connection.execute(schema.COUNT_RUNS).fetchall()
+        return [
+            RunCount(handler, State(state), count, last, None if at is None else to_datetime(at))
+            for handler, state, count, at, last in rows
+        ]
+
+    def watch(self) -> StoreWatch:
+        """Return an object that finds changed deliveries."""
+        return StoreWatch(self._db)
+
     def every(
         self, *, state: str | None = None, since: datetime | None = None
     ) -> Iterator[Delivery]:
@@ -155,3 +225,22 @@ class StoreReader:
         if known is None:
             return {}
         return {name: count for name, count in waiting.items() if name not in known}
+
+
+def _count_where(
+    connection: sqlite3.Connection, conditions: Sequence[tuple[str, Sequence[object]]]
+) -> int | None:
+    """Count the deliveries for which all conditions hold; None if that takes too long."""
+    where = " AND ".join(sql for sql, _ in conditions) or "true"
+    values = [value for _, values in conditions for value in values]
+    deadline = time.monotonic() + _COUNT_SECONDS
+    connection.set_progress_handler(lambda: time.monotonic() > deadline, _COUNT_STEPS)
+    try:
+        row = connection.execute(f"{schema.COUNT_DELIVERIES} WHERE {where}", values).fetchone()
+    except sqlite3.OperationalError:
+        if time.monotonic() > deadline:
+            return None
+        raise
+    finally:
+        connection.set_progress_handler(None, 0)
+    return int(row[0])

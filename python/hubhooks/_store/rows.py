@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     Execute: TypeAlias = Callable[[str, Sequence[object]], sqlite3.Cursor]
 
 __all__ = [
-    "OLDER_THAN", "SINCE", "end_waiting_run", "find_delivery", "read_body", "read_page",
-    "to_datetime", "to_timestamp", "truncate",
+    "OLDER_THAN", "SINCE", "end_waiting_run", "find_delivery", "read_body", "read_by_seq",
+    "read_page", "read_where", "to_datetime", "to_timestamp", "truncate",
 ]  # fmt: skip
 
 # Two criteria of `read_page`.
@@ -40,13 +40,35 @@ def read_page(execute: Execute, criteria: Mapping[str, object], limit: int) -> l
         criteria: SQL with one parameter each, and its value; None for no criterion.
         limit: how many at most.
     """
-    given = {sql: value for sql, value in criteria.items() if value is not None}
-    since = given.get(SINCE)
+    given = [(sql, (value,)) for sql, value in criteria.items() if value is not None]
+    return read_where(execute, given, limit)
+
+
+def read_where(
+    execute: Execute, conditions: Sequence[tuple[str, Sequence[object]]], limit: int
+) -> list[Delivery]:
+    """Read deliveries without their bodies and attempts, the newest first.
+
+    Args:
+        execute: executes a statement.
+        conditions: SQL with its parameters. All of them hold for each delivery.
+        limit: how many at most.
+    """
+    since = next((values for sql, values in conditions if sql == SINCE), None)
     # If few are that recent, sorting them is faster than walking by `seq` to a full page.
-    is_few = since is not None and execute(schema.COUNT_RECENT, (since, _FEW)).fetchone() < (_FEW,)
+    is_few = since is not None and execute(schema.COUNT_RECENT, (*since, _FEW)).fetchone() < (_FEW,)
     order = "+seq" if is_few else "seq"
-    end = f"WHERE {' AND '.join(given) or 'true'} ORDER BY {order} DESC LIMIT ?"
-    return _read_deliveries(execute, end, (*given.values(), limit))
+    where = " AND ".join(sql for sql, _ in conditions) or "true"
+    values = [value for _, values in conditions for value in values]
+    return _read_deliveries(
+        execute, f"WHERE {where} ORDER BY {order} DESC LIMIT ?", (*values, limit)
+    )
+
+
+def read_by_seq(execute: Execute, seqs: Sequence[int]) -> list[Delivery]:
+    """Read deliveries without their bodies and attempts, the oldest first."""
+    end = f"WHERE seq IN ({', '.join('?' * len(seqs))}) ORDER BY seq"
+    return _read_deliveries(execute, end, seqs)
 
 
 def find_delivery(execute: Execute, delivery_id: str) -> Delivery | None:

@@ -172,6 +172,15 @@ SELECT_DELIVERIES = """
 SELECT_BODY = "SELECT body FROM bodies JOIN deliveries USING (seq) WHERE id = ?"
 HAS_BODY = "SELECT 1 FROM bodies JOIN deliveries USING (seq) WHERE id = ?"
 SELECT_IDS = "SELECT id FROM deliveries WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"
+# Deliveries with a text in one of these fields. A text without spaces is never in two of them.
+HAS_TEXT = """
+    id || ' ' || state || ' ' || scope || '.' || action || ' ' || ifnull(repo, '') || ' ' || reason
+    || ' ' || ifnull((SELECT group_concat(handler || ' ' || error, ' ') FROM runs
+        WHERE runs.seq = deliveries.seq), '') LIKE ? ESCAPE '\\'
+"""
+HAS_EVENT = "(scope = ? OR scope = ? AND action = ?)"
+HAS_HANDLER = "? IN (SELECT handler FROM runs WHERE runs.seq = deliveries.seq)"
+COUNT_DELIVERIES = "SELECT count(*) FROM deliveries"
 COUNT_RECENT = """
     SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE received_at >= ? LIMIT ?)
 """
@@ -331,6 +340,15 @@ SELECT_ATTEMPTS = """
         FROM open_runs WHERE seq = ?1 AND state IN ('running', 'stuck'))
     LEFT JOIN processes ON processes.id = process ORDER BY handler, attempt
 """
+# A state of a run, the number of such runs, and the last ended one of them.
+COUNT_RUNS = """
+    WITH counts (handler, state, runs, ended_at, seq) AS (
+        SELECT handler, state, count(*), max(finished_at), seq
+        FROM attempts WHERE position IS NOT NULL GROUP BY handler, state
+        UNION ALL
+        SELECT handler, state, count(*), NULL, NULL FROM open_runs GROUP BY handler, state)
+    SELECT handler, counts.state, runs, ended_at, id FROM counts LEFT JOIN deliveries USING (seq)
+"""
 DELETE_OPEN_RUNS = "DELETE FROM open_runs WHERE seq = ?"
 DELETE_ATTEMPTS = "DELETE FROM attempts WHERE seq = ?"
 DELETE_GROUPS = "DELETE FROM run_groups WHERE seq = ?"
@@ -381,6 +399,28 @@ COUNT_REJECTIONS = """
     ON CONFLICT (minute, reason) DO UPDATE SET count = count + excluded.count
 """
 SUM_REJECTIONS = "SELECT reason, sum(count) FROM rejections GROUP BY reason"
+
+# ---- changes ------------------------------------------------------------------------------------
+
+# It differs after a rejected request, and after pruning.
+SELECT_COUNTS_VERSION = f"""
+    SELECT {_LAST_SEQ}, body_bytes, (SELECT min(seq) FROM deliveries),
+        (SELECT minute || ' ' || sum(count) FROM rejections GROUP BY minute
+            ORDER BY minute DESC LIMIT 1)
+    FROM log
+"""  # noqa: S608 - constants
+SELECT_RECENT_STATES = """
+    SELECT seq, state, is_acknowledged, duplicates FROM deliveries ORDER BY seq DESC LIMIT ?
+"""
+# Runs start from the oldest on. A new delivery can start before them if its handler is free.
+SELECT_OPEN_RUNS = """
+    SELECT * FROM (SELECT seq, handler, state, attempts, due_at FROM open_runs
+        ORDER BY seq LIMIT ?1)
+    UNION SELECT * FROM (SELECT seq, handler, state, attempts, due_at FROM open_runs
+        ORDER BY seq DESC LIMIT ?1)
+    UNION SELECT * FROM (SELECT seq, handler, state, attempts, due_at FROM open_runs
+        WHERE state <> 'queued' LIMIT ?1)
+"""
 
 # ---- pruning ------------------------------------------------------------------------------------
 

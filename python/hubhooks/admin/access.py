@@ -17,12 +17,15 @@ from hubhooks._logging import get_logger
 from hubhooks.errors import ConfigError, SecretMismatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
     from typing import TypeAlias
 
     TokenCheck: TypeAlias = Literal["right", "wrong", "busy", "off"]
 
-__all__ = ["TOKEN_VARIABLE", "AdminSessions", "AdminTokenGuard", "is_cross_site", "is_space_owner"]
+__all__ = [
+    "TOKEN_VARIABLE", "AdminSessions", "AdminTokenGuard", "is_cross_site", "is_from_other_origin",
+    "is_space_owner",
+]  # fmt: skip
 
 _logger = get_logger()
 
@@ -53,6 +56,7 @@ class AdminTokenGuard:
         webhook_secret: returns the verifier of the webhook's secret. The token must differ from it.
         clock: returns seconds.
         sleep: waits for a number of seconds.
+        token: the admin token; by default the environment variable HUBHOOKS_ADMIN_TOKEN.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class AdminTokenGuard:
         webhook_secret: Callable[[], Verifier | None],
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        token: str | None = None,
     ) -> None:
         self.wrong: Counter[int] = Counter()
         """The number of wrong tokens in each of the last minutes."""
@@ -67,7 +72,7 @@ class AdminTokenGuard:
         self._clock = clock
         self._sleep = sleep
         self._waiting = 0
-        self._verifier: Verifier | None = None
+        self._verifier = None if token is None else _verifier_of(token, webhook_secret())
         self._has_warned = False
         # Several event loops may check tokens at once.
         self._lock = threading.Lock()
@@ -255,8 +260,17 @@ def is_cross_site(headers: Mapping[str, str]) -> bool:
     Args:
         headers: the headers of the request; a repeated header is an item of its own.
     """
+    return is_from_other_origin(headers.items())
+
+
+def is_from_other_origin(headers: Iterable[tuple[str, str]]) -> bool:
+    """True if a page of another origin made the request; see `is_cross_site`.
+
+    Args:
+        headers: the names and values of the headers.
+    """
     values: dict[str, str] = {}
-    for name, value in headers.items():
+    for name, value in headers:
         # No browser repeats these headers.
         if (key := name.lower()) in _ORIGIN_HEADERS and values.setdefault(key, value) != value:
             return True

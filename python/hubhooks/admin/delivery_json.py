@@ -8,25 +8,30 @@ from typing import TYPE_CHECKING, Any, cast
 
 from hubhooks._core import HubEvent
 from hubhooks.errors import PayloadError
+from hubhooks.models import shorten
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from hubhooks.models import Delivery, Run
+    from hubhooks.models import Attempt, Delivery, Run
 
 __all__ = [
     "LONGEST_BODY",
+    "attempt_json",
     "body_of",
     "delivery_json",
     "event_of",
     "iso",
     "json_safe",
+    "row_json",
     "run_json",
     "too_long",
 ]  # fmt: skip
 
 # To read and write a body as JSON takes a hundred times its size in memory, and stops all threads.
 LONGEST_BODY = 1024 * 1024
+# Of the texts in a list. A page has up to 500 deliveries with any number of runs.
+_LONGEST_IN_ROW = 500
 _DEEPEST_SHOWN = 64
 _WRITTEN_IN = 64
 # JavaScript rounds whole numbers beyond.
@@ -64,6 +69,15 @@ def delivery_json(delivery: Delivery, *, is_whole: bool = False) -> dict[str, An
         body = body_of(delivery)
         made["body"] = body if _can_be_written(body) else json_safe(body)
     return made
+
+
+def row_json(delivery: Delivery) -> dict[str, Any]:
+    """Give a delivery as JSON for a long list, with short texts."""
+    row = delivery_json(delivery)
+    row["reason"] = shorten(row["reason"], _LONGEST_IN_ROW)
+    for run in row["runs"]:
+        run["error"] = shorten(run["error"], _LONGEST_IN_ROW)
+    return row
 
 
 def too_long(delivery: Delivery) -> str:
@@ -104,21 +118,23 @@ def run_json(run: Run, *, is_whole: bool = False) -> dict[str, Any]:
 
 
 def _history_json(run: Run) -> list[dict[str, Any]]:
-    return [
-        {
-            "attempt": attempt.number,
-            "state": attempt.state,
-            "started_at": iso(attempt.started_at),
-            "finished_at": iso(attempt.finished_at),
-            "error": attempt.error,
-            "traceback": attempt.traceback,
-            "output": attempt.output,
-            "result": attempt.result,
-            "pid": attempt.pid,
-            "code": attempt.code,
-        }
-        for attempt in run.history
-    ]
+    return [attempt_json(attempt) for attempt in run.history]
+
+
+def attempt_json(attempt: Attempt) -> dict[str, Any]:
+    """Give an attempt as JSON."""
+    return {
+        "attempt": attempt.number,
+        "state": attempt.state,
+        "started_at": iso(attempt.started_at),
+        "finished_at": iso(attempt.finished_at),
+        "error": attempt.error,
+        "traceback": attempt.traceback,
+        "output": attempt.output,
+        "result": attempt.result,
+        "pid": attempt.pid,
+        "code": attempt.code,
+    }
 
 
 def iso(when: datetime | None) -> str | None:

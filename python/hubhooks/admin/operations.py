@@ -6,6 +6,7 @@ import asyncio
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hubhooks._core import __version__
 from hubhooks.admin.delivery_json import iso
 from hubhooks.admin.queries import STATES
 from hubhooks.errors import StoreError
@@ -16,12 +17,15 @@ if TYPE_CHECKING:
 
     from hubhooks._store.base import Backlog
     from hubhooks.admin.queries import Activity, LeaderState
+    from hubhooks.models import Stats
 
     # The labels of a sample, and its value.
     Sample: TypeAlias = tuple[Mapping[str, object], float]
 
-__all__ = ["CONTENT_TYPE", "Health", "check", "metrics", "readiness"]
+__all__ = ["CONTENT_TYPE", "Health", "check", "metrics", "readiness", "stats_json"]
 
+# The name of a store in memory.
+IN_MEMORY = ":memory:"
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 _NO_LEADER = "the delivery store has no living leader, so no handler runs"
 # Only these have a meaning in a label's value.
@@ -87,6 +91,18 @@ def readiness(health: Health) -> dict[str, Any]:
         "leader": leader and {**leader._asdict(), "since": iso(leader.since)},
         "waiting_runs": None if backlog is None else sum(backlog.runs.values()),
         "oldest_queued_run_seconds": health.oldest_seconds,
+    }
+
+
+def stats_json(activity: Activity, stats: Stats) -> dict[str, Any]:
+    """Give the numbers of a store as JSON."""
+    return {
+        "states": {state: stats.states.get(state, 0) for state in STATES},
+        "rejections": activity.rejections(stats),
+        "body_bytes": stats.body_bytes,
+        "unfinished_since": iso(stats.unfinished_since),
+        "store": activity.store.path or IN_MEMORY,
+        "version": __version__,
     }
 
 

@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from hubhooks._core import HubEvent, Verifier
-    from hubhooks._store.base import Backlog, DeliveryStore
+    from hubhooks._store.base import Backlog, DeliveryStore, RunCount
     from hubhooks.models import Delivery, Stats
     from hubhooks.routing import Router
 
 __all__ = [
-    "STATES", "Activity", "Details", "LeaderState", "Links", "Overview", "Page", "Replayed", "Row",
+    "NOT_FINISHED", "STATES", "Activity", "Details", "LeaderState", "Links", "Overview", "Page",
+    "Replayed", "Row", "choose_replay", "make_details",
 ]  # fmt: skip
 
 # The states that need attention come first.
@@ -54,6 +55,9 @@ _LONGEST_NAME = 256
 _FOLDERS = {"model": "", "dataset": "datasets/", "space": "spaces/", "bucket": "buckets/"}
 _NAME_PART = re.compile(r"[A-Za-z0-9_.-]{1,96}")
 _MAX_NAME_PARTS = 2
+
+NOT_FINISHED = "its handlers have not finished yet"
+"""Why a Replay is blocked."""
 
 T = TypeVar("T")
 
@@ -149,6 +153,7 @@ class Activity:
         router: the registered handlers.
         webhook_secret: returns the verifier of the webhook's secret.
         wake: notifies the runner that runs are ready.
+        guard: checks the admin token; by default that of the environment.
     """
 
     def __init__(
@@ -157,8 +162,9 @@ class Activity:
         router: Router,
         webhook_secret: Callable[[], Verifier | None],
         wake: Callable[[], object],
+        guard: AdminTokenGuard | None = None,
     ) -> None:
-        self.guard = AdminTokenGuard(webhook_secret)
+        self.guard = guard or AdminTokenGuard(webhook_secret)
         self.sessions = AdminSessions()
         self._store = store
         self._router = router
@@ -194,13 +200,17 @@ class Activity:
         """
         return self._cached("stats", self._store.stats)
 
-    def rejections(self) -> dict[str, int]:
+    def rejections(self, stats: Stats | None = None) -> dict[str, int]:
         """Count the rejected requests, by reason.
+
+        Args:
+            stats: the numbers of the store; by default those of `stats()`.
 
         Raises:
             StoreError: the store cannot be read now.
         """
-        rejections = {reason: count for reason, count in self.stats().rejections.items() if count}
+        stats = stats or self.stats()
+        rejections = {reason: count for reason, count in stats.rejections.items() if count}
         if wrong := sum(self.guard.wrong.values()):
             rejections["admin token wrong"] = wrong
         return rejections
@@ -247,6 +257,14 @@ class Activity:
             "unknown handlers", lambda: self._store.unknown_handlers(self._router.handler_names)
         )
 
+    def run_counts(self) -> list[RunCount]:
+        """Count the runs by handler and state.
+
+        Raises:
+            StoreError: the store cannot be read now.
+        """
+        return self._cached("run counts", self._store.count_runs)
+
     def page(
         self,
         state: str | None = None,
@@ -285,21 +303,11 @@ class Activity:
         if delivery is None:
             return None
         event = event_of(delivery)
-        matched = [run.handler for run in delivery.runs]
-        explanations: tuple[str, ...] = ()
-        if event is not None:
-            match = self._router.find_match(event)
-            explanations = tuple(match.explain(event))
-            matched += [handler.name for handler in match.handlers]
-        names = tuple(dict.fromkeys(matched))
-        return Details(
-            delivery,
-            _links_of(event),
-            _payload_of(delivery),
-            explanations,
-            names,
-            _replay_blocked_reason(delivery, names),
-        )
+        if event is None:
+            return make_details(delivery, None)
+        match = self._router.find_match(event)
+        names = [handler.name for handler in match.handlers]
+        return make_details(delivery, event, match.explain(event), names)
 
     async def replay(self, delivery_id: str, handlers: Sequence[str] = ()) -> Replayed:
         """Run handlers again. Call it on the server's loop: only that loop writes to the store.
@@ -321,18 +329,12 @@ class Activity:
             await asyncio.sleep(pause)
 
     def _replay(self, delivery_id: str, handlers: Sequence[str]) -> Replayed:
-        details = self.details(delivery_id)
-        if details is None:
-            return Replayed((), "there is no such delivery")
-        if details.replay_blocked_reason:
-            return Replayed((), details.replay_blocked_reason)
-        for name in handlers:
-            if name not in details.handlers:
-                return Replayed((), f"`{name}` does not match this delivery")
-        matched = tuple(run.handler for run in details.delivery.runs)
-        names = self._store.replay(delivery_id, tuple(handlers) or matched or details.handlers)
+        chosen = choose_replay(self.details(delivery_id), handlers)
+        if chosen.blocked_reason:
+            return chosen
+        names = self._store.replay(delivery_id, chosen.handlers)
         if not names:
-            return Replayed((), "its handlers have not finished yet")
+            return Replayed((), NOT_FINISHED)
         self._wake()
         return Replayed(names)
 
@@ -427,6 +429,49 @@ class Activity:
         return cast("T", value)
 
 
+def choose_replay(details: Details | None, handlers: Sequence[str]) -> Replayed:
+    """Decide which handlers a Replay runs again.
+
+    Args:
+        details: the delivery; None if there is none.
+        handlers: the names of the handlers; by default all that Replay can run.
+    """
+    if details is None:
+        return Replayed((), "there is no such delivery")
+    if details.replay_blocked_reason:
+        return Replayed((), details.replay_blocked_reason)
+    for name in handlers:
+        if name not in details.handlers:
+            return Replayed((), f"`{name}` does not match this delivery")
+    matched = tuple(run.handler for run in details.delivery.runs)
+    return Replayed(tuple(handlers) or matched or details.handlers)
+
+
+def make_details(
+    delivery: Delivery,
+    event: HubEvent | None,
+    explanations: Sequence[str] = (),
+    matching: Sequence[str] = (),
+) -> Details:
+    """Describe a delivery.
+
+    Args:
+        delivery: the delivery.
+        event: its event; None if its body is malformed or dropped.
+        explanations: why each handler matches, or why not.
+        matching: the names of the handlers that match now.
+    """
+    names = tuple(dict.fromkeys([*(run.handler for run in delivery.runs), *matching]))
+    return Details(
+        delivery,
+        _links_of(event),
+        _payload_of(delivery),
+        tuple(explanations),
+        names,
+        _replay_blocked_reason(delivery, names),
+    )
+
+
 class _Facts(NamedTuple):
     """Facts about the repository of a delivery, read from its body."""
 
@@ -471,7 +516,7 @@ def _is_repo_name(name: str) -> bool:
 
 def _replay_blocked_reason(delivery: Delivery, names: Sequence[str]) -> str:
     if delivery.is_open:
-        return "its handlers have not finished yet"
+        return NOT_FINISHED
     if delivery.body is None:
         return "its body was deleted to free space"
     return "" if names else "no handler matches it"

@@ -28,17 +28,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import uvicorn
 import uvicorn.config
 
-from hubhooks._core import HubEvent
 from hubhooks._worker import recording
+from hubhooks.admin.handlers_json import explain_json, handlers_json
 from hubhooks.dev.link import AppLink
 from hubhooks.dev.target import import_app, import_without_cache, is_script, launches
-from hubhooks.errors import ConfigError, PayloadError, StoreError
+from hubhooks.errors import ConfigError, StoreError
 from hubhooks.webhooks import Webhooks, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from hubhooks.handlers import Handler
 
 __all__ = ["DRAIN_SECONDS", "main"]
 
@@ -124,7 +123,7 @@ class _App:
                 "port": port,
                 "paths": [path for path, _ in self.webhooks()],
                 "store": next((hooks.store.path for hooks in found), None),
-                "handlers": [_handler_json(each) for hooks in found for each in hooks.handlers],
+                "handlers": _handlers_json(found),
             }
         )
 
@@ -153,51 +152,21 @@ class _App:
 
 def _explain(found: Sequence[Webhooks], body: bytes) -> dict[str, Any]:
     """Say for each handler whether it matches a body. It runs only `when=`."""
-    try:
-        event = HubEvent.from_json(body)
-    except PayloadError as error:
-        return {"reason": str(error), "path": getattr(error, "path", "")}
-    handlers: list[dict[str, Any]] = []
-    ignored = ""
-    for hooks in found:
-        match = hooks.find_match(event)
-        ignored = ignored or match.ignored
-        names = {handler.name for handler in match.handlers}
-        texts = match.explain(event)
-        handlers += [
-            {"name": handler.name, "matches": handler.name in names, "text": text}
-            for handler, text in zip(hooks.handlers, texts, strict=False)
-        ]
+    explained = [explain_json(hooks, body) for hooks in found]
     return {
-        "event": f"{event.scope} {event.action}",
-        "handlers": handlers,
-        "ignored": ignored,
+        "event": "",
+        "ignored": "",
+        **(explained[0] if explained else {}),
+        "handlers": [each for part in explained for each in part["handlers"]],
     }
 
 
-def _handler_json(handler: Handler) -> dict[str, Any]:
-    file, _, line = handler.site.place.rpartition(":")
-    policy = handler.policy
-    backoff = policy.backoff
-    return {
-        "name": handler.name,
-        "file": _shown_file(file) if line.isdigit() else "",
-        "line": int(line) if line.isdigit() else None,
-        "is_async": handler.is_async,
-        "filters": [
-            repr(rule.filter).removeprefix("Filter") + " and `when=`" * (rule.when is not None)
-            for rule in handler.rules
-        ],
-        "criteria": [rule.filter.criteria for rule in handler.rules],
-        "policy": {
-            "retries": policy.retries,
-            "backoff": backoff if isinstance(backoff, int | float) else None,
-            "timeout": policy.timeout,
-            "concurrency": policy.concurrency,
-            "serial": policy.serial,
-            "debounce": policy.debounce,
-        },
-    }
+def _handlers_json(found: Sequence[Webhooks]) -> list[dict[str, Any]]:
+    return [
+        {**each, "file": each["file"] and _shown_file(each["file"])}
+        for hooks in found
+        for each in handlers_json(hooks)
+    ]
 
 
 def _all_webhooks() -> Iterator[Webhooks]:

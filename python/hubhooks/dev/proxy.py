@@ -11,7 +11,7 @@ import httpx
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
-from hubhooks.dev.guard import header_of, security_headers
+from hubhooks.admin.app import security_headers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -86,9 +86,7 @@ class Proxy:
         """Return whether somebody opened the webhook's URL in a browser."""
         path = scope["path"].rstrip("/") or "/"
         is_webhook = path in {each.rstrip("/") or "/" for each in self._apps.paths}
-        return (
-            scope["method"] == "GET" and is_webhook and "text/html" in header_of(scope, b"accept")
-        )
+        return scope["method"] == "GET" and is_webhook and _accepts_html(scope)
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = _Body(receive)
@@ -159,6 +157,10 @@ class Proxy:
                 await asyncio.gather(up, down, return_exceptions=True)
         except (OSError, WebSocketException):
             await send({"type": "websocket.close", "code": _ERROR})
+
+
+def _accepts_html(scope: Scope) -> bool:
+    return any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
 
 
 class _ClientGoneError(Exception):

@@ -28,10 +28,10 @@ import uvicorn
 
 from hubhooks import _environment
 from hubhooks._terminal import print_error, print_line
+from hubhooks.admin.app import AdminApp
 from hubhooks.dev.link import LinkServer, is_token
 from hubhooks.dev.process import AppProcess, Broken
 from hubhooks.dev.proxy import Proxy
-from hubhooks.dev.routes import DevRoutes
 from hubhooks.dev.source import DevSource
 from hubhooks.dev.watch import take_snapshot, wait_for_changes
 from hubhooks.errors import ConfigError
@@ -389,12 +389,15 @@ async def _serve(options: Options, kept: KeptSecrets, listener: socket.socket, u
     supervisor = Supervisor(options, kept, Path.cwd(), url)
     source = DevSource(supervisor)
     proxy = Proxy(supervisor)
-    routes = DevRoutes(source, kept.page_token)
+    page = AdminApp(source, local_only=True)
 
     async def front(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
-        is_own = path == PREFIX or path.startswith(f"{PREFIX}/")
-        await (routes if is_own else proxy)(scope, receive, send)
+        if path == PREFIX or path.startswith(f"{PREFIX}/"):
+            source.follow_store()
+            await page({**scope, "root_path": PREFIX}, receive, send)
+        else:
+            await proxy(scope, receive, send)
 
     server = _Front(
         uvicorn.Config(
@@ -420,6 +423,7 @@ async def _serve(options: Options, kept: KeptSecrets, listener: socket.socket, u
     finally:
         restore()
         stopping.cancel()
+        page.api.close()
         server.should_exit = True
         for task in (tasks[0], *tasks[2:]):
             task.cancel()
