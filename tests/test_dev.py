@@ -199,6 +199,7 @@ def test_used_port_is_an_error(tmp_path: Path) -> None:
     assert b"cannot listen on port" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
