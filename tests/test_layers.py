@@ -36,6 +36,7 @@ LAYERS: list[set[str]] = [
     {"admin", "_gradio_private", "_fastapi_openapi", "_load_app"},
     {"fastapi", "gradio", "job"},
     {"admin.gradio_tab", "admin.tab_html"},
+    {"dev"},
     {"cli", "testing"},
 ]  # fmt: skip
 # Methods of `Webhooks` import what only their callers need. Another test limits what a plain

@@ -9,7 +9,7 @@ from collections import Counter
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, get_args, overload
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
@@ -207,7 +207,7 @@ def make_router(
     async def receive_hub_webhook(request: Request) -> _Received:
         return _Received(request, hooks)
 
-    _endpoints.add(receive_hub_webhook)
+    _endpoints[receive_hub_webhook] = hooks
 
     async def serve_admin(scope: Scope, receive: Receive, send: Send) -> None:
         if not await hooks.handle_admin_request(scope, receive, send):
@@ -302,7 +302,7 @@ def _has(route: object, endpoint: object) -> bool:
 
 
 # Endpoints of the routers of `Webhooks`.
-_endpoints: WeakSet[Any] = WeakSet()
+_endpoints: WeakKeyDictionary[Any, Webhooks] = WeakKeyDictionary()
 # Apps whose routes were checked: each mistake is reported once.
 _checked_apps: WeakSet[Any] = WeakSet()
 
@@ -318,7 +318,7 @@ def _new_faults(app: object) -> list[str]:
 
 def _shared_paths(routes: Iterable[object]) -> list[str]:
     """Report the paths at which the app receives webhooks more than once."""
-    counts = Counter(_webhook_paths(routes))
+    counts = Counter(path for path, _ in webhook_paths(routes))
     # With and without a slash at the end, it is one path.
     shared = {path.rstrip("/") or "/" for path, count in counts.items() if count > 1}
     return [
@@ -328,20 +328,22 @@ def _shared_paths(routes: Iterable[object]) -> list[str]:
     ]
 
 
-def _webhook_paths(routes: Iterable[object], prefix: str = "") -> Iterator[str]:
+def webhook_paths(routes: Iterable[object], prefix: str = "") -> Iterator[tuple[str, Webhooks]]:
     """List the paths of the routers of `Webhooks`, and of mounted `Webhooks`."""
     for route in routes:
         included = getattr(route, "original_router", None)
         if included is not None:
             context = getattr(route, "include_context", None)
-            yield from _webhook_paths(included.routes, prefix + getattr(context, "prefix", ""))
-        elif (isinstance(route, Mount) and isinstance(route.app, Webhooks)) or (
+            yield from webhook_paths(included.routes, prefix + getattr(context, "prefix", ""))
+        elif isinstance(route, Mount) and isinstance(route.app, Webhooks):
+            yield f"{prefix}{route.path}", route.app
+        elif (
             isinstance(route, APIRoute)
             and not isinstance(route, _Leftover)
             and route.endpoint in _endpoints
             and "POST" in (route.methods or ())
         ):
-            yield f"{prefix}{route.path}"
+            yield f"{prefix}{route.path}", _endpoints[route.endpoint]
 
 
 def _query_parameters(routes: Iterable[object]) -> list[str]:

@@ -48,6 +48,8 @@ __all__ = ["launch", "make_app_kwargs", "webhook_url"]
 # `/gradio_api` and a few other paths, so this path works everywhere.
 _PATH = "/gradio_api/webhooks"
 _ALIAS = "/webhooks"
+PATHS = (_PATH, _ALIAS)
+"""The paths of the webhook in a launched app."""
 _SETTINGS = "https://huggingface.co/settings/webhooks"
 
 NOT_LAUNCHED = (

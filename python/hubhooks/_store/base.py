@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     Due: TypeAlias = tuple[str, str]
     # The delivery and the handler of a crashed run, and whether it is not tried again.
     RecoveredRun: TypeAlias = tuple[str, str, bool]
+    # What a handler printed, and the `repr` of its result.
+    Recorded: TypeAlias = tuple[str | None, str | None]
 
 __all__ = [
     "LONGEST_ERROR",
@@ -434,7 +436,7 @@ class DeliveryStore(Protocol):
     def mark_stuck(self, run_context: RunContext) -> None:
         """Record, deferred, that a handler is over its timeout and cannot be cancelled."""
 
-    def finish_run(
+    def finish_run(  # noqa: PLR0913 - the facts of an end
         self,
         run_context: RunContext,
         ending: State,
@@ -442,6 +444,7 @@ class DeliveryStore(Protocol):
         traceback: str = "",
         *,
         retry_after: float | None = None,
+        recorded: Recorded | None = None,
     ) -> None:
         """Record, deferred, the end of an attempt; ignored if the attempt was given up meanwhile.
 
@@ -451,6 +454,7 @@ class DeliveryStore(Protocol):
             error: the reason.
             traceback: the place in the code.
             retry_after: the seconds to the next attempt; None for no retry.
+            recorded: what the handler printed and returned; None if it was not recorded.
         """
 
     def get(self, delivery_id: str) -> Delivery | None:

@@ -20,7 +20,7 @@ from hubhooks.models import STARTED, UNFINISHED, State, aggregate_state, shorten
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Sequence
 
-    from hubhooks._store.base import Due
+    from hubhooks._store.base import Due, Recorded
     from hubhooks._store.connection import Database
     from hubhooks._store.inserts import ClaimedRun, NewDeliveries
     from hubhooks._store.rows import Execute
@@ -50,6 +50,7 @@ class EndedAttempt(NamedTuple):
     is_acknowledged: bool = False
     """Whether the response is known to have arrived since."""
     crashes: int = 0
+    recorded: Recorded | None = None
 
 
 class _PendingEnds:
@@ -159,7 +160,7 @@ class RunTable:
         """Record, deferred, that a handler is over its timeout and cannot be cancelled."""
         self._db.defer(partial(self._write_stuck, run_context))
 
-    def finish_run(
+    def finish_run(  # noqa: PLR0913 - the facts of an end
         self,
         run_context: RunContext,
         ending: State,
@@ -167,6 +168,7 @@ class RunTable:
         traceback: str = "",
         *,
         retry_after: float | None = None,
+        recorded: Recorded | None = None,
     ) -> None:
         """Record, deferred, the end of an attempt; ignored if the attempt was given up meanwhile.
 
@@ -176,13 +178,16 @@ class RunTable:
             error: the reason.
             traceback: the place in the code.
             retry_after: the seconds to the next attempt; None for no retry.
+            recorded: what the handler printed and returned; None if it was not recorded.
         """
         state, due_at = State(ending), None
         if retry_after is not None:
             state, due_at = State.RETRYING, self._timer() + retry_after
         texts = truncate(shorten(error, LONGEST_ERROR)), truncate(traceback)
         failures = int(retry_after is not None)
-        self._end(run_context, state, State(ending), due_at, *texts, failures=failures)
+        self._end(
+            run_context, state, State(ending), due_at, *texts, failures=failures, recorded=recorded
+        )
 
     def _end(  # noqa: PLR0913, PLR0917 - the facts of an end
         self,
@@ -194,13 +199,15 @@ class RunTable:
         traceback: str = "",
         *,
         failures: int = 0,
+        recorded: Recorded | None = None,
     ) -> None:
         delivery_id, handler, attempt = run_context.id, run_context.handler, run_context.attempt
         claimed = self._claimed.pop((delivery_id, handler, attempt), None)
         how = (handler, attempt, state, outcome, due_at, error, traceback, failures)
         if claimed is None:
             # The file at the path was replaced since, and has other numbers.
-            self._db.defer(lambda: self._end_by_id(delivery_id, EndedAttempt(0, *how)))
+            lost = EndedAttempt(0, *how, recorded=recorded)
+            self._db.defer(lambda: self._end_by_id(delivery_id, lost))
             return
         with self._ends_lock:
             pending, is_new = self._open_pending()
@@ -208,7 +215,7 @@ class RunTable:
             is_acknowledged = pending.acks.pop(delivery_id, self) is None
             # In memory, `_write_state` counts the ended deliveries, so each end must call it.
             is_single = claimed.is_single and self._is_shared
-            end = EndedAttempt(claimed.seq, *how, is_single, is_acknowledged)
+            end = EndedAttempt(claimed.seq, *how, is_single, is_acknowledged, recorded=recorded)
             pending.ends.append(end)
         if is_new:
             self._db.defer(partial(self._write_pending, pending))
@@ -273,6 +280,14 @@ class RunTable:
                 for end in ends
             ],
         )  # fmt: skip
+        if recorded := [end for end in ends if end.recorded is not None]:
+            write(
+                schema.SET_RECORDED,
+                [
+                    (*(end.recorded or ()), end.seq, end.handler, end.attempt, now)
+                    for end in recorded
+                ],
+            )
         if last := [end for end in ends if end.state != State.RETRYING]:
             write(schema.END_RUN, [(end.seq, end.handler, end.attempt) for end in last])
         if retried := [end for end in ends if end.state == State.RETRYING]:

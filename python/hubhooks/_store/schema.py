@@ -106,7 +106,8 @@ MIGRATIONS = (
         """CREATE INDEX open_runs_waiting ON open_runs (state, handler, seq, position)
             WHERE state IN ('queued', 'retrying')""",
         # Ended attempts. The last one of an ended run also has the run's `position`. `state`
-        # is empty if an older version wrote the row. The last two columns are for later versions.
+        # is empty if an older version wrote the row. `hubhooks dev` writes the last
+        # two columns.
         """CREATE TABLE ended_attempts (
             seq INTEGER NOT NULL, handler TEXT NOT NULL, attempt INTEGER NOT NULL,
             started_at REAL, finished_at REAL, process INTEGER, state TEXT NOT NULL,
@@ -262,6 +263,11 @@ END_ATTEMPT = f"""
         CASE WHEN ? THEN position END, failures + ?, crashes + ?
     FROM open_runs WHERE {_IS_STARTED}
 """  # noqa: S608 - constants
+# Only for an attempt that `END_ATTEMPT` wrote now.
+SET_RECORDED = """
+    UPDATE attempts SET output = ?, result = ?
+    WHERE seq = ? AND handler = ? AND attempt = ? AND finished_at = ?
+"""
 END_RUN = f"DELETE FROM open_runs WHERE {_IS_STARTED}"  # noqa: S608 - constants
 RETRY_RUN = f"""
     UPDATE open_runs SET state = 'retrying', due_at = ?, error = ?, traceback = ?,

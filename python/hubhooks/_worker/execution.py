@@ -21,6 +21,7 @@ from hubhooks._logging import (
     without_own_frames,
 )
 from hubhooks._store.base import log_fields
+from hubhooks._worker import recording
 from hubhooks._worker.backoff import DEFAULT_DELAY, retry_delay
 from hubhooks._worker.pools import SHUTDOWN_MESSAGE
 from hubhooks.models import Ignore, Retry, State, shorten
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from hubhooks._core import HubEvent
+    from hubhooks._worker.recording import Recording
     from hubhooks.handlers import Handler, Hook, HookName
     from hubhooks.models import RunContext
 
@@ -108,8 +110,8 @@ class Execution(ABC):
         """Return the arguments of the call."""
 
     @abstractmethod
-    def done(self) -> None:
-        """Record that the function returned."""
+    def done(self, result: object) -> None:
+        """Record what the function returned."""
 
     @abstractmethod
     def failed(self, error: BaseException) -> None:
@@ -148,7 +150,7 @@ class Execution(ABC):
                 raise
         else:
             end_forked_child(process)
-            self.done()
+            self.done(result)
 
     def drop_rest(self) -> None:
         """Close a coroutine that will not be awaited. Python would warn about it."""
@@ -194,7 +196,7 @@ class Execution(ABC):
                 raise
         else:
             end_forked_child(process)
-            self.done()
+            self.done(result)
         finally:
             if timer is not None:
                 timer.cancel()
@@ -217,6 +219,8 @@ class RunExecution(Execution):
     """True once the timeout passed and the run could not be cancelled."""
     deadline: float | None = None
     """The end of the timeout and of the grace after a cancellation, by the clock."""
+    recording: Recording | None = None
+    """What the attempt prints and returns; None unless `hubhooks dev` records it."""
 
     def __init__(
         self,
@@ -245,13 +249,17 @@ class RunExecution(Execution):
 
     def begin(self) -> tuple[object, ...]:
         self._began_at = self._clock()
+        if recording.is_on() and self.recording is None:
+            self.recording = recording.start()
         if self.timeout is not None:
             grace = self._cancel_grace if self.is_async else 0
             self.deadline = self._began_at + self.timeout + grace
             self._reporter.begun(self)
         return (self.event, self.run_context) if self._handler.takes_context else (self.event,)
 
-    def done(self) -> None:
+    def done(self, result: object) -> None:
+        if self.recording is not None:
+            self.recording.set_result(result)
         self._finish(State.SUCCEEDED)
         self._log_end(State.SUCCEEDED)
 
@@ -394,7 +402,7 @@ class HookExecution(Execution):
     def begin(self) -> tuple[object, ...]:
         return self._arguments
 
-    def done(self) -> None: ...
+    def done(self, result: object) -> None: ...
 
     def failed(self, error: BaseException) -> None:
         _log.error(self._failure_message, exc_info=without_own_frames(error))

@@ -339,7 +339,15 @@ class Worker:
         self, run: RunExecution, state: State, error: str, traceback: str, retry_after: float | None
     ) -> None:
         """Record the end of an attempt, from any thread, and free its slot."""
-        self.store.finish_run(run.run_context, state, error, traceback, retry_after=retry_after)
+        recording = run.recording
+        self.store.finish_run(
+            run.run_context,
+            state,
+            error,
+            traceback,
+            retry_after=retry_after,
+            recorded=None if recording is None else (recording.close(), recording.result),
+        )
         if retry_after is not None:
             self._polls.is_needed = True
         self.claims.free(run)

@@ -419,12 +419,7 @@ def _attempts(store: DeliveryStore, delivery_id: str) -> dict[str, Any]:
         raise _unknown()
     return {
         "attempts": [
-            {
-                "handler": run.handler,
-                **attempt_json(attempt),
-                "output": attempt.output,
-                "result": attempt.result,
-            }
+            {"handler": run.handler, **attempt_json(attempt)}
             for run in found[0].runs
             for attempt in run.history
         ]

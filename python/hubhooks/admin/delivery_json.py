@@ -130,6 +130,8 @@ def attempt_json(attempt: Attempt) -> dict[str, Any]:
         "finished_at": iso(attempt.finished_at),
         "error": attempt.error,
         "traceback": attempt.traceback,
+        "output": attempt.output,
+        "result": attempt.result,
         "pid": attempt.pid,
         "code": attempt.code,
     }

@@ -37,7 +37,7 @@ def main() -> None:
 def make_app() -> typer.Typer:
     """Build the command line."""
     # They import the extra.
-    from hubhooks.cli import follow, handlers, init, send  # noqa: PLC0415 - see above
+    from hubhooks.cli import dev, follow, handlers, init, send  # noqa: PLC0415 - see above
     from hubhooks.cli.deliveries import make_group  # noqa: PLC0415 - see above
 
     # typer's tracebacks show local variables, and so the secret.
@@ -50,7 +50,7 @@ def make_app() -> typer.Typer:
     app.callback(help="Make and test webhook apps, and manage the deliveries that they store.")(
         _options
     )
-    for module in (init, handlers, send, follow):
+    for module in (init, dev, handlers, send, follow):
         module.add_commands(app)
     app.add_typer(make_group(), name="deliveries")
     return app

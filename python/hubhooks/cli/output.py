@@ -217,9 +217,20 @@ def print_delivery(delivery: Delivery, *, as_json: bool) -> None:
                 console.print(Text(name, style="bold") + Text(escape_controls(attempt.error)))
                 if attempt.traceback:
                     _print_indented(console, attempt.traceback.rstrip("\n"))
+        _print_recorded(console, run)
     console.print(Text("headers", style="bold"))
     _print_indented(console, "\n".join(f"{name}: {value}" for name, value in delivery.headers))
     _print_body(console, delivery)
+
+
+def _print_recorded(console: Console, run: Run) -> None:
+    """Print what each attempt printed and returned, if `hubhooks dev` recorded it."""
+    for attempt in run.history[-_MANY:]:
+        for what, text in (("printed", attempt.output), ("returned", attempt.result)):
+            if text:
+                name = f"{run.handler}, attempt {attempt.number}, {what}:"
+                console.print(Text(name, style="bold"))
+                _print_indented(console, text.rstrip("\n"))
 
 
 def _print_body(console: Console, delivery: Delivery) -> None:

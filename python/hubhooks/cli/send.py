@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
+from hubhooks import _environment
 from hubhooks._samples import (
     describe,
     sample_json,
@@ -54,6 +55,7 @@ from hubhooks.cli.sender import (
     make_target,
     printable_ascii,
 )
+from hubhooks.dev.folder import read_kept
 from hubhooks.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -157,6 +159,8 @@ def _send(  # noqa: PLR0913 - one parameter per option
     with usage_errors():
         _check_arguments(url, context.args)
         target = make_target(url, secret, secret_in)
+        if secret is None and target.is_local and (kept := read_kept(_environment.SECRET)):
+            target = make_target(url, kept, secret_in)
         overrides = parse_assignments(assignments or [])
         names = sample_names() if all_samples else sample or []
         bodies = [(name, sample_body(name, overrides)) for name in names]

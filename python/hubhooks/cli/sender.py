@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 _LAST_PORT = 65535
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _has_scheme = re.compile("[A-Za-z][A-Za-z0-9+.-]*://").match
 
 
@@ -51,6 +52,11 @@ class Target:
     def shown(self) -> str:
         """The address without user, password and query."""
         return f"{self.url.scheme}://{self.url.netloc.decode()}{self.url.path}"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a loopback address of this machine, with no secret in the URL."""
+        return self.url.host in _LOOPBACK and not self.hidden
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from hubhooks._http.types import Message
-    from hubhooks._store.base import AcceptResult, DeliveryStore, Due, Status
+    from hubhooks._store.base import AcceptResult, DeliveryStore, Due, Recorded, Status
     from hubhooks.handlers import Handler, Hook, HookName
     from hubhooks.models import RunContext
 
@@ -402,7 +402,7 @@ class TestClient:
 class _ImmediateRetryStore(SqliteStore):
     """A store in which retries have no delay, and runs do not wait for others."""
 
-    def finish_run(
+    def finish_run(  # noqa: PLR0913 - the facts of an end
         self,
         run_context: RunContext,
         ending: State,
@@ -410,10 +410,13 @@ class _ImmediateRetryStore(SqliteStore):
         traceback: str = "",
         *,
         retry_after: float | None = None,
+        recorded: Recorded | None = None,
     ) -> None:
         """Record the end of a run. A retry starts at once."""
         again = None if retry_after is None else 0.0
-        super().finish_run(run_context, ending, error, traceback, retry_after=again)
+        super().finish_run(
+            run_context, ending, error, traceback, retry_after=again, recorded=recorded
+        )
 
     def accept(self, *arguments: Any, **options: Any) -> AcceptResult:  # noqa: ANN401 - passed on
         """Store a delivery. Its runs do not wait for others: it has the worker alone."""

@@ -1,0 +1,404 @@
+"""The app's process: `python -m hubhooks.dev.child`, started by the supervisor.
+
+Standard input has one line of JSON with the target and the link. The process ends when the
+supervisor asks for it, or when the supervisor dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import copy
+import gc
+import importlib
+import json
+import logging
+import os
+import re
+import runpy
+import socket
+import sys
+import threading
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import uvicorn
+import uvicorn.config
+
+from hubhooks._worker import recording
+from hubhooks.admin.handlers_json import explain_json, handlers_json
+from hubhooks.dev.link import AppLink
+from hubhooks.dev.target import import_app, import_without_cache, is_script, launches
+from hubhooks.errors import ConfigError, StoreError
+from hubhooks.webhooks import Webhooks, parts_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+
+__all__ = ["DRAIN_SECONDS", "main"]
+
+DRAIN_SECONDS = 2.0
+"""Running handlers get this time at a restart. Then they are queued again."""
+
+_CLOSE_SECONDS = 1
+_HOST = "127.0.0.1"
+_POLL_SECONDS = 0.05
+# From then on, the port of a script that sets its own is searched.
+_SEARCH_SECONDS = 3.0
+# The files of the import system: nobody reads their frames.
+_IMPORTERS = frozenset({importlib.__file__, runpy.__file__})
+_LINE = re.compile(r'File "([^"]+)", line (\d+)')
+
+
+class _Stream:
+    """Writes to a stream of the process, and to the recording of the handler that prints."""
+
+    def __init__(self, stream: Any) -> None:  # noqa: ANN401 - any text stream
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        recorded = recording.current.get()
+        if recorded is not None:
+            recorded.write(text)
+        return int(self._stream.write(text))
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of the stream
+        return getattr(self._stream, name)
+
+
+class _App:
+    """The app in this process, and its reports to the supervisor.
+
+    Args:
+        link: the connection to the supervisor.
+        target: what to serve.
+    """
+
+    def __init__(self, link: AppLink, target: str) -> None:
+        self.link = link
+        self.target = target
+        self.served: Any = None
+        self.stop: Callable[[], None] = _exit
+        self.is_reported = False
+
+    def webhooks(self) -> list[tuple[str, Webhooks]]:
+        """List the paths of the webhooks that the app serves."""
+        if isinstance(self.served, Webhooks):
+            return [("/", self.served)]
+        found: list[tuple[str, Webhooks]] = []
+        routes = getattr(self.served, "routes", None)
+        if routes is not None and "fastapi" in sys.modules:
+            from hubhooks.fastapi import webhook_paths  # noqa: PLC0415 - an optional dependency
+
+            found += webhook_paths(routes)
+        if self.served is None and "hubhooks.gradio" in sys.modules:
+            from hubhooks.gradio import PATHS  # noqa: PLC0415 - an optional dependency
+
+            found += [(path, hooks) for hooks in _all_webhooks() for path in PATHS]
+        # With and without a slash at the end, it is one path.
+        paths = {path.rstrip("/") or "/": (path, hooks) for path, hooks in reversed(found)}
+        return [*reversed(paths.values())]
+
+    def all_webhooks(self) -> list[Webhooks]:
+        """List the webhooks with a path; without one, all objects of this process."""
+        return list({id(hooks): hooks for _, hooks in self.webhooks()}.values()) or [
+            *_all_webhooks()
+        ]
+
+    def report_ready(self, port: int) -> None:
+        """Tell the supervisor that requests can be sent."""
+        found = self.all_webhooks()
+        self.is_reported = True
+        self.link.send(
+            {
+                "event": "ready",
+                "port": port,
+                "paths": [path for path, _ in self.webhooks()],
+                "store": next((hooks.store.path for hooks in found), None),
+                "handlers": _handlers_json(found),
+            }
+        )
+
+    def report_broken(self, failure: _Failure) -> None:
+        """Tell the supervisor why the app does not run; only the first reason counts."""
+        if not self.is_reported:
+            self.is_reported = True
+            self.link.send({"event": "broken", **failure._asdict()})
+
+    def end(self) -> None:
+        """End the process: the supervisor asks for it, or it died."""
+        self.stop()
+
+    def take(self, message: dict[str, Any]) -> None:
+        """Do what the supervisor asks for."""
+        if message["do"] == "stop":
+            self.end()
+            return
+        # `when=` is user code, which may hang. The thread of the link must stay free.
+        threading.Thread(target=self._answer, args=(message,), daemon=True).start()
+
+    def _answer(self, message: dict[str, Any]) -> None:
+        body = base64.b64decode(message["body"])
+        self.link.send({"id": message["id"], "result": _explain(self.all_webhooks(), body)})
+
+
+def _explain(found: Sequence[Webhooks], body: bytes) -> dict[str, Any]:
+    """Say for each handler whether it matches a body. It runs only `when=`."""
+    explained = [explain_json(hooks, body) for hooks in found]
+    return {
+        "event": "",
+        "ignored": "",
+        **(explained[0] if explained else {}),
+        "handlers": [each for part in explained for each in part["handlers"]],
+    }
+
+
+def _handlers_json(found: Sequence[Webhooks]) -> list[dict[str, Any]]:
+    return [
+        {**each, "file": each["file"] and _shown_file(each["file"])}
+        for hooks in found
+        for each in handlers_json(hooks)
+    ]
+
+
+def _all_webhooks() -> Iterator[Webhooks]:
+    """Find all `Webhooks` of this process that have handlers."""
+    for found in gc.get_objects():
+        # Not `isinstance`: it reads `__class__`, which an object of the user may define.
+        if issubclass(type(found), Webhooks) and found.handlers:
+            yield found
+
+
+# ---- failures ------------------------------------------------------------------------------------
+
+
+class _Failure(NamedTuple):
+    """Why the app does not run."""
+
+    traceback: str
+    file: str = ""
+    line: int | None = None
+
+
+def _failure_of(error: BaseException) -> _Failure:
+    if isinstance(error, SystemExit):
+        return _Failure(f"the app exited while it was imported, with {error.code!r}")
+    described = traceback.TracebackException.from_exception(error)
+    _drop_own_frames(described)
+    text = "".join(described.format())
+    if isinstance(error, SyntaxError) and error.filename:
+        return _Failure(text, _shown_file(error.filename), error.lineno)
+    user = [frame for frame in described.stack if _is_in_folder(frame.filename)]
+    last = (user or described.stack)[-1:]
+    if not last:
+        return _Failure(text)
+    return _Failure(text, _shown_file(last[0].filename), last[0].lineno)
+
+
+def _drop_own_frames(described: traceback.TracebackException) -> None:
+    """Drop the frames of the import system and of this package, also of causes."""
+    own = str(Path(__file__).parent)
+    seen: list[traceback.TracebackException | None] = [described]
+    while seen:
+        each = seen.pop()
+        if each is not None:
+            kept = [
+                frame
+                for frame in each.stack
+                if not frame.filename.startswith(("<frozen ", own))
+                and frame.filename not in _IMPORTERS
+            ]
+            each.stack = traceback.StackSummary.from_list(kept)
+            seen += [each.__cause__, each.__context__]
+
+
+def _failure_of_text(text: str) -> _Failure:
+    """Find file and line in the text of a failed start, which may be a traceback."""
+    found = [(file, int(line)) for file, line in _LINE.findall(text) if _is_in_folder(file)]
+    file, line = found[-1] if found else ("", None)
+    return _Failure(text, _shown_file(file), line)
+
+
+def _is_in_folder(file: str) -> bool:
+    with suppress(ValueError, OSError):
+        return Path(file).resolve().relative_to(Path.cwd()).parts[:1] != (".venv",)
+    return False
+
+
+def _shown_file(file: str) -> str:
+    """Return a file as seen from the working directory, if it is in there."""
+    with suppress(ValueError):
+        return Path(file).relative_to(Path.cwd()).as_posix()
+    return file
+
+
+# ---- serving -------------------------------------------------------------------------------------
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which reports its start, and lets handlers end before it stops."""
+
+    def __init__(self, config: uvicorn.Config, app: _App, port: int) -> None:
+        super().__init__(config)
+        self._app = app
+        self._port = port
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and not self.should_exit:
+            self._app.report_ready(self._port)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # The server's own stop waits longer for handlers than a restart should take.
+        for hooks in self._app.all_webhooks():
+            if parts_of(hooks)[1].is_started:
+                with suppress(StoreError):
+                    await parts_of(hooks)[0].drain(DRAIN_SECONDS)
+        await super().shutdown(sockets)
+
+
+def _serve(app: _App) -> None:
+    listener = socket.socket()
+    listener.bind((_HOST, 0))
+    config = uvicorn.Config(
+        _reporting_lifespan(app),
+        log_config=_log_config(),
+        timeout_graceful_shutdown=_CLOSE_SECONDS,
+    )
+    server = _Server(config, app, listener.getsockname()[1])
+
+    def stop() -> None:
+        server.should_exit = True
+
+    app.stop = stop
+    server.run(sockets=[listener])
+
+
+class _WarningsOnly(logging.Filter):
+    """Drops the records below a warning."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.WARNING
+
+
+def _log_config() -> dict[str, Any]:
+    """Return uvicorn's settings without the lines of each start and stop."""
+    config = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
+    # Not a higher level: the log of hubhooks follows the level of the server's.
+    config["filters"] = {"warnings": {"()": _WarningsOnly}}
+    config["loggers"]["uvicorn.error"] = {"level": "INFO", "filters": ["warnings"]}
+    return config
+
+
+def _reporting_lifespan(app: _App) -> Any:  # noqa: ANN401 - an ASGI app
+    """Wrap the app, to report why its start failed."""
+    served = app.served
+
+    async def wrapped(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - of ASGI
+        if scope["type"] != "lifespan":
+            await served(scope, receive, send)
+            return
+
+        async def send_and_report(message: Any) -> None:  # noqa: ANN401 - of ASGI
+            if message["type"] == "lifespan.startup.failed":
+                app.report_broken(_failure_of_text(message.get("message", "")))
+            await send(message)
+
+        await served(scope, receive, send_and_report)
+
+    return wrapped
+
+
+def _run_script(app: _App, path: Path, port: int) -> None:
+    """Run a Gradio script as Python would."""
+
+    def stop() -> None:
+        for hooks in _all_webhooks():
+            with suppress(Exception):
+                asyncio.run(parts_of(hooks)[0].drain(DRAIN_SECONDS))
+        _exit()
+
+    app.stop = stop
+    sys.path[0] = str(path.parent)
+    threading.Thread(target=_wait_for_port, args=(app, port), daemon=True).start()
+    runpy.run_path(str(path), run_name="__main__")
+    app.report_broken(_Failure("the script ended, so nothing is served"))
+
+
+def _wait_for_port(app: _App, port: int) -> None:
+    started = time.monotonic()
+    while not _listens(port):
+        time.sleep(_POLL_SECONDS)
+        if time.monotonic() - started > _SEARCH_SECONDS and (own := _launched_port()):
+            port = own
+    app.report_ready(port)
+
+
+def _listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection((_HOST, port), timeout=1):
+        return True
+    return False
+
+
+def _launched_port() -> int | None:
+    """Return the port of a Gradio app that `launch(server_port=...)` gave it."""
+    blocks = getattr(sys.modules.get("gradio.blocks"), "Blocks", None)
+    if blocks is None:
+        return None
+    for found in gc.get_objects():
+        if issubclass(type(found), blocks) and getattr(found, "is_running", False):
+            return int(found.server_port)
+    return None
+
+
+def _exit(code: int = 0) -> None:
+    with suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    # Threads of the user, and an import that hangs, must not keep the process.
+    os._exit(code)
+
+
+def main() -> None:
+    """Serve the app until the supervisor stops it."""
+    config = json.loads(sys.stdin.buffer.readline())
+    # Nobody types into the app. A read must end at once.
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    target = config["target"]
+    app = _App(AppLink(config["link_port"], config["token"]), target)
+    app.link.read(app.take, app.end)
+    sys.stdout, sys.stderr = _Stream(sys.stdout), _Stream(sys.stderr)
+    recording.turn_on()
+    folder = Path.cwd()
+    sys.argv = [target]
+    if config["reload"]:
+        import_without_cache(folder)
+    try:
+        if is_script(target) and launches(Path(target)):
+            _run_script(app, Path(target).resolve(), config["script_port"])
+        else:
+            app.served = import_app(target)
+            _serve(app)
+    except BaseException as error:  # noqa: BLE001 - the app may raise anything
+        failure = _failure_of(error)
+        app.report_broken(failure)
+        # A wrong target has no place in the app's code: the message says everything.
+        is_target_wrong = isinstance(error, ConfigError) and not failure.file
+        text = f"hubhooks dev: {error}" if is_target_wrong else failure.traceback.rstrip("\n")
+        print(text, file=sys.stderr)  # noqa: T201 - for the terminal
+        _exit(1)
+    _exit()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,455 @@
+"""The supervisor: starts the app again when its files change, and serves the public port.
+
+The states of the app, as the page shows them:
+
+| from | event | to |
+|---|---|---|
+| - | `hubhooks dev` starts | starting |
+| starting, restarting | the app serves | running |
+| starting, restarting, running | it cannot be imported, or it ends | broken |
+| starting, running, broken | a watched file changes | restarting |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from contextlib import closing, nullcontext, suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import uvicorn
+
+from hubhooks import _environment
+from hubhooks._terminal import print_error, print_line
+from hubhooks.admin.app import AdminApp
+from hubhooks.dev.link import LinkServer, is_token
+from hubhooks.dev.process import AppProcess, Broken
+from hubhooks.dev.proxy import Proxy
+from hubhooks.dev.source import DevSource
+from hubhooks.dev.watch import take_snapshot, wait_for_changes
+from hubhooks.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from types import FrameType
+
+    from hubhooks._http.types import Receive, Scope, Send
+    from hubhooks.dev.folder import KeptSecrets
+    from hubhooks.dev.link import SupervisorLink
+    from hubhooks.dev.watch import Snapshot
+
+__all__ = ["PREFIX", "Options", "Supervisor", "run"]
+
+PREFIX = "/_hubhooks"
+"""The page and its API are below this path. Everything else goes to the app."""
+
+_State = Literal["starting", "running", "restarting", "broken"]
+_OUTPUT_LINES = 2000
+_LONGEST_LINE = 8 * 1024
+_LOOPBACK = {"127.0.0.1": "127.0.0.1", "localhost": "127.0.0.1", "::1": "::1"}
+_STORE = "hubhooks.db"
+_TUNNELS = {
+    "cloudflared": "cloudflared tunnel --url {url}",
+    "ngrok": "ngrok http {url}",
+}
+_CLOSE_SECONDS = 1
+_POLL_SECONDS = 1.0
+_BACKLOG = 2048
+
+
+class Options(NamedTuple):
+    """The options of `hubhooks dev`."""
+
+    target: str
+    host: str
+    port: int
+    reload: bool
+
+
+class _Front(uvicorn.Server):
+    """uvicorn without its signal handlers: the supervisor has its own."""
+
+    def capture_signals(self) -> Any:  # noqa: ANN401 - a context manager
+        return nullcontext()
+
+    install_signal_handlers = capture_signals
+
+
+class Supervisor:
+    """Runs the app in processes, one after the other.
+
+    Args:
+        options: the options of the command.
+        kept: the secrets.
+        folder: the working directory of the app.
+        url: the public address of this machine, without a slash at its end.
+    """
+
+    def __init__(self, options: Options, kept: KeptSecrets, folder: Path, url: str) -> None:
+        self.options = options
+        self.kept = kept
+        self.url = url
+        self.state: _State = "starting"
+        self.app: AppProcess | None = None
+        """The newest process of the app."""
+        self.seconds = 0.0
+        """How long the last start took."""
+        self.broken: Broken | None = None
+        """Why the app does not run; None if it runs."""
+        self.output: deque[dict[str, str]] = deque(maxlen=_OUTPUT_LINES)
+        self.paths: tuple[str, ...] = ()
+        """The paths of the webhooks, also while the app restarts."""
+        self.handlers: list[dict[str, Any]] = []
+        self.store_path = _environment.read(_environment.DELIVERIES) or _STORE
+        """The file of the store, as far as it is known."""
+        self._folder = folder
+        self._running = asyncio.Event()
+        # Set while the app runs or is broken: a restart has come to its end.
+        self._settled = asyncio.Event()
+        self._wanted = asyncio.Event()
+        self._partial = {"stdout": "", "stderr": ""}
+        self._links = LinkServer(self._accept, self._connect)
+        self._link_port = self._script_port = 0
+        self._start_time = 0.0
+        self._has_printed = False
+
+    # ---- the app's processes ---------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Run the app, and start it again after each change."""
+        self._link_port = await self._links.start()
+        try:
+            while True:
+                await self._run_once()
+        finally:
+            if self.app is not None:
+                await self.app.end()
+            self._links.close()
+
+    async def _run_once(self) -> None:
+        self._start_time = time.monotonic()
+        self._wanted.clear()
+        snapshot: Snapshot = {}
+        if self.options.reload:
+            snapshot = await asyncio.to_thread(take_snapshot, self._folder)
+        app = self.app = AppProcess(self._folder, snapshot, self._print_output)
+        port = self._script_port = _free_port()
+        config = {
+            "target": self.options.target,
+            "link_port": self._link_port,
+            "script_port": port,
+            "reload": self.options.reload,
+        }
+        variables = {
+            **self.kept.variables(),
+            "GRADIO_SERVER_NAME": "127.0.0.1",
+            "GRADIO_SERVER_PORT": str(port),
+            "PORT": str(port),
+        }
+        await app.start(config, variables)
+        wanted = asyncio.ensure_future(self._wanted.wait())
+        ended = asyncio.ensure_future(app.ended.wait())
+        try:
+            await asyncio.wait({wanted, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not self._wanted.is_set():
+                self._report_broken(app)
+                await self._wanted.wait()
+        finally:
+            wanted.cancel()
+            ended.cancel()
+        self._unsettle()
+        # The old process must not run the handlers of a delivery that came after the change.
+        await app.end()
+
+    def _unsettle(self) -> None:
+        self.state = "restarting"
+        self._running.clear()
+        self._settled.clear()
+
+    def _accept(self, token: str) -> Callable[[dict[str, Any]], None] | None:
+        app = self.app
+        if app is None or not is_token(token, app.token):
+            return None
+        return lambda message: self._take_event(app, message)
+
+    def _connect(self, token: str, link: SupervisorLink) -> None:
+        if self.app is not None and is_token(token, self.app.token):
+            self.app.link = link
+
+    def _take_event(self, app: AppProcess, message: dict[str, Any]) -> None:
+        if app is not self.app or self._wanted.is_set():
+            return
+        if message["event"] == "ready":
+            app.port = message["port"]
+            app.paths = self.paths = tuple(message["paths"])
+            self.handlers = message["handlers"]
+            if message["store"] is not None:
+                self.store_path = message["store"]
+            app.store = message["store"]
+            self.seconds = time.monotonic() - self._start_time
+            self.state, self.broken = "running", None
+            self._running.set()
+            self._settled.set()
+            self._print_state()
+        elif message["event"] == "broken":
+            app.broken = Broken(
+                traceback=message["traceback"], file=message["file"], line=message["line"]
+            )
+
+    def _report_broken(self, app: AppProcess) -> None:
+        """Report that the app ended by itself."""
+        what = f"the app ended with exit code {app.exit_code}"
+        self.broken = app.broken or Broken(traceback=what, file="", line=None)
+        self.seconds = time.monotonic() - self._start_time
+        self.state = "broken"
+        self._running.clear()
+        self._settled.set()
+        self._print_state()
+
+    async def watch(self) -> None:
+        """Start the app again after each change of a watched file."""
+        try:
+            async for _ in wait_for_changes(self._folder):
+                await self._restart_if_changed()
+        except (OSError, RuntimeError) as error:
+            # For example, the folder has more subfolders than the system can watch.
+            print_error(f"cannot watch `{self._folder}`, so it is read every second: {error}")
+        while True:
+            await asyncio.sleep(_POLL_SECONDS)
+            await self._restart_if_changed()
+
+    async def _restart_if_changed(self) -> bool:
+        app = self.app
+        if app is None or not self.options.reload:
+            return False
+        snapshot = await asyncio.to_thread(take_snapshot, self._folder)
+        if snapshot == app.snapshot or app is not self.app:
+            return False
+        self._unsettle()
+        self._wanted.set()
+        return True
+
+    async def use_newest_code(self, seconds: float) -> None:
+        """Wait until the app has the code of the files, or until it is broken."""
+        await self._restart_if_changed()
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._settled.wait(), seconds)
+
+    async def wait_for_port(self, seconds: float) -> int | None:
+        """Wait for a running app, and return its port; None if there is none in time."""
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._running.wait(), max(seconds, 0))
+        if not self._running.is_set() or self.app is None:
+            return None
+        return self.app.port
+
+    # ---- what the page and the terminal show -----------------------------------------------------
+
+    def describe(self) -> dict[str, Any]:
+        """Return the JSON of `app`."""
+        broken = self.broken or Broken(traceback="", file="", line=None)
+        started_at = None if self.app is None else self.app.started_at
+        return {
+            "mode": "dev",
+            "target": self.options.target,
+            "state": self.state,
+            "handlers": len(self.handlers),
+            "seconds": round(self.seconds, 3),
+            "started_at": None if started_at is None else _iso(started_at),
+            **broken,
+            "output": [*self.output],
+            "webhook_urls": self.webhook_urls,
+            "tunnel": self.tunnel,
+        }
+
+    @property
+    def webhook_urls(self) -> list[str]:
+        """The addresses of the webhooks on this machine."""
+        return [self.url + path for path in self.paths]
+
+    @property
+    def tunnel(self) -> str:
+        """The command that makes the app public; empty if no program for it is installed."""
+        commands = (text for name, text in _TUNNELS.items() if shutil.which(name))
+        return next(commands, "").format(url=self.url)
+
+    def _print_state(self) -> None:
+        target, count = self.options.target, len(self.handlers)
+        names = ", ".join(handler["name"] for handler in self.handlers)
+        handlers = f"{count} handler{'s' * (count != 1)}{names and f' ({names})'}"
+        if self.broken is not None:
+            place = f": {self.broken['file']}:{self.broken['line']}" if self.broken["file"] else ""
+            what = f"broken{place}; save a file to start it again"
+        elif self._has_printed:
+            what = f"restarted in {self.seconds:.1f} s, {handlers}"
+        else:
+            what = f"{handlers}, store {_shown(self.store_path)}"
+        print_line(f"hubhooks dev: {target}, {what}")
+        if not self._has_printed:
+            self._has_printed = True
+            for name, text in self._lines():
+                print_line(f"{name:<8} {text}")
+        sys.stdout.flush()
+
+    def _lines(self) -> list[tuple[str, str]]:
+        lines = [("page", f"{self.url}{PREFIX}/#{self.kept.page_token}")]
+        lines += [("webhook", url) for url in self.webhook_urls]
+        if self.broken is None and not self.paths:
+            lines.append(("webhook", "the app serves none: see `hooks.router()`, `hooks.launch()`"))
+        if self.kept.made:
+            lines.append(("secrets", "kept in .hubhooks/ (used by `hubhooks send`)"))
+        if tunnel := self.tunnel:
+            program = tunnel.partition(" ")[0]
+            lines.append(("public", f"{program} is installed: {tunnel}"))
+        return lines
+
+    def _print_output(self, stream: str, text: str) -> None:
+        """Print output of the app, and keep its lines for the page."""
+        # Servers print their own address. Only the public one survives a restart.
+        for port in (self._script_port, self.app.port if self.app is not None else None):
+            text = text.replace(f"http://127.0.0.1:{port}", self.url)
+        terminal = sys.stderr if stream == "stderr" else sys.stdout
+        terminal.write(text)
+        terminal.flush()
+        *lines, rest = (self._partial[stream] + text).split("\n")
+        if len(rest) > _LONGEST_LINE:
+            lines, rest = [*lines, rest], ""
+        self._partial[stream] = rest
+        at = _iso(time.time())
+        self.output.extend(
+            {"stream": stream, "text": line[:_LONGEST_LINE], "at": at} for line in lines
+        )
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat()
+
+
+def _shown(path: str) -> str:
+    """Return a path as seen from the working directory."""
+    with suppress(ValueError):
+        return f"./{Path(path).resolve().relative_to(Path.cwd()).as_posix()}"
+    return path
+
+
+def _free_port() -> int:
+    with closing(socket.socket()) as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+# ---- the command ---------------------------------------------------------------------------------
+
+
+def run(options: Options, kept: KeptSecrets) -> int:
+    """Serve until Ctrl-C; return the exit code.
+
+    Raises:
+        ConfigError: the host is not of this machine only.
+    """
+    host = _LOOPBACK.get(options.host)
+    if host is None:
+        msg = f"`{options.host}` is not a loopback address; write 127.0.0.1"
+        raise ConfigError(msg)
+    try:
+        listener = _listen(host, options.port)
+    except OSError as error:
+        print_error(f"cannot listen on port {options.port}: {error.strerror}", "give --port")
+        return 1
+    with closing(listener):
+        port = listener.getsockname()[1]
+        shown = f"[{host}]" if ":" in host else host
+        asyncio.run(_serve(options, kept, listener, f"http://{shown}:{port}"))
+    return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    try:
+        if sys.platform != "win32":
+            # There, the option would let a second process take the port.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+async def _serve(options: Options, kept: KeptSecrets, listener: socket.socket, url: str) -> None:
+    supervisor = Supervisor(options, kept, Path.cwd(), url)
+    source = DevSource(supervisor)
+    proxy = Proxy(supervisor)
+    page = AdminApp(source, local_only=True)
+
+    async def front(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if path == PREFIX or path.startswith(f"{PREFIX}/"):
+            source.follow_store()
+            await page({**scope, "root_path": PREFIX}, receive, send)
+        else:
+            await proxy(scope, receive, send)
+
+    server = _Front(
+        uvicorn.Config(
+            front,
+            lifespan="off",
+            log_level="error",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            timeout_graceful_shutdown=_CLOSE_SECONDS,
+        )
+    )
+    stop = asyncio.Event()
+    restore = _stop_on_signals(stop)
+    work: list[Coroutine[Any, Any, None]] = [supervisor.run(), server.serve(sockets=[listener])]
+    if options.reload:
+        work.append(supervisor.watch())
+    tasks = [asyncio.ensure_future(each) for each in work]
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        restore()
+        stopping.cancel()
+        page.api.close()
+        server.should_exit = True
+        for task in (tasks[0], *tasks[2:]):
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        await source.close()
+        await proxy.close()
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+
+
+def _stop_on_signals(stop: asyncio.Event) -> Callable[[], None]:
+    """Stop on Ctrl-C and on the signals that end a process; return the function that undoes it."""
+    loop = asyncio.get_running_loop()
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+
+    def ask(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - of `signal`
+        loop.call_soon_threadsafe(stop.set)
+
+    before = [(number, signal.signal(number, ask)) for number in numbers]
+
+    def restore() -> None:
+        for number, handler in before:
+            # A second Ctrl-C must not leave the app behind, so it stays ignored until the end.
+            if number != signal.SIGINT:
+                signal.signal(number, handler)
+
+    return restore

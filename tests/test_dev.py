@@ -1,0 +1,567 @@
+"""`hubhooks dev` as a user runs it: real processes, an empty folder, nothing exported."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from servers import PATIENCE, ROOT, started, wait_until
+
+from hubhooks._samples import compact, sample_json
+from hubhooks._store.sqlite import SqliteStore
+from hubhooks.dev.folder import keep_secrets, read_kept
+from hubhooks.dev.target import check_target, launches
+from hubhooks.dev.watch import take_snapshot
+from hubhooks.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import httpx
+    from servers import Server
+
+    from hubhooks.models import Attempt, Delivery
+
+BODY = compact(sample_json("repo.content.update"))
+NOTHING_SET: dict[str, str | None] = {
+    "WEBHOOK_SECRET": None,
+    "HUBHOOKS_ADMIN_TOKEN": None,
+    "HUBHOOKS_DELIVERIES": None,
+}
+APP = """
+import sys
+from hubhooks import Webhooks
+
+hooks = Webhooks()
+
+@hooks.on("repo.content")
+def retrain(event):
+    print("version {version}")
+    print("on stderr", file=sys.stderr)
+    return [event.repo.name, {version}]
+"""
+BROKEN = "from hubhooks import Webhooks\n\nimport no_such_module\n"
+
+
+def app(version: int) -> str:
+    return APP.replace("{version}", str(version))
+
+
+@contextmanager
+def dev(
+    folder: Path, script: str, target: str = "app:hooks", *options: str, **environ: str | None
+) -> Iterator[Dev]:
+    command = ("-m", "hubhooks.cli", "dev", target, "--port", "{port}", *options)
+    variables = {**NOTHING_SET, **environ}
+    with started(folder, *command, script=script, prints="page ", environ=variables) as server:
+        yield Dev(server)
+
+
+class Dev:
+    """A running `hubhooks dev`."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.folder = server.folder
+
+    def write(self, text: str) -> None:
+        # As editors do: the file is never half written.
+        new = self.folder / "app.new"
+        new.write_text(text, "utf-8")
+        new.replace(self.folder / "app.py")
+
+    @property
+    def secret(self) -> str:
+        return (self.folder / ".hubhooks" / "webhook_secret").read_text("ascii")
+
+    @property
+    def token(self) -> str:
+        return (self.folder / ".hubhooks" / "admin_token").read_text("ascii")
+
+    def deliver(self, delivery_id: str, path: str = "/") -> httpx.Response:
+        headers = {"Webhook-Id": delivery_id}
+        return self.server.post(path, BODY, secret=self.secret, headers=headers)
+
+    def api(self, path: str, method: str = "GET", **options: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self.token}"}
+        return self.server.request(f"/_hubhooks/api/{path}", method, headers=headers, **options)
+
+    def app(self) -> dict[str, Any]:
+        return dict(self.api("app").json())
+
+    def wait_for_state(self, state: str) -> dict[str, Any]:
+        self.server.wait_until(lambda: self.app()["state"] == state, f"was never {state}")
+        return self.app()
+
+    def delivery(self, delivery_id: str) -> Delivery:
+        store = SqliteStore(self.folder / "hubhooks.db")
+        found = store.get(delivery_id)
+        assert found is not None
+        return found
+
+    def attempts(self, delivery_id: str, count: int) -> list[Attempt]:
+        """Wait until the only run of a delivery ended, after so many attempts."""
+
+        def is_over() -> bool:
+            (run,) = self.delivery(delivery_id).runs
+            return not run.is_open and len(run.history) == count
+
+        self.server.wait_until(is_over, f"did not run {delivery_id} {count} times")
+        return self.delivery(delivery_id).runs[0].history
+
+    def children(self) -> set[int]:
+        """Return the processes that the supervisor started."""
+        listed = Path(f"/proc/{self.server.pid}/task/{self.server.pid}/children")
+        return {int(pid) for pid in listed.read_text("ascii").split()}
+
+
+# ---- start ---------------------------------------------------------------------------------------
+
+
+def test_start_in_a_folder_without_variables(tmp_path: Path) -> None:
+    with dev(tmp_path, app(1)) as running:
+        port, output = running.server.port, running.server.output()
+        assert "hubhooks dev: app:hooks, 1 handler (retrain), store ./hubhooks.db" in output
+        assert f"page     http://127.0.0.1:{port}/_hubhooks/#{running.token}\n" in output
+        assert f"webhook  http://127.0.0.1:{port}/\n" in output
+        assert running.secret not in output
+        # `hubhooks send` finds the secret in the folder.
+        command = [sys.executable, "-m", "hubhooks.cli", "send", running.server.url, "--json"]
+        variables = {key: os.environ[key] for key in os.environ if key not in NOTHING_SET}
+        sent = subprocess.run(
+            [*command, "--sample", "repo.content.update", "--id", "sent"],
+            cwd=tmp_path,
+            env={**variables, "PYTHONPATH": str(ROOT / "python")},
+            capture_output=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert (sent.returncode, json.loads(sent.stdout)["status"]) == (0, 202), sent
+        (attempt,) = running.attempts("sent", 1)
+        assert attempt.output == "version 1\non stderr\n"
+        assert attempt.result == "['ada-labs/tide-gauges', 1]"
+        shown = running.wait_for_state("running")
+        assert (shown["mode"], shown["target"], shown["handlers"]) == ("dev", "app:hooks", 1)
+        assert shown["webhook_urls"] == [f"http://127.0.0.1:{port}/"]
+        lines = {(line["stream"], line["text"]) for line in shown["output"]}
+        assert {("stdout", "version 1"), ("stderr", "on stderr")} <= lines
+
+
+def test_secrets_stay_the_same_and_private(tmp_path: Path) -> None:
+    first = keep_secrets(tmp_path)
+    folder = tmp_path / ".hubhooks"
+    assert keep_secrets(tmp_path) == first
+    assert (folder / ".gitignore").read_text("utf-8") == "*\n"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}
+
+
+def test_given_secret_is_not_kept_for_the_app(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEBHOOK_SECRET", "moon")
+    kept = keep_secrets(tmp_path)
+    assert kept.webhook_secret == "moon"
+    assert set(kept.variables()) == {"HUBHOOKS_ADMIN_TOKEN"}
+
+
+def test_linked_folder_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_secrets(tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / ".hubhooks").symlink_to(tmp_path / ".hubhooks")
+    with pytest.raises(ConfigError, match="no link"):
+        keep_secrets(other)
+    monkeypatch.chdir(other)
+    assert read_kept("WEBHOOK_SECRET") is None
+    monkeypatch.chdir(tmp_path)
+    assert read_kept("WEBHOOK_SECRET") == keep_secrets(tmp_path).webhook_secret
+
+
+def test_used_port_is_an_error(tmp_path: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = str(listener.getsockname()[1])
+        result = _run(tmp_path, "app:hooks", "--port", port)
+    assert result.returncode == 1
+    assert b"cannot listen on port" in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["app"], "is not a target"),
+        (["missing.py"], "there is no file"),
+        (["app:hooks", "--host", "0.0.0.0"], "is not a loopback address"),
+    ],
+)
+def test_wrong_argument_is_a_usage_error(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    result = _run(tmp_path, *arguments)
+    assert result.returncode == 2
+    assert message in " ".join(result.stderr.decode().replace("│", " ").split())
+
+
+def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "hubhooks.cli", "dev", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "python"), "COLUMNS": "200"},
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def test_targets() -> None:
+    for target in ("app:hooks", "package.app:made.hooks"):
+        check_target(target)
+    for target in ("app:", ":hooks", "a b:c", "app:hooks()"):
+        with pytest.raises(ConfigError):
+            check_target(target)
+
+
+# ---- restarts ------------------------------------------------------------------------------------
+
+
+def test_next_delivery_after_a_save_runs_the_new_code(tmp_path: Path) -> None:
+    with dev(tmp_path, app(1)) as running:
+        assert running.deliver("d1").status_code == 202
+        running.attempts("d1", 1)
+        running.write(app(2))
+        running.server.wait_for("restarted in")
+        assert running.deliver("d2").status_code == 202
+        (attempt,) = running.attempts("d2", 1)
+        assert attempt.output == "version 2\non stderr\n"
+
+
+def test_replay_at_once_after_a_save_runs_the_new_code(tmp_path: Path) -> None:
+    with dev(tmp_path, app(1)) as running:
+        running.deliver("d1")
+        running.attempts("d1", 1)
+        for version in range(2, 7):
+            running.write(app(version))
+            replayed = running.api("deliveries/d1/replay", "POST")
+            assert replayed.status_code == 202
+            assert replayed.json() == {"delivery": "d1", "handlers": ["retrain"]}
+            *_, last = running.attempts("d1", version)
+            assert last.output == f"version {version}\non stderr\n"
+        outputs = [attempt.output for attempt in running.delivery("d1").runs[0].history]
+        assert len(set(outputs)) == 6
+
+
+def test_broken_import_holds_deliveries_until_the_mend(tmp_path: Path) -> None:
+    with dev(tmp_path, app(1)) as running:
+        running.write(BROKEN)
+        broken = running.wait_for_state("broken")
+        assert (broken["file"], broken["line"]) == ("app.py", 3)
+        assert "No module named 'no_such_module'" in broken["traceback"]
+        assert "importlib" not in broken["traceback"]
+        held: list[int] = []
+        thread = threading.Thread(target=lambda: held.append(running.deliver("d1").status_code))
+        thread.start()
+        time.sleep(0.5)
+        assert held == []
+        running.write(app(2))
+        thread.join(PATIENCE)
+        assert held == [202]
+        (attempt,) = running.attempts("d1", 1)
+        assert attempt.output == "version 2\non stderr\n"
+        assert running.wait_for_state("running")["traceback"] == ""
+
+
+def test_app_that_is_broken_from_the_start(tmp_path: Path) -> None:
+    with dev(tmp_path, "from hubhooks import (\n") as running:
+        assert running.wait_for_state("broken")["file"] == "app.py"
+        begun = time.monotonic()
+        response = running.deliver("d1")
+        assert (response.status_code, set(response.json())) == (503, {"reason"})
+        # The app made no store yet.
+        listed = running.api("deliveries")
+        assert listed.status_code == 503
+        assert "cannot be opened" in listed.json()["reason"]
+        assert 5 < time.monotonic() - begun < 12
+        running.write(app(1))
+        running.wait_for_state("running")
+        assert running.deliver("d1").status_code == 202
+
+
+def test_failed_start_is_reported(tmp_path: Path) -> None:
+    with dev(tmp_path, app(1), WEBHOOK_SECRET="") as running:
+        broken = running.wait_for_state("broken")
+        assert "webhook secret 1 is empty" in broken["traceback"]
+
+
+SLOW = """
+import time
+from hubhooks import Webhooks
+
+hooks = Webhooks()
+
+@hooks.on("repo.content")
+def retrain(event):
+    print("begun {version}")
+    time.sleep({seconds})
+"""
+
+
+def test_running_handler_is_queued_again_by_a_restart(tmp_path: Path) -> None:
+    slow = SLOW.replace("{version}", "1").replace("{seconds}", "60")
+    with dev(tmp_path, slow) as running:
+        running.deliver("d1")
+        running.server.wait_for("begun 1")
+        running.write(SLOW.replace("{version}", "2").replace("{seconds}", "0"))
+        first, second = running.attempts("d1", 2)
+        assert (first.state, first.output) == ("failed", "begun 1\n")
+        assert (second.state, second.output) == ("succeeded", "begun 2\n")
+
+
+def test_no_delivery_is_lost_over_restarts(tmp_path: Path) -> None:
+    with dev(tmp_path, app(1)) as running:
+        statuses: dict[str, int] = {}
+        is_over = threading.Event()
+
+        def send() -> None:
+            number = 0
+            while not is_over.is_set():
+                number += 1
+                statuses[f"d{number}"] = running.deliver(f"d{number}").status_code
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        for version in (2, 3, 4):
+            time.sleep(0.5)
+            running.write(app(version))
+        time.sleep(0.5)
+        is_over.set()
+        thread.join(PATIENCE)
+        assert set(statuses.values()) == {202}
+        for delivery_id in statuses:
+            running.attempts(delivery_id, 1)
+
+
+# ---- the end -------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_all_processes(tmp_path: Path, number: signal.Signals) -> None:
+    slow = SLOW.replace("{version}", "1").replace("{seconds}", "60")
+    with dev(tmp_path, slow) as running:
+        running.deliver("d1")
+        running.server.wait_for("begun 1")
+        children = running.children()
+        assert len(children) == 1
+        begun = time.monotonic()
+        os.kill(running.server.pid, number)
+        assert running.server.wait() == 0
+        assert time.monotonic() - begun < 5
+        assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+def test_app_ends_if_the_supervisor_is_killed(tmp_path: Path) -> None:
+    with dev(tmp_path, app(1)) as running:
+        (child,) = running.children()
+        running.server.kill()
+        wait_until(lambda: not _is_running(child), "the app still runs")
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text("ascii")
+    except OSError:
+        return False
+    return text.rpartition(")")[2].split()[0] != "Z"
+
+
+# ---- the API and the proxy -----------------------------------------------------------------------
+
+
+def test_api_needs_the_token_and_a_local_host(tmp_path: Path) -> None:
+    with dev(tmp_path, app(1)) as running:
+        ask = running.server.request
+        token = {"Authorization": f"Bearer {running.token}"}
+        cases: list[tuple[dict[str, str], int]] = [
+            (token, 200),
+            ({}, 401),
+            ({"Authorization": "Bearer wrong"}, 403),
+            ({**token, "Host": "example.com"}, 421),
+            ({**token, "Host": "example.com", "X-Forwarded-Host": "localhost"}, 421),
+            ({**token, "Sec-Fetch-Site": "cross-site"}, 403),
+            ({**token, "Origin": "http://example.com"}, 403),
+            ({**token, "Origin": running.server.url}, 200),
+        ]
+        for headers, status in cases:
+            response = ask("/_hubhooks/api/app", headers=headers)
+            assert response.status_code == status, headers
+            assert response.headers["content-security-policy"].startswith("default-src 'none'")
+            assert response.headers["cache-control"] == "no-store"
+
+
+def test_send_from_the_page(tmp_path: Path) -> None:
+    with dev(tmp_path, app(1)) as running:
+        body = sample_json("repo.content.update")
+        cases = {"right": 202, "url": 202, "wrong": 403, "none": 401}
+        for place, status in cases.items():
+            request = {"body": body, "id": place, "secret": place}
+            (response,) = running.api("send", "POST", json=request).json()["responses"]
+            assert (response["status"], response["id"]) == (status, place)
+            assert response["milliseconds"] > 0
+        twice = running.api("send", "POST", json={"body": body, "times": 2}).json()["responses"]
+        assert [each["status"] for each in twice] == [202, 202]
+        wrong: list[dict[str, Any]] = [{}, {"body": body, "times": 0}, {"body": 1}]
+        for request in wrong:
+            assert running.api("send", "POST", json=request).status_code == 400
+
+
+def test_replay_that_is_not_possible(tmp_path: Path) -> None:
+    with dev(tmp_path, app(1)) as running:
+        assert running.api("deliveries/none/replay", "POST").status_code == 404
+        other = compact(sample_json("repo.create"))
+        headers = {"Webhook-Id": "d1"}
+        running.server.post("/", other, secret=running.secret, headers=headers)
+        assert running.api("deliveries/d1/replay", "POST").status_code == 409
+        chosen = running.api("deliveries/d1/replay", "POST", json={"handlers": ["retrain"]})
+        assert chosen.status_code == 409
+
+
+def test_handlers_and_explain(tmp_path: Path) -> None:
+    with dev(tmp_path, app(1)) as running:
+        (handler,) = running.api("handlers").json()["handlers"]
+        assert (handler["name"], handler["file"], handler["line"]) == ("retrain", "app.py", 7)
+        explained = running.api("explain", "POST", content=BODY).json()
+        assert explained["event"] == "repo.content update"
+        assert explained["handlers"][0]["matches"]
+        malformed = running.api("explain", "POST", content=b"{")
+        assert malformed.status_code == 422
+        assert {"reason", "path"} <= set(malformed.json())
+
+
+def test_browser_is_sent_to_the_page(tmp_path: Path) -> None:
+    with dev(tmp_path, app(1)) as running:
+        ask = running.server.request
+        response = ask("/", headers={"Accept": "text/html,*/*"})
+        assert (response.status_code, response.headers["location"]) == (307, "/_hubhooks/")
+        assert ask("/").status_code == 405
+
+
+FASTAPI = """
+import asyncio
+import json
+from fastapi import FastAPI, Request, WebSocket
+from fastapi.responses import StreamingResponse
+from hubhooks import Webhooks
+
+hooks = Webhooks()
+app = FastAPI()
+app.include_router(hooks.router("/hub"), prefix="/api")
+
+@hooks.on("repo.content")
+async def retrain(event):
+    print("async")
+    await asyncio.sleep(0)
+    return event.scope
+
+@app.get("/stream")
+async def stream():
+    async def parts():
+        for number in range(3):
+            yield f"{number}\\n"
+            await asyncio.sleep(0.2)
+    return StreamingResponse(parts())
+
+@app.post("/echo/{rest:path}")
+async def echo(request: Request):
+    body = await request.body()
+    return {"path": request.scope["raw_path"].decode(), "query": request.url.query,
+            "length": len(body), "host": request.headers["host"]}
+
+@app.websocket("/socket")
+async def socket(websocket: WebSocket):
+    await websocket.accept()
+    await websocket.send_text((await websocket.receive_text()).upper())
+    await websocket.close(4000)
+"""
+
+
+def test_fastapi_behind_the_proxy(tmp_path: Path) -> None:
+    with dev(tmp_path, FASTAPI, "app.py") as running:
+        server = running.server
+        assert running.app()["webhook_urls"] == [f"{server.url}/api/hub"]
+        assert running.deliver("d1", "/api/hub").status_code == 202
+        (attempt,) = running.attempts("d1", 1)
+        assert (attempt.output, attempt.result) == ("async\n", "'repo.content'")
+        assert server.request("/stream").text == "0\n1\n2\n"
+        large = b"x" * 3_000_000
+        echoed = server.post("/echo/a%2Fb", large, params={"q": "1 2"}).json()
+        assert echoed == {
+            "path": "/echo/a%2Fb",
+            "query": "q=1+2",
+            "length": len(large),
+            "host": f"127.0.0.1:{server.port}",
+        }
+        chunked = server.post("/echo/c", iter([b"ab", b"c"])).json()
+        assert chunked["length"] == 3
+
+
+def test_websocket_through_the_proxy(tmp_path: Path) -> None:
+    from websockets.exceptions import ConnectionClosed  # noqa: PLC0415 - of the extra `dev`
+    from websockets.sync.client import connect  # noqa: PLC0415 - as above
+
+    with dev(tmp_path, FASTAPI, "app:app") as running:
+        address = f"ws://127.0.0.1:{running.server.port}/socket"
+        with connect(address, proxy=None) as connection:
+            connection.send("tide")
+            assert connection.recv(PATIENCE) == "TIDE"
+            with pytest.raises(ConnectionClosed) as closed:
+                connection.recv(PATIENCE)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 4000
+
+
+def test_no_reload(tmp_path: Path) -> None:
+    with dev(tmp_path, app(1), "app:hooks", "--no-reload") as running:
+        running.deliver("d1")
+        running.attempts("d1", 1)
+        running.write(app(2))
+        assert running.api("deliveries/d1/replay", "POST").status_code == 202
+        *_, last = running.attempts("d1", 2)
+        assert last.output == "version 1\non stderr\n"
+
+
+# ---- parts ---------------------------------------------------------------------------------------
+
+
+def test_snapshot_leaves_out_installed_and_hidden_files(tmp_path: Path) -> None:
+    for name in ("app.py", "lib/a.py", ".venv/b.py", "node_modules/c.py", "x/__pycache__/d.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "env").mkdir()
+    (tmp_path / "env" / "pyvenv.cfg").touch()
+    (tmp_path / "env" / "e.py").touch()
+    (tmp_path / "notes.txt").touch()
+    found = {Path(path).relative_to(tmp_path).as_posix() for path in take_snapshot(tmp_path)}
+    assert found == {"app.py", "lib/a.py"}
+
+
+def test_scripts_that_launch_are_recognised(tmp_path: Path) -> None:
+    path = tmp_path / "app.py"
+    cases = {"hooks.launch(demo)": True, "app = 1": False, "launch()": False, "def (": False}
+    for text, is_script in cases.items():
+        path.write_text(text, "utf-8")
+        assert launches(path) == is_script, text
