@@ -1,14 +1,15 @@
 """A server with the page and an invented API behind it, for the tests of the page.
 
-`POST /test` changes its data and emits events: `{"arrive": 100}`, `{"app": {...}}` and others.
-`python tests/page_server.py` serves it on port 8017 with the token `moon`.
+`POST /test` changes its data and emits events: `{"arrive": 100}`, `{"app": {...}}` and others. It
+also returns the requests so far. `python tests/page_server.py` serves the page on port 8017; its
+token is `moon`.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
-import time
 from datetime import datetime, timedelta, timezone
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from hubhooks.errors import PayloadError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-TOKEN = "moon"  # noqa: S105 - of this server only
+TOKEN = "moon"  # of this server only
 PREFIX = "/_hubhooks/"
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -245,7 +246,7 @@ class PageServer:
             if not message.get("more_body"):
                 break
         if path == "/test":
-            await self._respond(send, 200, self.control(json.loads(body)))
+            await self._respond(send, 200, self.control(json.loads(body or b"{}")))
             return
         if not path.startswith(PREFIX):
             await self._respond(send, 404, {"reason": "not here"})
@@ -265,7 +266,9 @@ class PageServer:
             status, said = self._api(scope["method"], path, given, body)
             await self._respond(send, status, said)
 
-    def _api(self, method: str, path: str, given: dict[str, str], body: bytes) -> tuple[int, Any]:
+    def _api(  # noqa: PLR0911 - one for each path
+        self, method: str, path: str, given: dict[str, str], body: bytes
+    ) -> tuple[int, Any]:
         match [method, *path.split("/")]:
             case ["GET", "deliveries"]:
                 return 200, self.find(given)
@@ -396,7 +399,7 @@ class PageServer:
                     events.put_nowait(None)
         if ids:
             self.emit("stats", self.stats())
-        return {"ids": ids}
+        return {"ids": ids, "requests": self.requests, "replays": self.replays, "sent": self.sent}
 
 
 async def read(events: asyncio.Queue[tuple[str, Any] | None]) -> AsyncIterator[tuple[str, Any]]:
@@ -405,15 +408,18 @@ async def read(events: asyncio.Queue[tuple[str, Any] | None]) -> AsyncIterator[t
         yield event
 
 
-def filled(count: int, mode: str = "dev") -> PageServer:
-    """Return a server with so many deliveries."""
-    server = PageServer(mode)
-    began = time.perf_counter()
-    for _ in range(count):
+def main() -> None:
+    """Serve the page."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--port", type=int, default=8017)
+    parser.add_argument("--count", type=int, default=60, help="the number of deliveries")
+    parser.add_argument("--mode", choices=["dev", "admin"], default="dev")
+    options = parser.parse_args()
+    server = PageServer(options.mode)
+    for _ in range(options.count):
         server.add()
-    print(f"{count} deliveries in {time.perf_counter() - began:.2f} s")
-    return server
+    uvicorn.run(server, port=options.port, log_level="warning", timeout_graceful_shutdown=1)
 
 
 if __name__ == "__main__":
-    uvicorn.run(filled(60), port=8017, log_level="warning")
+    main()

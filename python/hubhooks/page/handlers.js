@@ -122,7 +122,7 @@ function matrixView(map) {
     <h3 id="matrix-title">Events and handlers</h3>
     <p class="quiet">Each of the ${count(map.samples.length, "sample")}, matched by the app. Nothing runs, except for <code>when=</code>.</p>
     <div class="reason" role="status">${reasonView(map)}</div>
-    <div class="scroll-x" tabindex="0" role="region" aria-labelledby="matrix-title">
+    <div class="scroll-x" tabindex="0" role="region" aria-label="Table of matches">
       <table><thead><tr><th scope="col">Sample</th>${map.handlers.map(({ name }) => html`<th scope="col">${name}</th>`)}<th scope="col"><span class="hidden">Note</span></th></tr></thead>
       <tbody>${map.samples.map(({ name }) => {
         const result = map.results.get(name);

@@ -17,6 +17,8 @@ export class DeliveryList {
   /** The id of the delivery that is open. */
   selected = "";
   isLoading = true;
+  /** True if the loaded rows are those of a filter, not all. */
+  isPart = false;
   error = "";
   #api;
   #update;
@@ -55,6 +57,7 @@ export class DeliveryList {
       this.rows = page.deliveries;
       this.before = page.before;
       this.total = page.total;
+      this.isPart = this.isFiltered;
       this.#most = MOST_LIVE;
       this.error = "";
       const arrived = [...this.#arrived.values()];
@@ -222,7 +225,7 @@ export function listView({ list, now, open, stats, handlers, start }) {
     </div>
     <p class="count">${list.isLoading && !shown ? "Loading ..." :
       `${shown.toLocaleString("en")} of ${
-        list.isFiltered ? count(list.total, "match", "matches") : count(list.total, "delivery", "deliveries")}`}</p>
+        list.isPart ? count(list.total, "match", "matches") : count(list.total, "delivery", "deliveries")}`}</p>
   </section>`;
 }
 

@@ -24,7 +24,7 @@ export function outputView(app) {
     </dl>
     ${app.traceback ? html`<section aria-labelledby="traceback-title">
       <h3 id="traceback-title">The app does not start${app.file ? html`: <code>${app.file}</code>, line ${app.line}` : nothing}</h3>
-      <pre tabindex="0" role="region" aria-labelledby="traceback-title" class="is-bad">${app.traceback}</pre>
+      <pre tabindex="0" role="region" aria-label="Traceback" class="is-bad">${app.traceback}</pre>
       <p class="quiet">Save a correction: the app then starts again by itself.</p></section>` : nothing}
     <section aria-labelledby="output-title"><h3 id="output-title">Lines</h3>
       ${app.output?.length ? html`<ol class="output" id="output" tabindex="0" aria-labelledby="output-title">${app.output.map((line) => html`
