@@ -99,7 +99,8 @@ class Reader:
         text = self.text(path)
         if path.endswith(".md"):
             return list(markdown_prose(text))
-        if path.endswith(".rs"):
+        if path.endswith((".rs", ".js")):
+            # Comments and strings look the same in JavaScript.
             return list(rust_prose(text))
         return list(python_prose(text, self.tree(path)))
 
@@ -511,7 +512,7 @@ def check_names(path: str, reader: Reader, rules: dict[str, Any]) -> Iterator[Fi
         code = ((number, line) for number, line, is_code in markdown_lines(text) if is_code)
         found |= {(number, key) for number, line in code for key in shown_keys(line, old)}
     else:
-        keys = rust_keys(text) if path.endswith(".rs") else python_keys(reader.tree(path))
+        keys = rust_keys(text) if path.endswith((".rs", ".js")) else python_keys(reader.tree(path))
         found |= {place for place in keys if place[1] in old}
     for place, paragraph in reader.prose(path):
         for span in CODE_SPAN.finditer(paragraph):

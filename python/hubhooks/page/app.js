@@ -1,0 +1,561 @@
+// The page: sign-in, routes, the stream, and the actions of keys and buttons.
+
+import { Api } from "./api.js";
+import { asCli, asCurl, asPytest, bodyText } from "./commands.js";
+import { Compose, composeView } from "./compose.js";
+import { Detail, detailView } from "./detail.js";
+import { HandlerMap, handlersView } from "./handlers.js";
+import { Keys, helpView } from "./keys.js";
+import { DeliveryList, listView } from "./list.js";
+import { appState, outputView } from "./output.js";
+import { bytes, count, debounced, html, nothing, render } from "./view.js";
+
+const TICK = 5000;
+const ANNOUNCE_PAUSE = 2000;
+const RELOAD_PAUSE = 400;
+const MOST_REPLAYS = 500;
+const NARROW = matchMedia("(max-width: 52rem)");
+
+const state = {
+  isSignedIn: false,
+  isSigningIn: false,
+  denied: "",
+  page: "deliveries",
+  app: null,
+  stats: null,
+  isConnected: false,
+  message: "",
+  isHelpOpen: false,
+  /** A question with an action, or a text that could not be copied. */
+  question: null,
+  now: Date.now(),
+};
+
+let isScheduled = false;
+
+/** Render once for all changes before the next task. */
+function update() {
+  if (isScheduled) return;
+  isScheduled = true;
+  queueMicrotask(() => {
+    isScheduled = false;
+    draw();
+  });
+}
+
+const api = new Api();
+const list = new DeliveryList(api, update);
+const detail = new Detail(api, update, copy);
+const map = new HandlerMap(api, update);
+const compose = new Compose(api, update, announce);
+
+const isDev = () => state.app?.mode === "dev";
+
+// Messages: one element shows them and is the live region.
+
+let lastMessage = 0;
+let messageTimer = 0;
+const arrivals = { fresh: 0, failed: 0 };
+
+/** Show a message. A message that is not urgent waits until the last one is 2 seconds old. */
+function announce(text, isUrgent = false) {
+  clearTimeout(messageTimer);
+  const wait = isUrgent ? 0 : Math.max(0, lastMessage + ANNOUNCE_PAUSE - Date.now());
+  messageTimer = setTimeout(() => {
+    lastMessage = Date.now();
+    Object.assign(arrivals, { fresh: 0, failed: 0 });
+    state.message = text;
+    update();
+  }, wait);
+}
+
+function announceArrival(row, isFresh) {
+  arrivals.fresh += Number(isFresh);
+  arrivals.failed += Number(row.state === "failed");
+  if (!arrivals.fresh && !arrivals.failed) return;
+  const texts = [
+    arrivals.fresh ? count(arrivals.fresh, "new delivery", "new deliveries") : "",
+    arrivals.failed ? `${arrivals.failed} failed` : "",
+  ];
+  announce(texts.filter(Boolean).join(", "));
+}
+
+// Sign-in: the token comes from the fragment of the URL or from the form, and stays in memory.
+
+async function signIn(token) {
+  if (!/^[\x21-\x7e\x80-\xff][\x20-\x7e\x80-\xff]*$/.test(token)) {
+    state.denied = token ? "the token is wrong" : "the token is missing";
+    update();
+    return;
+  }
+  api.signIn(token);
+  Object.assign(state, { isSigningIn: true, denied: "" });
+  update();
+  try {
+    state.app = await api.request("app");
+    state.isSignedIn = true;
+    list.load();
+    map.load();
+    loadStats();
+    api.open(onEvent, onConnection);
+  } catch (error) {
+    state.denied = error.message;
+  }
+  state.isSigningIn = false;
+  applyRoute();
+  if (!state.isSignedIn) focusLater("token");
+}
+
+api.onDenied = (reason) => {
+  api.close();
+  compose.isOpen = false;
+  Object.assign(state, {
+    isSignedIn: false, denied: reason, isConnected: false, isHelpOpen: false, question: null,
+  });
+  update();
+};
+
+// Routes: `#/deliveries`, `#/deliveries/<id>`, `#/handlers`, `#/output`. Other fragments are tokens.
+
+function readHash() {
+  const hash = location.hash.slice(1);
+  if (hash && !hash.startsWith("/")) {
+    history.replaceState(null, "", "#/deliveries");
+    let token = hash;
+    try {
+      token = decodeURIComponent(hash);
+    } catch {
+      // A token can have a percent sign.
+    }
+    signIn(token);
+    return;
+  }
+  applyRoute();
+}
+
+function applyRoute() {
+  const [page, id = ""] = location.hash.slice(2).split("/");
+  const known = ["deliveries", "handlers", ...(isDev() ? ["output"] : [])];
+  const isNew = state.page !== page;
+  state.page = known.includes(page) ? page : "deliveries";
+  if (state.isSignedIn) {
+    let open = "";
+    try {
+      open = state.page === "deliveries" ? decodeURIComponent(id) : list.selected;
+    } catch {
+      open = "";
+    }
+    list.selected = open;
+    if (open && !list.active) list.active = open;
+    detail.open(open);
+    if (state.page === "handlers" && (isNew || !map.isComplete)) map.compute();
+  }
+  update();
+}
+
+function go(path) {
+  if (location.hash !== `#${path}`) history.pushState(null, "", `#${path}`);
+  applyRoute();
+}
+
+function showPage(page) {
+  const isOpen = page === "deliveries" && list.selected && state.page !== page;
+  go(isOpen ? `/deliveries/${encodeURIComponent(list.selected)}` : `/${page}`);
+  if (page !== "deliveries") focusLater("page-title");
+}
+
+function openDelivery(id, { focus = false } = {}) {
+  if (!id) return;
+  list.active = id;
+  go(`/deliveries/${encodeURIComponent(id)}`);
+  if (focus || NARROW.matches) focusLater("detail-title");
+}
+
+function closeDetail() {
+  const id = list.selected;
+  go("/deliveries");
+  setTimeout(() => (list.element(id) ?? list.element(list.activeRow?.id ?? ""))?.focus());
+}
+
+/** Focus an element after the next render. */
+function focusLater(id) {
+  setTimeout(() => document.getElementById(id)?.focus());
+}
+
+// The stream
+
+const loadStats = debounced(async () => {
+  state.stats = await api.request("stats").catch(() => state.stats);
+  update();
+}, 0);
+const reloadHandlers = debounced(() => {
+  if (state.page === "handlers") map.load();
+}, RELOAD_PAUSE);
+
+function onEvent(name, data) {
+  if (name === "ready") {
+    // What changed while the stream was closed is only in a new list.
+    list.load();
+    loadStats();
+    detail.reloadSoon();
+  } else if (name === "delivery") {
+    announceArrival(data, list.apply(data));
+    if (data.id === detail.id) detail.reloadSoon();
+  } else if (name === "stats") {
+    if (data?.states) state.stats = data;
+    else loadStats();
+    reloadHandlers();
+  } else if (name === "app" && data) {
+    onApp(data);
+  }
+  update();
+}
+
+async function onApp(app) {
+  const before = state.app?.state;
+  state.app = app;
+  if (app.state === before) return;
+  announce(`The app is ${appState(app)}`, app.state === "broken");
+  if (app.state === "running") {
+    await map.load();
+    if (compose.isOpen) compose.explainSoon();
+    if (state.page === "handlers") map.compute();
+    else map.results = new Map();
+  }
+}
+
+function onConnection(isConnected) {
+  state.isConnected = isConnected;
+  update();
+}
+
+// Actions
+
+/** The delivery that keys act on: the row with the focus, else the open one. */
+function targetId() {
+  const row = document.activeElement?.closest("#rows > [data-id]");
+  return row?.dataset.id ?? (list.selected || list.activeRow?.id || "");
+}
+
+async function wholeDelivery(id) {
+  if (detail.id === id && detail.data) return detail.data;
+  return api.request(`deliveries/${encodeURIComponent(id)}`);
+}
+
+/** Run an action; an error becomes the message. */
+async function attempt(action) {
+  try {
+    await action();
+  } catch (error) {
+    announce(error.message, true);
+  }
+}
+
+function replay(id, handlers) {
+  if (!id) return;
+  attempt(async () => {
+    const body = handlers ? JSON.stringify({ handlers }) : undefined;
+    const path = `deliveries/${encodeURIComponent(id)}/replay`;
+    const result = await api.request(path, { method: "POST", body });
+    announce(`Replay: ${result.handlers.join(", ")}`, true);
+    if (id === detail.id) detail.reloadSoon();
+  });
+}
+
+function replayFailed() {
+  attempt(async () => {
+    const { deliveries, total } = await api.request("deliveries", {
+      query: { state: "failed", limit: MOST_REPLAYS },
+    });
+    if (!deliveries.length) {
+      announce("No delivery failed", true);
+      return;
+    }
+    const limit = total > deliveries.length ? ` The newest of ${total.toLocaleString("en")}.` : "";
+    state.question = {
+      title: `Replay ${count(deliveries.length, "failed delivery", "failed deliveries")}?`,
+      text: `All their handlers run again.${limit}`,
+      label: "Replay",
+      run: () => attempt(() => replayAll(deliveries)),
+    };
+    update();
+  });
+}
+
+async function replayAll(deliveries) {
+  let done = 0;
+  let reason = "";
+  for (const { id } of deliveries) {
+    try {
+      await api.request(`deliveries/${encodeURIComponent(id)}/replay`, { method: "POST" });
+      done += 1;
+    } catch (error) {
+      reason = error.message;
+    }
+  }
+  const rest = deliveries.length - done;
+  announce(`Replay of ${done}${rest ? `, not of ${rest}: ${reason}` : ""}`, true);
+}
+
+function edit(id) {
+  if (!id || !isDev()) return;
+  attempt(async () => {
+    const delivery = await wholeDelivery(id);
+    if (delivery.body === null) throw new Error("the body of this delivery is not available");
+    compose.open({ delivery });
+  });
+}
+
+async function copy(text, name) {
+  try {
+    await navigator.clipboard.writeText(text);
+    announce(`Copied ${name}`, true);
+  } catch {
+    // Without TLS a browser has no clipboard.
+    state.question = { title: `Copy ${name}`, code: text };
+    update();
+  }
+}
+
+const COPIES = {
+  curl: (body) => [asCurl(body, state.app?.webhook_urls), "a curl command"],
+  cli: (body) => [asCli(body, state.app?.webhook_urls), "a hubhooks command"],
+  pytest: (body, facts) => [asPytest(body, { ...facts, target: state.app?.target }), "a test"],
+  json: (body) => [bodyText(body), "the body"],
+};
+
+function copyAs(kind, id) {
+  if (!id) return;
+  attempt(async () => {
+    const { body, scope, action, runs } = await wholeDelivery(id);
+    if (body === null) throw new Error("the body of this delivery is not available");
+    const handlers = runs.map((run) => run.handler);
+    await copy(...COPIES[kind](body, { scope, action, handlers }));
+  });
+}
+
+function copyComposed(kind) {
+  let body = compose.text;
+  try {
+    body = JSON.parse(compose.text);
+  } catch {
+    // A malformed body is copied as text.
+  }
+  const handlers = (compose.matches?.handlers ?? []).filter((one) => one.matches);
+  const { scope, action } = body?.event ?? {};
+  attempt(() => copy(...COPIES[kind](body, { scope, action, handlers: handlers.map((one) => one.name) })));
+}
+
+const detailActions = {
+  close: closeDetail,
+  replay: (handlers) => replay(detail.id, handlers),
+  edit: () => edit(detail.id),
+  copyAs: (kind) => copyAs(kind, detail.id),
+};
+
+function ifDeliveries(action) {
+  return () => {
+    if (state.isSignedIn && state.page === "deliveries") action();
+  };
+}
+
+const keys = new Keys({
+  j: ifDeliveries(() => list.move(1)),
+  k: ifDeliveries(() => list.move(-1)),
+  "/": ifDeliveries(() => {
+    if (NARROW.matches && list.selected) closeDetail();
+    setTimeout(() => document.getElementById("filter")?.focus());
+  }),
+  n: () => state.isSignedIn && isDev() && compose.open(),
+  e: ifDeliveries(() => edit(targetId())),
+  r: ifDeliveries(() => replay(targetId())),
+  R: ifDeliveries(replayFailed),
+  c: ifDeliveries(() => copyAs("curl", targetId())),
+  t: ifDeliveries(() => copyAs("pytest", targetId())),
+  1: () => state.isSignedIn && showPage("deliveries"),
+  2: () => state.isSignedIn && showPage("handlers"),
+  3: () => state.isSignedIn && isDev() && showPage("output"),
+  "?": () => {
+    state.isHelpOpen = true;
+    update();
+  },
+  Escape: (event) => {
+    if (event.target.id === "filter") list.element(list.activeRow?.id ?? "")?.focus();
+    else if (state.page === "deliveries" && list.selected) closeDetail();
+  },
+});
+
+// Views
+
+function signInView() {
+  const submit = (event) => {
+    event.preventDefault();
+    signIn(event.target.elements.token.value.trim());
+  };
+  return html`<main class="sign-in"><h1>hubhooks</h1>
+    ${state.isSigningIn ? html`<p role="status">Signing in ...</p>` : html`
+    <p>Open the URL that <code>hubhooks dev</code> printed, or enter the admin token of the app.</p>
+    <form @submit=${submit}>
+      <label class="field"><span>Admin token</span>
+        <input type="password" id="token" name="token" autocomplete="current-password" required
+          aria-describedby="denied" aria-invalid=${state.denied ? "true" : "false"}></label>
+      <p id="denied" class="problem" role="alert">${state.denied}</p>
+      <button type="submit" class="primary">Sign in</button>
+    </form>`}</main>`;
+}
+
+function headerView() {
+  const { app } = state;
+  const pages = [["deliveries", "Deliveries"], ["handlers", "Handlers"], ...(isDev() ? [["output", "Output"]] : [])];
+  return html`<header>
+    <h1>hubhooks</h1>
+    <nav aria-label="Pages">${pages.map(([page, name]) => html`<a href=${`#/${page}`}
+      aria-current=${state.page === page ? "page" : nothing}
+      @click=${(event) => {
+        event.preventDefault();
+        showPage(page);
+      }}>${name}</a>`)}</nav>
+    ${isDev() ? html`<p class="app-state is-${app.state}"><code>${app.target}</code> ${appState(app)}</p>` : nothing}
+    <p class="connection ${state.isConnected ? "is-live" : "is-lost"}"><span class="mark" aria-hidden="true">${state.isConnected ? "●" : "○"}</span> ${state.isConnected ? "live" : "connecting ..."}</p>
+    ${isDev() ? html`<button type="button" class="primary new" aria-keyshortcuts="n" @click=${() => compose.open()}>New</button>` : nothing}
+  </header>`;
+}
+
+function footerView() {
+  const { stats } = state;
+  const total = Object.values(stats?.states ?? {}).reduce((sum, number) => sum + number, 0);
+  const rejected = Object.entries(stats?.rejections ?? {}).filter(([, number]) => number);
+  return html`<footer>
+    <p role="status" class="message">${state.message}</p>
+    ${rejected.length ? html`<p class="rejected">rejected: ${rejected.map(([reason, number]) => `${reason} ${number}`).join(", ")}</p>` : nothing}
+    ${stats ? html`<p>${count(total, "delivery", "deliveries")}, ${bytes(stats.body_bytes ?? 0)}</p>` : nothing}
+    <button type="button" class="small" aria-keyshortcuts="?" @click=${() => {
+      state.isHelpOpen = true;
+      update();
+    }}>Keys (?)</button>
+  </footer>`;
+}
+
+function startView() {
+  const url = state.app?.webhook_urls?.[0];
+  return html`<div class="empty"><p>No deliveries yet.</p>
+    ${url ? html`<p>Webhook URL:</p><pre tabindex="0" role="region" aria-label="Webhook URL">${url}</pre>
+      <p>Send a sample:</p><pre tabindex="0" role="region" aria-label="Command">hubhooks send ${url} --sample discussion.comment.create</pre>` : nothing}
+    ${isDev() ? html`<p><button type="button" class="primary" @click=${() => compose.open()}>New delivery</button></p>` : nothing}</div>`;
+}
+
+function pageView() {
+  const { now, page } = state;
+  if (page === "handlers") {
+    return handlersView({
+      map, now, isDev: isDev(),
+      showDeliveries: (handler) => {
+        list.setFilter({ q: "", state: "", handler });
+        list.selected = "";
+        showPage("deliveries");
+        focusLater("filter");
+      },
+      openDelivery: (id) => openDelivery(id, { focus: true }),
+      send: (sample) => compose.open({ sample }),
+    });
+  }
+  if (page === "output") return outputView(state.app);
+  return html`<div class=${list.selected ? "deliveries has-detail" : "deliveries"}>
+    ${listView({ list, now, open: openDelivery, stats: state.stats, handlers: map.handlers, start: startView() })}
+    ${detailView({ detail, handlers: map.handlers, now, isDev: isDev(), update, actions: detailActions })}
+  </div>`;
+}
+
+function questionView() {
+  const { question } = state;
+  const close = () => {
+    state.question = null;
+    update();
+  };
+  return html`<dialog id="question" aria-labelledby="question-title" @close=${close}>${question ? html`
+    <h2 id="question-title">${question.title}</h2>
+    ${question.text ? html`<p>${question.text}</p>` : nothing}
+    ${question.code ? html`<textarea readonly rows="8" aria-label="Text to copy" .value=${question.code}
+      @focus=${(event) => event.target.select()}></textarea>` : nothing}
+    <div class="actions">${question.run ? html`<button type="button" class="primary" @click=${() => {
+      close();
+      question.run();
+    }}>${question.label}</button>` : nothing}
+      <button type="button" @click=${close}>${question.run ? "Cancel" : "Close"}</button></div>` : nothing}</dialog>`;
+}
+
+function draw() {
+  const root = document.getElementById("app");
+  if (!state.isSignedIn) {
+    document.title = "hubhooks";
+    openDialogs.clear();
+    render(signInView(), root);
+    return;
+  }
+  const broken = isDev() && state.app.state === "broken" && state.page !== "output";
+  document.title = `${state.page[0].toUpperCase()}${state.page.slice(1)}, ${state.app.target ?? "hubhooks"}`;
+  render(html`<div class="frame">
+    ${headerView()}
+    <main>${broken ? html`<div class="banner"><p>The app does not start${state.app.file ? html`: <code>${state.app.file}:${state.app.line}</code>` : nothing}.</p>
+      <button type="button" @click=${() => showPage("output")}>Show the traceback</button></div>` : nothing}
+      ${pageView()}</main>
+    ${footerView()}</div>
+    ${isDev() ? composeView({
+      compose, recent: list.rows, now: state.now, message: state.message, copyAs: copyComposed,
+      openDelivery: (id) => {
+        compose.close();
+        openDelivery(id, { focus: true });
+      },
+    }) : nothing}
+    ${helpView({
+      keys, isOpen: state.isHelpOpen, isDev: isDev(), update,
+      close: () => {
+        state.isHelpOpen = false;
+        update();
+      },
+    })}
+    ${questionView()}`, root);
+  showDialog("compose", compose.isOpen, "#compose-source");
+  showDialog("help", state.isHelpOpen);
+  showDialog("question", state.question !== null, "textarea");
+}
+
+const openDialogs = new Set();
+
+/** Open or close a dialog. The browser gives the focus back when it closes. */
+function showDialog(id, isOpen, first = "") {
+  const dialog = document.getElementById(id);
+  if (!isOpen) {
+    openDialogs.delete(id);
+    if (dialog?.open) dialog.close();
+    return;
+  }
+  // After Esc a dialog is closed, and its event `close` is still to come: do not open it again.
+  if (!dialog || openDialogs.has(id)) return;
+  openDialogs.add(id);
+  dialog.addEventListener("close", keepFocus, { once: true });
+  dialog.showModal();
+  if (first) dialog.querySelector(first)?.focus();
+}
+
+/** Give the focus a place after a dialog that was opened while nothing had it. */
+function keepFocus(event) {
+  const { activeElement } = document;
+  if (activeElement && activeElement !== document.body && !event.target.contains(activeElement)) return;
+  activeElement?.blur();
+  const ids = ["detail-title", "page-title"];
+  const row = list.element(list.activeRow?.id ?? "");
+  [...ids.map((id) => document.getElementById(id)), row].find(Boolean)?.focus();
+}
+
+window.addEventListener("hashchange", readHash);
+setInterval(() => {
+  state.now = Date.now();
+  if (!document.hidden && state.isSignedIn) update();
+}, TICK);
+document.addEventListener("visibilitychange", () => {
+  state.now = Date.now();
+  update();
+});
+update();
+readHash();

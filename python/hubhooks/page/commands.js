@@ -1,0 +1,76 @@
+// A delivery as a command or a test. No secret is in any of them.
+
+const CONTROL = /[\0-\x08\x0b-\x1f\x7f]/g;
+
+/** The body as text, as it can be sent again. */
+export function bodyText(body) {
+  return typeof body === "string" ? body : JSON.stringify(body, null, 2);
+}
+
+function quoted(text) {
+  return `'${text.replaceAll("'", "'\\''")}'`;
+}
+
+function here(body) {
+  const text = bodyText(body).replace(CONTROL, "");
+  let mark = "JSON";
+  while (text.split("\n").includes(mark)) mark += "_";
+  return `<<'${mark}'\n${text}\n${mark}\n`;
+}
+
+function target(urls) {
+  return urls?.length ? quoted(urls[0]) : '"$WEBHOOK_URL"';
+}
+
+export function asCurl(body, urls) {
+  return (
+    `curl -X POST ${target(urls)} -H 'Content-Type: application/json' ` +
+    `-H "X-Webhook-Secret: $WEBHOOK_SECRET" --data-binary @- ${here(body)}`
+  );
+}
+
+export function asCli(body, urls) {
+  return `hubhooks send ${target(urls)} --file - ${here(body)}`;
+}
+
+/** A JSON value as a Python literal. */
+function python(value, indent = "    ") {
+  if (value === null || value === undefined) return "None";
+  if (value === true) return "True";
+  if (value === false) return "False";
+  if (typeof value !== "object") return JSON.stringify(value);
+  const inner = `${indent}    `;
+  if (Array.isArray(value)) {
+    if (!value.length) return "[]";
+    return `[\n${value.map((item) => `${inner}${python(item, inner)},\n`).join("")}${indent}]`;
+  }
+  const pairs = Object.entries(value);
+  if (!pairs.length) return "{}";
+  const lines = pairs.map(([key, item]) => `${inner}${JSON.stringify(key)}: ${python(item, inner)},\n`);
+  return `{\n${lines.join("")}${indent}}`;
+}
+
+/** The import of the app's hooks: `bot.py` and `bot:hooks` are targets. */
+function importLine(name) {
+  const [path, named = "hooks"] = (name || "app:hooks").split(":");
+  // In a FastAPI app, `app` is not the object that has the handlers.
+  const variable = named === "app" ? "hooks" : named;
+  const module = path.replace(/\.py$/, "").replaceAll(/[\\/]/g, ".").replace(/^\.+/, "");
+  const isPlain = /^[\w.]+$/.test(module) && /^\w+$/.test(variable);
+  return isPlain ? `from ${module} import ${variable}` : "from app import hooks";
+}
+
+export function asPytest(body, { target: name, scope, action, handlers }) {
+  const variable = /import (\w+)$/.exec(importLine(name))[1];
+  const test = [scope, action].filter(Boolean).join("_").replaceAll(/\W/g, "_") || "delivery";
+  const value = typeof body === "string" ? `${JSON.stringify(body)}.encode()` : python(body);
+  const checks = handlers.map(
+    (handler) => `    assert ${JSON.stringify(handler)} in result.handlers\n`,
+  );
+  return (
+    `${importLine(name)}\nfrom hubhooks.testing import TestClient\n\n\n` +
+    `def test_${test}() -> None:\n    body = ${value}\n` +
+    `    result = TestClient(${variable}).send(body)\n` +
+    `${checks.join("") || "    assert not result.handlers\n"}`
+  );
+}

@@ -1,0 +1,336 @@
+// The dialog that writes and sends a delivery. `hubhooks dev` has it, `hooks.admin` does not.
+
+import { bodyText } from "./commands.js";
+import { age, bytes, debounced, eventName, html, nothing, prose } from "./view.js";
+
+const TYPING_PAUSE = 150;
+const RECENT = 20;
+const TIMES = 5;
+
+// Fields that a form can change. A field is shown if the body has it.
+const FIELDS = [
+  { path: "repo.name", label: "Repository" },
+  { path: "repo.type", label: "Type", options: ["model", "dataset", "space", "bucket"] },
+  { path: "updatedRefs.0.ref", label: "Ref" },
+  { path: "discussion.title", label: "Title" },
+  { path: "comment.author.id", label: "Author's id" },
+  { path: "comment.content", label: "Comment", isWide: true },
+  { path: "comment.hidden", label: "Hidden" },
+  { path: "discussion.status", label: "Status", options: ["draft", "open", "closed", "merged"] },
+];
+
+const SECRETS = [["right", "right"], ["wrong", "wrong"], ["none", "none"], ["url", "in the URL"]];
+
+export class Compose {
+  isOpen = false;
+  samples = [];
+  /** `sample:<name>` or `delivery:<id>` */
+  source = "";
+  text = "";
+  #original = "";
+  mistake = null;
+  matches = null;
+  rejection = "";
+  isSameId = false;
+  id = "";
+  secret = "right";
+  responses = [];
+  isSending = false;
+  error = "";
+  #api;
+  #update;
+  #announce;
+  #turn = 0;
+
+  constructor(api, update, announce) {
+    this.#api = api;
+    this.#update = update;
+    this.#announce = announce;
+    this.explainSoon = debounced(() => this.#explain(), TYPING_PAUSE);
+  }
+
+  /** Open the dialog with the last text, a sample, or a delivery. */
+  async open({ sample = "", delivery = null } = {}) {
+    this.isOpen = true;
+    this.responses = [];
+    this.error = "";
+    this.#update();
+    try {
+      if (!this.samples.length) ({ samples: this.samples } = await this.#api.request("samples"));
+    } catch (error) {
+      this.error = error.message;
+    }
+    if (delivery) this.#start(`delivery:${delivery.id}`, bodyText(delivery.body), delivery.id);
+    else if (sample) this.choose(`sample:${sample}`);
+    else if (!this.text && this.samples.length) {
+      const first = this.samples.find(({ name }) => name === "discussion.comment.create");
+      this.choose(`sample:${(first ?? this.samples[0]).name}`);
+    } else this.explainSoon();
+    this.#update();
+  }
+
+  close() {
+    this.isOpen = false;
+    this.#update();
+  }
+
+  async choose(source) {
+    const [kind, ...rest] = source.split(":");
+    const name = rest.join(":");
+    if (kind === "sample") {
+      const sample = this.samples.find((one) => one.name === name);
+      if (sample) this.#start(source, bodyText(sample.body), "");
+      return;
+    }
+    try {
+      const { body } = await this.#api.request(`deliveries/${encodeURIComponent(name)}`);
+      if (body === null) throw new Error("the body of this delivery is not available");
+      this.#start(source, bodyText(body), name);
+    } catch (error) {
+      this.error = error.message;
+      this.#update();
+    }
+  }
+
+  #start(source, text, id) {
+    this.source = source;
+    this.#original = text;
+    this.id = id;
+    this.isSameId = false;
+    this.error = "";
+    this.setText(text);
+  }
+
+  reset() {
+    this.setText(this.#original);
+  }
+
+  get changedLines() {
+    const before = this.#original.split("\n");
+    const after = this.text.split("\n");
+    const same = new Set(before);
+    return after.filter((line) => !same.has(line)).length || Number(before.length !== after.length);
+  }
+
+  setText(text) {
+    this.text = text;
+    this.mistake = findMistake(text);
+    this.explainSoon();
+    this.#update();
+  }
+
+  setField(path, value) {
+    const body = JSON.parse(this.text);
+    const keys = path.split(".");
+    const last = keys.pop();
+    keys.reduce((part, key) => part[key], body)[last] = value;
+    this.setText(bodyText(body));
+  }
+
+  setSameId(isSame) {
+    this.isSameId = isSame;
+    this.#update();
+  }
+
+  setId(id) {
+    this.id = id;
+    this.#update();
+  }
+
+  setSecret(secret) {
+    this.secret = secret;
+    this.#update();
+  }
+
+  async #explain() {
+    if (!this.isOpen) return;
+    this.#turn += 1;
+    const turn = this.#turn;
+    if (this.mistake) {
+      this.matches = null;
+      this.rejection = "";
+      this.#update();
+      return;
+    }
+    try {
+      const result = await this.#api.request("explain", { method: "POST", body: this.text });
+      if (turn !== this.#turn) return;
+      this.matches = result;
+      this.rejection = "";
+      const names = result.handlers.filter((one) => one.matches).map((one) => one.name);
+      this.#announce(names.length ? `Would match: ${names.join(", ")}` : "No handler would match");
+    } catch (error) {
+      if (turn !== this.#turn) return;
+      this.matches = null;
+      this.rejection = error.path ? `${error.path}: ${error.message}` : error.message;
+    }
+    this.#update();
+  }
+
+  async send(times = 1) {
+    if (this.isSending) return;
+    this.isSending = true;
+    this.error = "";
+    this.#update();
+    const id = this.isSameId && this.id ? this.id : null;
+    const body = JSON.stringify({ body: this.text, id, secret: this.secret, times });
+    try {
+      const { responses } = await this.#api.request("send", { method: "POST", body });
+      this.responses = responses;
+      this.#announce(`Response: ${responses.map(responseText).join(", ")}`, true);
+    } catch (error) {
+      this.responses = [];
+      this.error = error.message;
+    }
+    this.isSending = false;
+    this.#update();
+  }
+}
+
+/** The mistake of a text that is not JSON: its line, and what the browser found. */
+function findMistake(text) {
+  try {
+    JSON.parse(text);
+    return null;
+  } catch (error) {
+    const reason = error.message.replace(/ in JSON.*$| \(line.*$/, "").replace(/^JSON\.parse: /, "");
+    const position = /position (\d+)/.exec(error.message);
+    const line = /line (\d+)/.exec(error.message);
+    if (line) return { reason, line: Number(line[1]) };
+    if (position) return { reason, line: text.slice(0, Number(position[1])).split("\n").length };
+    return { reason, line: text.trimEnd().split("\n").length };
+  }
+}
+
+function responseText({ status, body }) {
+  const said = body && typeof body === "object" ? [body.status, body.reason] : [body];
+  return [status, ...said].filter(Boolean).join(" ").slice(0, 200);
+}
+
+function valueAt(body, path) {
+  return path.split(".").reduce((part, key) => part?.[key], body);
+}
+
+function fieldsView(compose) {
+  let body = null;
+  try {
+    body = JSON.parse(compose.text);
+  } catch {
+    return html`<p class="quiet">The fields are back when the JSON has no mistake.</p>`;
+  }
+  return FIELDS.map(({ path, label, options, isWide }) => {
+    const value = valueAt(body, path);
+    if (value === undefined || (value !== null && typeof value === "object")) return nothing;
+    if (typeof value === "boolean") {
+      return html`<label class="check"><input type="checkbox" .checked=${value}
+        @change=${(event) => compose.setField(path, event.target.checked)}> ${label}</label>`;
+    }
+    const change = (event) => compose.setField(path, event.target.value);
+    return html`<label class=${isWide ? "field is-wide" : "field"}><span>${label}</span>
+      ${options?.includes(value)
+        ? html`<select .value=${value} @change=${change}>${options.map((option) => html`<option ?selected=${option === value}>${option}</option>`)}</select>`
+        : html`<input type="text" spellcheck="false" .value=${String(value ?? "")} @input=${change}>`}</label>`;
+  });
+}
+
+function matchesView({ mistake, matches, rejection }) {
+  if (mistake) return html`<p class="quiet">The JSON has a mistake.</p>`;
+  if (rejection) return html`<p class="problem">Malformed: ${prose(rejection)}</p>`;
+  if (!matches) return html`<p class="quiet">...</p>`;
+  return html`${matches.ignored ? html`<p>No handler matches: ${prose(matches.ignored)}</p>` : nothing}
+    ${matches.handlers.length ? html`<ul class="matches">${matches.handlers.map((one) => html`
+      <li class=${one.matches ? "is-match" : "is-other"}><span class="mark" aria-hidden="true">${one.matches ? "✓" : "–"}</span>
+        <span>${prose(one.text || `\`${one.name}\` ${one.matches ? "matches" : "does not match"}`)}</span></li>`)}</ul>`
+      : html`<p>No handler is registered.</p>`}`;
+}
+
+function responsesView(compose, openDelivery) {
+  return html`<ul class="responses">${compose.responses.map((response) => html`<li>
+    <strong class=${response.status < 300 ? "is-good" : "is-bad"}>${response.status}</strong>
+    ${responseText({ ...response, status: "" })} <span class="quiet">${Math.round(response.milliseconds * 10) / 10} ms</span>
+    ${response.id ? html`<button type="button" class="small" aria-label=${`Open delivery ${response.id}`}
+      @click=${() => openDelivery(response.id)}>Open</button>` : nothing}</li>`)}</ul>`;
+}
+
+export function composeView({ compose, recent, now, message, copyAs, openDelivery }) {
+  const { mistake } = compose;
+  const goToLine = () => {
+    const area = document.getElementById("compose-json");
+    const lines = compose.text.split("\n");
+    const start = lines.slice(0, mistake.line - 1).join("\n").length + (mistake.line > 1 ? 1 : 0);
+    area.focus();
+    area.setSelectionRange(start, start + (lines[mistake.line - 1] ?? "").length);
+  };
+  const onKey = (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+      event.preventDefault();
+      compose.send();
+    }
+  };
+  const changed = compose.changedLines;
+  return html`<dialog id="compose" class="wide" aria-labelledby="compose-title"
+      @close=${() => compose.close()} @keydown=${onKey}>
+    ${compose.isOpen ? html`
+    <div class="dialog-head"><h2 id="compose-title">Send a delivery</h2>
+      <button type="button" @click=${() => compose.close()}>Close</button></div>
+    <div class="compose">
+      <div class="editor">
+        <label class="field is-wide"><span>Start from</span>
+          <select id="compose-source" @change=${(event) => compose.choose(event.target.value)}>
+            <optgroup label="Samples">${compose.samples.map(({ name, description }) => html`
+              <option value=${`sample:${name}`} ?selected=${compose.source === `sample:${name}`}>${name}${description ? `: ${description}` : ""}</option>`)}</optgroup>
+            <optgroup label="Recent deliveries">${sources(compose, recent).map((row) => html`
+              <option value=${`delivery:${row.id}`} ?selected=${compose.source === `delivery:${row.id}`}
+                >${eventName(row)}, ${row.repo ?? ""}, ${row.state}, ${age(row.received_at, now)} ago</option>`)}</optgroup>
+          </select></label>
+        <fieldset class="fields"><legend>Quick fields</legend>${fieldsView(compose)}</fieldset>
+        <label class="field is-wide"><span>JSON</span>
+          <textarea id="compose-json" rows="14" spellcheck="false" autocomplete="off" wrap="off"
+            aria-describedby="compose-mistake" aria-invalid=${mistake ? "true" : "false"}
+            .value=${compose.text} @input=${(event) => compose.setText(event.target.value)}></textarea></label>
+        <div class="below"><p id="compose-mistake" class=${mistake ? "problem" : "quiet"}>${mistake
+          ? html`Line ${mistake.line}: ${mistake.reason}`
+          : changed ? `${changed} changed ${changed === 1 ? "line" : "lines"}` : "Not changed"}</p>
+          ${mistake ? html`<button type="button" class="small" @click=${goToLine}>Go to line ${mistake.line}</button>` : nothing}
+          <button type="button" class="small" ?disabled=${!changed} @click=${() => compose.reset()}>Reset</button></div>
+      </div>
+      <div class="sending">
+        <h3>Matches</h3>
+        <p class="quiet">Nothing runs yet, except for <code>when=</code>.</p>
+        ${matchesView(compose)}
+        <fieldset><legend>Webhook-Id</legend>
+          <label class="check"><input type="radio" name="same-id" .checked=${!compose.isSameId}
+            @change=${() => compose.setSameId(false)}> new</label>
+          <label class="check"><input type="radio" name="same-id" .checked=${compose.isSameId}
+            @change=${() => compose.setSameId(true)}> this one, like a retry of the Hub</label>
+          ${compose.isSameId ? html`<input type="text" aria-label="Webhook-Id" spellcheck="false"
+            autocomplete="off" .value=${compose.id} @input=${(event) => compose.setId(event.target.value)}>` : nothing}</fieldset>
+        <fieldset><legend>Secret</legend>${SECRETS.map(([value, label]) => html`
+          <label class="check"><input type="radio" name="secret" .checked=${compose.secret === value}
+            @change=${() => compose.setSecret(value)}> ${label}</label>`)}</fieldset>
+        <div class="actions">
+          <button type="button" class="primary" id="compose-send" aria-keyshortcuts="Control+Enter"
+            ?disabled=${compose.isSending} @click=${() => compose.send()}>Send</button>
+          <button type="button" ?disabled=${compose.isSending} @click=${() => compose.send(TIMES)}>Send ${TIMES} at once</button>
+          <span class="choice" role="group" aria-label="Copy as">
+            <button type="button" @click=${() => copyAs("curl")}>Copy curl</button>
+            <button type="button" @click=${() => copyAs("cli")}>CLI</button>
+            <button type="button" @click=${() => copyAs("pytest")}>pytest</button>
+          </span>
+        </div>
+        <p class="quiet">${bytes(new Blob([compose.text]).size)}. Ctrl+Enter sends.</p>
+        ${compose.error ? html`<p class="problem">${compose.error}</p>` : nothing}
+        <p role="status" class="message">${message}</p>
+        ${responsesView(compose, openDelivery)}
+      </div>
+    </div>` : nothing}
+  </dialog>`;
+}
+
+/** The recent deliveries, with the one that the dialog starts from. */
+function sources(compose, recent) {
+  const rows = recent.slice(0, RECENT);
+  const id = compose.source.startsWith("delivery:") ? compose.source.slice("delivery:".length) : "";
+  const own = id && !rows.some((row) => row.id === id) && recent.find((row) => row.id === id);
+  return own ? [own, ...rows] : rows;
+}

@@ -1,0 +1,65 @@
+// A JSON value as a tree. Closed branches are not in the page, so long and deep values cost nothing.
+
+import { html, nothing } from "./view.js";
+
+const FIRST_ITEMS = 50;
+const LONGEST_TEXT = 500;
+const OPEN_DEPTH = 2;
+const FEW = 12;
+
+export class Tree {
+  #changed = new Map();
+  #shown = new Map();
+  #update;
+  #copy;
+
+  constructor(update, copy) {
+    this.#update = update;
+    this.#copy = copy;
+  }
+
+  view(value) {
+    return html`<ul class="tree">${this.#children(value, "", 0)}</ul>`;
+  }
+
+  #children(value, path, depth) {
+    const entries = Object.entries(value);
+    const most = this.#shown.get(path) ?? FIRST_ITEMS;
+    const more = entries.length - most;
+    return html`${entries.slice(0, most).map(([key, item]) => this.#node(key, item, path, depth))}
+      ${more > 0 ? html`<li><button type="button" class="small" @click=${() => {
+        this.#shown.set(path, most * 4);
+        this.#update();
+      }}>Show more (${more.toLocaleString("en")})</button></li>` : nothing}`;
+  }
+
+  #node(key, value, parent, depth) {
+    const path = parent ? `${parent}.${key}` : key;
+    const name = html`<button type="button" class="key" title="Copy the path"
+      aria-label=${`Copy the path ${path}`} @click=${() => this.#copy(path, "the path")}>${key}</button>`;
+    if (value === null || typeof value !== "object") {
+      return html`<li>${name} ${this.#leaf(value, path)}</li>`;
+    }
+    const size = Object.keys(value).length;
+    const isOpen = this.#changed.get(path) ?? (depth < OPEN_DEPTH && size <= FEW);
+    const summary = Array.isArray(value) ? `[${size}]` : `{${size}}`;
+    return html`<li>${size ? html`<button type="button" class="toggle" aria-expanded=${isOpen}
+        aria-label=${`${path}, ${size} inside`} @click=${() => {
+          this.#changed.set(path, !isOpen);
+          this.#update();
+        }}><span aria-hidden="true">${isOpen ? "▾" : "▸"}</span></button>` : nothing}${name}
+      <span class="size">${summary}</span>
+      ${isOpen && size ? html`<ul>${this.#children(value, path, depth + 1)}</ul>` : nothing}</li>`;
+  }
+
+  #leaf(value, path) {
+    if (typeof value !== "string") return html`<span class="literal">${String(value)}</span>`;
+    const isLong = value.length > LONGEST_TEXT && !this.#changed.get(path);
+    const text = JSON.stringify(isLong ? value.slice(0, LONGEST_TEXT) : value);
+    return html`<bdi class="text">${text}</bdi>${isLong ? html` <button type="button" class="small"
+      @click=${() => {
+        this.#changed.set(path, true);
+        this.#update();
+      }}>Show all ${value.length.toLocaleString("en")} characters</button>` : nothing}`;
+  }
+}

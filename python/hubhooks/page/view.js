@@ -1,0 +1,113 @@
+// Small parts that all views share.
+
+import { html, nothing, render } from "./vendor/lit-html/lit-html.js";
+import { repeat } from "./vendor/lit-html/directives/repeat.js";
+
+export { html, nothing, render, repeat };
+
+export const STATES = [
+  "failed", "stuck", "running", "retrying", "queued", "malformed", "succeeded", "ignored",
+  "unhandled",
+];
+
+const MARKS = {
+  failed: "!", stuck: "!", running: "▸", retrying: "↻", queued: "…", malformed: "?",
+  succeeded: "✓", ignored: "·", unhandled: "–",
+};
+
+/** A state as a sign, a word and a colour. */
+export function stateMark(state) {
+  return html`<span class="state is-${STATES.includes(state) ? state : "other"}"
+    ><span class="mark" aria-hidden="true">${MARKS[state] ?? "·"}</span>${state}</span>`;
+}
+
+/** `discussion.comment create`. */
+export function eventName(row) {
+  return [row.scope, row.action].filter(Boolean).join(" ") || "(no event)";
+}
+
+export function count(number, noun, plural = `${noun}s`) {
+  return `${number.toLocaleString("en")} ${number === 1 ? noun : plural}`;
+}
+
+const CLOCK = new Intl.DateTimeFormat("en", {
+  hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false,
+});
+const DAY = new Intl.DateTimeFormat("en", {
+  day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", hour12: false,
+});
+const FULL = new Intl.DateTimeFormat("en", {
+  dateStyle: "medium", timeStyle: "long", hour12: false,
+});
+
+/** The time since a moment, such as `12 s`; a date after a day. */
+export function age(text, now) {
+  const seconds = Math.max(0, Math.round((now - Date.parse(text)) / 1000));
+  if (Number.isNaN(seconds)) return "";
+  if (seconds < 60) return `${seconds} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
+  if (seconds < 86_400) return `${Math.floor(seconds / 3600)} h`;
+  return DAY.format(Date.parse(text));
+}
+
+export function clock(text) {
+  const time = Date.parse(text);
+  return Number.isNaN(time) ? "" : CLOCK.format(time);
+}
+
+/** A moment in local time, with the zone. */
+export function fullTime(text) {
+  const time = Date.parse(text ?? "");
+  return Number.isNaN(time) ? "" : FULL.format(time);
+}
+
+/** The time between two moments, such as `8 ms`. */
+export function duration(start, end) {
+  const milliseconds = Date.parse(end ?? "") - Date.parse(start ?? "");
+  if (Number.isNaN(milliseconds)) return "";
+  if (milliseconds < 1000) return `${Math.max(0, Math.round(milliseconds))} ms`;
+  return `${(milliseconds / 1000).toFixed(milliseconds < 10_000 ? 1 : 0)} s`;
+}
+
+export function bytes(size) {
+  if (size < 1000) return `${size} B`;
+  return size < 1e6 ? `${(size / 1000).toFixed(1)} kB` : `${(size / 1e6).toFixed(1)} MB`;
+}
+
+/** Text in which backquotes mark code. */
+export function prose(text) {
+  const parts = String(text ?? "").split("`");
+  if (parts.length % 2 === 0) return text;
+  return parts.map((part, at) => (at % 2 ? html`<code>${part}</code>` : part));
+}
+
+/** A link to the Hub. Text without a link for any other address. */
+export function hubLink(url, text) {
+  let target = null;
+  try {
+    target = new URL(url);
+  } catch {
+    return text;
+  }
+  const isHub = target.origin === "https://huggingface.co" && !target.username && !target.password;
+  if (!isHub) return text;
+  return html`<a href=${target.href} target="_blank" rel="noopener noreferrer">${text}</a>`;
+}
+
+/** Return true if the user types in a field. */
+export function isTyping(element) {
+  if (!(element instanceof HTMLElement)) return false;
+  if (element.matches("textarea, select") || element.isContentEditable) return true;
+  return element.matches("input:not([type=checkbox], [type=radio])");
+}
+
+/** Run a function after the last call, when `milliseconds` passed without another one. */
+export function debounced(run, milliseconds) {
+  let timer = 0;
+  const call = (...values) => {
+    clearTimeout(timer);
+    timer = setTimeout(() => run(...values), milliseconds);
+  };
+  call.cancel = () => clearTimeout(timer);
+  return call;
+}
