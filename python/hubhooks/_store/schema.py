@@ -409,8 +409,9 @@ SELECT_COUNTS_VERSION = f"""
             ORDER BY minute DESC LIMIT 1)
     FROM log
 """  # noqa: S608 - constants
+# With the id: another store at the path can have the same numbers.
 SELECT_RECENT_STATES = """
-    SELECT seq, state, is_acknowledged, duplicates FROM deliveries ORDER BY seq DESC LIMIT ?
+    SELECT seq, id, state, is_acknowledged, duplicates FROM deliveries ORDER BY seq DESC LIMIT ?
 """
 # Runs start from the oldest on. A new delivery can start before them if its handler is free.
 SELECT_OPEN_RUNS = """

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
-from hubhooks._store.watcher import StoreWatcher
 from hubhooks._terminal import flush_output, print_line, shown_id_length
 from hubhooks.admin.delivery_json import delivery_json
 from hubhooks.cli.output import (
@@ -19,11 +19,9 @@ from hubhooks.cli.output import (
     terminal_width,
 )
 from hubhooks.errors import StoreError
-from hubhooks.models import UNFINISHED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from datetime import datetime
+    from collections.abc import Sequence
 
     from hubhooks._store.sqlite import SqliteStore
     from hubhooks.models import Delivery
@@ -31,9 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["Criteria", "follow_deliveries"]
 
 POLL_SECONDS = 0.25
-_PAGE = 200
-# Deliveries older than these are found again only while they are unfinished.
-_MOST_KNOWN = 5000
+# So many stored deliveries are printed at most before new ones.
+_MOST_LISTED = 5000
 _WIDTH_OF_STATE = 9
 
 
@@ -60,32 +57,27 @@ def follow_deliveries(store: SqliteStore, criteria: Criteria, *, as_json: bool) 
 
     The app may stop, start again and replace the store meanwhile.
     """
-    seen = _Seen(store, criteria.since)
     if not as_json:
         print_note(f"waiting for deliveries in {store.path}; Ctrl-C ends")
     complaint = ""
-    with StoreWatcher(store.path) as watcher:
-        needs_poll = True
-        while True:
-            # A failed read is repeated although nothing else changes.
-            if watcher.changed() or needs_poll:
-                try:
-                    changed = list(seen.changes())
-                    needs_poll, complaint = False, ""
-                except StoreError as error:
-                    changed, needs_poll = [], True
-                    if str(error) != complaint:
-                        complaint = str(error)
-                        print_note(f"cannot read the store now, trying again: {complaint}")
-                for delivery in filter(criteria.accepts, changed):
-                    print_line(json.dumps(delivery_json(delivery)) if as_json else _line(delivery))
-                if changed and not flush_output():
-                    return
-            time.sleep(POLL_SECONDS)
+    follower = _Follower(store, criteria.since)
+    while True:
+        try:
+            changed, complaint = follower.changes(), ""
+        except StoreError as error:
+            changed = []
+            if str(error) != complaint:
+                complaint = str(error)
+                print_note(f"cannot read the store now, trying again: {complaint}")
+        for delivery in filter(criteria.accepts, changed):
+            print_line(json.dumps(delivery_json(delivery)) if as_json else _line(delivery))
+        if changed and not flush_output():
+            return
+        time.sleep(POLL_SECONDS)
 
 
-class _Seen:
-    """The deliveries that were read before, to find the changed ones.
+class _Follower:
+    """Finds the deliveries that changed since the last call.
 
     Args:
         store: the store.
@@ -94,61 +86,31 @@ class _Seen:
 
     def __init__(self, store: SqliteStore, since: datetime | None) -> None:
         self._store = store
-        self._versions: dict[str, object] = {}
-        self._unfinished: set[str] = set()
-        stored = store.list(limit=_MOST_KNOWN)
-        stored += self._list_unfinished()
-        for delivery in reversed(stored):
-            if since is None or delivery.received_at < since:
-                self._note(delivery)
+        self._watch = store.watch()
+        self._is_started = False
+        # All stored deliveries since then count as new: at the start, and in a store that was
+        # replaced.
+        self._since = datetime.now(timezone.utc) if since is None else since
 
-    def changes(self) -> Iterator[Delivery]:
-        """Yield the deliveries that changed since the last call, the oldest first."""
-        found: dict[str, Delivery] = {}
-        before = None
-        while page := self._store.list(limit=_PAGE, before=before):
-            changed = [each for each in page if self._is_changed(each)]
-            found.update((each.id, each) for each in changed)
-            # New ones come first. Older changed ones were unfinished, or are now.
-            if len(changed) < len(page) or len(found) >= _MOST_KNOWN:
-                break
-            before = page[-1].id
-        known = self._store.deliveries(self._unfinished - found.keys())
-        # The others were deleted.
-        self._unfinished.intersection_update((*found, *(each.id for each in known)))
-        for delivery in (*known, *self._list_unfinished()):
-            if self._is_changed(delivery):
-                found.setdefault(delivery.id, delivery)
-        for delivery in sorted(found.values(), key=_changed_at):
-            self._note(delivery)
-            yield delivery
+    def changes(self) -> Sequence[Delivery]:
+        """Return the deliveries that changed since the last call, the oldest first.
 
-    def _list_unfinished(self) -> list[Delivery]:
-        return [
-            delivery
-            for state in sorted(UNFINISHED)
-            for delivery in self._store.list(state=state, limit=_PAGE)
-        ]
-
-    def _is_changed(self, delivery: Delivery) -> bool:
-        return self._versions.get(delivery.id) != _version(delivery)
-
-    def _note(self, delivery: Delivery) -> None:
-        # The newest one is the last one of the dictionary.
-        self._versions.pop(delivery.id, None)
-        self._versions[delivery.id] = _version(delivery)
-        if delivery.is_open:
-            self._unfinished.add(delivery.id)
+        Raises:
+            StoreError: the store cannot be read now.
+        """
+        if not self._is_started:
+            self._watch.start()
+            found = self._list_since()
+            self._is_started = True
         else:
-            self._unfinished.discard(delivery.id)
-        while len(self._versions) > 2 * _MOST_KNOWN:
-            del self._versions[next(iter(self._versions))]
+            changes = self._watch.look()
+            found = changes.deliveries if changes.is_complete else self._list_since()
+        for delivery in found:
+            self._since = max(delivery.received_at + timedelta(microseconds=1), self._since)
+        return found
 
-
-def _version(delivery: Delivery) -> object:
-    """Return what differs between two versions of a delivery."""
-    runs = tuple((run.handler, run.state, run.attempts) for run in delivery.runs)
-    return delivery.received_at, delivery.skipped, delivery.is_replay, delivery.duplicates, runs
+    def _list_since(self) -> list[Delivery]:
+        return self._store.list(since=self._since, limit=_MOST_LISTED)[::-1]
 
 
 def _changed_at(delivery: Delivery) -> datetime:
