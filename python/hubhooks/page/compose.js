@@ -187,7 +187,7 @@ export class Compose {
   }
 }
 
-/** The fault of a text that is not JSON: its line, and what the browser found. */
+/** The error of a text that is not JSON: its line, and the browser's message. */
 function findFault(text) {
   try {
     JSON.parse(text);
@@ -216,7 +216,7 @@ function fieldsView(compose) {
   try {
     body = JSON.parse(compose.text);
   } catch {
-    return html`<p class="quiet">The fields are back when the JSON has no fault.</p>`;
+    return html`<p class="quiet">The fields return when the JSON is valid.</p>`;
   }
   return FIELDS.map(({ path, label, options, isWide }) => {
     const value = valueAt(body, path);
@@ -234,7 +234,7 @@ function fieldsView(compose) {
 }
 
 function matchesView({ fault, matches, rejection }) {
-  if (fault) return html`<p class="quiet">The JSON has a fault.</p>`;
+  if (fault) return html`<p class="quiet">The JSON has an error.</p>`;
   if (rejection) return html`<p class="problem">Malformed: ${prose(rejection)}</p>`;
   if (!matches) return html`<p class="quiet">...</p>`;
   return html`${matches.ignored ? html`<p>No handler matches: ${prose(matches.ignored)}</p>` : nothing}
