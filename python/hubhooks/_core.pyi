@@ -36,6 +36,7 @@ __all__ = [
     "match_filters",
     "narrow",
     "nearest_scope",
+    "storable_headers",
 ]
 
 ACTIONS: Final[tuple[Action, ...]]
