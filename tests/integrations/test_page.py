@@ -134,7 +134,10 @@ def show(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., View]]:
             script = str(ROOT / "tests" / "page_server.py")
             command = (script, "--port", "{port}", "--count", str(count), "--mode", mode)
             server = stack.enter_context(started(tmp_path, *command))
-            return stack.enter_context(opened(browser, server, **options))
+            view = stack.enter_context(opened(browser, server, **options))
+            if count:
+                view.rows.first.wait_for()
+            return view
 
         yield show
 
