@@ -30,6 +30,7 @@ assert isinstance(event, ContentEvent), event
 Verifier("tide").verify("tide")
 # Found only: to import it takes pytest.
 assert importlib.util.find_spec("pytest_hubhooks")
+assert importlib.resources.files("hubhooks").joinpath("page", "index.html").is_file()
 # The page for coding agents.
 assert importlib.resources.files("hubhooks").joinpath("SKILL.md").is_file()
 Webhooks()

@@ -263,8 +263,8 @@ class PageServer:
             await self._stream(receive, send)
         else:
             given = dict(parse_qsl(scope["query_string"].decode()))
-            status, said = self._api(scope["method"], path, given, body)
-            await self._respond(send, status, said)
+            status, content = self._api(scope["method"], path, given, body)
+            await self._respond(send, status, content)
 
     def _api(  # noqa: PLR0911 - one for each path
         self, method: str, path: str, given: dict[str, str], body: bytes
@@ -320,8 +320,8 @@ class PageServer:
     def _send(self, order: dict[str, Any]) -> list[dict[str, Any]]:
         self.sent.append(order)
         if order["secret"] in {"wrong", "none"}:
-            said = {"status": "rejected", "reason": "the secret is wrong"}
-            return [{"status": 403, "body": said, "milliseconds": 1.2, "id": None}]
+            content = {"status": "rejected", "reason": "the secret is wrong"}
+            return [{"status": 403, "body": content, "milliseconds": 1.2, "id": None}]
         responses = []
         for _ in range(order["times"]):
             delivery = self.add(body=json.loads(order["body"]))
@@ -332,8 +332,8 @@ class PageServer:
             })  # fmt: skip
         return responses
 
-    async def _respond(self, send: Any, status: int, said: Any) -> None:
-        body = json.dumps(said).encode()
+    async def _respond(self, send: Any, status: int, content: Any) -> None:
+        body = json.dumps(content).encode()
         await self._start(send, status, "application/json")
         await send({"type": "http.response.body", "body": body})
 

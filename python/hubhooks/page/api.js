@@ -57,15 +57,15 @@ export class Api {
     }
     if (response.ok) return response;
     const text = await response.text().catch(() => "");
-    let said = {};
+    let details = {};
     try {
-      said = JSON.parse(text) ?? {};
+      details = JSON.parse(text) ?? {};
     } catch {
       // A proxy can send another kind of body.
     }
-    const reason = said.reason || `the server responded with ${response.status}`;
+    const reason = details.reason || `the server responded with ${response.status}`;
     if (response.status === 401 || response.status === 403) this.onDenied(reason);
-    throw new ApiError(response.status, reason, said.path);
+    throw new ApiError(response.status, reason, details.path);
   }
 
   /**

@@ -28,7 +28,7 @@ export class Compose {
   source = "";
   text = "";
   #original = "";
-  fault = null;
+  syntaxError = null;
   matches = null;
   rejection = "";
   isSameId = false;
@@ -114,7 +114,7 @@ export class Compose {
 
   setText(text) {
     this.text = text;
-    this.fault = findFault(text);
+    this.syntaxError = findSyntaxError(text);
     this.explainSoon();
     this.#update();
   }
@@ -146,7 +146,7 @@ export class Compose {
     if (!this.isOpen) return;
     this.#turn += 1;
     const turn = this.#turn;
-    if (this.fault) {
+    if (this.syntaxError) {
       this.matches = null;
       this.rejection = "";
       this.#update();
@@ -187,8 +187,8 @@ export class Compose {
   }
 }
 
-/** The error of a text that is not JSON: its line, and the browser's message. */
-function findFault(text) {
+/** The syntax error of a text that is not JSON: its line, and what the browser found. */
+function findSyntaxError(text) {
   try {
     JSON.parse(text);
     return null;
@@ -203,8 +203,8 @@ function findFault(text) {
 }
 
 function responseText({ status, body }) {
-  const said = body && typeof body === "object" ? [body.status, body.reason] : [body];
-  return [status, ...said].filter(Boolean).join(" ").slice(0, 200);
+  const words = body && typeof body === "object" ? [body.status, body.reason] : [body];
+  return [status, ...words].filter(Boolean).join(" ").slice(0, 200);
 }
 
 function valueAt(body, path) {
@@ -216,7 +216,7 @@ function fieldsView(compose) {
   try {
     body = JSON.parse(compose.text);
   } catch {
-    return html`<p class="quiet">The fields return when the JSON is valid.</p>`;
+    return html`<p class="quiet">The fields are back when the JSON has no syntax error.</p>`;
   }
   return FIELDS.map(({ path, label, options, isWide }) => {
     const value = valueAt(body, path);
@@ -233,8 +233,8 @@ function fieldsView(compose) {
   });
 }
 
-function matchesView({ fault, matches, rejection }) {
-  if (fault) return html`<p class="quiet">The JSON has an error.</p>`;
+function matchesView({ syntaxError, matches, rejection }) {
+  if (syntaxError) return html`<p class="quiet">The JSON has a syntax error.</p>`;
   if (rejection) return html`<p class="problem">Malformed: ${prose(rejection)}</p>`;
   if (!matches) return html`<p class="quiet">...</p>`;
   return html`${matches.ignored ? html`<p>No handler matches: ${prose(matches.ignored)}</p>` : nothing}
@@ -253,13 +253,13 @@ function responsesView(compose, openDelivery) {
 }
 
 export function composeView({ compose, recent, now, message, copyAs, openDelivery }) {
-  const { fault } = compose;
+  const { syntaxError } = compose;
   const goToLine = () => {
     const area = document.getElementById("compose-json");
     const lines = compose.text.split("\n");
-    const start = lines.slice(0, fault.line - 1).join("\n").length + (fault.line > 1 ? 1 : 0);
+    const start = lines.slice(0, syntaxError.line - 1).join("\n").length + (syntaxError.line > 1 ? 1 : 0);
     area.focus();
-    area.setSelectionRange(start, start + (lines[fault.line - 1] ?? "").length);
+    area.setSelectionRange(start, start + (lines[syntaxError.line - 1] ?? "").length);
   };
   const onKey = (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
@@ -286,12 +286,12 @@ export function composeView({ compose, recent, now, message, copyAs, openDeliver
         <fieldset class="fields"><legend>Quick fields</legend>${fieldsView(compose)}</fieldset>
         <label class="field is-wide"><span>JSON</span>
           <textarea id="compose-json" rows="14" spellcheck="false" autocomplete="off" wrap="off"
-            aria-describedby="compose-fault" aria-invalid=${fault ? "true" : "false"}
+            aria-describedby="compose-error" aria-invalid=${syntaxError ? "true" : "false"}
             .value=${compose.text} @input=${(event) => compose.setText(event.target.value)}></textarea></label>
-        <div class="below"><p id="compose-fault" class=${fault ? "problem" : "quiet"}>${fault
-          ? html`Line ${fault.line}: ${fault.reason}`
+        <div class="below"><p id="compose-error" class=${syntaxError ? "problem" : "quiet"}>${syntaxError
+          ? html`Line ${syntaxError.line}: ${syntaxError.reason}`
           : changed ? `${changed} changed ${changed === 1 ? "line" : "lines"}` : "Not changed"}</p>
-          ${fault ? html`<button type="button" class="small" @click=${goToLine}>Go to line ${fault.line}</button>` : nothing}
+          ${syntaxError ? html`<button type="button" class="small" @click=${goToLine}>Go to line ${syntaxError.line}</button>` : nothing}
           <button type="button" class="small" ?disabled=${!changed} @click=${() => compose.reset()}>Reset</button></div>
       </div>
       <div class="sending">

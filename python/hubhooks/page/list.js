@@ -130,6 +130,9 @@ export class DeliveryList {
 
   setFilter(change) {
     Object.assign(this.filter, change);
+    // The response to the old filter would be shown as that of the new one.
+    this.#request?.abort();
+    this.#request = null;
     this.loadSoon();
     this.#update();
   }
