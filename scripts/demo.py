@@ -93,13 +93,13 @@ def show_next_steps() -> None:
     print(f"""\
 Try next:
 
-  export WEBHOOK_SECRET=moon
-  {folder}/uvicorn quickstart:hooks --app-dir examples
+  cd examples
+  ../{folder}/hubhooks dev quickstart.py
 
-and in a second terminal, with the same secret:
+Open the printed page: it shows deliveries as they arrive, and sends samples. In a second terminal:
 
-  {folder}/hubhooks send http://127.0.0.1:8000 --sample repo.create
-  {folder}/hubhooks deliveries list
+  cd examples
+  ../{folder}/hubhooks send http://127.0.0.1:8000 --sample repo.create
 
 Change a handler in examples/quickstart.py, or write a bot: docs/quickstart.md.""")
 

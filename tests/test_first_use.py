@@ -130,8 +130,7 @@ def test_demo_announces_start_and_next_steps(demo: tuple[str, Path]) -> None:
     assert printed.startswith("Starting examples/quickstart.py")
     end = printed[printed.index("Try next:") :]
     for word in (
-        "WEBHOOK_SECRET",
-        "uvicorn quickstart:hooks",
+        "hubhooks dev quickstart.py",
         "hubhooks send",
         "docs/quickstart.md",
     ):

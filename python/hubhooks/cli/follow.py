@@ -30,6 +30,7 @@ from hubhooks._terminal import (
 from hubhooks.cli.output import counted, cut, print_note, terminal_width
 from hubhooks.cli.sender import SecretPlace, make_target, printable_ascii
 from hubhooks.cli.times import WHEN_HELP, parse_time
+from hubhooks.dev.folder import read_kept
 from hubhooks.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -126,6 +127,8 @@ def _follow(  # noqa: PLR0913 - one parameter per option
             raise ConfigError(msg)
         printable_ascii(token, token_env)
         target = make_target(to, secret, SecretPlace.HEADER)
+        if secret is None and target.is_local and (kept := read_kept(_environment.SECRET)):
+            target = make_target(to, kept, SecretPlace.HEADER)
         if target.shown.rstrip("/") == source:
             msg = "the URL and --to are the same app"
             raise ConfigError(msg)
