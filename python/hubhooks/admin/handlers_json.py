@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hubhooks._core import HubEvent
+from hubhooks._core import CommentEvent, HubEvent
 from hubhooks._functions import layers
 from hubhooks._logging import text_of
 from hubhooks.handlers import WhenResults
@@ -16,22 +16,23 @@ if TYPE_CHECKING:
     from hubhooks.handlers import Handler, Policy, Rule
     from hubhooks.routing import Router
 
-__all__ = ["explain_json", "handlers_json"]
+__all__ = ["explain_json", "filter_text", "function_name", "handler_json", "handlers_json"]
 
 
 def handlers_json(router: Router) -> list[dict[str, Any]]:
     """Give the handlers of a router as JSON, in the order of registration. This runs none."""
-    return [_handler_json(handler) for handler in router.handlers]
+    return [handler_json(handler) for handler in router.handlers]
 
 
-def _handler_json(handler: Handler) -> dict[str, Any]:
+def handler_json(handler: Handler) -> dict[str, Any]:
+    """Give a handler as JSON: filters as text and as data, options, file and line."""
     file, line = _source_of(handler.function)
     return {
         "name": handler.name,
         "file": file,
         "line": line,
         "is_async": handler.is_async,
-        "filters": [_filter_text(rule) for rule in handler.rules],
+        "filters": [filter_text(rule) for rule in handler.rules],
         "criteria": [_criteria_json(rule) for rule in handler.rules],
         "policy": _policy_json(handler.policy),
     }
@@ -49,21 +50,28 @@ def _source_of(function: Callable[..., object]) -> tuple[str | None, int | None]
     return file, line
 
 
-def _filter_text(rule: Rule) -> str:
-    text = repr(rule.filter).removeprefix("Filter(").removesuffix(")")
-    parts = [text] if text else []
-    if rule.visible_only:
-        parts.append("visible comments only")
+def filter_text(rule: Rule) -> str:
+    """Describe the filters of one decorator in one line."""
+    criteria = dict(rule.filter.criteria)
+    scopes = [each if isinstance(each, str) else each.__name__ for each in rule.filter.scopes]
+    if rule.visible_only and rule.filter.scopes == (CommentEvent,):
+        # `on_comment` makes these criteria.
+        scopes = ["new comment"]
+        criteria.pop("action", None)
+    parts = [" or ".join(scopes) or "every event"]
+    for name, value in criteria.items():
+        words = str(value).lower() if isinstance(value, bool) else " or ".join(value)
+        parts.append(f"{name} {words}")
     if rule.when is not None:
-        parts.append(f"when={_name_of(rule.when)}")
-    return ", ".join(parts) or "every event"
+        parts.append(f"when {function_name(rule.when)}")
+    return ", ".join(parts)
 
 
 def _criteria_json(rule: Rule) -> dict[str, Any]:
     scopes = [scope if isinstance(scope, str) else scope.__name__ for scope in rule.filter.scopes]
     criteria: dict[str, Any] = {"scopes": scopes, **rule.filter.criteria}
     if rule.when is not None:
-        criteria["when"] = _name_of(rule.when)
+        criteria["when"] = function_name(rule.when)
     return criteria
 
 
@@ -71,7 +79,7 @@ def _policy_json(policy: Policy) -> dict[str, Any]:
     backoff = policy.backoff
     return {
         "retries": policy.retries,
-        "backoff": _name_of(backoff) if callable(backoff) else backoff,
+        "backoff": function_name(backoff) if callable(backoff) else backoff,
         "timeout": policy.timeout,
         "concurrency": policy.concurrency,
         "serial": policy.serial,
@@ -79,7 +87,8 @@ def _policy_json(policy: Policy) -> dict[str, Any]:
     }
 
 
-def _name_of(function: object) -> str:
+def function_name(function: object) -> str:
+    """Return the name of a function of the user."""
     name = getattr(function, "__qualname__", None)
     return name if isinstance(name, str) else shorten(text_of(type(function).__qualname__))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from hubhooks._core import CommentEvent, HubEvent
+from hubhooks._core import HubEvent
 from hubhooks._load_app import AppImportError, load_webhooks
 from hubhooks._terminal import (
     escape_controls,
@@ -22,6 +22,12 @@ from hubhooks._terminal import (
     single_line,
     terminal,
     usage_errors,
+)
+from hubhooks.admin.handlers_json import (
+    explain_json,
+    filter_text,
+    function_name,
+    handler_json,
 )
 from hubhooks.cli.bodies import (
     SET_HELP,
@@ -37,10 +43,10 @@ from hubhooks.handlers import Policy
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hubhooks.handlers import Handler, Rule
+    from hubhooks.handlers import Handler
     from hubhooks.webhooks import Webhooks
 
-__all__ = ["add_commands", "handler_json"]
+__all__ = ["add_commands"]
 
 _EXIT_CODE_OF_A_USAGE_ERROR = 2
 _SECONDS = frozenset({"backoff", "debounce", "timeout"})
@@ -131,7 +137,7 @@ def _explain(
             msg = f"{name} is not an event of the Hub: {error}"
             raise ConfigError(msg) from error
         hooks = load_webhooks(app)
-    explained = explain_json(hooks, event)
+    explained = explain_json(hooks, body)
     if as_json:
         print_line(json.dumps(explained))
     else:
@@ -158,56 +164,7 @@ def _app_errors() -> Iterator[None]:
 # ---- handlers --------------------------------------------------------------------------------
 
 
-def handler_json(handler: Handler) -> dict[str, Any]:
-    """Describe a handler as JSON: filters as text and as data, options, file and line."""
-    file, line = _source(handler)
-    return {
-        "name": handler.name,
-        "file": file,
-        "line": line,
-        "is_async": handler.is_async,
-        "filters": [filter_text(rule) for rule in handler.rules],
-        "criteria": [_criteria(rule) for rule in handler.rules],
-        "policy": {name: _json_option(handler.policy, name) for name in _OPTIONS},
-    }
-
-
 _OPTIONS = ("retries", "backoff", "timeout", "concurrency", "serial", "debounce")
-
-
-def _json_option(policy: Policy, name: str) -> Any:  # noqa: ANN401 - any JSON value
-    value = getattr(policy, name)
-    return _function_name(value) if callable(value) else value
-
-
-def filter_text(rule: Rule) -> str:
-    """Describe the filters of one decorator in one line."""
-    criteria = dict(rule.filter.criteria)
-    scopes = [each if isinstance(each, str) else each.__name__ for each in rule.filter.scopes]
-    if rule.visible_only and rule.filter.scopes == (CommentEvent,):
-        # `on_comment` makes these criteria.
-        scopes = ["new comment"]
-        criteria.pop("action", None)
-    parts = [" or ".join(scopes) or "every event"]
-    for name, value in criteria.items():
-        words = str(value).lower() if isinstance(value, bool) else " or ".join(value)
-        parts.append(f"{name} {words}")
-    if rule.when is not None:
-        parts.append(f"when {_function_name(rule.when)}")
-    return ", ".join(parts)
-
-
-def _criteria(rule: Rule) -> dict[str, Any]:
-    scopes = [each if isinstance(each, str) else each.__name__ for each in rule.filter.scopes]
-    criteria: dict[str, Any] = {"scopes": scopes, **rule.filter.criteria}
-    if rule.when is not None:
-        criteria["when"] = _function_name(rule.when)
-    return criteria
-
-
-def _function_name(function: object) -> str:
-    name = getattr(function, "__qualname__", None)
-    return name if isinstance(name, str) else type(function).__name__
 
 
 def _policy_text(handler: Handler) -> str:
@@ -219,7 +176,7 @@ def _policy_text(handler: Handler) -> str:
         is_shown = handler.policy.retries if name == "backoff" else value != getattr(default, name)
         if is_shown:
             unit = " s" if name in _SECONDS and not callable(value) else ""
-            text = _function_name(value) if callable(value) else _number(value)
+            text = function_name(value) if callable(value) else _number(value)
             parts.append(f"{name} {text}{unit}")
     return ", ".join(parts)
 
@@ -228,14 +185,9 @@ def _number(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _source(handler: Handler) -> tuple[str | None, int | None]:
-    """Return the file and the line of a handler; None for compiled code."""
-    file, _, line = handler.site.place.rpartition(":")
-    return (file, int(line)) if file and line.isdecimal() else (None, None)
-
-
 def _source_text(handler: Handler) -> str:
-    file, line = _source(handler)
+    described = handler_json(handler)
+    file, line = described["file"], described["line"]
     if file is None:
         return handler.site.place
     path = Path(file)
@@ -245,27 +197,6 @@ def _source_text(handler: Handler) -> str:
 
 
 # ---- explanations ----------------------------------------------------------------------------
-
-
-def explain_json(hooks: Webhooks, event: HubEvent) -> dict[str, Any]:
-    """Explain for each handler why it matches an event, or why not."""
-    match = hooks.find_match(event)
-    matching = {handler.name for handler in match.handlers}
-    lines = match.explain(event)
-    # The lines of the handlers are the last ones. Of an ignored event, one line is about all.
-    names = [handler.name for handler in hooks.handlers]
-    if match.ignored:
-        texts = [f"`{name}` does not match: {match.ignored}" for name in names]
-    else:
-        texts = lines[len(lines) - len(names) :]
-    return {
-        "event": f"{event.scope} {event.action}",
-        "handlers": [
-            {"name": handler.name, "matches": handler.name in matching, "text": text}
-            for handler, text in zip(hooks.handlers, texts, strict=True)
-        ],
-        "ignored": match.ignored,
-    }
 
 
 def _print_explained(explained: dict[str, Any], hooks: Webhooks, event: HubEvent) -> None:
