@@ -590,7 +590,7 @@ def test_handlers_have_source_filters_policy_and_counts(fixed_site: Site) -> Non
     assert criteria["mention"] == ["my-bot"]
     assert criteria["when"] == "make_hooks.<locals>.<lambda>"
     assert "new comment" in reply["filters"][0]
-    assert retrain["filters"] == ['"repo", private=True', '"repo.content", repo=["ada-labs/*"]']
+    assert retrain["filters"] == ["repo, private true", "repo.content, repo ada-labs/*"]
     assert (retrain["counts"], reply["counts"]) == ({"failed": 1}, {"succeeded": 1})
     assert retrain["last"]["delivery"] == "d2"
     assert retrain["last"]["state"] == "failed"
