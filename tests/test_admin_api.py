@@ -494,8 +494,8 @@ def test_attempts_keep_the_first_error(site: Site) -> None:
     site.wait("d1", "succeeded")
     first, second = site.api("deliveries/d1/attempts").data["attempts"]
     assert list(first) == [
-        "handler", "attempt", "state", "started_at", "finished_at", "error", "traceback", "pid",
-        "code", "output", "result",
+        "handler", "attempt", "state", "started_at", "finished_at", "error", "traceback", "output",
+        "result", "pid", "code",
     ]  # fmt: skip
     assert (first["handler"], first["attempt"], first["state"]) == (name, 1, "failed")
     assert "ValueError" in first["traceback"]

@@ -157,7 +157,7 @@ class Histories(RuleBasedStateMachine):
         if is_failure:
             run.failed(ValueError())
         else:
-            run.done()
+            run.done(None)
 
     @rule(seconds=st.sampled_from([0.3, 5.5, 11.0, 21.0, 61.0, 101.0]))
     def time_passes(self, seconds: float) -> None:
