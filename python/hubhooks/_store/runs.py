@@ -93,6 +93,9 @@ class RunTable:
         self._pending_ends: _PendingEnds | None = None
         self._claimed: dict[tuple[str, str, int], ClaimedRun] = {}
 
+    def _defer(self, write: Callable[[], object]) -> None:
+        self._db.defer(write)
+
     def list_ready(
         self,
         limit: int,
@@ -157,7 +160,7 @@ class RunTable:
 
     def mark_stuck(self, run_context: RunContext) -> None:
         """Record, deferred, that a handler is over its timeout and cannot be cancelled."""
-        self._db.defer(partial(self._write_stuck, run_context))
+        self._defer(partial(self._write_stuck, run_context))
 
     def finish_run(
         self,
@@ -200,7 +203,7 @@ class RunTable:
         how = (handler, attempt, state, outcome, due_at, error, traceback, failures)
         if claimed is None:
             # The file at the path was replaced since, and has other numbers.
-            self._db.defer(lambda: self._end_by_id(delivery_id, EndedAttempt(0, *how)))
+            self._defer(lambda: self._end_by_id(delivery_id, EndedAttempt(0, *how)))
             return
         with self._ends_lock:
             pending, is_new = self._open_pending()
@@ -210,8 +213,8 @@ class RunTable:
             is_single = claimed.is_single and self._is_shared
             end = EndedAttempt(claimed.seq, *how, is_single, is_acknowledged)
             pending.ends.append(end)
-        if is_new:
-            self._db.defer(partial(self._write_pending, pending))
+        if is_new or not self._is_shared:
+            self._defer(partial(self._write_pending, pending))
 
     def _end_by_id(self, delivery_id: str, end: EndedAttempt) -> None:
         seq = self._new.seq(delivery_id)
