@@ -186,12 +186,6 @@ class SqliteStore(LeaderTable, StoreReader):
             finally:
                 self._new.clear()
 
-    def _defer(self, write: Callable[[], object]) -> None:
-        super()._defer(write)
-        if not self._is_shared:
-            # The worker of a store in memory looks for ready runs without a flush.
-            self._flush_in_transaction()
-
     def _flush_in_transaction(self) -> None:
         with self.transaction():
             pass

@@ -171,20 +171,14 @@ class Worker:
                 break
             # The queue of a store in memory is lost if it does not run now.
             self.poll_now()
-            # A run of this poll may have failed already, and may be due again.
-            is_over = unfinished.is_zero and (left == 0 or not self._has_ready_runs())
+            # A run of this poll may have failed already, and may be due again. The order matters.
+            is_over = unfinished.is_zero and (
+                bool(self.store.path) or left == 0 or not self._ready_runs.has_ready()
+            )
         await self._executor.cancel_tasks()
         if self.store.path:
             for run in self.claims.running:
                 run.requeue()
-
-    def _has_ready_runs(self) -> bool:
-        """Return whether a store in memory has runs that can start."""
-        if self.store.path:
-            return False
-        grouped = [each.name for each in self._router.handlers if each.policy.is_grouped]
-        known = self._router.handler_names
-        return bool(self.store.list_ready(1, among=known, grouped=grouped))
 
     async def close(self) -> None:
         """End the threads, and close the store."""
