@@ -8,10 +8,12 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from servers import PATIENCE, ROOT
+from servers import PATIENCE, ROOT, wait_until
 
+from hubhooks import Webhooks, testing
 from hubhooks._store.memory import MemoryLimits
 from hubhooks._store.sqlite import SqliteStore
+from hubhooks._worker.worker import Worker
 from hubhooks.errors import StoreError
 
 if TYPE_CHECKING:
@@ -121,3 +123,27 @@ assert "sqlite3" in sys.modules
 """
     environ = {"PYTHONPATH": str(ROOT / "python")}
     subprocess.run([sys.executable, "-W", "error", "-c", code], env=environ, check=True)
+
+
+def test_drain_starts_a_retry_that_became_due_during_a_poll(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    poll = Worker.poll_now
+
+    def poll_and_wait(worker: Worker) -> None:
+        poll(worker)
+        # The started run has failed before the worker looks again.
+        wait_until(lambda: worker._executor.unfinished.is_zero)  # noqa: SLF001 - nothing else shows it
+
+    monkeypatch.setattr(Worker, "poll_now", poll_and_wait)
+    hooks = Webhooks()
+    calls: list[object] = []
+
+    @hooks.on("repo", name="handle", retries=3)
+    def handle(event: object) -> None:
+        calls.append(event)
+        if len(calls) <= 3:
+            raise ValueError
+
+    run = testing.TestClient(hooks).send("repo.create")["handle"]
+    assert (run.state, run.attempt) == ("succeeded", 4)

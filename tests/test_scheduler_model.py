@@ -1,4 +1,4 @@
-"""Random histories of a worker: the limits of what runs at the same time, and no starvation.
+"""Random histories of a worker. It keeps its limits, and every ready run starts.
 
 The worker, the scheduler, the quarantine and the store on disk are real. The test moves their
 clocks, and ends the runs.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from hubhooks import _fork
 from hubhooks._store.busy import retry_while_busy
+from hubhooks._store.deferred import DeferredWrites
 from hubhooks._store.file_systems import create_file, refuse_network, resolve_path
 from hubhooks._store.files import has_wal_header, is_sound
 from hubhooks._store.forked import leave_to_parent, refuse_after_fork
@@ -108,8 +109,7 @@ class Database:
         self._writer: int | None = None
         self._failure: StoreError | None = None
         # The deferred writes, and how many of them the open transaction has.
-        self._deferred: list[Callable[[], object]] = []
-        self._written_count = 0
+        self._deferred = DeferredWrites()
 
     # ---- opening and closing -------------------------------------------------------------------
 
@@ -326,19 +326,19 @@ class Database:
             try:
                 # SQLite does not let a transaction that begins with a read wait for the write lock.
                 self.execute("BEGIN IMMEDIATE")
-                self.write_deferred()
+                self._deferred.write()
                 yield
-                self.write_deferred()
+                self._deferred.write()
                 self.execute("COMMIT")
                 self._guard.check_written()
-                del self._deferred[: self._written_count]
+                self._deferred.commit()
             except StoreError as error:
                 self.has_failed = self.has_failed or not isinstance(error, BusyError)
                 raise
             finally:
                 self._writer = None
                 self._failure = None
-                self._written_count = 0
+                self._deferred.end()
                 if self._connection is not None and self._connection.in_transaction:
                     with suppress(sqlite3.Error):
                         self._connection.execute("ROLLBACK")
@@ -349,7 +349,7 @@ class Database:
 
     def defer(self, write: Callable[[], object]) -> None:
         """Write with the next transaction, or `flush`; from any thread."""
-        self._deferred.append(write)
+        self._deferred.add(write)
 
     @property
     def has_deferred(self) -> bool:
@@ -368,10 +368,7 @@ class Database:
                 pass
 
     def write_deferred(self) -> None:
-        """Write the deferred writes, in a transaction."""
-        while self._written_count < len(self._deferred):
-            self._deferred[self._written_count]()
-            self._written_count += 1
+        """Do nothing: `transaction` has written the deferred writes."""
 
     # ---- other connections ---------------------------------------------------------------------
 

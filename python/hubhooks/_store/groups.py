@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from hubhooks._store import schema
-from hubhooks._store.rows import end_waiting_run
-from hubhooks.models import State, aggregate_state
+from hubhooks._store.rows import end_waiting_run, write_state
+from hubhooks.models import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -89,9 +89,7 @@ def write_group(  # noqa: PLR0913, PLR0917 - the columns of a row
         for old, _ in replaced:
             end_waiting_run(execute, old, handler, State.IGNORED, f"replaced by `{delivery_id}`")
             execute(_SUPERSEDE, (seq, handler, old, old))
-            states = execute("SELECT state FROM runs WHERE seq = ?", (old,)).fetchall()
-            state = aggregate_state([State(state) for (state,) in states])
-            execute("UPDATE deliveries SET state = ? WHERE seq = ?", (state, old))
+            write_state(execute, old)
         if ready_at > now:
             due = "UPDATE open_runs SET due_at = ? WHERE seq = ? AND handler = ?"
             execute(due, (ready_at, seq, handler))

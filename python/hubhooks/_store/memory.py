@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hubhooks import _fork
 from hubhooks._store import schema
+from hubhooks._store.deferred import DeferredWrites
 from hubhooks._store.inserts import NewDeliveries
 from hubhooks._store.sqlite_errors import store_error
 from hubhooks.errors import StoreError
@@ -59,8 +60,7 @@ class MemoryDatabase:
     def __init__(self, flush: Callable[[], None]) -> None:
         self.has_failed = False
         self._flush_store = flush
-        self._deferred: list[Callable[[], object]] = []
-        self._written_count = 0
+        self._deferred = DeferredWrites()
         self._connection: sqlite3.Connection | None = None
         self._lock = threading.RLock()
         self._writer: int | None = None
@@ -93,6 +93,7 @@ class MemoryDatabase:
         """Execute a statement; one that writes needs a transaction."""
         try:
             with self._lock:
+                self.flush()
                 return self._connect().execute(sql, values)
         except sqlite3.Error as error:
             raise store_error(_NAME, error) from error
@@ -119,10 +120,10 @@ class MemoryDatabase:
                 connection.execute("BEGIN")
                 yield
                 connection.execute("COMMIT")
-                del self._deferred[: self._written_count]
+                self._deferred.commit()
             finally:
                 self._writer = None
-                self._written_count = 0
+                self._deferred.end()
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
 
@@ -143,13 +144,11 @@ class MemoryDatabase:
 
     def defer(self, write: Callable[[], object]) -> None:
         """Write with the next transaction, before the next read, or with `flush`."""
-        self._deferred.append(write)
+        self._deferred.add(write)
 
     def write_deferred(self) -> None:
         """Write the deferred writes, in a transaction."""
-        while self._written_count < len(self._deferred):
-            self._deferred[self._written_count]()
-            self._written_count += 1
+        self._deferred.write()
 
     def flush(self) -> None:
         """Write the deferred writes."""

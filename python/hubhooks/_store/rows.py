@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hubhooks._store import clock, schema
 from hubhooks._store.base import LONGEST_TRACEBACK
-from hubhooks.models import Attempt, Delivery, Run, State
+from hubhooks.models import UNFINISHED, Attempt, Delivery, Run, State, aggregate_state
 
 if TYPE_CHECKING:
     import sqlite3
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OLDER_THAN", "SINCE", "end_waiting_run", "find_delivery", "read_body", "read_by_seq",
-    "read_page", "read_where", "to_datetime", "to_timestamp", "truncate",
+    "read_page", "read_where", "to_datetime", "to_timestamp", "truncate", "write_state",
 ]  # fmt: skip
 
 # Two criteria of `read_page`.
@@ -152,3 +152,16 @@ def end_waiting_run(execute: Execute, seq: int, handler: str, state: State, erro
     """End a run that waits, without an attempt."""
     execute(schema.END_WAITING_RUN, (clock.now(), state, error, seq, handler))
     execute(schema.DELETE_OPEN_RUN, (seq, handler))
+
+
+def write_state(execute: Execute, seq: int, *, is_acknowledged: bool = False) -> bool:
+    """Derive the state of a delivery from its runs; return whether it has unfinished runs.
+
+    Args:
+        execute: executes a statement in a transaction.
+        seq: the number of the delivery.
+        is_acknowledged: whether its response is known to have arrived.
+    """
+    states = [State(state) for (state,) in execute(schema.SELECT_STATES, (seq,))]
+    execute(schema.SET_STATE, (aggregate_state(states), is_acknowledged, seq))
+    return not UNFINISHED.isdisjoint(states)

@@ -14,8 +14,8 @@ from hubhooks._store.groups import (
     read_superseded,
     seconds_to_next_group,
 )
-from hubhooks._store.rows import end_waiting_run, read_body, truncate
-from hubhooks.models import STARTED, UNFINISHED, State, aggregate_state, shorten
+from hubhooks._store.rows import end_waiting_run, read_body, truncate, write_state
+from hubhooks.models import STARTED, State, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Sequence
@@ -313,10 +313,8 @@ class RunTable:
         return self._db.execute(schema.IS_STARTED, values).fetchone() is not None
 
     def _write_state(self, seq: int, *, is_acknowledged: bool = False) -> None:
-        """Derive the state of a delivery from its runs."""
-        states = [State(state) for (state,) in self._db.execute(schema.SELECT_STATES, (seq,))]
-        self._db.execute(schema.SET_STATE, (aggregate_state(states), is_acknowledged, seq))
-        if UNFINISHED.isdisjoint(states):
+        """Derive the state of a delivery from its runs, and count it if it has ended."""
+        if not write_state(self._db.execute, seq, is_acknowledged=is_acknowledged):
             self._new.settle(seq)
 
     def _write_stuck(self, run_context: RunContext) -> None:
@@ -342,18 +340,14 @@ def replace_runs(execute: Execute, known: Delivery, handlers: Sequence[str], new
             end_waiting_run(execute, seq, run.handler, State.IGNORED, error)
         else:
             execute(schema.SET_OUTCOME, (State.IGNORED, error, seq, run.handler))
-        run.state = State.IGNORED
     if new in runs and runs[new].is_open:
         execute(schema.REQUEUE_RUN, (now, seq, new))
-        runs[new].state = State.QUEUED
     elif new in runs:
         execute(schema.REOPEN_RUN, (now, seq, new))
         execute(schema.CLEAR_LAST_ATTEMPT, (seq, new))
-        runs[new].state = State.QUEUED
     else:
         execute(schema.INSERT_QUEUED_RUN, (seq, new, len(known.runs), now))
-    states = [*(run.state for run in known.runs), State.QUEUED]
-    execute(schema.SET_STATE, (aggregate_state(states), False, seq))
+    write_state(execute, seq)
     execute(schema.CLEAR_SKIPPED, (seq,))
     return True
 
@@ -363,6 +357,5 @@ def fail_waiting_runs(execute: Execute, handler: str, error: str, limit: int) ->
     found = execute(schema.SELECT_WAITING_RUNS, (handler, limit)).fetchall()
     for (seq,) in found:
         end_waiting_run(execute, seq, handler, State.FAILED, error)
-        states = [row[0] for row in execute(schema.SELECT_STATES, (seq,))]
-        execute(schema.SET_STATE, (aggregate_state(states), False, seq))
+        write_state(execute, seq)
     return len(found)

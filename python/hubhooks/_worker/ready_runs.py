@@ -74,6 +74,11 @@ class ReadyRuns:
         if self._polls.is_needed and self._claims.may_start():
             self._start_ready()
 
+    def has_ready(self) -> bool:
+        """Return whether the store has runs of this process's handlers that can start."""
+        known, grouped = self._router.handler_names, self._grouped()
+        return bool(self._store.list_ready(1, among=known, grouped=grouped))
+
     def _end_isolation(self, now: float) -> None:
         """Let other runs start beside a crashed run that was alone for too long."""
         alone = self._quarantine.alone

@@ -221,8 +221,9 @@ class WorkerService:
         while True:
             worker.poll_now()
             worker.wait_for_executions()
+            # In this order: a retry that becomes due in between is found by the second query.
+            pause = self.store.seconds_to_next()
             if not self.store.list_ready(1, among=self._router.handler_names):
-                pause = self.store.seconds_to_next()
                 if pause is None:
                     return
                 time.sleep(pause)

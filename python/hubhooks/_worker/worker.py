@@ -171,7 +171,10 @@ class Worker:
                 break
             # The queue of a store in memory is lost if it does not run now.
             self.poll_now()
-            is_over = unfinished.is_zero
+            # A run of this poll may have failed already, and may be due again. The order matters.
+            is_over = unfinished.is_zero and (
+                bool(self.store.path) or left == 0 or not self._ready_runs.has_ready()
+            )
         await self._executor.cancel_tasks()
         if self.store.path:
             for run in self.claims.running:
