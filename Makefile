@@ -102,7 +102,7 @@ $(VENV)/wheel: $(BIN)/maturin
 wheel: $(VENV)/wheel ## Build the wheel and the source distribution into dist
 	@echo "Building the wheel: about a minute ..."
 	rm -rf dist
-	PATH="$(CURDIR)/$(BIN):$$PATH" maturin build --release --quiet --out dist $(PORTABLE)
+	PATH="$(CURDIR)/$(BIN):$$PATH" maturin build --release --quiet --compression-level 9 --out dist $(PORTABLE)
 	$(BIN)/maturin sdist --out dist
 
 wheel-check: wheel ## Install the wheel without extras, and use it
