@@ -17,6 +17,7 @@ from servers import PATIENCE, ROOT, SECRET
 from hubhooks import Webhooks
 from hubhooks._samples import compact, sample_json, sample_names
 from hubhooks._worker.pools import SWITCH_SECONDS
+from hubhooks.dev.folder import keep_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -222,20 +223,27 @@ def git(folder: Path, *words: str) -> str:
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_git_ignores_the_store_in_a_copied_example(store_folder: Path, example: Path) -> None:
     shutil.copy(example / ".gitignore", store_folder)
+    keep_secrets(store_folder)
+    (store_folder / ".hubhooks" / ".gitignore").unlink()  # the example's file is enough
     git(store_folder, "init", "--quiet")
     status = git(store_folder, "status", "--porcelain", "--untracked-files=all")
     assert status.split() == ["??", ".gitignore"]
 
 
-def test_documented_pattern_excludes_the_store_from_upload_folder(store_folder: Path) -> None:
+def test_documented_patterns_exclude_store_and_secrets_from_upload_folder(
+    store_folder: Path,
+) -> None:
     hub = pytest.importorskip("huggingface_hub.utils")
     page = PAGES["docs/deploying.md"]
-    shown = re.search(r"upload_folder\(.*ignore_patterns=\[(.*?)\]\)", page)
+    shown = re.search(r"upload_folder\(.*?ignore_patterns=\[(.*?)\]\s*\)", page, re.DOTALL)
     assert shown is not None
-    (pattern,) = re.findall(r'"([^"]*)"', shown[1])
-    assert f'--exclude "{pattern}"' in page
-    names = [path.name for path in store_folder.iterdir()]
-    kept = hub.filter_repo_objects([*names, "app.py", "README.md"], ignore_patterns=[pattern])
+    patterns = re.findall(r'"([^"]*)"', shown[1])
+    assert " ".join(f'--exclude "{pattern}"' for pattern in patterns) in page
+    keep_secrets(store_folder)
+    files = [path for path in store_folder.rglob("*") if path.is_file()]
+    names = [path.relative_to(store_folder).as_posix() for path in files]
+    assert ".hubhooks/webhook_secret" in names
+    kept = hub.filter_repo_objects([*names, "app.py", "README.md"], ignore_patterns=patterns)
     assert list(kept) == ["app.py", "README.md"]
 
 

@@ -1,10 +1,11 @@
-"""The quickstart shows the output of its commands, and its steps work in the page."""
+"""Quickstart and tutorial show the output of their commands, and their steps work in the page."""
 
 from __future__ import annotations
 
 import re
 import shlex
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,13 +20,18 @@ if TYPE_CHECKING:
     from servers import Server
 
 PAGE = (ROOT / "docs" / "quickstart.md").read_text("utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text("utf-8")
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 URL = "http://127.0.0.1:8000"
 UNSET = ("WEBHOOK_SECRET", "HUBHOOKS_ADMIN_TOKEN", "HUBHOOKS_DELIVERIES", "HF_TOKEN")
 
 
-def blocks(language: str) -> list[str]:
-    return [code for name, code in BLOCKS if name == language]
+def blocks(language: str, page: str = PAGE) -> list[str]:
+    return [code for name, code in BLOCK.findall(page) if name == language]
+
+
+def without_token(text: str) -> str:
+    return re.sub(r"/#\S+", "/#5f0c...", text)
 
 
 def without_values(text: str) -> str:
@@ -54,8 +60,7 @@ def test_quickstart_shows_output_of_its_commands(tmp_path: Path, columns: int) -
     started_lines, sent = blocks("console")
     (reply,) = blocks("text")
     with running(tmp_path) as server:
-        output = re.sub(r"/#\S+", "/#5f0c...", server.output())
-        assert started_lines.replace(URL, server.url) in output
+        assert started_lines.replace(URL, server.url) in without_token(server.output())
         words = shlex.split(send.replace(URL, server.url))
         assert words[0] == "hubhooks"
         # An empty variable counts as not set.
@@ -75,6 +80,22 @@ def test_quickstart_serves_the_same_app_with_uvicorn(tmp_path: Path) -> None:
         body = (ROOT / "python/hubhooks/samples/discussion.comment.create.json").read_bytes()
         assert server.post("/", body, secret=secret).status_code == 202
         server.wait_for(blocks("text")[0].strip())
+
+
+def test_tutorial_shows_output_of_hubhooks_dev(tmp_path: Path) -> None:
+    if find_spec("gradio") is None:
+        pytest.skip("gradio is not installed")
+    code, urls = blocks("python", TUTORIAL)[0], blocks("text", TUTORIAL)[0]
+    _, dev, send, *_ = blocks("sh", TUTORIAL)
+    command = ("-m", "hubhooks.cli", *shlex.split(dev)[1:], "--port", "{port}")
+    environ = {**dict.fromkeys(UNSET), "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+    reply = re.search(r"The terminal prints `(.*?)`", TUTORIAL)
+    assert reply is not None
+    with started(tmp_path, *command, script=code, prints="secrets ", environ=environ) as server:
+        assert urls.replace(URL, server.url) in without_token(server.output())
+        words = shlex.split(send.replace(URL, server.url))
+        at_terminal(tmp_path, *words[1:], WEBHOOK_SECRET="")
+        server.wait_for(reply[1])
 
 
 def test_quickstart_repairs_a_handler_in_the_page(tmp_path: Path) -> None:
