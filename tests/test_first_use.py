@@ -6,13 +6,14 @@ import importlib.metadata
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from pythons import find_python
-from servers import PATIENCE, ROOT, SECRET
+from servers import PATIENCE, ROOT, SECRET, started
 
 from hubhooks import Webhooks
 from hubhooks._samples import compact, sample_json, sample_names
@@ -94,7 +95,7 @@ def test_file_that_is_no_program_is_skipped(tmp_path: Path) -> None:
     assert find_python(VERSION, environ) is None
 
 
-# ---- make run ----------------------------------------------------------------------------------
+# ---- make run and make demo --------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +132,7 @@ def test_demo_announces_start_and_next_steps(demo: tuple[str, Path]) -> None:
     assert printed.startswith("Starting examples/quickstart.py")
     end = printed[printed.index("Try next:") :]
     for word in (
+        "make demo",
         "hubhooks dev quickstart.py",
         "hubhooks send",
         "docs/quickstart.md",
@@ -141,6 +143,25 @@ def test_demo_announces_start_and_next_steps(demo: tuple[str, Path]) -> None:
 def test_demo_leaves_no_store(demo: tuple[str, Path]) -> None:
     _, folder = demo
     assert list(folder.iterdir()) == []
+
+
+def test_demo_stays_open_with_its_page_until_ctrl_c(tmp_path: Path) -> None:
+    command = (str(ROOT / "scripts" / "demo.py"), "--stay", "--port", "{port}")
+    environ: dict[str, str | None] = {"WEBHOOK_SECRET": None, "HUBHOOKS_ADMIN_TOKEN": None}
+    with started(tmp_path, *command, prints="Ctrl-C ends the app", environ=environ) as server:
+        found = re.search(
+            r"^  http://127\.0\.0\.1:\d+(/_hubhooks/)#(\S+)$", server.output(), re.MULTILINE
+        )
+        assert found is not None
+        page, token = found.groups()
+        assert "<html" in server.request(page).text
+        headers = {"Authorization": f"Bearer {token}"}
+        listed = server.request(f"{page}api/deliveries", headers=headers).json()
+        assert listed["total"] == len(sample_names())
+        os.kill(server.pid, signal.SIGINT)
+        assert server.wait() == 0
+        server.wait_until_closed()
+    assert "Traceback" not in server.output()
 
 
 def recipes() -> list[list[str]]:
