@@ -21,7 +21,7 @@ from servers import PATIENCE, ROOT, started, wait_until
 from hubhooks._samples import compact, sample_json
 from hubhooks._store.sqlite import SqliteStore
 from hubhooks.dev.folder import keep_secrets, read_kept
-from hubhooks.dev.target import check_target, launches
+from hubhooks.dev.target import launches
 from hubhooks.dev.watch import take_snapshot
 from hubhooks.errors import ConfigError
 
@@ -203,7 +203,7 @@ def test_used_port_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["app"], "is not a target"),
+        (["app()"], "does not name an app"),
         (["missing.py"], "there is no file"),
         (["app:hooks", "--host", "0.0.0.0"], "is not a loopback address"),
     ],
@@ -225,14 +225,6 @@ def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         timeout=PATIENCE,
         check=False,
     )
-
-
-def test_targets() -> None:
-    for target in ("app:hooks", "package.app:made.hooks"):
-        check_target(target)
-    for target in ("app:", ":hooks", "a b:c", "app:hooks()"):
-        with pytest.raises(ConfigError):
-            check_target(target)
 
 
 # ---- restarts ------------------------------------------------------------------------------------

@@ -106,6 +106,7 @@ class Supervisor:
         self.output: deque[dict[str, str]] = deque(maxlen=_OUTPUT_LINES)
         self.paths: tuple[str, ...] = ()
         """The paths of the webhooks, also while the app restarts."""
+        self._first_paths: dict[str, str] = {}
         self.handlers: list[dict[str, Any]] = []
         self.store_path = _environment.read(_environment.DELIVERIES) or _STORE
         """The file of the store, as far as it is known."""
@@ -188,7 +189,9 @@ class Supervisor:
             return
         if message["event"] == "ready":
             app.port = message["port"]
-            app.paths = self.paths = tuple(message["paths"])
+            # An app can serve the same webhook at several paths.
+            self._first_paths = dict(message["paths"])
+            app.paths = self.paths = tuple(self._first_paths)
             self.handlers = message["handlers"]
             if message["store"] is not None:
                 self.store_path = message["store"]
@@ -300,11 +303,13 @@ class Supervisor:
 
     def _lines(self) -> list[tuple[str, str]]:
         lines = [("page", f"{self.url}{PREFIX}/#{self.kept.page_token}")]
-        lines += [("webhook", url) for url in self.webhook_urls]
+        for path, first in self._first_paths.items():
+            same = f" (the same as {first})" if path != first else ""
+            lines.append(("webhook", f"{self.url}{path}{same}"))
         if self.broken is None and not self.paths:
             lines.append(("webhook", "the app serves none: see `hooks.router()`, `hooks.launch()`"))
         if self.kept.made:
-            lines.append(("secrets", "kept in .hubhooks/ (used by `hubhooks send`)"))
+            lines.append(("secrets", "kept in .hubhooks/ (used by `hubhooks send` and `follow`)"))
         if tunnel := self.tunnel:
             program = tunnel.partition(" ")[0]
             lines.append(("public", f"{program} is installed: {tunnel}"))
