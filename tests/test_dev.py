@@ -256,6 +256,19 @@ def test_replay_at_once_after_a_save_runs_the_new_code(tmp_path: Path) -> None:
         assert len(set(outputs)) == 6
 
 
+def test_page_of_an_app_that_never_ran_is_empty(tmp_path: Path) -> None:
+    with dev(tmp_path, BROKEN) as running:
+        for path in ("deliveries", "stats", "handlers"):
+            assert running.api(path).status_code == 200, path
+        assert running.api("deliveries").json()["deliveries"] == []
+        running.write(app(1))
+        running.wait_for_state("running")
+        running.deliver("d1")
+        running.attempts("d1", 1)
+        (row,) = running.api("deliveries").json()["deliveries"]
+        assert row["id"] == "d1"
+
+
 def test_broken_import_holds_deliveries_until_the_mend(tmp_path: Path) -> None:
     with dev(tmp_path, app(1)) as running:
         running.write(BROKEN)

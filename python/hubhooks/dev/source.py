@@ -7,6 +7,7 @@ import base64
 import secrets
 import time
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import httpx
@@ -75,7 +76,10 @@ class DevSource(StoreSource):
 
     def follow_store(self) -> None:
         """Read the store of the newest app: an edit can name another file."""
-        path = self._supervisor.store_path or _IN_MEMORY
+        path = self._supervisor.store_path
+        # Before the first start of an app there is no file, and so no delivery.
+        if not path or not Path(path).exists():
+            path = _IN_MEMORY
         if path != self._path:
             self._path = path
             store = SqliteStore(path, allow_network=True)
