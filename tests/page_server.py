@@ -112,6 +112,7 @@ class PageServer:
             matches = explain(compact(body))["handlers"]
         except PayloadError:
             matches = []
+        reason = "\n".join(one["text"] for one in matches)
         names = [one["name"] for one in matches if one["matches"]]
         state = state or (("succeeded", "failed", "retrying")[number % 3] if names else "unhandled")
         at = datetime.now(timezone.utc) if number > 20 else BEGIN + timedelta(seconds=number)
@@ -120,7 +121,7 @@ class PageServer:
             "id": f"d{number:05}-{scope}", "received_at": at.isoformat(),
             "state": state, "scope": scope, "action": action,
             "repo": body.get("repo", {}).get("name"), "size": len(compact(body)),
-            "reason": "" if names else "no handler matches", "is_replay": number % 7 == 3,
+            "reason": "" if names else reason, "is_replay": number % 7 == 3,
             "is_acknowledged": True, "duplicates": int(number % 11 == 5),
             "runs": [self._run(name, state, at) for name in names],
             "body": body,
@@ -389,6 +390,8 @@ class PageServer:
             delivery = self.add(order.get("sample", ""), order.get("state", ""), order.get("body"))
             self.emit("delivery", self.row(delivery))
             ids.append(delivery["id"])
+        if "reason" in order:
+            self.deliveries[0]["reason"] = order["reason"]
         if "app" in order:
             self.app.update(order["app"])
             self.emit("app", self.app)

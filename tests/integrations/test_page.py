@@ -193,6 +193,25 @@ def test_detail_shows_runs_attempts_and_payload(show: Callable[..., View]) -> No
     assert view.page.get_by_role("status").inner_text() == "Replay: reply"
 
 
+def test_unhandled_delivery_shows_each_reason_once(show: Callable[..., View]) -> None:
+    view = show(count=0)
+    view.control(arrive=1, sample="repo.move")
+    view.rows.first.click()
+    view.page.locator(".tree").wait_for()
+    text = view.page.locator(".detail").inner_text()
+    for name in ("retrain", "reply", "never"):
+        assert text.count(f"{name} does not match") == 1
+    assert "Reason" not in text
+    # The app's code changed since: the old reason is shown too.
+    view.control(reason="`old` does not match: the repo is private")
+    view.page.reload()
+    view.open()
+    view.rows.first.click()
+    view.page.get_by_text("Reason then").wait_for()
+    text = view.page.locator(".detail").inner_text()
+    assert text.count("old does not match") == text.count("reply does not match") == 1
+
+
 def test_commands_of_a_delivery_have_no_secret(show: Callable[..., View]) -> None:
     view = show(count=0)
     view.control(arrive=1, sample=COMMENT)

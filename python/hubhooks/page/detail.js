@@ -170,11 +170,15 @@ function dataView({ detail, handlers, now, isDev, update, actions }) {
   const { data } = detail;
   const explained = new Map();
   const notes = [];
-  for (const text of data.explanations ?? []) {
+  const explanations = data.explanations ?? [];
+  for (const text of explanations) {
     const name = NAMED.exec(text)?.[1];
     if (name) explained.set(name, text);
     else notes.push(text);
   }
+  // The stored reason has the explanations of that time: only what changed since is shown.
+  const isExplained = (line) => explanations.some((text) => text.includes(line));
+  const reasons = (data.reason ?? "").split("\n").filter((line) => line && !isExplained(line));
   const can = new Set(data.handlers ?? []);
   const ran = new Set(data.runs.map((run) => run.handler));
   const known = new Map(handlers.map((handler) => [handler.name, handler]));
@@ -198,7 +202,8 @@ function dataView({ detail, handlers, now, isDev, update, actions }) {
       ${data.is_replay ? html`<dt>Origin</dt><dd>Replay on the Hub</dd>` : nothing}
       ${data.duplicates ? html`<dt>Received again</dt><dd>${count(data.duplicates, "time")}</dd>` : nothing}
       ${data.is_acknowledged ? nothing : html`<dt>Acknowledged</dt><dd>not yet</dd>`}
-      ${data.reason ? html`<dt>Reason</dt><dd>${prose(data.reason)}</dd>` : nothing}
+      ${reasons.length ? html`<dt>${notes.length || explained.size ? "Reason then" : "Reason"}</dt>
+        <dd>${reasons.map((line) => html`<span class="line">${prose(line)}</span>`)}</dd>` : nothing}
     </dl>
     <section aria-labelledby="runs-title"><h3 id="runs-title" class="hidden">Handlers</h3>
       <ul class="runs">
