@@ -20,6 +20,7 @@ from servers import PATIENCE, ROOT, started, wait_until
 
 from hubhooks._samples import compact, sample_json
 from hubhooks._store.sqlite import SqliteStore
+from hubhooks.admin.source_lines import changed_lines
 from hubhooks.dev.folder import keep_secrets, read_kept
 from hubhooks.dev.target import check_target, launches
 from hubhooks.dev.watch import take_snapshot
@@ -450,6 +451,44 @@ def test_handlers_and_explain(tmp_path: Path) -> None:
         malformed = running.api("explain", "POST", content=b"{")
         assert malformed.status_code == 422
         assert {"reason", "path"} <= set(malformed.json())
+
+
+def test_attempts_name_the_lines_that_an_edit_changed(tmp_path: Path) -> None:
+    failing = app(1).replace("    return", '    assert not "lit"\n    return')
+    with dev(tmp_path, failing) as running:
+        running.deliver("d1")
+        running.attempts("d1", 1)
+        data = running.api("deliveries/d1/attempts").json()
+        (attempt,) = data["attempts"]
+        assert attempt["code"] == data["code"] is not None
+        assert attempt["changed_lines"] == []
+        running.write(app(2))
+        running.api("deliveries/d1/replay", "POST")
+        running.attempts("d1", 2)
+        data = running.api("deliveries/d1/attempts").json()
+        first, second = data["attempts"]
+        line = failing.splitlines().index('    assert not "lit"') + 1
+        now = "return [event.repo.name, 2]"
+        assert first["changed_lines"] == [
+            {"file": "app.py", "line": line, "then": 'assert not "lit"', "now": now}
+        ]
+        assert first["code"] != second["code"] == data["code"]
+        assert second["changed_lines"] == []
+
+
+def test_changed_lines_are_read_in_the_folder_only(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "app", tmp_path / "secret.py"
+    folder.mkdir()
+    outside.write_text("key = 'moon'\n")
+    (folder / "linked.py").symlink_to(outside)
+    (folder / "bot.py").write_text("x = 1\n")
+    for path in (outside, folder / "linked.py", folder / "none.py", folder / ".." / "secret.py"):
+        text = f'  File "{path}", line 1, in <module>\n    raise ValueError\n'
+        assert changed_lines(text, folder) == []
+    for line, now in ((1, "x = 1"), (2, ""), (0, "")):
+        text = f'  File "{folder}/bot.py", line {line}, in <module>\n    y = 1\n'
+        expected = {"file": "bot.py", "line": line, "then": "y = 1", "now": now}
+        assert changed_lines(text, folder) == [expected]
 
 
 def test_browser_is_sent_to_the_page(tmp_path: Path) -> None:
