@@ -45,7 +45,7 @@ function update() {
 
 const api = new Api();
 const list = new DeliveryList(api, update);
-const detail = new Detail(api, update, copy);
+const detail = new Detail(api, update, { copy, filter: filterBy });
 const map = new HandlerMap(api, update);
 const compose = new Compose(api, update, announce);
 
@@ -169,6 +169,12 @@ function openDelivery(id, { focus = false } = {}) {
   list.active = id;
   go(`/deliveries/${encodeURIComponent(id)}`);
   if (focus || NARROW.matches) focusLater("detail-title");
+}
+
+function filterBy(text) {
+  list.setFilter({ q: text, state: "", handler: "" });
+  if (NARROW.matches) closeDetail();
+  announce(`Filter: ${text}`, true);
 }
 
 function closeDetail() {
@@ -416,19 +422,25 @@ function headerView() {
         showPage(page);
       }}>${name}</a>`)}</nav>
     ${isDev() ? html`<p class="app-state is-${app.state}"><code>${app.target}</code> ${appState(app)}</p>` : nothing}
+    ${isDev() && app.tunnel ? html`<p class="tunnel"><span>The Hub needs a public URL:</span>
+      <button type="button" class="small" title=${app.tunnel} @click=${() => copy(app.tunnel, "the tunnel command")}
+        >Copy the ${app.tunnel.split(" ")[0]} command</button></p>` : nothing}
     <p class="connection ${state.isConnected ? "is-live" : "is-lost"}"><span class="mark" aria-hidden="true">${state.isConnected ? "●" : "○"}</span> ${state.isConnected ? "live" : "connecting ..."}</p>
-    ${isDev() ? html`<button type="button" class="primary new" aria-keyshortcuts="n" @click=${() => compose.open()}>New</button>` : nothing}
+    ${isDev() ? html`<button type="button" class="primary new" aria-keyshortcuts="n" @click=${() => compose.open()}>New (n)</button>` : nothing}
   </header>`;
+}
+
+function total() {
+  return Object.values(state.stats?.states ?? {}).reduce((sum, number) => sum + number, 0);
 }
 
 function footerView() {
   const { stats } = state;
-  const total = Object.values(stats?.states ?? {}).reduce((sum, number) => sum + number, 0);
   const rejected = Object.entries(stats?.rejections ?? {}).filter(([, number]) => number);
   return html`<footer>
     <p role="status" class="message">${state.message}</p>
     ${rejected.length ? html`<p class="rejected">rejected: ${rejected.map(([reason, number]) => `${reason} ${number}`).join(", ")}</p>` : nothing}
-    ${stats ? html`<p>${count(total, "delivery", "deliveries")}, ${bytes(stats.body_bytes ?? 0)}</p>` : nothing}
+    ${stats ? html`<p>${count(total(), "delivery", "deliveries")}, ${bytes(stats.body_bytes ?? 0)}</p>` : nothing}
     <button type="button" class="small" aria-keyshortcuts="?" @click=${() => {
       state.isHelpOpen = true;
       update();
@@ -448,7 +460,7 @@ function pageView() {
   const { now, page } = state;
   if (page === "handlers") {
     return handlersView({
-      map, now, isDev: isDev(),
+      map, now, isDev: isDev(), total: total(),
       showDeliveries: (handler) => {
         list.setFilter({ q: "", state: "", handler });
         list.selected = "";

@@ -1,6 +1,7 @@
 // One delivery: its runs and their attempts, its payload, and the actions.
 
 import { bodyText } from "./commands.js";
+import { matches } from "./list.js";
 import { Tree } from "./tree.js";
 import { bytes, clock, debounced, duration, eventName, fullTime, age, html, hubLink, nothing, prose, repeat, stateMark, count } from "./view.js";
 
@@ -12,20 +13,26 @@ export class Detail {
   id = "";
   data = null;
   attempts = [];
+  /** The version of the code that runs the handlers now. */
+  code = null;
   error = "";
   /** tree, raw or headers */
   payload = "tree";
   isRawWhole = false;
   tree;
+  /** The numbers of the attempts that are shown, by handler; the last two by default. */
+  shown = new Map();
+  /** The handlers whose attempts are compared. */
+  compared = new Set();
   #api;
   #update;
-  #copy;
+  #actions;
   #last = 0;
 
-  constructor(api, update, copy) {
+  constructor(api, update, actions) {
     this.#api = api;
     this.#update = update;
-    this.#copy = copy;
+    this.#actions = actions;
     this.reloadSoon = debounced(() => this.#load(), RELOAD_PAUSE);
   }
 
@@ -37,7 +44,9 @@ export class Detail {
     this.attempts = [];
     this.error = "";
     this.isRawWhole = false;
-    this.tree = new Tree(this.#update, this.#copy);
+    this.shown.clear();
+    this.compared.clear();
+    this.tree = new Tree(this.#update, this.#actions);
     this.#update();
     if (id) this.#load();
   }
@@ -49,15 +58,30 @@ export class Detail {
     const turn = this.#last;
     const path = `deliveries/${encodeURIComponent(id)}`;
     try {
-      const [data, { attempts }] = await Promise.all([
+      const [data, { attempts, code }] = await Promise.all([
         this.#api.request(path), this.#api.request(`${path}/attempts`),
       ]);
       if (turn !== this.#last || id !== this.id) return;
-      Object.assign(this, { data, attempts, error: "" });
+      Object.assign(this, { data, attempts, code, error: "" });
     } catch (error) {
       if (turn !== this.#last || id !== this.id) return;
       this.error = error.message;
     }
+    this.#update();
+  }
+
+  /** Show or hide an attempt. */
+  toggle(attempt, shown) {
+    const numbers = shown.map((one) => one.attempt);
+    const { handler, attempt: number } = attempt;
+    this.shown.set(handler, numbers.includes(number)
+      ? numbers.filter((one) => one !== number) : [...numbers, number]);
+    this.#update();
+  }
+
+  /** Start or stop to compare the attempts of a handler. */
+  compare(handler) {
+    if (!this.compared.delete(handler)) this.compared.add(handler);
     this.#update();
   }
 }
@@ -66,22 +90,61 @@ function codeBlock(text, label) {
   return html`<pre tabindex="0" role="region" aria-label=${label}>${text}</pre>`;
 }
 
-function attemptView(attempt, handler) {
+/** Mark the lines of a text that another text does not have. */
+function marked(text, others) {
+  const known = others.map((other) => new Set(other.split("\n")));
+  const lines = text.split("\n").map((line, at) => {
+    const isSame = known.every((one) => one.has(line));
+    return html`${at ? "\n" : ""}${isSame ? line : html`<mark>${line}</mark>`}`;
+  });
+  return lines;
+}
+
+/** The lines of the traceback that ran, and those of the file now. */
+function editedView(attempt, code) {
+  const lines = attempt.changed_lines ?? [];
+  const isOld = attempt.code && code && attempt.code !== code;
+  if (!lines.length) return isOld ? html`<p class="quiet">The code was edited since.</p>` : nothing;
+  return html`<details><summary>Edited since</summary><dl class="facts">${lines.map((one) => html`
+    <dt>${one.file}:${one.line}</dt><dd><code class="line">${one.then}</code> now <code class="line">${one.now || "(no such line)"}</code></dd>`)}</dl></details>`;
+}
+
+function attemptView(attempt, { handler, code, others }) {
   const label = `attempt ${attempt.attempt} of ${handler}`;
   const facts = [clock(attempt.started_at), duration(attempt.started_at, attempt.finished_at),
     attempt.pid ? `process ${attempt.pid}` : "", attempt.code ? `code ${attempt.code}` : ""];
+  const block = (key, name) => codeBlock(
+    others ? marked(attempt[key], others.map((other) => other[key] ?? "")) : attempt[key], `${name}, ${label}`);
   return html`<li class="attempt">
     <h5>Attempt ${attempt.attempt} ${stateMark(attempt.state)}</h5>
     <p class="quiet">${facts.filter(Boolean).join(", ")}</p>
     ${attempt.error ? html`<p class="error">${attempt.error}</p>` : nothing}
-    ${attempt.traceback ? html`<details><summary>Traceback</summary>${codeBlock(attempt.traceback, `Traceback, ${label}`)}</details>` : nothing}
-    ${attempt.output ? html`<h6>Output</h6>${codeBlock(attempt.output, `Output, ${label}`)}` : nothing}
-    ${attempt.result ? html`<h6>Returned</h6>${codeBlock(attempt.result, `Returned, ${label}`)}` : nothing}
+    ${editedView(attempt, code)}
+    ${attempt.traceback ? html`<details ?open=${others !== null}><summary>Traceback</summary>${block("traceback", "Traceback")}</details>` : nothing}
+    ${attempt.output ? html`<h6>Output</h6>${block("output", "Output")}` : nothing}
+    ${attempt.result ? html`<h6>Returned</h6>${block("result", "Returned")}` : nothing}
   </li>`;
 }
 
-function runView(run, { attempts, handler, text, canReplay, replay }) {
-  const own = attempts.filter((attempt) => attempt.handler === run.handler);
+function attemptsView(detail, own, name) {
+  const numbers = detail.shown.get(name) ?? own.slice(-2).map((one) => one.attempt);
+  const shown = own.filter((one) => numbers.includes(one.attempt));
+  const isCompared = shown.length > 1 && detail.compared.has(name);
+  return html`
+    ${own.length > 1 ? html`<div class="actions">
+      ${own.length > 2 ? html`<span class="choice" role="group" aria-label=${`Attempts of ${name}`}>${own.map((one) => html`
+        <button type="button" class="small" aria-pressed=${shown.includes(one)}
+          @click=${() => detail.toggle(one, shown)}>${one.attempt} ${one.state}</button>`)}</span>` : nothing}
+      <button type="button" class="small" aria-label=${`Compare attempts of ${name}`} aria-pressed=${isCompared}
+        ?disabled=${shown.length < 2} @click=${() => detail.compare(name)}>Compare</button></div>` : nothing}
+    <ul class="attempts">${repeat(shown, (one) => one.attempt, (one) => attemptView(one, {
+      handler: name, code: detail.code,
+      others: isCompared ? shown.filter((other) => other !== one) : null,
+    }))}</ul>`;
+}
+
+function runView(run, { detail, handler, text, canReplay, replay }) {
+  const own = detail.attempts.filter((attempt) => attempt.handler === run.handler);
   // One traceback is enough: the last attempt has it too.
   const isInAttempts = own.some((attempt) => attempt.traceback === run.traceback);
   return html`<li class="run">
@@ -93,7 +156,7 @@ function runView(run, { attempts, handler, text, canReplay, replay }) {
     ${run.error ? html`<p class="error">${run.error}</p>` : nothing}
     ${run.due_at && run.state === "retrying" ? html`<p>Next attempt: ${fullTime(run.due_at)}</p>` : nothing}
     ${run.traceback && !isInAttempts ? codeBlock(run.traceback, `Traceback of ${run.handler}`) : nothing}
-    ${own.length ? html`<ul class="attempts">${repeat(own, (one) => one.attempt, (one) => attemptView(one, run.handler))}</ul>` : nothing}
+    ${own.length ? attemptsView(detail, own, run.handler) : nothing}
     ${text ? html`<p class="quiet">${prose(text)}</p>` : nothing}
   </li>`;
 }
@@ -126,7 +189,9 @@ function bodyView(detail, update) {
   const { body, body_omitted: omitted } = detail.data;
   if (omitted) return html`<p>${prose(omitted)}</p>`;
   if (body === null || body === undefined) return html`<p class="quiet">The body was deleted to free space.</p>`;
-  if (detail.payload === "tree" && typeof body === "object") return detail.tree.view(body);
+  if (detail.payload === "tree" && typeof body === "object") {
+    return detail.tree.view(body, (value) => matches(detail.data, { q: value, state: "", handler: "" }));
+  }
   const text = bodyText(body);
   const isCut = text.length > LONGEST_RAW && !detail.isRawWhole;
   return html`${codeBlock(isCut ? text.slice(0, LONGEST_RAW) : text, "Body")}
@@ -208,7 +273,7 @@ function dataView({ detail, handlers, now, isDev, update, actions }) {
     <section aria-labelledby="runs-title"><h3 id="runs-title" class="hidden">Handlers</h3>
       <ul class="runs">
         ${repeat(data.runs, (run) => run.handler, (run) => runView(run, {
-          attempts: detail.attempts, handler: known.get(run.handler), text: explained.get(run.handler),
+          detail, handler: known.get(run.handler), text: explained.get(run.handler),
           canReplay: can.has(run.handler), replay: actions.replay,
         }))}
         ${[...explained].filter(([name]) => !ran.has(name)).map(([name, text]) => otherView(text, name, {

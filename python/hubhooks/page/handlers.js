@@ -64,6 +64,18 @@ export class HandlerMap {
     return this.results.get(sample)?.handlers.find((one) => one.name === handler);
   }
 
+  /** The sample that fails the fewest criteria of a handler; none if all have another scope. */
+  closest(handler) {
+    let found = null;
+    for (const { name } of this.samples) {
+      const one = this.find(name, handler);
+      if (!one || one.failing.includes("scope")) continue;
+      const number = one.failing.length;
+      if (!found || number < found.number) found = { name, number, text: one.text };
+    }
+    return found;
+  }
+
   get isComplete() {
     return this.samples.length > 0 && this.results.size === this.samples.length;
   }
@@ -83,7 +95,14 @@ function policyText(policy) {
     .join(", ");
 }
 
-function handlerView(map, handler, { now, isDev, showDeliveries, openDelivery, send }) {
+function noMatchView(map, name, deliveries) {
+  const closest = map.closest(name);
+  const reason = closest?.text.replace(/^`[^`]*` does not match: /, "");
+  return html`<p class="problem">Matches none of ${deliveries ? html`the ${count(deliveries, "delivery", "deliveries")} and ` : nothing}the ${map.samples.length} samples.</p>
+    <p class="quiet">${closest ? html`Closest: <code>${closest.name}</code>, but ${prose(reason)}` : "All samples have another scope."}</p>`;
+}
+
+function handlerView(map, handler, { now, isDev, total, showDeliveries, openDelivery, send }) {
   const { name, last, counts = {} } = handler;
   const states = STATES.filter((state) => counts[state]);
   const matching = map.samples.filter((sample) => map.find(sample.name, name)?.matches);
@@ -95,7 +114,7 @@ function handlerView(map, handler, { now, isDev, showDeliveries, openDelivery, s
     ${policy ? html`<p class="quiet">${policy}</p>` : nothing}
     <p>${states.length ? states.map((state) => html`<span class="tally">${stateMark(state)} ${counts[state].toLocaleString("en")}</span>`) : "No run yet."}</p>
     ${last ? html`<p class="quiet">Last run: <button type="button" class="small" @click=${() => openDelivery(last.delivery)}>${last.state} ${age(last.at, now)} ago</button></p>` : nothing}
-    ${map.isComplete && !matching.length ? html`<p class="problem">Matches none of the ${map.samples.length} samples.</p>` : nothing}
+    ${map.isComplete && !matching.length ? noMatchView(map, name, states.length ? 0 : total) : nothing}
     <div class="actions"><button type="button" aria-label=${`Deliveries of ${name}`} @click=${() => showDeliveries(name)}>Deliveries</button>
       ${isDev && matching.length ? html`<button type="button" aria-label=${`Send a sample that ${name} matches`} @click=${() => send(matching[0].name)}>Send a match</button>` : nothing}</div>
   </li>`;

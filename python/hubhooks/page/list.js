@@ -163,7 +163,8 @@ export class DeliveryList {
   }
 }
 
-function matches(row, { q, state, handler }) {
+/** Return true if a filter finds a row, as the server does. */
+export function matches(row, { q, state, handler }) {
   if (state && row.state !== state) return false;
   if (handler && !row.runs.some((run) => run.handler === handler)) return false;
   const words = q.toLowerCase().split(/\s+/).filter(Boolean);

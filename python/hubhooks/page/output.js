@@ -20,7 +20,7 @@ export function outputView(app) {
       <dt>State</dt><dd>${appState(app)}</dd>
       ${app.started_at ? html`<dt>Started</dt><dd>${fullTime(app.started_at)}</dd>` : nothing}
       <dt>Webhook</dt><dd>${(app.webhook_urls ?? []).map((url) => html`<code class="line">${url}</code>`)}</dd>
-      ${app.tunnel ? html`<dt>Public URL</dt><dd><code>${app.tunnel}</code></dd>` : nothing}
+      ${app.tunnel ? html`<dt>Tunnel</dt><dd><code>${app.tunnel}</code></dd>` : nothing}
     </dl>
     ${app.traceback ? html`<section aria-labelledby="traceback-title">
       <h3 id="traceback-title">The app does not start${app.file ? html`: <code>${app.file}</code>, line ${app.line}` : nothing}</h3>

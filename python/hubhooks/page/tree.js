@@ -6,19 +6,24 @@ const FIRST_ITEMS = 50;
 const LONGEST_TEXT = 500;
 const OPEN_DEPTH = 2;
 const FEW = 12;
+// The longest text that the server searches for.
+const LONGEST_FILTER = 256;
 
 export class Tree {
   #changed = new Map();
   #shown = new Map();
   #update;
-  #copy;
+  #actions;
+  #canFilter = () => false;
 
-  constructor(update, copy) {
+  constructor(update, actions) {
     this.#update = update;
-    this.#copy = copy;
+    this.#actions = actions;
   }
 
-  view(value) {
+  /** Show a value. `canFilter` tells for a text if the list can be filtered by it. */
+  view(value, canFilter) {
+    this.#canFilter = canFilter;
     return html`<ul class="tree">${this.#children(value, "", 0)}</ul>`;
   }
 
@@ -35,21 +40,28 @@ export class Tree {
 
   #node(key, value, parent, depth) {
     const path = parent ? `${parent}.${key}` : key;
-    const name = html`<button type="button" class="key" title="Copy the path"
-      aria-label=${`Copy the path ${path}`} @click=${() => this.#copy(path, "the path")}>${key}</button>`;
+    const line = (before, after) => html`<div class="line">${before}<span class="key">${key}</span> ${after} ${this.#tools(value, path)}</div>`;
     if (value === null || typeof value !== "object") {
-      return html`<li>${name} ${this.#leaf(value, path)}</li>`;
+      return html`<li>${line(nothing, this.#leaf(value, path))}</li>`;
     }
     const size = Object.keys(value).length;
     const isOpen = this.#changed.get(path) ?? (depth < OPEN_DEPTH && size <= FEW);
     const summary = Array.isArray(value) ? `[${size}]` : `{${size}}`;
-    return html`<li>${size ? html`<button type="button" class="toggle" aria-expanded=${isOpen}
+    const toggle = size ? html`<button type="button" class="toggle" aria-expanded=${isOpen}
         aria-label=${`${path}, ${size} inside`} @click=${() => {
           this.#changed.set(path, !isOpen);
           this.#update();
-        }}><span aria-hidden="true">${isOpen ? "▾" : "▸"}</span></button>` : nothing}${name}
-      <span class="size">${summary}</span>
+        }}><span aria-hidden="true">${isOpen ? "▾" : "▸"}</span></button>` : nothing;
+    return html`<li>${line(toggle, html`<span class="size">${summary}</span>`)}
       ${isOpen && size ? html`<ul>${this.#children(value, path, depth + 1)}</ul>` : nothing}</li>`;
+  }
+
+  #tools(value, path) {
+    const isText = typeof value === "string" && value.trim() && value.length <= LONGEST_FILTER;
+    return html`<span class="tools"><button type="button" class="small" aria-label=${`Copy the path ${path}`}
+      @click=${() => this.#actions.copy(path, "the path")}>copy path</button>${isText && this.#canFilter(value) ? html`
+      <button type="button" class="small" aria-label=${`Filter by ${path}`}
+        @click=${() => this.#actions.filter(value)}>filter</button>` : nothing}</span>`;
   }
 
   #leaf(value, path) {
