@@ -11,32 +11,49 @@ const NAMED = /^`([^`]+)` (?:matches|does not match)/;
 
 export class Detail {
   id = "";
+  /** @type {Delivery | null} */
   data = null;
+  /** @type {Attempt[]} */
   attempts = [];
-  /** The version of the code that runs the handlers now. */
+  /**
+   * The version of the code that runs the handlers now.
+   * @type {string | null}
+   */
   code = null;
   error = "";
   /** tree, raw or headers */
   payload = "tree";
   isRawWhole = false;
+  /** @type {Tree} */
   tree;
-  /** The numbers of the attempts that are shown, by handler; the last two by default. */
+  /**
+   * The numbers of the attempts that are shown, by handler; the last two by default.
+   * @type {Map<string, number[]>}
+   */
   shown = new Map();
-  /** The handlers whose attempts are compared. */
+  /**
+   * The handlers whose attempts are compared.
+   * @type {Set<string>}
+   */
   compared = new Set();
   #api;
   #update;
   #actions;
   #last = 0;
 
+  /** @param {Api} api @param {Action} update @param {TreeActions} actions */
   constructor(api, update, actions) {
     this.#api = api;
     this.#update = update;
     this.#actions = actions;
+    this.tree = new Tree(update, actions);
     this.reloadSoon = debounced(() => this.#load(), RELOAD_PAUSE);
   }
 
-  /** Show a delivery; an empty id closes it. */
+  /**
+   * Show a delivery; an empty id closes it.
+   * @param {string} id
+   */
   open(id) {
     if (id === this.id) return;
     this.id = id;
@@ -70,7 +87,10 @@ export class Detail {
     this.#update();
   }
 
-  /** Show or hide an attempt. */
+  /**
+   * Show or hide an attempt.
+   * @param {Attempt} attempt @param {Attempt[]} shown
+   */
   toggle(attempt, shown) {
     const numbers = shown.map((one) => one.attempt);
     const { handler, attempt: number } = attempt;
@@ -79,28 +99,37 @@ export class Detail {
     this.#update();
   }
 
-  /** Start or stop to compare the attempts of a handler. */
+  /**
+   * Start or stop to compare the attempts of a handler.
+   * @param {string} handler
+   */
   compare(handler) {
     if (!this.compared.delete(handler)) this.compared.add(handler);
     this.#update();
   }
 }
 
+/** @param {View} text @param {string} label */
 function codeBlock(text, label) {
   return html`<pre tabindex="0" role="region" aria-label=${label}>${text}</pre>`;
 }
 
-/** Mark the lines of a text that another text does not have. */
+/**
+ * Mark the lines of a text that another text does not have.
+ * @param {string} text @param {string[]} others
+ */
 function marked(text, others) {
   const known = others.map((other) => new Set(other.split("\n")));
-  const lines = text.split("\n").map((line, at) => {
+  return text.split("\n").map((line, at) => {
     const isSame = known.every((one) => one.has(line));
     return html`${at ? "\n" : ""}${isSame ? line : html`<mark>${line}</mark>`}`;
   });
-  return lines;
 }
 
-/** The lines of the traceback that ran, and those of the file now. */
+/**
+ * The lines of the traceback that ran, and those of the file now.
+ * @param {Attempt} attempt @param {string | null} code
+ */
 function editedView(attempt, code) {
   const lines = attempt.changed_lines ?? [];
   const isOld = attempt.code && code && attempt.code !== code;
@@ -109,12 +138,20 @@ function editedView(attempt, code) {
     <dt>${one.file}:${one.line}</dt><dd><code class="line">${one.then}</code> now <code class="line">${one.now || "(no such line)"}</code></dd>`)}</dl></details>`;
 }
 
+/**
+ * @param {Attempt} attempt
+ * @param {{ handler: string, code: string | null, others: Attempt[] | null }} options
+ */
 function attemptView(attempt, { handler, code, others }) {
   const label = `attempt ${attempt.attempt} of ${handler}`;
   const facts = [clock(attempt.started_at), duration(attempt.started_at, attempt.finished_at),
     attempt.pid ? `process ${attempt.pid}` : "", attempt.code ? `code ${attempt.code}` : ""];
-  const block = (key, name) => codeBlock(
-    others ? marked(attempt[key], others.map((other) => other[key] ?? "")) : attempt[key], `${name}, ${label}`);
+  /** @param {"traceback" | "output" | "result"} key @param {string} name */
+  const block = (key, name) => {
+    const text = attempt[key] ?? "";
+    const shown = others ? marked(text, others.map((other) => other[key] ?? "")) : text;
+    return codeBlock(shown, `${name}, ${label}`);
+  };
   return html`<li class="attempt">
     <h5>Attempt ${attempt.attempt} ${stateMark(attempt.state)}</h5>
     <p class="quiet">${facts.filter(Boolean).join(", ")}</p>
@@ -126,6 +163,7 @@ function attemptView(attempt, { handler, code, others }) {
   </li>`;
 }
 
+/** @param {Detail} detail @param {Attempt[]} own @param {string} name */
 function attemptsView(detail, own, name) {
   const numbers = detail.shown.get(name) ?? own.slice(-2).map((one) => one.attempt);
   const shown = own.filter((one) => numbers.includes(one.attempt));
@@ -143,6 +181,11 @@ function attemptsView(detail, own, name) {
     }))}</ul>`;
 }
 
+/**
+ * @param {Run} run
+ * @param {{ detail: Detail, handler?: Handler, text?: string, canReplay: boolean,
+ *   replay: DetailActions["replay"] }} options
+ */
 function runView(run, { detail, handler, text, canReplay, replay }) {
   const own = detail.attempts.filter((attempt) => attempt.handler === run.handler);
   // One traceback is enough: the last attempt has it too.
@@ -161,14 +204,19 @@ function runView(run, { detail, handler, text, canReplay, replay }) {
   </li>`;
 }
 
+/**
+ * @param {string} text @param {string} name
+ * @param {{ canReplay: boolean, replay: DetailActions["replay"] }} options
+ */
 function otherView(text, name, { canReplay, replay }) {
   return html`<li class="run is-other"><p>${prose(text)}
     ${canReplay ? html`<button type="button" class="small" aria-label=${`Run ${name} on this delivery`}
       @click=${() => replay([name])}>Run it</button>` : nothing}</p></li>`;
 }
 
-function payloadView(detail, update) {
-  const { data } = detail;
+/** @param {Detail} detail @param {Delivery} data @param {Action} update */
+function payloadView(detail, data, update) {
+  /** @param {string} name */
   const choose = (name) => html`<button type="button" aria-pressed=${detail.payload === name}
     @click=${() => {
       detail.payload = name;
@@ -177,20 +225,22 @@ function payloadView(detail, update) {
   return html`<section aria-labelledby="payload-title">
     <div class="section-head"><h3 id="payload-title">Payload</h3>
       <div class="choice" role="group" aria-label="Show the payload as">${["tree", "raw", "headers"].map(choose)}</div></div>
-    ${detail.payload === "headers" ? headersView(data.headers ?? {}) : bodyView(detail, update)}
+    ${detail.payload === "headers" ? headersView(data.headers ?? {}) : bodyView(detail, data, update)}
   </section>`;
 }
 
+/** @param {Record<string, string>} headers */
 function headersView(headers) {
   return html`<dl class="facts">${Object.entries(headers).map(([name, value]) => html`<dt>${name}</dt><dd><bdi>${value}</bdi></dd>`)}</dl>`;
 }
 
-function bodyView(detail, update) {
-  const { body, body_omitted: omitted } = detail.data;
+/** @param {Detail} detail @param {Delivery} data @param {Action} update */
+function bodyView(detail, data, update) {
+  const { body, body_omitted: omitted } = data;
   if (omitted) return html`<p>${prose(omitted)}</p>`;
   if (body === null || body === undefined) return html`<p class="quiet">The body was deleted to free space.</p>`;
   if (detail.payload === "tree" && typeof body === "object") {
-    return detail.tree.view(body, (value) => matches(detail.data, { q: value, state: "", handler: "" }));
+    return detail.tree.view(body, (value) => matches(data, { q: value, state: "", handler: "" }));
   }
   const text = bodyText(body);
   const isCut = text.length > LONGEST_RAW && !detail.isRawWhole;
@@ -201,8 +251,10 @@ function bodyView(detail, update) {
     }}>Show all ${text.length.toLocaleString("en")} characters</button>` : nothing}`;
 }
 
+/** @param {Delivery} data */
 function linksView(data) {
   const { body } = data;
+  /** @param {string} name */
   const part = (name) => (body && typeof body === "object" && body[name]) || {};
   const links = [];
   const { num, title } = part("discussion");
@@ -214,7 +266,9 @@ function linksView(data) {
   return links.length ? html`<p class="where">${links.map((link, at) => html`${at ? " " : nothing}${link}`)}</p>` : nothing;
 }
 
-export function detailView({ detail, handlers, now, isDev, update, actions }) {
+/** @param {DetailOptions} options */
+export function detailView(options) {
+  const { detail, actions } = options;
   if (!detail.id) {
     return html`<section class="detail is-empty" aria-label="Delivery">
       <p class="quiet">Select a delivery to see its runs and its payload.</p></section>`;
@@ -226,14 +280,16 @@ export function detailView({ detail, handlers, now, isDev, update, actions }) {
     <div class="title"><h2 id="detail-title" tabindex="-1">${data ? eventName(data) : "Delivery"}</h2>
       ${data ? stateMark(data.state) : nothing}</div>
     ${detail.error ? html`<p class="problem">${detail.error}</p>` : nothing}
-    ${data ? dataView({ detail, handlers, now, isDev, update, actions }) : nothing}
+    ${data ? dataView(data, options) : nothing}
     ${data || detail.error ? nothing : html`<p class="quiet">Loading ...</p>`}
   </section>`;
 }
 
-function dataView({ detail, handlers, now, isDev, update, actions }) {
-  const { data } = detail;
+/** @param {Delivery} data @param {DetailOptions} options */
+function dataView(data, { detail, handlers, now, isDev, update, actions }) {
+  /** @type {Map<string, string>} */
   const explained = new Map();
+  /** @type {string[]} */
   const notes = [];
   const explanations = data.explanations ?? [];
   for (const text of explanations) {
@@ -242,6 +298,7 @@ function dataView({ detail, handlers, now, isDev, update, actions }) {
     else notes.push(text);
   }
   // The stored reason has the explanations of that time: only what changed since is shown.
+  /** @param {string} line */
   const isExplained = (line) => explanations.some((text) => text.includes(line));
   const reasons = (data.reason ?? "").split("\n").filter((line) => line && !isExplained(line));
   const can = new Set(data.handlers ?? []);
@@ -281,5 +338,5 @@ function dataView({ detail, handlers, now, isDev, update, actions }) {
         }))}
         ${notes.map((text) => html`<li class="run is-other"><p>${prose(text)}</p></li>`)}
       </ul></section>
-    ${payloadView(detail, update)}`;
+    ${payloadView(detail, data, update)}`;
 }

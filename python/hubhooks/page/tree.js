@@ -10,23 +10,32 @@ const FEW = 12;
 const LONGEST_FILTER = 256;
 
 export class Tree {
+  /** @type {Map<string, boolean>} */
   #changed = new Map();
+  /** @type {Map<string, number>} */
   #shown = new Map();
   #update;
   #actions;
+  /** @type {(text: string) => boolean} */
   #canFilter = () => false;
 
+  /** @param {Action} update @param {TreeActions} actions */
   constructor(update, actions) {
     this.#update = update;
     this.#actions = actions;
   }
 
-  /** Show a value. `canFilter` tells for a text if the list can be filtered by it. */
+  /**
+   * Show a value.
+   * @param {object} value
+   * @param {(text: string) => boolean} canFilter whether the list can be filtered by a text
+   */
   view(value, canFilter) {
     this.#canFilter = canFilter;
     return html`<ul class="tree">${this.#children(value, "", 0)}</ul>`;
   }
 
+  /** @param {object} value @param {string} path @param {number} depth @returns {View} */
   #children(value, path, depth) {
     const entries = Object.entries(value);
     const most = this.#shown.get(path) ?? FIRST_ITEMS;
@@ -38,8 +47,10 @@ export class Tree {
       }}>Show more (${more.toLocaleString("en")})</button></li>` : nothing}`;
   }
 
+  /** @param {string} key @param {Json} value @param {string} parent @param {number} depth */
   #node(key, value, parent, depth) {
     const path = parent ? `${parent}.${key}` : key;
+    /** @param {View} before @param {View} after */
     const line = (before, after) => html`<div class="line">${before}<span class="key">${key}</span> ${after} ${this.#tools(value, path)}</div>`;
     if (value === null || typeof value !== "object") {
       return html`<li>${line(nothing, this.#leaf(value, path))}</li>`;
@@ -56,6 +67,7 @@ export class Tree {
       ${isOpen && size ? html`<ul>${this.#children(value, path, depth + 1)}</ul>` : nothing}</li>`;
   }
 
+  /** @param {Json} value @param {string} path */
   #tools(value, path) {
     const isText = typeof value === "string" && value.trim() && value.length <= LONGEST_FILTER;
     return html`<span class="tools"><button type="button" class="small" aria-label=${`Copy the path ${path}`}
@@ -64,6 +76,7 @@ export class Tree {
         @click=${() => this.#actions.filter(value)}>filter</button>` : nothing}</span>`;
   }
 
+  /** @param {Json} value @param {string} path */
   #leaf(value, path) {
     if (typeof value !== "string") return html`<span class="literal">${String(value)}</span>`;
     const isLong = value.length > LONGEST_TEXT && !this.#changed.get(path);
