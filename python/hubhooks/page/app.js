@@ -456,10 +456,10 @@ function headerView(app) {
       }}>${name}</a>`)}</nav>
     ${isDev() ? html`<p class="app-state is-${app.state}"><code>${app.target}</code> ${appState(app)}</p>` : nothing}
     ${isDev() && app.tunnel ? html`<p class="tunnel"><span>Public URL:</span>
-      <button type="button" class="small" title=${app.tunnel} @click=${() => copy(app.tunnel, "the tunnel command")}
+      <button class="small" title=${app.tunnel} @click=${() => copy(app.tunnel, "the tunnel command")}
         >Copy the ${app.tunnel.split(" ")[0]} command</button></p>` : nothing}
     <p class="connection ${state.isConnected ? "is-live" : "is-lost"}"><span class="mark" aria-hidden="true">${state.isConnected ? "●" : "○"}</span> ${state.isConnected ? "live" : "connecting ..."}</p>
-    ${isDev() ? html`<button type="button" class="primary new" aria-keyshortcuts="n" @click=${() => compose.open()}>New (n)</button>` : nothing}
+    ${isDev() ? html`<button class="primary new" aria-keyshortcuts="n" @click=${() => compose.open()}>New (n)</button>` : nothing}
   </header>`;
 }
 
@@ -474,7 +474,7 @@ function footerView() {
     <p role="status" class="message">${state.message}</p>
     ${rejected.length ? html`<p class="rejected">rejected: ${rejected.map(([reason, number]) => `${reason} ${number}`).join(", ")}</p>` : nothing}
     ${stats ? html`<p>${count(total(), "delivery", "deliveries")}, ${bytes(stats.body_bytes ?? 0)}</p>` : nothing}
-    <button type="button" class="small" aria-keyshortcuts="?" @click=${() => {
+    <button class="small" aria-keyshortcuts="?" @click=${() => {
       state.isHelpOpen = true;
       update();
     }}>Keys (?)</button>
@@ -486,7 +486,7 @@ function startView() {
   return html`<div class="empty"><p>No deliveries yet.</p>
     ${url ? html`<p>Webhook URL:</p><pre tabindex="0" role="region" aria-label="Webhook URL">${url}</pre>
       <p>Send a sample:</p><pre tabindex="0" role="region" aria-label="Command">hubhooks send ${url} --sample discussion.comment.create</pre>` : nothing}
-    ${isDev() ? html`<p><button type="button" class="primary" @click=${() => compose.open()}>New delivery</button></p>` : nothing}</div>`;
+    ${isDev() ? html`<p><button class="primary" @click=${() => compose.open()}>New delivery</button></p>` : nothing}</div>`;
 }
 
 /** @param {App} app */
@@ -523,11 +523,11 @@ function questionView() {
     ${question.text ? html`<p>${question.text}</p>` : nothing}
     ${question.code ? html`<textarea readonly rows="8" aria-label="Text to copy" .value=${question.code}
       @focus=${(/** @type {Changed} */ event) => event.target.select()}></textarea>` : nothing}
-    <div class="actions">${question.run ? html`<button type="button" class="primary" @click=${() => {
+    <div class="actions">${question.run ? html`<button class="primary" @click=${() => {
       close();
       question.run?.();
     }}>${question.label}</button>` : nothing}
-      <button type="button" @click=${close}>${question.run ? "Cancel" : "Close"}</button></div>` : nothing}</dialog>`;
+      <button @click=${close}>${question.run ? "Cancel" : "Close"}</button></div>` : nothing}</dialog>`;
 }
 
 function draw() {
@@ -544,7 +544,7 @@ function draw() {
   render(html`<div class="frame">
     ${headerView(app)}
     <main>${broken ? html`<div class="banner"><p>The app does not start${app.file ? html`: <code>${app.file}:${app.line}</code>` : nothing}.</p>
-      <button type="button" @click=${() => showPage("output")}>Show the traceback</button></div>` : nothing}
+      <button @click=${() => showPage("output")}>Show the traceback</button></div>` : nothing}
       ${pageView(app)}</main>
     ${footerView()}</div>
     ${isDev() ? composeView({

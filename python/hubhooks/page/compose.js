@@ -1,7 +1,7 @@
 // The dialog that writes and sends a delivery. `hubhooks dev` has it, `hooks.admin` does not.
 
 import { bodyText } from "./commands.js";
-import { age, bytes, debounced, eventName, html, nothing, prose } from "./view.js";
+import { age, bytes, copyButtons, debounced, eventName, html, nothing, onValue, prose } from "./view.js";
 
 const TYPING_PAUSE = 150;
 const RECENT = 20;
@@ -237,7 +237,7 @@ function fieldsView(compose) {
       return html`<label class="check"><input type="checkbox" .checked=${value}
         @change=${(/** @type {Changed} */ event) => compose.setField(path, event.target.checked)}> ${label}</label>`;
     }
-    const change = (/** @type {Changed} */ event) => compose.setField(path, event.target.value);
+    const change = onValue((text) => compose.setField(path, text));
     return html`<label class=${isWide ? "field is-wide" : "field"}><span>${label}</span>
       ${options?.includes(value)
         ? html`<select .value=${value} @change=${change}>${options.map((option) => html`<option ?selected=${option === value}>${option}</option>`)}</select>`
@@ -262,7 +262,7 @@ function responsesView(compose, openDelivery) {
   return html`<ul class="responses">${compose.responses.map((response) => html`<li>
     <strong class=${response.status < 300 ? "is-good" : "is-bad"}>${response.status}</strong>
     ${responseText({ ...response, status: "" })} <span class="quiet">${Math.round(response.milliseconds * 10) / 10} ms</span>
-    ${response.id ? html`<button type="button" class="small" aria-label=${`Open delivery ${response.id}`}
+    ${response.id ? html`<button class="small" aria-label=${`Open delivery ${response.id}`}
       @click=${() => openDelivery(response.id ?? "")}>Open</button>` : nothing}</li>`)}</ul>`;
 }
 
@@ -288,11 +288,11 @@ export function composeView({ compose, recent, now, message, copyAs, openDeliver
       @close=${() => compose.close()} @keydown=${onKey}>
     ${compose.isOpen ? html`
     <div class="dialog-head"><h2 id="compose-title">Send a delivery</h2>
-      <button type="button" @click=${() => compose.close()}>Close</button></div>
+      <button @click=${() => compose.close()}>Close</button></div>
     <div class="compose">
       <div class="editor">
         <label class="field is-wide"><span>Start from</span>
-          <select id="compose-source" @change=${(/** @type {Changed} */ event) => compose.choose(event.target.value)}>
+          <select id="compose-source" @change=${onValue((value) => compose.choose(value))}>
             <optgroup label="Samples">${compose.samples.map(({ name, description }) => html`
               <option value=${`sample:${name}`} ?selected=${compose.source === `sample:${name}`}>${name}${description ? `: ${description}` : ""}</option>`)}</optgroup>
             <optgroup label="Recent deliveries">${sources(compose, recent).map((row) => html`
@@ -303,12 +303,12 @@ export function composeView({ compose, recent, now, message, copyAs, openDeliver
         <label class="field is-wide"><span>JSON</span>
           <textarea id="compose-json" rows="14" spellcheck="false" autocomplete="off" wrap="off"
             aria-describedby="compose-error" aria-invalid=${syntaxError ? "true" : "false"}
-            .value=${compose.text} @input=${(/** @type {Changed} */ event) => compose.setText(event.target.value)}></textarea></label>
+            .value=${compose.text} @input=${onValue((value) => compose.setText(value))}></textarea></label>
         <div class="below"><p id="compose-error" class=${syntaxError ? "problem" : "quiet"}>${syntaxError
           ? html`Line ${syntaxError.line}: ${syntaxError.reason}`
           : changed ? `${changed} changed ${changed === 1 ? "line" : "lines"}` : "Not changed"}</p>
-          ${syntaxError ? html`<button type="button" class="small" @click=${goToLine}>Go to line ${syntaxError.line}</button>` : nothing}
-          <button type="button" class="small" ?disabled=${!changed} @click=${() => compose.reset()}>Reset</button></div>
+          ${syntaxError ? html`<button class="small" @click=${goToLine}>Go to line ${syntaxError.line}</button>` : nothing}
+          <button class="small" ?disabled=${!changed} @click=${() => compose.reset()}>Reset</button></div>
       </div>
       <div class="sending">
         <h3>Matches</h3>
@@ -320,19 +320,15 @@ export function composeView({ compose, recent, now, message, copyAs, openDeliver
           <label class="check"><input type="radio" name="same-id" .checked=${compose.isSameId}
             @change=${() => compose.set({ isSameId: true })}> this one, like a retry of the Hub</label>
           ${compose.isSameId ? html`<input type="text" aria-label="Webhook-Id" spellcheck="false"
-            autocomplete="off" .value=${compose.id} @input=${(/** @type {Changed} */ event) => compose.set({ id: event.target.value })}>` : nothing}</fieldset>
+            autocomplete="off" .value=${compose.id} @input=${onValue((id) => compose.set({ id }))}>` : nothing}</fieldset>
         <fieldset><legend>Secret</legend>${SECRETS.map(([value, label]) => html`
           <label class="check"><input type="radio" name="secret" .checked=${compose.secret === value}
             @change=${() => compose.set({ secret: value })}> ${label}</label>`)}</fieldset>
         <div class="actions">
-          <button type="button" class="primary" id="compose-send" aria-keyshortcuts="Control+Enter"
+          <button class="primary" id="compose-send" aria-keyshortcuts="Control+Enter"
             ?disabled=${compose.isSending} @click=${() => compose.send()}>Send</button>
-          <button type="button" ?disabled=${compose.isSending} @click=${() => compose.send(TIMES)}>Send ${TIMES} at once</button>
-          <span class="choice" role="group" aria-label="Copy as">
-            <button type="button" @click=${() => copyAs("curl")}>Copy curl</button>
-            <button type="button" @click=${() => copyAs("cli")}>CLI</button>
-            <button type="button" @click=${() => copyAs("pytest")}>pytest</button>
-          </span>
+          <button ?disabled=${compose.isSending} @click=${() => compose.send(TIMES)}>Send ${TIMES} at once</button>
+          ${copyButtons(["curl", "cli", "pytest"], copyAs)}
         </div>
         <p class="quiet">${bytes(new Blob([compose.text]).size)}. Ctrl+Enter sends.</p>
         ${compose.error ? html`<p class="problem">${compose.error}</p>` : nothing}

@@ -3,7 +3,10 @@
 import { bodyText } from "./commands.js";
 import { matches } from "./list.js";
 import { Tree } from "./tree.js";
-import { bytes, clock, debounced, duration, eventName, fullTime, age, html, hubLink, nothing, prose, repeat, stateMark, count } from "./view.js";
+import {
+  age, bytes, clock, copyButtons, count, debounced, duration, eventName, fullTime, html, hubLink, nothing, prose,
+  repeat, stateMark,
+} from "./view.js";
 
 const LONGEST_RAW = 100_000;
 const RELOAD_PAUSE = 100;
@@ -171,9 +174,9 @@ function attemptsView(detail, own, name) {
   return html`
     ${own.length > 1 ? html`<div class="actions">
       ${own.length > 2 ? html`<span class="choice" role="group" aria-label=${`Attempts of ${name}`}>${own.map((one) => html`
-        <button type="button" class="small" aria-pressed=${shown.includes(one)}
+        <button class="small" aria-pressed=${shown.includes(one)}
           @click=${() => detail.toggle(one, shown)}>${one.attempt} ${one.state}</button>`)}</span>` : nothing}
-      <button type="button" class="small" aria-label=${`Compare attempts of ${name}`} aria-pressed=${isCompared}
+      <button class="small" aria-label=${`Compare attempts of ${name}`} aria-pressed=${isCompared}
         ?disabled=${shown.length < 2} @click=${() => detail.compare(name)}>Compare</button></div>` : nothing}
     <ul class="attempts">${repeat(shown, (one) => one.attempt, (one) => attemptView(one, {
       handler: name, code: detail.code,
@@ -194,7 +197,7 @@ function runView(run, { detail, handler, text, canReplay, replay }) {
     <div class="run-head"><h4>${run.handler}</h4>${stateMark(run.state)}
       <span class="quiet">${[count(run.attempts, "attempt"), duration(run.started_at, run.finished_at),
         handler?.file ? `${handler.file}:${handler.line}` : ""].filter(Boolean).join(", ")}</span>
-      ${canReplay ? html`<button type="button" class="small" aria-label=${`Replay ${run.handler} only`}
+      ${canReplay ? html`<button class="small" aria-label=${`Replay ${run.handler} only`}
         @click=${() => replay([run.handler])}>Replay this</button>` : nothing}</div>
     ${run.error ? html`<p class="error">${run.error}</p>` : nothing}
     ${run.due_at && run.state === "retrying" ? html`<p>Next attempt: ${fullTime(run.due_at)}</p>` : nothing}
@@ -210,14 +213,14 @@ function runView(run, { detail, handler, text, canReplay, replay }) {
  */
 function otherView(text, name, { canReplay, replay }) {
   return html`<li class="run is-other"><p>${prose(text)}
-    ${canReplay ? html`<button type="button" class="small" aria-label=${`Run ${name} on this delivery`}
+    ${canReplay ? html`<button class="small" aria-label=${`Run ${name} on this delivery`}
       @click=${() => replay([name])}>Run it</button>` : nothing}</p></li>`;
 }
 
 /** @param {Detail} detail @param {Delivery} data @param {Action} update */
 function payloadView(detail, data, update) {
   /** @param {string} name */
-  const choose = (name) => html`<button type="button" aria-pressed=${detail.payload === name}
+  const choose = (name) => html`<button aria-pressed=${detail.payload === name}
     @click=${() => {
       detail.payload = name;
       update();
@@ -245,7 +248,7 @@ function bodyView(detail, data, update) {
   const text = bodyText(body);
   const isCut = text.length > LONGEST_RAW && !detail.isRawWhole;
   return html`${codeBlock(isCut ? text.slice(0, LONGEST_RAW) : text, "Body")}
-    ${isCut ? html`<button type="button" @click=${() => {
+    ${isCut ? html`<button @click=${() => {
       detail.isRawWhole = true;
       update();
     }}>Show all ${text.length.toLocaleString("en")} characters</button>` : nothing}`;
@@ -276,7 +279,7 @@ export function detailView(options) {
   const { data } = detail;
   // One template for both states: the heading keeps the focus when the data arrives.
   return html`<section class="detail" aria-labelledby="detail-title">
-    <button type="button" class="back" @click=${actions.close}>Back to the list</button>
+    <button class="back" @click=${actions.close}>Back to the list</button>
     <div class="title"><h2 id="detail-title" tabindex="-1">${data ? eventName(data) : "Delivery"}</h2>
       ${data ? stateMark(data.state) : nothing}</div>
     ${detail.error ? html`<p class="problem">${detail.error}</p>` : nothing}
@@ -307,14 +310,9 @@ function dataView(data, { detail, handlers, now, isDev, update, actions }) {
   return html`
     ${linksView(data)}
     <div class="actions">
-      <button type="button" class="primary" ?disabled=${!can.size} @click=${() => actions.replay()}>Replay</button>
-      ${isDev ? html`<button type="button" @click=${actions.edit}>Edit and send</button>` : nothing}
-      <span class="choice" role="group" aria-label="Copy as">
-        <button type="button" @click=${() => actions.copyAs("curl")}>Copy curl</button>
-        <button type="button" @click=${() => actions.copyAs("cli")}>CLI</button>
-        <button type="button" @click=${() => actions.copyAs("pytest")}>pytest</button>
-        <button type="button" @click=${() => actions.copyAs("json")}>JSON</button>
-      </span>
+      <button class="primary" ?disabled=${!can.size} @click=${() => actions.replay()}>Replay</button>
+      ${isDev ? html`<button @click=${actions.edit}>Edit and send</button>` : nothing}
+      ${copyButtons(["curl", "cli", "pytest", "json"], actions.copyAs)}
     </div>
     <dl class="facts">
       <dt>Received</dt><dd><time datetime=${data.received_at}>${fullTime(data.received_at)}</time>

@@ -131,10 +131,10 @@ function handlerView(handler, { map, now, isDev, total, showDeliveries, openDeli
     ${handler.filters.map((text) => html`<p class="filter">${prose(text)}</p>`)}
     ${policy ? html`<p class="quiet">${policy}</p>` : nothing}
     <p>${states.length ? states.map((state) => html`<span class="tally">${stateMark(state)} ${counts[state].toLocaleString("en")}</span>`) : "No run yet."}</p>
-    ${last ? html`<p class="quiet">Last run: <button type="button" class="small" @click=${() => openDelivery(last.delivery)}>${last.state} ${age(last.at, now)} ago</button></p>` : nothing}
+    ${last ? html`<p class="quiet">Last run: <button class="small" @click=${() => openDelivery(last.delivery)}>${last.state} ${age(last.at, now)} ago</button></p>` : nothing}
     ${map.isComplete && !matching.length ? noMatchView(map, name, states.length ? 0 : total) : nothing}
-    <div class="actions"><button type="button" aria-label=${`Deliveries of ${name}`} @click=${() => showDeliveries(name)}>Deliveries</button>
-      ${isDev && matching.length ? html`<button type="button" aria-label=${`Send a sample that ${name} matches`} @click=${() => send(matching[0].name)}>Send a match</button>` : nothing}</div>
+    <div class="actions"><button aria-label=${`Deliveries of ${name}`} @click=${() => showDeliveries(name)}>Deliveries</button>
+      ${isDev && matching.length ? html`<button aria-label=${`Send a sample that ${name} matches`} @click=${() => send(matching[0].name)}>Send a match</button>` : nothing}</div>
   </li>`;
 }
 
@@ -143,7 +143,7 @@ function cellView(map, sample, handler) {
   const one = map.find(sample, handler);
   if (!one) return html`<td>${map.results.has(sample) ? "–" : ""}</td>`;
   const isChosen = map.cell?.sample === sample && map.cell?.handler === handler;
-  return html`<td><button type="button" class=${one.matches ? "cell is-match" : "cell"} aria-pressed=${isChosen}
+  return html`<td><button class=${one.matches ? "cell is-match" : "cell"} aria-pressed=${isChosen}
     aria-label=${`${sample}: ${handler} ${one.matches ? "matches" : "does not match"}`}
     @click=${() => map.choose(sample, handler)}>${one.matches ? "✓" : "–"}</button></td>`;
 }

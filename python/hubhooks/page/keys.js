@@ -62,7 +62,7 @@ export class Keys {
 /** @param {HelpOptions} options */
 export function helpView({ keys, isOpen, isDev, close, update }) {
   return html`<dialog id="help" aria-labelledby="help-title" @close=${close}>${isOpen ? html`
-    <div class="dialog-head"><h2 id="help-title">Keys</h2><button type="button" @click=${close}>Close</button></div>
+    <div class="dialog-head"><h2 id="help-title">Keys</h2><button @click=${close}>Close</button></div>
     <dl class="keys">${KEYS.filter(([, , mode]) => !mode || isDev).map(([key, text]) => html`<dt>${key.split(", ").map((one) => html`<kbd>${one}</kbd> `)}</dt><dd>${text}</dd>`)}</dl>
     <p><label class="check"><input type="checkbox" .checked=${keys.isOn} @change=${(/** @type {Changed} */ event) => {
       keys.set(event.target.checked);

@@ -1,6 +1,6 @@
 // The list of deliveries: what is loaded, what matches the filter, and its view.
 
-import { STATES, age, count, debounced, eventName, fullTime, html, nothing, prose, repeat, stateMark } from "./view.js";
+import { STATES, age, count, debounced, eventName, fullTime, html, nothing, onValue, prose, repeat, stateMark } from "./view.js";
 
 const PAGE = 100;
 // Live arrivals push the oldest rows out of the list; "Load older" brings them back.
@@ -235,14 +235,14 @@ export function listView({ list, now, open, stats, handlers, start }) {
     <form role="search" class="filters" @submit=${(/** @type {Event} */ event) => event.preventDefault()}>
       <input type="search" id="filter" aria-label="Filter deliveries" placeholder="Filter: words, /"
         autocomplete="off" spellcheck="false" .value=${list.filter.q}
-        @input=${(/** @type {Changed} */ event) => list.setFilter({ q: event.target.value })}>
-      <select aria-label="State" @change=${(/** @type {Changed} */ event) => list.setFilter({ state: event.target.value })}>
+        @input=${onValue((q) => list.setFilter({ q }))}>
+      <select aria-label="State" @change=${onValue((state) => list.setFilter({ state }))}>
         <option value="" ?selected=${list.filter.state === ""}>all states</option>
         ${STATES.map((state) => html`<option value=${state} ?selected=${list.filter.state === state}
           >${state}${states[state] ? ` (${states[state]})` : ""}</option>`)}
       </select>
       ${handlers.length || list.filter.handler ? html`
-        <select aria-label="Handler" @change=${(/** @type {Changed} */ event) => list.setFilter({ handler: event.target.value })}>
+        <select aria-label="Handler" @change=${onValue((handler) => list.setFilter({ handler }))}>
           <option value="" ?selected=${list.filter.handler === ""}>all handlers</option>
           ${handlers.map(({ name }) => html`<option value=${name} ?selected=${list.filter.handler === name}>${name}</option>`)}
         </select>` : nothing}
@@ -253,7 +253,7 @@ export function listView({ list, now, open, stats, handlers, start }) {
           @keydown=${(/** @type {KeyboardEvent} */ event) => onKey(event, list, open)}>
           ${repeat(list.rows, (row) => row.id, (row) => rowView(row, { list, now, open }))}
         </ul>` : emptyView(list, start)}
-      ${list.before ? html`<p class="older"><button type="button" ?disabled=${list.isLoading}
+      ${list.before ? html`<p class="older"><button ?disabled=${list.isLoading}
           @click=${() => list.loadOlder()}>Load older</button></p>` : nothing}
     </div>
     <p class="count">${list.isLoading && !shown ? "Loading ..." :
@@ -267,7 +267,7 @@ function emptyView(list, start) {
   if (list.isLoading) return nothing;
   if (!list.isFiltered) return start;
   return html`<div class="empty"><p>No delivery matches the filter.</p>
-    <p><button type="button" @click=${() => list.setFilter({ q: "", state: "", handler: "" })}
+    <p><button @click=${() => list.setFilter({ q: "", state: "", handler: "" })}
       >Clear the filter</button></p></div>`;
 }
 

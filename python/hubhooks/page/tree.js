@@ -41,7 +41,7 @@ export class Tree {
     const most = this.#shown.get(path) ?? FIRST_ITEMS;
     const more = entries.length - most;
     return html`${entries.slice(0, most).map(([key, item]) => this.#node(key, item, path, depth))}
-      ${more > 0 ? html`<li><button type="button" class="small" @click=${() => {
+      ${more > 0 ? html`<li><button class="small" @click=${() => {
         this.#shown.set(path, most * 4);
         this.#update();
       }}>Show more (${more.toLocaleString("en")})</button></li>` : nothing}`;
@@ -58,7 +58,7 @@ export class Tree {
     const size = Object.keys(value).length;
     const isOpen = this.#changed.get(path) ?? (depth < OPEN_DEPTH && size <= FEW);
     const summary = Array.isArray(value) ? `[${size}]` : `{${size}}`;
-    const toggle = size ? html`<button type="button" class="toggle" aria-expanded=${isOpen}
+    const toggle = size ? html`<button class="toggle" aria-expanded=${isOpen}
         aria-label=${`${path}, ${size} inside`} @click=${() => {
           this.#changed.set(path, !isOpen);
           this.#update();
@@ -70,9 +70,9 @@ export class Tree {
   /** @param {Json} value @param {string} path */
   #tools(value, path) {
     const isText = typeof value === "string" && value.trim() && value.length <= LONGEST_FILTER;
-    return html`<span class="tools"><button type="button" class="small" aria-label=${`Copy the path ${path}`}
+    return html`<span class="tools"><button class="small" aria-label=${`Copy the path ${path}`}
       @click=${() => this.#actions.copy(path, "the path")}>copy path</button>${isText && this.#canFilter(value) ? html`
-      <button type="button" class="small" aria-label=${`Filter by ${path}`}
+      <button class="small" aria-label=${`Filter by ${path}`}
         @click=${() => this.#actions.filter(value)}>filter</button>` : nothing}</span>`;
   }
 
@@ -81,7 +81,7 @@ export class Tree {
     if (typeof value !== "string") return html`<span class="literal">${String(value)}</span>`;
     const isLong = value.length > LONGEST_TEXT && !this.#changed.get(path);
     const text = JSON.stringify(isLong ? value.slice(0, LONGEST_TEXT) : value);
-    return html`<bdi class="text">${text}</bdi>${isLong ? html` <button type="button" class="small"
+    return html`<bdi class="text">${text}</bdi>${isLong ? html` <button class="small"
       @click=${() => {
         this.#changed.set(path, true);
         this.#update();

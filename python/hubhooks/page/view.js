@@ -19,6 +19,8 @@ const MARKS = {
   succeeded: "✓", ignored: "·", unhandled: "–",
 };
 
+const COPY_NAMES = { curl: "Copy curl", cli: "CLI", pytest: "pytest", json: "JSON" };
+
 /**
  * A state as a sign, a word and a colour.
  * @param {string} state
@@ -120,6 +122,23 @@ export function hubLink(url, text) {
   const isHub = target.origin === "https://huggingface.co" && !target.username && !target.password;
   if (!isHub) return text;
   return html`<a href=${target.href} target="_blank" rel="noopener noreferrer">${text}</a>`;
+}
+
+/**
+ * Give the value of a changed field to a function.
+ * @param {(value: string) => void} take
+ */
+export function onValue(take) {
+  return (/** @type {Changed} */ event) => take(event.target.value);
+}
+
+/**
+ * Buttons that copy a delivery.
+ * @param {CopyKind[]} kinds @param {(kind: CopyKind) => void} copyAs
+ */
+export function copyButtons(kinds, copyAs) {
+  return html`<span class="choice" role="group" aria-label="Copy as">${kinds.map((kind) => html`
+    <button @click=${() => copyAs(kind)}>${COPY_NAMES[kind]}</button>`)}</span>`;
 }
 
 /**
