@@ -127,7 +127,7 @@ def _is_app(found: object) -> bool:
 
 
 class _UncachedLoader(SourceFileLoader):
-    """Compiles a module from its source at each import, and keeps the lines for tracebacks.
+    """Compiles a module from its source at each import.
 
     Python's cache compares whole seconds and the size. Two edits within a second would run the
     first one.
@@ -135,18 +135,8 @@ class _UncachedLoader(SourceFileLoader):
 
     def get_code(self, fullname: str) -> CodeType | None:
         path = self.get_filename(fullname)
-        source = self.get_data(path)
-        keep_lines(path, source)
-        code = self.source_to_code(source, path)
+        code = self.source_to_code(self.get_data(path), path)
         return code if isinstance(code, CodeType) else None
-
-
-def keep_lines(path: str, source: bytes) -> None:
-    """Keep the lines of a module for tracebacks, which would read the file after an edit."""
-    with suppress(SyntaxError, ValueError):  # its import reports the error
-        lines = decode_source(source).splitlines(keepends=True)
-        # Without a time of change, `linecache` never reads the file again.
-        linecache.cache[path] = (len(source), None, lines, path)
 
 
 def import_without_cache(folder: Path) -> None:
