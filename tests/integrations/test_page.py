@@ -575,6 +575,17 @@ def test_matrix_equals_explain(show: Callable[..., View]) -> None:
     )
 
 
+def test_handlers_have_the_counts_of_now(show: Callable[..., View]) -> None:
+    view = show(count=0)
+    view.control(arrive=2, sample=COMMENT, state="failed")
+    view.rows.nth(1).wait_for()
+    view.page.get_by_role("link", name="Handlers").click()
+    reply = view.page.locator(".handler").filter(has_text="reply")
+    reply.get_by_text("failed 2").wait_for()
+    view.control(arrive=1, sample=COMMENT, state="failed")
+    reply.get_by_text("failed 3").wait_for()
+
+
 def test_broken_app_shows_its_traceback_and_comes_back(show: Callable[..., View]) -> None:
     view = show()
     app = {

@@ -155,7 +155,10 @@ function applyRoute() {
     list.selected = open;
     if (open && !list.active) list.active = open;
     detail.open(open);
-    if (state.page === "handlers" && (isNew || !map.isComplete)) map.compute();
+    if (state.page === "handlers") {
+      if (isNew) map.load();
+      if (isNew || !map.isComplete) map.compute();
+    }
   }
   update();
 }

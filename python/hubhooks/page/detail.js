@@ -319,7 +319,7 @@ function dataView(data, { detail, handlers, now, isDev, update, actions }) {
         <span class="quiet">(${age(data.received_at, now)} ago)</span></dd>
       <dt>Webhook-Id</dt><dd><code>${data.id}</code></dd>
       <dt>Size</dt><dd>${bytes(data.size)}</dd>
-      ${data.is_replay ? html`<dt>Origin</dt><dd>Replay on the Hub</dd>` : nothing}
+      ${data.is_replay ? html`<dt>Replayed</dt><dd>yes</dd>` : nothing}
       ${data.duplicates ? html`<dt>Received again</dt><dd>${count(data.duplicates, "time")}</dd>` : nothing}
       ${data.is_acknowledged ? nothing : html`<dt>Acknowledged</dt><dd>not yet</dd>`}
       ${reasons.length ? html`<dt>${notes.length || explained.size ? "Reason then" : "Reason"}</dt>
