@@ -684,6 +684,13 @@ def test_axe_finds_no_violation(  # noqa: PLR0915 - one page in all its states
     for summary in page.locator(".detail summary").all():
         summary.click()
     check()
+    view.control(output="no answer\n")
+    page.get_by_role("button", name="Replay", exact=True).click()
+    page.get_by_role("button", name="3 succeeded").wait_for()
+    page.get_by_role("button", name="Compare attempts of reply").click()
+    page.locator("mark").first.wait_for()
+    page.get_by_role("button", name="Copy the path repo.name").focus()
+    check()
     for name in ("Raw", "Headers"):
         page.get_by_role("button", name=name).click()
         check()
