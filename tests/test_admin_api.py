@@ -27,6 +27,7 @@ from hubhooks.admin.access import AdminTokenGuard
 from hubhooks.admin.api import SendRequest, StoreSource
 from hubhooks.admin.app import AdminApp, check_origin, security_headers
 from hubhooks.admin.handlers_json import explain_json
+from hubhooks.admin.source_lines import changed_lines
 from hubhooks.errors import PayloadError
 from hubhooks.webhooks import parts_of
 
@@ -515,6 +516,21 @@ def test_attempts_have_the_recorded_output(tmp_path: Path) -> None:
             store.execute("UPDATE attempts SET output = 'printed', result = '42'")
         (attempt,) = site.api("deliveries/d1/attempts").data["attempts"]
         assert (attempt["output"], attempt["result"]) == ("printed", "42")
+
+
+def test_changed_lines_are_read_in_the_folder_only(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "app", tmp_path / "secret.py"
+    folder.mkdir()
+    outside.write_text("key = 'moon'\n")
+    (folder / "linked.py").symlink_to(outside)
+    (folder / "bot.py").write_text("x = 1\n")
+    for path in (outside, folder / "linked.py", folder / "none.py", folder / ".." / "secret.py"):
+        text = f'  File "{path}", line 1, in <module>\n    raise ValueError\n'
+        assert changed_lines(text, folder) == []
+    for line, now in ((1, "x = 1"), (2, ""), (0, "")):
+        text = f'  File "{folder}/bot.py", line {line}, in <module>\n    y = 1\n'
+        expected = {"file": "bot.py", "line": line, "then": "y = 1", "now": now}
+        assert changed_lines(text, folder) == [expected]
 
 
 def test_replay_runs_all_handlers_by_default(site: Site) -> None:

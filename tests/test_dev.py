@@ -20,7 +20,6 @@ from servers import PATIENCE, ROOT, started, wait_until
 
 from hubhooks._samples import compact, sample_json
 from hubhooks._store.sqlite import SqliteStore
-from hubhooks.admin.source_lines import changed_lines
 from hubhooks.dev.folder import keep_secrets, read_kept
 from hubhooks.dev.target import check_target, launches
 from hubhooks.dev.watch import take_snapshot
@@ -474,21 +473,6 @@ def test_attempts_name_the_lines_that_an_edit_changed(tmp_path: Path) -> None:
         ]
         assert first["code"] != second["code"] == data["code"]
         assert second["changed_lines"] == []
-
-
-def test_changed_lines_are_read_in_the_folder_only(tmp_path: Path) -> None:
-    folder, outside = tmp_path / "app", tmp_path / "secret.py"
-    folder.mkdir()
-    outside.write_text("key = 'moon'\n")
-    (folder / "linked.py").symlink_to(outside)
-    (folder / "bot.py").write_text("x = 1\n")
-    for path in (outside, folder / "linked.py", folder / "none.py", folder / ".." / "secret.py"):
-        text = f'  File "{path}", line 1, in <module>\n    raise ValueError\n'
-        assert changed_lines(text, folder) == []
-    for line, now in ((1, "x = 1"), (2, ""), (0, "")):
-        text = f'  File "{folder}/bot.py", line {line}, in <module>\n    y = 1\n'
-        expected = {"file": "bot.py", "line": line, "then": "y = 1", "now": now}
-        assert changed_lines(text, folder) == [expected]
 
 
 def test_browser_is_sent_to_the_page(tmp_path: Path) -> None:
