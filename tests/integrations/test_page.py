@@ -179,7 +179,7 @@ def test_detail_shows_runs_attempts_and_payload(show: Callable[..., View]) -> No
     attempts.first.get_by_text("Traceback", exact=True).click()
     assert 'File "bot.py", line 8' in attempts.first.inner_text()
     assert "retrain does not match: the scope is discussion.comment" in detail.inner_text()
-    attempts.first.get_by_text("Edited since").click()
+    attempts.first.get_by_role("heading", name="Edited since").wait_for()
     edit = attempts.first.locator("dl").inner_text().split("\n")
     assert edit == ["bot.py:8", 'raise ValueError("no token")', "now", "return 1"]
     assert "dited since" not in attempts.last.inner_text()

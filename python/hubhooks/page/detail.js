@@ -137,8 +137,8 @@ function editedView(attempt, code) {
   const lines = attempt.changed_lines ?? [];
   const isOld = attempt.code && code && attempt.code !== code;
   if (!lines.length) return isOld ? html`<p class="quiet">The code was edited since.</p>` : nothing;
-  return html`<details><summary>Edited since</summary><dl class="facts">${lines.map((one) => html`
-    <dt>${one.file}:${one.line}</dt><dd><code class="line">${one.then}</code> now <code class="line">${one.now || "(no such line)"}</code></dd>`)}</dl></details>`;
+  return html`<h6>Edited since</h6><dl class="facts">${lines.map((one) => html`
+    <dt>${one.file}:${one.line}</dt><dd><code class="line">${one.then}</code> now <code class="line">${one.now || "(no such line)"}</code></dd>`)}</dl>`;
 }
 
 /**
