@@ -72,6 +72,7 @@ lint: $(VENV)/integrations $(VENV)/linters ## Check formats, types, stubs and wo
 	$(BIN)/python -m mypy.stubtest hubhooks._core
 	$(BIN)/zizmor --offline --quiet --no-progress .github/workflows
 	$(BIN)/python scripts/words.py
+	$(BIN)/python scripts/page_types.py
 
 words: $(BIN)/maturin ## Check the words of code and docs
 	$(BIN)/python scripts/words.py

@@ -457,6 +457,29 @@ def test_handlers_and_explain(tmp_path: Path) -> None:
         assert {"reason", "path"} <= set(malformed.json())
 
 
+def test_attempts_name_the_lines_that_an_edit_changed(tmp_path: Path) -> None:
+    failing = app(1).replace("    return", '    assert not "lit"\n    return')
+    with dev(tmp_path, failing) as running:
+        running.deliver("d1")
+        running.attempts("d1", 1)
+        data = running.api("deliveries/d1/attempts").json()
+        (attempt,) = data["attempts"]
+        assert attempt["code"] == data["code"] is not None
+        assert attempt["changed_lines"] == []
+        running.write(app(2))
+        running.api("deliveries/d1/replay", "POST")
+        running.attempts("d1", 2)
+        data = running.api("deliveries/d1/attempts").json()
+        first, second = data["attempts"]
+        line = failing.splitlines().index('    assert not "lit"') + 1
+        now = "return [event.repo.name, 2]"
+        assert first["changed_lines"] == [
+            {"file": "app.py", "line": line, "then": 'assert not "lit"', "now": now}
+        ]
+        assert first["code"] != second["code"] == data["code"]
+        assert second["changed_lines"] == []
+
+
 def test_browser_is_sent_to_the_page(tmp_path: Path) -> None:
     with dev(tmp_path, app(1)) as running:
         ask = running.server.request
