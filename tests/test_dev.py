@@ -11,34 +11,19 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-from servers import PATIENCE, ROOT, started, wait_until
+from dev_command import BODY, NOTHING_SET, dev
+from servers import PATIENCE, ROOT, wait_until
 
 from hubhooks._samples import compact, sample_json
-from hubhooks._store.sqlite import SqliteStore
 from hubhooks.dev.folder import keep_secrets, read_kept
 from hubhooks.dev.target import check_target, launches
 from hubhooks.dev.watch import take_snapshot
 from hubhooks.errors import ConfigError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import httpx
-    from servers import Server
-
-    from hubhooks.models import Attempt, Delivery
-
-BODY = compact(sample_json("repo.content.update"))
-NOTHING_SET: dict[str, str | None] = {
-    "WEBHOOK_SECRET": None,
-    "HUBHOOKS_ADMIN_TOKEN": None,
-    "HUBHOOKS_DELIVERIES": None,
-}
 APP = """
 import sys
 from hubhooks import Webhooks
@@ -56,74 +41,6 @@ BROKEN = "from hubhooks import Webhooks\n\nimport no_such_module\n"
 
 def app(version: int) -> str:
     return APP.replace("{version}", str(version))
-
-
-@contextmanager
-def dev(
-    folder: Path, script: str, target: str = "app:hooks", *options: str, **environ: str | None
-) -> Iterator[Dev]:
-    command = ("-m", "hubhooks.cli", "dev", target, "--port", "{port}", *options)
-    variables = {**NOTHING_SET, **environ}
-    with started(folder, *command, script=script, prints="page ", environ=variables) as server:
-        yield Dev(server)
-
-
-class Dev:
-    """A running `hubhooks dev`."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.folder = server.folder
-
-    def write(self, text: str) -> None:
-        # As editors do: the file is never half written.
-        new = self.folder / "app.new"
-        new.write_text(text, "utf-8")
-        new.replace(self.folder / "app.py")
-
-    @property
-    def secret(self) -> str:
-        return (self.folder / ".hubhooks" / "webhook_secret").read_text("ascii")
-
-    @property
-    def token(self) -> str:
-        return (self.folder / ".hubhooks" / "admin_token").read_text("ascii")
-
-    def deliver(self, delivery_id: str, path: str = "/") -> httpx.Response:
-        headers = {"Webhook-Id": delivery_id}
-        return self.server.post(path, BODY, secret=self.secret, headers=headers)
-
-    def api(self, path: str, method: str = "GET", **options: Any) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {self.token}"}
-        return self.server.request(f"/_hubhooks/api/{path}", method, headers=headers, **options)
-
-    def app(self) -> dict[str, Any]:
-        return dict(self.api("app").json())
-
-    def wait_for_state(self, state: str) -> dict[str, Any]:
-        self.server.wait_until(lambda: self.app()["state"] == state, f"was never {state}")
-        return self.app()
-
-    def delivery(self, delivery_id: str) -> Delivery:
-        store = SqliteStore(self.folder / "hubhooks.db")
-        found = store.get(delivery_id)
-        assert found is not None
-        return found
-
-    def attempts(self, delivery_id: str, count: int) -> list[Attempt]:
-        """Wait until the only run of a delivery ended, after so many attempts."""
-
-        def is_over() -> bool:
-            (run,) = self.delivery(delivery_id).runs
-            return not run.is_open and len(run.history) == count
-
-        self.server.wait_until(is_over, f"did not run {delivery_id} {count} times")
-        return self.delivery(delivery_id).runs[0].history
-
-    def children(self) -> set[int]:
-        """Return the processes that the supervisor started."""
-        listed = Path(f"/proc/{self.server.pid}/task/{self.server.pid}/children")
-        return {int(pid) for pid in listed.read_text("ascii").split()}
 
 
 # ---- start ---------------------------------------------------------------------------------------
