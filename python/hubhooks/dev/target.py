@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib
+import linecache
 import sys
+from contextlib import suppress
 from importlib.machinery import (
     BYTECODE_SUFFIXES,
     EXTENSION_SUFFIXES,
@@ -14,6 +16,7 @@ from importlib.machinery import (
     SourceFileLoader,
     SourcelessFileLoader,
 )
+from importlib.util import decode_source
 from operator import attrgetter
 from pathlib import Path
 from types import CodeType
@@ -26,7 +29,14 @@ from hubhooks.webhooks import Webhooks
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["check_target", "import_app", "import_without_cache", "is_script", "launches"]
+__all__ = [
+    "check_target",
+    "import_app",
+    "import_without_cache",
+    "is_script",
+    "keep_lines",
+    "launches",
+]
 
 _SUFFIX = ".py"
 _NAMES = ("app", "hooks")
@@ -127,7 +137,7 @@ def _is_app(found: object) -> bool:
 
 
 class _UncachedLoader(SourceFileLoader):
-    """Compiles a module from its source at each import.
+    """Compiles a module from its source at each import, and keeps the lines for tracebacks.
 
     Python's cache compares whole seconds and the size. Two edits within a second would run the
     first one.
@@ -135,8 +145,18 @@ class _UncachedLoader(SourceFileLoader):
 
     def get_code(self, fullname: str) -> CodeType | None:
         path = self.get_filename(fullname)
-        code = self.source_to_code(self.get_data(path), path)
+        source = self.get_data(path)
+        keep_lines(path, source)
+        code = self.source_to_code(source, path)
         return code if isinstance(code, CodeType) else None
+
+
+def keep_lines(path: str, source: bytes) -> None:
+    """Keep the lines of a module for tracebacks, which would read the file after an edit."""
+    with suppress(SyntaxError, ValueError):  # its import reports the error
+        lines = decode_source(source).splitlines(keepends=True)
+        # Without a time of change, `linecache` never reads the file again.
+        linecache.cache[path] = (len(source), None, lines, path)
 
 
 def import_without_cache(folder: Path) -> None:
