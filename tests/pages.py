@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,6 +28,16 @@ window.violations = [];
 addEventListener("securitypolicyviolation", event =>
     violations.push(`${event.violatedDirective} ${event.blockedURI} ${event.sample}`));
 """
+FILTER = """async words => {
+    const box = document.getElementById("filter");
+    const count = document.querySelector(".count");
+    const before = count.textContent;
+    const began = performance.now();
+    box.value = words;
+    box.dispatchEvent(new Event("input", { bubbles: true }));
+    while (count.textContent === before) await new Promise(resolve => setTimeout(resolve, 1));
+    return (performance.now() - began) / 1000;
+}"""
 
 
 class View:
@@ -37,16 +49,31 @@ class View:
         self.address = f"{server.url}{path}"
         self.complaints: list[str] = []
         self.hosts: set[str] = set()
+        self.requests: list[str] = []
+        """The requests to the API, such as `GET deliveries`."""
+        self.unprotected: list[str] = []
+        """The URLs of responses without a content security policy."""
         self.dialogs: list[str] = []
         page.on("console", self._on_console)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("request", lambda request: self.hosts.add(request.url.split("/")[2]))
+        page.on("request", self._on_request)
+        page.on("response", self._on_response)
         page.on("dialog", lambda dialog: self.dialogs.append(dialog.message))
         page.add_init_script(WATCH)
 
     def _on_console(self, message: Any) -> None:
         if message.type in {"error", "warning"}:
             self.complaints.append(message.text)
+
+    def _on_request(self, request: Any) -> None:
+        self.hosts.add(request.url.split("/")[2])
+        _, is_api, path = request.url.partition("/_hubhooks/api/")
+        if is_api:
+            self.requests.append(f"{request.method} {path.partition('?')[0]}")
+
+    def _on_response(self, response: Any) -> None:
+        if "default-src 'none'" not in response.headers.get("content-security-policy", ""):
+            self.unprotected.append(response.url)
 
     def open(self, fragment: str = TOKEN) -> None:
         self.page.goto(f"{self.address}#{fragment}")
@@ -81,7 +108,26 @@ class View:
         assert self.page.evaluate("violations") == []
         assert self.complaints == []
         assert self.dialogs == []
+        assert self.unprotected == []
         assert self.hosts == {f"127.0.0.1:{self.server.port}"}
+
+    def filter(self, words: str) -> float:
+        """Filter the list, and return the seconds until the count changes."""
+        return self.page.evaluate(FILTER, words)
+
+    def load_axe(self) -> None:
+        """Load the checks of accessibility; skip the test if they are not installed."""
+        package = find_spec("axe_playwright_python")
+        if package is None or package.origin is None:
+            pytest.skip("axe is not installed")
+        self.page.evaluate(Path(package.origin).with_name("axe.min.js").read_text("utf-8"))
+
+    def check_axe(self) -> None:
+        """Check that the page is accessible, and not wider than the screen."""
+        run = 'axe.run(document, { rules: { "target-size": { enabled: true } } })'
+        found = self.page.evaluate(run)["violations"]
+        assert [f"{one['id']}: {node['html']}" for one in found for node in one["nodes"]] == []
+        assert overflow(self.page) == []
 
 
 @pytest.fixture(scope="module")

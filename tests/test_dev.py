@@ -207,11 +207,10 @@ def test_app_that_is_broken_from_the_start(tmp_path: Path) -> None:
         begun = time.monotonic()
         response = running.deliver("d1")
         assert (response.status_code, set(response.json())) == (503, {"reason"})
-        # The app made no store yet.
-        listed = running.api("deliveries")
-        assert listed.status_code == 503
-        assert "cannot be opened" in listed.json()["reason"]
         assert 5 < time.monotonic() - begun < 12
+        # The app made no store yet.
+        assert running.api("deliveries").json()["deliveries"] == []
+        assert running.api("deliveries/d1/replay", "POST").status_code == 404
         running.write(app(1))
         running.wait_for_state("running")
         assert running.deliver("d1").status_code == 202
@@ -459,6 +458,15 @@ def test_no_reload(tmp_path: Path) -> None:
         assert running.api("deliveries/d1/replay", "POST").status_code == 202
         *_, last = running.attempts("d1", 2)
         assert last.output == "version 1\non stderr\n"
+
+
+def test_traceback_without_reload_has_the_lines_that_ran(tmp_path: Path) -> None:
+    script = app(1).replace("return [", "raise ValueError  # version 1\n    return [")
+    with dev(tmp_path, script, "app.py", "--no-reload") as running:
+        running.write("# another line\n" + app(2))
+        running.deliver("d1")
+        (attempt,) = running.attempts("d1", 1)
+        assert "raise ValueError  # version 1" in attempt.traceback
 
 
 # ---- parts ---------------------------------------------------------------------------------------

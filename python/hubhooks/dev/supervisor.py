@@ -108,7 +108,7 @@ class Supervisor:
         """The paths of the webhooks, also while the app restarts."""
         self.handlers: list[dict[str, Any]] = []
         self.store_path = _environment.read(_environment.DELIVERIES) or _STORE
-        """The file of the store, as far as it is known."""
+        """The file of the store, as far as it is known; empty for a store in memory."""
         self._folder = folder
         self._running = asyncio.Event()
         # Set while the app runs or is broken: a restart has come to its end.
@@ -145,7 +145,6 @@ class Supervisor:
             "target": self.options.target,
             "link_port": self._link_port,
             "script_port": port,
-            "reload": self.options.reload,
         }
         variables = {
             **self.kept.variables(),
@@ -394,7 +393,6 @@ async def _serve(options: Options, kept: KeptSecrets, listener: socket.socket, u
     async def front(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
         if path == PREFIX or path.startswith(f"{PREFIX}/"):
-            source.follow_store()
             await page({**scope, "root_path": PREFIX}, receive, send)
         else:
             await proxy(scope, receive, send)

@@ -1,0 +1,487 @@
+"""The page of `hubhooks dev` in Chromium: the real command, real deliveries, real edits."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+from dev_command import NOTHING_SET, Dev, dev
+from pages import opened
+from servers import PATIENCE, ROOT
+
+from hubhooks._samples import (
+    compact,
+    sample_json,
+    sample_names,
+    scope_and_action,
+    with_overrides,
+)
+from hubhooks._store.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from pages import View
+    from playwright.sync_api import Browser, Locator
+
+PATH = "/_hubhooks/"
+COMMENT = "discussion.comment.create"
+# A machine with other work is slower than the limits of the page.
+MARGIN = 5
+APP = """
+from hubhooks import Webhooks
+
+hooks = Webhooks()
+
+@hooks.on("repo.content", repo="ada-labs/*")
+def retrain(event):
+    print("trained", event.repo.name)
+
+@hooks.on("discussion.comment", when=lambda event: "@my-bot" in event.comment.content)
+def reply(event):
+    return "hello"
+"""
+
+
+class Shown(NamedTuple):
+    """A running `hubhooks dev` and its page."""
+
+    dev: Dev
+    view: View
+    seconds: float
+    """The time from the printed URL to the live page."""
+
+    def row(self, delivery_id: str) -> Locator:
+        return self.view.page.locator(f'#rows > li[data-id="{delivery_id}"]')
+
+    def open(self, delivery_id: str) -> Locator:
+        """Open a delivery, and return the part of the page that shows it."""
+        self.row(delivery_id).click()
+        detail = self.view.page.locator(".detail")
+        detail.get_by_text(delivery_id, exact=True).wait_for()
+        return detail
+
+
+@pytest.fixture
+def develop(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Shown]]:
+    """Run `hubhooks dev`, and open its page: `develop(script, environ={}, size=..., theme=...)`."""
+    with ExitStack() as stack:
+
+        def develop(
+            script: str = APP, environ: dict[str, str] | None = None, **options: Any
+        ) -> Shown:
+            running = stack.enter_context(dev(tmp_path, script, "app.py", **(environ or {})))
+            began = time.monotonic()
+            options = {"path": PATH, "token": running.token, **options}
+            view = stack.enter_context(opened(browser, running.server, **options))
+            return Shown(running, view, time.monotonic() - began)
+
+        yield develop
+
+
+def send(running: Dev, delivery_id: str, *options: str) -> None:
+    """Run `hubhooks send` in the folder, with nothing exported."""
+    command = [sys.executable, "-m", "hubhooks.cli", "send", running.server.url]
+    variables = {key: os.environ[key] for key in os.environ if key not in NOTHING_SET}
+    subprocess.run(
+        [*command, "--id", delivery_id, *options],
+        cwd=running.folder,
+        env={**variables, "PYTHONPATH": str(ROOT / "python")},
+        stdout=subprocess.DEVNULL,
+        timeout=PATIENCE,
+        check=True,
+    )
+
+
+# ---- start ---------------------------------------------------------------------------------------
+
+# Python loads a module of this name at each start.
+AUDIT = """
+import os, sys
+
+def audit(event, arguments):
+    if event in {"socket.connect", "socket.getaddrinfo", "socket.sendto"}:
+        where = arguments[0] if event == "socket.getaddrinfo" else arguments[1]
+        host = where[0] if isinstance(where, tuple) else where
+        with open(os.environ["AUDIT_FILE"], "a") as file:
+            file.write(f"{host!r}\\n")
+
+sys.addaudithook(audit)
+"""
+
+
+def test_page_is_live_soon_and_asks_only_this_machine(
+    develop: Callable[..., Shown], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("audit")
+    (folder / "sitecustomize.py").write_text(AUDIT, "utf-8")
+    nowhere = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://192.0.2.1:9")
+    environ = {
+        **nowhere,
+        **{name.lower(): value for name, value in nowhere.items()},
+        "AUDIT_FILE": str(folder / "hosts"),
+        "PYTHONPATH": f"{ROOT / 'python'}{os.pathsep}{folder}",
+    }
+    running, _, seconds = develop(environ=environ)
+    assert seconds < 2 * MARGIN
+    assert running.server.output().count(PATH) == 1
+    sent = {"body": sample_json(COMMENT), "id": "sent"}
+    (response,) = running.api("send", "POST", json=sent).json()["responses"]
+    assert response["status"] == 202
+    running.attempts("sent", 1)
+    hosts = set((folder / "hosts").read_text("utf-8").split("\n")) - {""}
+    assert hosts == {"'127.0.0.1'"}
+
+
+def test_sent_delivery_is_shown_without_reading_the_list(develop: Callable[..., Shown]) -> None:
+    running, view, _ = shown = develop()
+    view.page.get_by_text("No deliveries yet").wait_for()
+    view.page.evaluate(
+        """() => {
+            window.shown = {};
+            new MutationObserver(() => {
+                for (const row of document.querySelectorAll("#rows > li"))
+                    window.shown[row.dataset.id] ??= Date.now();
+            }).observe(document.body, { childList: true, subtree: true });
+        }"""
+    )
+    asked = view.requests.count("GET deliveries")
+    for number in range(3):
+        send(running, f"d{number}", "--sample", COMMENT)
+        shown.row(f"d{number}").locator(".is-succeeded").wait_for()
+    times = view.page.evaluate("window.shown")
+    waits = [times[name] / 1000 - running.delivery(name).received_at.timestamp() for name in times]
+    assert len(waits) == 3
+    assert all(seconds < 0.5 * MARGIN for seconds in waits), waits
+    assert view.requests.count("GET deliveries") == asked
+
+
+# ---- hostile payloads and many deliveries --------------------------------------------------------
+
+HOSTILE = {
+    "repo.name": "ada-labs/<img src=x onerror=alert(1)>",
+    "repo.url.web": 'https://huggingface.co/ada/x" onclick="alert(1)',
+    "discussion.title": "\u202eevil ${alert(1)} {{x}} </title><script>alert(1)</script>",
+    "discussion.url.web": "javascript:alert(1)",
+    "comment.url.web": "https://huggingface.co@eve.example/",
+    "comment.content": "@my-bot `${alert(1)}` \u200f \x1b[31m \ud800 <svg onload=alert(1)>",
+}
+LOUD = """
+from hubhooks import Webhooks
+
+hooks = Webhooks()
+
+@hooks.on()
+def shout(event):
+    print("<b>printed</b>", event.repo.name)
+    raise ValueError("<img src=y onerror=alert(2)> ${alert(2)} \\ud801 \\u202e")
+"""
+
+
+def test_hostile_payloads_are_shown_as_text(develop: Callable[..., Shown]) -> None:
+    running, view, _ = develop(LOUD)
+    nested: Any = {"bottom": True}
+    for _ in range(63):
+        nested = {"in": nested}
+    body = with_overrides(sample_json(COMMENT), HOSTILE)
+    body |= {"deep": nested, "<b>key</b>": "x" * 100_000, "many": list(range(3000))}
+    assert running.deliver("<i>d1</i>/%2F?#", body=compact(body)).status_code == 202
+    (attempt,) = running.attempts("<i>d1</i>/%2F?#", 1)
+    assert attempt.state == "failed"
+    row = view.rows.filter(has_text=HOSTILE["repo.name"])
+    row.locator(".is-failed").wait_for()
+    assert "<img src=y onerror=alert(2)>" in row.inner_text()
+    row.click()
+    detail = view.page.locator(".detail")
+    tree = detail.locator(".tree")
+    tree.wait_for()
+    detail.get_by_text("<i>d1</i>/%2F?#", exact=True).wait_for()
+    text = detail.inner_text()
+    for part in ("<svg onload=alert(1)>", "\\ud800", "<b>printed</b>", "onerror=alert(2)"):
+        assert part in text
+    links = [link.get_attribute("href") for link in detail.get_by_role("link").all()]
+    assert links == ["https://huggingface.co/ada/x%22%20onclick=%22alert(1)"]
+    for depth in range(64):
+        path = ".".join(["deep", *["in"] * depth])
+        toggle = tree.get_by_role("button", name=f"{path}, 1 inside", exact=True)
+        if toggle.get_attribute("aria-expanded") == "false":
+            toggle.click()
+    tree.get_by_text("bottom").wait_for()
+    assert view.page.locator("img, svg, b, i, script:not([src])").count() == 0
+    # The copied test has the same body.
+    view.press("t")
+    view.page.get_by_role("status").filter(has_text="Copied a test").wait_for()
+    assert "\x1b" not in view.page.evaluate("navigator.clipboard.readText()")
+    view.press("e")
+    view.page.locator("#compose .matches").wait_for()
+    assert "alert(1)" in view.page.get_by_label("JSON").input_value()
+    view.close_dialog("compose")
+    view.page.get_by_role("link", name="Output").click()
+    view.page.get_by_text("<b>printed</b>").wait_for()
+
+
+@pytest.mark.parametrize("body", [b'{"a": <img src=x onerror=alert(1)>', b"\xff\xfe<b>", b"[]"])
+def test_malformed_bodies_are_shown_as_text(develop: Callable[..., Shown], body: bytes) -> None:
+    running, view, _ = shown = develop()
+    running.deliver("d1", body=body)
+    detail = shown.open("d1")
+    detail.get_by_text("malformed").first.wait_for()
+    assert view.page.locator(".detail img, .detail b").count() == 0
+    detail.get_by_role("button", name="Raw").click()
+    raw = detail.get_by_role("region", name="Body").inner_text()
+    assert raw == body.decode("utf-8", "backslashreplace")
+
+
+def test_body_of_a_bucket_with_1_4_mb_is_not_loaded(develop: Callable[..., Shown]) -> None:
+    running, view, _ = shown = develop()
+    body = sample_json("repo.content.update.bucket")
+    file = body["updatedFiles"][0]
+    count = 1_500_000 // len(compact(file))
+    body["updatedFiles"] = [{**file, "path": f"data/{number}"} for number in range(count)]
+    assert len(compact(body)) > 1_400_000
+    for number in range(2):
+        assert running.deliver(f"d{number}", body=compact(body)).status_code == 202
+    detail = shown.open("d1")
+    detail.get_by_text("hubhooks deliveries export d1").wait_for()
+    shown.row("d1").focus()
+    began = time.monotonic()
+    view.press("j")
+    view.wait("document.activeElement.dataset.id === 'd0'")
+    assert time.monotonic() - began < 0.1 * MARGIN
+
+
+def fill(folder: Path, count: int) -> None:
+    """Store deliveries of all samples, a third of them with a failed run."""
+    store = SqliteStore(folder / "hubhooks.db")
+    store.open()
+    store.recover()
+    for number in range(count):
+        if number % 500 == 0:
+            store.flush()
+        sample = sample_names()[number % len(sample_names())]
+        body = with_overrides(sample_json(sample), {"repo.name": f"ada-labs/r{number}"})
+        scope, action = scope_and_action(body)
+        store.accept(
+            f"old{number}", compact(body), ["retrain"], scope=scope, action=action,
+            repo=body["repo"]["name"], headers=[],
+        )  # fmt: skip
+        run = store.claim(f"old{number}", "retrain")
+        assert run is not None
+        is_bad = number % 3 == 0
+        store.finish_run(run, "failed" if is_bad else "succeeded", "ValueError: no token" * is_bad)
+    store.close()
+
+
+def test_filter_of_10_000_deliveries_is_quick(
+    develop: Callable[..., Shown], tmp_path: Path
+) -> None:
+    fill(tmp_path, 10_000)
+    view = develop().view
+    view.page.get_by_text("100 of 10,000 deliveries").wait_for()
+    seconds = []
+    for words, shown in (
+        ("failed retrain", "failed"), ("r9999", "r9999"), ("nothing at all", ""),
+        ("no token", "ValueError"), ("move", "move"),
+    ):  # fmt: skip
+        seconds.append(view.filter(words))
+        texts = view.rows.all_text_contents()
+        assert bool(texts) is bool(shown)
+        assert all(shown in text for text in texts)
+    assert statistics.median(seconds) < 0.2 * MARGIN, seconds
+    # The list is read at the sign-in and when the stream begins, and then once for each filter.
+    assert view.requests.count("GET deliveries") == 2 + len(seconds)
+
+
+def test_selection_focus_and_scroll_survive_100_arrivals(
+    develop: Callable[..., Shown], tmp_path: Path
+) -> None:
+    fill(tmp_path, 200)
+    running, view, _ = shown = develop()
+    shown.open("old160")
+    view.page.locator(".tree").wait_for()
+    shown.row("old158").focus()
+    read = """() => [
+        document.activeElement.dataset.id,
+        Math.round(document.activeElement.getBoundingClientRect().top),
+        getSelection().toString(),
+        document.querySelector("#rows > [aria-selected=true]").dataset.id,
+    ]"""
+    view.page.evaluate("getSelection().selectAllChildren(document.querySelector('.detail .tree'))")
+    before = view.page.evaluate(read)
+    assert (before[0], before[3]) == ("old158", "old160")
+    assert before[2]
+    for number in range(100):
+        assert running.deliver(f"d{number}").status_code == 202
+    shown.row("d99").locator(".is-succeeded").wait_for()
+    view.page.get_by_text("of 300 deliveries").wait_for()
+    assert view.page.evaluate(read) == before
+
+
+# ---- edits ---------------------------------------------------------------------------------------
+
+FAILING = """
+from hubhooks import Webhooks
+
+hooks = Webhooks()
+
+@hooks.on("repo.content")
+def retrain(event):
+    number = int(event.repo.name.partition("/r")[2])
+    if number > {version}:
+        raise ValueError("no token")  # line of version {version}
+    return "version {version}"
+"""
+ROUNDS = 20
+
+
+def failing(version: int) -> str:
+    return FAILING.replace("{version}", str(version))
+
+
+def numbered(number: int) -> bytes:
+    return compact(
+        with_overrides(sample_json("repo.content.update"), {"repo.name": f"me/r{number}"})
+    )
+
+
+@pytest.mark.slow
+def test_replay_right_after_the_fix_runs_the_new_code(develop: Callable[..., Shown]) -> None:
+    running, view, _ = shown = develop(failing(0))
+    names = [f"d{number}" for number in range(1, ROUNDS + 1)]
+    for number, name in enumerate(names, 1):
+        assert running.deliver(name, body=numbered(number)).status_code == 202
+    shown.row(names[-1]).locator(".is-failed").wait_for()
+    for version, name in enumerate(names, 1):
+        running.attempts(name, 1)
+        shown.row(name).focus()
+        running.write(failing(version))
+        view.press("r")
+        _, last = running.attempts(name, 2)
+        assert (last.state, last.result) == ("succeeded", f"'version {version}'")
+        shown.row(name).locator(".is-succeeded").wait_for()
+    detail = shown.open(names[-1])
+    first, second = detail.locator(".attempt").all()
+    assert "succeeded" in second.inner_text()
+    assert f"version {ROUNDS}" in second.inner_text()
+    first.locator("summary").click()
+    assert "# line of version 0" in first.inner_text()
+    attempts = running.api(f"deliveries/{names[-1]}/attempts").json()["attempts"]
+    assert [(each["state"], each["error"]) for each in attempts] == [
+        ("failed", "ValueError: no token"), ("succeeded", ""),
+    ]  # fmt: skip
+
+
+def test_each_attempt_has_its_own_source_line(develop: Callable[..., Shown]) -> None:
+    running, view, _ = shown = develop(failing(0))
+    running.deliver("d1", body=numbered(9))
+    running.attempts("d1", 1)
+    detail = shown.open("d1")
+    detail.locator(".attempt").wait_for()
+    running.write("# one more line\n" + failing(3))
+    view.press("r")
+    detail.locator(".attempt").nth(1).wait_for()
+    running.attempts("d1", 2)
+    view.wait("document.querySelectorAll('.attempt summary').length === 2")
+    lines = []
+    for attempt in detail.locator(".attempt").all():
+        attempt.locator("summary").click()
+        lines.append(attempt.inner_text())
+    assert "line 10, in retrain" in lines[0]
+    assert "# line of version 0" in lines[0]
+    assert "line 11, in retrain" in lines[1]
+    assert "# line of version 3" in lines[1]
+
+
+BLOCKED = """
+import time
+from pathlib import Path
+from hubhooks import Webhooks
+
+hooks = Webhooks()
+
+@hooks.on("repo.content")
+def retrain(event):
+    while not Path("go").exists():
+        time.sleep(0.01)
+    raise ValueError("no token")  # line of version {version}
+"""
+
+
+def test_run_that_fails_during_a_restart_shows_the_old_line(
+    develop: Callable[..., Shown],
+) -> None:
+    running, *_ = develop(BLOCKED.replace("{version}", "1"))
+    running.deliver("d1")
+    running.server.wait_until(
+        lambda: running.delivery("d1").runs[0].state == "running", "does not run d1"
+    )
+    # The old process raises while the file already has the new code.
+    running.write("# another file\n" * 3 + BLOCKED.replace("{version}", "2"))
+    (running.folder / "go").touch()
+    attempt, *_ = running.attempts("d1", 1)
+    assert "# line of version 1" in attempt.traceback
+
+
+BROKEN = "from hubhooks import Webhooks\n\nimport no_such_module\n"
+
+
+def test_broken_import_is_shown_and_loses_no_delivery(develop: Callable[..., Shown]) -> None:
+    running, view, _ = shown = develop()
+    running.deliver("d1")
+    shown.row("d1").locator(".is-succeeded").wait_for()
+    running.write(BROKEN)
+    began = time.monotonic()
+    view.page.get_by_text("The app does not start: app.py:3").wait_for()
+    assert time.monotonic() - began < 2 * MARGIN
+    view.page.get_by_role("button", name="Show the traceback").click()
+    assert "No module named 'no_such_module'" in view.page.locator("main").inner_text()
+    view.page.get_by_role("link", name="Deliveries").click()
+    # Nobody mends the app: the sender gets an answer, and tries again later.
+    began = time.monotonic()
+    assert running.deliver("unmended").status_code == 503
+    assert time.monotonic() - began < 12
+    with ThreadPoolExecutor(1) as threads:
+        sent = threads.submit(running.deliver, "d2")
+        # The page works meanwhile.
+        detail = shown.open("d1")
+        detail.locator(".tree").wait_for()
+        running.write(APP)
+        assert sent.result(PATIENCE).status_code == 202
+    shown.row("d2").locator(".is-succeeded").wait_for()
+    view.page.get_by_text("The app does not start").wait_for(state="hidden")
+    assert shown.row("unmended").count() == 0
+    detail.get_by_role("button", name="Replay", exact=True).click()
+    assert [attempt.state for attempt in running.attempts("d1", 2)] == ["succeeded"] * 2
+    detail.locator(".attempt").nth(1).wait_for()
+    # The tab was never loaded again.
+    assert view.requests.count("GET app") == 1
+
+
+def test_app_that_is_broken_from_the_start_is_shown(develop: Callable[..., Shown]) -> None:
+    running, view, _ = shown = develop("import no_such_module\n")
+    view.page.get_by_text("The app does not start: app.py:1").wait_for()
+    running.write(BROKEN)
+    view.page.get_by_text("The app does not start: app.py:3").wait_for()
+    running.write(APP)
+    view.page.get_by_text("The app does not start").wait_for(state="hidden")
+    running.deliver("d1")
+    shown.row("d1").locator(".is-succeeded").wait_for()
+
+
+def test_page_follows_an_edit_that_names_another_store(develop: Callable[..., Shown]) -> None:
+    running, view, _ = shown = develop()
+    running.deliver("d1")
+    shown.row("d1").wait_for()
+    running.write(APP.replace("Webhooks()", 'Webhooks(deliveries="other.db")'))
+    shown.row("d1").wait_for(state="detached")
+    running.deliver("d2")
+    shown.row("d2").locator(".is-succeeded").wait_for()
+    assert view.rows.count() == 1
