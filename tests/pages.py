@@ -90,6 +90,14 @@ class View:
         for key in keys:
             self.page.keyboard.press(key)
 
+    def tab_to(self, condition: str) -> None:
+        """Press Tab until a JavaScript condition holds for the focused element, `e`."""
+        for _ in range(200):
+            self.press("Tab")
+            if self.page.evaluate(f"(e => {condition})(document.activeElement)"):
+                return
+        pytest.fail(f"the Tab key never reached {condition}")
+
     def wait(self, condition: str) -> None:
         """Wait for a JavaScript condition. For Playwright's own function the CSP forbids `eval`."""
         wait_until(lambda: self.page.evaluate(condition), condition)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from dev_command import NOTHING_SET, Dev, dev
-from pages import opened
-from servers import PATIENCE, ROOT
+from pages import DESKTOP, NARROW, opened
+from servers import PATIENCE, ROOT, serve
 
+from hubhooks import HubEvent
 from hubhooks._samples import (
     compact,
     sample_json,
@@ -485,3 +486,238 @@ def test_page_follows_an_edit_that_names_another_store(develop: Callable[..., Sh
     running.deliver("d2")
     shown.row("d2").locator(".is-succeeded").wait_for()
     assert view.rows.count() == 1
+
+
+# ---- keys, copies and accessibility --------------------------------------------------------------
+
+
+def run_pasted(running: Dev, test: str) -> int:
+    """Run a copied test beside the app; return the exit code of pytest."""
+    (running.folder / "test_pasted.py").write_text(test, "utf-8")
+    variables = {key: os.environ[key] for key in os.environ if key not in NOTHING_SET}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_pasted.py"],
+        cwd=running.folder,
+        env={**variables, "PYTHONPATH": str(ROOT / "python")},
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert b"1 passed" in done.stdout or b"1 failed" in done.stdout, done.stdout
+    return done.returncode
+
+
+def test_keys_are_enough_to_send_replay_and_copy_a_test(develop: Callable[..., Shown]) -> None:
+    running, view, _ = develop()
+    page = view.page
+    view.press("n")
+    page.locator("#compose .matches").wait_for()
+    view.wait("document.activeElement.id === 'compose-source'")
+    assert COMMENT in page.locator("#compose-source").input_value()
+    view.tab_to("e.labels?.[0]?.innerText.trim() === 'Comment'")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("nothing for a bot")
+    page.locator("#compose").get_by_text("reply does not match").wait_for()
+    page.keyboard.press("Control+A")
+    page.keyboard.type("@my-bot hello")
+    page.locator("#compose .is-match").get_by_text("reply").wait_for()
+    view.press("Control+Enter")
+    page.locator("#compose .responses").get_by_text("202").first.wait_for()
+    view.tab_to("e.ariaLabel?.startsWith('Open delivery')")
+    view.press("Enter")
+    page.locator(".detail .run").first.wait_for()
+    assert view.focused() == "detail-title"
+    view.tab_to("e.ariaLabel === 'Replay reply only'")
+    view.press("Enter")
+    page.get_by_role("status").filter(has_text="Replay: reply").first.wait_for()
+    page.locator(".attempt").nth(1).wait_for()
+    (sent,) = running.api("deliveries").json()["deliveries"]
+    attempts = running.attempts(sent["id"], 2)
+    assert [attempt.result for attempt in attempts] == ["'hello'"] * 2
+    body = running.api(f"deliveries/{sent['id']}").json()["body"]
+    assert body["comment"]["content"] == "@my-bot hello"
+    view.press("t")
+    page.get_by_role("status").filter(has_text="Copied a test").wait_for()
+    test = page.evaluate("navigator.clipboard.readText()")
+    assert running.token not in test
+    assert run_pasted(running, test) == 0
+    running.write(APP.replace('return "hello"', 'raise ValueError("no token")'))
+    assert run_pasted(running, test) == 1
+
+
+@pytest.mark.parametrize(
+    ("theme", "size"),
+    [
+        ("light", DESKTOP),
+        ("dark", DESKTOP),
+        ("light", NARROW),
+        # A zoom of 200 % halves the size in CSS pixels.
+        ("dark", {"width": DESKTOP["width"] // 2, "height": DESKTOP["height"] // 2}),
+    ],
+    ids=["light", "dark", "320 px", "200 %"],
+)
+def test_axe_finds_no_violation(
+    develop: Callable[..., Shown], theme: str, size: dict[str, int]
+) -> None:
+    running, view, _ = shown = develop(LOUD, size=size, theme=theme)
+    page = view.page
+    view.load_axe()
+    page.get_by_text("No deliveries yet").wait_for()
+    view.check_axe()
+    for number, sample in enumerate(sample_names()[::5]):
+        running.deliver(f"d{number}", body=compact(sample_json(sample)))
+    shown.row("d6").locator(".is-failed").wait_for()
+    view.check_axe()
+    detail = shown.open("d6")
+    detail.locator(".attempt summary").click()
+    view.check_axe()
+    view.press("n")
+    page.locator("#compose .is-match").wait_for()
+    view.check_axe()
+    view.close_dialog("compose")
+    view.press("?")
+    page.locator("#help").wait_for()
+    view.check_axe()
+    view.close_dialog("help")
+    view.press("Escape", "R")
+    page.locator("#question").wait_for()
+    view.check_axe()
+    view.close_dialog("question")
+    page.get_by_label("Filter deliveries").fill("nothing at all")
+    page.get_by_text("No delivery matches the filter.").wait_for()
+    view.check_axe()
+    page.get_by_role("link", name="Handlers").click()
+    page.locator(".cell").first.click()
+    view.check_axe()
+    running.write(BROKEN)
+    page.get_by_text("The app does not start").wait_for()
+    view.check_axe()
+    page.get_by_role("link", name="Output").click()
+    page.get_by_text("No module named").first.wait_for()
+    view.check_axe()
+
+
+# ---- matches and security ------------------------------------------------------------------------
+
+MANY = """
+from hubhooks import Webhooks
+
+hooks = Webhooks()
+
+@hooks.on("repo.content", repo="ada-labs/*", ref="main")
+def retrain(event): ...
+
+@hooks.on("discussion.comment", when=lambda event: "@" in event.comment.content)
+def reply(event): ...
+
+@hooks.on("discussion", "repo", action="create")
+def note(event): ...
+
+@hooks.on()
+async def everything(event): ...
+
+@hooks.on("repo", action="delete", repo="nobody/none")
+def never(event): ...
+"""
+
+
+def test_matrix_equals_explain(develop: Callable[..., Shown]) -> None:
+    view = develop(MANY).view
+    names: dict[str, Any] = {}
+    exec(MANY, names)
+    view.page.get_by_role("link", name="Handlers").click()
+    view.wait(f"document.querySelectorAll('.cell').length === {5 * len(sample_names())}")
+    shown = view.page.evaluate(
+        """() => [...document.querySelectorAll(".cell")]
+            .map(cell => [cell.ariaLabel, cell.innerText])"""
+    )
+    expected = []
+    for sample in sample_names():
+        event = HubEvent.from_json(compact(sample_json(sample)))
+        for text in names["hooks"].explain(event):
+            handler = text.split("`")[1]
+            is_match = text == f"`{handler}` matches"
+            verb = "matches" if is_match else "does not match"
+            expected.append([f"{sample}: {handler} {verb}", "\u2713" if is_match else "\u2013"])
+    assert len(expected) == 35 * 5
+    assert shown == expected
+    assert view.page.locator(".handler", has_text="never").get_by_text("Matches none").count() == 1
+    view.page.get_by_text("app.py:6").wait_for()
+
+
+def test_page_rejects_other_hosts_sites_and_callers(develop: Callable[..., Shown]) -> None:
+    running = develop().dev
+    running.deliver("d1")
+    ask = running.server.request
+    token = {"Authorization": f"Bearer {running.token}"}
+    cases: list[tuple[str, dict[str, str], int]] = [
+        (api, headers, status)
+        for api in ("api/deliveries", "api/events", "api/app", "api/deliveries/d1/attempts")
+        for headers, status in (
+            ({**token, "Host": "evil.example"}, 421),
+            ({**token, "Host": "evil.example", "X-Forwarded-Host": "127.0.0.1"}, 421),
+            ({**token, "Host": "127.0.0.1.evil.example"}, 421),
+            ({**token, "Sec-Fetch-Site": "cross-site"}, 403),
+            ({**token, "Sec-Fetch-Site": "same-site"}, 403),
+            ({**token, "Origin": "http://evil.example", "X-Forwarded-Host": "evil.example"}, 403),
+            ({}, 401),
+            ({"Cookie": f"token={running.token}"}, 401),
+            ({"Authorization": f"Bearer {running.secret}"}, 403),
+        )
+    ]
+    cases += [(path, {"Host": "evil.example"}, 421) for path in ("", "app.js", "none", "none.js")]
+    for path, headers, status in cases:
+        response = ask(f"{PATH}{path}", headers=headers)
+        assert response.status_code == status, (path, headers)
+        # No fact of a delivery or of the app.
+        assert response.text == "" or list(response.json()) == ["reason"]
+    responses = [
+        *(ask(f"{PATH}{path}", headers=headers) for path, headers, _ in cases),
+        *(ask(f"{PATH}{path}", method) for path in ("", "none", "api/none") for method in METHODS),
+        ask(PATH.rstrip("/")),
+    ]
+    for response in responses:
+        assert response.headers["content-security-policy"].startswith("default-src 'none';")
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["referrer-policy"] == "no-referrer"
+        assert response.headers["cache-control"] == "no-store"
+        assert "access-control-allow-origin" not in response.headers
+
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "OPTIONS", "TRACE")
+
+
+def test_page_of_another_origin_reads_nothing(
+    develop: Callable[..., Shown], browser: Browser
+) -> None:
+    running, *_ = develop()
+    running.deliver("d1")
+    with serve(_nothing) as port:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(f"http://localhost:{port}/")
+        address = f"{running.server.url}{PATH}api/deliveries"
+        for headers in ({}, {"authorization": f"Bearer {running.token}"},
+                        {"x-forwarded-host": f"localhost:{port}"}):  # fmt: skip
+            result = page.evaluate(
+                """([url, headers]) => fetch(url, { headers })
+                    .then(response => response.text(), error => error.name)""",
+                [address, headers],
+            )
+            assert result == "TypeError"
+        frame = """url => new Promise(resolve => {
+            const frame = document.createElement("iframe");
+            frame.onload = () => resolve(frame.contentDocument === null);
+            frame.src = url;
+            document.body.append(frame);
+        })"""
+        assert page.evaluate(frame, f"{running.server.url}{PATH}#{running.token}")
+        assert all("hubhooks" not in each.title() for each in page.frames)
+        context.close()
+
+
+async def _nothing(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "http":
+        headers = [(b"content-type", b"text/html")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"<p>another site"})
