@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from servers import started
 
-from hubhooks._samples import compact, sample_json
+from hubhooks._samples import (
+    compact,
+    sample_json,
+    sample_names,
+    scope_and_action,
+    with_overrides,
+)
 from hubhooks._store.sqlite import SqliteStore
 
 if TYPE_CHECKING:
@@ -25,6 +31,54 @@ NOTHING_SET: dict[str, str | None] = {
     "HUBHOOKS_ADMIN_TOKEN": None,
     "HUBHOOKS_DELIVERIES": None,
 }
+# It allows the deliveries with a number up to its version.
+FAILING = """
+from hubhooks import Webhooks
+
+hooks = Webhooks()
+
+@hooks.on("repo.content")
+def retrain(event):
+    number = int(event.repo.name.partition("/r")[2])
+    if number > {version}:
+        raise ValueError("no token")  # line of version {version}
+    return "version {version}"
+"""
+BROKEN = "from hubhooks import Webhooks\n\nimport no_such_module\n"
+
+
+def failing(version: int) -> str:
+    """Return an app whose handler fails for each delivery after a number."""
+    return FAILING.replace("{version}", str(version))
+
+
+def numbered(number: int) -> bytes:
+    """Return the body of a delivery with a number."""
+    return compact(
+        with_overrides(sample_json("repo.content.update"), {"repo.name": f"me/r{number}"})
+    )
+
+
+def fill(folder: Path, count: int) -> None:
+    """Store deliveries of all samples, a third of them with a failed run."""
+    store = SqliteStore(folder / "hubhooks.db")
+    store.open()
+    store.recover()
+    for number in range(count):
+        if number % 500 == 0:
+            store.flush()
+        sample = sample_names()[number % len(sample_names())]
+        body = with_overrides(sample_json(sample), {"repo.name": f"ada-labs/r{number}"})
+        scope, action = scope_and_action(body)
+        store.accept(
+            f"old{number}", compact(body), ["retrain"], scope=scope, action=action,
+            repo=body["repo"]["name"], headers=[],
+        )  # fmt: skip
+        run = store.claim(f"old{number}", "retrain")
+        assert run is not None
+        is_bad = number % 3 == 0
+        store.finish_run(run, "failed" if is_bad else "succeeded", "ValueError: no token" * is_bad)
+    store.close()
 
 
 @contextmanager

@@ -39,6 +39,14 @@ FILTER = """async words => {
     return (performance.now() - began) / 1000;
 }"""
 
+RECORD_ROWS = """
+window.shown = {};
+new MutationObserver(() => {
+    for (const row of document.querySelectorAll("#rows > li"))
+        window.shown[row.dataset.id] ??= Date.now() / 1000;
+}).observe(document, { childList: true, subtree: true });
+"""
+
 
 class View:
     """An open page, its server, and everything that the browser complains about."""
@@ -59,7 +67,7 @@ class View:
         page.on("request", self._on_request)
         page.on("response", self._on_response)
         page.on("dialog", lambda dialog: self.dialogs.append(dialog.message))
-        page.add_init_script(WATCH)
+        page.add_init_script(WATCH + RECORD_ROWS)
 
     def _on_console(self, message: Any) -> None:
         if message.type in {"error", "warning"}:
@@ -123,6 +131,13 @@ class View:
         """Filter the list, and return the seconds until the count changes."""
         return self.page.evaluate(FILTER, words)
 
+    def shown_at(self, delivery_id: str) -> float:
+        """Return when the page first showed a delivery, in seconds since 1970."""
+        return self.page.evaluate("id => window.shown[id]", delivery_id)
+
+    def row(self, delivery_id: str) -> Locator:
+        return self.page.locator(f'#rows > li[data-id="{delivery_id}"]')
+
     def load_axe(self) -> None:
         """Load the checks of accessibility; skip the test if they are not installed."""
         package = find_spec("axe_playwright_python")
@@ -138,17 +153,24 @@ class View:
         assert overflow(self.page) == []
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+@contextmanager
+def chromium() -> Iterator[Browser]:
     """Start Chromium; skip the test if there is none."""
-    chromium = find_chromium()
-    if chromium is None:
+    path = find_chromium()
+    if path is None:
         pytest.skip("there is no chromium that runs")
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=FLAGS)
+        browser = driver.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Share one Chromium between the tests of a module."""
+    with chromium() as started:
+        yield started
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from dev_command import NOTHING_SET, Dev, dev
+from dev_command import BROKEN, NOTHING_SET, Dev, dev, failing, fill, numbered
 from pages import DESKTOP, NARROW, opened
 from servers import PATIENCE, ROOT, serve
 
@@ -21,10 +21,8 @@ from hubhooks._samples import (
     compact,
     sample_json,
     sample_names,
-    scope_and_action,
     with_overrides,
 )
-from hubhooks._store.sqlite import SqliteStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,12 +58,9 @@ class Shown(NamedTuple):
     seconds: float
     """The time from the printed URL to the live page."""
 
-    def row(self, delivery_id: str) -> Locator:
-        return self.view.page.locator(f'#rows > li[data-id="{delivery_id}"]')
-
     def open(self, delivery_id: str) -> Locator:
         """Open a delivery, and return the part of the page that shows it."""
-        self.row(delivery_id).click()
+        self.view.row(delivery_id).click()
         detail = self.view.page.locator(".detail")
         detail.get_by_text(delivery_id, exact=True).wait_for()
         return detail
@@ -143,25 +138,16 @@ def test_page_is_live_soon_and_asks_only_this_machine(
 
 
 def test_sent_delivery_is_shown_without_reading_the_list(develop: Callable[..., Shown]) -> None:
-    running, view, _ = shown = develop()
+    running, view, _ = develop()
     view.page.get_by_text("No deliveries yet").wait_for()
-    view.page.evaluate(
-        """() => {
-            window.shown = {};
-            new MutationObserver(() => {
-                for (const row of document.querySelectorAll("#rows > li"))
-                    window.shown[row.dataset.id] ??= Date.now();
-            }).observe(document.body, { childList: true, subtree: true });
-        }"""
-    )
     asked = view.requests.count("GET deliveries")
     for number in range(3):
         send(running, f"d{number}", "--sample", COMMENT)
-        shown.row(f"d{number}").locator(".is-succeeded").wait_for()
-    times = view.page.evaluate("window.shown")
-    waits = [times[name] / 1000 - running.delivery(name).received_at.timestamp() for name in times]
-    assert len(waits) == 3
-    assert all(seconds < 0.5 * MARGIN for seconds in waits), waits
+        view.row(f"d{number}").locator(".is-succeeded").wait_for()
+        waited = (
+            view.shown_at(f"d{number}") - running.delivery(f"d{number}").received_at.timestamp()
+        )
+        assert waited < 0.5 * MARGIN
     assert view.requests.count("GET deliveries") == asked
 
 
@@ -252,33 +238,11 @@ def test_body_of_a_bucket_with_1_4_mb_is_not_loaded(develop: Callable[..., Shown
         assert running.deliver(f"d{number}", body=compact(body)).status_code == 202
     detail = shown.open("d1")
     detail.get_by_text("hubhooks deliveries export d1").wait_for()
-    shown.row("d1").focus()
+    view.row("d1").focus()
     began = time.monotonic()
     view.press("j")
     view.wait("document.activeElement.dataset.id === 'd0'")
     assert time.monotonic() - began < 0.1 * MARGIN
-
-
-def fill(folder: Path, count: int) -> None:
-    """Store deliveries of all samples, a third of them with a failed run."""
-    store = SqliteStore(folder / "hubhooks.db")
-    store.open()
-    store.recover()
-    for number in range(count):
-        if number % 500 == 0:
-            store.flush()
-        sample = sample_names()[number % len(sample_names())]
-        body = with_overrides(sample_json(sample), {"repo.name": f"ada-labs/r{number}"})
-        scope, action = scope_and_action(body)
-        store.accept(
-            f"old{number}", compact(body), ["retrain"], scope=scope, action=action,
-            repo=body["repo"]["name"], headers=[],
-        )  # fmt: skip
-        run = store.claim(f"old{number}", "retrain")
-        assert run is not None
-        is_bad = number % 3 == 0
-        store.finish_run(run, "failed" if is_bad else "succeeded", "ValueError: no token" * is_bad)
-    store.close()
 
 
 def test_filter_of_10_000_deliveries_is_quick(
@@ -308,7 +272,7 @@ def test_selection_focus_and_scroll_survive_100_arrivals(
     running, view, _ = shown = develop()
     shown.open("old160")
     view.page.locator(".tree").wait_for()
-    shown.row("old158").focus()
+    view.row("old158").focus()
     read = """() => [
         document.activeElement.dataset.id,
         Math.round(document.activeElement.getBoundingClientRect().top),
@@ -321,36 +285,14 @@ def test_selection_focus_and_scroll_survive_100_arrivals(
     assert before[2]
     for number in range(100):
         assert running.deliver(f"d{number}").status_code == 202
-    shown.row("d99").locator(".is-succeeded").wait_for()
+    view.row("d99").locator(".is-succeeded").wait_for()
     view.page.get_by_text("of 300 deliveries").wait_for()
     assert view.page.evaluate(read) == before
 
 
 # ---- edits ---------------------------------------------------------------------------------------
 
-FAILING = """
-from hubhooks import Webhooks
-
-hooks = Webhooks()
-
-@hooks.on("repo.content")
-def retrain(event):
-    number = int(event.repo.name.partition("/r")[2])
-    if number > {version}:
-        raise ValueError("no token")  # line of version {version}
-    return "version {version}"
-"""
 ROUNDS = 20
-
-
-def failing(version: int) -> str:
-    return FAILING.replace("{version}", str(version))
-
-
-def numbered(number: int) -> bytes:
-    return compact(
-        with_overrides(sample_json("repo.content.update"), {"repo.name": f"me/r{number}"})
-    )
 
 
 @pytest.mark.slow
@@ -359,15 +301,15 @@ def test_replay_right_after_the_fix_runs_the_new_code(develop: Callable[..., Sho
     names = [f"d{number}" for number in range(1, ROUNDS + 1)]
     for number, name in enumerate(names, 1):
         assert running.deliver(name, body=numbered(number)).status_code == 202
-    shown.row(names[-1]).locator(".is-failed").wait_for()
+    view.row(names[-1]).locator(".is-failed").wait_for()
     for version, name in enumerate(names, 1):
         running.attempts(name, 1)
-        shown.row(name).focus()
+        view.row(name).focus()
         running.write(failing(version))
         view.press("r")
         _, last = running.attempts(name, 2)
         assert (last.state, last.result) == ("succeeded", f"'version {version}'")
-        shown.row(name).locator(".is-succeeded").wait_for()
+        view.row(name).locator(".is-succeeded").wait_for()
     detail = shown.open(names[-1])
     first, second = detail.locator(".attempt").all()
     assert "succeeded" in second.inner_text()
@@ -431,13 +373,10 @@ def test_run_that_fails_during_a_restart_shows_the_old_line(
     assert "# line of version 1" in attempt.traceback
 
 
-BROKEN = "from hubhooks import Webhooks\n\nimport no_such_module\n"
-
-
 def test_broken_import_is_shown_and_loses_no_delivery(develop: Callable[..., Shown]) -> None:
     running, view, _ = shown = develop()
     running.deliver("d1")
-    shown.row("d1").locator(".is-succeeded").wait_for()
+    view.row("d1").locator(".is-succeeded").wait_for()
     running.write(BROKEN)
     began = time.monotonic()
     view.page.get_by_text("The app does not start: app.py:3").wait_for()
@@ -456,9 +395,9 @@ def test_broken_import_is_shown_and_loses_no_delivery(develop: Callable[..., Sho
         detail.locator(".tree").wait_for()
         running.write(APP)
         assert sent.result(PATIENCE).status_code == 202
-    shown.row("d2").locator(".is-succeeded").wait_for()
+    view.row("d2").locator(".is-succeeded").wait_for()
     view.page.get_by_text("The app does not start").wait_for(state="hidden")
-    assert shown.row("unmended").count() == 0
+    assert view.row("unmended").count() == 0
     detail.get_by_role("button", name="Replay", exact=True).click()
     assert [attempt.state for attempt in running.attempts("d1", 2)] == ["succeeded"] * 2
     detail.locator(".attempt").nth(1).wait_for()
@@ -467,24 +406,24 @@ def test_broken_import_is_shown_and_loses_no_delivery(develop: Callable[..., Sho
 
 
 def test_app_that_is_broken_from_the_start_is_shown(develop: Callable[..., Shown]) -> None:
-    running, view, _ = shown = develop("import no_such_module\n")
+    running, view, _ = develop("import no_such_module\n")
     view.page.get_by_text("The app does not start: app.py:1").wait_for()
     running.write(BROKEN)
     view.page.get_by_text("The app does not start: app.py:3").wait_for()
     running.write(APP)
     view.page.get_by_text("The app does not start").wait_for(state="hidden")
     running.deliver("d1")
-    shown.row("d1").locator(".is-succeeded").wait_for()
+    view.row("d1").locator(".is-succeeded").wait_for()
 
 
 def test_page_follows_an_edit_that_names_another_store(develop: Callable[..., Shown]) -> None:
-    running, view, _ = shown = develop()
+    running, view, _ = develop()
     running.deliver("d1")
-    shown.row("d1").wait_for()
+    view.row("d1").wait_for()
     running.write(APP.replace("Webhooks()", 'Webhooks(deliveries="other.db")'))
-    shown.row("d1").wait_for(state="detached")
+    view.row("d1").wait_for(state="detached")
     running.deliver("d2")
-    shown.row("d2").locator(".is-succeeded").wait_for()
+    view.row("d2").locator(".is-succeeded").wait_for()
     assert view.rows.count() == 1
 
 
@@ -566,7 +505,7 @@ def test_axe_finds_no_violation(
     view.check_axe()
     for number, sample in enumerate(sample_names()[::5]):
         running.deliver(f"d{number}", body=compact(sample_json(sample)))
-    shown.row("d6").locator(".is-failed").wait_for()
+    view.row("d6").locator(".is-failed").wait_for()
     view.check_axe()
     detail = shown.open("d6")
     detail.locator(".attempt summary").click()
