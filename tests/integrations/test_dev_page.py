@@ -416,6 +416,19 @@ def test_app_that_is_broken_from_the_start_is_shown(develop: Callable[..., Shown
     view.row("d1").locator(".is-succeeded").wait_for()
 
 
+def test_open_delivery_follows_an_edit_of_the_filters(develop: Callable[..., Shown]) -> None:
+    running, *_ = shown = develop(APP.replace("ada-labs/*", "nobody/none"))
+    running.deliver("d1")
+    detail = shown.open("d1")
+    run = detail.locator(".run", has_text="retrain does not match")
+    run.wait_for()
+    running.write(APP)
+    detail.locator(".run", has_text="retrain matches").wait_for()
+    run.wait_for(state="detached")
+    detail.get_by_role("button", name="Run retrain on this delivery").click()
+    detail.locator(".title .is-succeeded").wait_for()
+
+
 def test_page_follows_an_edit_that_names_another_store(develop: Callable[..., Shown]) -> None:
     running, view, _ = develop()
     running.deliver("d1")

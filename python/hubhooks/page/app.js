@@ -212,11 +212,15 @@ function onEvent(name, data) {
 }
 
 async function onApp(app) {
-  const before = state.app?.state;
+  const before = state.app;
   state.app = app;
-  if (app.state === before) return;
-  announce(`The app is ${appState(app)}`, app.state === "broken");
+  if (app.state === before?.state) {
+    // A quick restart can fall between two events.
+    if (app.started_at === before.started_at) return;
+  } else announce(`The app is ${appState(app)}`, app.state === "broken");
   if (app.state === "running") {
+    // Other handlers may match the open delivery.
+    detail.reloadSoon();
     await map.load();
     if (compose.isOpen) compose.explainSoon();
     if (state.page === "handlers") map.compute();
