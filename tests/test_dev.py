@@ -450,6 +450,22 @@ def test_websocket_through_the_proxy(tmp_path: Path) -> None:
         assert closed.value.rcvd.code == 4000
 
 
+def test_output_for_the_page_is_bounded(tmp_path: Path) -> None:
+    script = app(1).replace("return [", 'print(("x" * 9000 + "\\n") * 400 + "last")\n    return [')
+    with dev(tmp_path, script) as running:
+        running.deliver("d1")
+        running.attempts("d1", 1)
+        texts: list[str] = []
+
+        def has_last_line() -> bool:
+            texts[:] = [line["text"] for line in running.app()["output"]]
+            return "last" in texts
+
+        wait_until(has_last_line, "the last line is missing")
+        assert 10 < len(texts) < 20
+        assert max(map(len, texts)) == 8 * 1024
+
+
 def test_no_reload(tmp_path: Path) -> None:
     with dev(tmp_path, app(1), "app:hooks", "--no-reload") as running:
         running.deliver("d1")

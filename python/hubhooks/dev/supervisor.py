@@ -51,7 +51,9 @@ PREFIX = "/_hubhooks"
 """The page and its API are below this path. Everything else goes to the app."""
 
 _State = Literal["starting", "running", "restarting", "broken"]
+# The page gets all lines again after each change.
 _OUTPUT_LINES = 2000
+_OUTPUT_CHARACTERS = 128 * 1024
 _LONGEST_LINE = 8 * 1024
 _LOOPBACK = {"127.0.0.1": "127.0.0.1", "localhost": "127.0.0.1", "::1": "::1"}
 _STORE = "hubhooks.db"
@@ -103,7 +105,9 @@ class Supervisor:
         """How long the last start took."""
         self.broken: Broken | None = None
         """Why the app does not run; None if it runs."""
-        self.output: deque[dict[str, str]] = deque(maxlen=_OUTPUT_LINES)
+        self.output: deque[dict[str, str]] = deque()
+        """The last lines that the app printed."""
+        self._output_size = 0
         self.paths: tuple[str, ...] = ()
         """The paths of the webhooks, also while the app restarts."""
         self.handlers: list[dict[str, Any]] = []
@@ -322,9 +326,14 @@ class Supervisor:
             lines, rest = [*lines, rest], ""
         self._partial[stream] = rest
         at = _iso(time.time())
-        self.output.extend(
-            {"stream": stream, "text": line[:_LONGEST_LINE], "at": at} for line in lines
-        )
+        for line in lines:
+            self._add_line({"stream": stream, "text": line[:_LONGEST_LINE], "at": at})
+
+    def _add_line(self, line: dict[str, str]) -> None:
+        self.output.append(line)
+        self._output_size += len(line["text"])
+        while len(self.output) > _OUTPUT_LINES or self._output_size > _OUTPUT_CHARACTERS:
+            self._output_size -= len(self.output.popleft()["text"])
 
 
 def _iso(seconds: float) -> str:
