@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -251,20 +252,21 @@ def test_no_delivery_is_lost_over_restarts(tmp_path: Path) -> None:
         statuses: dict[str, int] = {}
         is_over = threading.Event()
 
-        def send() -> None:
+        def send(sender: int) -> None:
             number = 0
             while not is_over.is_set():
                 number += 1
-                statuses[f"d{number}"] = running.deliver(f"d{number}").status_code
+                name = f"d{sender}-{number}"
+                statuses[name] = running.deliver(name).status_code
 
-        thread = threading.Thread(target=send)
-        thread.start()
-        for version in (2, 3, 4):
+        with ThreadPoolExecutor(4) as threads:
+            for sender in range(4):
+                threads.submit(send, sender)
+            for version in (2, 3, 4):
+                time.sleep(0.5)
+                running.write(app(version))
             time.sleep(0.5)
-            running.write(app(version))
-        time.sleep(0.5)
-        is_over.set()
-        thread.join(PATIENCE)
+            is_over.set()
         assert set(statuses.values()) == {202}
         for delivery_id in statuses:
             running.attempts(delivery_id, 1)

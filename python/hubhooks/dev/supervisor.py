@@ -247,11 +247,15 @@ class Supervisor:
 
     async def wait_for_port(self, seconds: float) -> int | None:
         """Wait for a running app, and return its port; None if there is none in time."""
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._running.wait(), max(seconds, 0))
-        if not self._running.is_set() or self.app is None:
-            return None
-        return self.app.port
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        # An edit can come between the start of the app and the end of a wait for it.
+        while not self._running.is_set():
+            if loop.time() >= until:
+                return None
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._running.wait(), until - loop.time())
+        return None if self.app is None else self.app.port
 
     # ---- what the page and the terminal show -----------------------------------------------------
 
