@@ -440,6 +440,23 @@ def test_page_follows_an_edit_that_names_another_store(develop: Callable[..., Sh
     assert view.rows.count() == 1
 
 
+def test_hidden_tab_closes_its_stream_until_it_is_seen(develop: Callable[..., Shown]) -> None:
+    running, view, _ = develop()
+    hide = """isHidden => {
+        Object.defineProperty(document, "hidden", { value: isHidden, configurable: true });
+        document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    view.page.evaluate(hide, True)
+    view.page.locator(".connection.is-lost").wait_for()
+    running.deliver("d1")
+    running.attempts("d1", 1)
+    assert view.requests.count("GET events") == 1
+    assert view.rows.count() == 0
+    view.page.evaluate(hide, False)
+    view.row("d1").locator(".is-succeeded").wait_for()
+    view.page.locator(".connection.is-live").wait_for()
+
+
 # ---- keys, copies and accessibility --------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ const TICK = 5000;
 const ANNOUNCE_PAUSE = 2000;
 const RELOAD_PAUSE = 400;
 const MOST_REPLAYS = 500;
+const HIDDEN_PAUSE = 3000;
 const NARROW = matchMedia("(max-width: 52rem)");
 
 const state = {
@@ -557,8 +558,26 @@ setInterval(() => {
   state.now = Date.now();
   if (!document.hidden && state.isSignedIn) update();
 }, TICK);
+
+let pauseTimer = 0;
+let isPaused = false;
+
+/** Close the stream of a hidden tab: all tabs of a browser share six connections to a server. */
+function pauseStream() {
+  if (!state.isSignedIn) return;
+  isPaused = true;
+  api.close();
+  onConnection(false);
+}
+
 document.addEventListener("visibilitychange", () => {
   state.now = Date.now();
+  clearTimeout(pauseTimer);
+  if (document.hidden) pauseTimer = setTimeout(pauseStream, HIDDEN_PAUSE);
+  else if (isPaused) {
+    isPaused = false;
+    if (state.isSignedIn) api.open(onEvent, onConnection);
+  }
   update();
 });
 update();
