@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST_SOURCES := Cargo.toml Cargo.lock .cargo/config.toml $(shell find src -name '*.rs')
 
 .DEFAULT_GOAL := help
-.PHONY: help build dev run demo quick test test-rust test-python lint words format docs images wheel wheel-check wheel-suite bench bench-http bench-flat compare soak fuzz clean
+.PHONY: help build dev run demo quick test test-rust test-python lint words format docs images wheel wheel-check wheel-suite bench bench-http bench-flat bench-dev compare soak fuzz clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -131,6 +131,9 @@ bench-http: $(VENV)/benches ## Measure CPU and response times of a server; needs
 
 bench-flat: $(VENV)/benches ## Measure the memory of a million deliveries; needs Linux
 	$(BIN)/python benches/flat.py
+
+bench-dev: $(VENV)/benches ## Measure `hubhooks dev` and its page in Chromium; needs Linux
+	$(BIN)/python benches/dev.py
 
 compare: $(VENV)/benches ## Compare with other receivers, and write docs/peers.md; needs Linux
 	$(BIN)/python benches/compare.py

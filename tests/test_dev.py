@@ -11,34 +11,20 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-from servers import PATIENCE, ROOT, started, wait_until
+from dev_command import BODY, NOTHING_SET, dev
+from servers import PATIENCE, ROOT, wait_until
 
 from hubhooks._samples import compact, sample_json
-from hubhooks._store.sqlite import SqliteStore
 from hubhooks.dev.folder import keep_secrets, read_kept
 from hubhooks.dev.target import launches
 from hubhooks.dev.watch import take_snapshot
 from hubhooks.errors import ConfigError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import httpx
-    from servers import Server
-
-    from hubhooks.models import Attempt, Delivery
-
-BODY = compact(sample_json("repo.content.update"))
-NOTHING_SET: dict[str, str | None] = {
-    "WEBHOOK_SECRET": None,
-    "HUBHOOKS_ADMIN_TOKEN": None,
-    "HUBHOOKS_DELIVERIES": None,
-}
 APP = """
 import sys
 from hubhooks import Webhooks
@@ -56,74 +42,6 @@ BROKEN = "from hubhooks import Webhooks\n\nimport no_such_module\n"
 
 def app(version: int) -> str:
     return APP.replace("{version}", str(version))
-
-
-@contextmanager
-def dev(
-    folder: Path, script: str, target: str = "app:hooks", *options: str, **environ: str | None
-) -> Iterator[Dev]:
-    command = ("-m", "hubhooks.cli", "dev", target, "--port", "{port}", *options)
-    variables = {**NOTHING_SET, **environ}
-    with started(folder, *command, script=script, prints="page ", environ=variables) as server:
-        yield Dev(server)
-
-
-class Dev:
-    """A running `hubhooks dev`."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.folder = server.folder
-
-    def write(self, text: str) -> None:
-        # As editors do: the file is never half written.
-        new = self.folder / "app.new"
-        new.write_text(text, "utf-8")
-        new.replace(self.folder / "app.py")
-
-    @property
-    def secret(self) -> str:
-        return (self.folder / ".hubhooks" / "webhook_secret").read_text("ascii")
-
-    @property
-    def token(self) -> str:
-        return (self.folder / ".hubhooks" / "admin_token").read_text("ascii")
-
-    def deliver(self, delivery_id: str, path: str = "/") -> httpx.Response:
-        headers = {"Webhook-Id": delivery_id}
-        return self.server.post(path, BODY, secret=self.secret, headers=headers)
-
-    def api(self, path: str, method: str = "GET", **options: Any) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {self.token}"}
-        return self.server.request(f"/_hubhooks/api/{path}", method, headers=headers, **options)
-
-    def app(self) -> dict[str, Any]:
-        return dict(self.api("app").json())
-
-    def wait_for_state(self, state: str) -> dict[str, Any]:
-        self.server.wait_until(lambda: self.app()["state"] == state, f"was never {state}")
-        return self.app()
-
-    def delivery(self, delivery_id: str) -> Delivery:
-        store = SqliteStore(self.folder / "hubhooks.db")
-        found = store.get(delivery_id)
-        assert found is not None
-        return found
-
-    def attempts(self, delivery_id: str, count: int) -> list[Attempt]:
-        """Wait until the only run of a delivery ended, after so many attempts."""
-
-        def is_over() -> bool:
-            (run,) = self.delivery(delivery_id).runs
-            return not run.is_open and len(run.history) == count
-
-        self.server.wait_until(is_over, f"did not run {delivery_id} {count} times")
-        return self.delivery(delivery_id).runs[0].history
-
-    def children(self) -> set[int]:
-        """Return the processes that the supervisor started."""
-        listed = Path(f"/proc/{self.server.pid}/task/{self.server.pid}/children")
-        return {int(pid) for pid in listed.read_text("ascii").split()}
 
 
 # ---- start ---------------------------------------------------------------------------------------
@@ -295,11 +213,10 @@ def test_app_that_is_broken_from_the_start(tmp_path: Path) -> None:
         begun = time.monotonic()
         response = running.deliver("d1")
         assert (response.status_code, set(response.json())) == (503, {"reason"})
-        # The app made no store yet.
-        listed = running.api("deliveries")
-        assert listed.status_code == 503
-        assert "cannot be opened" in listed.json()["reason"]
         assert 5 < time.monotonic() - begun < 12
+        # The app made no store yet.
+        assert running.api("deliveries").json()["deliveries"] == []
+        assert running.api("deliveries/d1/replay", "POST").status_code == 404
         running.write(app(1))
         running.wait_for_state("running")
         assert running.deliver("d1").status_code == 202
@@ -340,20 +257,21 @@ def test_no_delivery_is_lost_over_restarts(tmp_path: Path) -> None:
         statuses: dict[str, int] = {}
         is_over = threading.Event()
 
-        def send() -> None:
+        def send(sender: int) -> None:
             number = 0
             while not is_over.is_set():
                 number += 1
-                statuses[f"d{number}"] = running.deliver(f"d{number}").status_code
+                name = f"d{sender}-{number}"
+                statuses[name] = running.deliver(name).status_code
 
-        thread = threading.Thread(target=send)
-        thread.start()
-        for version in (2, 3, 4):
+        with ThreadPoolExecutor(4) as threads:
+            for sender in range(4):
+                threads.submit(send, sender)
+            for version in (2, 3, 4):
+                time.sleep(0.5)
+                running.write(app(version))
             time.sleep(0.5)
-            running.write(app(version))
-        time.sleep(0.5)
-        is_over.set()
-        thread.join(PATIENCE)
+            is_over.set()
         assert set(statuses.values()) == {202}
         for delivery_id in statuses:
             running.attempts(delivery_id, 1)
@@ -562,6 +480,22 @@ def test_websocket_through_the_proxy(tmp_path: Path) -> None:
         assert closed.value.rcvd.code == 4000
 
 
+def test_output_for_the_page_is_bounded(tmp_path: Path) -> None:
+    script = app(1).replace("return [", 'print(("x" * 9000 + "\\n") * 400 + "last")\n    return [')
+    with dev(tmp_path, script) as running:
+        running.deliver("d1")
+        running.attempts("d1", 1)
+        texts: list[str] = []
+
+        def has_last_line() -> bool:
+            texts[:] = [line["text"] for line in running.app()["output"]]
+            return "last" in texts
+
+        wait_until(has_last_line, "the last line is missing")
+        assert 10 < len(texts) < 20
+        assert max(map(len, texts)) == 8 * 1024
+
+
 def test_no_reload(tmp_path: Path) -> None:
     with dev(tmp_path, app(1), "app:hooks", "--no-reload") as running:
         running.deliver("d1")
@@ -570,6 +504,15 @@ def test_no_reload(tmp_path: Path) -> None:
         assert running.api("deliveries/d1/replay", "POST").status_code == 202
         *_, last = running.attempts("d1", 2)
         assert last.output == "version 1\non stderr\n"
+
+
+def test_traceback_without_reload_has_the_lines_that_ran(tmp_path: Path) -> None:
+    script = app(1).replace("return [", "raise ValueError  # version 1\n    return [")
+    with dev(tmp_path, script, "app.py", "--no-reload") as running:
+        running.write("# another line\n" + app(2))
+        running.deliver("d1")
+        (attempt,) = running.attempts("d1", 1)
+        assert "raise ValueError  # version 1" in attempt.traceback
 
 
 # ---- parts ---------------------------------------------------------------------------------------

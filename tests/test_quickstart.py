@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import subprocess
+import sys
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -11,7 +14,11 @@ from typing import TYPE_CHECKING
 import pytest
 from pythons import find_chromium
 from servers import PATIENCE, ROOT, started
+from test_cli import ENVIRONMENT, hubhooks
 from test_console import at_terminal
+
+from hubhooks._load_app import load_webhooks
+from hubhooks.testing import TestClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +52,7 @@ def without_values(text: str) -> str:
 def running(folder: Path) -> Iterator[Server]:
     """Run the first two steps of the page."""
     pytest.importorskip("huggingface_hub")
-    (code,) = blocks("python")
+    code, _ = blocks("python")
     install, dev = blocks("sh")[0].splitlines()
     assert install.startswith("pip install ")
     command = ("-m", *shlex.split(dev.replace("hubhooks", "hubhooks.cli", 1)), "--port", "{port}")
@@ -56,7 +63,7 @@ def running(folder: Path) -> Iterator[Server]:
 
 @pytest.mark.parametrize("columns", [80, 100])
 def test_quickstart_shows_output_of_its_commands(tmp_path: Path, columns: int) -> None:
-    _, send, _ = blocks("sh")
+    _, send, *_ = blocks("sh")
     started_lines, sent = blocks("console")
     (reply,) = blocks("text")
     with running(tmp_path) as server:
@@ -71,7 +78,7 @@ def test_quickstart_shows_output_of_its_commands(tmp_path: Path, columns: int) -
 
 def test_quickstart_serves_the_same_app_with_uvicorn(tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub")
-    (code,) = blocks("python")
+    code, _ = blocks("python")
     variable, *words = shlex.split(blocks("sh")[-1])
     name, _, secret = variable.partition("=")
     environ: dict[str, str | None] = {"HF_TOKEN": None, name: secret}
@@ -103,15 +110,16 @@ def test_quickstart_repairs_a_handler_in_the_page(tmp_path: Path) -> None:
     if chromium is None:
         pytest.skip("there is no chromium that runs")
     playwright = pytest.importorskip("playwright.sync_api")
-    for label in ("New", "Send", "Open", "Replay"):
+    for label in ("New", "Send", "Open", "Replay", "pytest"):
         assert f"**{label}**" in PAGE
-    (code,) = blocks("python")
+    code, _ = blocks("python")
     assert "`repo.nam` in place of `repo.name`" in PAGE
     line = next(each for each in code.splitlines() if each.lstrip().startswith("text ="))
     broken = code.replace(line, line.replace("repo.name", "repo.nam"))
     with running(tmp_path) as server, playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page()
+        context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+        page = context.new_page()
         page.set_default_timeout(PATIENCE * 1000)
 
         def click(name: str) -> None:
@@ -146,4 +154,29 @@ def test_quickstart_repairs_a_handler_in_the_page(tmp_path: Path) -> None:
         attempts.nth(1).wait_for()
         shown = " ".join(sorted(attempts.all_inner_texts()))
         assert re.findall(r"failed|succeeded", shown) == ["failed", "succeeded"]
+        click("pytest")
+        server.wait_until(
+            lambda: "def test_" in page.evaluate("navigator.clipboard.readText()"), "copied no test"
+        )
+        copied = page.evaluate("navigator.clipboard.readText()")
         browser.close()
+    (tmp_path / "test_app.py").write_text(copied, "utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        env={name: ENVIRONMENT[name] for name in ENVIRONMENT if name not in UNSET},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_handler_of_the_quickstart_labels_a_discussion(tmp_path: Path) -> None:
+    _, code = blocks("python")
+    (tmp_path / "app.py").write_text(code, "utf-8")
+    events = json.loads(hubhooks("samples", "discussion.create").stdout)
+    events["discussion"]["title"] = "an error"
+    result = TestClient(load_webhooks(str(tmp_path / "app.py"))).send(events)
+    assert result["label"].value == "bug"

@@ -6,11 +6,14 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
+from pages import browser
 from servers import Server, started
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+__all__ = ["browser"]
 
 
 @pytest.fixture

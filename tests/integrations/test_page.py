@@ -9,7 +9,7 @@ import sys
 import time
 import types
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import page_server
 import pytest
 from page_server import TOKEN
-from pythons import find_chromium
-from servers import PATIENCE, ROOT, started, wait_until
+from pages import DESKTOP, NARROW, PHONE, View, opened, overflow
+from servers import ROOT, started, wait_until
 
 from hubhooks import HubEvent
 from hubhooks._samples import compact, sample_json, sample_names, with_overrides
@@ -26,103 +26,11 @@ from hubhooks._samples import compact, sample_json, sample_names, with_overrides
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from playwright.sync_api import Browser, Locator, Page
-    from servers import Server
+    from playwright.sync_api import Browser
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-DESKTOP = {"width": 1280, "height": 800}
-PHONE = {"width": 390, "height": 844}
-NARROW = {"width": 320, "height": 640}
 COMMENT = "discussion.comment.create"
 # A machine with other work is slower than the page may be on its own.
 MARGIN = 5
-WATCH = """
-window.violations = [];
-addEventListener("securitypolicyviolation", event =>
-    violations.push(`${event.violatedDirective} ${event.blockedURI} ${event.sample}`));
-"""
-
-
-class View:
-    """An open page, its server, and everything that the browser complains about."""
-
-    def __init__(self, page: Page, server: Server) -> None:
-        self.page = page
-        self.server = server
-        self.complaints: list[str] = []
-        self.hosts: set[str] = set()
-        self.dialogs: list[str] = []
-        page.on("console", self._on_console)
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("request", lambda request: self.hosts.add(request.url.split("/")[2]))
-        page.on("dialog", lambda dialog: self.dialogs.append(dialog.message))
-        page.add_init_script(WATCH)
-
-    def _on_console(self, message: Any) -> None:
-        if message.type in {"error", "warning"}:
-            self.complaints.append(message.text)
-
-    def open(self, fragment: str = TOKEN) -> None:
-        self.page.goto(f"{self.server.url}{page_server.PREFIX}#{fragment}")
-
-    def control(self, **order: Any) -> dict[str, Any]:
-        return self.server.request("/test", "POST", content=json.dumps(order)).json()
-
-    @property
-    def rows(self) -> Locator:
-        return self.page.locator("#rows > li")
-
-    def press(self, *keys: str) -> None:
-        for key in keys:
-            self.page.keyboard.press(key)
-
-    def wait(self, condition: str) -> None:
-        """Wait for a JavaScript condition. For Playwright's own function the CSP forbids `eval`."""
-        wait_until(lambda: self.page.evaluate(condition), condition)
-
-    def close_dialog(self, name: str) -> None:
-        self.press("Escape")
-        self.page.locator(f"#{name}").wait_for(state="hidden")
-
-    def focused(self) -> str:
-        return self.page.evaluate(
-            "document.activeElement.dataset.id ?? document.activeElement.id ?? ''"
-        )
-
-    def check(self) -> None:
-        """Check that nothing was blocked or failed, and that no other host was asked."""
-        assert self.page.evaluate("violations") == []
-        assert self.complaints == []
-        assert self.dialogs == []
-        assert self.hosts == {f"127.0.0.1:{self.server.port}"}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = find_chromium()
-    if chromium is None:
-        pytest.skip("there is no chromium that runs")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@contextmanager
-def opened(
-    browser: Browser, server: Server, size: dict[str, int] | None = None, theme: str = "light"
-) -> Iterator[View]:
-    """Open the page, and check in the end that the browser had no complaint."""
-    context = browser.new_context(viewport=size or DESKTOP, color_scheme=theme)  # type: ignore[arg-type]  # a dict with both keys
-    context.grant_permissions(["clipboard-read", "clipboard-write"], origin=server.url)
-    context.set_default_timeout(PATIENCE * 100)
-    view = View(context.new_page(), server)
-    view.open()
-    view.page.locator(".connection.is-live").wait_for()
-    yield view
-    view.check()
-    context.close()
 
 
 @pytest.fixture
@@ -643,16 +551,6 @@ def test_admin_mode_cannot_compose_or_send(show: Callable[..., View]) -> None:
     assert view.page.get_by_role("link", name="Output").count() == 0
     assert view.page.get_by_role("button", name="Replay", exact=True).count() == 1
     assert not any("send" in request for request in view.control()["requests"])
-
-
-def overflow(page: Page) -> list[str]:
-    """Return the elements that are wider than the screen, except in parts that scroll."""
-    return page.evaluate(
-        """() => document.documentElement.scrollWidth <= innerWidth ? [] :
-        [...document.querySelectorAll("body *")]
-        .filter(e => e.getBoundingClientRect().right > innerWidth + 1)
-        .map(e => e.outerHTML.slice(0, 200))"""
-    )
 
 
 @pytest.mark.parametrize("size", [DESKTOP, NARROW], ids=["desktop", "320 px"])

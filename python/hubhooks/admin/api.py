@@ -154,7 +154,12 @@ class StoreSource:
     is_dev = False
 
     def __init__(self, store: DeliveryStore, guard: AdminTokenGuard) -> None:
-        self.activity = Activity(store, Router(), lambda: None, lambda: None, guard)
+        self._activity = Activity(store, Router(), lambda: None, lambda: None, guard)
+
+    @property
+    def activity(self) -> Activity:
+        """The deliveries of the store."""
+        return self._activity
 
     def app(self) -> dict[str, Any]:
         """Return the state of the app as JSON."""
@@ -262,7 +267,9 @@ class AdminApi:
             check_event_loop()
             if path == "events" and scope["method"] == "GET":
                 after = _after_of(query)
-                await self._streams.serve(self.source.activity, after, receive, send, headers)
+                await self._streams.serve(
+                    lambda: self.source.activity, after, receive, send, headers
+                )
                 return
             status, data = await self._respond(path, scope, query, receive)
         except Rejection as rejection:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from hubhooks._store.base import Changes
 from hubhooks.admin.delivery_json import row_json
 from hubhooks.admin.operations import stats_json
 from hubhooks.admin.requests import Rejection
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from hubhooks._http.types import Receive, Send
-    from hubhooks._store.base import Changes
     from hubhooks.admin.queries import Activity
 
 __all__ = ["EventStreams"]
@@ -51,7 +52,7 @@ class EventStreams:
 
     async def serve(
         self,
-        activity: Activity,
+        get_activity: Callable[[], Activity],
         after: int | None,
         receive: Receive,
         send: Send,
@@ -60,7 +61,7 @@ class EventStreams:
         """Send changes until the client disconnects.
 
         Args:
-            activity: reads the store.
+            get_activity: returns the deliveries; under `hubhooks dev` the store can change.
             after: the id of the last event that the client received.
             receive: ASGI's function that reports the end of the connection.
             send: ASGI's function that takes the response.
@@ -72,6 +73,7 @@ class EventStreams:
         """
         if self._is_closed or self._count >= _MAX_STREAMS:
             raise Rejection(503, "too many streams are open" if self._count else "the app ends")
+        activity = get_activity()
         stream = _Stream(activity, self._get_app)
         self._count += 1
         has_ended = asyncio.ensure_future(_wait_for_end(receive))
@@ -89,7 +91,9 @@ class EventStreams:
                 await asyncio.wait({has_ended}, timeout=_LOOK_SECONDS)
                 if has_ended.done() or self._is_closed or is_ending():
                     break
-                text = await asyncio.to_thread(stream.look)
+                with suppress(ConfigError):
+                    activity = get_activity()
+                text = await asyncio.to_thread(stream.look, activity)
             await send({"type": "http.response.body", "body": b""})
         except OSError:  # the client disconnected
             pass
@@ -117,10 +121,10 @@ class _Stream:
         ready = self._watch.last_seq if after is None or not changes.is_complete else after
         return f"{_event(ready, 'ready', _ready_json(ready))}{self._events(changes)}"
 
-    def look(self) -> str:
+    def look(self, activity: Activity) -> str:
         """Return the events since the last look, or a comment if the connection was quiet."""
         try:
-            changes = self._watch.look()
+            changes = self._poll(activity)
         except (ConfigError, StoreError):
             # For example, the file is being replaced. The next look finds what changed.
             changes = None
@@ -129,6 +133,15 @@ class _Stream:
             self._sent_at = time.monotonic()
             return text or ": the connection is open\n\n"
         return ""
+
+    def _poll(self, activity: Activity) -> Changes:
+        if activity is self._activity:
+            return self._watch.look()
+        watch = activity.store.watch()
+        watch.start()
+        self._activity, self._watch = activity, watch
+        # The client reads the list of the other store.
+        return Changes([], has_new_counts=True, is_complete=False)
 
     def _events(self, changes: Changes) -> str:
         number = self._watch.last_seq

@@ -30,7 +30,7 @@ from hubhooks._load_app import describe_error, parse_target
 from hubhooks._worker import recording
 from hubhooks.admin.handlers_json import explain_json, handlers_json
 from hubhooks.dev.link import AppLink
-from hubhooks.dev.target import import_app, import_without_cache, launches
+from hubhooks.dev.target import import_app, import_without_cache, keep_lines, launches
 from hubhooks.errors import ConfigError, StoreError
 from hubhooks.webhooks import Webhooks, parts_of
 
@@ -311,6 +311,7 @@ def _run_script(app: _App, path: Path, port: int) -> None:
     app.stop = stop
     sys.path[0] = str(path.parent)
     threading.Thread(target=_wait_for_port, args=(app, port), daemon=True).start()
+    keep_lines(str(path), path.read_bytes())
     runpy.run_path(str(path), run_name="__main__")
     app.report_broken(_Failure("the script ended, so nothing is served"))
 
@@ -363,8 +364,7 @@ def main() -> None:
     recording.turn_on()
     folder = Path.cwd()
     sys.argv = [target]
-    if config["reload"]:
-        import_without_cache(folder)
+    import_without_cache(folder)
     try:
         found = parse_target(target)
         if not found.attribute and launches(found.file):

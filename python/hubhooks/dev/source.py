@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import secrets
 import time
 import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import httpx
@@ -68,22 +68,27 @@ class DevSource(StoreSource):
         self._guard = AdminTokenGuard(lambda: None, token=supervisor.kept.page_token)
         self._path = ""
         self._client = httpx.AsyncClient(trust_env=False, timeout=_SEND_SECONDS)
-        self.follow_store()
+        self._activity = self._open(_IN_MEMORY)
 
     async def close(self) -> None:
         """Close all connections."""
         await self._client.aclose()
 
-    def follow_store(self) -> None:
-        """Read the store of the newest app: an edit can name another file."""
+    @property
+    def activity(self) -> Activity:
+        """The deliveries of the newest app. An edit can name another file for them."""
         path = self._supervisor.store_path
-        # Before the first start of an app there is no file, and so no delivery.
-        if not path or not Path(path).exists():
-            path = _IN_MEMORY
+        # Before the first start of an app there is no file, and no delivery.
+        if not os.path.exists(path):  # noqa: PTH110 - faster, and each stream asks often
+            path = ""
         if path != self._path:
             self._path = path
-            store = SqliteStore(path, allow_network=True)
-            self.activity = Activity(store, Router(), lambda: None, lambda: None, self._guard)
+            self._activity = self._open(path or _IN_MEMORY)
+        return self._activity
+
+    def _open(self, path: str) -> Activity:
+        store = SqliteStore(path, allow_network=True)
+        return Activity(store, Router(), lambda: None, lambda: None, self._guard)
 
     def app(self) -> dict[str, Any]:
         """Describe the app and its output."""
@@ -119,9 +124,9 @@ class DevSource(StoreSource):
         Raises:
             StoreError: the store cannot be written now.
         """
-        if not self.activity.store.path:
-            return Replayed((), _MEMORY_ONLY)
         await self._supervisor.use_newest_code(_WAIT_SECONDS)
+        if not self._supervisor.store_path:
+            return Replayed((), _MEMORY_ONLY)
         return await super().replay(delivery_id, handlers)
 
     async def not_ready_reason(self) -> str:

@@ -51,7 +51,9 @@ PREFIX = "/_hubhooks"
 """The page and its API are below this path. Everything else goes to the app."""
 
 _State = Literal["starting", "running", "restarting", "broken"]
+# The page gets all lines again after each change.
 _OUTPUT_LINES = 2000
+_OUTPUT_CHARACTERS = 128 * 1024
 _LONGEST_LINE = 8 * 1024
 _LOOPBACK = {"127.0.0.1": "127.0.0.1", "localhost": "127.0.0.1", "::1": "::1"}
 _STORE = "hubhooks.db"
@@ -103,13 +105,15 @@ class Supervisor:
         """How long the last start took."""
         self.broken: Broken | None = None
         """Why the app does not run; None if it runs."""
-        self.output: deque[dict[str, str]] = deque(maxlen=_OUTPUT_LINES)
+        self.output: deque[dict[str, str]] = deque()
+        """The last lines that the app printed."""
+        self._output_size = 0
         self.paths: tuple[str, ...] = ()
         """The paths of the webhooks, also while the app restarts."""
         self._first_paths: dict[str, str] = {}
         self.handlers: list[dict[str, Any]] = []
         self.store_path = _environment.read(_environment.DELIVERIES) or _STORE
-        """The file of the store, as far as it is known."""
+        """The file of the store, as far as it is known; empty for a store in memory."""
         self._folder = folder
         self._running = asyncio.Event()
         # Set while the app runs or is broken: a restart has come to its end.
@@ -146,7 +150,6 @@ class Supervisor:
             "target": self.options.target,
             "link_port": self._link_port,
             "script_port": port,
-            "reload": self.options.reload,
         }
         variables = {
             **self.kept.variables(),
@@ -247,11 +250,15 @@ class Supervisor:
 
     async def wait_for_port(self, seconds: float) -> int | None:
         """Wait for a running app, and return its port; None if there is none in time."""
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._running.wait(), max(seconds, 0))
-        if not self._running.is_set() or self.app is None:
-            return None
-        return self.app.port
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        # An edit can come between the start of the app and the end of a wait for it.
+        while not self._running.is_set():
+            if loop.time() >= until:
+                return None
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._running.wait(), until - loop.time())
+        return None if self.app is None else self.app.port
 
     # ---- what the page and the terminal show -----------------------------------------------------
 
@@ -328,9 +335,14 @@ class Supervisor:
             lines, rest = [*lines, rest], ""
         self._partial[stream] = rest
         at = _iso(time.time())
-        self.output.extend(
-            {"stream": stream, "text": line[:_LONGEST_LINE], "at": at} for line in lines
-        )
+        for line in lines:
+            self._add_line({"stream": stream, "text": line[:_LONGEST_LINE], "at": at})
+
+    def _add_line(self, line: dict[str, str]) -> None:
+        self.output.append(line)
+        self._output_size += len(line["text"])
+        while len(self.output) > _OUTPUT_LINES or self._output_size > _OUTPUT_CHARACTERS:
+            self._output_size -= len(self.output.popleft()["text"])
 
 
 def _iso(seconds: float) -> str:
@@ -399,7 +411,6 @@ async def _serve(options: Options, kept: KeptSecrets, listener: socket.socket, u
     async def front(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
         if path == PREFIX or path.startswith(f"{PREFIX}/"):
-            source.follow_store()
             await page({**scope, "root_path": PREFIX}, receive, send)
         else:
             await proxy(scope, receive, send)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import linecache
 import sys
+from contextlib import suppress
 from importlib.machinery import (
     BYTECODE_SUFFIXES,
     EXTENSION_SUFFIXES,
@@ -13,6 +15,7 @@ from importlib.machinery import (
     SourceFileLoader,
     SourcelessFileLoader,
 )
+from importlib.util import decode_source
 from pathlib import Path
 from types import CodeType
 from typing import TYPE_CHECKING, Any
@@ -25,7 +28,7 @@ from hubhooks.webhooks import Webhooks
 if TYPE_CHECKING:
     from hubhooks._load_app import AppTarget
 
-__all__ = ["import_app", "import_without_cache", "launches"]
+__all__ = ["import_app", "import_without_cache", "keep_lines", "launches"]
 
 _NAMES = ("app", "hooks")
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
@@ -85,7 +88,7 @@ def _is_app(found: object) -> bool:
 
 
 class _UncachedLoader(SourceFileLoader):
-    """Compiles a module from its source at each import.
+    """Compiles a module from its source at each import, and keeps the lines for tracebacks.
 
     Python's cache compares whole seconds and the size. Two edits within a second would run the
     first one.
@@ -93,8 +96,18 @@ class _UncachedLoader(SourceFileLoader):
 
     def get_code(self, fullname: str) -> CodeType | None:
         path = self.get_filename(fullname)
-        code = self.source_to_code(self.get_data(path), path)
+        source = self.get_data(path)
+        keep_lines(path, source)
+        code = self.source_to_code(source, path)
         return code if isinstance(code, CodeType) else None
+
+
+def keep_lines(path: str, source: bytes) -> None:
+    """Keep the lines of a module for tracebacks, which would read the file after an edit."""
+    with suppress(SyntaxError, ValueError):  # its import reports the error
+        lines = decode_source(source).splitlines(keepends=True)
+        # Without a time of change, `linecache` never reads the file again.
+        linecache.cache[path] = (len(source), None, lines, path)
 
 
 def import_without_cache(folder: Path) -> None:

@@ -14,6 +14,7 @@ const TICK = 5000;
 const ANNOUNCE_PAUSE = 2000;
 const RELOAD_PAUSE = 400;
 const MOST_REPLAYS = 500;
+const HIDDEN_PAUSE = 3000;
 const NARROW = matchMedia("(max-width: 52rem)");
 
 const state = {
@@ -237,11 +238,15 @@ function onEvent(name, data) {
 
 /** @param {App} app */
 async function onApp(app) {
-  const before = state.app?.state;
+  const before = state.app;
   state.app = app;
-  if (app.state === before) return;
-  announce(`The app is ${appState(app)}`, app.state === "broken");
+  if (app.state === before?.state) {
+    // A quick restart can fall between two events.
+    if (app.started_at === before.started_at) return;
+  } else announce(`The app is ${appState(app)}`, app.state === "broken");
   if (app.state === "running") {
+    // Other handlers may match the open delivery.
+    detail.reloadSoon();
     await map.load();
     if (compose.isOpen) compose.explainSoon();
     if (state.page === "handlers") map.compute();
@@ -612,8 +617,26 @@ setInterval(() => {
   state.now = Date.now();
   if (!document.hidden && state.isSignedIn) update();
 }, TICK);
+
+let pauseTimer = 0;
+let isPaused = false;
+
+/** Close the stream of a hidden tab: all tabs of a browser share six connections to a server. */
+function pauseStream() {
+  if (!state.isSignedIn) return;
+  isPaused = true;
+  api.close();
+  onConnection(false);
+}
+
 document.addEventListener("visibilitychange", () => {
   state.now = Date.now();
+  clearTimeout(pauseTimer);
+  if (document.hidden) pauseTimer = setTimeout(pauseStream, HIDDEN_PAUSE);
+  else if (isPaused) {
+    isPaused = false;
+    if (state.isSignedIn) api.open(onEvent, onConnection);
+  }
   update();
 });
 update();
