@@ -56,7 +56,8 @@ def retrain(event: HubEvent) -> None: ...
 
 
 @hooks.on("discussion.comment")
-async def reply(event: HubEvent) -> None: ...
+async def reply(event: HubEvent) -> str:
+    return "hello"
 
 
 @hooks.on("discussion", repo="me/x")

@@ -126,7 +126,7 @@ def test_quickstart_repairs_a_handler_in_the_page(tmp_path: Path) -> None:
             page.get_by_role("button", name=name, exact=True).click()
 
         def send() -> None:
-            click("New")
+            click("New (n)")
             click("Send")
             page.locator(".responses").get_by_text("accepted").wait_for()
             page.get_by_role("button", name="Open delivery").click()

@@ -193,6 +193,7 @@ def test_commands_of_a_delivery_have_no_secret(show: Callable[..., View]) -> Non
     assert copied["CLI"].startswith("hubhooks send 'http://127.0.0.1:8000/' --file - <<'JSON'\n{")
     assert json.loads(copied["JSON"]) == sample_json(COMMENT)
     assert TOKEN not in "".join(copied.values())
+    assert """assert result["reply"].value == 'hello'""" in copied["pytest"]
     run_pasted(copied["pytest"])
 
 
@@ -527,6 +528,7 @@ def test_stream_connects_again_and_misses_nothing(show: Callable[..., View]) -> 
 
 def test_sign_in_without_and_with_a_wrong_token(show: Callable[..., View]) -> None:
     view = show()
+    view.page.evaluate("history.replaceState(null, '')")
     view.page.reload()
     view.page.get_by_label("Admin token").fill("sun")
     view.press("Enter")
@@ -538,6 +540,22 @@ def test_sign_in_without_and_with_a_wrong_token(show: Callable[..., View]) -> No
     view.rows.first.wait_for()
     assert all("403" in text for text in view.complaints)
     view.complaints.clear()
+
+
+def test_reload_stays_signed_in_under_dev_only(show: Callable[..., View]) -> None:
+    view = show()
+    view.rows.nth(2).click()
+    address = view.page.url
+    view.page.reload()
+    view.page.locator(".detail .facts").first.wait_for()
+    assert view.page.url == address
+    assert TOKEN not in address
+    view.page.go_back()
+    view.page.reload()
+    view.rows.first.wait_for()
+    admin = show(mode="admin")
+    admin.page.reload()
+    admin.page.get_by_label("Admin token").wait_for()
 
 
 def test_admin_mode_cannot_compose_or_send(show: Callable[..., View]) -> None:
@@ -618,6 +636,7 @@ def test_axe_finds_no_violation(  # noqa: PLR0915 - one page in all its states
     check()
     page.get_by_role("link", name="Output").click()
     check()
+    page.evaluate("history.replaceState(null, '')")
     page.reload()
     page.evaluate(axe)
     page.get_by_label("Admin token").wait_for()

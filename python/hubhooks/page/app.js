@@ -8,7 +8,7 @@ import { HandlerMap, handlersView } from "./handlers.js";
 import { Keys, helpView } from "./keys.js";
 import { DeliveryList, listView } from "./list.js";
 import { appState, outputView } from "./output.js";
-import { bytes, count, debounced, html, nothing, render } from "./view.js";
+import { bytes, count, debounced, html, nothing, prose, render } from "./view.js";
 
 const TICK = 5000;
 const ANNOUNCE_PAUSE = 2000;
@@ -88,6 +88,14 @@ function announceArrival(row, isFresh) {
 }
 
 // Sign-in: the token comes from the fragment of the URL or from the form, and stays in memory.
+// Under `hubhooks dev`, the history of the tab keeps it too: a reload needs no URL of the terminal.
+
+let keptToken = "";
+
+/** @param {string} [path] */
+function keepToken(path) {
+  history.replaceState(keptToken ? { token: keptToken } : null, "", path);
+}
 
 /** @param {string} token */
 async function signIn(token) {
@@ -102,6 +110,8 @@ async function signIn(token) {
   try {
     state.app = await api.request("app");
     state.isSignedIn = true;
+    keptToken = isDev() ? token : "";
+    keepToken();
     list.load();
     map.load();
     loadStats();
@@ -116,6 +126,8 @@ async function signIn(token) {
 
 api.onDenied = (reason) => {
   api.close();
+  keptToken = "";
+  keepToken();
   compose.isOpen = false;
   Object.assign(state, {
     isSignedIn: false, denied: reason, isConnected: false, isHelpOpen: false, question: null,
@@ -138,6 +150,8 @@ function readHash() {
     signIn(token);
     return;
   }
+  if (!state.isSignedIn && history.state?.token) signIn(history.state.token);
+  else if (keptToken) keepToken();
   applyRoute();
 }
 
@@ -166,7 +180,10 @@ function applyRoute() {
 
 /** @param {string} path */
 function go(path) {
-  if (location.hash !== `#${path}`) history.pushState(null, "", `#${path}`);
+  if (location.hash !== `#${path}`) {
+    history.pushState(null, "", `#${path}`);
+    keepToken();
+  }
   applyRoute();
 }
 
@@ -224,6 +241,7 @@ function onEvent(name, data) {
     loadStats();
     detail.reloadSoon();
   } else if (name === "delivery") {
+    reloadHandlers();
     announceArrival(data, list.apply(data));
     if (data.id === detail.id) detail.reloadSoon();
   } else if (name === "stats") {
@@ -357,11 +375,27 @@ async function copy(text, name) {
   }
 }
 
+/** @param {string} id @returns {Promise<Attempt[]>} */
+async function attemptsOf(id) {
+  if (detail.id === id && detail.data) return detail.attempts;
+  return (await api.request(`deliveries/${encodeURIComponent(id)}/attempts`)).attempts;
+}
+
+/** Open the dialog. At first, it has a sample that a handler matches. */
+function newDelivery() {
+  compose.open({
+    preferred: async () => {
+      if (!map.isComplete) await map.compute();
+      return map.matched();
+    },
+  });
+}
+
 /** @type {Record<CopyKind, (body: Json, facts: Omit<Parameters<typeof asPytest>[1], "target">) => [string, string]>} */
 const COPIES = {
   curl: (body) => [asCurl(body, state.app?.webhook_urls), "a curl command"],
   cli: (body) => [asCli(body, state.app?.webhook_urls), "a hubhooks command"],
-  pytest: (body, facts) => [asPytest(body, { ...facts, target: state.app?.target }), "a test"],
+  pytest: (body, facts) => [asPytest(body, { ...facts, target: state.app?.target }), "a test: save it as test_app.py"],
   json: (body) => [bodyText(body), "the body"],
 };
 
@@ -371,7 +405,11 @@ function copyAs(kind, id) {
   attempt(async () => {
     const { body, scope, action, runs } = await wholeDelivery(id);
     if (body === null) throw new Error("the body of this delivery is not available");
-    const handlers = runs.map((run) => run.handler);
+    const attempts = kind === "pytest" ? await attemptsOf(id) : [];
+    const handlers = runs.map(({ handler, state: end }) => {
+      const last = attempts.findLast((one) => one.handler === handler);
+      return { name: handler, value: end === "succeeded" ? last?.result ?? "" : "" };
+    });
     await copy(...COPIES[kind](body, { scope, action, handlers }));
   });
 }
@@ -387,7 +425,7 @@ function copyComposed(kind) {
   }
   const handlers = (compose.matches?.handlers ?? []).filter((one) => one.matches);
   const { scope, action } = body?.event ?? {};
-  attempt(() => copy(...COPIES[kind](body, { scope, action, handlers: handlers.map((one) => one.name) })));
+  attempt(() => copy(...COPIES[kind](body, { scope, action, handlers })));
 }
 
 /** @type {DetailActions} */
@@ -412,7 +450,7 @@ const keys = new Keys({
     if (NARROW.matches && list.selected) closeDetail();
     setTimeout(() => document.getElementById("filter")?.focus());
   }),
-  n: () => void (state.isSignedIn && isDev() && compose.open()),
+  n: () => void (state.isSignedIn && isDev() && newDelivery()),
   e: ifDeliveries(() => edit(targetId())),
   r: ifDeliveries(() => replay(targetId())),
   R: ifDeliveries(replayFailed),
@@ -467,7 +505,7 @@ function headerView(app) {
       <button class="small" title=${app.tunnel} @click=${() => copy(app.tunnel, "the tunnel command")}
         >Copy the ${app.tunnel.split(" ")[0]} command</button></p>` : nothing}
     <p class="connection ${state.isConnected ? "is-live" : "is-lost"}"><span class="mark" aria-hidden="true">${state.isConnected ? "●" : "○"}</span> ${state.isConnected ? "live" : "connecting ..."}</p>
-    ${isDev() ? html`<button class="primary new" aria-keyshortcuts="n" @click=${() => compose.open()}>New (n)</button>` : nothing}
+    ${isDev() ? html`<button class="primary new" aria-keyshortcuts="n" @click=${newDelivery}>New (n)</button>` : nothing}
   </header>`;
 }
 
@@ -494,7 +532,7 @@ function startView() {
   return html`<div class="empty"><p>No deliveries yet.</p>
     ${url ? html`<p>Webhook URL:</p><pre tabindex="0" role="region" aria-label="Webhook URL">${url}</pre>
       <p>Send a sample:</p><pre tabindex="0" role="region" aria-label="Command">hubhooks send ${url} --sample discussion.comment.create</pre>` : nothing}
-    ${isDev() ? html`<p><button class="primary" @click=${() => compose.open()}>New delivery</button></p>` : nothing}</div>`;
+    ${isDev() ? html`<p><button class="primary" @click=${newDelivery}>New delivery</button></p>` : nothing}</div>`;
 }
 
 /** @param {App} app */
@@ -538,6 +576,11 @@ function questionView() {
       <button @click=${close}>${question.run ? "Cancel" : "Close"}</button></div>` : nothing}</dialog>`;
 }
 
+/** @param {string} text */
+function lastLine(text) {
+  return text.trimEnd().split("\n").at(-1) ?? "";
+}
+
 function draw() {
   const root = document.getElementById("app");
   const { app } = state;
@@ -551,7 +594,7 @@ function draw() {
   document.title = `${state.page[0].toUpperCase()}${state.page.slice(1)}, ${app.target ?? "hubhooks"}`;
   render(html`<div class="frame">
     ${headerView(app)}
-    <main>${broken ? html`<div class="banner"><p>The app does not start${app.file ? html`: <code>${app.file}:${app.line}</code>` : nothing}.</p>
+    <main>${broken ? html`<div class="banner"><p>The app does not start${app.file ? html`: <code>${app.file}:${app.line}</code>` : nothing}. ${prose(lastLine(app.traceback))}</p>
       <button @click=${() => showPage("output")}>Show the traceback</button></div>` : nothing}
       ${pageView(app)}</main>
     ${footerView()}</div>

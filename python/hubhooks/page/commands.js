@@ -1,5 +1,7 @@
 // A delivery as a command or a test. No secret is in any of them.
 
+// Other values have no text that is Python code.
+const LITERAL = /^(?:'[^'\\\n]*'|"[^"\\\n]*"|-?\d+(?:\.\d+)?)$/;
 const CONTROL = /[\0-\x08\x0b-\x1f\x7f]/g;
 
 /**
@@ -76,15 +78,17 @@ function hooksOf(name) {
 
 /**
  * @param {Json} body
- * @param {{ target?: string, scope?: string, action?: string, handlers: string[] }} facts
+ * @param {{ target?: string, scope?: string, action?: string,
+ *   handlers: { name: string, value?: string }[] }} facts the value is what a handler returned,
+ *   in Python
  */
 export function asPytest(body, { target: name, scope, action, handlers }) {
   const [module, variable] = hooksOf(name);
   const test = [scope, action].filter(Boolean).join("_").replaceAll(/\W/g, "_") || "delivery";
   const value = typeof body === "string" ? `${JSON.stringify(body)}.encode()` : python(body);
-  const checks = handlers.map(
-    (handler) => `    assert ${JSON.stringify(handler)} in result.handlers\n`,
-  );
+  const checks = handlers.map(({ name: handler, value: returned = "" }) => (LITERAL.test(returned)
+    ? `    assert result[${JSON.stringify(handler)}].value == ${returned}\n`
+    : `    assert ${JSON.stringify(handler)} in result.handlers\n`));
   return (
     `from ${module} import ${variable}\nfrom hubhooks.testing import TestClient\n\n\n` +
     `def test_${test}() -> None:\n    body = ${value}\n` +

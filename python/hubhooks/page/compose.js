@@ -6,6 +6,10 @@ import { age, bytes, copyButtons, debounced, eventName, html, nothing, onValue, 
 const TYPING_PAUSE = 150;
 const RECENT = 20;
 const TIMES = 5;
+// The status of `explain` for a body that is not an event.
+const MALFORMED = 422;
+// Without the right secret nothing is stored.
+const NOT_STORED = [401, 403];
 
 /** @typedef {{ path: string, label: string, options?: string[], isWide?: boolean }} Field */
 
@@ -15,14 +19,14 @@ const FIELDS = [
   { path: "repo.name", label: "Repository" },
   { path: "repo.type", label: "Type", options: ["model", "dataset", "space", "bucket"] },
   { path: "updatedRefs.0.ref", label: "Ref" },
-  { path: "discussion.title", label: "Title" },
+  { path: "discussion.title", label: "Title", isWide: true },
   { path: "comment.author.id", label: "Author's id" },
   { path: "comment.content", label: "Comment", isWide: true },
   { path: "comment.hidden", label: "Hidden" },
   { path: "discussion.status", label: "Status", options: ["draft", "open", "closed", "merged"] },
 ];
 
-const SECRETS = [["right", "right"], ["wrong", "wrong"], ["none", "none"], ["url", "in the URL"]];
+const SECRETS = [["right", "right"], ["wrong", "wrong"], ["none", "none"], ["url", "in the URL (?secret=)"]];
 
 export class Compose {
   isOpen = false;
@@ -43,6 +47,8 @@ export class Compose {
   /** @type {SentResponse[]} */
   responses = [];
   isSending = false;
+  /** True while the dialog looks for its first body. */
+  isLoading = false;
   error = "";
   #api;
   #update;
@@ -58,10 +64,11 @@ export class Compose {
   }
 
   /**
-   * Open the dialog with the last text, a sample, or a delivery.
-   * @param {{ sample?: string, delivery?: Delivery | null }} [options]
+   * Open the dialog with a sample, a delivery, or the last text. Without a last text, `preferred`
+   * names a sample.
+   * @param {{ sample?: string, delivery?: Delivery | null, preferred?: () => Promise<string> }} [options]
    */
-  async open({ sample = "", delivery = null } = {}) {
+  async open({ sample = "", delivery = null, preferred } = {}) {
     this.isOpen = true;
     this.responses = [];
     this.error = "";
@@ -74,8 +81,12 @@ export class Compose {
     if (delivery) this.#start(`delivery:${delivery.id}`, bodyText(delivery.body), delivery.id);
     else if (sample) this.choose(`sample:${sample}`);
     else if (!this.text && this.samples.length) {
-      const first = this.samples.find(({ name }) => name === "discussion.comment.create");
-      this.choose(`sample:${(first ?? this.samples[0]).name}`);
+      this.isLoading = true;
+      this.#update();
+      const name = await preferred?.();
+      this.isLoading = false;
+      const first = this.samples.find((one) => one.name === name) ?? this.samples[0];
+      if (!this.text) this.choose(`sample:${first.name}`);
     } else this.explainSoon();
     this.#update();
   }
@@ -168,13 +179,14 @@ export class Compose {
     } catch (error) {
       if (turn !== this.#turn) return;
       this.matches = null;
-      this.rejection = error.path ? `${error.path}: ${error.message}` : error.message;
+      const text = error.path ? `${error.path}: ${error.message}` : error.message;
+      this.rejection = error.status === MALFORMED ? `Malformed: ${text}` : `Not known: ${text}`;
     }
     this.#update();
   }
 
   async send(times = 1) {
-    if (this.isSending) return;
+    if (this.isSending || this.isLoading) return;
     this.isSending = true;
     this.error = "";
     this.#update();
@@ -241,14 +253,15 @@ function fieldsView(compose) {
     return html`<label class=${isWide ? "field is-wide" : "field"}><span>${label}</span>
       ${options?.includes(value)
         ? html`<select .value=${value} @change=${change}>${options.map((option) => html`<option ?selected=${option === value}>${option}</option>`)}</select>`
-        : html`<input type="text" spellcheck="false" .value=${String(value ?? "")} @input=${change}>`}</label>`;
+        : isWide ? html`<textarea rows="2" .value=${String(value ?? "")} @input=${change}></textarea>`
+          : html`<input type="text" spellcheck="false" .value=${String(value ?? "")} @input=${change}>`}</label>`;
   });
 }
 
 /** @param {Compose} compose */
 function matchesView({ syntaxError, matches, rejection }) {
   if (syntaxError) return html`<p class="quiet">The JSON has a syntax error.</p>`;
-  if (rejection) return html`<p class="problem">Malformed: ${prose(rejection)}</p>`;
+  if (rejection) return html`<p class="problem">${prose(rejection)}</p>`;
   if (!matches) return html`<p class="quiet">...</p>`;
   return html`${matches.ignored ? html`<p>No handler matches: ${prose(matches.ignored)}</p>` : nothing}
     ${matches.handlers.length ? html`<ul class="matches">${matches.handlers.map((one) => html`
@@ -262,7 +275,7 @@ function responsesView(compose, openDelivery) {
   return html`<ul class="responses">${compose.responses.map((response) => html`<li>
     <strong class=${response.status < 300 ? "is-good" : "is-bad"}>${response.status}</strong>
     ${responseText({ ...response, status: "" })} <span class="quiet">${Math.round(response.milliseconds * 10) / 10} ms</span>
-    ${response.id ? html`<button class="small" aria-label=${`Open delivery ${response.id}`}
+    ${response.id && !NOT_STORED.includes(response.status) ? html`<button class="small" aria-label=${`Open delivery ${response.id}`}
       @click=${() => openDelivery(response.id ?? "")}>Open</button>` : nothing}</li>`)}</ul>`;
 }
 
@@ -284,6 +297,7 @@ export function composeView({ compose, recent, now, message, copyAs, openDeliver
     }
   };
   const changed = compose.changedLines;
+  const isBusy = compose.isSending || compose.isLoading;
   return html`<dialog id="compose" class="wide" aria-labelledby="compose-title"
       @close=${() => compose.close()} @keydown=${onKey}>
     ${compose.isOpen ? html`
@@ -312,7 +326,7 @@ export function composeView({ compose, recent, now, message, copyAs, openDeliver
       </div>
       <div class="sending">
         <h3>Matches</h3>
-        <p class="quiet">Nothing runs yet, except for <code>when=</code>.</p>
+        <p class="quiet">No handler runs before you send.</p>
         ${matchesView(compose)}
         <fieldset><legend>Webhook-Id</legend>
           <label class="check"><input type="radio" name="same-id" .checked=${!compose.isSameId}
@@ -326,8 +340,8 @@ export function composeView({ compose, recent, now, message, copyAs, openDeliver
             @change=${() => compose.set({ secret: value })}> ${label}</label>`)}</fieldset>
         <div class="actions">
           <button class="primary" id="compose-send" aria-keyshortcuts="Control+Enter"
-            ?disabled=${compose.isSending} @click=${() => compose.send()}>Send</button>
-          <button ?disabled=${compose.isSending} @click=${() => compose.send(TIMES)}>Send ${TIMES} at once</button>
+            ?disabled=${isBusy} @click=${() => compose.send()}>Send</button>
+          <button ?disabled=${isBusy} @click=${() => compose.send(TIMES)}>Send ${TIMES} at once</button>
           ${copyButtons(["curl", "cli", "pytest"], copyAs)}
         </div>
         <p class="quiet">${bytes(new Blob([compose.text]).size)}. Ctrl+Enter sends.</p>

@@ -148,7 +148,7 @@ function editedView(attempt, code) {
 function attemptView(attempt, { handler, code, others }) {
   const label = `attempt ${attempt.attempt} of ${handler}`;
   const facts = [clock(attempt.started_at), duration(attempt.started_at, attempt.finished_at),
-    attempt.pid ? `process ${attempt.pid}` : "", attempt.code ? `code ${attempt.code}` : ""];
+    attempt.pid ? `process ${attempt.pid}` : "", attempt.code ? `code version ${attempt.code}` : ""];
   /** @param {"traceback" | "output" | "result"} key @param {string} name */
   const block = (key, name) => {
     const text = attempt[key] ?? "";
@@ -191,15 +191,15 @@ function attemptsView(detail, own, name) {
  */
 function runView(run, { detail, handler, text, canReplay, replay }) {
   const own = detail.attempts.filter((attempt) => attempt.handler === run.handler);
-  // One traceback is enough: the last attempt has it too.
-  const isInAttempts = own.some((attempt) => attempt.traceback === run.traceback);
+  // The last attempt has the error and the traceback too.
+  const isInAttempts = own.some((one) => one.error === run.error && one.traceback === run.traceback);
   return html`<li class="run">
     <div class="run-head"><h4>${run.handler}</h4>${stateMark(run.state)}
       <span class="quiet">${[count(run.attempts, "attempt"), duration(run.started_at, run.finished_at),
         handler?.file ? `${handler.file}:${handler.line}` : ""].filter(Boolean).join(", ")}</span>
       ${canReplay ? html`<button class="small" aria-label=${`Replay ${run.handler} only`}
         @click=${() => replay([run.handler])}>Replay this</button>` : nothing}</div>
-    ${run.error ? html`<p class="error">${run.error}</p>` : nothing}
+    ${run.error && !isInAttempts ? html`<p class="error">${run.error}</p>` : nothing}
     ${run.due_at && run.state === "retrying" ? html`<p>Next attempt: ${fullTime(run.due_at)}</p>` : nothing}
     ${run.traceback && !isInAttempts ? codeBlock(run.traceback, `Traceback of ${run.handler}`) : nothing}
     ${own.length ? attemptsView(detail, own, run.handler) : nothing}

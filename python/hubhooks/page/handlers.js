@@ -3,6 +3,7 @@
 import { STATES, age, count, html, nothing, prose, stateMark } from "./view.js";
 
 const REQUESTS_AT_A_TIME = 4;
+const COMMENT = "discussion.comment.create";
 
 export class HandlerMap {
   /** @type {Handler[]} */
@@ -90,6 +91,13 @@ export class HandlerMap {
     return found;
   }
 
+  /** The first sample that a handler matches, a new comment if possible; empty if there is none. */
+  matched() {
+    const names = this.samples.map(({ name }) => name)
+      .filter((name) => this.results.get(name)?.handlers.some((one) => one.matches));
+    return names.find((name) => name === COMMENT) ?? names[0] ?? COMMENT;
+  }
+
   get isComplete() {
     return this.samples.length > 0 && this.results.size === this.samples.length;
   }
@@ -101,13 +109,18 @@ export class HandlerMap {
   }
 }
 
-const NOT_SET = new Set([null, undefined, false, ""].map((value) => /** @type {unknown} */ (value)));
+const SECONDS = ["backoff", "debounce", "timeout"];
+const NOT_SET = new Set([null, undefined, false, "", 0].map((value) => /** @type {unknown} */ (value)));
 
 /** @param {Record<string, unknown>} policy */
 function policyText(policy) {
   return Object.entries(policy ?? {})
-    .filter(([, value]) => !NOT_SET.has(value))
-    .map(([name, value]) => `${name} ${typeof value === "object" ? JSON.stringify(value) : value}`)
+    // The backoff decides nothing without retries.
+    .filter(([name, value]) => !NOT_SET.has(value) && !(name === "backoff" && !policy.retries))
+    .map(([name, value]) => {
+      const unit = SECONDS.includes(name) && typeof value === "number" ? " s" : "";
+      return `${name} ${typeof value === "object" ? JSON.stringify(value) : value}${unit}`;
+    })
     .join(", ");
 }
 
@@ -160,7 +173,7 @@ function reasonView(map) {
 function matrixView(map) {
   return html`<section aria-labelledby="matrix-title">
     <h3 id="matrix-title">Events and handlers</h3>
-    <p class="quiet">Each of the ${count(map.samples.length, "sample")}, matched by the app. Nothing runs, except for <code>when=</code>.</p>
+    <p class="quiet">Each of the ${count(map.samples.length, "sample")}, matched by the app. No handler runs.</p>
     <div class="reason" role="status">${reasonView(map)}</div>
     <div class="scroll-x" tabindex="0" role="region" aria-label="Table of matches">
       <table><thead><tr><th scope="col">Sample</th>${map.handlers.map(({ name }) => html`<th scope="col">${name}</th>`)}<th scope="col"><span class="hidden">Note</span></th></tr></thead>
@@ -179,7 +192,7 @@ export function handlersView(options) {
   return html`<section class="page" aria-labelledby="page-title">
     <h2 id="page-title" tabindex="-1">Handlers</h2>
     ${map.error ? html`<p class="problem">${map.error}</p>` : nothing}
-    ${map.isLoaded && !map.handlers.length && !map.error ? html`<p>No handler is registered.</p>` : nothing}
+    ${map.isLoaded && !map.handlers.length && !map.error ? html`<p>No handler is registered. Write one, such as <code>@hooks.on("discussion", action="create")</code>.</p>` : nothing}
     <ul class="handlers">${map.handlers.map((handler) => handlerView(handler, options))}</ul>
     ${map.handlers.length ? matrixView(map) : nothing}
   </section>`;

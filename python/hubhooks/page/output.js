@@ -30,7 +30,7 @@ export function outputView(app) {
       <p class="quiet">Save a correction: the app then starts again by itself.</p></section>` : nothing}
     <section aria-labelledby="output-title"><h3 id="output-title">Lines</h3>
       ${app.output?.length ? html`<ol class="output" id="output" tabindex="0" aria-labelledby="output-title">${app.output.map((line) => html`
-        <li class=${line.stream === "stderr" ? "is-stderr" : ""}><time datetime=${line.at}>${clock(line.at)}</time> <span>${line.text}</span></li>`)}</ol>`
+        <li><time datetime=${line.at}>${clock(line.at)}</time> <span>${line.text}</span></li>`)}</ol>`
         : html`<p class="quiet">The app printed nothing yet.</p>`}</section>
   </section>`;
 }
