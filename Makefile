@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST_SOURCES := Cargo.toml Cargo.lock .cargo/config.toml $(shell find src -name '*.rs')
 
 .DEFAULT_GOAL := help
-.PHONY: help build dev run quick test test-rust test-python lint words format docs images wheel wheel-check wheel-suite bench bench-http bench-flat bench-dev compare soak fuzz clean
+.PHONY: help build dev run demo quick test test-rust test-python lint words format docs images wheel wheel-check wheel-suite bench bench-http bench-flat bench-dev compare soak fuzz clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -35,6 +35,10 @@ dev: $(BIN)/maturin ## Build a debug core and install the package, for the quick
 
 run: build ## Start the demo app, send it every sample, show the output
 	$(BIN)/python scripts/demo.py
+
+PORT ?= 8000
+demo: build ## Start the demo app with its page, until Ctrl-C; PORT=8001 chooses another port
+	$(BIN)/python scripts/demo.py --stay --port $(PORT)
 
 quick: ## Run the quick Python tests, after make dev or make build
 	$(BIN)/python -m pytest
@@ -68,6 +72,7 @@ lint: $(VENV)/integrations $(VENV)/linters ## Check formats, types, stubs and wo
 	$(BIN)/python -m mypy.stubtest hubhooks._core
 	$(BIN)/zizmor --offline --quiet --no-progress .github/workflows
 	$(BIN)/python scripts/words.py
+	$(BIN)/python scripts/page_types.py
 
 words: $(BIN)/maturin ## Check the words of code and docs
 	$(BIN)/python scripts/words.py
@@ -102,7 +107,7 @@ $(VENV)/wheel: $(BIN)/maturin
 wheel: $(VENV)/wheel ## Build the wheel and the source distribution into dist
 	@echo "Building the wheel: about a minute ..."
 	rm -rf dist
-	PATH="$(CURDIR)/$(BIN):$$PATH" maturin build --release --quiet --out dist $(PORTABLE)
+	PATH="$(CURDIR)/$(BIN):$$PATH" maturin build --release --quiet --compression-level 9 --out dist $(PORTABLE)
 	$(BIN)/maturin sdist --out dist
 
 wheel-check: wheel ## Install the wheel without extras, and use it

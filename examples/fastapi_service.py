@@ -1,12 +1,13 @@
 """A FastAPI service with webhook handlers, a list of deliveries, and an endpoint of its own.
 
-Start the server, and send it samples from a second terminal. Both need the secret:
+Start the app in the folder `examples`, and send it samples from a second terminal there:
 
-    export WEBHOOK_SECRET=moon     # Windows PowerShell: $env:WEBHOOK_SECRET = "moon"
-    uvicorn fastapi_service:app --app-dir examples
+    hubhooks dev fastapi_service:app
     hubhooks send http://127.0.0.1:8000/webhooks/hub --all
     hubhooks send http://127.0.0.1:8000/webhooks/comments --sample discussion.comment.create
-    curl -H "X-Webhook-Secret: moon" http://127.0.0.1:8000/deliveries
+    curl -H "X-Webhook-Secret: $(cat .hubhooks/webhook_secret)" http://127.0.0.1:8000/deliveries
+
+`hubhooks dev` made this secret. `hubhooks send` reads it by itself.
 
 http://127.0.0.1:8000/docs shows all paths.
 """

@@ -2,12 +2,12 @@
 
 Start it:
 
-    export WEBHOOK_SECRET=moon
-    uvicorn quickstart:hooks --app-dir examples
+    cd examples
+    hubhooks dev quickstart.py
 
-Send it all samples from a second terminal, with the same secret:
+Send it all samples from the page that it prints, or from a second terminal:
 
-    export WEBHOOK_SECRET=moon
+    cd examples
     hubhooks send http://127.0.0.1:8000 --all
 
 An event that no handler matches gets the response `unhandled`. The Hub counts it as delivered.

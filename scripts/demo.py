@@ -1,20 +1,27 @@
 """Start the quickstart app, send it every sample, and show the output of its handlers.
 
-`make run` calls it. Everything stays on this machine.
+`make run` calls it. With `--stay` it leaves the app open with its page: `make demo`. Everything
+stays on this machine.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
 import secrets
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+# Of `hubhooks dev`, in the order of printing.
+START_LINE = re.compile(r"(page|webhook|secrets) +(\S+)")
 
 
 def address(log: IO[str]) -> str:
@@ -28,7 +35,16 @@ def address(log: IO[str]) -> str:
 
 
 def main() -> int:
-    """Run the demo, and return the exit code of `hubhooks send`."""
+    """Run the demo, and return its exit code."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--stay", action="store_true", help="leave the app open with its page")
+    parser.add_argument("--port", type=int, default=8000, help="the port, with --stay")
+    options = parser.parse_args()
+    return stay(options.port) if options.stay else run()
+
+
+def run() -> int:
+    """Send every sample, show what ran, and return the exit code of `hubhooks send`."""
     # In memory, so that the demo neither leaves nor reads a file.
     environ = {
         **os.environ,
@@ -63,6 +79,102 @@ def main() -> int:
     return sent.returncode
 
 
+def stay(port: int) -> int:
+    """Run the app with `hubhooks dev` until Ctrl-C, and send it every sample first."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    print("Starting examples/quickstart.py with hubhooks dev ...", flush=True)
+    with TemporaryDirectory() as folder:
+        environ = {
+            **os.environ,
+            "HUBHOOKS_DELIVERIES": str(Path(folder, "hubhooks.db")),
+            "PYTHONUNBUFFERED": "1",
+        }
+        cli = [sys.executable, "-m", "hubhooks.cli"]
+        server = subprocess.Popen(
+            [*cli, "dev", "quickstart.py", "--port", str(port)],
+            cwd=EXAMPLES,
+            env=environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        log = Log(server.stdout)
+        try:
+            if not log.wait_for_start():
+                print(log.text, end="")
+                return server.wait()
+            send = [*cli, "send", log.urls["webhook"], "--all", "--json"]
+            sent = subprocess.run(
+                send, cwd=EXAMPLES, env=environ, check=False, capture_output=True, text=True
+            )
+            if sent.returncode:
+                print(log.text + sent.stdout + sent.stderr, end="")
+                return sent.returncode
+            show_page(log.urls)
+            log.show()
+            return server.wait()
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            server.terminate()
+            server.wait()
+
+
+class Log:
+    """The output of `hubhooks dev`: kept at first, and printed after `show`."""
+
+    def __init__(self, stream: IO[str] | None) -> None:
+        if stream is None:
+            msg = "the output of the demo app is not piped"
+            raise ValueError(msg)
+        self.text = ""
+        self.urls: dict[str, str] = {}
+        self._stream = stream
+        self._is_shown = False
+        self._started = threading.Event()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def wait_for_start(self) -> bool:
+        """Wait for the start lines. Return False if the app ended before."""
+        self._started.wait()
+        return "secrets" in self.urls
+
+    def show(self) -> None:
+        """Print what is read from now on."""
+        self._is_shown = True
+
+    def _read(self) -> None:
+        for line in self._stream:
+            if self._is_shown:
+                print(line, end="", flush=True)
+                continue
+            self.text += line
+            if found := START_LINE.match(line):
+                self.urls.setdefault(found[1], found[2])
+                if found[1] == "secrets":
+                    self._started.set()
+        self._started.set()
+
+
+def show_page(urls: dict[str, str]) -> None:
+    """Print the URL of the page, and what to do next."""
+    print(
+        f"""
+The app runs, and received every sample. Open its page:
+
+  {urls["page"]}
+
+Send more from the page, or from a second terminal:
+
+  cd examples
+  {hubhooks_command()} send {urls["webhook"]} --sample repo.create
+
+Change a handler in examples/quickstart.py, and replay a delivery. Ctrl-C ends the app.
+""",
+        flush=True,
+    )
+
+
 def show_responses(responses: list[dict[str, Any]]) -> None:
     """Print the samples that a handler matched, and count the others."""
     unhandled = [response for response in responses if is_unhandled(response)]
@@ -87,19 +199,25 @@ def is_unhandled(response: dict[str, Any]) -> bool:
     return isinstance(body, dict) and body.get("status") == "unhandled"
 
 
+def hubhooks_command() -> str:
+    """Return the path of `hubhooks`, for the folder `examples`."""
+    return f"../{os.path.relpath(Path(sys.executable).parent)}/hubhooks"
+
+
 def show_next_steps() -> None:
     """Print commands that work in this folder."""
-    folder = os.path.relpath(Path(sys.executable).parent)
+    command = hubhooks_command()
     print(f"""\
 Try next:
 
-  cd examples
-  ../{folder}/hubhooks dev quickstart.py
+  make demo
 
-Open the printed page: it shows deliveries as they arrive, and sends samples. In a second terminal:
+It runs the app with a page that shows deliveries as they arrive, and sends samples. The same by
+hand, with the last command in a second terminal:
 
   cd examples
-  ../{folder}/hubhooks send http://127.0.0.1:8000 --sample repo.create
+  {command} dev quickstart.py
+  {command} send http://127.0.0.1:8000 --sample repo.create
 
 Change a handler in examples/quickstart.py, or write a bot: docs/quickstart.md.""")
 

@@ -147,8 +147,9 @@ COMMANDS = f"""\
 
 {NOTE}
 
-Make an app, send deliveries to it, and look at the stored ones. hubhooks is not on PyPI yet. Until
-its first release, [build a wheel](../README.md#install) first.
+Develop an app with `hubhooks dev`, `hubhooks send`, `hubhooks handlers` and `hubhooks explain`, and
+manage its deliveries. hubhooks is not on PyPI yet. Until its first release, [build a
+wheel](../README.md#install) first.
 
 ```sh
 pip install "hubhooks[cli]"

@@ -75,6 +75,14 @@ ACTIVITY_SAMPLES = [
     "discussion.create.pull-request",
     "repo.config.update.empty",
 ]
+DEV_SAMPLES = [
+    "repo.create",
+    "repo.content.update.bucket",
+    "discussion.create.pull-request",
+    "repo.content.update",
+    "discussion.comment.create",
+    "repo.config.update.empty",
+]
 SITE_PAGES = ["index", "tutorial", "gradio", "reference/webhooks"]
 URL_IS_SHOWN = (
     "[...document.querySelectorAll('textarea, input')].some(e => e.value.includes('https:'))"
@@ -91,6 +99,18 @@ with gr.Blocks(title="my-bot", fill_width=True) as demo:
 hooks.launch(demo)
 """
 WEBHOOK_URL = re.compile(r"Webhook URL:\s+(\S+)")
+# The app of the development page: the bot of the README, and a handler that prints and returns.
+RETRAIN = """
+
+@hooks.on("repo.content", repo_type="dataset", ref="main", retries=3)
+def retrain(event) -> dict[str, int]:
+    print("training on", event.repo.name)
+    return {"epochs": 3}
+"""
+NOT_SET: dict[str, str | None] = dict.fromkeys(
+    ["HF_TOKEN", "HUBHOOKS_ADMIN_TOKEN", "HUBHOOKS_DELIVERIES", "WEBHOOK_SECRET"]
+)
+PAGE_URL = re.compile(r"^page +(\S+)$", re.MULTILINE)
 README_PICTURE = """
 <style>
   body {{ background: #eef1f6; font: 15px/1.5 system-ui, sans-serif; margin: 0; }}
@@ -173,16 +193,21 @@ def unlock(page: Page, row: str) -> None:
     page.get_by_text(row).filter(visible=True).first.click()
 
 
-def take_reply(browser: Browser) -> None:
-    """Show a comment, the reply of the README's bot, and the activity tab of the bot."""
+def readme_example() -> str:
+    """Return the bot of the README."""
     example = README_EXAMPLE.search((ROOT / "README.md").read_text("utf-8"))
     if example is None:
         sys.exit("README.md has no example")
+    return example[1]
+
+
+def take_reply(browser: Browser) -> None:
+    """Show a comment, the reply of the README's bot, and the activity tab of the bot."""
     with running_hub() as hub, TemporaryDirectory() as folder:
         ada, bot = hub.sign_up("ada"), hub.sign_up(BOT)
         ada.create_repo(DATASET, repo_type="dataset")
         app = Path(folder, "app.py")
-        app.write_text(example[1] + GRADIO_APP, "utf-8")
+        app.write_text(readme_example() + GRADIO_APP, "utf-8")
         environ = {
             "HF_ENDPOINT": hub.url,
             "HF_HOME": folder,
@@ -268,6 +293,90 @@ def take_activity(browser: Browser) -> None:
             save(page.screenshot(), IMAGES / f"activity-{name}.png")
 
 
+@contextmanager
+def developing() -> Iterator[str]:
+    """Run `hubhooks dev` with deliveries, the last of which failed; yield the URL of its page."""
+    example = readme_example()
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        command = ("-m", "hubhooks.cli", "dev", "app.py", "--port", "{port}")
+        script = example + RETRAIN
+        with started(folder, *command, script=script, prints="secrets ", environ=NOT_SET) as server:
+
+            def send_to_dev(*samples: str) -> None:
+                send_from(folder, server.url, samples)
+
+            send_to_dev(*DEV_SAMPLES)
+            (folder / "app.py").write_text(script.replace("{repo.name}", "{repo.nam}"), "utf-8")
+            server.wait_for("restarted in")
+            send_to_dev("discussion.comment.create")
+            server.wait_for("object has no attribute 'nam'")
+            found = PAGE_URL.search(server.output())
+            if found is None:
+                sys.exit(f"`hubhooks dev` printed no page:\n{server.output()}")
+            yield found[1]
+
+
+def send_from(folder: Path, url: str, samples: tuple[str, ...]) -> None:
+    """Send samples with the secret that `hubhooks dev` keeps in this folder."""
+    words = [word for sample in samples for word in ("--sample", sample)]
+    environ = {name: value for name, value in os.environ.items() if name not in NOT_SET}
+    environ["PYTHONPATH"] = str(ROOT / "python")
+    command = [sys.executable, "-m", "hubhooks.cli", "send", url, *words]
+    quiet = subprocess.DEVNULL
+    subprocess.run(command, check=True, stdout=quiet, stderr=quiet, cwd=folder, env=environ)
+
+
+def take_dev(browser: Browser) -> None:
+    """Show the page of `hubhooks dev`: a failed delivery, the dialog that sends, the handlers."""
+    with developing() as url:
+        for colours in COLOURS:
+            page = new_page(browser, 1100, 680, color_scheme=colours)
+            page.goto(url)
+            open_failed(page)
+            save(page.screenshot(), IMAGES / f"dev-{colours}.png")
+            page.close()
+        page = new_page(browser, 1100, 810)
+        page.goto(url)
+        page.locator("#rows").wait_for()
+        page.keyboard.press("2")
+        page.get_by_role("button", name="discussion.create: reply matches").click()
+        page.get_by_role("heading", name="Handlers", exact=True).evaluate("e => e.blur()")
+        save(page.screenshot(), IMAGES / "dev-handlers.png")
+        page.keyboard.press("1")
+        page.keyboard.press("n")
+        page.get_by_label("Comment", exact=True).fill("@my-bot is this file complete?")
+        page.locator("#compose .is-match").get_by_text("reply").wait_for()
+        save(page.locator("#compose").screenshot(), IMAGES / "dev-compose.png")
+        page.close()
+        page = new_page(browser, PHONE, 760)
+        page.goto(url)
+        page.locator("#rows").wait_for()
+        listed = page.screenshot()
+        open_failed(page)
+        page.evaluate("scrollTo(0, 0)")
+        save(beside(listed, page.screenshot()), IMAGES / "dev-phone.png")
+
+
+def open_failed(page: Page) -> None:
+    """Open the newest failed delivery with its traceback."""
+    page.locator("#rows > li").filter(has_text="failed").first.click()
+    page.get_by_text("Traceback", exact=True).click()
+    page.locator("pre", has_text="AttributeError").first.wait_for()
+
+
+def beside(left: bytes, right: bytes) -> bytes:
+    """Return one picture of two, with a gap."""
+    gap = 24
+    one, other = (Image.open(io.BytesIO(picture)).convert("RGB") for picture in (left, right))
+    both = Image.new("RGB", (one.width + gap + other.width, one.height), "white")
+    both.paste(one, (0, 0))
+    both.paste(other, (one.width + gap, 0))
+    buffer = io.BytesIO()
+    both.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def take_site(browser: Browser) -> None:
     """Show pages of the site from disk, for windows of a computer and of a phone."""
     with TemporaryDirectory() as folder:
@@ -291,6 +400,7 @@ def main() -> None:
         "reply": take_reply,
         "quickstart": take_quickstart,
         "activity": take_activity,
+        "dev": take_dev,
         "site": take_site,
     }
     with sync_playwright() as playwright:

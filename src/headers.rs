@@ -7,7 +7,7 @@ const REDACTED: &str = "(redacted)";
 
 /// The headers whose values are stored, sorted. Proxies add credentials in headers of any name. None
 /// of these is a credential. They help to find the sender and the proxy of a request.
-const STORED: [&[u8]; 43] = [
+const STORED: [&[u8]; 44] = [
     b"accept",
     b"accept-charset",
     b"accept-encoding",
@@ -48,6 +48,7 @@ const STORED: [&[u8]; 43] = [
     b"x-forwarded-host",
     b"x-forwarded-port",
     b"x-forwarded-proto",
+    b"x-hubhooks-origin",
     b"x-real-ip",
     b"x-request-id",
     b"x-request-start",
@@ -128,6 +129,12 @@ mod tests {
     fn common_header_is_stored() {
         assert_eq!(stored("User-Agent", b"axios/1.7"), "axios/1.7");
         assert_eq!(stored("via", b"caf\xe9 \"x\""), "caf\u{e9} \"x\"");
+    }
+
+    #[test]
+    fn origin_of_a_copy_is_stored() {
+        let origin = "https://me-bot.hf.space";
+        assert_eq!(stored("x-hubhooks-origin", origin.as_bytes()), origin);
     }
 
     #[test]

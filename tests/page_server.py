@@ -19,6 +19,7 @@ import uvicorn
 
 from hubhooks import HubEvent, Webhooks
 from hubhooks._samples import compact, describe, sample_json, sample_names, scope_and_action
+from hubhooks.admin.handlers_json import explain_json
 from hubhooks.errors import PayloadError
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ TRACEBACK = """Traceback (most recent call last):
 ValueError: no token
 """
 
+CHANGED = [{"file": "bot.py", "line": 8, "then": 'raise ValueError("no token")', "now": "return 1"}]
+
 hooks = Webhooks("moon")
 
 
@@ -58,22 +61,6 @@ async def reply(event: HubEvent) -> None: ...
 
 @hooks.on("discussion", repo="me/x")
 def never(event: HubEvent) -> None: ...
-
-
-def explain(body: bytes) -> dict[str, Any]:
-    """Return the response of POST `explain`."""
-    event = HubEvent.from_json(body)
-    texts = hooks.explain(event)
-    names = list(hooks.handler_names)
-    found = [next(text for text in texts if text.startswith(f"`{name}`")) for name in names]
-    return {
-        "event": f"{event.scope} {event.action}",
-        "handlers": [
-            {"name": name, "matches": text == f"`{name}` matches", "text": text}
-            for name, text in zip(names, found, strict=True)
-        ],
-        "ignored": "",
-    }
 
 
 class PageServer:
@@ -90,11 +77,13 @@ class PageServer:
         self.replays: list[tuple[str, list[str]]] = []
         self.sent: list[dict[str, Any]] = []
         self.is_stream_open = True
+        self.output = "calling the model...\n"  # of attempts after the second
         self.app: dict[str, Any] = {
             "mode": "dev", "target": "bot.py", "state": "running", "handlers": 3, "seconds": 0.5,
             "started_at": BEGIN.isoformat(), "traceback": "", "file": "", "line": None,
             "output": [{"stream": "stdout", "text": "ready", "at": BEGIN.isoformat()}],
-            "webhook_urls": ["http://127.0.0.1:8000/"], "tunnel": "",
+            "webhook_urls": ["http://127.0.0.1:8000/"],
+            "tunnel": "cloudflared tunnel --url http://127.0.0.1:8000",
         }  # fmt: skip
         self._streams: set[asyncio.Queue[tuple[str, Any] | None]] = set()
         self._number = 0
@@ -109,9 +98,10 @@ class PageServer:
         names = list(self._samples)
         body = body or self._samples[sample or names[number % len(names)]]
         try:
-            matches = explain(compact(body))["handlers"]
+            matches = explain_json(hooks, compact(body))["handlers"]
         except PayloadError:
             matches = []
+        reason = "\n".join(one["text"] for one in matches)
         names = [one["name"] for one in matches if one["matches"]]
         state = state or (("succeeded", "failed", "retrying")[number % 3] if names else "unhandled")
         at = datetime.now(timezone.utc) if number > 20 else BEGIN + timedelta(seconds=number)
@@ -120,7 +110,7 @@ class PageServer:
             "id": f"d{number:05}-{scope}", "received_at": at.isoformat(),
             "state": state, "scope": scope, "action": action,
             "repo": body.get("repo", {}).get("name"), "size": len(compact(body)),
-            "reason": "" if names else "no handler matches", "is_replay": number % 7 == 3,
+            "reason": "" if names else reason, "is_replay": number % 7 == 3,
             "is_acknowledged": True, "duplicates": int(number % 11 == 5),
             "runs": [self._run(name, state, at) for name in names],
             "body": body,
@@ -140,12 +130,14 @@ class PageServer:
     def attempts(self, delivery: dict[str, Any]) -> list[dict[str, Any]]:
         return [
             {
-                "handler": run["handler"], "attempt": number, "pid": 4217, "code": "9f3c",
+                "handler": run["handler"], "attempt": number, "pid": 4217,
+                "code": "9f3c" if number == 1 else "a03f", "changed_lines": CHANGED * (number == 1),
                 "state": "failed" if number == 1 else run["state"],
                 "started_at": run["started_at"], "finished_at": run["finished_at"],
                 "error": run["error"] or ("KeyError: 'x'" if number == 1 else ""),
                 "traceback": TRACEBACK if number == 1 or run["error"] else "",
-                "output": "calling the model...\n", "result": "'hello'",
+                "output": self.output if number > 2 else "calling the model...\n",
+                "result": "'hello'",
             }
             for run in delivery["runs"]
             for number in range(1, run["attempts"] + 1)
@@ -292,7 +284,7 @@ class PageServer:
                 return 200, {"samples": samples}
             case ["POST", "explain"]:
                 try:
-                    return 200, explain(body)
+                    return 200, explain_json(hooks, body)
                 except PayloadError as error:
                     return 422, {"reason": str(error), "path": ""}
             case ["POST", "send"] if self.mode == "dev":
@@ -304,7 +296,7 @@ class PageServer:
         if delivery is None:
             return 404, {"reason": "there is no such delivery"}
         if rest == ["attempts"]:
-            return 200, {"attempts": self.attempts(delivery)}
+            return 200, {"attempts": self.attempts(delivery), "code": "a03f"}
         if rest == ["replay"]:
             names = [run["handler"] for run in delivery["runs"]]
             names = json.loads(body)["handlers"] if body else names
@@ -389,6 +381,9 @@ class PageServer:
             delivery = self.add(order.get("sample", ""), order.get("state", ""), order.get("body"))
             self.emit("delivery", self.row(delivery))
             ids.append(delivery["id"])
+        if "reason" in order:
+            self.deliveries[0]["reason"] = order["reason"]
+        self.output = order.get("output", self.output)
         if "app" in order:
             self.app.update(order["app"])
             self.emit("app", self.app)

@@ -27,6 +27,7 @@ from hubhooks.admin.access import AdminTokenGuard
 from hubhooks.admin.api import SendRequest, StoreSource
 from hubhooks.admin.app import AdminApp, check_origin, security_headers
 from hubhooks.admin.handlers_json import explain_json
+from hubhooks.admin.source_lines import changed_lines
 from hubhooks.errors import PayloadError
 from hubhooks.webhooks import parts_of
 
@@ -501,6 +502,8 @@ def test_attempts_keep_the_first_error(site: Site) -> None:
     assert "ValueError" in first["traceback"]
     assert (second["attempt"], second["state"], second["error"]) == (2, "succeeded", "")
     assert (first["output"], first["result"]) == (None, None)
+    # The leader of a store in memory has no version of its code.
+    assert site.api("deliveries/d1/attempts").data["code"] == first["code"]
     assert site.api("deliveries/nothing/attempts").status == 404
 
 
@@ -513,6 +516,21 @@ def test_attempts_have_the_recorded_output(tmp_path: Path) -> None:
             store.execute("UPDATE attempts SET output = 'printed', result = '42'")
         (attempt,) = site.api("deliveries/d1/attempts").data["attempts"]
         assert (attempt["output"], attempt["result"]) == ("printed", "42")
+
+
+def test_changed_lines_are_read_in_the_folder_only(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "app", tmp_path / "secret.py"
+    folder.mkdir()
+    outside.write_text("key = 'moon'\n")
+    (folder / "linked.py").symlink_to(outside)
+    (folder / "bot.py").write_text("x = 1\n")
+    for path in (outside, folder / "linked.py", folder / "none.py", folder / ".." / "secret.py"):
+        text = f'  File "{path}", line 1, in <module>\n    raise ValueError\n'
+        assert changed_lines(text, folder) == []
+    for line, now in ((1, "x = 1"), (2, ""), (0, "")):
+        text = f'  File "{folder}/bot.py", line {line}, in <module>\n    y = 1\n'
+        expected = {"file": "bot.py", "line": line, "then": "y = 1", "now": now}
+        assert changed_lines(text, folder) == [expected]
 
 
 def test_replay_runs_all_handlers_by_default(site: Site) -> None:
@@ -622,6 +640,7 @@ def test_explain_equals_the_router_for_every_sample(fixed_site: Site) -> None:
         assert [each["text"] for each in data["handlers"]] == hooks.explain(event)
         matching = [each["name"] for each in data["handlers"] if each["matches"]]
         assert matching == [handler.name for handler in hooks.match(event)]
+        assert matching == [each["name"] for each in data["handlers"] if not each["failing"]]
         assert (data["event"], data["ignored"]) == (f"{event.scope} {event.action}", "")
 
 
@@ -649,6 +668,37 @@ def test_explain_names_the_ignored_author() -> None:
     data = explain_json(hooks, compact(body))
     assert author in data["ignored"]
     assert [each["matches"] for each in data["handlers"]] == [False]
+
+
+@pytest.mark.parametrize(
+    ("scopes", "criteria", "failing"),
+    [
+        (["discussion.comment"], {}, []),
+        (["discussion.comment"], {"action": "create", "repo": "me/x"}, ["repo"]),
+        (["discussion.comment"], {"action": "update", "repo_type": "dataset"}, ["action"]),
+        (["repo.content"], {"repo": "me/x", "ref": "main"}, ["scope", "ref", "repo"]),
+        (["discussion.comment"], {"repo": ["me/x", "ada-labs/*"], "private": True}, ["private"]),
+        ([], {"mention": "nobody-else", "status": "merged"}, ["mention", "status"]),
+        (["discussion.comment"], {"when": lambda event: False}, ["when"]),
+    ],
+)
+def test_explain_names_the_failing_criteria(
+    scopes: list[str], criteria: dict[str, Any], failing: list[str]
+) -> None:
+    hooks = Webhooks("moon")
+    hooks.add(print, *scopes, name="reply", **criteria)
+    (handler,) = explain_json(hooks, COMMENT)["handlers"]
+    assert sorted(handler["failing"]) == sorted(failing)
+    assert handler["matches"] is not bool(failing)
+
+
+def test_nearest_decorator_counts() -> None:
+    hooks = Webhooks("moon")
+    hooks.add(print, "repo.content", name="reply")
+    hooks.add(print, "discussion.comment", repo="me/x", private=True, name="reply")
+    hooks.add(print, "discussion.comment", action="update", name="reply")
+    (handler,) = explain_json(hooks, COMMENT)["handlers"]
+    assert handler["failing"] == ["action"]
 
 
 # ---- numbers -----------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from servers import PATIENCE, ROOT, wait_until
 
 from hubhooks._samples import compact, sample_json
 from hubhooks.dev.folder import keep_secrets, read_kept
-from hubhooks.dev.target import check_target, launches
+from hubhooks.dev.target import launches
 from hubhooks.dev.watch import take_snapshot
 from hubhooks.errors import ConfigError
 
@@ -121,7 +121,7 @@ def test_used_port_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["app"], "is not a target"),
+        (["app()"], "does not name an app"),
         (["missing.py"], "there is no file"),
         (["app:hooks", "--host", "0.0.0.0"], "is not a loopback address"),
     ],
@@ -143,14 +143,6 @@ def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         timeout=PATIENCE,
         check=False,
     )
-
-
-def test_targets() -> None:
-    for target in ("app:hooks", "package.app:made.hooks"):
-        check_target(target)
-    for target in ("app:", ":hooks", "a b:c", "app:hooks()"):
-        with pytest.raises(ConfigError):
-            check_target(target)
 
 
 # ---- restarts ------------------------------------------------------------------------------------
@@ -180,6 +172,19 @@ def test_replay_at_once_after_a_save_runs_the_new_code(tmp_path: Path) -> None:
             assert last.output == f"version {version}\non stderr\n"
         outputs = [attempt.output for attempt in running.delivery("d1").runs[0].history]
         assert len(set(outputs)) == 6
+
+
+def test_page_of_an_app_that_never_ran_is_empty(tmp_path: Path) -> None:
+    with dev(tmp_path, BROKEN) as running:
+        for path in ("deliveries", "stats", "handlers"):
+            assert running.api(path).status_code == 200, path
+        assert running.api("deliveries").json()["deliveries"] == []
+        running.write(app(1))
+        running.wait_for_state("running")
+        running.deliver("d1")
+        running.attempts("d1", 1)
+        (row,) = running.api("deliveries").json()["deliveries"]
+        assert row["id"] == "d1"
 
 
 def test_broken_import_holds_deliveries_until_the_mend(tmp_path: Path) -> None:
@@ -368,6 +373,29 @@ def test_handlers_and_explain(tmp_path: Path) -> None:
         malformed = running.api("explain", "POST", content=b"{")
         assert malformed.status_code == 422
         assert {"reason", "path"} <= set(malformed.json())
+
+
+def test_attempts_name_the_lines_that_an_edit_changed(tmp_path: Path) -> None:
+    failing = app(1).replace("    return", '    assert not "lit"\n    return')
+    with dev(tmp_path, failing) as running:
+        running.deliver("d1")
+        running.attempts("d1", 1)
+        data = running.api("deliveries/d1/attempts").json()
+        (attempt,) = data["attempts"]
+        assert attempt["code"] == data["code"] is not None
+        assert attempt["changed_lines"] == []
+        running.write(app(2))
+        running.api("deliveries/d1/replay", "POST")
+        running.attempts("d1", 2)
+        data = running.api("deliveries/d1/attempts").json()
+        first, second = data["attempts"]
+        line = failing.splitlines().index('    assert not "lit"') + 1
+        now = "return [event.repo.name, 2]"
+        assert first["changed_lines"] == [
+            {"file": "app.py", "line": line, "then": 'assert not "lit"', "now": now}
+        ]
+        assert first["code"] != second["code"] == data["code"]
+        assert second["changed_lines"] == []
 
 
 def test_browser_is_sent_to_the_page(tmp_path: Path) -> None:

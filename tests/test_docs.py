@@ -26,6 +26,19 @@ def test_generated_page_is_up_to_date(name: str) -> None:
     assert is_same, f"{name} is old: run `python scripts/docs_pages.py`"
 
 
+def test_development_page_names_the_keys_and_buttons_of_the_page() -> None:
+    text = (ROOT / "docs" / "dev.md").read_text("utf-8")
+    page = ROOT / "python" / "hubhooks" / "page"
+    keys = re.findall(r'^  \["(.+?)", ', (page / "keys.js").read_text("utf-8"), re.MULTILINE)
+    table = text[text.index("## Keys") : text.index("In the dialog, Ctrl+Enter")]
+    rows = re.findall(r"^\| (.+?) \| ", table, re.MULTILINE)[1:]
+    assert [row.replace("`", "") for row in rows] == keys
+    code = "".join(path.read_text("utf-8").lower() for path in sorted(page.glob("*.js")))
+    labels = re.findall(r"\*\*(.+?)\*\*", text)
+    assert len(labels) >= 15
+    assert [label for label in labels if label.lower() not in code] == []
+
+
 def exported(module: str) -> list[str]:
     path = ROOT / "python" / module.replace(".", "/")
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")

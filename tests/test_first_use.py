@@ -6,17 +6,19 @@ import importlib.metadata
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from pythons import find_python
-from servers import PATIENCE, ROOT, SECRET
+from servers import PATIENCE, ROOT, SECRET, started
 
 from hubhooks import Webhooks
 from hubhooks._samples import compact, sample_json, sample_names
 from hubhooks._worker.pools import SWITCH_SECONDS
+from hubhooks.dev.folder import keep_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -93,7 +95,7 @@ def test_file_that_is_no_program_is_skipped(tmp_path: Path) -> None:
     assert find_python(VERSION, environ) is None
 
 
-# ---- make run ----------------------------------------------------------------------------------
+# ---- make run and make demo --------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +132,7 @@ def test_demo_announces_start_and_next_steps(demo: tuple[str, Path]) -> None:
     assert printed.startswith("Starting examples/quickstart.py")
     end = printed[printed.index("Try next:") :]
     for word in (
+        "make demo",
         "hubhooks dev quickstart.py",
         "hubhooks send",
         "docs/quickstart.md",
@@ -140,6 +143,25 @@ def test_demo_announces_start_and_next_steps(demo: tuple[str, Path]) -> None:
 def test_demo_leaves_no_store(demo: tuple[str, Path]) -> None:
     _, folder = demo
     assert list(folder.iterdir()) == []
+
+
+def test_demo_stays_open_with_its_page_until_ctrl_c(tmp_path: Path) -> None:
+    command = (str(ROOT / "scripts" / "demo.py"), "--stay", "--port", "{port}")
+    environ: dict[str, str | None] = {"WEBHOOK_SECRET": None, "HUBHOOKS_ADMIN_TOKEN": None}
+    with started(tmp_path, *command, prints="Ctrl-C ends the app", environ=environ) as server:
+        found = re.search(
+            r"^  http://127\.0\.0\.1:\d+(/_hubhooks/)#(\S+)$", server.output(), re.MULTILINE
+        )
+        assert found is not None
+        page, token = found.groups()
+        assert "<html" in server.request(page).text
+        headers = {"Authorization": f"Bearer {token}"}
+        listed = server.request(f"{page}api/deliveries", headers=headers).json()
+        assert listed["total"] == len(sample_names())
+        os.kill(server.pid, signal.SIGINT)
+        assert server.wait() == 0
+        server.wait_until_closed()
+    assert "Traceback" not in server.output()
 
 
 def recipes() -> list[list[str]]:
@@ -222,20 +244,27 @@ def git(folder: Path, *words: str) -> str:
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_git_ignores_the_store_in_a_copied_example(store_folder: Path, example: Path) -> None:
     shutil.copy(example / ".gitignore", store_folder)
+    keep_secrets(store_folder)
+    (store_folder / ".hubhooks" / ".gitignore").unlink()  # the example's file is enough
     git(store_folder, "init", "--quiet")
     status = git(store_folder, "status", "--porcelain", "--untracked-files=all")
     assert status.split() == ["??", ".gitignore"]
 
 
-def test_documented_pattern_excludes_the_store_from_upload_folder(store_folder: Path) -> None:
+def test_documented_patterns_exclude_store_and_secrets_from_upload_folder(
+    store_folder: Path,
+) -> None:
     hub = pytest.importorskip("huggingface_hub.utils")
     page = PAGES["docs/deploying.md"]
-    shown = re.search(r"upload_folder\(.*ignore_patterns=\[(.*?)\]\)", page)
+    shown = re.search(r"upload_folder\(.*?ignore_patterns=\[(.*?)\]\s*\)", page, re.DOTALL)
     assert shown is not None
-    (pattern,) = re.findall(r'"([^"]*)"', shown[1])
-    assert f'--exclude "{pattern}"' in page
-    names = [path.name for path in store_folder.iterdir()]
-    kept = hub.filter_repo_objects([*names, "app.py", "README.md"], ignore_patterns=[pattern])
+    patterns = re.findall(r'"([^"]*)"', shown[1])
+    assert " ".join(f'--exclude "{pattern}"' for pattern in patterns) in page
+    keep_secrets(store_folder)
+    files = [path for path in store_folder.rglob("*") if path.is_file()]
+    names = [path.relative_to(store_folder).as_posix() for path in files]
+    assert ".hubhooks/webhook_secret" in names
+    kept = hub.filter_repo_objects([*names, "app.py", "README.md"], ignore_patterns=patterns)
     assert list(kept) == ["app.py", "README.md"]
 
 

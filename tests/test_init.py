@@ -97,6 +97,30 @@ def test_space_starts_and_replies(tmp_path: Path) -> None:
         server.wait_for("Hello from ada-labs/tide-gauges!")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "library"), [("space", "gradio"), ("fastapi", "fastapi")])
+def test_commands_of_the_readme_run_and_send(tmp_path: Path, kind: str, library: str) -> None:
+    pytest.importorskip(library)
+    folder = made(kind, tmp_path / "bot")
+    readme = (folder / "README.md").read_text("utf-8")
+    (dev,) = re.findall(r"^hubhooks (dev .+)$", readme, re.MULTILINE)
+    (send,) = re.findall(r"^hubhooks (send .+)$", readme, re.MULTILINE)
+    environ = dict.fromkeys(("HF_TOKEN", "WEBHOOK_SECRET", "HUBHOOKS_DELIVERIES"))
+    command = ("-m", "hubhooks.cli", *dev.split(), "--port", "{port}")
+    with started(folder, *command, prints="page ", environ=environ) as server:
+        done = subprocess.run(
+            [sys.executable, "-m", "hubhooks.cli", *send.replace("8000", str(server.port)).split()],
+            cwd=folder,
+            env={name: ENVIRONMENT[name] for name in ENVIRONMENT if name not in environ},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        server.wait_for("Hello from ada-labs/tide-gauges!")
+
+
 def test_job_runs(tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub")
     folder = made("job", tmp_path / "bot")

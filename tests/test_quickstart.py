@@ -1,24 +1,37 @@
-"""The quickstart shows the output of its commands."""
+"""Quickstart and tutorial show the output of their commands, and their steps work in the page."""
 
 from __future__ import annotations
 
 import re
 import shlex
+from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import pytest
-from servers import ROOT, SECRET, started
+from pythons import find_chromium
+from servers import PATIENCE, ROOT, started
 from test_console import at_terminal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
+    from servers import Server
+
 PAGE = (ROOT / "docs" / "quickstart.md").read_text("utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text("utf-8")
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+URL = "http://127.0.0.1:8000"
+UNSET = ("WEBHOOK_SECRET", "HUBHOOKS_ADMIN_TOKEN", "HUBHOOKS_DELIVERIES", "HF_TOKEN")
 
 
-def blocks(language: str) -> list[str]:
-    return [code for name, code in BLOCKS if name == language]
+def blocks(language: str, page: str = PAGE) -> list[str]:
+    return [code for name, code in BLOCK.findall(page) if name == language]
+
+
+def without_token(text: str) -> str:
+    return re.sub(r"/#\S+", "/#5f0c...", text)
 
 
 def without_values(text: str) -> str:
@@ -28,32 +41,109 @@ def without_values(text: str) -> str:
     return " ".join(re.sub(r"\b\d+(\.\d|s)(?=\s)", "N", text).split())
 
 
+@contextmanager
+def running(folder: Path) -> Iterator[Server]:
+    """Run the first two steps of the page."""
+    pytest.importorskip("huggingface_hub")
+    (code,) = blocks("python")
+    install, dev = blocks("sh")[0].splitlines()
+    assert install.startswith("pip install ")
+    command = ("-m", *shlex.split(dev.replace("hubhooks", "hubhooks.cli", 1)), "--port", "{port}")
+    environ = dict.fromkeys(UNSET)
+    with started(folder, *command, script=code, prints="secrets ", environ=environ) as server:
+        yield server
+
+
 @pytest.mark.parametrize("columns", [80, 100])
 def test_quickstart_shows_output_of_its_commands(tmp_path: Path, columns: int) -> None:
-    pytest.importorskip("huggingface_hub")
-    install_and_serve, send, show, use_id = blocks("sh")
-    started_line, sent, listed = blocks("console")
+    _, send, _ = blocks("sh")
+    started_lines, sent = blocks("console")
     (reply,) = blocks("text")
-    assert install_and_serve.splitlines()[1] == f"WEBHOOK_SECRET={SECRET} uvicorn app:hooks"
-    (code,) = blocks("python")
-    serve = ("-m", "uvicorn", "app:hooks", "--port", "{port}")
-    environ = {"HF_TOKEN": None, "HUBHOOKS_DELIVERIES": "hubhooks.db"}
-    with started(tmp_path, *serve, script=code, environ=environ) as server:
-        url = "http://127.0.0.1:8000"
-        assert started_line.replace(url, server.url).strip() in server.wait_for("CTRL+C")
-        secret, program, *words = shlex.split(send.replace(url, server.url))
-        assert (secret, program) == (f"WEBHOOK_SECRET={SECRET}", "hubhooks")
-        lines = at_terminal(tmp_path, *words, columns=columns)
+    with running(tmp_path) as server:
+        assert started_lines.replace(URL, server.url) in without_token(server.output())
+        words = shlex.split(send.replace(URL, server.url))
+        assert words[0] == "hubhooks"
+        # An empty variable counts as not set.
+        lines = at_terminal(tmp_path, *words[1:], columns=columns, WEBHOOK_SECRET="")
         assert without_values("\n".join(lines)) == without_values(sent)
         server.wait_for(reply.strip())
-        server.wait_for("succeeded")
-        lines = at_terminal(tmp_path, *shlex.split(show)[1:], columns=columns)
-        assert without_values("\n".join(lines)) == without_values(listed)
-        known = re.search(r"[0-9a-f]{8}", "\n".join(lines))
-        assert known is not None
-        show_one, replay = (shlex.split(line, comments=True) for line in use_id.splitlines())
-        for words in (show_one, replay):
-            assert words.pop() == "59d9"
-            lines = at_terminal(tmp_path, *words[1:], known[0], columns=columns)
-            assert "succeeded" in "\n".join(lines)
-        assert server.wait_for(reply.strip()).count(reply.strip()) == 2
+
+
+def test_quickstart_serves_the_same_app_with_uvicorn(tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub")
+    (code,) = blocks("python")
+    variable, *words = shlex.split(blocks("sh")[-1])
+    name, _, secret = variable.partition("=")
+    environ: dict[str, str | None] = {"HF_TOKEN": None, name: secret}
+    command = ("-m", *words, "--port", "{port}")
+    with started(tmp_path, *command, script=code, environ=environ) as server:
+        body = (ROOT / "python/hubhooks/samples/discussion.comment.create.json").read_bytes()
+        assert server.post("/", body, secret=secret).status_code == 202
+        server.wait_for(blocks("text")[0].strip())
+
+
+def test_tutorial_shows_output_of_hubhooks_dev(tmp_path: Path) -> None:
+    if find_spec("gradio") is None:
+        pytest.skip("gradio is not installed")
+    code, urls = blocks("python", TUTORIAL)[0], blocks("text", TUTORIAL)[0]
+    _, dev, send, *_ = blocks("sh", TUTORIAL)
+    command = ("-m", "hubhooks.cli", *shlex.split(dev)[1:], "--port", "{port}")
+    environ = {**dict.fromkeys(UNSET), "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+    reply = re.search(r"The terminal prints `(.*?)`", TUTORIAL)
+    assert reply is not None
+    with started(tmp_path, *command, script=code, prints="secrets ", environ=environ) as server:
+        assert urls.replace(URL, server.url) in without_token(server.output())
+        words = shlex.split(send.replace(URL, server.url))
+        at_terminal(tmp_path, *words[1:], WEBHOOK_SECRET="")
+        server.wait_for(reply[1])
+
+
+def test_quickstart_repairs_a_handler_in_the_page(tmp_path: Path) -> None:
+    chromium = find_chromium()
+    if chromium is None:
+        pytest.skip("there is no chromium that runs")
+    playwright = pytest.importorskip("playwright.sync_api")
+    for label in ("New", "Send", "Open", "Replay"):
+        assert f"**{label}**" in PAGE
+    (code,) = blocks("python")
+    assert "`repo.nam` in place of `repo.name`" in PAGE
+    line = next(each for each in code.splitlines() if each.lstrip().startswith("text ="))
+    broken = code.replace(line, line.replace("repo.name", "repo.nam"))
+    with running(tmp_path) as server, playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.set_default_timeout(PATIENCE * 1000)
+
+        def click(name: str) -> None:
+            page.get_by_role("button", name=name, exact=True).click()
+
+        def send() -> None:
+            click("New")
+            click("Send")
+            page.locator(".responses").get_by_text("accepted").wait_for()
+            page.get_by_role("button", name="Open delivery").click()
+
+        address = re.search(r"^page +(\S+)$", server.output(), re.MULTILINE)
+        assert address is not None
+        page.goto(address[1])
+        send()
+        page.locator(".detail").get_by_text(blocks("text")[0].strip()).wait_for()
+
+        def save(text: str, times: int) -> None:
+            (tmp_path / "app.py").write_text(text, "utf-8")
+            server.wait_until(
+                lambda: server.output().count("restarted in") == times, "did not restart"
+            )
+
+        save(broken, 1)
+        send()
+        page.locator(".run-head").get_by_text("failed").wait_for()
+        page.locator(".detail").get_by_text("object has no attribute 'nam'").first.wait_for()
+        save(code, 2)
+        click("Replay")
+        page.locator(".run-head").get_by_text("succeeded").wait_for()
+        attempts = page.locator(".attempt h5")
+        attempts.nth(1).wait_for()
+        shown = " ".join(sorted(attempts.all_inner_texts()))
+        assert re.findall(r"failed|succeeded", shown) == ["failed", "succeeded"]
+        browser.close()

@@ -164,16 +164,21 @@ def test_readme_needs_five_commands_to_a_reply(tmp_path: Path) -> None:
     assert build == ["pip", "wheel", "--no-deps", "--wheel-dir", "dist", "."]
     assert find == ["export", "PIP_FIND_LINKS=$PWD/dist"]
     assert install[:2] == ["pip", "install"]
-    assert serve == ["WEBHOOK_SECRET=moon", "uvicorn", "app:hooks"]
-    assert send[:3] == ["WEBHOOK_SECRET=moon", "hubhooks", "send"]
+    assert serve == ["hubhooks", "dev", "app.py"]
+    assert send[:2] == ["hubhooks", "send"]
     code = dict(FENCE.findall(section("Example")))["python"]
     reply = dict(FENCE.findall(section("Run")))["text"]
-    command = ["-m", *serve[1:], "--port", "{port}"]
-    environ = {"WEBHOOK_SECRET": "moon", "HF_TOKEN": None}
-    with started(tmp_path, *command, script=code, environ=environ) as server:
+    command = ["-m", "hubhooks.cli", *serve[1:], "--port", "{port}"]
+    unset = ("WEBHOOK_SECRET", "HUBHOOKS_ADMIN_TOKEN", "HUBHOOKS_DELIVERIES", "HF_TOKEN")
+    environ = dict.fromkeys(unset)
+    with started(tmp_path, *command, script=code, prints="page ", environ=environ) as server:
         sent = subprocess.run(
-            [sys.executable, "-m", "hubhooks.cli", "send", server.url, *send[4:]],
-            env={**os.environ, "WEBHOOK_SECRET": "moon"},
+            [sys.executable, "-m", "hubhooks.cli", "send", server.url, *send[3:]],
+            cwd=tmp_path,
+            env={
+                **{name: value for name, value in os.environ.items() if name not in environ},
+                "PYTHONPATH": str(ROOT / "python"),
+            },
             capture_output=True,
             text=True,
             check=False,

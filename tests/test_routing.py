@@ -48,6 +48,23 @@ def test_decorators_return_the_function_unchanged(router: Router) -> None:
     assert router.on_comment(name="other")(matching) is matching
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("on_discussion", 'write `on("discussion")`'),
+        ("on_pull_requests", 'write `on("discussion", pull_request=True)`'),
+        ("on_push", 'write `on("repo.content")`'),
+        ("on_coment", "did you mean `on_comment`?"),
+        ("on_star", 'write `on("discussion")` with the scope of the event'),
+    ],
+)
+def test_unknown_decorator_names_the_right_one(router: Router, name: str, hint: str) -> None:
+    assert not hasattr(router, name)
+    with pytest.raises(AttributeError) as caught:
+        getattr(router, name)
+    assert str(caught.value).startswith(f"there is no decorator `{name}`; {hint}")
+
+
 def test_handler_has_its_qualified_or_given_name(router: Router, event: Event) -> None:
     class Bot:
         def reply(self, event: HubEvent) -> None: ...

@@ -1,8 +1,9 @@
-"""Import the module of an app, and find its `Webhooks` without starting anything."""
+"""Name an app as the commands take it, import its module, and find its `Webhooks`."""
 
 from __future__ import annotations
 
 import importlib
+import runpy
 import sys
 import traceback
 from contextlib import contextmanager, redirect_stdout
@@ -15,12 +16,17 @@ from hubhooks.webhooks import Webhooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from types import ModuleType
 
-__all__ = ["AppImportError", "AppTarget", "load_webhooks", "parse_target"]
+__all__ = [
+    "AppImportError", "AppTarget", "describe_error", "find_attribute", "import_module",
+    "load_webhooks", "parse_target",
+]  # fmt: skip
 
 # Routers can contain each other.
 _DEEPEST_ROUTER = 20
-_HERE = Path(__file__).parent
+_HERE = str(Path(__file__).parent)
+_IMPORTERS = frozenset({importlib.__file__, runpy.__file__})
 # Methods that run until the app ends. A module may call one of them in its last line.
 _BLOCKING = ("launch", "run_job")
 
@@ -41,7 +47,12 @@ class AppTarget(NamedTuple):
     """The first folder of `sys.path`."""
     module: str
     attribute: str
-    """The attribute, perhaps with dots; empty to find the only `Webhooks` of the module."""
+    """The attribute, perhaps with dots; empty to find the app in the module."""
+
+    @property
+    def file(self) -> Path:
+        """The file of the module, unless it is a package or installed elsewhere."""
+        return self.folder.joinpath(*self.module.split(".")).with_suffix(".py")
 
     def __str__(self) -> str:
         return f"{self.module}:{self.attribute}" if self.attribute else self.module
@@ -91,23 +102,41 @@ def load_webhooks(text: str) -> Webhooks:
         AppImportError: the module raised.
     """
     target = parse_target(text)
+    try:
+        with redirect_stdout(sys.stderr), _blocking_calls_raise():
+            module = import_module(target)
+    except _BlockingCall as call:
+        return call.hooks
+    except (KeyboardInterrupt, _NoModuleError):
+        raise
+    except BaseException as error:
+        raise _import_error(target, error) from error
+    return _find_webhooks(vars(module), target)
+
+
+class _NoModuleError(ConfigError):
+    """There is no module with the name of a target."""
+
+
+def import_module(target: AppTarget) -> ModuleType:
+    """Import the module of a target, with its folder first on `sys.path`.
+
+    Raises:
+        ConfigError: there is no such module. Errors of the module itself are not changed.
+    """
     if (folder := str(target.folder)) not in sys.path[:1]:
         sys.path.insert(0, folder)
     importlib.invalidate_caches()
     try:
-        with redirect_stdout(sys.stderr), _blocking_calls_raise():
-            module = importlib.import_module(target.module)
-    except _BlockingCall as call:
-        return call.hooks
+        return importlib.import_module(target.module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{target.module}.".startswith(f"{error.name}."):
-            raise _import_error(target, error) from error
-        _raise_no_module(target)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise _import_error(target, error) from error
-    return _find(vars(module), target)
+            raise
+    files = {path.stem for path in target.folder.glob("*.py")}
+    near = nearest(target.module, files)
+    hint = f"did you mean `{near}`?" if near else "run this command in the folder of the app"
+    msg = f"there is no module `{target.module}` in {target.folder}; {hint}"
+    raise _NoModuleError(msg)
 
 
 @contextmanager
@@ -125,35 +154,39 @@ def _blocking_calls_raise() -> Iterator[None]:
             setattr(Webhooks, name, method)
 
 
-def _raise_no_module(target: AppTarget) -> NoReturn:
-    files = {path.stem for path in target.folder.glob("*.py")}
-    near = nearest(target.module, files)
-    hint = f"did you mean `{near}`?" if near else "run this command in the folder of the app"
-    msg = f"there is no module `{target.module}` in {target.folder}; {hint}"
-    raise ConfigError(msg) from None
-
-
 def _import_error(target: AppTarget, error: BaseException) -> AppImportError:
     what = f"{type(error).__name__}: {error}".removesuffix(": ")
     if isinstance(error, SystemExit):
         what = f"it exits with {error.code!r}"
     failure = AppImportError(f"cannot import `{target.module}`: {what}")
-    shown = traceback.TracebackException.from_exception(error)
-    shown.stack = traceback.StackSummary.from_list(
-        frame for frame in shown.stack if not _is_foreign(frame.filename)
-    )
-    failure.traceback = "".join(shown.format())
+    failure.traceback = "".join(describe_error(error).format())
     return failure
 
 
+def describe_error(error: BaseException) -> traceback.TracebackException:
+    """Return the traceback of an error, without the frames of this package and of imports."""
+    described = traceback.TracebackException.from_exception(error)
+    remaining: list[traceback.TracebackException | None] = [described]
+    while remaining:
+        each = remaining.pop()
+        if each is not None:
+            each.stack = traceback.StackSummary.from_list(
+                frame for frame in each.stack if not _is_foreign(frame.filename)
+            )
+            remaining += [each.__cause__, each.__context__]
+    return described
+
+
 def _is_foreign(file: str) -> bool:
-    is_ours = Path(file).is_relative_to(_HERE)
-    return is_ours or file.startswith("<frozen importlib") or file == importlib.__file__
+    return file.startswith((_HERE, "<frozen ")) or file in _IMPORTERS
 
 
-def _find(names: Mapping[str, Any], target: AppTarget) -> Webhooks:
-    if not target.attribute:
-        return _only(_of_module(names), f"the module `{target.module}`", target)
+def find_attribute(names: Mapping[str, Any], target: AppTarget) -> Any:  # noqa: ANN401 - any object of the user
+    """Return the attribute of a target from the names of its module.
+
+    Raises:
+        ConfigError: there is no such attribute.
+    """
     first, *others = target.attribute.split(".")
     if first not in names:
         near = nearest(first, [name for name in names if not name.startswith("_")])
@@ -167,6 +200,13 @@ def _find(names: Mapping[str, Any], target: AppTarget) -> Webhooks:
             msg = f"`{target.module}:{first}` has no attribute `{name}`"
             raise ConfigError(msg)
         value = getattr(value, name)
+    return value
+
+
+def _find_webhooks(names: Mapping[str, Any], target: AppTarget) -> Webhooks:
+    if not target.attribute:
+        return _only(_of_module(names), f"the module `{target.module}`", target)
+    value = find_attribute(names, target)
     if isinstance(value, Webhooks):
         return value
     included = {f"#{number}": hooks for number, hooks in enumerate(_of_app(value))}

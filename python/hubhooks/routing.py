@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING, Any, overload
 
 from hubhooks._core import CommentEvent, DiscussionEvent, HubEvent, match_filters
-from hubhooks._suggestions import suggestion
+from hubhooks._suggestions import nearest, suggestion
 from hubhooks.errors import ConfigError
 from hubhooks.handlers import (
     USER_ID_HINT,
@@ -137,6 +137,33 @@ class NotAnApiRouterError(ConfigError, AttributeError):
     """
 
 
+# Without the prefix `on_`, which would make all names similar.
+_DECORATORS = ("comment", "unhandled", "error", "failure")
+_ARGUMENTS_BY_NAME = {
+    "discussion": '"discussion"',
+    "pull_request": '"discussion", pull_request=True',
+    "pr": '"discussion", pull_request=True',
+    "repo": '"repo"',
+    "content": '"repo.content"',
+    "commit": '"repo.content"',
+    "push": '"repo.content"',
+    "config": '"repo.config"',
+    "settings": '"repo.config"',
+    "event": "",
+    "any": "",
+}
+
+
+def _decorator_hint(name: str) -> str:
+    """Return the decorator that a wrong name most likely means."""
+    near = nearest(name.removeprefix("on_"), (*_DECORATORS, *_ARGUMENTS_BY_NAME))
+    if near in _DECORATORS:
+        return f"did you mean `on_{near}`?"
+    if near:
+        return f"write `on({_ARGUMENTS_BY_NAME[near]})`"
+    return 'write `on("discussion")` with the scope of the event, or `on()` for every event'
+
+
 class Router:
     """A collection of handlers with their filters.
 
@@ -177,9 +204,12 @@ class Router:
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> object:
-            """Name the right call if FastAPI gets this object as a router."""
+            """Name the right call for a wrong decorator, or if FastAPI gets this as a router."""
             if name in ATTRIBUTES_OF_FASTAPI_ROUTERS:
                 raise NotAnApiRouterError(self._fastapi_hint)
+            if name.startswith("on_"):
+                msg = f"there is no decorator `{name}`; {_decorator_hint(name)}"
+                raise AttributeError(msg)
             return object.__getattribute__(self, name)
 
     @overload

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 from urllib.parse import unquote
 
@@ -26,6 +27,7 @@ from hubhooks.admin.requests import (
     read,
     state_of,
 )
+from hubhooks.admin.source_lines import changed_lines
 from hubhooks.admin.streams import EventStreams
 from hubhooks.errors import ConfigError, PayloadError, StoreError
 from hubhooks.routing import Router
@@ -309,8 +311,7 @@ class AdminApi:
             raise Rejection(404, "the API has no such path")
         _check_method(scope["method"], "GET")
         if rest:
-            store = self.source.activity.store
-            return 200, await asyncio.to_thread(_attempts, store, delivery_id)
+            return 200, await asyncio.to_thread(_attempts, self.source, delivery_id)
         return 200, await self._show(delivery_id)
 
     async def _show(self, delivery_id: str) -> dict[str, Any]:
@@ -420,17 +421,23 @@ def _list(activity: Activity, query: bytes) -> dict[str, Any]:
     return {"deliveries": page, "before": before, "total": found.total}
 
 
-def _attempts(store: DeliveryStore, delivery_id: str) -> dict[str, Any]:
+def _attempts(source: Source, delivery_id: str) -> dict[str, Any]:
+    store = source.activity.store
     found = store.deliveries([delivery_id])
     if not found:
         raise _unknown()
-    return {
-        "attempts": [
-            {"handler": run.handler, **attempt_json(attempt)}
-            for run in found[0].runs
-            for attempt in run.history
-        ]
-    }
+    # Not the leader that `Activity` keeps for a while: an edit changes it at once.
+    leader = store.leader() if store.path else None
+    attempts: list[dict[str, Any]] = []
+    for run in found[0].runs:
+        for attempt in run.history:
+            shown = {"handler": run.handler, **attempt_json(attempt)}
+            if source.is_dev:
+                # Only `hubhooks dev` is on the machine with the files, and in their folder.
+                shown["changed_lines"] = changed_lines(attempt.traceback, Path.cwd().resolve())
+            attempts.append(shown)
+    code = leader.code if leader is not None and store.is_leader_alive(leader) else None
+    return {"attempts": attempts, "code": code}
 
 
 def _runs_by_handler(activity: Activity) -> dict[str, dict[str, Any]]:

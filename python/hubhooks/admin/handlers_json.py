@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hubhooks._core import CommentEvent, HubEvent
+from hubhooks._core import CommentEvent, Filter, HubEvent
 from hubhooks._functions import layers
 from hubhooks._logging import text_of
 from hubhooks.handlers import WhenResults
@@ -116,8 +116,28 @@ def _match_json(
 ) -> dict[str, Any]:
     if ignored:
         text = f"`{handler.name}` does not match: {ignored}"
-        return {"name": handler.name, "matches": False, "text": text}
+        return {"name": handler.name, "matches": False, "text": text, "failing": ["ignored"]}
     text = handler.explain(event, whens)
     # The calls of `when` are not repeated.
-    matches = any(not rule.mismatch_reason(event, handler.name, whens) for rule in handler.rules)
-    return {"name": handler.name, "matches": matches, "text": text}
+    failing = [_failing_criteria(rule, event, handler.name, whens) for rule in handler.rules]
+    # A decorator of another scope is the farthest.
+    nearest = min(failing, key=lambda names: ("scope" in names, len(names)))
+    return {"name": handler.name, "matches": not nearest, "text": text, "failing": nearest}
+
+
+def _failing_criteria(rule: Rule, event: HubEvent, handler: str, whens: WhenResults) -> list[str]:
+    """List the criteria of a decorator that an event does not meet; none if it matches."""
+    if rule.filter.matches(event):
+        return ["when"] if rule.other_mismatch_reason(event, handler, whens) else []
+    scopes = rule.filter.scopes
+    criteria: dict[str, Any] = dict(rule.filter.criteria)
+    failing: list[str] = []
+    if scopes and not Filter(*scopes).matches(event):
+        # Without the scope, the other criteria can be met.
+        failing, scopes = ["scope"], ()
+    failing += [
+        name
+        for name, value in criteria.items()
+        if not Filter(*scopes, **{name: value}).matches(event)
+    ]
+    return failing

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hubhooks._load_app import parse_target
 from hubhooks._terminal import print_error, usage_errors
 from hubhooks.dev.folder import keep_secrets
-from hubhooks.dev.target import check_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +52,7 @@ def _dev(
     from hubhooks.dev.supervisor import Options, run  # noqa: PLC0415 - it imports the extra
 
     with usage_errors():
-        check_target(target)
+        parse_target(target)
         kept = keep_secrets(Path.cwd())
         code = run(Options(target, host, port, reload), kept)
     raise typer.Exit(code)

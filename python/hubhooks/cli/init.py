@@ -39,8 +39,8 @@ _COMMON = {
     _Kind.JOB: (),
 }
 _TRY = {
-    _Kind.SPACE: "WEBHOOK_SECRET=moon python app.py",
-    _Kind.FASTAPI: "WEBHOOK_SECRET=moon uvicorn app:app",
+    _Kind.SPACE: "hubhooks dev app.py",
+    _Kind.FASTAPI: "hubhooks dev app:app",
     _Kind.JOB: 'WEBHOOK_PAYLOAD="$(hubhooks samples repo.content.update)" python job.py',
 }
 

@@ -131,7 +131,7 @@ def _print_delivery_table(deliveries: Sequence[Delivery]) -> None:
         table = new_table(*columns, *(["error"] if has_errors and is_piped else []))
     else:
         # Names of handlers do not fit into a column of their own.
-        table = new_table("id", "age", "state", "event, handlers", f"repo{below}")
+        table = new_table("id", "age", "state", f"event, handlers{below}", "repo")
     length = shown_id_length([delivery.id for delivery in deliveries])
     beside = _WIDTH_BESIDE_ERRORS[is_wide]
     limit = len(max(errors.values(), key=len)) if is_piped else max(console.width - beside, 20)
@@ -147,7 +147,7 @@ def _print_delivery_table(deliveries: Sequence[Delivery]) -> None:
             table.add_row(*row[: len(table.columns)])
         else:
             age = _age(delivery.received_at)
-            table.add_row(delivery_id, age, state, _lines(event, handlers), _lines(repo, error))
+            table.add_row(delivery_id, age, state, _lines(event, handlers, error), repo)
     print_trimmed(console, table)
     if any(len(error) > limit for error in errors.values()):
         print_note("errors are cut: hubhooks deliveries show ID prints all")
@@ -173,7 +173,7 @@ def _moment(when: datetime | None) -> datetime:
 
 def cut(text: str, length: int) -> str:
     """Cut a text to a number of characters, and mark the cut."""
-    return text if len(text) <= length else f"{text[: max(length - 1, 0)]}…"
+    return text if len(text) <= length else f"{text[: max(length - 3, 0)].rstrip()}..."
 
 
 def terminal_width() -> int | None:

@@ -10,7 +10,6 @@ import asyncio
 import base64
 import copy
 import gc
-import importlib
 import json
 import logging
 import os
@@ -20,7 +19,6 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,16 +26,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import uvicorn
 import uvicorn.config
 
+from hubhooks._load_app import describe_error, parse_target
 from hubhooks._worker import recording
 from hubhooks.admin.handlers_json import explain_json, handlers_json
 from hubhooks.dev.link import AppLink
-from hubhooks.dev.target import (
-    import_app,
-    import_without_cache,
-    is_script,
-    keep_lines,
-    launches,
-)
+from hubhooks.dev.target import import_app, import_without_cache, keep_lines, launches
 from hubhooks.errors import ConfigError, StoreError
 from hubhooks.webhooks import Webhooks, parts_of
 
@@ -55,8 +48,6 @@ _HOST = "127.0.0.1"
 _POLL_SECONDS = 0.05
 # From then on, the port of a script that sets its own is searched.
 _SEARCH_SECONDS = 3.0
-# The files of the import system: nobody reads their frames.
-_IMPORTERS = frozenset({importlib.__file__, runpy.__file__})
 _LINE = re.compile(r'File "([^"]+)", line (\d+)')
 
 
@@ -122,12 +113,15 @@ class _App:
     def report_ready(self, port: int) -> None:
         """Tell the supervisor that requests can be sent."""
         found = self.all_webhooks()
+        first_paths: dict[int, str] = {}
+        for path, hooks in self.webhooks():
+            first_paths.setdefault(id(hooks), path)
         self.is_reported = True
         self.link.send(
             {
                 "event": "ready",
                 "port": port,
-                "paths": [path for path, _ in self.webhooks()],
+                "paths": [(path, first_paths[id(hooks)]) for path, hooks in self.webhooks()],
                 "store": next((hooks.store.path for hooks in found), None),
                 "handlers": _handlers_json(found),
             }
@@ -197,8 +191,7 @@ class _Failure(NamedTuple):
 def _failure_of(error: BaseException) -> _Failure:
     if isinstance(error, SystemExit):
         return _Failure(f"the app exited while it was imported, with {error.code!r}")
-    described = traceback.TracebackException.from_exception(error)
-    _drop_own_frames(described)
+    described = describe_error(error)
     text = "".join(described.format())
     if isinstance(error, SyntaxError) and error.filename:
         return _Failure(text, _shown_file(error.filename), error.lineno)
@@ -207,23 +200,6 @@ def _failure_of(error: BaseException) -> _Failure:
     if not last:
         return _Failure(text)
     return _Failure(text, _shown_file(last[0].filename), last[0].lineno)
-
-
-def _drop_own_frames(described: traceback.TracebackException) -> None:
-    """Drop the frames of the import system and of this package, also of causes."""
-    own = str(Path(__file__).parent)
-    seen: list[traceback.TracebackException | None] = [described]
-    while seen:
-        each = seen.pop()
-        if each is not None:
-            kept = [
-                frame
-                for frame in each.stack
-                if not frame.filename.startswith(("<frozen ", own))
-                and frame.filename not in _IMPORTERS
-            ]
-            each.stack = traceback.StackSummary.from_list(kept)
-            seen += [each.__cause__, each.__context__]
 
 
 def _failure_of_text(text: str) -> _Failure:
@@ -390,10 +366,11 @@ def main() -> None:
     sys.argv = [target]
     import_without_cache(folder)
     try:
-        if is_script(target) and launches(Path(target)):
-            _run_script(app, Path(target).resolve(), config["script_port"])
+        found = parse_target(target)
+        if not found.attribute and launches(found.file):
+            _run_script(app, found.file, config["script_port"])
         else:
-            app.served = import_app(target)
+            app.served = import_app(found)
             _serve(app)
     except BaseException as error:  # noqa: BLE001 - the app may raise anything
         failure = _failure_of(error)

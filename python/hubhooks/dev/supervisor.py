@@ -110,6 +110,7 @@ class Supervisor:
         self._output_size = 0
         self.paths: tuple[str, ...] = ()
         """The paths of the webhooks, also while the app restarts."""
+        self._first_paths: dict[str, str] = {}
         self.handlers: list[dict[str, Any]] = []
         self.store_path = _environment.read(_environment.DELIVERIES) or _STORE
         """The file of the store, as far as it is known; empty for a store in memory."""
@@ -191,7 +192,9 @@ class Supervisor:
             return
         if message["event"] == "ready":
             app.port = message["port"]
-            app.paths = self.paths = tuple(message["paths"])
+            # An app can serve the same webhook at several paths.
+            self._first_paths = dict(message["paths"])
+            app.paths = self.paths = tuple(self._first_paths)
             self.handlers = message["handlers"]
             if message["store"] is not None:
                 self.store_path = message["store"]
@@ -298,20 +301,23 @@ class Supervisor:
             what = f"restarted in {self.seconds:.1f} s, {handlers}"
         else:
             what = f"{handlers}, store {_shown(self.store_path)}"
-        print_line(f"hubhooks dev: {target}, {what}")
+        lines = [f"hubhooks dev: {target}, {what}"]
         if not self._has_printed:
             self._has_printed = True
-            for name, text in self._lines():
-                print_line(f"{name:<8} {text}")
+            lines += [f"{name:<8} {text}" for name, text in self._lines()]
+        # In one write: a program that waits for the page's URL then has all lines.
+        print_line("\n".join(lines))
         sys.stdout.flush()
 
     def _lines(self) -> list[tuple[str, str]]:
         lines = [("page", f"{self.url}{PREFIX}/#{self.kept.page_token}")]
-        lines += [("webhook", url) for url in self.webhook_urls]
+        for path, first in self._first_paths.items():
+            same = f" (the same as {first})" if path != first else ""
+            lines.append(("webhook", f"{self.url}{path}{same}"))
         if self.broken is None and not self.paths:
             lines.append(("webhook", "the app serves none: see `hooks.router()`, `hooks.launch()`"))
         if self.kept.made:
-            lines.append(("secrets", "kept in .hubhooks/ (used by `hubhooks send`)"))
+            lines.append(("secrets", "kept in .hubhooks/ (used by `hubhooks send` and `follow`)"))
         if tunnel := self.tunnel:
             program = tunnel.partition(" ")[0]
             lines.append(("public", f"{program} is installed: {tunnel}"))

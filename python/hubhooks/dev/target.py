@@ -1,9 +1,8 @@
-"""Find and import what `hubhooks dev TARGET` serves, in the app's process."""
+"""Import the app that `hubhooks dev TARGET` serves, in the app's process."""
 
 from __future__ import annotations
 
 import ast
-import importlib
 import linecache
 import sys
 from contextlib import suppress
@@ -17,65 +16,29 @@ from importlib.machinery import (
     SourcelessFileLoader,
 )
 from importlib.util import decode_source
-from operator import attrgetter
 from pathlib import Path
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
+from hubhooks._load_app import find_attribute, import_module
 from hubhooks.errors import ConfigError
 from hubhooks.routing import Router
 from hubhooks.webhooks import Webhooks
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    from hubhooks._load_app import AppTarget
 
-__all__ = [
-    "check_target",
-    "import_app",
-    "import_without_cache",
-    "is_script",
-    "keep_lines",
-    "launches",
-]
+__all__ = ["import_app", "import_without_cache", "keep_lines", "launches"]
 
-_SUFFIX = ".py"
 _NAMES = ("app", "hooks")
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
-
-
-def check_target(target: str) -> None:
-    """Check the form of a target.
-
-    Raises:
-        ConfigError: it is neither `module:name` nor a Python file that exists.
-    """
-    if is_script(target):
-        if not Path(target).is_file():
-            msg = f"there is no file `{target}`"
-            raise ConfigError(msg)
-        return
-    module, colon, name = target.partition(":")
-    if not colon:
-        near = f"{target}{_SUFFIX}"
-        hint = f"`{near}` or `{target}:hooks`" if Path(near).is_file() else "`app.py`, `app:hooks`"
-        msg = f"`{target}` is not a target; write a file or `module:name`, such as {hint}"
-        raise ConfigError(msg)
-    parts = [*module.split("."), *name.split(".")]
-    if not all(part.isidentifier() for part in parts):
-        msg = f"`{target}` is not a target; write `module:name`, such as `app:hooks`"
-        raise ConfigError(msg)
-
-
-def is_script(target: str) -> bool:
-    """Return whether a target names a file."""
-    return target.endswith(_SUFFIX)
 
 
 def launches(path: Path) -> bool:
     """Return whether a file calls `launch`, as Gradio scripts do. It is not executed."""
     try:
         tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError):
         return False  # its import reports the error
     return any(
         isinstance(node, ast.Call)
@@ -85,44 +48,32 @@ def launches(path: Path) -> bool:
     )
 
 
-def import_app(target: str) -> Any:  # noqa: ANN401 - any ASGI app
-    """Import a target, and return its ASGI app.
+def import_app(target: AppTarget) -> Any:  # noqa: ANN401 - any ASGI app
+    """Import the module of a target, and return its ASGI app.
 
     Raises:
-        ConfigError: it has no ASGI app.
+        ConfigError: there is no such module, or it has no ASGI app.
     """
-    if is_script(target):
-        path = Path(target).resolve()
-        sys.path.insert(0, str(path.parent))
-        return _find_app(importlib.import_module(path.stem), target)
-    name, _, attributes = target.partition(":")
-    module = importlib.import_module(name)
-    try:
-        found = attrgetter(attributes)(module)
-    except AttributeError:
-        msg = f"`{name}` has no `{attributes}`, which the target `{target}` names"
-        raise ConfigError(msg) from None
-    return _check_app(found, target)
-
-
-def _find_app(module: ModuleType, target: str) -> Any:  # noqa: ANN401 - any ASGI app
+    names = vars(import_module(target))
+    if target.attribute:
+        return _check_app(find_attribute(names, target), target)
     for name in _NAMES:
-        found = getattr(module, name, None)
-        if found is not None and _is_app(found):
-            return found
-    apps = [value for value in vars(module).values() if isinstance(value, Webhooks)]
+        if _is_app(names.get(name)):
+            return names[name]
+    apps = [value for value in names.values() if isinstance(value, Webhooks)]
     if len(apps) == 1:
         return apps[0]
-    msg = f"`{target}` has no `hooks` and no `app`; name the object: {Path(target).stem}:NAME"
+    msg = f"`{target}` has no `hooks` and no `app`; name the object: {target.module}:NAME"
     raise ConfigError(msg)
 
 
-def _check_app(found: object, target: str) -> object:
+def _check_app(found: object, target: AppTarget) -> object:
     if _is_app(found):
         return found
     if hasattr(type(found), "launch"):
-        file = target.partition(":")[0].replace(".", "/") + _SUFFIX
-        msg = f"`{target}` is a Gradio app; name its file, which calls `hooks.launch`: {file}"
+        msg = f"`{target}` is a Gradio app; name its file, which calls `hooks.launch`: " + (
+            target.file.name
+        )
     elif isinstance(found, Router):
         msg = f"`{target}` is a `Router`; name the `Webhooks` that includes it"
     else:

@@ -8,6 +8,7 @@ const SILENCE = 40_000;
 
 /** A response that is not 2xx, or no response at all (status 0). */
 export class ApiError extends Error {
+  /** @param {number} status @param {string} reason */
   constructor(status, reason, path = "") {
     super(reason);
     this.status = status;
@@ -17,22 +18,31 @@ export class ApiError extends Error {
 
 export class Api {
   #token = "";
+  /** @type {AbortController | null} */
   #stop = null;
 
-  /** Called with the reason when the server rejects the token. */
-  onDenied = () => {};
+  /**
+   * Called when the server rejects the token.
+   * @param {string} reason
+   */
+  onDenied = (reason) => {};
 
-  /** Use this token for all later requests. */
+  /**
+   * Use this token for all later requests.
+   * @param {string} token
+   */
   signIn(token) {
     this.#token = token;
   }
 
-  get hasToken() {
-    return this.#token !== "";
-  }
-
-  async request(path, { method = "GET", body, query, signal } = {}) {
-    const response = await this.#fetch(path, { method, body, query, signal });
+  /**
+   * Send a request, and return the JSON of the response.
+   * @param {string} path
+   * @param {{ method?: string, body?: string, query?: object, signal?: AbortSignal }} [options]
+   * @returns {Promise<any>}
+   */
+  async request(path, options) {
+    const response = await this.#fetch(path, options);
     try {
       return await response.json();
     } catch (error) {
@@ -41,13 +51,16 @@ export class Api {
     }
   }
 
-  async #fetch(path, { method, body, query, signal }) {
+  /** @type {(...values: Parameters<Api["request"]>) => Promise<Response>} */
+  async #fetch(path, { method = "GET", body, query, signal } = {}) {
     const url = new URL(path, ROOT);
     for (const [name, value] of Object.entries(query ?? {})) {
       if (value !== "" && value !== null && value !== undefined) url.searchParams.set(name, value);
     }
+    /** @type {Record<string, string>} */
     const headers = { authorization: `Bearer ${this.#token}` };
     if (body !== undefined) headers["content-type"] = "application/json";
+    /** @type {Response} */
     let response;
     try {
       response = await fetch(url, { method, body, headers, signal, cache: "no-store" });
@@ -57,6 +70,7 @@ export class Api {
     }
     if (response.ok) return response;
     const text = await response.text().catch(() => "");
+    /** @type {{ reason?: string, path?: string }} */
     let details = {};
     try {
       details = JSON.parse(text) ?? {};
@@ -85,6 +99,11 @@ export class Api {
     this.#stop = null;
   }
 
+  /**
+   * @param {(name: string, data: any) => void} onEvent
+   * @param {(isConnected: boolean) => void} onConnection
+   * @param {AbortSignal} signal
+   */
   async #follow(onEvent, onConnection, signal) {
     let after = "";
     let pause = FIRST_PAUSE;
@@ -94,10 +113,9 @@ export class Api {
       signal.addEventListener("abort", abort, { once: true });
       let timer = setTimeout(abort, SILENCE);
       try {
-        const response = await this.#fetch("events", {
-          method: "GET", query: { after }, signal: attempt.signal,
-        });
-        const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+        const { body } = await this.#fetch("events", { query: { after }, signal: attempt.signal });
+        if (!body) throw new ApiError(0, "the stream is empty");
+        const reader = body.pipeThrough(new TextDecoderStream()).getReader();
         let rest = "";
         for (;;) {
           const { value, done } = await reader.read();
@@ -105,7 +123,7 @@ export class Api {
           clearTimeout(timer);
           timer = setTimeout(abort, SILENCE);
           const blocks = (rest + value).replaceAll("\r\n", "\n").split("\n\n");
-          rest = blocks.pop();
+          rest = blocks.pop() ?? "";
           for (const block of blocks) {
             const event = readEvent(block);
             if (event.id) after = event.id;
@@ -132,9 +150,12 @@ export class Api {
   }
 }
 
-/** Read one event of a stream; a comment has no name. */
+/**
+ * Read one event of a stream; a comment has no name.
+ * @param {string} block
+ */
 function readEvent(block) {
-  const event = { name: "", id: "", data: null };
+  const event = { name: "", id: "", data: /** @type {any} */ (null) };
   const data = [];
   for (const line of block.split("\n")) {
     const at = line.indexOf(":");

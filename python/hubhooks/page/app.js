@@ -22,12 +22,14 @@ const state = {
   isSigningIn: false,
   denied: "",
   page: "deliveries",
+  /** @type {App | null} */
   app: null,
+  /** @type {Stats | null} */
   stats: null,
   isConnected: false,
   message: "",
   isHelpOpen: false,
-  /** A question with an action, or a text that could not be copied. */
+  /** @type {Question | null} */
   question: null,
   now: Date.now(),
 };
@@ -46,7 +48,7 @@ function update() {
 
 const api = new Api();
 const list = new DeliveryList(api, update);
-const detail = new Detail(api, update, copy);
+const detail = new Detail(api, update, { copy, filter: filterBy });
 const map = new HandlerMap(api, update);
 const compose = new Compose(api, update, announce);
 
@@ -58,7 +60,10 @@ let lastMessage = 0;
 let messageTimer = 0;
 const arrivals = { fresh: 0, failed: 0 };
 
-/** Show a message. A message that is not urgent waits until the last one is 2 seconds old. */
+/**
+ * Show a message. A message that is not urgent waits until the last one is 2 seconds old.
+ * @param {string} text
+ */
 function announce(text, isUrgent = false) {
   clearTimeout(messageTimer);
   const wait = isUrgent ? 0 : Math.max(0, lastMessage + ANNOUNCE_PAUSE - Date.now());
@@ -70,6 +75,7 @@ function announce(text, isUrgent = false) {
   }, wait);
 }
 
+/** @param {Row} row @param {boolean} isFresh */
 function announceArrival(row, isFresh) {
   arrivals.fresh += Number(isFresh);
   arrivals.failed += Number(row.state === "failed");
@@ -83,6 +89,7 @@ function announceArrival(row, isFresh) {
 
 // Sign-in: the token comes from the fragment of the URL or from the form, and stays in memory.
 
+/** @param {string} token */
 async function signIn(token) {
   if (!/^[\x21-\x7e\x80-\xff][\x20-\x7e\x80-\xff]*$/.test(token)) {
     state.denied = token ? "the token is wrong" : "the token is missing";
@@ -149,27 +156,40 @@ function applyRoute() {
     list.selected = open;
     if (open && !list.active) list.active = open;
     detail.open(open);
-    if (state.page === "handlers" && (isNew || !map.isComplete)) map.compute();
+    if (state.page === "handlers") {
+      if (isNew) map.load();
+      if (isNew || !map.isComplete) map.compute();
+    }
   }
   update();
 }
 
+/** @param {string} path */
 function go(path) {
   if (location.hash !== `#${path}`) history.pushState(null, "", `#${path}`);
   applyRoute();
 }
 
+/** @param {string} page */
 function showPage(page) {
   const isOpen = page === "deliveries" && list.selected && state.page !== page;
   go(isOpen ? `/deliveries/${encodeURIComponent(list.selected)}` : `/${page}`);
   if (page !== "deliveries") focusLater("page-title");
 }
 
+/** @param {string} id */
 function openDelivery(id, { focus = false } = {}) {
   if (!id) return;
   list.active = id;
   go(`/deliveries/${encodeURIComponent(id)}`);
   if (focus || NARROW.matches) focusLater("detail-title");
+}
+
+/** @param {string} text */
+function filterBy(text) {
+  list.setFilter({ q: text, state: "", handler: "" });
+  if (NARROW.matches) closeDetail();
+  announce(`Filter: ${text}`, true);
 }
 
 function closeDetail() {
@@ -178,7 +198,10 @@ function closeDetail() {
   setTimeout(() => (list.element(id) ?? list.element(list.activeRow?.id ?? ""))?.focus());
 }
 
-/** Focus an element after the next render. */
+/**
+ * Focus an element after the next render.
+ * @param {string} id
+ */
 function focusLater(id) {
   setTimeout(() => document.getElementById(id)?.focus());
 }
@@ -193,6 +216,7 @@ const reloadHandlers = debounced(() => {
   if (state.page === "handlers") map.load();
 }, RELOAD_PAUSE);
 
+/** @param {string} name @param {any} data */
 function onEvent(name, data) {
   if (name === "ready") {
     // What changed while the stream was closed is only in a new list.
@@ -212,6 +236,7 @@ function onEvent(name, data) {
   update();
 }
 
+/** @param {App} app */
 async function onApp(app) {
   const before = state.app;
   state.app = app;
@@ -229,6 +254,7 @@ async function onApp(app) {
   }
 }
 
+/** @param {boolean} isConnected */
 function onConnection(isConnected) {
   state.isConnected = isConnected;
   update();
@@ -238,16 +264,21 @@ function onConnection(isConnected) {
 
 /** The delivery that keys act on: the row with the focus, else the open one. */
 function targetId() {
+  /** @type {HTMLElement | null | undefined} */
   const row = document.activeElement?.closest("#rows > [data-id]");
   return row?.dataset.id ?? (list.selected || list.activeRow?.id || "");
 }
 
+/** @param {string} id @returns {Promise<Delivery>} */
 async function wholeDelivery(id) {
   if (detail.id === id && detail.data) return detail.data;
   return api.request(`deliveries/${encodeURIComponent(id)}`);
 }
 
-/** Run an action; an error becomes the message. */
+/**
+ * Run an action; an error becomes the message.
+ * @param {() => Promise<void>} action
+ */
 async function attempt(action) {
   try {
     await action();
@@ -256,6 +287,7 @@ async function attempt(action) {
   }
 }
 
+/** @param {string} id @param {string[]} [handlers] */
 function replay(id, handlers) {
   if (!id) return;
   attempt(async () => {
@@ -287,6 +319,7 @@ function replayFailed() {
   });
 }
 
+/** @param {Row[]} deliveries */
 async function replayAll(deliveries) {
   let done = 0;
   let reason = "";
@@ -302,6 +335,7 @@ async function replayAll(deliveries) {
   announce(`Replay of ${done}${rest ? `, not of ${rest}: ${reason}` : ""}`, true);
 }
 
+/** @param {string} id */
 function edit(id) {
   if (!id || !isDev()) return;
   attempt(async () => {
@@ -311,6 +345,7 @@ function edit(id) {
   });
 }
 
+/** @param {string} text @param {string} name */
 async function copy(text, name) {
   try {
     await navigator.clipboard.writeText(text);
@@ -322,6 +357,7 @@ async function copy(text, name) {
   }
 }
 
+/** @type {Record<CopyKind, (body: Json, facts: Omit<Parameters<typeof asPytest>[1], "target">) => [string, string]>} */
 const COPIES = {
   curl: (body) => [asCurl(body, state.app?.webhook_urls), "a curl command"],
   cli: (body) => [asCli(body, state.app?.webhook_urls), "a hubhooks command"],
@@ -329,6 +365,7 @@ const COPIES = {
   json: (body) => [bodyText(body), "the body"],
 };
 
+/** @param {CopyKind} kind @param {string} id */
 function copyAs(kind, id) {
   if (!id) return;
   attempt(async () => {
@@ -339,7 +376,9 @@ function copyAs(kind, id) {
   });
 }
 
+/** @param {CopyKind} kind */
 function copyComposed(kind) {
+  /** @type {any} */
   let body = compose.text;
   try {
     body = JSON.parse(compose.text);
@@ -351,6 +390,7 @@ function copyComposed(kind) {
   attempt(() => copy(...COPIES[kind](body, { scope, action, handlers: handlers.map((one) => one.name) })));
 }
 
+/** @type {DetailActions} */
 const detailActions = {
   close: closeDetail,
   replay: (handlers) => replay(detail.id, handlers),
@@ -358,6 +398,7 @@ const detailActions = {
   copyAs: (kind) => copyAs(kind, detail.id),
 };
 
+/** @param {Action} action */
 function ifDeliveries(action) {
   return () => {
     if (state.isSignedIn && state.page === "deliveries") action();
@@ -371,7 +412,7 @@ const keys = new Keys({
     if (NARROW.matches && list.selected) closeDetail();
     setTimeout(() => document.getElementById("filter")?.focus());
   }),
-  n: () => state.isSignedIn && isDev() && compose.open(),
+  n: () => void (state.isSignedIn && isDev() && compose.open()),
   e: ifDeliveries(() => edit(targetId())),
   r: ifDeliveries(() => replay(targetId())),
   R: ifDeliveries(replayFailed),
@@ -385,7 +426,7 @@ const keys = new Keys({
     update();
   },
   Escape: (event) => {
-    if (event.target.id === "filter") list.element(list.activeRow?.id ?? "")?.focus();
+    if (document.activeElement?.id === "filter") list.element(list.activeRow?.id ?? "")?.focus();
     else if (state.page === "deliveries" && list.selected) closeDetail();
   },
 });
@@ -393,9 +434,10 @@ const keys = new Keys({
 // Views
 
 function signInView() {
-  const submit = (event) => {
+  const submit = (/** @type {SubmitEvent} */ event) => {
     event.preventDefault();
-    signIn(event.target.elements.token.value.trim());
+    const form = /** @type {HTMLFormElement} */ (event.target);
+    signIn(form.token.value.trim());
   };
   return html`<main class="sign-in"><h1>hubhooks</h1>
     ${state.isSigningIn ? html`<p role="status">Signing in ...</p>` : html`
@@ -409,32 +451,38 @@ function signInView() {
     </form>`}</main>`;
 }
 
-function headerView() {
-  const { app } = state;
+/** @param {App} app */
+function headerView(app) {
   const pages = [["deliveries", "Deliveries"], ["handlers", "Handlers"], ...(isDev() ? [["output", "Output"]] : [])];
   return html`<header>
     <h1>hubhooks</h1>
     <nav aria-label="Pages">${pages.map(([page, name]) => html`<a href=${`#/${page}`}
       aria-current=${state.page === page ? "page" : nothing}
-      @click=${(event) => {
+      @click=${(/** @type {Event} */ event) => {
         event.preventDefault();
         showPage(page);
       }}>${name}</a>`)}</nav>
     ${isDev() ? html`<p class="app-state is-${app.state}"><code>${app.target}</code> ${appState(app)}</p>` : nothing}
+    ${isDev() && app.tunnel ? html`<p class="tunnel"><span>Public URL:</span>
+      <button class="small" title=${app.tunnel} @click=${() => copy(app.tunnel, "the tunnel command")}
+        >Copy the ${app.tunnel.split(" ")[0]} command</button></p>` : nothing}
     <p class="connection ${state.isConnected ? "is-live" : "is-lost"}"><span class="mark" aria-hidden="true">${state.isConnected ? "●" : "○"}</span> ${state.isConnected ? "live" : "connecting ..."}</p>
-    ${isDev() ? html`<button type="button" class="primary new" aria-keyshortcuts="n" @click=${() => compose.open()}>New</button>` : nothing}
+    ${isDev() ? html`<button class="primary new" aria-keyshortcuts="n" @click=${() => compose.open()}>New (n)</button>` : nothing}
   </header>`;
+}
+
+function total() {
+  return Object.values(state.stats?.states ?? {}).reduce((sum, number) => sum + number, 0);
 }
 
 function footerView() {
   const { stats } = state;
-  const total = Object.values(stats?.states ?? {}).reduce((sum, number) => sum + number, 0);
   const rejected = Object.entries(stats?.rejections ?? {}).filter(([, number]) => number);
   return html`<footer>
     <p role="status" class="message">${state.message}</p>
     ${rejected.length ? html`<p class="rejected">rejected: ${rejected.map(([reason, number]) => `${reason} ${number}`).join(", ")}</p>` : nothing}
-    ${stats ? html`<p>${count(total, "delivery", "deliveries")}, ${bytes(stats.body_bytes ?? 0)}</p>` : nothing}
-    <button type="button" class="small" aria-keyshortcuts="?" @click=${() => {
+    ${stats ? html`<p>${count(total(), "delivery", "deliveries")}, ${bytes(stats.body_bytes ?? 0)}</p>` : nothing}
+    <button class="small" aria-keyshortcuts="?" @click=${() => {
       state.isHelpOpen = true;
       update();
     }}>Keys (?)</button>
@@ -446,14 +494,15 @@ function startView() {
   return html`<div class="empty"><p>No deliveries yet.</p>
     ${url ? html`<p>Webhook URL:</p><pre tabindex="0" role="region" aria-label="Webhook URL">${url}</pre>
       <p>Send a sample:</p><pre tabindex="0" role="region" aria-label="Command">hubhooks send ${url} --sample discussion.comment.create</pre>` : nothing}
-    ${isDev() ? html`<p><button type="button" class="primary" @click=${() => compose.open()}>New delivery</button></p>` : nothing}</div>`;
+    ${isDev() ? html`<p><button class="primary" @click=${() => compose.open()}>New delivery</button></p>` : nothing}</div>`;
 }
 
-function pageView() {
+/** @param {App} app */
+function pageView(app) {
   const { now, page } = state;
   if (page === "handlers") {
     return handlersView({
-      map, now, isDev: isDev(),
+      map, now, isDev: isDev(), total: total(),
       showDeliveries: (handler) => {
         list.setFilter({ q: "", state: "", handler });
         list.selected = "";
@@ -464,7 +513,7 @@ function pageView() {
       send: (sample) => compose.open({ sample }),
     });
   }
-  if (page === "output") return outputView(state.app);
+  if (page === "output") return outputView(app);
   return html`<div class=${list.selected ? "deliveries has-detail" : "deliveries"}>
     ${listView({ list, now, open: openDelivery, stats: state.stats, handlers: map.handlers, start: startView() })}
     ${detailView({ detail, handlers: map.handlers, now, isDev: isDev(), update, actions: detailActions })}
@@ -481,29 +530,30 @@ function questionView() {
     <h2 id="question-title">${question.title}</h2>
     ${question.text ? html`<p>${question.text}</p>` : nothing}
     ${question.code ? html`<textarea readonly rows="8" aria-label="Text to copy" .value=${question.code}
-      @focus=${(event) => event.target.select()}></textarea>` : nothing}
-    <div class="actions">${question.run ? html`<button type="button" class="primary" @click=${() => {
+      @focus=${(/** @type {Changed} */ event) => event.target.select()}></textarea>` : nothing}
+    <div class="actions">${question.run ? html`<button class="primary" @click=${() => {
       close();
-      question.run();
+      question.run?.();
     }}>${question.label}</button>` : nothing}
-      <button type="button" @click=${close}>${question.run ? "Cancel" : "Close"}</button></div>` : nothing}</dialog>`;
+      <button @click=${close}>${question.run ? "Cancel" : "Close"}</button></div>` : nothing}</dialog>`;
 }
 
 function draw() {
   const root = document.getElementById("app");
-  if (!state.isSignedIn) {
+  const { app } = state;
+  if (!state.isSignedIn || !app) {
     document.title = "hubhooks";
     openDialogs.clear();
     render(signInView(), root);
     return;
   }
-  const broken = isDev() && state.app.state === "broken" && state.page !== "output";
-  document.title = `${state.page[0].toUpperCase()}${state.page.slice(1)}, ${state.app.target ?? "hubhooks"}`;
+  const broken = isDev() && app.state === "broken" && state.page !== "output";
+  document.title = `${state.page[0].toUpperCase()}${state.page.slice(1)}, ${app.target ?? "hubhooks"}`;
   render(html`<div class="frame">
-    ${headerView()}
-    <main>${broken ? html`<div class="banner"><p>The app does not start${state.app.file ? html`: <code>${state.app.file}:${state.app.line}</code>` : nothing}.</p>
-      <button type="button" @click=${() => showPage("output")}>Show the traceback</button></div>` : nothing}
-      ${pageView()}</main>
+    ${headerView(app)}
+    <main>${broken ? html`<div class="banner"><p>The app does not start${app.file ? html`: <code>${app.file}:${app.line}</code>` : nothing}.</p>
+      <button @click=${() => showPage("output")}>Show the traceback</button></div>` : nothing}
+      ${pageView(app)}</main>
     ${footerView()}</div>
     ${isDev() ? composeView({
       compose, recent: list.rows, now: state.now, message: state.message, copyAs: copyComposed,
@@ -525,11 +575,15 @@ function draw() {
   showDialog("question", state.question !== null, "textarea");
 }
 
+/** @type {Set<string>} */
 const openDialogs = new Set();
 
-/** Open or close a dialog. The browser gives the focus back when it closes. */
+/**
+ * Open or close a dialog. The browser gives the focus back when it closes.
+ * @param {string} id @param {boolean} isOpen
+ */
 function showDialog(id, isOpen, first = "") {
-  const dialog = document.getElementById(id);
+  const dialog = /** @type {HTMLDialogElement | null} */ (document.getElementById(id));
   if (!isOpen) {
     openDialogs.delete(id);
     if (dialog?.open) dialog.close();
@@ -540,14 +594,19 @@ function showDialog(id, isOpen, first = "") {
   openDialogs.add(id);
   dialog.addEventListener("close", keepFocus, { once: true });
   dialog.showModal();
-  if (first) dialog.querySelector(first)?.focus();
+  const element = first ? dialog.querySelector(first) : null;
+  if (element instanceof HTMLElement) element.focus();
 }
 
-/** Give the focus a place after a dialog that was opened while nothing had it. */
+/**
+ * Give the focus a place after a dialog that was opened while nothing had it.
+ * @param {Event} event
+ */
 function keepFocus(event) {
-  const { activeElement } = document;
-  if (activeElement && activeElement !== document.body && !event.target.contains(activeElement)) return;
-  activeElement?.blur();
+  const dialog = /** @type {HTMLElement} */ (event.target);
+  const focused = /** @type {HTMLElement} */ (document.activeElement ?? document.body);
+  if (focused !== document.body && !dialog.contains(focused)) return;
+  focused.blur();
   const ids = ["detail-title", "page-title"];
   const row = list.element(list.activeRow?.id ?? "");
   [...ids.map((id) => document.getElementById(id)), row].find(Boolean)?.focus();

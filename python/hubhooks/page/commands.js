@@ -2,15 +2,20 @@
 
 const CONTROL = /[\0-\x08\x0b-\x1f\x7f]/g;
 
-/** The body as text, as it can be sent again. */
+/**
+ * The body as text, as it can be sent again.
+ * @param {Json} body
+ */
 export function bodyText(body) {
   return typeof body === "string" ? body : JSON.stringify(body, null, 2);
 }
 
+/** @param {string} text */
 function quoted(text) {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }
 
+/** @param {Json} body */
 function here(body) {
   const text = bodyText(body).replace(CONTROL, "");
   let mark = "JSON";
@@ -18,10 +23,12 @@ function here(body) {
   return `<<'${mark}'\n${text}\n${mark}\n`;
 }
 
+/** @param {string[] | undefined} urls */
 function target(urls) {
   return urls?.length ? quoted(urls[0]) : '"$WEBHOOK_URL"';
 }
 
+/** @param {Json} body @param {string[] | undefined} urls */
 export function asCurl(body, urls) {
   return (
     `curl -X POST ${target(urls)} -H 'Content-Type: application/json' ` +
@@ -29,11 +36,15 @@ export function asCurl(body, urls) {
   );
 }
 
+/** @param {Json} body @param {string[] | undefined} urls */
 export function asCli(body, urls) {
   return `hubhooks send ${target(urls)} --file - ${here(body)}`;
 }
 
-/** A JSON value as a Python literal. */
+/**
+ * A JSON value as a Python literal.
+ * @param {Json | undefined} value @returns {string}
+ */
 function python(value, indent = "    ") {
   if (value === null || value === undefined) return "None";
   if (value === true) return "True";
@@ -50,25 +61,32 @@ function python(value, indent = "    ") {
   return `{\n${lines.join("")}${indent}}`;
 }
 
-/** The import of the app's hooks: `bot.py` and `bot:hooks` are targets. */
-function importLine(name) {
+/**
+ * The module and the name of the app's hooks: `bot.py` and `bot:hooks` are targets.
+ * @param {string | undefined} name
+ */
+function hooksOf(name) {
   const [path, named = "hooks"] = (name || "app:hooks").split(":");
   // In a FastAPI app, `app` is not the object that has the handlers.
   const variable = named === "app" ? "hooks" : named;
   const module = path.replace(/\.py$/, "").replaceAll(/[\\/]/g, ".").replace(/^\.+/, "");
   const isPlain = /^[\w.]+$/.test(module) && /^\w+$/.test(variable);
-  return isPlain ? `from ${module} import ${variable}` : "from app import hooks";
+  return isPlain ? [module, variable] : ["app", "hooks"];
 }
 
+/**
+ * @param {Json} body
+ * @param {{ target?: string, scope?: string, action?: string, handlers: string[] }} facts
+ */
 export function asPytest(body, { target: name, scope, action, handlers }) {
-  const variable = /import (\w+)$/.exec(importLine(name))[1];
+  const [module, variable] = hooksOf(name);
   const test = [scope, action].filter(Boolean).join("_").replaceAll(/\W/g, "_") || "delivery";
   const value = typeof body === "string" ? `${JSON.stringify(body)}.encode()` : python(body);
   const checks = handlers.map(
     (handler) => `    assert ${JSON.stringify(handler)} in result.handlers\n`,
   );
   return (
-    `${importLine(name)}\nfrom hubhooks.testing import TestClient\n\n\n` +
+    `from ${module} import ${variable}\nfrom hubhooks.testing import TestClient\n\n\n` +
     `def test_${test}() -> None:\n    body = ${value}\n` +
     `    result = TestClient(${variable}).send(body)\n` +
     `${checks.join("") || "    assert not result.handlers\n"}`

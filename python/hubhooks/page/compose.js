@@ -1,13 +1,16 @@
 // The dialog that writes and sends a delivery. `hubhooks dev` has it, `hooks.admin` does not.
 
 import { bodyText } from "./commands.js";
-import { age, bytes, debounced, eventName, html, nothing, prose } from "./view.js";
+import { age, bytes, copyButtons, debounced, eventName, html, nothing, onValue, prose } from "./view.js";
 
 const TYPING_PAUSE = 150;
 const RECENT = 20;
 const TIMES = 5;
 
+/** @typedef {{ path: string, label: string, options?: string[], isWide?: boolean }} Field */
+
 // Fields that a form can change. A field is shown if the body has it.
+/** @type {Field[]} */
 const FIELDS = [
   { path: "repo.name", label: "Repository" },
   { path: "repo.type", label: "Type", options: ["model", "dataset", "space", "bucket"] },
@@ -23,17 +26,21 @@ const SECRETS = [["right", "right"], ["wrong", "wrong"], ["none", "none"], ["url
 
 export class Compose {
   isOpen = false;
+  /** @type {Sample[]} */
   samples = [];
   /** `sample:<name>` or `delivery:<id>` */
   source = "";
   text = "";
   #original = "";
+  /** @type {{ reason: string, line: number } | null} */
   syntaxError = null;
+  /** @type {Explained | null} */
   matches = null;
   rejection = "";
   isSameId = false;
   id = "";
   secret = "right";
+  /** @type {SentResponse[]} */
   responses = [];
   isSending = false;
   error = "";
@@ -42,6 +49,7 @@ export class Compose {
   #announce;
   #turn = 0;
 
+  /** @param {Api} api @param {Action} update @param {Announce} announce */
   constructor(api, update, announce) {
     this.#api = api;
     this.#update = update;
@@ -49,7 +57,10 @@ export class Compose {
     this.explainSoon = debounced(() => this.#explain(), TYPING_PAUSE);
   }
 
-  /** Open the dialog with the last text, a sample, or a delivery. */
+  /**
+   * Open the dialog with the last text, a sample, or a delivery.
+   * @param {{ sample?: string, delivery?: Delivery | null }} [options]
+   */
   async open({ sample = "", delivery = null } = {}) {
     this.isOpen = true;
     this.responses = [];
@@ -74,6 +85,7 @@ export class Compose {
     this.#update();
   }
 
+  /** @param {string} source */
   async choose(source) {
     const [kind, ...rest] = source.split(":");
     const name = rest.join(":");
@@ -92,6 +104,7 @@ export class Compose {
     }
   }
 
+  /** @param {string} source @param {string} text @param {string} id */
   #start(source, text, id) {
     this.source = source;
     this.#original = text;
@@ -112,6 +125,7 @@ export class Compose {
     return after.filter((line) => !same.has(line)).length || Number(before.length !== after.length);
   }
 
+  /** @param {string} text */
   setText(text) {
     this.text = text;
     this.syntaxError = findSyntaxError(text);
@@ -119,26 +133,17 @@ export class Compose {
     this.#update();
   }
 
+  /** @param {string} path @param {Json} value */
   setField(path, value) {
     const body = JSON.parse(this.text);
-    const keys = path.split(".");
-    const last = keys.pop();
-    keys.reduce((part, key) => part[key], body)[last] = value;
+    const [last, ...keys] = path.split(".").reverse();
+    keys.reduceRight((part, key) => part[key], body)[last] = value;
     this.setText(bodyText(body));
   }
 
-  setSameId(isSame) {
-    this.isSameId = isSame;
-    this.#update();
-  }
-
-  setId(id) {
-    this.id = id;
-    this.#update();
-  }
-
-  setSecret(secret) {
-    this.secret = secret;
+  /** @param {Partial<Pick<Compose, "isSameId" | "id" | "secret">>} change */
+  set(change) {
+    Object.assign(this, change);
     this.#update();
   }
 
@@ -153,6 +158,7 @@ export class Compose {
       return;
     }
     try {
+      /** @type {Explained} */
       const result = await this.#api.request("explain", { method: "POST", body: this.text });
       if (turn !== this.#turn) return;
       this.matches = result;
@@ -187,7 +193,10 @@ export class Compose {
   }
 }
 
-/** The syntax error of a text that is not JSON: its line, and what the browser found. */
+/**
+ * The syntax error of a text that is not JSON: its line, and what the browser found.
+ * @param {string} text
+ */
 function findSyntaxError(text) {
   try {
     JSON.parse(text);
@@ -202,15 +211,18 @@ function findSyntaxError(text) {
   }
 }
 
+/** @param {{ status: number | string, body: any }} response */
 function responseText({ status, body }) {
   const words = body && typeof body === "object" ? [body.status, body.reason] : [body];
   return [status, ...words].filter(Boolean).join(" ").slice(0, 200);
 }
 
+/** @param {any} body @param {string} path */
 function valueAt(body, path) {
   return path.split(".").reduce((part, key) => part?.[key], body);
 }
 
+/** @param {Compose} compose */
 function fieldsView(compose) {
   let body = null;
   try {
@@ -223,9 +235,9 @@ function fieldsView(compose) {
     if (value === undefined || (value !== null && typeof value === "object")) return nothing;
     if (typeof value === "boolean") {
       return html`<label class="check"><input type="checkbox" .checked=${value}
-        @change=${(event) => compose.setField(path, event.target.checked)}> ${label}</label>`;
+        @change=${(/** @type {Changed} */ event) => compose.setField(path, event.target.checked)}> ${label}</label>`;
     }
-    const change = (event) => compose.setField(path, event.target.value);
+    const change = onValue((text) => compose.setField(path, text));
     return html`<label class=${isWide ? "field is-wide" : "field"}><span>${label}</span>
       ${options?.includes(value)
         ? html`<select .value=${value} @change=${change}>${options.map((option) => html`<option ?selected=${option === value}>${option}</option>`)}</select>`
@@ -233,6 +245,7 @@ function fieldsView(compose) {
   });
 }
 
+/** @param {Compose} compose */
 function matchesView({ syntaxError, matches, rejection }) {
   if (syntaxError) return html`<p class="quiet">The JSON has a syntax error.</p>`;
   if (rejection) return html`<p class="problem">Malformed: ${prose(rejection)}</p>`;
@@ -244,24 +257,27 @@ function matchesView({ syntaxError, matches, rejection }) {
       : html`<p>No handler is registered.</p>`}`;
 }
 
+/** @param {Compose} compose @param {ComposeOptions["openDelivery"]} openDelivery */
 function responsesView(compose, openDelivery) {
   return html`<ul class="responses">${compose.responses.map((response) => html`<li>
     <strong class=${response.status < 300 ? "is-good" : "is-bad"}>${response.status}</strong>
     ${responseText({ ...response, status: "" })} <span class="quiet">${Math.round(response.milliseconds * 10) / 10} ms</span>
-    ${response.id ? html`<button type="button" class="small" aria-label=${`Open delivery ${response.id}`}
-      @click=${() => openDelivery(response.id)}>Open</button>` : nothing}</li>`)}</ul>`;
+    ${response.id ? html`<button class="small" aria-label=${`Open delivery ${response.id}`}
+      @click=${() => openDelivery(response.id ?? "")}>Open</button>` : nothing}</li>`)}</ul>`;
 }
 
+/** @param {ComposeOptions} options */
 export function composeView({ compose, recent, now, message, copyAs, openDelivery }) {
   const { syntaxError } = compose;
   const goToLine = () => {
-    const area = document.getElementById("compose-json");
+    const area = /** @type {HTMLTextAreaElement} */ (document.getElementById("compose-json"));
     const lines = compose.text.split("\n");
-    const start = lines.slice(0, syntaxError.line - 1).join("\n").length + (syntaxError.line > 1 ? 1 : 0);
+    const line = (syntaxError?.line ?? 1) - 1;
+    const start = lines.slice(0, line).join("\n").length + Number(line > 0);
     area.focus();
-    area.setSelectionRange(start, start + (lines[syntaxError.line - 1] ?? "").length);
+    area.setSelectionRange(start, start + (lines[line] ?? "").length);
   };
-  const onKey = (event) => {
+  const onKey = (/** @type {KeyboardEvent} */ event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
       compose.send();
@@ -272,11 +288,11 @@ export function composeView({ compose, recent, now, message, copyAs, openDeliver
       @close=${() => compose.close()} @keydown=${onKey}>
     ${compose.isOpen ? html`
     <div class="dialog-head"><h2 id="compose-title">Send a delivery</h2>
-      <button type="button" @click=${() => compose.close()}>Close</button></div>
+      <button @click=${() => compose.close()}>Close</button></div>
     <div class="compose">
       <div class="editor">
         <label class="field is-wide"><span>Start from</span>
-          <select id="compose-source" @change=${(event) => compose.choose(event.target.value)}>
+          <select id="compose-source" @change=${onValue((value) => compose.choose(value))}>
             <optgroup label="Samples">${compose.samples.map(({ name, description }) => html`
               <option value=${`sample:${name}`} ?selected=${compose.source === `sample:${name}`}>${name}${description ? `: ${description}` : ""}</option>`)}</optgroup>
             <optgroup label="Recent deliveries">${sources(compose, recent).map((row) => html`
@@ -287,12 +303,12 @@ export function composeView({ compose, recent, now, message, copyAs, openDeliver
         <label class="field is-wide"><span>JSON</span>
           <textarea id="compose-json" rows="14" spellcheck="false" autocomplete="off" wrap="off"
             aria-describedby="compose-error" aria-invalid=${syntaxError ? "true" : "false"}
-            .value=${compose.text} @input=${(event) => compose.setText(event.target.value)}></textarea></label>
+            .value=${compose.text} @input=${onValue((value) => compose.setText(value))}></textarea></label>
         <div class="below"><p id="compose-error" class=${syntaxError ? "problem" : "quiet"}>${syntaxError
           ? html`Line ${syntaxError.line}: ${syntaxError.reason}`
           : changed ? `${changed} changed ${changed === 1 ? "line" : "lines"}` : "Not changed"}</p>
-          ${syntaxError ? html`<button type="button" class="small" @click=${goToLine}>Go to line ${syntaxError.line}</button>` : nothing}
-          <button type="button" class="small" ?disabled=${!changed} @click=${() => compose.reset()}>Reset</button></div>
+          ${syntaxError ? html`<button class="small" @click=${goToLine}>Go to line ${syntaxError.line}</button>` : nothing}
+          <button class="small" ?disabled=${!changed} @click=${() => compose.reset()}>Reset</button></div>
       </div>
       <div class="sending">
         <h3>Matches</h3>
@@ -300,23 +316,19 @@ export function composeView({ compose, recent, now, message, copyAs, openDeliver
         ${matchesView(compose)}
         <fieldset><legend>Webhook-Id</legend>
           <label class="check"><input type="radio" name="same-id" .checked=${!compose.isSameId}
-            @change=${() => compose.setSameId(false)}> new</label>
+            @change=${() => compose.set({ isSameId: false })}> new</label>
           <label class="check"><input type="radio" name="same-id" .checked=${compose.isSameId}
-            @change=${() => compose.setSameId(true)}> this one, like a retry of the Hub</label>
+            @change=${() => compose.set({ isSameId: true })}> this one, like a retry of the Hub</label>
           ${compose.isSameId ? html`<input type="text" aria-label="Webhook-Id" spellcheck="false"
-            autocomplete="off" .value=${compose.id} @input=${(event) => compose.setId(event.target.value)}>` : nothing}</fieldset>
+            autocomplete="off" .value=${compose.id} @input=${onValue((id) => compose.set({ id }))}>` : nothing}</fieldset>
         <fieldset><legend>Secret</legend>${SECRETS.map(([value, label]) => html`
           <label class="check"><input type="radio" name="secret" .checked=${compose.secret === value}
-            @change=${() => compose.setSecret(value)}> ${label}</label>`)}</fieldset>
+            @change=${() => compose.set({ secret: value })}> ${label}</label>`)}</fieldset>
         <div class="actions">
-          <button type="button" class="primary" id="compose-send" aria-keyshortcuts="Control+Enter"
+          <button class="primary" id="compose-send" aria-keyshortcuts="Control+Enter"
             ?disabled=${compose.isSending} @click=${() => compose.send()}>Send</button>
-          <button type="button" ?disabled=${compose.isSending} @click=${() => compose.send(TIMES)}>Send ${TIMES} at once</button>
-          <span class="choice" role="group" aria-label="Copy as">
-            <button type="button" @click=${() => copyAs("curl")}>Copy curl</button>
-            <button type="button" @click=${() => copyAs("cli")}>CLI</button>
-            <button type="button" @click=${() => copyAs("pytest")}>pytest</button>
-          </span>
+          <button ?disabled=${compose.isSending} @click=${() => compose.send(TIMES)}>Send ${TIMES} at once</button>
+          ${copyButtons(["curl", "cli", "pytest"], copyAs)}
         </div>
         <p class="quiet">${bytes(new Blob([compose.text]).size)}. Ctrl+Enter sends.</p>
         ${compose.error ? html`<p class="problem">${compose.error}</p>` : nothing}
@@ -327,7 +339,10 @@ export function composeView({ compose, recent, now, message, copyAs, openDeliver
   </dialog>`;
 }
 
-/** The recent deliveries, with the one that the dialog starts from. */
+/**
+ * The recent deliveries, with the one that the dialog starts from.
+ * @param {Compose} compose @param {Row[]} recent
+ */
 function sources(compose, recent) {
   const rows = recent.slice(0, RECENT);
   const id = compose.source.startsWith("delivery:") ? compose.source.slice("delivery:".length) : "";

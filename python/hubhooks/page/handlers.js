@@ -5,11 +5,19 @@ import { STATES, age, count, html, nothing, prose, stateMark } from "./view.js";
 const REQUESTS_AT_A_TIME = 4;
 
 export class HandlerMap {
+  /** @type {Handler[]} */
   handlers = [];
+  /** @type {Sample[]} */
   samples = [];
-  /** The result of `explain` for each sample, by its name. */
+  /**
+   * The result of `explain` for each sample, by its name.
+   * @type {Map<string, Explained>}
+   */
   results = new Map();
-  /** The cell that is explained: its sample and its handler. */
+  /**
+   * The cell that is explained.
+   * @type {{ sample: string, handler: string } | null}
+   */
   cell = null;
   error = "";
   isLoaded = false;
@@ -17,6 +25,7 @@ export class HandlerMap {
   #update;
   #turn = 0;
 
+  /** @param {Api} api @param {Action} update */
   constructor(api, update) {
     this.#api = api;
     this.#update = update;
@@ -60,22 +69,41 @@ export class HandlerMap {
     this.#update();
   }
 
+  /** @param {string} sample @param {string} handler */
   find(sample, handler) {
     return this.results.get(sample)?.handlers.find((one) => one.name === handler);
+  }
+
+  /**
+   * The sample that fails the fewest criteria of a handler; none if all have another scope.
+   * @param {string} handler
+   */
+  closest(handler) {
+    /** @type {{ name: string, number: number, text: string } | null} */
+    let found = null;
+    for (const { name } of this.samples) {
+      const one = this.find(name, handler);
+      if (!one || one.failing.includes("scope")) continue;
+      const number = one.failing.length;
+      if (!found || number < found.number) found = { name, number, text: one.text };
+    }
+    return found;
   }
 
   get isComplete() {
     return this.samples.length > 0 && this.results.size === this.samples.length;
   }
 
+  /** @param {string} sample @param {string} handler */
   choose(sample, handler) {
     this.cell = { sample, handler };
     this.#update();
   }
 }
 
-const NOT_SET = new Set([null, undefined, false, ""]);
+const NOT_SET = new Set([null, undefined, false, ""].map((value) => /** @type {unknown} */ (value)));
 
+/** @param {Record<string, unknown>} policy */
 function policyText(policy) {
   return Object.entries(policy ?? {})
     .filter(([, value]) => !NOT_SET.has(value))
@@ -83,7 +111,16 @@ function policyText(policy) {
     .join(", ");
 }
 
-function handlerView(map, handler, { now, isDev, showDeliveries, openDelivery, send }) {
+/** @param {HandlerMap} map @param {string} name @param {number} deliveries */
+function noMatchView(map, name, deliveries) {
+  const closest = map.closest(name);
+  const reason = closest?.text.replace(/^`[^`]*` does not match: /, "") ?? "";
+  return html`<p class="problem">Matches none of ${deliveries ? html`the ${count(deliveries, "delivery", "deliveries")} and ` : nothing}the ${map.samples.length} samples.</p>
+    <p class="quiet">${closest ? html`Closest: <code>${closest.name}</code>, but ${prose(reason)}` : "All samples have another scope."}</p>`;
+}
+
+/** @param {Handler} handler @param {HandlerOptions} options */
+function handlerView(handler, { map, now, isDev, total, showDeliveries, openDelivery, send }) {
   const { name, last, counts = {} } = handler;
   const states = STATES.filter((state) => counts[state]);
   const matching = map.samples.filter((sample) => map.find(sample.name, name)?.matches);
@@ -94,22 +131,24 @@ function handlerView(map, handler, { now, isDev, showDeliveries, openDelivery, s
     ${handler.filters.map((text) => html`<p class="filter">${prose(text)}</p>`)}
     ${policy ? html`<p class="quiet">${policy}</p>` : nothing}
     <p>${states.length ? states.map((state) => html`<span class="tally">${stateMark(state)} ${counts[state].toLocaleString("en")}</span>`) : "No run yet."}</p>
-    ${last ? html`<p class="quiet">Last run: <button type="button" class="small" @click=${() => openDelivery(last.delivery)}>${last.state} ${age(last.at, now)} ago</button></p>` : nothing}
-    ${map.isComplete && !matching.length ? html`<p class="problem">Matches none of the ${map.samples.length} samples.</p>` : nothing}
-    <div class="actions"><button type="button" aria-label=${`Deliveries of ${name}`} @click=${() => showDeliveries(name)}>Deliveries</button>
-      ${isDev && matching.length ? html`<button type="button" aria-label=${`Send a sample that ${name} matches`} @click=${() => send(matching[0].name)}>Send a match</button>` : nothing}</div>
+    ${last ? html`<p class="quiet">Last run: <button class="small" @click=${() => openDelivery(last.delivery)}>${last.state} ${age(last.at, now)} ago</button></p>` : nothing}
+    ${map.isComplete && !matching.length ? noMatchView(map, name, states.length ? 0 : total) : nothing}
+    <div class="actions"><button aria-label=${`Deliveries of ${name}`} @click=${() => showDeliveries(name)}>Deliveries</button>
+      ${isDev && matching.length ? html`<button aria-label=${`Send a sample that ${name} matches`} @click=${() => send(matching[0].name)}>Send a match</button>` : nothing}</div>
   </li>`;
 }
 
+/** @param {HandlerMap} map @param {string} sample @param {string} handler */
 function cellView(map, sample, handler) {
   const one = map.find(sample, handler);
   if (!one) return html`<td>${map.results.has(sample) ? "–" : ""}</td>`;
   const isChosen = map.cell?.sample === sample && map.cell?.handler === handler;
-  return html`<td><button type="button" class=${one.matches ? "cell is-match" : "cell"} aria-pressed=${isChosen}
+  return html`<td><button class=${one.matches ? "cell is-match" : "cell"} aria-pressed=${isChosen}
     aria-label=${`${sample}: ${handler} ${one.matches ? "matches" : "does not match"}`}
     @click=${() => map.choose(sample, handler)}>${one.matches ? "✓" : "–"}</button></td>`;
 }
 
+/** @param {HandlerMap} map */
 function reasonView(map) {
   if (!map.cell) return html`<p class="quiet">Select a cell to see the reason.</p>`;
   const { sample, handler } = map.cell;
@@ -117,6 +156,7 @@ function reasonView(map) {
   return html`<p><strong>${sample}</strong>: ${prose(one?.text || "")}</p>`;
 }
 
+/** @param {HandlerMap} map */
 function matrixView(map) {
   return html`<section aria-labelledby="matrix-title">
     <h3 id="matrix-title">Events and handlers</h3>
@@ -133,12 +173,14 @@ function matrixView(map) {
   </section>`;
 }
 
-export function handlersView({ map, ...options }) {
+/** @param {HandlerOptions} options */
+export function handlersView(options) {
+  const { map } = options;
   return html`<section class="page" aria-labelledby="page-title">
     <h2 id="page-title" tabindex="-1">Handlers</h2>
     ${map.error ? html`<p class="problem">${map.error}</p>` : nothing}
     ${map.isLoaded && !map.handlers.length && !map.error ? html`<p>No handler is registered.</p>` : nothing}
-    <ul class="handlers">${map.handlers.map((handler) => handlerView(map, handler, options))}</ul>
+    <ul class="handlers">${map.handlers.map((handler) => handlerView(handler, options))}</ul>
     ${map.handlers.length ? matrixView(map) : nothing}
   </section>`;
 }

@@ -23,6 +23,7 @@ export const KEYS = [
 export class Keys {
   isOn = true;
 
+  /** @param {Record<string, (event: KeyboardEvent) => void>} actions */
   constructor(actions) {
     try {
       this.isOn = localStorage.getItem(SETTING) !== "off";
@@ -32,6 +33,7 @@ export class Keys {
     document.addEventListener("keydown", (event) => this.#press(event, actions));
   }
 
+  /** @param {boolean} isOn */
   set(isOn) {
     this.isOn = isOn;
     try {
@@ -41,6 +43,7 @@ export class Keys {
     }
   }
 
+  /** @param {KeyboardEvent} event @param {Record<string, (event: KeyboardEvent) => void>} actions */
   #press(event, actions) {
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
     if (document.querySelector("dialog[open]")) return;
@@ -56,11 +59,12 @@ export class Keys {
   }
 }
 
+/** @param {HelpOptions} options */
 export function helpView({ keys, isOpen, isDev, close, update }) {
   return html`<dialog id="help" aria-labelledby="help-title" @close=${close}>${isOpen ? html`
-    <div class="dialog-head"><h2 id="help-title">Keys</h2><button type="button" @click=${close}>Close</button></div>
+    <div class="dialog-head"><h2 id="help-title">Keys</h2><button @click=${close}>Close</button></div>
     <dl class="keys">${KEYS.filter(([, , mode]) => !mode || isDev).map(([key, text]) => html`<dt>${key.split(", ").map((one) => html`<kbd>${one}</kbd> `)}</dt><dd>${text}</dd>`)}</dl>
-    <p><label class="check"><input type="checkbox" .checked=${keys.isOn} @change=${(event) => {
+    <p><label class="check"><input type="checkbox" .checked=${keys.isOn} @change=${(/** @type {Changed} */ event) => {
       keys.set(event.target.checked);
       update();
     }}> Keys are on. They are always off while you type.</label></p>` : nothing}</dialog>`;

@@ -1,6 +1,6 @@
 // The list of deliveries: what is loaded, what matches the filter, and its view.
 
-import { STATES, age, count, debounced, eventName, fullTime, html, nothing, repeat, stateMark } from "./view.js";
+import { STATES, age, count, debounced, eventName, fullTime, html, nothing, onValue, prose, repeat, stateMark } from "./view.js";
 
 const PAGE = 100;
 // Live arrivals push the oldest rows out of the list; "Load older" brings them back.
@@ -8,9 +8,12 @@ const MOST_LIVE = 500;
 const TYPING_PAUSE = 60;
 
 export class DeliveryList {
+  /** @type {Row[]} */
   rows = [];
   total = 0;
+  /** @type {string | null} */
   before = null;
+  /** @type {Filter} */
   filter = { q: "", state: "", handler: "" };
   /** The id of the row that the Tab key reaches. */
   active = "";
@@ -22,11 +25,14 @@ export class DeliveryList {
   error = "";
   #api;
   #update;
+  /** @type {AbortController | null} */
   #request = null;
   #most = MOST_LIVE;
   // Rows of the stream that arrive during a request may be newer than its response.
+  /** @type {Map<string, Row>} */
   #arrived = new Map();
 
+  /** @param {Api} api @param {Action} update */
   constructor(api, update) {
     this.#api = api;
     this.#update = update;
@@ -78,6 +84,7 @@ export class DeliveryList {
     this.#update();
     const { before } = this;
     try {
+      /** @type {{ deliveries: Row[], before: string | null }} */
       const page = await this.#api.request("deliveries", {
         query: { ...this.filter, limit: PAGE, before },
       });
@@ -94,7 +101,10 @@ export class DeliveryList {
     this.#update();
   }
 
-  /** Take a new or changed delivery of the stream. Return true if it is new in the list. */
+  /**
+   * Take a new or changed delivery of the stream. Return true if it is new in the list.
+   * @param {Row} row
+   */
   apply(row) {
     if (this.#request) this.#arrived.set(row.id, row);
     const at = this.rows.findIndex((one) => one.id === row.id);
@@ -121,13 +131,14 @@ export class DeliveryList {
 
   #trim() {
     while (this.rows.length > this.#most) {
-      const last = this.rows.at(-1).id;
-      if (last === this.active || last === this.selected) return;
+      const [next, last] = this.rows.slice(-2);
+      if (last.id === this.active || last.id === this.selected) return;
       this.rows = this.rows.slice(0, -1);
-      this.before = this.rows.at(-1).id;
+      this.before = next.id;
     }
   }
 
+  /** @param {Partial<Filter>} change */
   setFilter(change) {
     Object.assign(this.filter, change);
     // The response to the old filter would be shown as that of the new one.
@@ -137,7 +148,10 @@ export class DeliveryList {
     this.#update();
   }
 
-  /** Move the focus by a number of rows. */
+  /**
+   * Move the focus by a number of rows.
+   * @param {number} step
+   */
   move(step) {
     if (!this.rows.length) return;
     const at = this.rows.findIndex((row) => row.id === this.active);
@@ -145,25 +159,34 @@ export class DeliveryList {
     this.focus(this.rows[next].id);
   }
 
+  /** @param {string} id */
   focus(id) {
     this.active = id;
     this.#update();
     queueMicrotask(() => this.element(id)?.focus());
   }
 
-  /** Remember the row that has the focus. */
+  /**
+   * Remember the row that has the focus.
+   * @param {string} id
+   */
   focused(id) {
     if (this.active === id) return;
     this.active = id;
     this.#update();
   }
 
+  /** @param {string} id @returns {HTMLElement | null} */
   element(id) {
     return document.querySelector(`#rows > [data-id="${CSS.escape(id)}"]`);
   }
 }
 
-function matches(row, { q, state, handler }) {
+/**
+ * Return true if a filter finds a row, as the server does.
+ * @param {Row} row @param {Filter} filter
+ */
+export function matches(row, { q, state, handler }) {
   if (state && row.state !== state) return false;
   if (handler && !row.runs.some((run) => run.handler === handler)) return false;
   const words = q.toLowerCase().split(/\s+/).filter(Boolean);
@@ -176,12 +199,16 @@ function matches(row, { q, state, handler }) {
   return words.every((word) => fields.some((field) => field.includes(word)));
 }
 
-/** The handlers of a delivery; the state of each one is shown if they differ. */
+/**
+ * The handlers of a delivery; the state of each one is shown if they differ.
+ * @param {Row} row
+ */
 function handlersText(row) {
   const isSame = row.runs.every((run) => run.state === row.state);
   return row.runs.map((run) => (isSame ? run.handler : `${run.handler}: ${run.state}`)).join(", ");
 }
 
+/** @param {Row} row @param {ListOptions} options */
 function rowView(row, { list, now, open }) {
   const error = row.runs.find((run) => run.error)?.error ?? row.reason;
   const isActive = row.id === (list.activeRow?.id ?? "");
@@ -193,26 +220,29 @@ function rowView(row, { list, now, open }) {
     <time datetime=${row.received_at} title=${fullTime(row.received_at)}>${age(row.received_at, now)}</time>
     <span class="repo">${row.repo || nothing}</span>
     <span class="names">${handlersText(row)}</span>
-    ${error ? html`<span class="error">${error.slice(0, 200)}</span>` : nothing}
+    ${error ? html`<span class="error">${prose(error.split("\n", 1)[0].slice(0, 200))}</span>` : nothing}
   </li>`;
 }
 
+/**
+ * @param {ListOptions & { stats: Stats | null, handlers: Handler[], start: View }} options
+ */
 export function listView({ list, now, open, stats, handlers, start }) {
   const states = stats?.states ?? {};
   const shown = list.rows.length;
   return html`<section class="list" aria-labelledby="list-title">
     <h2 id="list-title" class="hidden">List of deliveries</h2>
-    <form role="search" class="filters" @submit=${(event) => event.preventDefault()}>
+    <form role="search" class="filters" @submit=${(/** @type {Event} */ event) => event.preventDefault()}>
       <input type="search" id="filter" aria-label="Filter deliveries" placeholder="Filter: words, /"
         autocomplete="off" spellcheck="false" .value=${list.filter.q}
-        @input=${(event) => list.setFilter({ q: event.target.value })}>
-      <select aria-label="State" @change=${(event) => list.setFilter({ state: event.target.value })}>
+        @input=${onValue((q) => list.setFilter({ q }))}>
+      <select aria-label="State" @change=${onValue((state) => list.setFilter({ state }))}>
         <option value="" ?selected=${list.filter.state === ""}>all states</option>
         ${STATES.map((state) => html`<option value=${state} ?selected=${list.filter.state === state}
           >${state}${states[state] ? ` (${states[state]})` : ""}</option>`)}
       </select>
       ${handlers.length || list.filter.handler ? html`
-        <select aria-label="Handler" @change=${(event) => list.setFilter({ handler: event.target.value })}>
+        <select aria-label="Handler" @change=${onValue((handler) => list.setFilter({ handler }))}>
           <option value="" ?selected=${list.filter.handler === ""}>all handlers</option>
           ${handlers.map(({ name }) => html`<option value=${name} ?selected=${list.filter.handler === name}>${name}</option>`)}
         </select>` : nothing}
@@ -220,10 +250,10 @@ export function listView({ list, now, open, stats, handlers, start }) {
     ${list.error ? html`<p class="problem">${list.error}</p>` : nothing}
     <div class="scroll" id="list-scroll">
       ${shown ? html`<ul id="rows" role="listbox" aria-label="Deliveries"
-          @keydown=${(event) => onKey(event, list, open)}>
+          @keydown=${(/** @type {KeyboardEvent} */ event) => onKey(event, list, open)}>
           ${repeat(list.rows, (row) => row.id, (row) => rowView(row, { list, now, open }))}
         </ul>` : emptyView(list, start)}
-      ${list.before ? html`<p class="older"><button type="button" ?disabled=${list.isLoading}
+      ${list.before ? html`<p class="older"><button ?disabled=${list.isLoading}
           @click=${() => list.loadOlder()}>Load older</button></p>` : nothing}
     </div>
     <p class="count">${list.isLoading && !shown ? "Loading ..." :
@@ -232,22 +262,25 @@ export function listView({ list, now, open, stats, handlers, start }) {
   </section>`;
 }
 
+/** @param {DeliveryList} list @param {View} start */
 function emptyView(list, start) {
   if (list.isLoading) return nothing;
   if (!list.isFiltered) return start;
   return html`<div class="empty"><p>No delivery matches the filter.</p>
-    <p><button type="button" @click=${() => list.setFilter({ q: "", state: "", handler: "" })}
+    <p><button @click=${() => list.setFilter({ q: "", state: "", handler: "" })}
       >Clear the filter</button></p></div>`;
 }
 
+/** @param {KeyboardEvent} event @param {DeliveryList} list @param {ListOptions["open"]} open */
 function onKey(event, list, open) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
+  /** @type {Record<string, number>} */
   const steps = { ArrowDown: 1, ArrowUp: -1, PageDown: 10, PageUp: -10, Home: -1e9, End: 1e9 };
   if (event.key in steps) {
     event.preventDefault();
     list.move(steps[event.key]);
   } else if (event.key === "Enter" || event.key === " ") {
     event.preventDefault();
-    open(list.active || list.activeRow?.id, { focus: true });
+    open(list.active || (list.activeRow?.id ?? ""), { focus: true });
   }
 }

@@ -1,10 +1,11 @@
 // The output of the app under `hubhooks dev`, and the traceback if it does not start.
 
-import { clock, fullTime, html, nothing } from "./view.js";
+import { clock, count, fullTime, html, nothing } from "./view.js";
 
+/** @param {App} app */
 export function appState(app) {
-  if (!app || app.mode !== "dev") return "";
-  const handlers = `${app.handlers} ${app.handlers === 1 ? "handler" : "handlers"}`;
+  const handlers = count(app.handlers, "handler");
+  /** @type {Record<string, string>} */
   const texts = {
     running: `${handlers}, started in ${Number(app.seconds ?? 0).toFixed(1)} s`,
     broken: app.file ? `${app.file}:${app.line}` : "see Output",
@@ -12,6 +13,7 @@ export function appState(app) {
   return [app.state, texts[app.state]].filter(Boolean).join(", ");
 }
 
+/** @param {App} app */
 export function outputView(app) {
   return html`<section class="page" aria-labelledby="page-title">
     <h2 id="page-title" tabindex="-1">Output</h2>
@@ -20,7 +22,7 @@ export function outputView(app) {
       <dt>State</dt><dd>${appState(app)}</dd>
       ${app.started_at ? html`<dt>Started</dt><dd>${fullTime(app.started_at)}</dd>` : nothing}
       <dt>Webhook</dt><dd>${(app.webhook_urls ?? []).map((url) => html`<code class="line">${url}</code>`)}</dd>
-      ${app.tunnel ? html`<dt>Public URL</dt><dd><code>${app.tunnel}</code></dd>` : nothing}
+      ${app.tunnel ? html`<dt>Tunnel</dt><dd><code>${app.tunnel}</code></dd>` : nothing}
     </dl>
     ${app.traceback ? html`<section aria-labelledby="traceback-title">
       <h3 id="traceback-title">The app does not start${app.file ? html`: <code>${app.file}</code>, line ${app.line}` : nothing}</h3>
