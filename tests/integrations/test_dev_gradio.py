@@ -44,8 +44,8 @@ def test_gradio_script(start: Callable[..., Server], tmp_path: Path) -> None:
     command = ("-m", "hubhooks.cli", "dev", "app.py", "--port", "{port}")
     server = start(*command, script=SCRIPT, prints="page ", environ=ENVIRONMENT)
     output = server.wait_for("Webhook URL:")
-    for path in ("/gradio_api/webhooks", "/webhooks"):
-        assert f"webhook  {server.url}{path}\n" in output
+    assert f"webhook  {server.url}/gradio_api/webhooks\n" in output
+    assert f"webhook  {server.url}/webhooks (the same as /gradio_api/webhooks)\n" in output
     # Only the public port is printed.
     assert f"Running on local URL:  {server.url}\n" in output
     assert f"Webhook URL:  {server.url}/gradio_api/webhooks\n" in output

@@ -301,11 +301,12 @@ class Supervisor:
             what = f"restarted in {self.seconds:.1f} s, {handlers}"
         else:
             what = f"{handlers}, store {_shown(self.store_path)}"
-        print_line(f"hubhooks dev: {target}, {what}")
+        lines = [f"hubhooks dev: {target}, {what}"]
         if not self._has_printed:
             self._has_printed = True
-            for name, text in self._lines():
-                print_line(f"{name:<8} {text}")
+            lines += [f"{name:<8} {text}" for name, text in self._lines()]
+        # In one write: a program that waits for the page's URL then has all lines.
+        print_line("\n".join(lines))
         sys.stdout.flush()
 
     def _lines(self) -> list[tuple[str, str]]:
