@@ -256,14 +256,11 @@ def test_api_requires_the_token(path: str, method: str) -> None:
     with served(make_hooks()) as site:
         response = site.request(f"/hubhooks/api/{path}?token={quote(TOKEN)}", method)
         assert (response.status, response.headers["www-authenticate"]) == (401, "Bearer")
-        assert list(response.data) == ["reason"]
+        assert response.content == b""
         for wrong in ("moon", TOKEN[:-1], f"{TOKEN}x"):
             headers = {"Authorization": f"Bearer {wrong}"}
             response = site.request(f"/hubhooks/api/{path}", method, **headers)
-            assert (response.status, response.data) == (
-                403,
-                {"reason": "the admin token is wrong"},
-            )
+            assert (response.status, response.content) == (403, b"")
 
 
 @pytest.mark.parametrize(
@@ -282,7 +279,7 @@ def test_api_requires_the_token(path: str, method: str) -> None:
 def test_other_origins_are_rejected(fixed_site: Site, headers: dict[str, str]) -> None:
     for path, method in PATHS:
         response = fixed_site.request(f"/hubhooks/api/{path}", method, **ADMIN, **headers)
-        assert (response.status, list(response.data)) == (403, ["reason"])
+        assert (response.status, response.content) == (403, b"")
 
 
 def test_own_origin_is_accepted(fixed_site: Site) -> None:
@@ -315,16 +312,13 @@ def test_local_app_serves_local_hosts_only(fixed_site: Site, host: str, status: 
 
 
 def test_check_origin_needs_one_host() -> None:
-    def check(*headers: tuple[bytes, bytes], local_only: bool = True) -> int | None:
-        error = check_origin({"headers": headers}, local_only=local_only)
-        return None if error is None else error.status
+    def check(*headers: tuple[bytes, bytes], local_only: bool = True) -> int:
+        return check_origin({"headers": headers}, local_only=local_only)
 
     assert check((b"host", b"localhost"), (b"host", b"localhost")) == 421
     assert check() == 421
-    assert check(local_only=False) is None
-    assert (
-        check((b"host", b"a.example"), (b"origin", b"https://a.example"), local_only=False) is None
-    )
+    assert check(local_only=False) == 0
+    assert check((b"host", b"a.example"), (b"origin", b"https://a.example"), local_only=False) == 0
     assert check((b"host", b"a.example"), (b"host", b"b.example"), local_only=False) == 403
 
 

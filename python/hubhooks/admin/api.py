@@ -52,6 +52,8 @@ _LIST_OPTIONS = (
 _LONGEST_QUERY = 256  # of `q`, in characters
 _MOST_SENT = 100
 _LONGEST_ID = 256
+# A caller without access gets no body.
+_NO_ACCESS = frozenset({401, 403})
 # An event id has fewer digits.
 _LONGEST_NUMBER = 18
 _NO_APP = "the app does not run"
@@ -274,6 +276,8 @@ class AdminApi:
             status, data = await self._respond(path, scope, query, receive)
         except Rejection as rejection:
             status, data, more = rejection.status, rejection.data, rejection.headers
+            if status in _NO_ACCESS:
+                data = None
         except (ConfigError, StoreError) as error:
             data = {"reason": str(error)}
         named = [(name.encode(), value.encode()) for name, value in more.items()]
@@ -499,12 +503,15 @@ def _send_request_in(body: bytes) -> SendRequest:
 async def send_json(
     send: Send, status: int, data: object, headers: Sequence[tuple[bytes, bytes]]
 ) -> None:
-    """Send a response with JSON, or with a text in the Prometheus format."""
-    if isinstance(data, str):
+    """Send a response with JSON, with a text in the Prometheus format, or without a body."""
+    if data is None:
+        kind, body = b"", b""
+    elif isinstance(data, str):
         kind, body = _operations.CONTENT_TYPE, data.encode("utf-8", "backslashreplace")
     else:
         kind, body = b"application/json", (await asyncio.to_thread(json.dumps, data)).encode()
-    length = (b"content-length", b"%d" % len(body))
-    start = [(b"content-type", kind), length, *headers]
+    start = [(b"content-length", b"%d" % len(body)), *headers]
+    if kind:
+        start.append((b"content-type", kind))
     await send({"type": "http.response.start", "status": status, "headers": start})
     await send({"type": "http.response.body", "body": body})

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 from importlib import resources
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from hubhooks._logging import get_logger
 from hubhooks.admin.access import TOKEN_VARIABLE, is_from_other_origin
-from hubhooks.admin.api import AdminApi, send_json
+from hubhooks.admin.api import AdminApi
 from hubhooks.admin.handlers_json import explain_json, handlers_json
 from hubhooks.errors import ConfigError, StoreError
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hubhooks.admin.queries import Activity, Details, Replayed
     from hubhooks.routing import Router
 
-__all__ = ["AdminApp", "AppSource", "OriginError", "check_origin", "security_headers"]
+__all__ = ["AdminApp", "AppSource", "check_origin", "security_headers"]
 
 _logger = get_logger()
 
@@ -59,14 +59,7 @@ def security_headers() -> list[tuple[bytes, bytes]]:
     return [*_HEADERS]
 
 
-class OriginError(NamedTuple):
-    """A request that another site may have caused."""
-
-    status: int
-    reason: str
-
-
-def check_origin(scope: Scope, *, local_only: bool) -> OriginError | None:
+def check_origin(scope: Scope, *, local_only: bool) -> int:
     """Check that no page of another origin made a request to the API.
 
     `X-Forwarded-Host` does not count: a page of another origin can set it.
@@ -77,16 +70,15 @@ def check_origin(scope: Scope, *, local_only: bool) -> OriginError | None:
             other name point to it.
 
     Returns:
-        why the request is rejected; None if it is not.
+        0, or the status of the rejection: 421 for a `Host` of another machine, 403 for a page of
+        another origin.
     """
     headers = [
         (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
     ]
     if local_only and not _is_local([value for name, value in headers if name == "host"]):
-        return OriginError(421, "open the page at http://127.0.0.1 or http://localhost")
-    if is_from_other_origin(headers):
-        return OriginError(403, "a page of another origin made this request")
-    return None
+        return 421
+    return 403 if is_from_other_origin(headers) else 0
 
 
 def _is_local(hosts: Sequence[str]) -> bool:
@@ -143,9 +135,8 @@ class AdminApp:
             return
         if path.startswith(_API):
             rejected = check_origin(scope, local_only=self._local_only)
-            if rejected is not None:
-                data = {"reason": rejected.reason}
-                await send_json(send, rejected.status, data, security_headers())
+            if rejected:
+                await _send(send, rejected)
                 return
             api_path = path.removeprefix(_API)
             await self.api.serve(api_path, scope, receive, send, security_headers())

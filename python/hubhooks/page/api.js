@@ -1,6 +1,9 @@
 // The JSON API: requests with the token, and the stream of events.
 
 const ROOT = new URL("api/", import.meta.url);
+// A caller without access gets no body.
+/** @type {Record<number, string>} */
+const REASONS = { 401: "the admin token is missing", 403: "the admin token is wrong" };
 const FIRST_PAUSE = 300;
 const LONGEST_PAUSE = 5000;
 // The server sends a comment every 15 seconds.
@@ -77,7 +80,8 @@ export class Api {
     } catch {
       // A proxy can send another kind of body.
     }
-    const reason = details.reason || `the server responded with ${response.status}`;
+    const reason = details.reason || REASONS[response.status]
+      || `the server responded with ${response.status}`;
     if (response.status === 401 || response.status === 403) this.onDenied(reason);
     throw new ApiError(response.status, reason, details.path);
   }
