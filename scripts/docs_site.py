@@ -87,7 +87,8 @@ def added_pages() -> dict[str, str]:
     section = INSTALL_SECTION.search((ROOT / "README.md").read_text("utf-8"))
     pages[INSTALL] = f"# Install\n{section[1] if section else ''}"
     for path in sorted((ROOT / EXAMPLES).iterdir()):
-        if path.is_dir() or path.suffix == ".py":
+        # `hubhooks dev` keeps its secrets in a hidden folder.
+        if (path.is_dir() and not path.name.startswith(".")) or path.suffix == ".py":
             pages[f"{EXAMPLES}{path.stem}.md"] = example_page(path)
     return pages
 

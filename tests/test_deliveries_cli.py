@@ -263,12 +263,13 @@ def test_errors_are_cut_to_the_width_of_the_terminal(path: Path, columns: int) -
     assert max(map(len, lines)) <= columns
     text = "\n".join(lines)
     assert "ValueError:" in text
-    assert "…" in text
+    assert "..." in text
     if columns >= 80:
         assert "ValueError: no tide" in text
         assert "discussion.comment create" in text
         assert "ada-labs/tide-gauges" in text
-        assert len([line for line in lines if line.strip()]) == 4
+        # The heading and its rule, then the delivery: event and handlers share a column below 120.
+        assert len([line for line in lines if line.strip()]) == (4 if columns >= 120 else 5)
 
 
 TABLES = [

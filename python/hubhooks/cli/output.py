@@ -134,7 +134,7 @@ def _print_delivery_table(deliveries: Sequence[Delivery]) -> None:
         table = new_table("id", "age", "state", f"event, handlers{below}", "repo")
     length = shown_id_length([delivery.id for delivery in deliveries])
     beside = _WIDTH_BESIDE_ERRORS[is_wide]
-    limit = len(max(errors.values(), key=len)) if is_piped else max(console.width - beside, 20)
+    limit = len(max(errors.values(), key=len)) if is_piped else max(console.width - beside, 22)
     for delivery in deliveries:
         delivery_id, state = Text(single_line(delivery.id[:length])), _state_cell(delivery.state)
         event, repo = Text(event_text(delivery)), Text(single_line(delivery.repo or ""))
