@@ -122,7 +122,7 @@ class View:
     def check(self) -> None:
         """Check that nothing was blocked or failed, and that no other host was asked."""
         assert self.page.evaluate("violations") == []
-        assert self.complaints == []
+        assert self.complaints == [], "\n".join(self.complaints)
         assert self.dialogs == []
         assert self.unprotected == []
         assert self.hosts == {f"127.0.0.1:{self.server.port}"}
