@@ -335,7 +335,10 @@ def replace_runs(execute: Execute, known: Delivery, handlers: Sequence[str], new
         return False
     (seq,) = execute(schema.SELECT_SEQ, (known.id,)).fetchone()
     for run in replaced:
-        error = f"replayed as `{new}`{run.error and ': '}{run.error}"
+        note = f"replayed as `{new}`"
+        error = (
+            run.error if run.error.startswith(note) else f"{note}{run.error and ': '}{run.error}"
+        )
         if run.is_open:
             end_waiting_run(execute, seq, run.handler, State.IGNORED, error)
         else:

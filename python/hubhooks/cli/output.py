@@ -162,7 +162,9 @@ def delivery_error(delivery: Delivery) -> str:
     """Return the last error of a delivery in one line, or why it is malformed."""
     if delivery.state == State.MALFORMED:
         return single_line(delivery.reason)
-    failed = [run for run in delivery.runs if run.error and run.state != State.SUCCEEDED]
+    # The reason of an ignored run is of no interest beside other runs.
+    ended = {State.SUCCEEDED, State.IGNORED} - {delivery.state}
+    failed = [run for run in delivery.runs if run.error and run.state not in ended]
     first = max(failed, key=lambda run: _moment(run.finished_at or run.started_at), default=None)
     return "" if first is None else single_line(first.error)
 

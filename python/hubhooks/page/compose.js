@@ -226,7 +226,8 @@ function findSyntaxError(text) {
 /** @param {{ status: number | string, body: any }} response */
 function responseText({ status, body }) {
   const words = body && typeof body === "object" ? [body.status, body.reason] : [body];
-  return [status, ...words].filter(Boolean).join(" ").slice(0, 200);
+  const text = words.filter(Boolean).join(": ");
+  return [status, text].filter(Boolean).join(" ").slice(0, 200);
 }
 
 /** @param {any} body @param {string} path */
@@ -346,7 +347,7 @@ export function composeView({ compose, recent, now, message, copyAs, openDeliver
         </div>
         <p class="quiet">${bytes(new Blob([compose.text]).size)}. Ctrl+Enter sends.</p>
         ${compose.error ? html`<p class="problem">${compose.error}</p>` : nothing}
-        <p role="status" class="message">${message}</p>
+        <p role="status" class="hidden">${message}</p>
         ${responsesView(compose, openDelivery)}
       </div>
     </div>` : nothing}

@@ -233,7 +233,7 @@ export function listView({ list, now, open, stats, handlers, start }) {
   return html`<section class="list" aria-labelledby="list-title">
     <h2 id="list-title" class="hidden">List of deliveries</h2>
     <form role="search" class="filters" @submit=${(/** @type {Event} */ event) => event.preventDefault()}>
-      <input type="search" id="filter" aria-label="Filter deliveries" placeholder="Filter: words, /"
+      <input type="search" id="filter" aria-label="Filter deliveries" placeholder="Filter by words (/)"
         autocomplete="off" spellcheck="false" .value=${list.filter.q}
         @input=${onValue((q) => list.setFilter({ q }))}>
       <select aria-label="State" @change=${onValue((state) => list.setFilter({ state }))}>
