@@ -156,7 +156,7 @@ class PageServer:
         return {
             **delivery,
             "runs": runs,
-            "headers": {"content-type": "application/json", "webhook-id": delivery["id"]},
+            "headers": [["content-type", "application/json"], ["webhook-id", delivery["id"]]],
             "explanations": explanations,
             "handlers": [run["handler"] for run in delivery["runs"]],
         }

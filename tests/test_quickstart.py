@@ -174,8 +174,7 @@ def test_quickstart_repairs_a_handler_in_the_page(tmp_path: Path) -> None:
 
 
 def test_handler_of_the_quickstart_labels_a_discussion(tmp_path: Path) -> None:
-    _, code = blocks("python")
-    (tmp_path / "app.py").write_text(code, "utf-8")
+    (tmp_path / "app.py").write_text("\n\n".join(blocks("python")), "utf-8")
     events = json.loads(hubhooks("samples", "discussion.create").stdout)
     events["discussion"]["title"] = "an error"
     result = TestClient(load_webhooks(str(tmp_path / "app.py"))).send(events)

@@ -42,6 +42,7 @@ interface Row {
   is_acknowledged: boolean;
   duplicates: number;
   runs: Run[];
+  discussion?: { num: number; title: string } | null;
 }
 
 /** A delivery in full. */
@@ -49,7 +50,7 @@ interface Delivery extends Row {
   // Any JSON, or the text of a malformed body.
   body: any;
   body_omitted?: string;
-  headers: Record<string, string>;
+  headers: [string, string][];
   explanations: string[];
   handlers: string[];
 }
@@ -82,6 +83,7 @@ interface Handler {
 
 interface Sample {
   name: string;
+  scope: string;
   description: string;
   body: Json;
 }

@@ -69,3 +69,10 @@ def test_gradio_script(start: Callable[..., Server], tmp_path: Path) -> None:
     assert delivery is not None
     (run,) = delivery.runs
     assert [attempt.output for attempt in run.history] == ["version 1\n", "version 2\n"]
+
+
+def test_gradio_app_without_launch_gets_a_warning(start: Callable[..., Server]) -> None:
+    script = SCRIPT.partition("if __name__")[0]
+    command = ("-m", "hubhooks.cli", "dev", "app.py", "--port", "{port}")
+    server = start(*command, script=script, prints="page ", environ=ENVIRONMENT)
+    server.wait_for("has a Gradio app and does not call `launch`")

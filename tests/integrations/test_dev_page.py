@@ -137,6 +137,35 @@ def test_page_is_live_soon_and_asks_only_this_machine(
     assert hosts == {"'127.0.0.1'"}
 
 
+def test_rows_name_the_discussion_and_headers_have_names(develop: Callable[..., Shown]) -> None:
+    shown = develop()
+    send(shown.dev, "first", "--sample", COMMENT)
+    detail = shown.open("first")
+    title = sample_json(COMMENT)["discussion"]["title"]
+    shown.view.row("first").get_by_text(f"#7 {title}").wait_for()
+    detail.get_by_role("button", name="Headers", exact=True).click()
+    detail.get_by_text("webhook-id", exact=True).wait_for()
+    names, values = (detail.locator(f".facts {tag}").all_inner_texts() for tag in ("dt", "dd"))
+    headers = dict(zip(names, values, strict=True))
+    assert headers["webhook-id"] == "first"
+    assert headers["content-type"] == "application/json"
+    assert headers["x-webhook-secret"] == "(redacted)"
+
+
+def test_replayed_delivery_moves_to_the_top(develop: Callable[..., Shown]) -> None:
+    shown = develop()
+    for delivery_id in ("first", "second"):
+        send(shown.dev, delivery_id, "--sample", COMMENT)
+        shown.dev.attempts(delivery_id, 1)
+    shown.view.row("second").wait_for()
+    shown.open("first").get_by_role("button", name="Replay", exact=True).click()
+    shown.view.wait("document.querySelector('#rows > li').dataset.id === 'first'")
+    shown.view.page.reload()
+    shown.view.row("second").wait_for()
+    ids = [row.get_attribute("data-id") for row in shown.view.rows.all()]
+    assert ids == ["first", "second"]
+
+
 def test_sent_delivery_is_shown_without_reading_the_list(develop: Callable[..., Shown]) -> None:
     running, view, _ = develop()
     view.page.get_by_text("No deliveries yet").wait_for()

@@ -441,7 +441,7 @@ def test_compose_shows_mistakes_and_responses(show: Callable[..., View]) -> None
     view.wait("document.querySelectorAll('.responses > li').length === 5")
     source = view.rows.last.get_attribute("data-id")
     dialog.get_by_label("Start from").select_option(f"delivery:{source}")
-    dialog.get_by_label("this one, like a retry of the Hub").check()
+    dialog.get_by_label("the same as before, like a retry of the Hub").check()
     assert dialog.get_by_label("Webhook-Id").input_value() == source
     dialog.get_by_role("button", name="Send", exact=True).click()
     view.wait("document.querySelectorAll('.responses > li').length === 1")
@@ -474,7 +474,7 @@ def test_matrix_equals_explain(show: Callable[..., View]) -> None:
     view.page.get_by_text("Matches none of the 60 deliveries and the 35 samples.").wait_for()
     closest = view.page.get_by_text("Closest: ").inner_text()
     assert closest == "Closest: discussion.create, but the repo is ada-labs/tide-gauges, not me/x"
-    view.page.get_by_role("button", name="Send a sample that retrain matches").click()
+    view.page.get_by_role("button", name="Send a match for retrain").click()
     view.page.locator("#compose .matches").wait_for()
     assert "repo.content" in view.page.get_by_label("JSON").input_value()
     view.close_dialog("compose")

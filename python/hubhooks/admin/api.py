@@ -13,7 +13,7 @@ from hubhooks import _samples
 from hubhooks._http.app import check_event_loop
 from hubhooks._http.receiver import MAX_BODY_SIZE
 from hubhooks.admin import operations as _operations
-from hubhooks.admin.delivery_json import attempt_json, delivery_json, event_of, iso, row_json
+from hubhooks.admin.delivery_json import attempt_json, delivery_json, event_of, iso
 from hubhooks.admin.queries import NOT_FINISHED, Activity, Replayed, choose_replay, make_details
 from hubhooks.admin.requests import (
     DEFAULT_PAGE,
@@ -419,7 +419,7 @@ def _list(activity: Activity, query: bytes) -> dict[str, Any]:
         before=given.get("before"),
         limit=limit + 1,
     )
-    page = [row_json(delivery) for delivery in found.deliveries[:limit]]
+    page = [activity.row_json(delivery) for delivery in found.deliveries[:limit]]
     # The next page begins before the last delivery of this one.
     before = page[-1]["id"] if len(found.deliveries) > limit else None
     return {"deliveries": page, "before": before, "total": found.total}

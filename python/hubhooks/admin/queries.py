@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 from hubhooks._process import current_process
 from hubhooks._store.busy import busy_pauses
 from hubhooks.admin.access import AdminSessions, AdminTokenGuard
-from hubhooks.admin.delivery_json import body_of, event_of, json_safe
+from hubhooks.admin.delivery_json import LONGEST_BODY, body_of, event_of, json_safe, row_json
 from hubhooks.errors import BusyError
-from hubhooks.models import State
+from hubhooks.models import State, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -396,6 +396,13 @@ class Activity:
             links=facts.links,
         )
 
+    def row_json(self, delivery: Delivery) -> dict[str, Any]:
+        """Give a delivery as JSON for a list, with its discussion."""
+        # Other events have none, and a long body takes long to read.
+        has_one = delivery.scope.startswith("discussion") and delivery.size <= LONGEST_BODY
+        discussion = self._facts(delivery).discussion if has_one else None
+        return {**row_json(delivery), "discussion": discussion}
+
     def _facts(self, delivery: Delivery) -> _Facts:
         """Read from the body what a list does not have. Without a body nothing is public."""
         key = (delivery.id, delivery.received_at)
@@ -411,7 +418,7 @@ class Activity:
                 is_public = (
                     repo is not None and repo.private is False and repo.name == delivery.repo
                 )
-                facts = _Facts(is_public, _links_of(event))
+                facts = _Facts(is_public, _links_of(event), _discussion_json(event))
             _cache_put(self._facts_cache, self._lock, key, facts, _MAX_FACTS)
         return facts
 
@@ -477,6 +484,15 @@ class _Facts(NamedTuple):
 
     is_public: bool
     links: Links
+    discussion: dict[str, Any] | None = None
+    """The number and the title of its discussion, as JSON."""
+
+
+def _discussion_json(event: HubEvent | None) -> dict[str, Any] | None:
+    discussion = event.discussion if event is not None else None
+    if discussion is None:
+        return None
+    return {"num": discussion.num, "title": shorten(discussion.title or "")}
 
 
 def _event_name(delivery: Delivery) -> str:

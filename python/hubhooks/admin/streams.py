@@ -9,7 +9,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from hubhooks._store.base import Changes
-from hubhooks.admin.delivery_json import row_json
 from hubhooks.admin.operations import stats_json
 from hubhooks.admin.requests import Rejection
 from hubhooks.errors import ConfigError, StoreError
@@ -149,7 +148,10 @@ class _Stream:
         if not changes.is_complete:
             # The client reads the list again.
             events.append(_event(number, "ready", _ready_json(number)))
-        events += [_event(number, "delivery", json.dumps(row_json(d))) for d in changes.deliveries]
+        events += [
+            _event(number, "delivery", json.dumps(self._activity.row_json(d)))
+            for d in changes.deliveries
+        ]
         self._must_count = self._must_count or changes.has_new_counts
         if (stats := self._new_stats()) is not None:
             events.append(_event(number, "stats", stats))

@@ -21,6 +21,7 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from hubhooks._load_app import find_attribute, import_module
+from hubhooks._logging import get_logger
 from hubhooks.errors import ConfigError
 from hubhooks.routing import Router
 from hubhooks.webhooks import Webhooks
@@ -30,7 +31,13 @@ if TYPE_CHECKING:
 
 __all__ = ["import_app", "import_without_cache", "keep_lines", "launches"]
 
+_logger = get_logger()
+
 _NAMES = ("app", "hooks")
+_NO_LAUNCH = (
+    "`%s` has a Gradio app and does not call `launch`, so only the webhook is served. Write at the "
+    'end of the file: if __name__ == "__main__": hooks.launch(demo)'
+)
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 
@@ -55,6 +62,9 @@ def import_app(target: AppTarget) -> Any:  # noqa: ANN401 - any ASGI app
         ConfigError: there is no such module, or it has no ASGI app.
     """
     names = vars(import_module(target))
+    blocks = getattr(sys.modules.get("gradio"), "Blocks", None)
+    if blocks is not None and any(isinstance(value, blocks) for value in names.values()):
+        _logger.warning(_NO_LAUNCH, target)
     if target.attribute:
         return _check_app(find_attribute(names, target), target)
     for name in _NAMES:

@@ -10,7 +10,8 @@ import { DeliveryList, listView } from "./list.js";
 import { appState, outputView } from "./output.js";
 import { bytes, count, debounced, html, nothing, prose, render } from "./view.js";
 
-const TICK = 5000;
+const TICK = 1000;
+const MESSAGE_TIME = 10_000;
 const ANNOUNCE_PAUSE = 2000;
 const RELOAD_PAUSE = 400;
 const MOST_REPLAYS = 500;
@@ -53,6 +54,8 @@ const map = new HandlerMap(api, update);
 const compose = new Compose(api, update, announce);
 
 const isDev = () => state.app?.mode === "dev";
+/** An app that does not run cannot match samples. */
+const isAppRunning = () => !isDev() || state.app?.state === "running";
 
 // Messages: one element shows them and is the live region.
 
@@ -72,6 +75,10 @@ function announce(text, isUrgent = false) {
     Object.assign(arrivals, { fresh: 0, failed: 0 });
     state.message = text;
     update();
+    messageTimer = setTimeout(() => {
+      state.message = "";
+      update();
+    }, MESSAGE_TIME);
   }, wait);
 }
 
@@ -172,7 +179,9 @@ function applyRoute() {
     detail.open(open);
     if (state.page === "handlers") {
       if (isNew) map.load();
-      if (isNew || !map.isComplete) map.compute();
+      // Under `hubhooks dev`, each restart clears the results.
+      const isOld = isNew && !isDev();
+      if (isAppRunning() && (isOld || !map.isComplete)) map.compute();
     }
   }
   update();
@@ -385,7 +394,7 @@ async function attemptsOf(id) {
 function newDelivery() {
   compose.open({
     preferred: async () => {
-      if (!map.isComplete) await map.compute();
+      if (!map.isComplete && isAppRunning()) await map.compute();
       return map.matched();
     },
   });
@@ -479,7 +488,7 @@ function signInView() {
   };
   return html`<main class="sign-in"><h1>hubhooks</h1>
     ${state.isSigningIn ? html`<p role="status">Signing in ...</p>` : html`
-    <p>Open the URL that <code>hubhooks dev</code> printed, or enter the admin token of the app.</p>
+    <p>Enter the admin token of the app. For <code>hubhooks dev</code>, open the URL that it printed.</p>
     <form @submit=${submit}>
       <label class="field"><span>Admin token</span>
         <input type="password" id="token" name="token" autocomplete="current-password" required
@@ -505,7 +514,7 @@ function headerView(app) {
       <button class="small" title=${app.tunnel} @click=${() => copy(app.tunnel, "the tunnel command")}
         >Copy the ${app.tunnel.split(" ")[0]} command</button></p>` : nothing}
     <p class="connection ${state.isConnected ? "is-live" : "is-lost"}"><span class="mark" aria-hidden="true">${state.isConnected ? "●" : "○"}</span> ${state.isConnected ? "live" : "connecting ..."}</p>
-    ${isDev() ? html`<button class="primary new" aria-keyshortcuts="n" @click=${newDelivery}>New (n)</button>` : nothing}
+    ${isDev() ? html`<button class="primary new" aria-keyshortcuts="n" @click=${newDelivery}>New <span class="hint">(n)</span></button>` : nothing}
   </header>`;
 }
 
@@ -523,7 +532,7 @@ function footerView() {
     <button class="small" aria-keyshortcuts="?" @click=${() => {
       state.isHelpOpen = true;
       update();
-    }}>Keys (?)</button>
+    }}>Keys <span class="hint">(?)</span></button>
   </footer>`;
 }
 

@@ -76,6 +76,13 @@ function hooksOf(name) {
   return isPlain ? [module, variable] : ["app", "hooks"];
 }
 
+/** @param {string} text */
+function hash(text) {
+  let number = 0;
+  for (const letter of text) number = (Math.imul(number, 31) + (letter.codePointAt(0) ?? 0)) >>> 0;
+  return number.toString(16).padStart(8, "0").slice(-6);
+}
+
 /**
  * @param {Json} body
  * @param {{ target?: string, scope?: string, action?: string,
@@ -84,7 +91,8 @@ function hooksOf(name) {
  */
 export function asPytest(body, { target: name, scope, action, handlers }) {
   const [module, variable] = hooksOf(name);
-  const test = [scope, action].filter(Boolean).join("_").replaceAll(/\W/g, "_") || "delivery";
+  // Two tests of one event need two names.
+  const test = [scope ?? "delivery", action, hash(bodyText(body))].filter(Boolean).join("_").replaceAll(/\W/g, "_");
   const value = typeof body === "string" ? `${JSON.stringify(body)}.encode()` : python(body);
   const checks = handlers.map(({ name: handler, value: returned = "" }) => (LITERAL.test(returned)
     ? `    assert result[${JSON.stringify(handler)}].value == ${returned}\n`

@@ -72,6 +72,7 @@ export class Compose {
     this.isOpen = true;
     this.responses = [];
     this.error = "";
+    this.isLoading = !this.text;
     this.#update();
     try {
       if (!this.samples.length) ({ samples: this.samples } = await this.#api.request("samples"));
@@ -81,13 +82,11 @@ export class Compose {
     if (delivery) this.#start(`delivery:${delivery.id}`, bodyText(delivery.body), delivery.id);
     else if (sample) this.choose(`sample:${sample}`);
     else if (!this.text && this.samples.length) {
-      this.isLoading = true;
-      this.#update();
       const name = await preferred?.();
-      this.isLoading = false;
       const first = this.samples.find((one) => one.name === name) ?? this.samples[0];
       if (!this.text) this.choose(`sample:${first.name}`);
     } else this.explainSoon();
+    this.isLoading = false;
     this.#update();
   }
 
@@ -237,6 +236,7 @@ function valueAt(body, path) {
 
 /** @param {Compose} compose */
 function fieldsView(compose) {
+  if (compose.isLoading) return html`<p class="quiet">Loading ...</p>`;
   let body = null;
   try {
     body = JSON.parse(compose.text);
@@ -254,7 +254,7 @@ function fieldsView(compose) {
     return html`<label class=${isWide ? "field is-wide" : "field"}><span>${label}</span>
       ${options?.includes(value)
         ? html`<select .value=${value} @change=${change}>${options.map((option) => html`<option ?selected=${option === value}>${option}</option>`)}</select>`
-        : isWide ? html`<textarea rows="2" .value=${String(value ?? "")} @input=${change}></textarea>`
+        : path === "comment.content" ? html`<textarea rows="2" .value=${String(value ?? "")} @input=${change}></textarea>`
           : html`<input type="text" spellcheck="false" .value=${String(value ?? "")} @input=${change}>`}</label>`;
   });
 }
@@ -308,8 +308,8 @@ export function composeView({ compose, recent, now, message, copyAs, openDeliver
       <div class="editor">
         <label class="field is-wide"><span>Start from</span>
           <select id="compose-source" @change=${onValue((value) => compose.choose(value))}>
-            <optgroup label="Samples">${compose.samples.map(({ name, description }) => html`
-              <option value=${`sample:${name}`} ?selected=${compose.source === `sample:${name}`}>${name}${description ? `: ${description}` : ""}</option>`)}</optgroup>
+            ${scopes(compose.samples).map(([scope, samples]) => html`<optgroup label=${scope}>${samples.map(({ name, description }) => html`
+              <option value=${`sample:${name}`} ?selected=${compose.source === `sample:${name}`}>${name}${description ? `: ${description}` : ""}</option>`)}</optgroup>`)}
             <optgroup label="Recent deliveries">${sources(compose, recent).map((row) => html`
               <option value=${`delivery:${row.id}`} ?selected=${compose.source === `delivery:${row.id}`}
                 >${eventName(row)}, ${row.repo ?? ""}, ${row.state}, ${age(row.received_at, now)} ago</option>`)}</optgroup>
@@ -320,7 +320,7 @@ export function composeView({ compose, recent, now, message, copyAs, openDeliver
             aria-describedby="compose-error" aria-invalid=${syntaxError ? "true" : "false"}
             .value=${compose.text} @input=${onValue((value) => compose.setText(value))}></textarea></label>
         <div class="below"><p id="compose-error" class=${syntaxError ? "problem" : "quiet"}>${syntaxError
-          ? html`Line ${syntaxError.line}: ${syntaxError.reason}`
+          && !compose.isLoading ? html`Line ${syntaxError.line}: ${syntaxError.reason}. The app gets a malformed body.`
           : changed ? `${changed} changed ${changed === 1 ? "line" : "lines"}` : "Not changed"}</p>
           ${syntaxError ? html`<button class="small" @click=${goToLine}>Go to line ${syntaxError.line}</button>` : nothing}
           <button class="small" ?disabled=${!changed} @click=${() => compose.reset()}>Reset</button></div>
@@ -333,7 +333,7 @@ export function composeView({ compose, recent, now, message, copyAs, openDeliver
           <label class="check"><input type="radio" name="same-id" .checked=${!compose.isSameId}
             @change=${() => compose.set({ isSameId: false })}> new</label>
           <label class="check"><input type="radio" name="same-id" .checked=${compose.isSameId}
-            @change=${() => compose.set({ isSameId: true })}> this one, like a retry of the Hub</label>
+            @change=${() => compose.set({ isSameId: true })}> the same as before, like a retry of the Hub</label>
           ${compose.isSameId ? html`<input type="text" aria-label="Webhook-Id" spellcheck="false"
             autocomplete="off" .value=${compose.id} @input=${onValue((id) => compose.set({ id }))}>` : nothing}</fieldset>
         <fieldset><legend>Secret</legend>${SECRETS.map(([value, label]) => html`
@@ -352,6 +352,17 @@ export function composeView({ compose, recent, now, message, copyAs, openDeliver
       </div>
     </div>` : nothing}
   </dialog>`;
+}
+
+/**
+ * The samples of each scope.
+ * @param {Sample[]} samples @returns {[string, Sample[]][]}
+ */
+function scopes(samples) {
+  /** @type {Map<string, Sample[]>} */
+  const found = new Map();
+  for (const sample of samples) found.set(sample.scope, [...(found.get(sample.scope) ?? []), sample]);
+  return [...found];
 }
 
 /**

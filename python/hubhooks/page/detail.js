@@ -203,7 +203,7 @@ function runView(run, { detail, handler, text, canReplay, replay }) {
     ${run.due_at && run.state === "retrying" ? html`<p>Next attempt: ${fullTime(run.due_at)}</p>` : nothing}
     ${run.traceback && !isInAttempts ? codeBlock(run.traceback, `Traceback of ${run.handler}`) : nothing}
     ${own.length ? attemptsView(detail, own, run.handler) : nothing}
-    ${text ? html`<p class="quiet">${prose(text)}</p>` : nothing}
+    ${text && !text.endsWith("` matches") ? html`<p class="quiet">${prose(text)}</p>` : nothing}
   </li>`;
 }
 
@@ -228,13 +228,13 @@ function payloadView(detail, data, update) {
   return html`<section aria-labelledby="payload-title">
     <div class="section-head"><h3 id="payload-title">Payload</h3>
       <div class="choice" role="group" aria-label="Show the payload as">${["tree", "raw", "headers"].map(choose)}</div></div>
-    ${detail.payload === "headers" ? headersView(data.headers ?? {}) : bodyView(detail, data, update)}
+    ${detail.payload === "headers" ? headersView(data.headers ?? []) : bodyView(detail, data, update)}
   </section>`;
 }
 
-/** @param {Record<string, string>} headers */
+/** @param {[string, string][]} headers */
 function headersView(headers) {
-  return html`<dl class="facts">${Object.entries(headers).map(([name, value]) => html`<dt>${name}</dt><dd><bdi>${value}</bdi></dd>`)}</dl>`;
+  return html`<dl class="facts">${headers.map(([name, value]) => html`<dt>${name}</dt><dd><bdi>${value}</bdi></dd>`)}</dl>`;
 }
 
 /** @param {Detail} detail @param {Delivery} data @param {Action} update */
@@ -319,7 +319,6 @@ function dataView(data, { detail, handlers, now, isDev, update, actions }) {
         <span class="quiet">(${age(data.received_at, now)} ago)</span></dd>
       <dt>Webhook-Id</dt><dd><code>${data.id}</code></dd>
       <dt>Size</dt><dd>${bytes(data.size)}</dd>
-      ${data.is_replay ? html`<dt>Replayed</dt><dd>yes</dd>` : nothing}
       ${data.duplicates ? html`<dt>Received again</dt><dd>${count(data.duplicates, "time")}</dd>` : nothing}
       ${data.is_acknowledged ? nothing : html`<dt>Acknowledged</dt><dd>not yet</dd>`}
       ${reasons.length ? html`<dt>${notes.length || explained.size ? "Reason then" : "Reason"}</dt>

@@ -147,7 +147,7 @@ function handlerView(handler, { map, now, isDev, total, showDeliveries, openDeli
     ${last ? html`<p class="quiet">Last run: <button class="small" @click=${() => openDelivery(last.delivery)}>${last.state} ${age(last.at, now)} ago</button></p>` : nothing}
     ${map.isComplete && !matching.length ? noMatchView(map, name, states.length ? 0 : total) : nothing}
     <div class="actions"><button aria-label=${`Deliveries of ${name}`} @click=${() => showDeliveries(name)}>Deliveries</button>
-      ${isDev && matching.length ? html`<button aria-label=${`Send a sample that ${name} matches`} @click=${() => send(matching[0].name)}>Send a match</button>` : nothing}</div>
+      ${isDev && matching.length ? html`<button aria-label=${`Send a match for ${name}`} @click=${() => send(matching[0].name)}>Send a match</button>` : nothing}</div>
   </li>`;
 }
 
@@ -173,14 +173,14 @@ function reasonView(map) {
 function matrixView(map) {
   return html`<section aria-labelledby="matrix-title">
     <h3 id="matrix-title">Events and handlers</h3>
-    <p class="quiet">Each of the ${count(map.samples.length, "sample")}, matched by the app. No handler runs.</p>
+    <p class="quiet">${map.isComplete ? html`Each of the ${count(map.samples.length, "sample")}, matched by the app. No handler runs.` : "Matching the samples ..."}</p>
     <div class="reason" role="status">${reasonView(map)}</div>
     <div class="scroll-x" tabindex="0" role="region" aria-label="Table of matches">
       <table><thead><tr><th scope="col">Sample</th>${map.handlers.map(({ name }) => html`<th scope="col">${name}</th>`)}<th scope="col"><span class="hidden">Note</span></th></tr></thead>
       <tbody>${map.samples.map(({ name }) => {
         const result = map.results.get(name);
         const isUnhandled = result && !result.handlers.some((one) => one.matches);
-        return html`<tr><th scope="row">${name}</th>${map.handlers.map((handler) => cellView(map, name, handler.name))}
+        return html`<tr><th scope="row">${name.split(".").map((part, at) => html`${at ? html`.<wbr>` : nothing}${part}`)}</th>${map.handlers.map((handler) => cellView(map, name, handler.name))}
           <td class="quiet">${isUnhandled ? result.ignored || "no handler" : nothing}</td></tr>`;
       })}</tbody></table></div>
   </section>`;

@@ -110,10 +110,14 @@ export class DeliveryList {
     const at = this.rows.findIndex((one) => one.id === row.id);
     const isMatch = matches(row, this.filter);
     if (at >= 0) {
+      const before = this.rows[at];
       // The row in use stays, although it does not match any more.
       const isInUse = row.id === this.active || row.id === this.selected;
-      if (isMatch || isInUse) this.rows = this.rows.with(at, row);
-      else {
+      if (isMatch || isInUse) {
+        this.rows = this.rows.with(at, row);
+        // As in the response of the server, a replayed delivery is the first one.
+        if (isReplayed(before, row)) this.rows = [row, ...this.rows.toSpliced(at, 1)];
+      } else {
         this.rows = this.rows.toSpliced(at, 1);
         this.total = Math.max(0, this.total - 1);
       }
@@ -199,6 +203,18 @@ export function matches(row, { q, state, handler }) {
   return words.every((word) => fields.some((field) => field.includes(word)));
 }
 
+const OPEN = ["queued", "running", "retrying", "stuck"];
+
+/**
+ * Return true if a Replay changed a row.
+ * @param {Row} before @param {Row} row
+ */
+function isReplayed(before, row) {
+  if (OPEN.includes(before.state)) return false;
+  const attempts = (/** @type {Row} */ one) => one.runs.reduce((sum, run) => sum + run.attempts, 0);
+  return OPEN.includes(row.state) || attempts(row) > attempts(before);
+}
+
 /**
  * The handlers of a delivery; the state of each one is shown if they differ.
  * @param {Row} row
@@ -218,7 +234,7 @@ function rowView(row, { list, now, open }) {
     ${stateMark(row.state)}
     <span class="event">${eventName(row)}${row.is_replay ? html`<span class="tag">replay</span>` : nothing}${row.duplicates ? html`<span class="tag">+${row.duplicates} retried</span>` : nothing}</span>
     <time datetime=${row.received_at} title=${fullTime(row.received_at)}>${age(row.received_at, now)}</time>
-    <span class="repo">${row.repo || nothing}</span>
+    <span class="repo">${row.repo || nothing}${row.discussion ? html` <bdi>#${row.discussion.num} ${row.discussion.title}</bdi>` : nothing}</span>
     <span class="names">${handlersText(row)}</span>
     ${error ? html`<span class="error">${prose(error.split("\n", 1)[0].slice(0, 200))}</span>` : nothing}
   </li>`;

@@ -28,7 +28,7 @@ export function outputView(app) {
       <h3 id="traceback-title">The app does not start${app.file ? html`: <code>${app.file}</code>, line ${app.line}` : nothing}</h3>
       <pre tabindex="0" role="region" aria-label="Traceback" class="is-bad">${app.traceback}</pre>
       <p class="quiet">Save a correction: the app then starts again by itself.</p></section>` : nothing}
-    <section aria-labelledby="output-title"><h3 id="output-title">Lines</h3>
+    <section aria-labelledby="output-title"><h3 id="output-title">Printed lines</h3>
       ${app.output?.length ? html`<ol class="output" id="output" tabindex="0" aria-labelledby="output-title">${app.output.map((line) => html`
         <li><time datetime=${line.at}>${clock(line.at)}</time> <span>${line.text}</span></li>`)}</ol>`
         : html`<p class="quiet">The app printed nothing yet.</p>`}</section>
