@@ -234,8 +234,9 @@ function rowView(row, { list, now, open }) {
     ${stateMark(row.state)}
     <span class="event">${eventName(row)}${row.is_replay ? html`<span class="tag">replay</span>` : nothing}${row.duplicates ? html`<span class="tag">+${row.duplicates} retried</span>` : nothing}</span>
     <time datetime=${row.received_at} title=${fullTime(row.received_at)}>${age(row.received_at, now)}</time>
-    <span class="repo">${row.repo || nothing}${row.discussion ? html` <bdi>#${row.discussion.num} ${row.discussion.title}</bdi>` : nothing}</span>
+    <span class="repo">${row.repo || nothing}</span>
     <span class="names">${handlersText(row)}</span>
+    ${row.discussion ? html`<bdi class="subject">#${row.discussion.num} ${row.discussion.title}</bdi>` : nothing}
     ${error ? html`<span class="error">${prose(error.split("\n", 1)[0].slice(0, 200))}</span>` : nothing}
   </li>`;
 }
