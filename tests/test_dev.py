@@ -304,6 +304,44 @@ def test_app_ends_if_the_supervisor_is_killed(tmp_path: Path) -> None:
         wait_until(lambda: not _is_running(child), "the app still runs")
 
 
+STARTING = """
+import os, subprocess
+from hubhooks import Webhooks
+
+hooks = Webhooks()
+
+@hooks.on("repo.content")
+def start(event):
+    process = subprocess.Popen(["sleep", "600"])
+    print("sleeper", process.pid, "end")
+
+@hooks.on("repo.move")
+def crash(event):
+    os._exit(7)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+@pytest.mark.parametrize("cause", ["save", "crash"])
+def test_process_of_a_handler_ends_with_the_app(tmp_path: Path, cause: str) -> None:
+    # It inherits standard output, which so stays open when the app ends.
+    with dev(tmp_path, STARTING) as running:
+        running.deliver("d1")
+        text = running.server.wait_for(" end\n")
+        pid = int(text.partition("sleeper ")[2].split()[0])
+        begun = time.monotonic()
+        if cause == "save":
+            running.write(app(2))
+            running.server.wait_for("restarted")
+        else:
+            running.deliver("d2", body=compact(sample_json("repo.move")))
+            shown = running.wait_for_state("broken")
+            assert shown["traceback"] == "the app ended with exit code 7"
+        # The limit of a restart's wait for the old process is 3.5 s.
+        assert time.monotonic() - begun < 5
+        wait_until(lambda: not _is_running(pid), "the process still runs")
+
+
 def _is_running(pid: int) -> bool:
     try:
         text = Path(f"/proc/{pid}/stat").read_text("ascii")
