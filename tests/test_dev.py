@@ -39,6 +39,22 @@ def retrain(event):
 """
 BROKEN = "from hubhooks import Webhooks\n\nimport no_such_module\n"
 
+STARTING = """
+import os, subprocess
+from hubhooks import Webhooks
+
+hooks = Webhooks()
+
+@hooks.on("repo.content")
+def start(event):
+    process = subprocess.Popen(["sleep", "600"])
+    print("sleeper", process.pid, "end")
+
+@hooks.on("repo")
+def crash(event):
+    os._exit(7)
+"""
+
 
 def app(version: int) -> str:
     return APP.replace("{version}", str(version))
@@ -207,6 +223,33 @@ def test_broken_import_holds_deliveries_until_the_mend(tmp_path: Path) -> None:
         assert running.wait_for_state("running")["traceback"] == ""
 
 
+def test_delivery_is_shown_at_once_after_a_crash(tmp_path: Path) -> None:
+    with dev(tmp_path, STARTING) as running:
+        running.deliver("d1", body=compact(sample_json("repo.move")))
+        running.wait_for_state("broken")
+        begun = time.monotonic()
+        assert running.api("deliveries/d1").json()["explanations"] == []
+        explained = running.api("explain", "POST", content=BODY)
+        assert (explained.status_code, explained.json()) == (503, {"reason": "the app ended"})
+        # Not the 10 s that a running app has to answer.
+        assert time.monotonic() - begun < 5
+        ready = running.api("ready").json()
+        assert (ready["is_ready"], ready["is_store_writable"]) == (False, False)
+
+
+def test_delivery_is_shown_while_the_app_starts(tmp_path: Path) -> None:
+    with dev(tmp_path, app(1)) as running:
+        running.deliver("d1")
+        running.attempts("d1", 1)
+        running.write("import time\ntime.sleep(60)\n")
+        running.wait_for_state("restarting")
+        begun = time.monotonic()
+        shown = running.api("deliveries/d1").json()
+        assert (shown["id"], shown["explanations"]) == ("d1", [])
+        # It waits 1 s for the explanations.
+        assert time.monotonic() - begun < 5
+
+
 def test_app_that_is_broken_from_the_start(tmp_path: Path) -> None:
     with dev(tmp_path, "from hubhooks import (\n") as running:
         assert running.wait_for_state("broken")["file"] == "app.py"
@@ -302,23 +345,6 @@ def test_app_ends_if_the_supervisor_is_killed(tmp_path: Path) -> None:
         (child,) = running.children()
         running.server.kill()
         wait_until(lambda: not _is_running(child), "the app still runs")
-
-
-STARTING = """
-import os, subprocess
-from hubhooks import Webhooks
-
-hooks = Webhooks()
-
-@hooks.on("repo.content")
-def start(event):
-    process = subprocess.Popen(["sleep", "600"])
-    print("sleeper", process.pid, "end")
-
-@hooks.on("repo.move")
-def crash(event):
-    os._exit(7)
-"""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")

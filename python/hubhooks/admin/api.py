@@ -179,6 +179,10 @@ class StoreSource:
         """
         raise StoreError(_NO_APP)
 
+    async def explain_stored(self, body: bytes) -> dict[str, Any]:
+        """Explain which handlers match the body of a stored delivery, as `explain` does."""
+        return await self.explain(body)
+
     async def details(self, delivery_id: str) -> Details | None:
         """Look up a delivery; without explanations while the app does not run."""
         delivery = await asyncio.to_thread(self.activity.store.get, delivery_id)
@@ -188,7 +192,7 @@ class StoreSource:
         names: list[str] = []
         if delivery.body is not None:
             try:
-                explained = await self.explain(delivery.body)
+                explained = await self.explain_stored(delivery.body)
             except (PayloadError, StoreError):
                 pass
             else:
