@@ -241,6 +241,21 @@ def test_path_of_the_mount_redirects_to_the_page(fixed_site: Site) -> None:
         assert Site(port, root="/tools/hooks").api("deliveries/d%2F5").data["id"] == "d/5"
 
 
+@pytest.mark.parametrize("prefix", ["", "/proxy"])
+def test_page_behind_a_proxy_that_removes_its_prefix_or_not(fixed_site: Site, prefix: str) -> None:
+    # As `FastAPI(root_path="/proxy")`.
+    inner = Starlette(routes=[Mount("/hubhooks", fixed_site.hooks.admin)])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await inner({**scope, "root_path": "/proxy"}, receive, send)
+
+    with serve(app, lifespan="off") as port:
+        site = Site(port, root=f"{prefix}/hubhooks")
+        assert site.request(f"{site.root}/").status == 200
+        assert site.request(f"{site.root}/app.js").status == 200
+        assert site.api("deliveries/d%2F5").data["id"] == "d/5"
+
+
 # ---- access ------------------------------------------------------------------------------------
 
 READS = (
