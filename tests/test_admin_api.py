@@ -1085,7 +1085,8 @@ def test_send_passes_the_request_on(dev: tuple[Site, DevSource]) -> None:
     "body",
     [b"{", [], {}, {"body": 1}, {"body": {}, "secret": "x"}, {"body": {}, "secret": []},
      {"body": {}, "times": 0}, {"body": {}, "times": 101}, {"body": {}, "times": True},
-     {"body": {}, "id": ""}, {"body": {}, "id": 1}, {"body": {}, "id": "a\nb"}],
+     {"body": {}, "id": ""}, {"body": {}, "id": 1}, {"body": {}, "id": "a\nb"},
+     {"body": {}, "id": "\u00e9"}, {"body": {}, "id": " a"}],
 )  # fmt: skip
 def test_wrong_send_request_is_400(dev: tuple[Site, DevSource], body: object) -> None:
     site, source = dev

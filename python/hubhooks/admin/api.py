@@ -491,8 +491,10 @@ def _send_request_in(body: bytes) -> SendRequest:
     if not isinstance(content, dict | str):
         raise Rejection(400, f"`body` must be an object or a string: {_SEND_HINT}")
     is_id = isinstance(delivery_id, str) and 0 < len(delivery_id) <= _LONGEST_ID
-    if delivery_id is not None and not (is_id and delivery_id.isprintable()):
-        raise Rejection(400, f"`id` must be a short text, or null: {_SEND_HINT}")
+    # A header carries it.
+    is_id = is_id and delivery_id.isascii() and delivery_id.isprintable()
+    if delivery_id is not None and not (is_id and delivery_id == delivery_id.strip()):
+        raise Rejection(400, f"`id` must be a short ASCII text, or null: {_SEND_HINT}")
     if secret not in get_args(SecretChoice):
         raise Rejection(400, f"`secret` must be one of {', '.join(get_args(SecretChoice))}")
     if type(times) is not int or not 1 <= times <= _MOST_SENT:
