@@ -265,6 +265,23 @@ def test_app_that_is_broken_from_the_start(tmp_path: Path) -> None:
         assert running.deliver("d1").status_code == 202
 
 
+def test_webhooks_and_store_are_printed_once_the_app_is_mended(tmp_path: Path) -> None:
+    with dev(tmp_path, BROKEN) as running:
+        webhook = f"\nwebhook  {running.server.url}/\n"
+        assert webhook not in running.server.output()
+        running.write(app(1))
+        printed = running.server.wait_for(webhook)
+        assert "1 handler (retrain), store ./hubhooks.db\n" in printed
+        running.write(app(2) + "\nhooks.on('repo')(print)\n")
+        running.server.wait_for("2 handlers (retrain, print)\n")
+        assert running.server.output().count("webhook  ") == 1
+
+
+def test_store_in_memory_is_named(tmp_path: Path) -> None:
+    with dev(tmp_path, app(1), HUBHOOKS_DELIVERIES=":memory:") as running:
+        assert "1 handler (retrain), store in memory\n" in running.server.output()
+
+
 def test_failed_start_is_reported(tmp_path: Path) -> None:
     with dev(tmp_path, app(1), WEBHOOK_SECRET="") as running:
         broken = running.wait_for_state("broken")
@@ -398,6 +415,17 @@ def test_api_needs_the_token_and_a_local_host(tmp_path: Path) -> None:
             assert response.status_code == status, headers
             assert response.headers["content-security-policy"].startswith("default-src 'none'")
             assert response.headers["cache-control"] == "no-store"
+
+
+def test_request_without_a_path_is_400(tmp_path: Path) -> None:
+    with (
+        dev(tmp_path, app(1)) as running,
+        socket.create_connection(
+            ("127.0.0.1", running.server.port), timeout=PATIENCE
+        ) as connection,
+    ):
+        connection.sendall(b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(12) == b"HTTP/1.1 400"
 
 
 def test_send_from_the_page(tmp_path: Path) -> None:
