@@ -490,10 +490,7 @@ def _send_request_in(body: bytes) -> SendRequest:
     secret, times = given.get("secret", "right"), given.get("times", 1)
     if not isinstance(content, dict | str):
         raise Rejection(400, f"`body` must be an object or a string: {_SEND_HINT}")
-    is_id = isinstance(delivery_id, str) and 0 < len(delivery_id) <= _LONGEST_ID
-    # A header carries it.
-    is_id = is_id and delivery_id.isascii() and delivery_id.isprintable()
-    if delivery_id is not None and not (is_id and delivery_id == delivery_id.strip()):
+    if delivery_id is not None and not _is_header_value(delivery_id):
         raise Rejection(400, f"`id` must be a short ASCII text, or null: {_SEND_HINT}")
     if secret not in get_args(SecretChoice):
         raise Rejection(400, f"`secret` must be one of {', '.join(get_args(SecretChoice))}")
@@ -504,6 +501,17 @@ def _send_request_in(body: bytes) -> SendRequest:
     else:
         raw = content.encode("utf-8", "backslashreplace")
     return SendRequest(raw, delivery_id, secret, times)
+
+
+def _is_header_value(value: object) -> bool:
+    """Return whether a header can carry a `Webhook-Id`."""
+    return (
+        isinstance(value, str)
+        and 0 < len(value) <= _LONGEST_ID
+        and value.isascii()
+        and value.isprintable()
+        and value == value.strip()
+    )
 
 
 async def send_json(
