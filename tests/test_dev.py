@@ -557,6 +557,48 @@ def test_fastapi_behind_the_proxy(tmp_path: Path) -> None:
         assert chunked["length"] == 3
 
 
+MOUNTED = """
+{imports}
+from hubhooks import Webhooks
+
+hooks = Webhooks()
+hooks.on("repo.content")(print)
+app = {app}
+"""
+
+
+@pytest.mark.parametrize(
+    ("imports", "app", "path"),
+    [
+        ("from fastapi import FastAPI", "FastAPI(); app.mount('/hub', hooks)", "/hub/"),
+        (
+            "from fastapi import FastAPI",
+            "FastAPI(); app.mount('/inner', inner := FastAPI())\n"
+            + "inner.include_router(hooks.router('/hub'))",
+            "/inner/hub",
+        ),
+        (
+            "from starlette.applications import Starlette\nfrom starlette.routing import Mount",
+            "Starlette(routes=[Mount('/a', routes=[Mount('/hub', app=hooks)])])",
+            "/a/hub/",
+        ),
+        (
+            "from starlette.applications import Starlette\nfrom starlette.routing import Route",
+            "Starlette(routes=[Route('/hub', hooks)])",
+            "/hub",
+        ),
+    ],
+    ids=["FastAPI, mount", "FastAPI, inner app", "Starlette, mount", "Starlette, route"],
+)
+def test_mounted_webhook_is_found(tmp_path: Path, imports: str, app: str, path: str) -> None:
+    script = MOUNTED.replace("{imports}", imports).replace("{app}", app)
+    with dev(tmp_path, script, "app:app") as running:
+        assert f"webhook  {running.server.url}{path}\n" in running.server.output()
+        body = sample_json("repo.content.update")
+        (response,) = running.api("send", "POST", json={"body": body}).json()["responses"]
+        assert response["status"] == 202
+
+
 def test_websocket_through_the_proxy(tmp_path: Path) -> None:
     from websockets.exceptions import ConnectionClosed  # noqa: PLC0415 - of the extra `dev`
     from websockets.sync.client import connect  # noqa: PLC0415 - as above
