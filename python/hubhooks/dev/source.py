@@ -137,13 +137,27 @@ class DevSource(StoreSource):
         await self._supervisor.use_newest_code(_WAIT_SECONDS)
         if not self._supervisor.store_path:
             return Replayed((), _MEMORY_ONLY)
+        if self._is_running():
+            # An edit may have renamed the handler. A run of its old name would never start.
+            details = await self.details(delivery_id)
+            known = {each["name"] for each in self._supervisor.handlers}
+            wanted = handlers or (details.handlers if details is not None else ())
+            found = [name for name in wanted if name in known]
+            if wanted and (handlers or not found) and len(found) < len(wanted):
+                gone = next(name for name in wanted if name not in known)
+                return Replayed((), f"the app has no handler `{gone}`")
+            if details is not None and not handlers:
+                ran = {run.handler for run in details.delivery.runs}
+                handlers = [name for name in found if name in ran] or found
         return await super().replay(delivery_id, handlers)
 
     async def not_ready_reason(self) -> str:
         """Return why a delivery would not be stored now; empty if it would."""
+        return "" if self._is_running() else _NOT_RUNNING
+
+    def _is_running(self) -> bool:
         app = self._supervisor.app
-        is_running = app is not None and app.port is not None and not app.ended.is_set()
-        return "" if is_running else _NOT_RUNNING
+        return app is not None and app.port is not None and not app.ended.is_set()
 
     async def send(self, request: SendRequest) -> list[dict[str, Any]]:
         """Send deliveries to the app as the Hub does.
