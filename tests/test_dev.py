@@ -306,6 +306,8 @@ def test_failed_start_is_reported(tmp_path: Path) -> None:
     with dev(tmp_path, app(1), WEBHOOK_SECRET="") as running:
         broken = running.wait_for_state("broken")
         assert "webhook secret 1 is empty" in broken["traceback"]
+        assert "webhook secret 1 is empty" in running.server.output()
+        assert "while it was imported" not in running.server.output()
 
 
 SLOW = """

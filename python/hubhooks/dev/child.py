@@ -387,6 +387,8 @@ def main() -> None:
             app.served = import_app(found)
             _serve(app)
     except BaseException as error:  # noqa: BLE001 - the app may raise anything
+        if isinstance(error, SystemExit) and app.is_reported:
+            _exit(1)  # the server has printed why the app does not start
         failure = _failure_of(error)
         app.report_broken(failure)
         # A wrong target has no place in the app's code: the message says everything.
