@@ -101,6 +101,22 @@ def test_secrets_stay_the_same_and_private(tmp_path: Path) -> None:
     assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}
 
 
+def test_first_starts_at_once_keep_the_same_secrets(tmp_path: Path) -> None:
+    for number in range(30):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with ThreadPoolExecutor(6) as threads:
+            kept = [*threads.map(lambda _, folder=folder: keep_secrets(folder), range(6))]
+        assert kept == [kept[0]] * 6
+
+
+def test_empty_secret_is_rejected(tmp_path: Path) -> None:
+    keep_secrets(tmp_path)
+    (tmp_path / ".hubhooks" / "webhook_secret").write_text("")
+    with pytest.raises(ConfigError, match="has no secret: delete it"):
+        keep_secrets(tmp_path)
+
+
 def test_given_secret_is_not_kept_for_the_app(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
