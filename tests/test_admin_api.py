@@ -241,6 +241,21 @@ def test_path_of_the_mount_redirects_to_the_page(fixed_site: Site) -> None:
         assert Site(port, root="/tools/hooks").api("deliveries/d%2F5").data["id"] == "d/5"
 
 
+@pytest.mark.parametrize("prefix", ["", "/proxy"])
+def test_page_behind_a_proxy_that_removes_its_prefix_or_not(fixed_site: Site, prefix: str) -> None:
+    # As `FastAPI(root_path="/proxy")`.
+    inner = Starlette(routes=[Mount("/hubhooks", fixed_site.hooks.admin)])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await inner({**scope, "root_path": "/proxy"}, receive, send)
+
+    with serve(app, lifespan="off") as port:
+        site = Site(port, root=f"{prefix}/hubhooks")
+        assert site.request(f"{site.root}/").status == 200
+        assert site.request(f"{site.root}/app.js").status == 200
+        assert site.api("deliveries/d%2F5").data["id"] == "d/5"
+
+
 # ---- access ------------------------------------------------------------------------------------
 
 READS = (
@@ -1070,7 +1085,8 @@ def test_send_passes_the_request_on(dev: tuple[Site, DevSource]) -> None:
     "body",
     [b"{", [], {}, {"body": 1}, {"body": {}, "secret": "x"}, {"body": {}, "secret": []},
      {"body": {}, "times": 0}, {"body": {}, "times": 101}, {"body": {}, "times": True},
-     {"body": {}, "id": ""}, {"body": {}, "id": 1}, {"body": {}, "id": "a\nb"}],
+     {"body": {}, "id": ""}, {"body": {}, "id": 1}, {"body": {}, "id": "a\nb"},
+     {"body": {}, "id": "\u00e9"}, {"body": {}, "id": " a"}],
 )  # fmt: skip
 def test_wrong_send_request_is_400(dev: tuple[Site, DevSource], body: object) -> None:
     site, source = dev

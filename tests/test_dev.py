@@ -39,6 +39,22 @@ def retrain(event):
 """
 BROKEN = "from hubhooks import Webhooks\n\nimport no_such_module\n"
 
+STARTING = """
+import os, subprocess
+from hubhooks import Webhooks
+
+hooks = Webhooks()
+
+@hooks.on("repo.content")
+def start(event):
+    process = subprocess.Popen(["sleep", "600"])
+    print("sleeper", process.pid, "end")
+
+@hooks.on("repo")
+def crash(event):
+    os._exit(7)
+"""
+
 
 def app(version: int) -> str:
     return APP.replace("{version}", str(version))
@@ -83,6 +99,22 @@ def test_secrets_stay_the_same_and_private(tmp_path: Path) -> None:
     assert (folder / ".gitignore").read_text("utf-8") == "*\n"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}
+
+
+def test_first_starts_at_once_keep_the_same_secrets(tmp_path: Path) -> None:
+    for number in range(30):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with ThreadPoolExecutor(6) as threads:
+            kept = [*threads.map(lambda _, folder=folder: keep_secrets(folder), range(6))]
+        assert kept == [kept[0]] * 6
+
+
+def test_empty_secret_is_rejected(tmp_path: Path) -> None:
+    keep_secrets(tmp_path)
+    (tmp_path / ".hubhooks" / "webhook_secret").write_text("")
+    with pytest.raises(ConfigError, match="has no secret: delete it"):
+        keep_secrets(tmp_path)
 
 
 def test_given_secret_is_not_kept_for_the_app(
@@ -174,6 +206,26 @@ def test_replay_at_once_after_a_save_runs_the_new_code(tmp_path: Path) -> None:
         assert len(set(outputs)) == 6
 
 
+def test_replay_of_a_renamed_handler_runs_the_new_one(tmp_path: Path) -> None:
+    with dev(tmp_path, app(1)) as running:
+        running.deliver("d1")
+        running.attempts("d1", 1)
+        running.write(app(2).replace("def retrain", "def train"))
+        replay = "deliveries/d1/replay"
+        old = running.api(replay, "POST", json={"handlers": ["retrain"]})
+        assert (old.status_code, old.json()) == (
+            409, {"reason": "the app has no handler `retrain`"},
+        )  # fmt: skip
+        assert running.api(replay, "POST").json()["handlers"] == ["train"]
+        running.server.wait_until(
+            lambda: (
+                {run.handler: run.state for run in running.delivery("d1").runs}
+                == {"retrain": "succeeded", "train": "succeeded"}
+            ),
+            "did not run the new handler",
+        )
+
+
 def test_page_of_an_app_that_never_ran_is_empty(tmp_path: Path) -> None:
     with dev(tmp_path, BROKEN) as running:
         for path in ("deliveries", "stats", "handlers"):
@@ -207,6 +259,33 @@ def test_broken_import_holds_deliveries_until_the_mend(tmp_path: Path) -> None:
         assert running.wait_for_state("running")["traceback"] == ""
 
 
+def test_delivery_is_shown_at_once_after_a_crash(tmp_path: Path) -> None:
+    with dev(tmp_path, STARTING) as running:
+        running.deliver("d1", body=compact(sample_json("repo.move")))
+        running.wait_for_state("broken")
+        begun = time.monotonic()
+        assert running.api("deliveries/d1").json()["explanations"] == []
+        explained = running.api("explain", "POST", content=BODY)
+        assert (explained.status_code, explained.json()) == (503, {"reason": "the app ended"})
+        # Not the 10 s that a running app has to answer.
+        assert time.monotonic() - begun < 5
+        ready = running.api("ready").json()
+        assert (ready["is_ready"], ready["is_store_writable"]) == (False, False)
+
+
+def test_delivery_is_shown_while_the_app_starts(tmp_path: Path) -> None:
+    with dev(tmp_path, app(1)) as running:
+        running.deliver("d1")
+        running.attempts("d1", 1)
+        running.write("import time\ntime.sleep(60)\n")
+        running.wait_for_state("restarting")
+        begun = time.monotonic()
+        shown = running.api("deliveries/d1").json()
+        assert (shown["id"], shown["explanations"]) == ("d1", [])
+        # It waits 1 s for the explanations.
+        assert time.monotonic() - begun < 5
+
+
 def test_app_that_is_broken_from_the_start(tmp_path: Path) -> None:
     with dev(tmp_path, "from hubhooks import (\n") as running:
         assert running.wait_for_state("broken")["file"] == "app.py"
@@ -222,10 +301,29 @@ def test_app_that_is_broken_from_the_start(tmp_path: Path) -> None:
         assert running.deliver("d1").status_code == 202
 
 
+def test_webhooks_and_store_are_printed_once_the_app_is_mended(tmp_path: Path) -> None:
+    with dev(tmp_path, BROKEN) as running:
+        webhook = f"\nwebhook  {running.server.url}/\n"
+        assert webhook not in running.server.output()
+        running.write(app(1))
+        printed = running.server.wait_for(webhook)
+        assert "1 handler (retrain), store ./hubhooks.db\n" in printed
+        running.write(app(2) + "\nhooks.on('repo')(print)\n")
+        running.server.wait_for("2 handlers (retrain, print)\n")
+        assert running.server.output().count("webhook  ") == 1
+
+
+def test_store_in_memory_is_named(tmp_path: Path) -> None:
+    with dev(tmp_path, app(1), HUBHOOKS_DELIVERIES=":memory:") as running:
+        assert "1 handler (retrain), store in memory\n" in running.server.output()
+
+
 def test_failed_start_is_reported(tmp_path: Path) -> None:
     with dev(tmp_path, app(1), WEBHOOK_SECRET="") as running:
         broken = running.wait_for_state("broken")
         assert "webhook secret 1 is empty" in broken["traceback"]
+        assert "webhook secret 1 is empty" in running.server.output()
+        assert "while it was imported" not in running.server.output()
 
 
 SLOW = """
@@ -304,6 +402,27 @@ def test_app_ends_if_the_supervisor_is_killed(tmp_path: Path) -> None:
         wait_until(lambda: not _is_running(child), "the app still runs")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+@pytest.mark.parametrize("cause", ["save", "crash"])
+def test_process_of_a_handler_ends_with_the_app(tmp_path: Path, cause: str) -> None:
+    # It inherits standard output, which so stays open when the app ends.
+    with dev(tmp_path, STARTING) as running:
+        running.deliver("d1")
+        text = running.server.wait_for(" end\n")
+        pid = int(text.partition("sleeper ")[2].split()[0])
+        begun = time.monotonic()
+        if cause == "save":
+            running.write(app(2))
+            running.server.wait_for("restarted")
+        else:
+            running.deliver("d2", body=compact(sample_json("repo.move")))
+            shown = running.wait_for_state("broken")
+            assert shown["traceback"] == "the app ended with exit code 7"
+        # The limit of a restart's wait for the old process is 3.5 s.
+        assert time.monotonic() - begun < 5
+        wait_until(lambda: not _is_running(pid), "the process still runs")
+
+
 def _is_running(pid: int) -> bool:
     try:
         text = Path(f"/proc/{pid}/stat").read_text("ascii")
@@ -334,6 +453,17 @@ def test_api_needs_the_token_and_a_local_host(tmp_path: Path) -> None:
             assert response.status_code == status, headers
             assert response.headers["content-security-policy"].startswith("default-src 'none'")
             assert response.headers["cache-control"] == "no-store"
+
+
+def test_request_without_a_path_is_400(tmp_path: Path) -> None:
+    with (
+        dev(tmp_path, app(1)) as running,
+        socket.create_connection(
+            ("127.0.0.1", running.server.port), timeout=PATIENCE
+        ) as connection,
+    ):
+        connection.sendall(b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(12) == b"HTTP/1.1 400"
 
 
 def test_send_from_the_page(tmp_path: Path) -> None:
@@ -463,6 +593,47 @@ def test_fastapi_behind_the_proxy(tmp_path: Path) -> None:
         }
         chunked = server.post("/echo/c", iter([b"ab", b"c"])).json()
         assert chunked["length"] == 3
+
+
+MOUNTED = """
+{imports}
+from hubhooks import Webhooks
+
+hooks = Webhooks()
+hooks.on("repo.content")(print)
+app = {app}
+"""
+
+
+@pytest.mark.parametrize(
+    ("imports", "app", "path"),
+    [
+        ("from fastapi import FastAPI", "FastAPI(); app.mount('/hub', hooks)", "/hub/"),
+        (
+            "from fastapi import FastAPI",
+            "FastAPI(); app.mount('/in', i := FastAPI()); i.include_router(hooks.router('/hub'))",
+            "/in/hub",
+        ),
+        (
+            "from starlette.applications import Starlette\nfrom starlette.routing import Mount",
+            "Starlette(routes=[Mount('/a', routes=[Mount('/hub', app=hooks)])])",
+            "/a/hub/",
+        ),
+        (
+            "from starlette.applications import Starlette\nfrom starlette.routing import Route",
+            "Starlette(routes=[Route('/hub', hooks)])",
+            "/hub",
+        ),
+    ],
+    ids=["FastAPI, mount", "FastAPI, inner app", "Starlette, mount", "Starlette, route"],
+)
+def test_mounted_webhook_is_found(tmp_path: Path, imports: str, app: str, path: str) -> None:
+    script = MOUNTED.replace("{imports}", imports).replace("{app}", app)
+    with dev(tmp_path, script, "app:app") as running:
+        assert f"webhook  {running.server.url}{path}\n" in running.server.output()
+        body = sample_json("repo.content.update")
+        (response,) = running.api("send", "POST", json={"body": body}).json()["responses"]
+        assert response["status"] == 202
 
 
 def test_websocket_through_the_proxy(tmp_path: Path) -> None:

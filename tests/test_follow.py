@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
@@ -384,6 +385,28 @@ def test_copy_has_the_local_secret_and_the_origin(invoke: Callable[..., Any]) ->
     assert "authorization" not in given
     assert all("X-Webhook-Secret" not in asked for _, asked in requests)
     assert "1 delivery copied" in done.stderr
+
+
+def test_delivery_that_wakes_the_app_is_copied_at_the_first_start(
+    invoke: Callable[..., Any],
+) -> None:
+    now = datetime.now(timezone.utc)
+    rows = [
+        row("new", received_at=(now + timedelta(minutes=1)).isoformat()),
+        row("old", received_at=(now - timedelta(days=1)).isoformat()),
+    ]
+    source = source_of(*rows, new={"body": {}}, old={"body": {}})
+    # The empty list of the first request stands for an app that sleeps.
+    asleep = [True]
+
+    def respond(method: str, path: str) -> tuple[int, dict[str, str], bytes]:
+        answer = source(method, path)
+        return (503, {}, b"") if asleep and asleep.pop() else answer
+
+    with web_server(respond) as (url, _), web_server(lambda *_: (202, {}, b"{}")) as (to, posted):
+        done = invoke(url, "--to", to)
+    assert done.exit_code == 0, done.output
+    assert [headers["Webhook-Id"] for _, headers in posted] == ["new"]
 
 
 @pytest.mark.parametrize(

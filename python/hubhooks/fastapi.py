@@ -329,14 +329,15 @@ def _shared_paths(routes: Iterable[object]) -> list[str]:
 
 
 def webhook_paths(routes: Iterable[object], prefix: str = "") -> Iterator[tuple[str, Webhooks]]:
-    """List the paths of the routers of `Webhooks`, and of mounted `Webhooks`."""
+    """List the paths of the routers of `Webhooks`, and of mounted `Webhooks`, also in mounts."""
     for route in routes:
-        included = getattr(route, "original_router", None)
-        if included is not None:
+        if (included := getattr(route, "original_router", None)) is not None:
             context = getattr(route, "include_context", None)
             yield from webhook_paths(included.routes, prefix + getattr(context, "prefix", ""))
         elif isinstance(route, Mount) and isinstance(route.app, Webhooks):
-            yield f"{prefix}{route.path}", route.app
+            yield f"{prefix}{route.path}/", route.app
+        elif isinstance(route, Mount):
+            yield from webhook_paths(route.routes, f"{prefix}{route.path}")
         elif (
             isinstance(route, APIRoute)
             and not isinstance(route, _Leftover)

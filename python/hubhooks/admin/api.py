@@ -179,6 +179,10 @@ class StoreSource:
         """
         raise StoreError(_NO_APP)
 
+    async def explain_stored(self, body: bytes) -> dict[str, Any]:
+        """Explain which handlers match the body of a stored delivery, as `explain` does."""
+        return await self.explain(body)
+
     async def details(self, delivery_id: str) -> Details | None:
         """Look up a delivery; without explanations while the app does not run."""
         delivery = await asyncio.to_thread(self.activity.store.get, delivery_id)
@@ -188,7 +192,7 @@ class StoreSource:
         names: list[str] = []
         if delivery.body is not None:
             try:
-                explained = await self.explain(delivery.body)
+                explained = await self.explain_stored(delivery.body)
             except (PayloadError, StoreError):
                 pass
             else:
@@ -486,9 +490,8 @@ def _send_request_in(body: bytes) -> SendRequest:
     secret, times = given.get("secret", "right"), given.get("times", 1)
     if not isinstance(content, dict | str):
         raise Rejection(400, f"`body` must be an object or a string: {_SEND_HINT}")
-    is_id = isinstance(delivery_id, str) and 0 < len(delivery_id) <= _LONGEST_ID
-    if delivery_id is not None and not (is_id and delivery_id.isprintable()):
-        raise Rejection(400, f"`id` must be a short text, or null: {_SEND_HINT}")
+    if delivery_id is not None and not _is_header_value(delivery_id):
+        raise Rejection(400, f"`id` must be a short ASCII text, or null: {_SEND_HINT}")
     if secret not in get_args(SecretChoice):
         raise Rejection(400, f"`secret` must be one of {', '.join(get_args(SecretChoice))}")
     if type(times) is not int or not 1 <= times <= _MOST_SENT:
@@ -498,6 +501,17 @@ def _send_request_in(body: bytes) -> SendRequest:
     else:
         raw = content.encode("utf-8", "backslashreplace")
     return SendRequest(raw, delivery_id, secret, times)
+
+
+def _is_header_value(value: object) -> bool:
+    """Return whether a header can carry a `Webhook-Id`."""
+    return (
+        isinstance(value, str)
+        and 0 < len(value) <= _LONGEST_ID
+        and value.isascii()
+        and value.isprintable()
+        and value == value.strip()
+    )
 
 
 async def send_json(

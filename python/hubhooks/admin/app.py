@@ -170,10 +170,14 @@ class AdminApp:
 def _relative_path(scope: Scope) -> tuple[str, bool]:
     """Return the percent-encoded path below the mount, and whether its first slash is missing."""
     path, root = scope["path"], scope.get("root_path", "").rstrip("/")
-    if root and path == root:
-        return "", True
-    if root and path.startswith(f"{root}/"):
-        path = path.removeprefix(root)
+    # A proxy may remove its prefix from the path, while the app has it in `root_path`.
+    prefix = scope.get("app_root_path", "").rstrip("/")
+    for mount in (root, root.removeprefix(prefix)):
+        if mount and path == mount:
+            return "", True
+        if mount and path.startswith(f"{mount}/"):
+            path = path.removeprefix(mount)
+            break
     path = path.removeprefix("/")
     # The raw path, if the server has it: an id may contain a slash. It may have the mount or not.
     raw = (scope.get("raw_path") or b"").partition(b"?")[0].decode("latin-1").split("/")

@@ -9,7 +9,7 @@ import re
 import ssl
 import time
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from urllib.parse import quote
@@ -310,6 +310,7 @@ class _Follower:
         """Copy deliveries until the output is closed."""
         pause = _POLL_SECONDS
         is_started = False
+        began = datetime.now(timezone.utc)
         while True:
             try:
                 if not is_started:
@@ -321,6 +322,9 @@ class _Follower:
                     self._complaint = ""
                     print_note("continues")
             except _UnavailableError as error:
+                if not is_started and self._state.is_new and since is None:
+                    # A delivery may start the app before the next try.
+                    since = began
                 if str(error) != self._complaint:
                     self._complaint = str(error)
                     print_note(f"{error}; trying again")
@@ -413,7 +417,8 @@ class _Follower:
         msg = f"{self._source}/deliveries is not the JSON API of hubhooks ({status})"
         hint = (
             "give the webhook URL of the app, for example with /webhooks/hub (FastAPI) or "
-            "/gradio_api/webhooks (Gradio), and set HUBHOOKS_ADMIN_TOKEN for that app"
+            "/gradio_api/webhooks (Gradio), or the URL of its admin page with /api; and set "
+            "HUBHOOKS_ADMIN_TOKEN for that app"
         )
         raise _RejectedError(msg, hint)
 

@@ -96,6 +96,8 @@ class _App:
             from hubhooks.fastapi import webhook_paths  # noqa: PLC0415 - an optional dependency
 
             found += webhook_paths(routes)
+        elif routes is not None:
+            found += _mounted(routes)
         if self.served is None and "hubhooks.gradio" in sys.modules:
             from hubhooks.gradio import PATHS  # noqa: PLC0415 - an optional dependency
 
@@ -148,6 +150,18 @@ class _App:
     def _answer(self, message: dict[str, Any]) -> None:
         body = base64.b64decode(message["body"])
         self.link.send({"id": message["id"], "result": _explain(self.all_webhooks(), body)})
+
+
+def _mounted(routes: Iterable[object], prefix: str = "") -> Iterator[tuple[str, Webhooks]]:
+    """List the paths of mounted `Webhooks` in a Starlette app without FastAPI."""
+    for route in routes:
+        path, app = f"{prefix}{getattr(route, 'path', '')}", getattr(route, "app", None)
+        inner = getattr(route, "routes", None)
+        if isinstance(app, Webhooks):
+            # A mount has routes, and a path with a slash at its end.
+            yield (path if inner is None else f"{path}/"), app
+        else:
+            yield from _mounted(inner or (), path)
 
 
 def _explain(found: Sequence[Webhooks], body: bytes) -> dict[str, Any]:
@@ -373,6 +387,8 @@ def main() -> None:
             app.served = import_app(found)
             _serve(app)
     except BaseException as error:  # noqa: BLE001 - the app may raise anything
+        if isinstance(error, SystemExit) and app.is_reported:
+            _exit(1)  # the server has printed why the app does not start
         failure = _failure_of(error)
         app.report_broken(failure)
         # A wrong target has no place in the app's code: the message says everything.

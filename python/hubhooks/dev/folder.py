@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ FOLDER = ".hubhooks"
 _FILES = {_environment.SECRET: "webhook_secret", _environment.ADMIN_TOKEN: "admin_token"}
 _BYTES = 24
 _LONGEST = 1024
+_WRITE_SECONDS = 1.0
 
 
 class KeptSecrets(NamedTuple):
@@ -90,6 +92,10 @@ def _read_or_make(path: Path) -> str:
         # The file is created with its mode, so no other user can read it for a moment.
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
+        # Another first start may be writing it.
+        until = time.monotonic() + _WRITE_SECONDS
+        while path.lstat().st_size == 0 and time.monotonic() < until:
+            time.sleep(0.01)
         secret = _read(path)
         path.chmod(0o600)
         return secret

@@ -23,6 +23,7 @@ _HOST = "127.0.0.1"
 # A line may have the body of a delivery.
 _LONGEST_LINE = 64 * 1024 * 1024
 _TOKEN_SECONDS = 10.0
+_ENDED = "the app ended"
 
 
 class LinkClosedError(Exception):
@@ -44,13 +45,16 @@ class SupervisorLink:
         self._on_event = on_event
         self._asked: dict[int, asyncio.Future[Any]] = {}
         self._count = 0
+        self._is_closed = False
 
     async def ask(self, what: str, seconds: float, **details: object) -> Any:  # noqa: ANN401 - any JSON
         """Ask the app, and return its answer.
 
         Raises:
-            LinkClosedError: it did not answer in time.
+            LinkClosedError: it ended, or did not answer in time.
         """
+        if self._is_closed:
+            raise LinkClosedError(_ENDED)
         self._count += 1
         number = self._count
         self._asked[number] = answer = asyncio.get_running_loop().create_future()
@@ -78,9 +82,10 @@ class SupervisorLink:
                 elif not answer.done():
                     answer.set_result(message.get("result"))
         finally:
+            self._is_closed = True
             for answer in self._asked.values():
                 if not answer.done():
-                    answer.set_exception(LinkClosedError("the app ended"))
+                    answer.set_exception(LinkClosedError(_ENDED))
             self._writer.close()
 
 

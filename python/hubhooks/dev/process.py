@@ -39,6 +39,22 @@ class Broken(TypedDict):
     line: int | None
 
 
+class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
+    """Tells at once that the process ended.
+
+    Until Python 3.13, `Process.wait` also waits for the end of both pipes. Processes that the app
+    started may keep them open.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(limit=_CHUNK, loop=asyncio.get_running_loop())
+        self.exited = asyncio.Event()
+
+    def process_exited(self) -> None:
+        super().process_exited()
+        self.exited.set()
+
+
 class AppProcess:
     """A process of the app.
 
@@ -66,6 +82,7 @@ class AppProcess:
         self._folder = folder
         self._on_output = on_output
         self._process: asyncio.subprocess.Process | None = None
+        self._transport: asyncio.SubprocessTransport | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, config: Mapping[str, object], variables: Mapping[str, str]) -> None:
@@ -76,7 +93,9 @@ class AppProcess:
             variables: environment variables to set in it.
         """
         environ = {**_environment.read_all(), "PYTHONUNBUFFERED": "1", **variables}
-        process = await asyncio.create_subprocess_exec(
+        loop = asyncio.get_running_loop()
+        self._transport, protocol = await loop.subprocess_exec(
+            _Protocol,
             sys.executable,
             "-m",
             "hubhooks.dev.child",
@@ -88,6 +107,7 @@ class AppProcess:
             # Ctrl-C is for the supervisor, which then ends the app.
             start_new_session=True,
         )
+        process = asyncio.subprocess.Process(self._transport, protocol, loop)
         self._process = process
         assert process.stdin is not None  # noqa: S101 - a pipe, for the type checker
         assert process.stdout is not None  # noqa: S101 - as above
@@ -96,16 +116,14 @@ class AppProcess:
             asyncio.ensure_future(self._pump(process.stdout, "stdout")),
             asyncio.ensure_future(self._pump(process.stderr, "stderr")),
         ]
-        self._tasks = [*pumps, asyncio.ensure_future(self._wait(process, pumps))]
+        self._tasks = [*pumps, asyncio.ensure_future(self._wait(protocol.exited, pumps))]
         with suppress(OSError):
             process.stdin.write(json.dumps({**config, "token": self.token}).encode() + b"\n")
             await process.stdin.drain()
             process.stdin.close()
 
-    async def _wait(
-        self, process: asyncio.subprocess.Process, pumps: list[asyncio.Task[None]]
-    ) -> None:
-        await process.wait()
+    async def _wait(self, exited: asyncio.Event, pumps: list[asyncio.Task[None]]) -> None:
+        await exited.wait()
         # Processes that the app started may keep the pipes open.
         self._kill_group()
         await asyncio.wait(pumps, timeout=_KILLED_SECONDS)
@@ -145,6 +163,9 @@ class AppProcess:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._transport is not None:
+            # A process in a group of its own may still have the pipes.
+            self._transport.close()
 
     def _kill_group(self) -> None:
         if self._process is not None and hasattr(os, "killpg"):

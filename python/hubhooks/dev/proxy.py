@@ -100,6 +100,10 @@ class Proxy:
                 return
             try:
                 response = await self._client.send(_request(scope, port, body), stream=True)
+            except httpx.InvalidURL:
+                # For example, the `*` of OPTIONS.
+                await send_json(send, 400, {"reason": "the app cannot get this URL"})
+                return
             except httpx.ConnectError:
                 # Nothing was sent. The app ends, or ended: wait for the next one.
                 if loop.time() > give_up:

@@ -32,6 +32,9 @@ __all__ = ["DevSource"]
 
 _WAIT_SECONDS = 10.0
 _EXPLAIN_SECONDS = 10.0
+# A delivery is shown after this time without explanations. The page reads it again once the app
+# runs.
+_DETAILS_SECONDS = 1.0
 _SEND_SECONDS = 60.0
 _IN_MEMORY = ":memory:"
 _NOT_RUNNING = "the app does not run"
@@ -105,8 +108,15 @@ class DevSource(StoreSource):
             PayloadError: the body is not an event.
             StoreError: the app does not run.
         """
+        return await self._explain(body, _WAIT_SECONDS)
+
+    async def explain_stored(self, body: bytes) -> dict[str, Any]:
+        """Explain a delivery, which must be shown soon, also while the app starts."""
+        return await self._explain(body, _DETAILS_SECONDS)
+
+    async def _explain(self, body: bytes, wait_seconds: float) -> dict[str, Any]:
         await asyncio.to_thread(HubEvent.from_json, body)
-        await self._supervisor.use_newest_code(_WAIT_SECONDS)
+        await self._supervisor.use_newest_code(wait_seconds)
         app = self._supervisor.app
         if app is None or app.link is None or app.port is None:
             raise StoreError(_NOT_RUNNING)
@@ -127,12 +137,27 @@ class DevSource(StoreSource):
         await self._supervisor.use_newest_code(_WAIT_SECONDS)
         if not self._supervisor.store_path:
             return Replayed((), _MEMORY_ONLY)
+        if self._is_running():
+            # An edit may have renamed the handler. A run of its old name would never start.
+            details = await self.details(delivery_id)
+            known = {each["name"] for each in self._supervisor.handlers}
+            wanted = handlers or (details.handlers if details is not None else ())
+            found = [name for name in wanted if name in known]
+            if wanted and (handlers or not found) and len(found) < len(wanted):
+                gone = next(name for name in wanted if name not in known)
+                return Replayed((), f"the app has no handler `{gone}`")
+            if details is not None and not handlers:
+                ran = {run.handler for run in details.delivery.runs}
+                handlers = [name for name in found if name in ran] or found
         return await super().replay(delivery_id, handlers)
 
     async def not_ready_reason(self) -> str:
         """Return why a delivery would not be stored now; empty if it would."""
+        return "" if self._is_running() else _NOT_RUNNING
+
+    def _is_running(self) -> bool:
         app = self._supervisor.app
-        return "" if app is not None and app.port is not None else _NOT_RUNNING
+        return app is not None and app.port is not None and not app.ended.is_set()
 
     async def send(self, request: SendRequest) -> list[dict[str, Any]]:
         """Send deliveries to the app as the Hub does.

@@ -124,6 +124,8 @@ class Supervisor:
         self._link_port = self._script_port = 0
         self._start_time = 0.0
         self._has_printed = False
+        self._printed_store: str | None = None
+        self._printed_webhooks: list[tuple[str, str]] = []
 
     # ---- the app's processes ---------------------------------------------------------------------
 
@@ -297,25 +299,34 @@ class Supervisor:
         if self.broken is not None:
             place = f": {self.broken['file']}:{self.broken['line']}" if self.broken["file"] else ""
             what = f"broken{place}; save a file to start it again"
-        elif self._has_printed:
-            what = f"restarted in {self.seconds:.1f} s, {handlers}"
         else:
-            what = f"{handlers}, store {_shown(self.store_path)}"
-        lines = [f"hubhooks dev: {target}, {what}"]
+            what = f"restarted in {self.seconds:.1f} s, " if self._has_printed else ""
+            what += handlers
+            if self.store_path != self._printed_store:
+                self._printed_store = self.store_path
+                what += f", store {_shown(self.store_path)}"
+        lines = [("", f"hubhooks dev: {target}, {what}")]
         if not self._has_printed:
-            self._has_printed = True
-            lines += [f"{name:<8} {text}" for name, text in self._lines()]
+            lines.append(("page", f"{self.url}{PREFIX}/#{self.kept.page_token}"))
+        if self.broken is None and (webhooks := self._webhook_lines()) != self._printed_webhooks:
+            self._printed_webhooks = webhooks
+            lines += webhooks
+        if not self._has_printed:
+            lines += self._lines()
+        self._has_printed = True
         # In one write: a program that waits for the page's URL then has all lines.
-        print_line("\n".join(lines))
+        print_line("\n".join(f"{name:<8} {text}" if name else text for name, text in lines))
         sys.stdout.flush()
 
+    def _webhook_lines(self) -> list[tuple[str, str]]:
+        lines = [
+            ("webhook", f"{self.url}{path}" + f" (the same as {first})" * (path != first))
+            for path, first in self._first_paths.items()
+        ]
+        return lines or [("webhook", "the app serves none: see `hooks.router()`, `hooks.launch()`")]
+
     def _lines(self) -> list[tuple[str, str]]:
-        lines = [("page", f"{self.url}{PREFIX}/#{self.kept.page_token}")]
-        for path, first in self._first_paths.items():
-            same = f" (the same as {first})" if path != first else ""
-            lines.append(("webhook", f"{self.url}{path}{same}"))
-        if self.broken is None and not self.paths:
-            lines.append(("webhook", "the app serves none: see `hooks.router()`, `hooks.launch()`"))
+        lines: list[tuple[str, str]] = []
         if self.kept.made:
             lines.append(("secrets", "kept in .hubhooks/ (used by `hubhooks send` and `follow`)"))
         if tunnel := self.tunnel:
@@ -351,7 +362,9 @@ def _iso(seconds: float) -> str:
 
 
 def _shown(path: str) -> str:
-    """Return a path as seen from the working directory."""
+    """Return the file of a store as seen from the working directory."""
+    if not path:
+        return "in memory"
     with suppress(ValueError):
         return f"./{Path(path).resolve().relative_to(Path.cwd()).as_posix()}"
     return path
