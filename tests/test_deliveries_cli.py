@@ -1120,7 +1120,8 @@ def test_missing_file_is_not_created(
     assert (done.exit_code, done.stdout) == (2, "")
     shown = Text.from_ansi(done.stderr).plain
     assert f"there is no delivery store `{path}`" in shown
-    assert "set HUBHOOKS_DELIVERIES" in shown
+    # The box of the error breaks its lines.
+    assert "set HUBHOOKS_DELIVERIES" in " ".join(shown.replace("│", " ").split())
     assert list(path.parent.iterdir()) == before
     assert content is None or path.read_bytes() == content
 

@@ -32,6 +32,8 @@ RUN = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='example')"
 
 # A block that begins like this is a file of that name for the later blocks.
 FILE_NAME = re.compile(r"\A# (\w+\.py)\n")
+# A block that begins like this continues that file.
+CONTINUES = re.compile(r"\A# at the end of (\w+\.py)\n")
 # These blocks are run by pytest.
 DEFINES_TESTS = re.compile(r"^ *(async )?def test_", re.MULTILINE)
 
@@ -58,7 +60,9 @@ def examples() -> list[Example]:
             is_next = following is not None and not text[fence.end() : following.start()].strip()
             line = text.count("\n", 0, fence.start()) + 1
             printed = following[2] if following is not None and shows and is_next else None
-            found.append(Example(f"{path.name}:{line}", fence[2], printed, dict(files)))
+            continues = CONTINUES.match(fence[2])
+            before = f"{files[continues[1]]}\n\n" if continues else ""
+            found.append(Example(f"{path.name}:{line}", before + fence[2], printed, dict(files)))
             if name := FILE_NAME.match(fence[2]):
                 files[name[1]] = fence[2]
     return found

@@ -316,7 +316,10 @@ def test_selection_focus_and_scroll_survive_100_arrivals(
         assert running.deliver(f"d{number}").status_code == 202
     view.row("d99").locator(".is-succeeded").wait_for()
     view.page.get_by_text("of 300 deliveries").wait_for()
-    assert view.page.evaluate(read) == before
+    after = view.page.evaluate(read)
+    # The browser rounds the height of each row.
+    assert abs(after[1] - before[1]) <= 2
+    assert [after[0], *after[2:]] == [before[0], *before[2:]]
 
 
 # ---- edits ---------------------------------------------------------------------------------------
