@@ -636,6 +636,31 @@ def test_mounted_webhook_is_found(tmp_path: Path, imports: str, app: str, path: 
         assert response["status"] == 202
 
 
+def test_factory_of_an_app_is_called(tmp_path: Path) -> None:
+    factory = "\ndef make():\n    return hooks\n"
+    script = f"{app(1)}{factory}\nasync def asgi(*args):\n    await hooks(*args)\n"
+    for target in ("app:make", "app:asgi"):
+        with dev(tmp_path, script, target) as running:
+            assert running.deliver(f"to {target}").status_code == 202
+
+
+def test_other_function_is_no_app(tmp_path: Path) -> None:
+    with dev(tmp_path, app(1), "app:retrain") as running:
+        assert running.app()["state"] == "broken"
+        running.server.wait_for("`app:retrain` is a function, not an ASGI app")
+
+
+def test_file_in_a_package_can_import_relatively(tmp_path: Path) -> None:
+    package = tmp_path / "bots" / "tide"
+    package.mkdir(parents=True)
+    for folder in (package, package.parent):
+        (folder / "__init__.py").touch()
+    (package / "gauges.py").write_text(app(1), "utf-8")
+    (package / "app.py").write_text("from .gauges import hooks\n", "utf-8")
+    with dev(tmp_path, "", "bots/tide/app.py") as running:
+        assert running.deliver("d1").status_code == 202
+
+
 def test_websocket_through_the_proxy(tmp_path: Path) -> None:
     from websockets.exceptions import ConnectionClosed  # noqa: PLC0415 - of the extra `dev`
     from websockets.sync.client import connect  # noqa: PLC0415 - as above

@@ -81,7 +81,11 @@ def parse_target(text: str) -> AppTarget:
         if not path.is_file():
             msg = f"there is no file `{name}` in {Path.cwd()}"
             raise ConfigError(msg)
-        return AppTarget(path.parent, path.stem, attribute)
+        folder, module = path.parent, path.stem
+        # A module of a package can have relative imports.
+        while (folder / "__init__.py").is_file():
+            folder, module = folder.parent, f"{folder.name}.{module}"
+        return AppTarget(folder, module, attribute)
     if not name or not all(part.isidentifier() for part in name.split(".")):
         msg = f"`{text}` does not name an app; write MODULE:ATTRIBUTE such as app:hooks, or app.py"
         raise ConfigError(msg)

@@ -23,6 +23,7 @@ __all__ = ["Proxy", "send_json"]
 HOLD_SECONDS = 10.0
 """A request waits so long for an app that restarts."""
 
+_RETRY_SECONDS = 0.05
 _HOST = "127.0.0.1"
 # They belong to one connection (RFC 9110, 7.6.1). uvicorn answers `Expect` itself.
 _HOP_BY_HOP = frozenset({
@@ -84,12 +85,14 @@ class Proxy:
 
     def _is_from_browser(self, scope: Scope) -> bool:
         """Return whether somebody opened the webhook's URL in a browser."""
+        return scope["method"] == "GET" and self._is_webhook(scope) and _accepts_html(scope)
+
+    def _is_webhook(self, scope: Scope) -> bool:
         path = scope["path"].rstrip("/") or "/"
-        is_webhook = path in {each.rstrip("/") or "/" for each in self._apps.paths}
-        return scope["method"] == "GET" and is_webhook and _accepts_html(scope)
+        return path in {each.rstrip("/") or "/" for each in self._apps.paths}
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = _Body(receive)
+        body = _Body(receive, is_kept=self._is_webhook(scope) and _has_id(scope))
         loop = asyncio.get_running_loop()
         give_up = loop.time() + HOLD_SECONDS
         response: httpx.Response | None = None
@@ -109,12 +112,15 @@ class Proxy:
                 if loop.time() > give_up:
                     await send_json(send, 503, {"reason": _NOT_RUNNING}, retry_after=True)
                     return
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(_RETRY_SECONDS)
             except _ClientGoneError:
                 return
             except httpx.HTTPError:
-                await send_json(send, 503, {"reason": _BROKE_OFF}, retry_after=True)
-                return
+                if not body.is_kept or loop.time() > give_up:
+                    await send_json(send, 503, {"reason": _BROKE_OFF}, retry_after=True)
+                    return
+                # Like a retry of the Hub: a stored delivery is not run a second time.
+                await asyncio.sleep(_RETRY_SECONDS)
         copying = asyncio.ensure_future(_copy_response(response, send))
         leaving = asyncio.ensure_future(body.wait_for_disconnect())
         try:
@@ -163,6 +169,10 @@ class Proxy:
             await send({"type": "websocket.close", "code": _ERROR})
 
 
+def _has_id(scope: Scope) -> bool:
+    return any(name == b"webhook-id" for name, _ in scope["headers"])
+
+
 def _accepts_html(scope: Scope) -> bool:
     return any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
 
@@ -172,19 +182,30 @@ class _ClientGoneError(Exception):
 
 
 class _Body:
-    """The body of a request, read once and as it arrives."""
+    """The body of a request, as it arrives.
 
-    def __init__(self, receive: Receive) -> None:
+    Args:
+        receive: ASGI's function that returns the body.
+        is_kept: keep it, so that the request can be sent again to the next process of the app.
+    """
+
+    def __init__(self, receive: Receive, *, is_kept: bool) -> None:
+        self.is_kept = is_kept
         self._receive = receive
+        self._kept: list[bytes] = []
         self._is_over = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        for chunk in list(self._kept):
+            yield chunk
         while not self._is_over:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise _ClientGoneError
             self._is_over = not message.get("more_body", False)
             if chunk := message.get("body", b""):
+                if self.is_kept:
+                    self._kept.append(chunk)
                 yield chunk
 
     async def wait_for_disconnect(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import linecache
 import sys
 from contextlib import suppress
@@ -66,7 +67,7 @@ def import_app(target: AppTarget) -> Any:  # noqa: ANN401 - any ASGI app
     if blocks is not None and any(isinstance(value, blocks) for value in names.values()):
         _logger.warning(_NO_LAUNCH, target)
     if target.attribute:
-        return _check_app(find_attribute(names, target), target)
+        return _check_app(_made(find_attribute(names, target)), target)
     for name in _NAMES:
         if _is_app(names.get(name)):
             return names[name]
@@ -75,6 +76,13 @@ def import_app(target: AppTarget) -> Any:  # noqa: ANN401 - any ASGI app
         return apps[0]
     msg = f"`{target}` has no `hooks` and no `app`; name the object: {target.module}:NAME"
     raise ConfigError(msg)
+
+
+def _made(found: object) -> object:
+    """Call a function without arguments, as uvicorn does with a factory of apps."""
+    if inspect.isfunction(found) and not inspect.signature(found).parameters:
+        return found()
+    return found
 
 
 def _check_app(found: object, target: AppTarget) -> object:
@@ -94,6 +102,11 @@ def _check_app(found: object, target: AppTarget) -> object:
 def _is_app(found: object) -> bool:
     if isinstance(found, Router):
         return isinstance(found, Webhooks)
+    if inspect.isfunction(found):
+        try:
+            inspect.signature(found).bind("scope", "receive", "send")
+        except TypeError:
+            return False
     return callable(found) and not hasattr(type(found), "launch")
 
 
