@@ -96,6 +96,8 @@ class Row(NamedTuple):
     links: Links = Links()
     is_private: bool = False
     """True if the event and the repository are hidden from the caller."""
+    is_replay: bool = False
+    """True if the delivery was replayed. Then it is listed before newer ones."""
 
 
 class Page(NamedTuple):
@@ -373,11 +375,15 @@ class Activity:
             delivery.id,
             delivery.reason,
             self._facts(delivery).links,
+            is_replay=delivery.is_replay,
         )
 
     def _public_row(self, delivery: Delivery) -> Row:
         hidden = Row(
-            delivery.received_at, delivery.state, is_private=delivery.state != State.MALFORMED
+            delivery.received_at,
+            delivery.state,
+            is_private=delivery.state != State.MALFORMED,
+            is_replay=delivery.is_replay,
         )
         facts = self._facts(delivery)
         if delivery.repo is None or not facts.is_public:
@@ -394,6 +400,7 @@ class Activity:
             _event_name(delivery),
             delivery.repo,
             links=facts.links,
+            is_replay=delivery.is_replay,
         )
 
     def row_json(self, delivery: Delivery) -> dict[str, Any]:

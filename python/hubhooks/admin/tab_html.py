@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timezone
 from html import escape
 from typing import TYPE_CHECKING
@@ -241,6 +242,8 @@ def page_html(page: Page, chosen: str, state: str | None, *, trusted: bool) -> s
 
 def _row_html(row: Row, chosen: str, *, trusted: bool) -> str:
     time = f'<time datetime="{row.received_at.isoformat()}">{_format_time(row.received_at)}</time>'
+    if row.is_replay:
+        time += ' <span class="hubhooks-muted">replayed</span>'
     event = escape_html(row.event) or "no valid event"
     repo = '<span class="hubhooks-muted">private</span>' if row.is_private else _repo_html(row)
     attributes = ""
@@ -259,9 +262,16 @@ def _row_html(row: Row, chosen: str, *, trusted: bool) -> str:
     cells = [("time", time), ("state", _state_html(row.state)), ("event", event), ("repos", repo)]
     if trusted:
         what = escape_html(row.handlers or row.reason)
-        cells.append(("handl", what and f'<div class="hubhooks-what" title="{what}">{what}</div>'))
+        cells.append(
+            ("handl", what and f'<div class="hubhooks-what" title="{what}">{_prose(what)}</div>')
+        )
     html = "".join(f'<td role="cell" class="hubhooks-{name}">{cell}</td>' for name, cell in cells)
     return f'<tr role="row"{attributes}>{html}</tr>'
+
+
+def _prose(text: str) -> str:
+    """Mark the code of an escaped text, which stands between backquotes."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
 
 
 def _repo_html(row: Row) -> str:

@@ -171,6 +171,8 @@ function attemptsView(detail, own, name) {
   const numbers = detail.shown.get(name) ?? own.slice(-2).map((one) => one.attempt);
   const shown = own.filter((one) => numbers.includes(one.attempt));
   const isCompared = shown.length > 1 && detail.compared.has(name);
+  const texts = shown.map((one) => JSON.stringify([one.error, one.traceback, one.output, one.result]));
+  const isSame = isCompared && new Set(texts).size === 1;
   return html`
     ${own.length > 1 ? html`<div class="actions">
       ${own.length > 2 ? html`<span class="choice" role="group" aria-label=${`Attempts of ${name}`}>${own.map((one) => html`
@@ -178,6 +180,7 @@ function attemptsView(detail, own, name) {
           @click=${() => detail.toggle(one, shown)}>${one.attempt} ${one.state}</button>`)}</span>` : nothing}
       <button class="small" aria-label=${`Compare attempts of ${name}`} aria-pressed=${isCompared}
         ?disabled=${shown.length < 2} @click=${() => detail.compare(name)}>Compare</button></div>` : nothing}
+    ${isSame ? html`<p class="quiet" role="status">These attempts have the same result and output.</p>` : nothing}
     <ul class="attempts">${repeat(shown, (one) => one.attempt, (one) => attemptView(one, {
       handler: name, code: detail.code,
       others: isCompared ? shown.filter((other) => other !== one) : null,
