@@ -5,7 +5,6 @@ import { age, bytes, copyButtons, debounced, eventName, html, nothing, onValue, 
 
 const TYPING_PAUSE = 150;
 const RECENT = 20;
-const TIMES = 5;
 // The status of `explain` for a body that is not an event.
 const MALFORMED = 422;
 // Without the right secret nothing is stored.
@@ -342,7 +341,7 @@ export function composeView({ compose, recent, now, message, copyAs, openDeliver
         <div class="actions">
           <button class="primary" id="compose-send" aria-keyshortcuts="Control+Enter"
             ?disabled=${isBusy} @click=${() => compose.send()}>Send</button>
-          <button ?disabled=${isBusy} @click=${() => compose.send(TIMES)}>Send ${TIMES} at once</button>
+          <button ?disabled=${isBusy} @click=${() => compose.send(5)}>Send 5 at once</button>
           ${copyButtons(["curl", "cli", "pytest"], copyAs)}
         </div>
         <p class="quiet">${bytes(new Blob([compose.text]).size)}. Ctrl+Enter sends.</p>
