@@ -46,6 +46,10 @@ DRAIN_SECONDS = 2.0
 _CLOSE_SECONDS = 1
 _HOST = "127.0.0.1"
 _POLL_SECONDS = 0.05
+# At a stop, requests on their way get so long to end.
+_REQUEST_SECONDS = 0.5
+# The time between the connection and its request.
+_ARRIVAL_SECONDS = 0.02
 # From then on, the port of a script that sets its own is searched.
 _SEARCH_SECONDS = 3.0
 _LINE = re.compile(r'File "([^"]+)", line (\d+)')
@@ -253,6 +257,15 @@ class _Server(uvicorn.Server):
             self._app.report_ready(self._port)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # A delivery after the drain would start a worker again, with old code. So the port closes
+        # first, and the requests on their way end.
+        for server in self.servers:
+            server.close()
+        for each in sockets or ():
+            each.close()
+        await asyncio.sleep(_ARRIVAL_SECONDS)
+        if requests := set(self.server_state.tasks):
+            await asyncio.wait(requests, timeout=_REQUEST_SECONDS)
         # The server's own stop waits longer for handlers than a restart should take.
         for hooks in self._app.all_webhooks():
             if parts_of(hooks)[1].is_started:
