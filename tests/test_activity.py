@@ -92,6 +92,24 @@ def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Activity
     store.close()
 
 
+def test_row_names_the_discussion_unless_the_store_cannot_be_read(
+    harness: ActivityHarness, body: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = body("discussion.create", discussion__num=7, discussion__title="tides")
+    harness.put(given, scope="discussion")
+    (delivery,) = harness.store.list()
+
+    def fail(_: str) -> None:
+        raise BusyError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(harness.store, "get", fail)
+        # A stream of changes goes on.
+        assert harness.activity.row_json(delivery)["discussion"] is None
+    row = harness.activity.row_json(delivery)
+    assert row["discussion"] == {"num": 7, "title": "tides"}
+
+
 # ---- anonymous visitors ------------------------------------------------------------------------
 
 # Fields of the repository in the body, and if an anonymous visitor sees its name.

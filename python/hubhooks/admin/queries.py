@@ -11,13 +11,14 @@ import re
 import threading
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from hubhooks._process import current_process
 from hubhooks._store.busy import busy_pauses
 from hubhooks.admin.access import AdminSessions, AdminTokenGuard
 from hubhooks.admin.delivery_json import LONGEST_BODY, body_of, event_of, json_safe, row_json
-from hubhooks.errors import BusyError
+from hubhooks.errors import BusyError, StoreError
 from hubhooks.models import State, shorten
 
 if TYPE_CHECKING:
@@ -407,7 +408,11 @@ class Activity:
         """Give a delivery as JSON for a list, with its discussion."""
         # Other events have none, and a long body takes long to read.
         has_one = delivery.scope.startswith("discussion") and delivery.size <= LONGEST_BODY
-        discussion = self._facts(delivery).discussion if has_one else None
+        discussion = None
+        if has_one:
+            # The store may be unreadable for a moment. A stream goes on then.
+            with suppress(StoreError):
+                discussion = self._facts(delivery).discussion
         return {**row_json(delivery), "discussion": discussion}
 
     def _facts(self, delivery: Delivery) -> _Facts:
