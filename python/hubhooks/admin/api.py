@@ -209,9 +209,14 @@ class StoreSource:
         Raises:
             StoreError: the store cannot be written now.
         """
+        return await self._queue(await self.details(delivery_id), delivery_id, handlers)
+
+    async def _queue(
+        self, details: Details | None, delivery_id: str, handlers: Sequence[str]
+    ) -> Replayed:
         from hubhooks._store.sqlite import replay_in  # noqa: PLC0415 - only for stores on disk
 
-        chosen = choose_replay(await self.details(delivery_id), handlers)
+        chosen = choose_replay(details, handlers)
         if chosen.blocked_reason:
             return chosen
         path = self.activity.store.path

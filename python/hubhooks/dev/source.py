@@ -137,9 +137,9 @@ class DevSource(StoreSource):
         await self._supervisor.use_newest_code(_WAIT_SECONDS)
         if not self._supervisor.store_path:
             return Replayed((), _MEMORY_ONLY)
+        details = await self.details(delivery_id)
         if self._is_running():
             # An edit may have renamed the handler. A run of its old name would never start.
-            details = await self.details(delivery_id)
             known = {each["name"] for each in self._supervisor.handlers}
             wanted = handlers or (details.handlers if details is not None else ())
             found = [name for name in wanted if name in known]
@@ -149,7 +149,7 @@ class DevSource(StoreSource):
             if details is not None and not handlers:
                 ran = {run.handler for run in details.delivery.runs}
                 handlers = [name for name in found if name in ran] or found
-        return await super().replay(delivery_id, handlers)
+        return await self._queue(details, delivery_id, handlers)
 
     async def not_ready_reason(self) -> str:
         """Return why a delivery would not be stored now; empty if it would."""
