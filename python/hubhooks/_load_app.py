@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AppImportError", "AppTarget", "describe_error", "find_attribute", "import_module",
-    "load_webhooks", "parse_target",
+    "load_webhooks", "mounted_webhooks", "parse_target",
 ]  # fmt: skip
 
 # Routers can contain each other.
@@ -231,20 +231,34 @@ def _of_module(names: Mapping[str, Any]) -> dict[str, Webhooks]:
     return dict(found.values())
 
 
-def _of_app(app: object, depth: int = 0) -> list[Webhooks]:
+def _of_app(app: object) -> list[Webhooks]:
     """Find the `Webhooks` in the routes of a FastAPI or Starlette app, each once."""
     found: dict[int, Webhooks] = {}
+    for _, route in _routes_of(app):
+        candidates = [getattr(route, "app", None), *_closure(getattr(route, "endpoint", None))]
+        found.update((id(each), each) for each in candidates if isinstance(each, Webhooks))
+    return list(found.values())
+
+
+def mounted_webhooks(app: object) -> Iterator[tuple[str, Webhooks]]:
+    """List the paths of the `Webhooks` in the routes of a Starlette app without FastAPI."""
+    for path, route in _routes_of(app):
+        hooks = getattr(route, "app", None)
+        if isinstance(hooks, Webhooks):
+            # A mount has routes, and a path with a slash at its end.
+            yield (path if getattr(route, "routes", None) is None else f"{path}/"), hooks
+
+
+def _routes_of(app: object, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, object]]:
+    """List the paths and the routes of an app, also of routers and apps in it."""
     routes = getattr(app, "routes", None)
     if isinstance(app, type) or not isinstance(routes, list | tuple) or depth > _DEEPEST_ROUTER:
-        return []
+        return
     for route in routes:
-        mounted = getattr(route, "app", None)
+        path = f"{prefix}{getattr(route, 'path', '')}"
+        yield path, route
         inner = getattr(route, "original_router", None) or route
-        candidates = [mounted, *_closure(getattr(route, "endpoint", None))]
-        several = [each for each in candidates if isinstance(each, Webhooks)]
-        several += _of_app(inner, depth + 1)
-        found.update((id(hooks), hooks) for hooks in several)
-    return list(found.values())
+        yield from _routes_of(inner, path, depth + 1)
 
 
 def _closure(function: Callable[..., object] | None) -> list[object]:

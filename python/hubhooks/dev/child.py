@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import uvicorn
 import uvicorn.config
 
-from hubhooks._load_app import describe_error, parse_target
+from hubhooks._load_app import describe_error, mounted_webhooks, parse_target
 from hubhooks._worker import recording
 from hubhooks.admin.handlers_json import explain_json, handlers_json
 from hubhooks.dev.link import AppLink
@@ -101,7 +101,7 @@ class _App:
 
             found += webhook_paths(routes)
         elif routes is not None:
-            found += _mounted(routes)
+            found += mounted_webhooks(self.served)
         if self.served is None and "hubhooks.gradio" in sys.modules:
             from hubhooks.gradio import PATHS  # noqa: PLC0415 - an optional dependency
 
@@ -118,16 +118,16 @@ class _App:
 
     def report_ready(self, port: int) -> None:
         """Tell the supervisor that requests can be sent."""
-        found = self.all_webhooks()
+        found, served = self.all_webhooks(), self.webhooks()
         first_paths: dict[int, str] = {}
-        for path, hooks in self.webhooks():
+        for path, hooks in served:
             first_paths.setdefault(id(hooks), path)
         self.is_reported = True
         self.link.send(
             {
                 "event": "ready",
                 "port": port,
-                "paths": [(path, first_paths[id(hooks)]) for path, hooks in self.webhooks()],
+                "paths": [(path, first_paths[id(hooks)]) for path, hooks in served],
                 "store": next((hooks.store.path for hooks in found), None),
                 "handlers": _handlers_json(found),
             }
@@ -154,18 +154,6 @@ class _App:
     def _answer(self, message: dict[str, Any]) -> None:
         body = base64.b64decode(message["body"])
         self.link.send({"id": message["id"], "result": _explain(self.all_webhooks(), body)})
-
-
-def _mounted(routes: Iterable[object], prefix: str = "") -> Iterator[tuple[str, Webhooks]]:
-    """List the paths of mounted `Webhooks` in a Starlette app without FastAPI."""
-    for route in routes:
-        path, app = f"{prefix}{getattr(route, 'path', '')}", getattr(route, "app", None)
-        inner = getattr(route, "routes", None)
-        if isinstance(app, Webhooks):
-            # A mount has routes, and a path with a slash at its end.
-            yield (path if inner is None else f"{path}/"), app
-        else:
-            yield from _mounted(inner or (), path)
 
 
 def _explain(found: Sequence[Webhooks], body: bytes) -> dict[str, Any]:
