@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = [
-    "WIDE", "escape_controls", "flush_output", "guarded_output", "new_table", "print_error",
-    "print_escaped", "print_line", "print_trimmed", "shown_id_length", "single_line", "terminal",
-    "usage_errors",
+    "WIDE", "blank_controls", "escape_controls", "flush_output", "guarded_output", "new_table",
+    "print_error", "print_escaped", "print_line", "print_trimmed", "shown_id_length",
+    "single_line", "terminal", "usage_errors",
 ]  # fmt: skip
 
 WIDE = 120
@@ -206,8 +206,12 @@ def shown_id_length(ids: Sequence[str]) -> int | None:
 
 def single_line(text: str) -> str:
     """Put an untrusted text on one line, without control characters."""
-    line = "".join(char if char.isprintable() else " " for char in text)
-    return " ".join(line.split())
+    return " ".join(blank_controls(text).split())
+
+
+def blank_controls(text: str) -> str:
+    """Replace each control character of an untrusted text by a blank."""
+    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def escape_controls(text: str) -> str:

@@ -30,7 +30,7 @@ from hubhooks._terminal import (
 from hubhooks.cli.output import counted, cut, print_note, terminal_width
 from hubhooks.cli.sender import SecretPlace, make_target, printable_ascii
 from hubhooks.cli.times import WHEN_HELP, parse_time
-from hubhooks.dev.folder import read_kept
+from hubhooks.dev.folder import FOLDER, read_kept
 from hubhooks.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 __all__ = ["add_commands"]
 
 ORIGIN_HEADER = "x-hubhooks-origin"
-FOLDER = ".hubhooks"
 _POLL_SECONDS = 1.0
 _LONGEST_PAUSE = 15.0
 _TIMEOUT = 30.0

@@ -7,7 +7,7 @@ import time
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
-from hubhooks._terminal import flush_output, print_line, shown_id_length
+from hubhooks._terminal import blank_controls, flush_output, print_line, shown_id_length
 from hubhooks.admin.delivery_json import delivery_json
 from hubhooks.cli.output import (
     cut,
@@ -136,10 +136,6 @@ def _line(delivery: Delivery) -> str:
         delivery_error(delivery),
         f"sent {delivery.duplicates + 1} times" if delivery.duplicates else "",
     ]
-    line = "  ".join(text for part in parts if (text := _printable(part)))
-    return line if width is None else cut(line, width)
-
-
-def _printable(text: str) -> str:
     # Not `single_line`, which removes the blanks after a short state.
-    return "".join(char if char.isprintable() else " " for char in text)
+    line = "  ".join(text for part in parts if (text := blank_controls(part)))
+    return line if width is None else cut(line, width)
