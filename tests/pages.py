@@ -35,7 +35,8 @@ FILTER = """async words => {
     const began = performance.now();
     box.value = words;
     box.dispatchEvent(new Event("input", { bubbles: true }));
-    while (count.textContent === before) await new Promise(resolve => setTimeout(resolve, 1));
+    while ([before, "Loading ..."].includes(count.textContent))
+        await new Promise(resolve => setTimeout(resolve, 1));
     return (performance.now() - began) / 1000;
 }"""
 

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import pytest
-from pythons import find_chromium
+from pages import chromium
 from servers import PATIENCE, ROOT, started
 from test_cli import ENVIRONMENT, hubhooks
 from test_console import at_terminal
@@ -106,18 +106,13 @@ def test_tutorial_shows_output_of_hubhooks_dev(tmp_path: Path) -> None:
 
 
 def test_quickstart_repairs_a_handler_in_the_page(tmp_path: Path) -> None:
-    chromium = find_chromium()
-    if chromium is None:
-        pytest.skip("there is no chromium that runs")
-    playwright = pytest.importorskip("playwright.sync_api")
     for label in ("New", "Send", "Open", "Replay", "pytest"):
         assert f"**{label}**" in PAGE
     code, _ = blocks("python")
     assert "`repo.nam` in place of `repo.name`" in PAGE
     line = next(each for each in code.splitlines() if each.lstrip().startswith("text ="))
     broken = code.replace(line, line.replace("repo.name", "repo.nam"))
-    with running(tmp_path) as server, playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with chromium() as browser, running(tmp_path) as server:
         context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
         page = context.new_page()
         page.set_default_timeout(PATIENCE * 1000)
@@ -159,7 +154,6 @@ def test_quickstart_repairs_a_handler_in_the_page(tmp_path: Path) -> None:
             lambda: "def test_" in page.evaluate("navigator.clipboard.readText()"), "copied no test"
         )
         copied = page.evaluate("navigator.clipboard.readText()")
-        browser.close()
     (tmp_path / "test_app.py").write_text(copied, "utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],

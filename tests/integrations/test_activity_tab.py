@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from pythons import environment, find_chromium
+from pages import DESKTOP, PHONE, chromium
+from pythons import environment
 from servers import PATIENCE, SECRET, started
 from test_gradio import OFFLINE, READY, SPACE, ssr
 
@@ -423,9 +424,6 @@ def test_without_a_token_there_is_no_api(start: Callable[..., Server]) -> None:
 
 # ---- on screens --------------------------------------------------------------------------------
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-PHONE = {"width": 390, "height": 844}
-DESKTOP = {"width": 1280, "height": 800}
 UNHANDLED = "discussion.comment.create"
 HOSTILE = {
     "repo.name": "ada/<img src=x onerror=alert(1)>",
@@ -436,14 +434,8 @@ HOSTILE = {
 
 @pytest.fixture
 def browser() -> Iterator[Browser]:
-    chromium = find_chromium()
-    if chromium is None:
-        pytest.skip("there is no chromium that runs")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield browser
-        browser.close()
+    with chromium() as started_browser:
+        yield started_browser
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from pythons import environment, find_chromium
+from pages import chromium
+from pythons import environment
 from servers import PATIENCE, ROOT, SECRET, started
 
 from hubhooks import Webhooks
@@ -543,19 +544,13 @@ def test_quickstart_space_has_valid_metadata() -> None:
 
 
 def test_the_quickstart_space_shows_public_repositories_only(tmp_path: Path) -> None:
-    chromium = find_chromium()
-    if chromium is None:
-        pytest.skip("there is no chromium that runs")
-    playwright = pytest.importorskip("playwright.sync_api")
     app_file = str(SPACE_FOLDER / "app.py")
     environ = {**OFFLINE, **SPACE}
     with (
+        chromium() as browser,
         started(tmp_path, app_file, prints=READY, environ=environ) as server,
-        playwright.sync_playwright() as driver,
     ):
         app = Gradio(server, tmp_path, "", f"{server.url}/gradio_api/webhooks")
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = driver.chromium.launch(executable_path=chromium, args=flags)
         page = browser.new_page()
         page.goto(server.url)
         page.get_by_text("Waiting for the first event").wait_for(timeout=PATIENCE * 1000)
@@ -573,7 +568,6 @@ def test_the_quickstart_space_shows_public_repositories_only(tmp_path: Path) -> 
             assert text in shown
         fields = page.locator("input, textarea").evaluate_all("all => all.map(e => e.value)")
         assert "https://ada-tide.hf.space/gradio_api/webhooks" in fields
-        browser.close()
 
 
 @pytest.mark.parametrize(

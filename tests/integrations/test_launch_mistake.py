@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("gradio")
 
-from pythons import find_chromium
+from pages import chromium
 from servers import PATIENCE, ROOT, SECRET, Server, started
 from test_gradio import OFFLINE
 
@@ -129,17 +129,11 @@ def test_mounted_page_with_a_router_does_not_warn(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_tab_shows_the_warning_on_any_screen(tmp_path: Path, width: int) -> None:
-    chromium = find_chromium()
-    if chromium is None:
-        pytest.skip("there is no chromium that runs")
-    playwright = pytest.importorskip("playwright.sync_api")
     script = PAGE + "demo.launch()"
     with (
+        chromium() as browser,
         started(tmp_path, "app.py", script=script, prints=READY, environ=OFFLINE) as server,
-        playwright.sync_playwright() as driver,
     ):
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = driver.chromium.launch(executable_path=chromium, args=flags)
         page = browser.new_page(viewport={"width": width, "height": 800})
         page.goto(server.url)
         advice = page.get_by_text("hooks.launch(demo)").first
@@ -148,7 +142,6 @@ def test_tab_shows_the_warning_on_any_screen(tmp_path: Path, width: int) -> None
         assert box is not None
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= width
-        browser.close()
 
 
 # ---- the hints of `hubhooks send` --------------------------------------------------------------
