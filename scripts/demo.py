@@ -166,7 +166,7 @@ The app runs, and received every sample. Open its page:
 
 Send more from the page, or from a second terminal:
 
-  cd examples
+  cd {os.path.relpath(EXAMPLES)}
   {hubhooks_command()} send {urls["webhook"]} --sample repo.create
 
 Change a handler in examples/quickstart.py, and replay a delivery. Ctrl-C ends the app.
@@ -201,11 +201,11 @@ def is_unhandled(response: dict[str, Any]) -> bool:
 
 def hubhooks_command() -> str:
     """Return the path of `hubhooks`, for the folder `examples`."""
-    return f"../{os.path.relpath(Path(sys.executable).parent)}/hubhooks"
+    return str(Path(os.path.relpath(Path(sys.executable).parent, EXAMPLES), "hubhooks"))
 
 
 def show_next_steps() -> None:
-    """Print commands that work in this folder."""
+    """Print commands that work in the current folder."""
     command = hubhooks_command()
     print(f"""\
 Try next:
@@ -215,7 +215,7 @@ Try next:
 It runs the app with a page that shows deliveries as they arrive, and sends samples. The same by
 hand, with the last command in a second terminal:
 
-  cd examples
+  cd {os.path.relpath(EXAMPLES)}
   {command} dev quickstart.py
   {command} send http://127.0.0.1:8000 --sample repo.create
 

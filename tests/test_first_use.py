@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,7 +23,6 @@ from hubhooks.dev.folder import keep_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -124,7 +124,9 @@ def test_demo_shows_what_ran_and_counts_the_rest(demo: tuple[str, Path]) -> None
     assert f"{len(rows)} of the {len(sample_names())} samples are shown." in printed
     assert f"The other {len(sample_names()) - len(rows)} match no handler" in printed
     assert printed.count("unhandled") == 1
-    assert max(map(len, printed.splitlines())) <= 100
+    # The paths of commands are as long as the folder of the clone.
+    lines = [line for line in printed.splitlines() if not line.startswith(("  cd ", "  ../"))]
+    assert max(map(len, lines)) <= 100
 
 
 def test_demo_announces_start_and_next_steps(demo: tuple[str, Path]) -> None:
@@ -138,6 +140,15 @@ def test_demo_announces_start_and_next_steps(demo: tuple[str, Path]) -> None:
         "docs/quickstart.md",
     ):
         assert word in end
+
+
+def test_demo_prints_commands_for_the_current_folder(demo: tuple[str, Path]) -> None:
+    printed, folder = demo
+    commands = re.search(r"^  cd (\S+)\n  (\S+) dev \S+\n  \2 send ", printed, re.MULTILINE)
+    assert commands is not None
+    examples = folder / commands[1]
+    assert examples.samefile(ROOT / "examples")
+    assert (examples / commands[2]).parent.samefile(Path(sys.executable).parent)
 
 
 def test_demo_leaves_no_store(demo: tuple[str, Path]) -> None:
