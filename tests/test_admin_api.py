@@ -578,23 +578,49 @@ def test_wrong_method_is_405(fixed_site: Site) -> None:
         assert (response.status, response.headers["allow"]) == (405, right)
 
 
-def test_mount_without_lifespan_serves_and_replays(tmp_path: Path) -> None:
-    hooks = make_hooks(tmp_path / "hubhooks.db")
-    with served(hooks) as site:
-        site.deliver(PUSH, "d1")
-        site.wait("d1", "failed")
-    later = make_hooks(tmp_path / "hubhooks.db")
-    app = Starlette(routes=[Mount("/hubhooks", later.admin)])
+@contextmanager
+def served_without_lifespan(hooks: Webhooks) -> Iterator[Site]:
+    """Serve an app that starts nothing of its mounted apps, as Starlette does."""
+    app = Starlette(routes=[Mount("/hubhooks", hooks.admin), Mount("/hub", hooks)])
 
     async def stopping(scope: Any, receive: Any, send: Any) -> None:
         await app(scope, receive, send)
         if scope["type"] == "lifespan":
-            await parts_of(later)[0].stop()
+            await parts_of(hooks)[0].stop()
 
     with serve(stopping) as port:
-        assert Site(port).ids() == ["d1"]
-        assert Site(port).api("deliveries/d1/replay", "POST").status == 202
-        wait_until(lambda: len(Site(port).api("deliveries/d1/attempts").data["attempts"]) == 2)
+        yield Site(port, hooks)
+
+
+@pytest.mark.parametrize("path", ["/hubhooks/api/deliveries", "/hub/deliveries"])
+def test_new_store_is_listed_without_lifespan(tmp_path: Path, path: str) -> None:
+    with served_without_lifespan(make_hooks(tmp_path / "hubhooks.db")) as site:
+        response = site.request(path, **site.admin)
+        assert (response.status, response.data["deliveries"]) == (200, [])
+
+
+@pytest.mark.parametrize("path", ["/hubhooks/api/deliveries", "/hub/deliveries"])
+def test_reading_without_secret_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.delenv("WEBHOOK_SECRET", raising=False)
+    hooks = Webhooks(deliveries=str(tmp_path / "hubhooks.db"))
+    with served_without_lifespan(hooks) as site:
+        assert site.request(path, **site.admin).status == 503
+        assert not (tmp_path / "hubhooks.db").exists()
+
+
+@pytest.mark.parametrize(
+    "path", ["/hubhooks/api/deliveries/d1/replay", "/hub/deliveries/d1/replay"]
+)
+def test_replay_runs_without_lifespan(tmp_path: Path, path: str) -> None:
+    hooks = make_hooks(tmp_path / "hubhooks.db")
+    with served(hooks) as site:
+        site.deliver(PUSH, "d1")
+        site.wait("d1", "failed")
+    with served_without_lifespan(make_hooks(tmp_path / "hubhooks.db")) as site:
+        assert site.request(path, "POST", **site.admin).status == 202
+        wait_until(lambda: len(site.api("deliveries/d1/attempts").data["attempts"]) == 2)
 
 
 # ---- handlers, samples, explain ----------------------------------------------------------------

@@ -516,9 +516,7 @@ class Webhooks(Router):
         """
         from hubhooks.admin import http_api  # noqa: PLC0415 - only viewing needs it
 
-        return await http_api.serve(
-            lambda: self._activity, self._webhook_app.not_ready_reason, scope, receive, send
-        )
+        return await http_api.serve(lambda: self._activity, self._webhook_app, scope, receive, send)
 
     @cached_property
     def admin(self) -> AdminApp:
@@ -529,10 +527,7 @@ class Webhooks(Router):
         """
         from hubhooks.admin.app import AdminApp, AppSource  # noqa: PLC0415 - only viewing needs it
 
-        async def not_ready_reason() -> str:
-            return await self._webhook_app.not_ready_reason()
-
-        return AdminApp(AppSource(self, lambda: self._activity, not_ready_reason))
+        return AdminApp(AppSource(self, lambda: self._activity, lambda: self._webhook_app))
 
     @cached_property
     def _activity(self) -> Activity:

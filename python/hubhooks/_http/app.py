@@ -8,6 +8,7 @@ import functools
 import math
 import os
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
 from hubhooks._fork import end_forked_child, release_in_children
@@ -131,11 +132,21 @@ class WebhookApp:
             return "the app is shutting down"
         try:
             self._receiver.check_ready()
-            self._worker.start()
+            self._start_worker()
             await self._check_writable()
         except (ConfigError, StoreError) as error:
             return str(error)
         return ""
+
+    def start_if_new(self) -> None:
+        """Start the worker if nothing started it before: Starlette does not start a mounted app.
+
+        If it cannot start, nothing happens. Then the next delivery is rejected with the reason.
+        """
+        if not self._worker.was_started and not self._receiver.is_stopping:
+            with suppress(ConfigError, StoreError):
+                self._receiver.check_ready()
+                self._start_worker()
 
     async def _check_writable(self) -> None:
         retry_until = time.monotonic() + BUSY_SECONDS

@@ -91,6 +91,10 @@ class Source(Protocol):
         """True for `hubhooks dev`: deliveries can be sent, and `app()` changes."""
         ...
 
+    def start(self) -> None:
+        """Start what the requests need; called before each of them."""
+        ...
+
     def app(self) -> dict[str, Any]:
         """Return the state of the app as JSON."""
         ...
@@ -162,6 +166,9 @@ class StoreSource:
     def activity(self) -> Activity:
         """The deliveries of the store."""
         return self._activity
+
+    def start(self) -> None:
+        """Start nothing: there is only the store."""
 
     def app(self) -> dict[str, Any]:
         """Return the state of the app as JSON."""
@@ -276,6 +283,7 @@ class AdminApi:
         try:
             await check_access(self.source.activity.guard, scope)
             check_event_loop()
+            self.source.start()
             if path == "events" and scope["method"] == "GET":
                 after = _after_of(query)
                 await self._streams.serve(

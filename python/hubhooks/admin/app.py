@@ -15,8 +15,9 @@ from hubhooks.admin.handlers_json import explain_json, handlers_json
 from hubhooks.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
+    from hubhooks._http.app import WebhookApp
     from hubhooks._http.types import Receive, Scope, Send
     from hubhooks.admin.api import SendRequest, Source
     from hubhooks.admin.queries import Activity, Details, Replayed
@@ -223,7 +224,7 @@ class AppSource:
     Args:
         router: the handlers of the app.
         get_activity: returns the deliveries.
-        not_ready_reason: returns why a delivery would not be stored now; empty if it would.
+        get_app: returns the app that receives the deliveries. The environment is read then.
     """
 
     is_dev = False
@@ -232,16 +233,20 @@ class AppSource:
         self,
         router: Router,
         get_activity: Callable[[], Activity],
-        not_ready_reason: Callable[[], Awaitable[str]],
+        get_app: Callable[[], WebhookApp],
     ) -> None:
         self._router = router
         self._get_activity = get_activity
-        self._not_ready_reason = not_ready_reason
+        self._get_app = get_app
 
     @property
     def activity(self) -> Activity:
         """Reads the store, and checks the admin token."""
         return self._get_activity()
+
+    def start(self) -> None:
+        """Start the app if nothing started it before: Starlette does not start a mounted app."""
+        self._get_app().start_if_new()
 
     def app(self) -> dict[str, Any]:
         """Return the state of the app as JSON."""
@@ -261,14 +266,13 @@ class AppSource:
 
     async def replay(self, delivery_id: str, handlers: Sequence[str]) -> Replayed:
         """Run handlers of a delivery again."""
-        # Starlette does not start a mounted app, so this request may be its first one.
-        if reason := await self._not_ready_reason():
+        if reason := await self.not_ready_reason():
             raise StoreError(reason)
         return await self.activity.replay(delivery_id, handlers)
 
     async def not_ready_reason(self) -> str:
         """Return why a delivery would not be stored now; empty if it would."""
-        return await self._not_ready_reason()
+        return await self._get_app().not_ready_reason()
 
     async def send(self, request: SendRequest) -> list[dict[str, Any]]:  # noqa: ARG002 - of `Source`
         """Send nothing: an app in production receives deliveries of the Hub only."""

@@ -28,8 +28,9 @@ from hubhooks.admin.requests import (
 from hubhooks.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
+    from hubhooks._http.app import WebhookApp
     from hubhooks._http.types import Receive, Scope, Send
     from hubhooks.admin.queries import Activity
 
@@ -49,7 +50,7 @@ class _Target(NamedTuple):
 
 async def serve(
     activity: Callable[[], Activity],
-    not_ready_reason: Callable[[], Awaitable[str]],
+    app: WebhookApp,
     scope: Scope,
     receive: Receive,
     send: Send,
@@ -58,7 +59,7 @@ async def serve(
 
     Args:
         activity: returns the deliveries.
-        not_ready_reason: returns why a delivery would not be stored now; empty if it would.
+        app: the app. It starts with the first request of the owner, if it was not started.
         scope: the scope of the request.
         receive: ASGI's function that returns the body.
         send: ASGI's function that takes the response.
@@ -78,8 +79,9 @@ async def serve(
             return False
         await check_access(activity().guard, scope)
         check_event_loop()
+        app.start_if_new()
         if target.operation:
-            health = await _operations.check(activity(), not_ready_reason)
+            health = await _operations.check(activity(), app.not_ready_reason)
             if target.operation == "metrics":
                 said = await asyncio.to_thread(_operations.metrics, activity(), health)
             else:
