@@ -34,7 +34,7 @@ _PAGE = b"/_hubhooks/"
 # Close codes of websockets (RFC 6455, 7.4.1). No endpoint sends `_ABNORMAL`.
 _NORMAL, _ABNORMAL, _ERROR, _TRY_LATER = 1000, 1006, 1011, 1013
 _NOT_RUNNING = "the app is not running: look at the terminal or the page of `hubhooks dev`"
-_BROKE_OFF = "the app ended during this request: send it again"
+_BROKE_OFF = "the app closed the connection before its response: it ended, or the body is too large"
 
 
 class _Apps(Protocol):
