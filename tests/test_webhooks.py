@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from servers import PATIENCE
 from hubhooks._core import CommentEvent, ContentEvent, HubEvent
 from hubhooks.errors import ConfigError
 from hubhooks.routing import Router
-from hubhooks.webhooks import Webhooks
+from hubhooks.webhooks import Webhooks, all_webhooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -342,7 +343,7 @@ class Absent:
             raise ModuleNotFoundError(name=name)
 
 sys.meta_path.insert(0, Absent)
-from hubhooks.webhooks import Webhooks
+from hubhooks.webhooks import Webhooks, all_webhooks
 hooks = Webhooks("moon")
 for method in hooks.router, hooks.app_kwargs, lambda: hooks.launch(None), hooks.activity:
     try:
@@ -372,3 +373,18 @@ print(sorted(heavy & set(sys.modules)))
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.stdout == "[]\n", done.stderr
+
+
+# ---- all objects of a process -------------------------------------------------------------------
+
+
+def test_all_webhooks_are_listed_from_the_oldest_until_they_are_deleted() -> None:
+    made = [Webhooks("moon") for _ in range(3)]
+    assert [hooks for hooks in all_webhooks() if hooks in made] == made
+    del made[1]
+    gc.collect()
+    assert [hooks for hooks in all_webhooks() if hooks in made] == made
+    before = len(all_webhooks())
+    made.clear()
+    gc.collect()
+    assert len(all_webhooks()) == before - 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import weakref
 from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
@@ -275,6 +276,7 @@ class Webhooks(Router):
         self._app_name = app_name
         self._may_adopt = adopt_store
         self._code = find_app_code(self)
+        _created.append(weakref.ref(self, _created.remove))
         # Servers tell ASGI from WSGI by `hooks.__call__`, which must be a coroutine function. A
         # call uses the method of the class, which can raise before anything is awaited.
         if type(self).__call__ is Webhooks.__call__:
@@ -534,6 +536,16 @@ class Webhooks(Router):
         from hubhooks.admin.queries import Activity  # noqa: PLC0415 - only viewing needs it
 
         return Activity(self.store, self, lambda: self.verifier, self._worker.notify)
+
+
+# `gc.get_objects()` finds them too. But it also returns tuples that another thread is building, and
+# that thread fails if there is another reference to its tuple.
+_created: list[weakref.ref[Webhooks]] = []
+
+
+def all_webhooks() -> list[Webhooks]:
+    """Return all `Webhooks` of this process, the oldest first; for `hubhooks dev`."""
+    return [hooks for each in [*_created] if (hooks := each()) is not None]
 
 
 def parts_of(hooks: Webhooks) -> tuple[WebhookApp, WorkerService]:

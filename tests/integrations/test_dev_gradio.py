@@ -6,6 +6,8 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+from servers import free_port
+
 from hubhooks._samples import compact, sample_json
 from hubhooks._store.sqlite import SqliteStore
 
@@ -69,6 +71,14 @@ def test_gradio_script(start: Callable[..., Server], tmp_path: Path) -> None:
     assert delivery is not None
     (run,) = delivery.runs
     assert [attempt.output for attempt in run.history] == ["version 1\n", "version 2\n"]
+
+
+def test_gradio_script_with_a_port_of_its_own(start: Callable[..., Server]) -> None:
+    port = free_port()
+    script = SCRIPT.replace("launch(demo)", f"launch(demo, server_port={port})")
+    command = ("-m", "hubhooks.cli", "dev", "app.py", "--port", "{port}")
+    server = start(*command, script=script, prints="webhook ", environ=ENVIRONMENT)
+    assert "tides" in server.request("/config").text
 
 
 def test_gradio_app_without_launch_gets_a_warning(start: Callable[..., Server]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import copy
-import gc
 import json
 import logging
 import os
@@ -32,10 +31,10 @@ from hubhooks.admin.handlers_json import explain_json, handlers_json
 from hubhooks.dev.link import AppLink
 from hubhooks.dev.target import import_app, import_without_cache, keep_lines, launches
 from hubhooks.errors import ConfigError, StoreError
-from hubhooks.webhooks import Webhooks, parts_of
+from hubhooks.webhooks import Webhooks, all_webhooks, parts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 
 __all__ = ["DRAIN_SECONDS", "main"]
@@ -105,16 +104,15 @@ class _App:
         if self.served is None and "hubhooks.gradio" in sys.modules:
             from hubhooks.gradio import PATHS  # noqa: PLC0415 - an optional dependency
 
-            found += [(path, hooks) for hooks in _all_webhooks() for path in PATHS]
+            found += [(path, hooks) for hooks in _with_handlers() for path in PATHS]
         # With and without a slash at the end, it is one path.
         paths = {path.rstrip("/") or "/": (path, hooks) for path, hooks in reversed(found)}
         return [*reversed(paths.values())]
 
     def all_webhooks(self) -> list[Webhooks]:
         """List the webhooks with a path; without one, all objects of this process."""
-        return list({id(hooks): hooks for _, hooks in self.webhooks()}.values()) or [
-            *_all_webhooks()
-        ]
+        served = {id(hooks): hooks for _, hooks in self.webhooks()}
+        return [*served.values()] or _with_handlers()
 
     def report_ready(self, port: int) -> None:
         """Tell the supervisor that requests can be sent."""
@@ -175,12 +173,9 @@ def _handlers_json(found: Sequence[Webhooks]) -> list[dict[str, Any]]:
     ]
 
 
-def _all_webhooks() -> Iterator[Webhooks]:
-    """Find all `Webhooks` of this process that have handlers."""
-    for found in gc.get_objects():
-        # Not `isinstance`: it reads `__class__`, which an object of the user may define.
-        if issubclass(type(found), Webhooks) and found.handlers:
-            yield found
+def _with_handlers() -> list[Webhooks]:
+    """Return all `Webhooks` of this process that have handlers."""
+    return [hooks for hooks in all_webhooks() if hooks.handlers]
 
 
 # ---- failures ------------------------------------------------------------------------------------
@@ -318,7 +313,7 @@ def _run_script(app: _App, path: Path, port: int) -> None:
     """Run a Gradio script as Python would."""
 
     def stop() -> None:
-        for hooks in _all_webhooks():
+        for hooks in _with_handlers():
             with suppress(Exception):
                 asyncio.run(parts_of(hooks)[0].drain(DRAIN_SECONDS))
         _exit()
@@ -349,11 +344,11 @@ def _listens(port: int) -> bool:
 def _launched_port() -> int | None:
     """Return the port of a Gradio app that `launch(server_port=...)` gave it."""
     blocks = getattr(sys.modules.get("gradio.blocks"), "Blocks", None)
-    if blocks is None:
-        return None
-    for found in gc.get_objects():
-        if issubclass(type(found), blocks) and getattr(found, "is_running", False):
-            return int(found.server_port)
+    # The script may make another one at this moment. Then the next look finds it.
+    with suppress(RuntimeError):
+        for found in getattr(blocks, "instances", ()):
+            if getattr(found, "is_running", False):
+                return int(found.server_port)
     return None
 
 
