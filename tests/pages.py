@@ -139,19 +139,29 @@ class View:
     def row(self, delivery_id: str) -> Locator:
         return self.page.locator(f'#rows > li[data-id="{delivery_id}"]')
 
-    def load_axe(self) -> None:
-        """Load the checks of accessibility; skip the test if they are not installed."""
-        package = find_spec("axe_playwright_python")
-        if package is None or package.origin is None:
-            pytest.skip("axe is not installed")
-        self.page.evaluate(Path(package.origin).with_name("axe.min.js").read_text("utf-8"))
-
     def check_axe(self) -> None:
         """Check that the page is accessible, and not wider than the screen."""
-        run = 'axe.run(document, { rules: { "target-size": { enabled: true } } })'
-        found = self.page.evaluate(run)["violations"]
-        assert [f"{one['id']}: {node['html']}" for one in found for node in one["nodes"]] == []
+        assert axe_violations(self.page) == []
         assert overflow(self.page) == []
+
+
+def load_axe(page: Page) -> None:
+    """Load the checks of accessibility; skip the test if they are not installed."""
+    package = find_spec("axe_playwright_python")
+    if package is None or package.origin is None:
+        pytest.skip("axe is not installed")
+    page.evaluate(Path(package.origin).with_name("axe.min.js").read_text("utf-8"))
+
+
+def axe_violations(page: Page, parts: list[list[str]] | None = None) -> list[str]:
+    """Return the violations in the page, or in parts of it, as selectors name them."""
+    # Neither rule is on by default: the least size of a button, and a name with the visible text.
+    rules = {"target-size": {"enabled": True}, "label-content-name-mismatch": {"enabled": True}}
+    found = page.evaluate(
+        "([parts, rules]) => axe.run(parts ? { include: parts } : document, { rules })",
+        [parts, rules],
+    )
+    return [f"{one['id']}: {node['html']}" for one in found["violations"] for node in one["nodes"]]
 
 
 @contextmanager

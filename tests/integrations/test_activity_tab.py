@@ -8,13 +8,11 @@ import re
 import subprocess
 import sys
 from contextlib import contextmanager
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from pages import DESKTOP, PHONE, chromium
+from pages import DESKTOP, PHONE, axe_violations, chromium, load_axe
 from pythons import environment
 from servers import PATIENCE, SECRET, started
 from test_gradio import OFFLINE, READY, SPACE, ssr
@@ -25,6 +23,7 @@ gradio_client = pytest.importorskip("gradio_client")
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from playwright.sync_api import Browser, Page
     from servers import Server
@@ -607,34 +606,18 @@ def test_empty_tab_shows_the_url_and_a_command(tmp_path: Path, browser: Browser)
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_no_violation(filled: App, browser: Browser, theme: str) -> None:
-    package = find_spec("axe_playwright_python")
-    if package is None or package.origin is None:
-        pytest.skip("axe is not installed")
-    axe = Path(package.origin).with_name("axe.min.js").read_text("utf-8")
-
-    def violations(page: Page) -> list[str]:
-        result = page.evaluate(
-            """parts => axe.run({ include: parts }, { rules: { "target-size": { enabled: true } } })
-            """,
-            # Our HTML and our choice of buttons. The dropdowns are Gradio's.
-            [[".hubhooks"], [".hubhooks-controls > button"]],
-        )
-        return [
-            f"{found['id']}: {node['html']}"
-            for found in result["violations"]
-            for node in found["nodes"]
-        ]
-
+    # Our HTML and our choice of buttons. The dropdowns are Gradio's.
+    parts = [[".hubhooks"], [".hubhooks-controls > button"]]
     for size in (PHONE, DESKTOP):
         page = open_page(browser, filled, size, theme)
-        page.evaluate(axe)
-        assert violations(page) == []
+        load_axe(page)
+        assert axe_violations(page, parts) == []
         unlock(page)
         page.locator(".hubhooks-open").last.click()
         page.locator("pre", has_text="the tide is out").first.wait_for()
         for summary in page.locator(".hubhooks summary").all():
             summary.click()
-        assert violations(page) == []
+        assert axe_violations(page, parts) == []
         page.close()
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from dev_command import BROKEN, NOTHING_SET, Dev, dev, failing, fill, numbered
-from pages import DESKTOP, NARROW, opened
+from pages import DESKTOP, NARROW, load_axe, opened
 from servers import PATIENCE, ROOT, serve
 
 from hubhooks import HubEvent
@@ -457,7 +457,7 @@ def test_open_delivery_follows_an_edit_of_the_filters(develop: Callable[..., Sho
     running.write(APP)
     detail.locator(".run", has_text="retrain matches").wait_for()
     run.wait_for(state="detached")
-    detail.get_by_role("button", name="Run retrain on this delivery").click()
+    detail.get_by_role("button", name="Run it: retrain").click()
     detail.locator(".title .is-succeeded").wait_for()
 
 
@@ -528,7 +528,7 @@ def test_keys_are_enough_to_send_replay_and_copy_a_test(develop: Callable[..., S
     view.press("Enter")
     page.locator(".detail .run").first.wait_for()
     assert view.focused() == "detail-title"
-    view.tab_to("e.ariaLabel === 'Replay reply only'")
+    view.tab_to("e.ariaLabel === 'Replay this: reply'")
     view.press("Enter")
     page.get_by_role("status").filter(has_text="Replay: reply").first.wait_for()
     page.locator(".attempt").nth(1).wait_for()
@@ -562,7 +562,7 @@ def test_axe_finds_no_violation(
 ) -> None:
     running, view, _ = shown = develop(LOUD, size=size, theme=theme)
     page = view.page
-    view.load_axe()
+    load_axe(view.page)
     page.get_by_text("No deliveries yet").wait_for()
     view.check_axe()
     for number, sample in enumerate(sample_names()[::5]):

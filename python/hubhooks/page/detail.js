@@ -136,7 +136,7 @@ function marked(text, others) {
 function editedView(attempt, code) {
   const lines = attempt.changed_lines ?? [];
   const isOld = attempt.code && code && attempt.code !== code;
-  if (!lines.length) return isOld ? html`<p class="quiet">The code was edited since.</p>` : nothing;
+  if (!lines.length) return isOld ? html`<p class="quiet">The app was edited since.</p>` : nothing;
   return html`<h6>Edited since</h6><dl class="facts">${lines.map((one) => html`
     <dt>${one.file}:${one.line}</dt><dd><code class="line">${one.then}</code> now <code class="line">${one.now || "(no such line)"}</code></dd>`)}</dl>`;
 }
@@ -200,7 +200,7 @@ function runView(run, { detail, handler, text, canReplay, replay }) {
     <div class="run-head"><h4>${run.handler}</h4>${stateMark(run.state)}
       <span class="quiet">${[count(run.attempts, "attempt"), duration(run.started_at, run.finished_at),
         handler?.file ? `${handler.file}:${handler.line}` : ""].filter(Boolean).join(", ")}</span>
-      ${canReplay ? html`<button class="small" aria-label=${`Replay ${run.handler} only`}
+      ${canReplay ? html`<button class="small" aria-label=${`Replay this: ${run.handler}`}
         @click=${() => replay([run.handler])}>Replay this</button>` : nothing}</div>
     ${run.error && !isInAttempts ? html`<p class="error">${run.error}</p>` : nothing}
     ${run.due_at && run.state === "retrying" ? html`<p>Next attempt: ${fullTime(run.due_at)}</p>` : nothing}
@@ -216,7 +216,7 @@ function runView(run, { detail, handler, text, canReplay, replay }) {
  */
 function otherView(text, name, { canReplay, replay }) {
   return html`<li class="run is-other"><p>${prose(text)}
-    ${canReplay ? html`<button class="small" aria-label=${`Run ${name} on this delivery`}
+    ${canReplay ? html`<button class="small" aria-label=${`Run it: ${name}`}
       @click=${() => replay([name])}>Run it</button>` : nothing}</p></li>`;
 }
 

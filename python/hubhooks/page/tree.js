@@ -70,9 +70,9 @@ export class Tree {
   /** @param {Json} value @param {string} path */
   #tools(value, path) {
     const isText = typeof value === "string" && value.trim() && value.length <= LONGEST_FILTER;
-    return html`<span class="tools"><button class="small" aria-label=${`Copy the path ${path}`}
+    return html`<span class="tools"><button class="small" aria-label=${`copy path ${path}`}
       @click=${() => this.#actions.copy(path, "the path")}>copy path</button>${isText && this.#canFilter(value) ? html`
-      <button class="small" aria-label=${`Filter by ${path}`}
+      <button class="small" aria-label=${`filter by ${path}`}
         @click=${() => this.#actions.filter(value)}>filter</button>` : nothing}</span>`;
   }
 
