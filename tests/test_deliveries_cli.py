@@ -30,6 +30,7 @@ from hubhooks._store.sqlite import SqliteStore
 from hubhooks.cli import make_app
 from hubhooks.cli import replay as _replay
 from hubhooks.cli import store as _cli_store
+from hubhooks.cli.output import delivery_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -302,6 +303,20 @@ def test_every_table_fits_a_terminal_of_80_columns(filled: Path, words: tuple[st
     columns = {"list": ("id", "state", "event", "repo"), "replay": ("id", "handler")}
     header = " ".join(lines)
     assert all(column in header for column in columns.get(words[0], ("state",)))
+
+
+def test_error_of_a_handler_in_another_state_has_its_name(path: Path) -> None:
+    with opened(path) as store:
+        accept(store, "d1", "reply", "retrain")
+        reply, retrain = (store.claim("d1", name) for name in ("reply", "retrain"))
+        assert reply is not None
+        assert retrain is not None
+        store.finish_run(reply, "failed", "ConnectionError: no answer", retry_after=3600)
+        store.mark_stuck(retrain)
+        store.flush()
+        found = store.list()
+    assert [delivery.state for delivery in found] == ["stuck"]
+    assert [delivery_error(delivery) for delivery in found] == ["reply: ConnectionError: no answer"]
 
 
 def test_a_list_fits_a_terminal_of_80_columns(path: Path) -> None:

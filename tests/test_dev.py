@@ -92,6 +92,39 @@ def test_start_in_a_folder_without_variables(tmp_path: Path) -> None:
         assert {("stdout", "version 1"), ("stderr", "on stderr")} <= lines
 
 
+PARTS = """
+import sys, threading
+from hubhooks import Webhooks
+
+hooks = Webhooks()
+barrier = threading.Barrier(2)
+
+@hooks.on("repo.content")
+def talk(event):
+    print("first", end=" ")
+    barrier.wait(timeout=20)
+    print("second", file=sys.stdout)
+    print("begun", end="", flush=True)
+    barrier.wait(timeout=20)
+    print(" ended, ", "not the line", sep="", end="")
+"""
+
+
+def test_lines_of_two_handlers_do_not_mix(tmp_path: Path) -> None:
+    with dev(tmp_path, PARTS) as running:
+        for name in ("d1", "d2"):
+            running.deliver(name)
+        for name in ("d1", "d2"):
+            (attempt,) = running.attempts(name, 1)
+            assert attempt.output == "first second\nbegun ended, not the line"
+        running.server.wait_until(
+            lambda: running.server.output().count("first second\n") == 2, "the lines are mixed"
+        )
+        os.kill(running.server.pid, signal.SIGINT)
+        assert running.server.wait() == 0
+        assert running.server.output().count(" ended, not the line") == 2
+
+
 def test_secrets_stay_the_same_and_private(tmp_path: Path) -> None:
     first = keep_secrets(tmp_path)
     folder = tmp_path / ".hubhooks"

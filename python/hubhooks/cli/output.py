@@ -165,8 +165,12 @@ def delivery_error(delivery: Delivery) -> str:
     # The reason of an ignored run is of no interest beside other runs.
     ended = {State.SUCCEEDED, State.IGNORED} - {delivery.state}
     failed = [run for run in delivery.runs if run.error and run.state not in ended]
-    first = max(failed, key=lambda run: _moment(run.finished_at or run.started_at), default=None)
-    return "" if first is None else single_line(first.error)
+    last = max(failed, key=lambda run: _moment(run.finished_at or run.started_at), default=None)
+    if last is None:
+        return ""
+    error = single_line(last.error)
+    # The list shows the state of another run.
+    return error if last.state == delivery.state else f"{single_line(last.handler)}: {error}"
 
 
 def _moment(when: datetime | None) -> datetime:

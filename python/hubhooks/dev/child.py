@@ -51,24 +51,52 @@ _REQUEST_SECONDS = 0.5
 _ARRIVAL_SECONDS = 0.02
 # From then on, the port of a script that sets its own is searched.
 _SEARCH_SECONDS = 3.0
+# A longer line is written before its end.
+_LONGEST_REST = 4096
 _LINE = re.compile(r'File "([^"]+)", line (\d+)')
 
 
 class _Stream:
-    """Writes to a stream of the process, and to the recording of the handler that prints."""
+    """Writes to a stream of the process, and to the recording of the handler that prints.
+
+    It writes whole lines, so that those of two threads do not mix.
+    """
 
     def __init__(self, stream: Any) -> None:  # noqa: ANN401 - any text stream
         self._stream = stream
+        # By thread: the begun line.
+        self._unwritten: dict[int, str] = {}
 
     def write(self, text: str) -> int:
         recorded = recording.current.get()
         if recorded is not None:
             recorded.write(text)
-        return int(self._stream.write(text))
+        whole, newline, rest = (self._take_rest() + text).rpartition("\n")
+        if len(rest) > _LONGEST_REST:
+            whole, newline, rest = whole + newline, rest, ""
+        if rest:
+            self._unwritten[threading.get_ident()] = rest
+        if newline:
+            self._stream.write(whole + newline)
+        return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
         for line in lines:
             self.write(line)
+
+    def flush(self) -> None:
+        if rest := self._take_rest():
+            self._stream.write(rest)
+        self._stream.flush()
+
+    def end(self) -> None:
+        """Write the begun lines of all threads."""
+        while self._unwritten:
+            self._stream.write(self._unwritten.popitem()[1])
+        self._stream.flush()
+
+    def _take_rest(self) -> str:
+        return self._unwritten.pop(threading.get_ident(), "")
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of the stream
         return getattr(self._stream, name)
@@ -353,9 +381,10 @@ def _launched_port() -> int | None:
 
 
 def _exit(code: int = 0) -> None:
-    with suppress(Exception):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            # The user may have replaced it.
+            (stream.end if isinstance(stream, _Stream) else stream.flush)()
     # Threads of the user, and an import that hangs, must not keep the process.
     os._exit(code)
 

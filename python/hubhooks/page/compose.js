@@ -326,7 +326,7 @@ export function composeView({ compose, recent, now, message, copyAs, openDeliver
       </div>
       <div class="sending">
         <h3>Matches</h3>
-        <p class="quiet">No handler runs before you send.</p>
+        <p class="quiet">Handlers run only after you send.</p>
         ${matchesView(compose)}
         <fieldset><legend>Webhook-Id</legend>
           <label class="check"><input type="radio" name="same-id" .checked=${!compose.isSameId}
