@@ -106,6 +106,26 @@ def test_a_sync_handler_runs_on_a_daemon_thread(bench: Bench) -> None:
     assert thread.daemon
 
 
+def test_logged_time_begins_with_the_attempt(
+    event: Callable[..., HubEvent], caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [0.0]
+    bench = Bench(event("repo.content.update"), clock=lambda: now[0])
+
+    @bench.on(name="h")
+    async def matching(event: HubEvent) -> None:
+        now[0] += 2
+
+    async def serve() -> None:
+        bench.submit()
+        now[0] += 5  # the attempt waits for a turn of the loop
+        await bench.worker.stop(PATIENCE)
+
+    with caplog.at_level(logging.INFO, "hubhooks"):
+        asyncio.run(serve())
+    assert "handler `h`: succeeded after 7.0 s" in caplog.text
+
+
 def test_an_async_handler_runs_on_the_servers_loop(bench: Bench) -> None:
     seen: list[Any] = []
 

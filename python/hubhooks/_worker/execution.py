@@ -245,15 +245,15 @@ class RunExecution(Execution):
         self._clock = clock
         self._cancel_grace = cancel_grace
         self._is_requeued = False
-        self._began_at = 0.0
+        # As in the store, the attempt starts before its thread or its loop is free.
+        self._started_at = clock()
 
     def begin(self) -> tuple[object, ...]:
-        self._began_at = self._clock()
         if recording.is_on() and self.recording is None:
             self.recording = recording.start()
         if self.timeout is not None:
             grace = self._cancel_grace if self.is_async else 0
-            self.deadline = self._began_at + self.timeout + grace
+            self.deadline = self._clock() + self.timeout + grace
             self._reporter.begun(self)
         return (self.event, self.run_context) if self._handler.takes_context else (self.event,)
 
@@ -297,7 +297,7 @@ class RunExecution(Execution):
         """Log in one line how the run ended; a failure has a line with its traceback."""
         if self._is_requeued or not _log.is_enabled_for(logging.INFO):
             return
-        seconds = self._clock() - self._began_at
+        seconds = self._clock() - self._started_at
         _log.info(
             "delivery `%s`: handler `%s`: %s after %s%s",
             self.run_context.id,
