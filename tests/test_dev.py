@@ -334,6 +334,33 @@ def test_app_that_is_broken_from_the_start(tmp_path: Path) -> None:
         assert running.deliver("d1").status_code == 202
 
 
+LATE = """
+from hubhooks import Webhooks
+from hubhooks.webhooks import parts_of
+
+hooks = Webhooks()
+
+@hooks.on("repo.content")
+def retrain(event):
+    print("version 1")
+
+class Script:
+    def launch(self):
+        parts_of(hooks)[0].start()
+
+Script().launch()
+"""
+
+
+@pytest.mark.parametrize("end", ["", "raise ValueError('late')", "raise SystemExit(3)"])
+def test_script_that_ends_late_closes_its_store(tmp_path: Path, end: str) -> None:
+    with dev(tmp_path, LATE + end, "app.py") as running:
+        running.wait_for_state("broken")
+        running.write(app(2))
+        running.wait_for_state("running")
+        assert "ended without closing it" not in running.server.output()
+
+
 def test_webhooks_and_store_are_printed_once_the_app_is_mended(tmp_path: Path) -> None:
     with dev(tmp_path, BROKEN) as running:
         webhook = f"\nwebhook  {running.server.url}/\n"

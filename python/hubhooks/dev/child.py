@@ -339,14 +339,6 @@ def _reporting_lifespan(app: _App) -> Any:  # noqa: ANN401 - an ASGI app
 
 def _run_script(app: _App, path: Path, port: int) -> None:
     """Run a Gradio script as Python would."""
-
-    def stop() -> None:
-        for hooks in _with_handlers():
-            with suppress(Exception):
-                asyncio.run(parts_of(hooks)[0].drain(DRAIN_SECONDS))
-        _exit()
-
-    app.stop = stop
     sys.path[0] = str(path.parent)
     threading.Thread(target=_wait_for_port, args=(app, port), daemon=True).start()
     keep_lines(str(path), path.read_bytes())
@@ -381,6 +373,11 @@ def _launched_port() -> int | None:
 
 
 def _exit(code: int = 0) -> None:
+    # Else the next process warns that this one was killed.
+    for hooks in all_webhooks():
+        if parts_of(hooks)[1].is_started:
+            with suppress(Exception):
+                asyncio.run(parts_of(hooks)[0].drain(DRAIN_SECONDS))
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):
             # The user may have replaced it.
