@@ -153,10 +153,59 @@ def test_empty_secret_is_rejected(tmp_path: Path) -> None:
 def test_given_secret_is_not_kept_for_the_app(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    made = keep_secrets(tmp_path)
     monkeypatch.setenv("WEBHOOK_SECRET", "moon")
     kept = keep_secrets(tmp_path)
-    assert kept.webhook_secret == "moon"
+    assert kept.webhook_secret == made.webhook_secret != "moon"
     assert set(kept.variables()) == {"HUBHOOKS_ADMIN_TOKEN"}
+
+
+ENDPOINT = """
+from typing import Annotated
+from fastapi import Depends, FastAPI
+from hubhooks import HubEvent
+from hubhooks.fastapi import verified_event
+
+app = FastAPI()
+
+@app.post("/")
+async def endpoint(event: Annotated[HubEvent, Depends(verified_event(secret="moon"))]) -> str:
+    return event.repo.name
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "target", "given"),
+    [
+        (app(1), "app:hooks", "moon"),
+        (app(1).replace("Webhooks()", "Webhooks('moon')"), "app:hooks", None),
+        (app(1).replace("Webhooks()", "Webhooks(['sun', 'moon'])"), "app:hooks", "stars"),
+        (ENDPOINT, "app:app", None),
+    ],
+    ids=["variable", "code", "both", "endpoint"],
+)
+def test_secret_of_the_folder_opens_each_app(
+    tmp_path: Path, script: str, target: str, given: str | None
+) -> None:
+    with dev(tmp_path, script, target, WEBHOOK_SECRET=given) as running:
+        assert "secrets  kept in .hubhooks/" in running.server.output()
+
+        def status(secret: str | None) -> int:
+            return running.server.post("/", BODY, secret=secret).status_code
+
+        statuses = [status(secret) for secret in (running.secret, "moon", "wrong", None)]
+        assert [code // 100 for code in statuses[:2]] == [2, 2]
+        assert statuses[2:] == [403, 401]
+        if target == "app:hooks":
+            body = {"body": sample_json("repo.move"), "secret": "right"}
+            (sent,) = running.api("send", "POST", json=body).json()["responses"]
+            assert sent["status"] == 200
+        assert running.secret not in running.server.output()
+
+
+def test_app_without_any_secret_is_broken(tmp_path: Path) -> None:
+    with dev(tmp_path, app(1).replace("Webhooks()", "Webhooks([])")) as running:
+        assert "no webhook secret is given" in running.wait_for_state("broken")["traceback"]
 
 
 def test_linked_folder_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,6 +164,8 @@ def test_replayed_delivery_moves_to_the_top(develop: Callable[..., Shown]) -> No
     shown.view.row("second").wait_for()
     ids = [row.get_attribute("data-id") for row in shown.view.rows.all()]
     assert ids == ["first", "second"]
+    times = [row.locator("time").get_attribute("datetime") for row in shown.view.rows.all()]
+    assert times == sorted(times, reverse=True)
 
 
 def test_sent_delivery_is_shown_without_reading_the_list(develop: Callable[..., Shown]) -> None:

@@ -26,6 +26,7 @@ import uvicorn
 import uvicorn.config
 
 from hubhooks._load_app import describe_error, mounted_webhooks, parse_target
+from hubhooks._verifiers import accept_also
 from hubhooks._worker import recording
 from hubhooks.admin.handlers_json import explain_json, handlers_json
 from hubhooks.dev.link import AppLink
@@ -398,6 +399,7 @@ def main() -> None:
     app.link.read(app.take, app.end)
     sys.stdout, sys.stderr = _Stream(sys.stdout), _Stream(sys.stderr)
     recording.turn_on()
+    accept_also(config["secret"])
     folder = Path.cwd()
     sys.argv = [target]
     import_without_cache(folder)

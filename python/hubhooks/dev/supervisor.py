@@ -152,6 +152,7 @@ class Supervisor:
             "target": self.options.target,
             "link_port": self._link_port,
             "script_port": port,
+            "secret": self.kept.webhook_secret,
         }
         variables = {
             **self.kept.variables(),
@@ -327,8 +328,7 @@ class Supervisor:
 
     def _lines(self) -> list[tuple[str, str]]:
         lines: list[tuple[str, str]] = []
-        if self.kept.made:
-            lines.append(("secrets", "kept in .hubhooks/ (used by `hubhooks send` and `follow`)"))
+        lines.append(("secrets", "kept in .hubhooks/ (used by `hubhooks send` and `follow`)"))
         if tunnel := self.tunnel:
             program = tunnel.partition(" ")[0]
             lines.append(("public", f"{program} is installed: {tunnel}"))
