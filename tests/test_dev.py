@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dev_command import BODY, NOTHING_SET, dev
+from dev_command import BODY, NOTHING_SET, TWO_WEBHOOKS, dev
 from servers import PATIENCE, ROOT, wait_until
 
-from hubhooks._samples import compact, sample_json
+from hubhooks._samples import compact, sample_json, with_overrides
 from hubhooks.dev.folder import keep_secrets, read_kept
 from hubhooks.dev.target import launches
 from hubhooks.dev.watch import take_snapshot
@@ -542,6 +542,46 @@ def _is_running(pid: int) -> bool:
     except OSError:
         return False
     return text.rpartition(")")[2].split()[0] != "Z"
+
+
+# ---- several webhooks ----------------------------------------------------------------------------
+
+
+def test_each_webhook_has_a_page_with_its_deliveries(tmp_path: Path) -> None:
+    second = "/_hubhooks/2/"
+    with dev(tmp_path, TWO_WEBHOOKS, "app:app") as running:
+        url, output = running.server.url, running.server.output()
+        assert "2 handlers (note_model, note_dataset), stores ./models.db, ./datasets.db" in output
+        assert f"webhook  {url}/webhooks/models\nwebhook  {url}/webhooks/datasets\n" in output
+        for kind, repo_type in (("models", "model"), ("datasets", "dataset")):
+            overrides = {"repo.type": repo_type}
+            body = compact(with_overrides(sample_json("repo.create"), overrides))
+            assert running.deliver(kind, f"/webhooks/{kind}", body).status_code == 202
+        pages = {"/_hubhooks/": "models", second: "datasets"}
+        for page, kind in pages.items():
+            listed = running.api("deliveries", page=page).json()["deliveries"]
+            assert [row["id"] for row in listed] == [kind]
+            shown = running.api("app", page=page).json()
+            assert shown["webhook_urls"] == [f"{url}/webhooks/{kind}"]
+            assert shown["webhooks"] == [
+                {"path": f"/webhooks/{name}", "page": path} for path, name in pages.items()
+            ]
+            (handler,) = running.api("handlers", page=page).json()["handlers"]
+            assert handler["name"] == f"note_{kind[:-1]}"
+            details = running.api(f"deliveries/{kind}", page=page).json()
+            assert details["explanations"] == [f"`{handler['name']}` matches"]
+            replayed = running.api(f"deliveries/{kind}/replay", "POST", page=page)
+            assert replayed.json()["handlers"] == [handler["name"]]
+            order = {"body": sample_json("repo.move"), "id": f"sent to {kind}"}
+            (sent,) = running.api("send", "POST", page=page, json=order).json()["responses"]
+            assert sent["status"] in {200, 202}
+            assert running.api(f"deliveries/{sent['id']}", page=page).status_code == 200
+        assert running.server.request("/_hubhooks/3/").status_code == 404
+
+        running.write(app(2).replace("hooks =", "app = hooks ="))
+        running.server.wait_for("1 handler (retrain), store ./hubhooks.db")
+        assert running.api("deliveries", page=second).json()["deliveries"] == []
+        assert running.api("app", page=second).json()["webhook_urls"] == []
 
 
 # ---- the API and the proxy -----------------------------------------------------------------------
