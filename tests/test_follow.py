@@ -23,6 +23,7 @@ from hubhooks._store.sqlite import SqliteStore
 from hubhooks.cli import follow as _follow
 from hubhooks.cli import make_app
 from hubhooks.errors import StoreError
+from hubhooks.models import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -194,6 +195,27 @@ def test_each_delivery_is_copied_once_across_restarts(tmp_path: Path) -> None:
     assert json.loads(path.read_text())["newest"] == "d5"
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert TOKEN not in path.read_text()
+
+
+def test_first_start_copies_none_of_many_deliveries_of_the_last_minute(tmp_path: Path) -> None:
+    local, remote = tmp_path / "local", tmp_path / "deployed"
+    remote.mkdir()
+    store = SqliteStore(remote / "hubhooks.db")
+    store.open()
+    store.recover()
+    for number in range(1100):  # more than two pages
+        store.accept(f"old{number}", PUSH, [], skipped=State.UNHANDLED, headers=[])
+    store.close()
+    with (
+        deployed(remote) as source,
+        app(local) as target,
+        following(local, source.url, to=target.url) as follow,
+    ):
+        follow.wait_for("copying new deliveries")
+        post(source, "d1")
+        wait_until(lambda: follow.printed)
+        follow.stop()
+    assert runs(local) == ["d1"]
 
 
 def test_since_copies_stored_deliveries_at_the_first_start(tmp_path: Path) -> None:

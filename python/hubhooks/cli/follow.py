@@ -335,14 +335,31 @@ class _Follower:
     def _start(self, since: datetime | None) -> None:
         is_from_now = self._state.is_new and since is None
         if self._state.is_new:
-            for row in reversed(self._get("", {"limit": _PAGE})["deliveries"]):
-                if since is None or _parse_iso(row["received_at"]) < since:
-                    self._state.add(row)
+            for row in self._old_rows(since):
+                self._state.add(row)
             self._state.save()
         print_note(
             f"copying {'new ' if is_from_now else ''}deliveries from {self._source} to "
             f"{self._target.shown}; Ctrl-C ends"
         )
+
+    def _old_rows(self, since: datetime | None) -> list[Mapping[str, Any]]:
+        """Return the rows that are not to be copied and that `_new_rows` would find."""
+        rows: list[Mapping[str, Any]] = []
+        newest: datetime | None = None
+        query: dict[str, Any] = {"limit": _PAGE}
+        while True:
+            page = self._get("", query)
+            times = [_parse_iso(row["received_at"]) for row in page["deliveries"]]
+            for row, moment in zip(page["deliveries"], times, strict=True):
+                if since is None or moment < since:
+                    rows.append(row)
+                    newest = moment if newest is None else max(newest, moment)
+            # A replayed delivery is listed before newer ones.
+            is_over = newest is not None and all(moment < newest - _SLACK for moment in times)
+            if is_over or not page.get("before"):
+                return rows[::-1]
+            query["before"] = page["before"]
 
     def _copy_new(self, since: datetime | None) -> None:
         for row in self._new_rows(since):
