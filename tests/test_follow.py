@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -518,3 +519,33 @@ def test_certificate_is_verified(invoke: Callable[..., Any], tmp_path: Path) -> 
         thread.join()
     assert done.exit_code == 1
     assert "cannot verify the certificate" in done.stderr
+
+
+def test_server_without_tls_is_named(invoke: Callable[..., Any]) -> None:
+    with web_server(lambda *_: (200, {}, b"{}")) as (url, _):
+        done = invoke(url.replace("http:", "https:"))
+    assert done.exit_code == 1
+    assert "does not use TLS" in done.stderr
+    assert "write http://" in done.stderr
+
+
+def test_handshake_that_is_cut_off_is_tried_again(invoke: Callable[..., Any]) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+
+        def cut_off() -> None:
+            for _ in range(2):
+                connection, _ = server.accept()
+                connection.recv(100)
+                # The client must not get a reset.
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(1000):
+                    pass
+                connection.close()
+
+        thread = threading.Thread(target=cut_off, daemon=True)
+        thread.start()
+        done = invoke(f"https://127.0.0.1:{server.getsockname()[1]}")
+        assert done.exit_code == 0
+        assert "cannot reach" in done.stderr
+        assert len(done.slept) == 2
+        thread.join(PATIENCE)
