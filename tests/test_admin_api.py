@@ -570,6 +570,7 @@ def test_replay_runs_all_handlers_by_default(site: Site) -> None:
         ("deliveries/d1/replay", {"handlers": ["other"]}, 409),
         ("deliveries/d1/replay", b"{", 400),
         ("deliveries/d1/replay", {"handlers": "reply"}, 400),
+        ("deliveries/d1/replay", {"handlers": []}, 400),
         ("deliveries/d1/replay", b'"' + b"x" * 70_000 + b'"', 413),
     ],
 )  # fmt: skip
