@@ -78,6 +78,7 @@ class PageServer:
         self.replays: list[tuple[str, list[str]]] = []
         self.sent: list[dict[str, Any]] = []
         self.is_stream_open = True
+        self.token = TOKEN
         self.output = "calling the model...\n"  # of attempts after the second
         self.app: dict[str, Any] = {
             "mode": "dev", "target": "bot.py", "state": "running", "handlers": 3, "seconds": 0.5,
@@ -250,7 +251,7 @@ class PageServer:
             return
         path = path.removeprefix("api/")
         self.requests.append(f"{scope['method']} {path}")
-        if dict(scope["headers"]).get(b"authorization") != f"Bearer {TOKEN}".encode():
+        if dict(scope["headers"]).get(b"authorization") != f"Bearer {self.token}".encode():
             await self._respond(send, 403, {"reason": "the admin token is wrong"})
         elif path == "events":
             await self._stream(receive, send)
@@ -388,6 +389,7 @@ class PageServer:
         if "app" in order:
             self.app.update(order["app"])
             self.emit("app", self.app)
+        self.token = order.get("token", self.token)
         if "stream" in order:
             self.is_stream_open = order["stream"]
             if not self.is_stream_open:

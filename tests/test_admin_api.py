@@ -326,6 +326,17 @@ def test_local_app_serves_local_hosts_only(fixed_site: Site, host: str, status: 
             assert set(security_headers()) <= header_pairs(response)
 
 
+def test_redirect_of_the_mount_needs_a_local_host(fixed_site: Site) -> None:
+    admin = AdminApp(fixed_site.hooks.admin.api.source, local_only=True)
+
+    async def mounted(scope: Any, receive: Any, send: Any) -> None:
+        await admin({**scope, "root_path": "/dev"}, receive, send)
+
+    with serve(mounted, lifespan="off") as port:
+        assert Site(port).request("/dev", Host="localhost").status == 308
+        assert Site(port).request("/dev", Host="evil.example").status == 421
+
+
 def test_check_origin_needs_one_host() -> None:
     def check(*headers: tuple[bytes, bytes], local_only: bool = True) -> int:
         return check_origin({"headers": headers}, local_only=local_only)
@@ -559,6 +570,7 @@ def test_replay_runs_all_handlers_by_default(site: Site) -> None:
         ("deliveries/d1/replay", {"handlers": ["other"]}, 409),
         ("deliveries/d1/replay", b"{", 400),
         ("deliveries/d1/replay", {"handlers": "reply"}, 400),
+        ("deliveries/d1/replay", {"handlers": []}, 400),
         ("deliveries/d1/replay", b'"' + b"x" * 70_000 + b'"', 413),
     ],
 )  # fmt: skip

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from rich.cells import cell_len
 from rich.text import Text
 from servers import PATIENCE, ROOT, Server, started, wait_until
 from test_cli import ENVIRONMENT, hubhooks
@@ -253,20 +254,21 @@ def test_error_of_a_retry_is_listed_until_it_succeeds(path: Path) -> None:
     assert "ValueError" not in command(path, "list").stdout
 
 
+@pytest.mark.parametrize("word", ["tide ", "潮汐 "], ids=["narrow", "wide"])
 @pytest.mark.parametrize("columns", [60, 80, 119, 120, 160])
-def test_errors_are_cut_to_the_width_of_the_terminal(path: Path, columns: int) -> None:
+def test_errors_are_cut_to_the_width_of_the_terminal(path: Path, columns: int, word: str) -> None:
     with opened(path) as store:
         accept(store, "d" * 32, "retrain", sample="discussion.comment.create")
         run = store.claim("d" * 32, "retrain")
         assert run is not None
-        store.finish_run(run, "failed", f"ValueError: no {'tide ' * 50}", "")
+        store.finish_run(run, "failed", f"ValueError: no {word * 50}", "")
     lines = at_terminal(path, "list", columns=columns)
-    assert max(map(len, lines)) <= columns
+    assert max(map(cell_len, lines)) <= columns
     text = "\n".join(lines)
     assert "ValueError:" in text
     assert "..." in text
     if columns >= 80:
-        assert "ValueError: no tide" in text
+        assert f"ValueError: no {word.strip()}" in text
         assert "discussion.comment create" in text
         assert "ada-labs/tide-gauges" in text
         # The heading and its rule, then the delivery: event and handlers share a column below 120.

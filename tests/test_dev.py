@@ -459,6 +459,18 @@ def test_running_handler_is_queued_again_by_a_restart(tmp_path: Path) -> None:
         assert (second.state, second.output) == ("succeeded", "begun 2\n")
 
 
+def test_restart_keeps_the_counts_of_rejections(tmp_path: Path) -> None:
+    with dev(tmp_path, app(1)) as running:
+        assert running.server.post("/", BODY, secret="wrong").status_code == 403
+        before = running.app()["started_at"]
+        running.write(app(2))
+        running.server.wait_until(
+            lambda: running.app()["started_at"] != before, "did not start again"
+        )
+        running.wait_for_state("running")
+        assert running.api("stats").json()["rejections"] == {"secret wrong": 1}
+
+
 def test_no_delivery_is_lost_over_restarts(tmp_path: Path) -> None:
     with dev(tmp_path, app(1)) as running:
         statuses: dict[str, int] = {}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from hubhooks._store.sqlite import SqliteStore
 from hubhooks.cli import follow as _follow
 from hubhooks.cli import make_app
 from hubhooks.errors import StoreError
+from hubhooks.models import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -194,6 +196,27 @@ def test_each_delivery_is_copied_once_across_restarts(tmp_path: Path) -> None:
     assert json.loads(path.read_text())["newest"] == "d5"
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert TOKEN not in path.read_text()
+
+
+def test_first_start_copies_none_of_many_deliveries_of_the_last_minute(tmp_path: Path) -> None:
+    local, remote = tmp_path / "local", tmp_path / "deployed"
+    remote.mkdir()
+    store = SqliteStore(remote / "hubhooks.db")
+    store.open()
+    store.recover()
+    for number in range(1100):  # more than two pages
+        store.accept(f"old{number}", PUSH, [], skipped=State.UNHANDLED, headers=[])
+    store.close()
+    with (
+        deployed(remote) as source,
+        app(local) as target,
+        following(local, source.url, to=target.url) as follow,
+    ):
+        follow.wait_for("copying new deliveries")
+        post(source, "d1")
+        wait_until(lambda: follow.printed)
+        follow.stop()
+    assert runs(local) == ["d1"]
 
 
 def test_since_copies_stored_deliveries_at_the_first_start(tmp_path: Path) -> None:
@@ -496,3 +519,33 @@ def test_certificate_is_verified(invoke: Callable[..., Any], tmp_path: Path) -> 
         thread.join()
     assert done.exit_code == 1
     assert "cannot verify the certificate" in done.stderr
+
+
+def test_server_without_tls_is_named(invoke: Callable[..., Any]) -> None:
+    with web_server(lambda *_: (200, {}, b"{}")) as (url, _):
+        done = invoke(url.replace("http:", "https:"))
+    assert done.exit_code == 1
+    assert "does not use TLS" in done.stderr
+    assert "write http://" in done.stderr
+
+
+def test_handshake_that_is_cut_off_is_tried_again(invoke: Callable[..., Any]) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+
+        def cut_off() -> None:
+            for _ in range(2):
+                connection, _ = server.accept()
+                connection.recv(100)
+                # The client must not get a reset.
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(1000):
+                    pass
+                connection.close()
+
+        thread = threading.Thread(target=cut_off, daemon=True)
+        thread.start()
+        done = invoke(f"https://127.0.0.1:{server.getsockname()[1]}")
+        assert done.exit_code == 0
+        assert "cannot reach" in done.stderr
+        assert len(done.slept) == 2
+        thread.join(PATIENCE)

@@ -189,6 +189,34 @@ def test_replayed_delivery_moves_to_the_top(develop: Callable[..., Shown]) -> No
     assert times == sorted(times, reverse=True)
 
 
+def test_replay_of_the_last_row_does_not_repeat_older_ones(
+    develop: Callable[..., Shown], tmp_path: Path
+) -> None:
+    fill(tmp_path, 150)
+    running, view, _ = develop()
+    view.page.get_by_text("100 of 150").wait_for()
+    last = view.rows.last.get_attribute("data-id") or ""
+    assert running.api(f"deliveries/{last}/replay", "POST").status_code == 202
+    view.wait(f"document.querySelector('#rows > li').dataset.id === '{last}'")
+    view.page.get_by_role("button", name="Load older").click()
+    view.page.get_by_text("150 of 150").wait_for()
+
+
+def test_request_with_another_origin_is_no_wrong_token(develop: Callable[..., Shown]) -> None:
+    running, view, _ = develop()
+    running.deliver("d1")
+    view.row("d1").click()
+    replay = view.page.get_by_role("button", name="Replay", exact=True)
+    replay.wait_for()
+    # The response behind a proxy that changes the `Host` header.
+    headers = {"content-security-policy": "default-src 'none'"}
+    view.page.route("**/replay", lambda route: route.fulfill(status=403, headers=headers))
+    replay.click()
+    view.page.get_by_role("status").filter(has_text="a proxy must keep").wait_for()
+    assert view.rows.count() == 1
+    view.complaints.clear()  # the browser logs the 403
+
+
 def test_sent_delivery_is_shown_without_reading_the_list(develop: Callable[..., Shown]) -> None:
     running, view, _ = develop()
     view.page.get_by_text("No deliveries yet").wait_for()

@@ -330,6 +330,73 @@ def test_keyboard_only(show: Callable[..., View]) -> None:
     assert page.get_by_role("link", name="Deliveries").get_attribute("aria-current") == "page"
 
 
+def test_focus_goes_to_a_neighbour_of_a_vanished_button(show: Callable[..., View]) -> None:
+    view = show(count=150)
+    page = view.page
+    last = view.rows.last.get_attribute("data-id")
+    page.get_by_role("button", name="Load older").focus()
+    view.press("Enter")
+    page.get_by_text("150 of 150").wait_for()
+    assert view.focused() == last
+    page.get_by_label("Filter deliveries").fill("no such word")
+    page.get_by_role("button", name="Clear the filter").focus()
+    view.press("Enter")
+    page.get_by_text("100 of 150").wait_for()
+    assert page.evaluate("document.activeElement.ariaLabel") == "Handler"
+    page.locator("button.new").click()
+    page.locator("#compose .matches").wait_for()
+    page.get_by_label("JSON").fill("{}")
+    page.get_by_role("button", name="Reset").focus()
+    view.press("Enter")
+    view.wait("document.activeElement.id === 'compose-json'")
+    page.locator("#compose-send").focus()
+    view.press("Enter")
+    page.locator("#compose .responses").get_by_text("202").wait_for()
+    assert view.focused() == "compose-send"
+
+
+def test_focus_goes_to_the_page_that_back_shows(show: Callable[..., View]) -> None:
+    view = show()
+    view.rows.nth(3).focus()
+    view.press("Enter")
+    view.page.locator(".detail .facts").first.wait_for()
+    view.press("2")
+    view.wait("document.activeElement.id === 'page-title'")
+    view.page.go_back()
+    view.wait("document.activeElement.id === 'detail-title'")
+    view.page.go_back()
+    view.wait("document.activeElement.matches('#rows > li')")
+
+
+def test_escape_leaves_the_filter_as_it_is(show: Callable[..., View]) -> None:
+    view = show()
+    view.press("/")
+    view.wait("document.activeElement.id === 'filter'")
+    view.page.keyboard.type("failed")
+    view.page.locator(".count").get_by_text("matches").wait_for()
+    count = view.page.locator(".count").text_content()
+    view.press("Escape")
+    view.wait("document.activeElement.matches('#rows > li')")
+    assert view.page.get_by_label("Filter deliveries").input_value() == "failed"
+    assert view.page.locator(".count").text_content() == count
+
+
+def test_new_stream_keeps_the_older_rows_and_the_focus(show: Callable[..., View]) -> None:
+    view = show(count=300)
+    view.page.get_by_role("button", name="Load older").click()
+    view.page.get_by_text("200 of 300").wait_for()
+    view.rows.nth(150).focus()
+    before = view.focused()
+    view.control(stream=False)
+    view.page.get_by_text("connecting ...").wait_for()
+    (name,) = view.control(arrive=1)["ids"]
+    view.control(stream=True)
+    view.row(name).wait_for()
+    assert view.rows.count() == 200
+    assert view.focused() == before
+    view.complaints.clear()  # the browser logs the rejected attempts
+
+
 def test_replay_of_all_failed_deliveries_asks_first(show: Callable[..., View]) -> None:
     view = show(count=30)
     failed = view.page.locator("#rows .is-failed").count()
@@ -524,6 +591,34 @@ def test_sign_in_without_and_with_a_wrong_token(show: Callable[..., View]) -> No
     view.rows.first.wait_for()
     assert all("403" in text for text in view.complaints)
     view.complaints.clear()
+
+
+def test_changed_token_asks_for_the_new_one(show: Callable[..., View]) -> None:
+    view = show()
+    view.press("n")
+    view.page.locator("#compose .matches").wait_for()
+    view.control(token="another moon")
+    view.control(stream=False)
+    view.control(stream=True)
+    view.page.get_by_text("the admin token is wrong").wait_for()
+    view.wait("document.activeElement.id === 'token'")
+    view.page.keyboard.type("another moon")
+    view.press("Enter")
+    view.page.locator(".connection.is-live").wait_for()
+    assert view.page.locator("dialog[open]").count() == 0
+    view.press("?")
+    view.page.get_by_role("dialog", name="Keys").wait_for()
+    view.complaints.clear()  # the browser logs the rejected requests
+
+
+@pytest.mark.parametrize("token", ["/a token+of=16 characters", "/handlers-and-more"])
+def test_token_can_begin_with_a_slash(show: Callable[..., View], token: str) -> None:
+    view = show()
+    view.control(token=token)
+    view.page.goto("about:blank")
+    view.open(token)
+    view.rows.first.wait_for()
+    assert "token" not in view.page.evaluate("location.href")
 
 
 def test_reload_stays_signed_in_under_dev_only(show: Callable[..., View]) -> None:

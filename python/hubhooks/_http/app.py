@@ -204,6 +204,7 @@ class WebhookApp:
             seconds: how long to wait for running handlers.
         """
         self._receiver.is_stopping = True
+        self._store_rejections()
         await self._worker.stop(seconds)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:

@@ -128,6 +128,10 @@ class AdminApp:
             await _send(send, status)
             return
         path, is_root = _relative_path(scope)
+        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        if self._local_only and not _is_local(hosts):
+            await _send(send, 421)
+            return
         if is_root:
             # Without the slash, the relative URLs of the page would lead elsewhere.
             name = scope["path"].rpartition("/")[2]
@@ -142,10 +146,7 @@ class AdminApp:
             api_path = path.removeprefix(_API)
             await self.api.serve(api_path, scope, receive, send, security_headers())
             return
-        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
-        if self._local_only and not _is_local(hosts):
-            await _send(send, 421)
-        elif scope["method"] not in {"GET", "HEAD"}:
+        if scope["method"] not in {"GET", "HEAD"}:
             await _send(send, 405, headers=[(b"allow", b"GET, HEAD")])
         elif (found := await asyncio.to_thread(_read_page_file, path or _INDEX)) is None:
             await _send(send, 404)

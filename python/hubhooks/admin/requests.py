@@ -143,7 +143,12 @@ def names_in(body: bytes) -> tuple[str, ...]:
     right = 'leave it empty, or send {"handlers": ["name"]}'
     said = json_in(body, right)
     names = said.get("handlers") if isinstance(said, dict) else None
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+    # An empty list must not run all handlers.
+    if (
+        not isinstance(names, list)
+        or not names
+        or not all(isinstance(name, str) and name for name in names)
+    ):
         raise Rejection(400, f"the body has the wrong content: {right}")
     return tuple(names)
 

@@ -50,6 +50,8 @@ _MOST_IDS = 2000
 _SLACK = timedelta(minutes=1)
 _UNAVAILABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
 _WRONG_SECRET = frozenset({401, 403})
+# The server responded without TLS. The reason depends on the version of OpenSSL.
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"})
 _NO_WEBHOOK = frozenset({404, 405})
 _has_scheme = re.compile("[A-Za-z][A-Za-z0-9+.-]*://").match
 _DEFAULT_TARGET = "http://127.0.0.1:8000/"
@@ -335,14 +337,31 @@ class _Follower:
     def _start(self, since: datetime | None) -> None:
         is_from_now = self._state.is_new and since is None
         if self._state.is_new:
-            for row in reversed(self._get("", {"limit": _PAGE})["deliveries"]):
-                if since is None or _parse_iso(row["received_at"]) < since:
-                    self._state.add(row)
+            for row in self._old_rows(since):
+                self._state.add(row)
             self._state.save()
         print_note(
             f"copying {'new ' if is_from_now else ''}deliveries from {self._source} to "
             f"{self._target.shown}; Ctrl-C ends"
         )
+
+    def _old_rows(self, since: datetime | None) -> list[Mapping[str, Any]]:
+        """Return the rows that are not to be copied and that `_new_rows` would find."""
+        rows: list[Mapping[str, Any]] = []
+        newest: datetime | None = None
+        query: dict[str, Any] = {"limit": _PAGE}
+        while True:
+            page = self._get("", query)
+            times = [_parse_iso(row["received_at"]) for row in page["deliveries"]]
+            for row, moment in zip(page["deliveries"], times, strict=True):
+                if since is None or moment < since:
+                    rows.append(row)
+                    newest = moment if newest is None else max(newest, moment)
+            # A replayed delivery is listed before newer ones.
+            is_over = newest is not None and all(moment < newest - _SLACK for moment in times)
+            if is_over or not page.get("before"):
+                return rows[::-1]
+            query["before"] = page["before"]
 
     def _copy_new(self, since: datetime | None) -> None:
         for row in self._new_rows(since):
@@ -381,9 +400,15 @@ class _Follower:
         try:
             response = self._remote.get(url, params=query)
         except httpx.RequestError as error:
-            if _is_tls_error(error):
+            tls = _tls_error_of(error)
+            if isinstance(tls, ssl.SSLCertVerificationError):
                 msg = f"cannot verify the certificate of {self._source}: {error}"
                 raise _RejectedError(msg) from None
+            # A server that stops in the middle of a handshake is tried again.
+            if tls is not None and tls.reason in _NO_TLS and not self._was_reached:
+                msg = f"{self._source} does not use TLS: {error}"
+                hint = "for an app on this machine, write http:// instead of https://"
+                raise _RejectedError(msg, hint) from None
             msg = f"cannot reach {self._source}: {str(error) or type(error).__name__}"
             raise _UnavailableError(msg) from None
         value = _json_of(response)
@@ -491,9 +516,9 @@ def _json_of(response: httpx.Response) -> Any:  # noqa: ANN401 - any JSON value
         return None
 
 
-def _is_tls_error(error: BaseException | None) -> bool:
+def _tls_error_of(error: BaseException | None) -> ssl.SSLError | None:
     while error is not None:
         if isinstance(error, ssl.SSLError):
-            return True
+            return error
         error = error.__cause__ or error.__context__
-    return False
+    return None

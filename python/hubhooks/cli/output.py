@@ -10,6 +10,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich import filesize
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.highlighter import JSONHighlighter
 from rich.padding import Padding
@@ -134,7 +135,7 @@ def _print_delivery_table(deliveries: Sequence[Delivery]) -> None:
         table = new_table("id", "age", "state", f"event, handlers{below}", "repo")
     length = shown_id_length([delivery.id for delivery in deliveries])
     beside = _WIDTH_BESIDE_ERRORS[is_wide]
-    limit = len(max(errors.values(), key=len)) if is_piped else max(console.width - beside, 22)
+    limit = max(map(cell_len, errors.values())) if is_piped else max(console.width - beside, 22)
     for delivery in deliveries:
         delivery_id, state = Text(single_line(delivery.id[:length])), _state_cell(delivery.state)
         event, repo = Text(event_text(delivery)), Text(single_line(delivery.repo or ""))
@@ -178,8 +179,10 @@ def _moment(when: datetime | None) -> datetime:
 
 
 def cut(text: str, length: int) -> str:
-    """Cut a text to a number of characters, and mark the cut."""
-    return text if len(text) <= length else f"{text[: max(length - 3, 0)].rstrip()}..."
+    """Cut a text to a number of columns, and mark the cut. A wide character has two columns."""
+    if cell_len(text) <= length:
+        return text
+    return f"{set_cell_size(text, max(length - 3, 0)).rstrip()}..."
 
 
 def terminal_width() -> int | None:

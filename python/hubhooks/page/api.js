@@ -4,6 +4,7 @@ const ROOT = new URL("api/", import.meta.url);
 // A caller without access gets no body.
 /** @type {Record<number, string>} */
 const REASONS = { 401: "the admin token is missing", 403: "the admin token is wrong" };
+const OTHER_SITE = "the server sees another origin than this page: a proxy must keep the `Host` header";
 const FIRST_PAUSE = 300;
 const LONGEST_PAUSE = 5000;
 // The server sends a comment every 15 seconds.
@@ -82,8 +83,18 @@ export class Api {
     }
     const reason = details.reason || REASONS[response.status]
       || `the server responded with ${response.status}`;
+    if (response.status === 403 && method === "POST" && await this.#isTokenRight()) {
+      throw new ApiError(403, OTHER_SITE);
+    }
     if (response.status === 401 || response.status === 403) this.onDenied(reason);
     throw new ApiError(response.status, reason, details.path);
+  }
+
+  /** A browser names the origin of a page only with POST, so only then a proxy can change it. */
+  async #isTokenRight() {
+    const headers = { authorization: `Bearer ${this.#token}` };
+    const response = await fetch(new URL("app", ROOT), { headers, cache: "no-store" }).catch(() => null);
+    return response?.ok ?? false;
   }
 
   /**

@@ -16,6 +16,7 @@ const ANNOUNCE_PAUSE = 2000;
 const RELOAD_PAUSE = 400;
 const MOST_REPLAYS = 500;
 const HIDDEN_PAUSE = 3000;
+const FOCUSABLE = "a[href], button, input, select, textarea, summary, [tabindex]";
 const NARROW = matchMedia("(max-width: 52rem)");
 
 const state = {
@@ -99,6 +100,8 @@ function announceArrival(row, isFresh) {
 
 let keptToken = "";
 
+const ROUTE = /^\/(?:(?:deliveries|handlers|output)(?:\/|$)|$)/;
+
 /** @param {string} [path] */
 function keepToken(path) {
   history.replaceState(keptToken ? { token: keptToken } : null, "", path);
@@ -146,7 +149,9 @@ api.onDenied = (reason) => {
 
 function readHash() {
   const hash = location.hash.slice(1);
-  if (hash && !hash.startsWith("/")) {
+  // A token can begin with a slash.
+  const isRoute = state.isSignedIn ? hash.startsWith("/") : ROUTE.test(hash);
+  if (hash && !isRoute) {
     history.replaceState(null, "", "#/deliveries");
     let token = hash;
     try {
@@ -473,8 +478,12 @@ const keys = new Keys({
     update();
   },
   Escape: (event) => {
-    if (document.activeElement?.id === "filter") list.element(list.activeRow?.id ?? "")?.focus();
-    else if (state.page === "deliveries" && list.selected) closeDetail();
+    const row = list.element(list.activeRow?.id ?? "");
+    if (document.activeElement?.id === "filter" && row) {
+      // Else the browser would clear the field without an event.
+      event.preventDefault();
+      row.focus();
+    } else if (state.page === "deliveries" && list.selected) closeDetail();
   },
 });
 
@@ -602,6 +611,17 @@ function lastLine(text) {
 }
 
 function draw() {
+  const focused = /** @type {HTMLElement} */ (document.activeElement ?? document.body);
+  const near = focused.closest("dialog, .list, .detail, .page")?.querySelectorAll(FOCUSABLE) ?? [];
+  const elements = /** @type {HTMLElement[]} */ ([...near]);
+  drawPage();
+  const isLost = focused !== document.body && (!focused.isConnected || focused.matches(":disabled"));
+  if (!isLost || ![document.body, focused].includes(/** @type {HTMLElement} */ (document.activeElement))) return;
+  const at = elements.indexOf(focused);
+  if (!focusFirst([...elements.slice(0, Math.max(at, 0)).reverse(), ...elements.slice(at + 1)])) focusPage();
+}
+
+function drawPage() {
   const root = document.getElementById("app");
   const { app } = state;
   if (!state.isSignedIn || !app) {
@@ -670,9 +690,26 @@ function keepFocus(event) {
   const focused = /** @type {HTMLElement} */ (document.activeElement ?? document.body);
   if (focused !== document.body && !dialog.contains(focused)) return;
   focused.blur();
-  const ids = ["detail-title", "page-title"];
+  focusPage();
+}
+
+/** Focus the main part of the page. */
+function focusPage() {
+  const ids = ["token", "detail-title", "page-title"];
   const row = list.element(list.activeRow?.id ?? "");
-  [...ids.map((id) => document.getElementById(id)), row].find(Boolean)?.focus();
+  focusFirst([...ids.map((id) => document.getElementById(id)), row]);
+}
+
+/**
+ * Focus the first element that is shown and enabled.
+ * @param {(HTMLElement | null)[]} elements @returns {boolean} whether there is one
+ */
+function focusFirst(elements) {
+  return elements.some((element) => {
+    if (!element?.isConnected || element.matches(":disabled")) return false;
+    element.focus();
+    return document.activeElement === element;
+  });
 }
 
 window.addEventListener("hashchange", readHash);

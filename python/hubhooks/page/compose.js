@@ -340,8 +340,8 @@ export function composeView({ compose, recent, now, message, copyAs, openDeliver
             @change=${() => compose.set({ secret: value })}> ${label}</label>`)}</fieldset>
         <div class="actions">
           <button class="primary" id="compose-send" aria-keyshortcuts="Control+Enter"
-            ?disabled=${isBusy} @click=${() => compose.send()}>Send</button>
-          <button ?disabled=${isBusy} @click=${() => compose.send(5)}>Send 5 at once</button>
+            ?disabled=${compose.isLoading} aria-disabled=${isBusy} @click=${() => compose.send()}>Send</button>
+          <button ?disabled=${compose.isLoading} aria-disabled=${isBusy} @click=${() => compose.send(5)}>Send 5 at once</button>
           ${copyButtons(["curl", "cli", "pytest"], copyAs)}
         </div>
         <p class="quiet">${bytes(new Blob([compose.text]).size)}. Ctrl+Enter sends.</p>

@@ -5,6 +5,8 @@ import { STATES, age, count, debounced, eventName, fullTime, html, nothing, onVa
 const PAGE = 100;
 // Live arrivals push the oldest rows out of the list; "Load older" brings them back.
 const MOST_LIVE = 500;
+// The longest page of the server.
+const MOST_LOADED = 500;
 const TYPING_PAUSE = 60;
 
 export class DeliveryList {
@@ -28,6 +30,11 @@ export class DeliveryList {
   /** @type {AbortController | null} */
   #request = null;
   #most = MOST_LIVE;
+  /**
+   * The filter of the loaded rows.
+   * @type {Filter | null}
+   */
+  #loaded = null;
   // Rows of the stream that arrive during a request may be newer than its response.
   /** @type {Map<string, Row>} */
   #arrived = new Map();
@@ -54,12 +61,17 @@ export class DeliveryList {
     this.#request = request;
     this.#arrived.clear();
     this.isLoading = true;
+    const filter = { ...this.filter };
+    // After a pause of the stream, older rows stay in the list.
+    const isSame = JSON.stringify(filter) === JSON.stringify(this.#loaded);
+    const limit = isSame ? Math.min(Math.max(this.rows.length, PAGE), MOST_LOADED) : PAGE;
     try {
       const page = await this.#api.request("deliveries", {
-        query: { ...this.filter, limit: PAGE }, signal: request.signal,
+        query: { ...filter, limit }, signal: request.signal,
       });
       if (this.#request !== request) return;
       this.#request = null;
+      this.#loaded = filter;
       this.rows = page.deliveries;
       this.before = page.before;
       this.total = page.total;
@@ -116,7 +128,10 @@ export class DeliveryList {
       if (isMatch || isInUse) {
         this.rows = this.rows.with(at, row);
         // As in the response of the server, a replayed delivery is the first one.
-        if (isReplayed(before, row)) this.rows = [row, ...this.rows.toSpliced(at, 1)];
+        if (isReplayed(before, row)) {
+          this.rows = [row, ...this.rows.toSpliced(at, 1)];
+          if (this.before === row.id) this.before = this.rows.at(-1)?.id ?? null;
+        }
       } else {
         this.rows = this.rows.toSpliced(at, 1);
         this.total = Math.max(0, this.total - 1);
@@ -280,8 +295,7 @@ export function listView({ list, now, open, stats, handlers, start }) {
           @keydown=${(/** @type {KeyboardEvent} */ event) => onKey(event, list, open)}>
           ${repeat(list.rows, (row) => row.id, (row) => rowView(row, { list, now, open }))}
         </ul>` : emptyView(list, start)}
-      ${list.before ? html`<p class="older"><button ?disabled=${list.isLoading}
-          @click=${() => list.loadOlder()}>Load older</button></p>` : nothing}
+      ${list.before ? html`<p class="older"><button @click=${() => list.loadOlder()}>Load older</button></p>` : nothing}
     </div>
     <p class="count">${list.isLoading && !shown ? "Loading ..." :
       `${shown.toLocaleString("en")} of ${
