@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Literal
 
 from hubhooks._core import HubEvent
@@ -243,7 +244,7 @@ class Receiver:
         self.max_body_size = max_body_size
         self.is_stopping = False
         """Whether the server shuts down: new deliveries are rejected."""
-        self.rejections: dict[tuple[int, str], int] = {}
+        self.rejections = Counter[tuple[int, str]]()
         """The rejections that are not stored yet, of the last hour at most. The keys are the minute
         since 1970 and the case of `RESPONSES`."""
         self._last_logged: dict[str, int] = {}
@@ -431,11 +432,17 @@ class Receiver:
         Raises:
             StoreError: the counts cannot be stored now.
         """
-        if self.rejections:
+        if not self.rejections:
+            return
+        # At a shutdown, another thread calls this while requests are rejected.
+        counts, self.rejections = self.rejections, Counter[tuple[int, str]]()
+        try:
             with self._store.transaction():
-                for (minute, case), count in self.rejections.items():
+                for (minute, case), count in counts.items():
                     self._store.count_rejections(minute, case, count)
-            self.rejections.clear()
+        except BaseException:
+            self.rejections.update(counts)
+            raise
 
     def reject(self, case: str, detail: str = "") -> Response:
         """Count a rejection and return its response; log the first of its case in each minute.
