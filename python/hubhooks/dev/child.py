@@ -1,4 +1,4 @@
-"""The app's process: `python -m hubhooks.dev.child`, started by the supervisor.
+"""The app's process, started by the supervisor.
 
 Standard input has one line of JSON with the target and the link. The process ends when the
 supervisor asks for it, or when the supervisor dies.
@@ -7,13 +7,16 @@ supervisor asks for it, or when the supervisor dies.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import base64
 import copy
 import json
 import logging
+import logging.config
 import os
 import re
 import runpy
+import signal
 import socket
 import sys
 import threading
@@ -53,6 +56,10 @@ _ARRIVAL_SECONDS = 0.02
 _SEARCH_SECONDS = 3.0
 # A longer line is written before its end.
 _LONGEST_REST = 4096
+# Functions of `atexit` get so long.
+_ATEXIT_SECONDS = 1.0
+# Without a supervisor, the app is killed after this time.
+_ALONE_SECONDS = 5.0
 _LINE = re.compile(r'File "([^"]+)", line (\d+)')
 
 
@@ -72,7 +79,8 @@ class _Stream:
         if recorded is not None:
             recorded.write(text)
         whole, newline, rest = (self._take_rest() + text).rpartition("\n")
-        if len(rest) > _LONGEST_REST:
+        # A terminal shows the line of a progress bar at once too.
+        if len(rest) > _LONGEST_REST or "\r" in rest:
             whole, newline, rest = whole + newline, rest, ""
         if rest:
             self._unwritten[threading.get_ident()] = rest
@@ -102,6 +110,12 @@ class _Stream:
         return getattr(self._stream, name)
 
 
+def _recording_stream(stream: Any) -> _Stream:  # noqa: ANN401 - any text stream
+    # The supervisor reads UTF-8, with any locale of the user.
+    stream.reconfigure(encoding="utf-8", errors=stream.errors)
+    return _Stream(stream)
+
+
 class _App:
     """The app in this process, and its reports to the supervisor.
 
@@ -114,8 +128,9 @@ class _App:
         self.link = link
         self.target = target
         self.served: Any = None
-        self.stop: Callable[[], None] = _exit
+        self.stop: Callable[[], None] = self.exit
         self.is_reported = False
+        self.is_alone = False
 
     def webhooks(self) -> list[tuple[str, Webhooks]]:
         """List the paths of the webhooks that the app serves."""
@@ -165,14 +180,26 @@ class _App:
             self.is_reported = True
             self.link.send({"event": "broken", **failure._asdict()})
 
-    def end(self) -> None:
-        """End the process: the supervisor asks for it, or it died."""
+    def end_alone(self) -> None:
+        """End the process and all that it started: the supervisor died."""
+        self.is_alone = True
         self.stop()
+        # A handler can block the event loop for ever.
+        time.sleep(_ALONE_SECONDS)
+        _kill_group()
+
+    def exit(self, code: int = 0) -> None:
+        """Exit now; without a supervisor, end the processes of the app too."""
+        _close()
+        if self.is_alone:
+            _kill_group()
+        # Threads of the user, and an import that hangs, must not keep the process.
+        os._exit(code)
 
     def take(self, message: dict[str, Any]) -> None:
         """Do what the supervisor asks for."""
         if message["do"] == "stop":
-            self.end()
+            self.stop()
             return
         # `when=` is user code, which may hang. The thread of the link must stay free.
         threading.Thread(target=self._answer, args=(message,), daemon=True).start()
@@ -286,11 +313,14 @@ class _Server(uvicorn.Server):
 
 
 def _serve(app: _App) -> None:
+    # `dictConfig` of the app disables all loggers that it does not name. The server must be able to
+    # say why the app does not start.
+    logging.getLogger("uvicorn.error").disabled = False
     listener = socket.socket()
     listener.bind((_HOST, 0))
     config = uvicorn.Config(
         _reporting_lifespan(app),
-        log_config=_log_config(),
+        log_config=None,
         timeout_graceful_shutdown=_CLOSE_SECONDS,
     )
     server = _Server(config, app, listener.getsockname()[1])
@@ -339,7 +369,7 @@ def _reporting_lifespan(app: _App) -> Any:  # noqa: ANN401 - an ASGI app
 
 def _run_script(app: _App, path: Path, port: int) -> None:
     """Run a Gradio script as Python would."""
-    sys.path[0] = str(path.parent)
+    sys.path.insert(0, str(path.parent))
     threading.Thread(target=_wait_for_port, args=(app, port), daemon=True).start()
     keep_lines(str(path), path.read_bytes())
     runpy.run_path(str(path), run_name="__main__")
@@ -372,18 +402,28 @@ def _launched_port() -> int | None:
     return None
 
 
-def _exit(code: int = 0) -> None:
+def _close() -> None:
+    """Close the stores, call the functions of `atexit`, and write the begun lines."""
     # Else the next process warns that this one was killed.
     for hooks in all_webhooks():
         if parts_of(hooks)[1].is_started:
             with suppress(Exception):
                 asyncio.run(parts_of(hooks)[0].drain(DRAIN_SECONDS))
+    # It logs the errors of the functions itself.
+    last = threading.Thread(target=atexit._run_exitfuncs, daemon=True)  # noqa: SLF001 - `os._exit` skips them
+    last.start()
+    last.join(_ATEXIT_SECONDS)
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):
             # The user may have replaced it.
             (stream.end if isinstance(stream, _Stream) else stream.flush)()
-    # Threads of the user, and an import that hangs, must not keep the process.
-    os._exit(code)
+
+
+def _kill_group() -> None:
+    """Kill this process and all that it started, if it leads a group of its own."""
+    if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(1)
 
 
 def main() -> None:
@@ -395,10 +435,11 @@ def main() -> None:
     os.close(null)
     target = config["target"]
     app = _App(AppLink(config["link_port"], config["token"]), target)
-    app.link.read(app.take, app.end)
-    sys.stdout, sys.stderr = _Stream(sys.stdout), _Stream(sys.stderr)
+    app.link.read(app.take, app.end_alone)
+    sys.stdout, sys.stderr = _recording_stream(sys.stdout), _recording_stream(sys.stderr)
     recording.turn_on()
     folder = Path.cwd()
+    sys.path.insert(0, str(folder))
     sys.argv = [target]
     import_without_cache(folder)
     try:
@@ -406,19 +447,21 @@ def main() -> None:
         if not found.attribute and launches(found.file):
             _run_script(app, found.file, config["script_port"])
         else:
+            # As uvicorn does: settings of the app come after those of the server.
+            logging.config.dictConfig(_log_config())
             app.served = import_app(found)
             _serve(app)
     except BaseException as error:  # noqa: BLE001 - the app may raise anything
         if isinstance(error, SystemExit) and app.is_reported:
-            _exit(1)  # the server has printed why the app does not start
+            app.exit(1)  # the server has printed why the app does not start
         failure = _failure_of(error)
         app.report_broken(failure)
         # A wrong target has no place in the app's code: the message says everything.
         is_target_wrong = isinstance(error, ConfigError) and not failure.file
         text = f"hubhooks dev: {error}" if is_target_wrong else failure.traceback.rstrip("\n")
         print(text, file=sys.stderr)  # noqa: T201 - for the terminal
-        _exit(1)
-    _exit()
+        app.exit(1)
+    app.exit()
 
 
 if __name__ == "__main__":

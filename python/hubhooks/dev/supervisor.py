@@ -348,13 +348,19 @@ class Supervisor:
         self._partial[stream] = rest
         at = _iso(time.time())
         for line in lines:
-            self._add_line({"stream": stream, "text": line[:_LONGEST_LINE], "at": at})
+            text = _last_state(line)[:_LONGEST_LINE]
+            self._add_line({"stream": stream, "text": text, "at": at})
 
     def _add_line(self, line: dict[str, str]) -> None:
         self.output.append(line)
         self._output_size += len(line["text"])
         while len(self.output) > _OUTPUT_LINES or self._output_size > _OUTPUT_CHARACTERS:
             self._output_size -= len(self.output.popleft()["text"])
+
+
+def _last_state(line: str) -> str:
+    """Return a line as a terminal shows it at last: progress bars overwrite it."""
+    return line.rstrip("\r").rpartition("\r")[2]
 
 
 def _iso(seconds: float) -> str:
