@@ -44,6 +44,26 @@ def retrain(event):
         raise ValueError("no token")  # line of version {version}
     return "version {version}"
 """
+# As in docs/fastapi.md.
+TWO_WEBHOOKS = """
+from fastapi import FastAPI
+from hubhooks import Webhooks
+
+models = Webhooks("moon", deliveries="models.db")
+datasets = Webhooks("sun", deliveries="datasets.db")
+
+@models.on("repo", repo_type="model")
+def note_model(event):
+    return event.repo.name
+
+@datasets.on("repo", repo_type="dataset")
+def note_dataset(event):
+    return event.repo.name
+
+app = FastAPI()
+app.include_router(models.router("/webhooks/models"))
+app.include_router(datasets.router("/webhooks/datasets"))
+"""
 BROKEN = "from hubhooks import Webhooks\n\nimport no_such_module\n"
 
 
@@ -117,9 +137,11 @@ class Dev:
         headers = {"Webhook-Id": delivery_id}
         return self.server.post(path, body, secret=self.secret, headers=headers)
 
-    def api(self, path: str, method: str = "GET", **options: Any) -> httpx.Response:
+    def api(
+        self, path: str, method: str = "GET", page: str = "/_hubhooks/", **options: Any
+    ) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.token}"}
-        return self.server.request(f"/_hubhooks/api/{path}", method, headers=headers, **options)
+        return self.server.request(f"{page}api/{path}", method, headers=headers, **options)
 
     def app(self) -> dict[str, Any]:
         return dict(self.api("app").json())

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dev_command import BODY, NOTHING_SET, dev
+from dev_command import BODY, NOTHING_SET, TWO_WEBHOOKS, dev
 from servers import PATIENCE, ROOT, wait_until
 
-from hubhooks._samples import compact, sample_json
+from hubhooks._samples import compact, sample_json, with_overrides
 from hubhooks.dev.folder import keep_secrets, read_kept
 from hubhooks.dev.target import launches
 from hubhooks.dev.watch import take_snapshot
@@ -153,10 +153,59 @@ def test_empty_secret_is_rejected(tmp_path: Path) -> None:
 def test_given_secret_is_not_kept_for_the_app(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    made = keep_secrets(tmp_path)
     monkeypatch.setenv("WEBHOOK_SECRET", "moon")
     kept = keep_secrets(tmp_path)
-    assert kept.webhook_secret == "moon"
+    assert kept.webhook_secret == made.webhook_secret != "moon"
     assert set(kept.variables()) == {"HUBHOOKS_ADMIN_TOKEN"}
+
+
+ENDPOINT = """
+from typing import Annotated
+from fastapi import Depends, FastAPI
+from hubhooks import HubEvent
+from hubhooks.fastapi import verified_event
+
+app = FastAPI()
+
+@app.post("/")
+async def endpoint(event: Annotated[HubEvent, Depends(verified_event(secret="moon"))]) -> str:
+    return event.repo.name
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "target", "given"),
+    [
+        (app(1), "app:hooks", "moon"),
+        (app(1).replace("Webhooks()", "Webhooks('moon')"), "app:hooks", None),
+        (app(1).replace("Webhooks()", "Webhooks(['sun', 'moon'])"), "app:hooks", "stars"),
+        (ENDPOINT, "app:app", None),
+    ],
+    ids=["variable", "code", "both", "endpoint"],
+)
+def test_secret_of_the_folder_opens_each_app(
+    tmp_path: Path, script: str, target: str, given: str | None
+) -> None:
+    with dev(tmp_path, script, target, WEBHOOK_SECRET=given) as running:
+        assert "secrets  kept in .hubhooks/" in running.server.output()
+
+        def status(secret: str | None) -> int:
+            return running.server.post("/", BODY, secret=secret).status_code
+
+        statuses = [status(secret) for secret in (running.secret, "moon", "wrong", None)]
+        assert [code // 100 for code in statuses[:2]] == [2, 2]
+        assert statuses[2:] == [403, 401]
+        if target == "app:hooks":
+            body = {"body": sample_json("repo.move"), "secret": "right"}
+            (sent,) = running.api("send", "POST", json=body).json()["responses"]
+            assert sent["status"] == 200
+        assert running.secret not in running.server.output()
+
+
+def test_app_without_any_secret_is_broken(tmp_path: Path) -> None:
+    with dev(tmp_path, app(1).replace("Webhooks()", "Webhooks([])")) as running:
+        assert "no webhook secret is given" in running.wait_for_state("broken")["traceback"]
 
 
 def test_linked_folder_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -493,6 +542,46 @@ def _is_running(pid: int) -> bool:
     except OSError:
         return False
     return text.rpartition(")")[2].split()[0] != "Z"
+
+
+# ---- several webhooks ----------------------------------------------------------------------------
+
+
+def test_each_webhook_has_a_page_with_its_deliveries(tmp_path: Path) -> None:
+    second = "/_hubhooks/2/"
+    with dev(tmp_path, TWO_WEBHOOKS, "app:app") as running:
+        url, output = running.server.url, running.server.output()
+        assert "2 handlers (note_model, note_dataset), stores ./models.db, ./datasets.db" in output
+        assert f"webhook  {url}/webhooks/models\nwebhook  {url}/webhooks/datasets\n" in output
+        for kind, repo_type in (("models", "model"), ("datasets", "dataset")):
+            overrides = {"repo.type": repo_type}
+            body = compact(with_overrides(sample_json("repo.create"), overrides))
+            assert running.deliver(kind, f"/webhooks/{kind}", body).status_code == 202
+        pages = {"/_hubhooks/": "models", second: "datasets"}
+        for page, kind in pages.items():
+            listed = running.api("deliveries", page=page).json()["deliveries"]
+            assert [row["id"] for row in listed] == [kind]
+            shown = running.api("app", page=page).json()
+            assert shown["webhook_urls"] == [f"{url}/webhooks/{kind}"]
+            assert shown["webhooks"] == [
+                {"path": f"/webhooks/{name}", "page": path} for path, name in pages.items()
+            ]
+            (handler,) = running.api("handlers", page=page).json()["handlers"]
+            assert handler["name"] == f"note_{kind[:-1]}"
+            details = running.api(f"deliveries/{kind}", page=page).json()
+            assert details["explanations"] == [f"`{handler['name']}` matches"]
+            replayed = running.api(f"deliveries/{kind}/replay", "POST", page=page)
+            assert replayed.json()["handlers"] == [handler["name"]]
+            order = {"body": sample_json("repo.move"), "id": f"sent to {kind}"}
+            (sent,) = running.api("send", "POST", page=page, json=order).json()["responses"]
+            assert sent["status"] in {200, 202}
+            assert running.api(f"deliveries/{sent['id']}", page=page).status_code == 200
+        assert running.server.request("/_hubhooks/3/").status_code == 404
+
+        running.write(app(2).replace("hooks =", "app = hooks ="))
+        running.server.wait_for("1 handler (retrain), store ./hubhooks.db")
+        assert running.api("deliveries", page=second).json()["deliveries"] == []
+        assert running.api("app", page=second).json()["webhook_urls"] == []
 
 
 # ---- the API and the proxy -----------------------------------------------------------------------

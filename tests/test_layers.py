@@ -21,7 +21,7 @@ LAYERS: list[set[str]] = [
     {"_core", "errors", "_suggestions", "_values"},
     {
         "_annotations", "_app_code", "_encoders", "_environment", "_fork", "_functions", "_logging",
-        "_process", "_pydantic", "_reentrant", "_samples", "_terminal",
+        "_process", "_pydantic", "_reentrant", "_samples", "_terminal", "_verifiers",
     },
     {"models"},
     {"handlers"},

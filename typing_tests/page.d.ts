@@ -118,6 +118,7 @@ interface App {
   line: number | null;
   output: { stream: string; text: string; at: string }[];
   webhook_urls: string[];
+  webhooks: { path: string; page: string }[];
   tunnel: string;
 }
 

@@ -7,7 +7,6 @@ import json
 import warnings
 from collections import Counter
 from contextlib import asynccontextmanager
-from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, get_args, overload
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -19,7 +18,6 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Mount
 from starlette.websockets import WebSocketClose
 
-from hubhooks import _environment
 from hubhooks._core import HubEvent, Verifier
 from hubhooks._encoders import register_encoders
 from hubhooks._fastapi_openapi import (
@@ -44,6 +42,7 @@ from hubhooks._http.body import (
 )
 from hubhooks._http.receiver import MAX_BODY_SIZE, Receiver, check_size
 from hubhooks._logging import get_logger
+from hubhooks._verifiers import make_verifier, verifier_of_environment
 from hubhooks.errors import ConfigError, PayloadError
 from hubhooks.routing import Router
 from hubhooks.webhooks import Webhooks
@@ -525,24 +524,13 @@ def _verifier_getter(
     secret: str | Sequence[str] | Verifier | Webhooks | None,
 ) -> Callable[[], Verifier | None]:
     if secret is None:
-        return _verifier_of_environment
+        return verifier_of_environment
     if isinstance(secret, Webhooks):
         return lambda: secret.verifier
     if isinstance(secret, Verifier):
         return lambda: secret
-    verifier = Verifier(secret) if isinstance(secret, str | bytes) else Verifier(*secret)
+    verifier = make_verifier(*((secret,) if isinstance(secret, str | bytes) else secret))
     return lambda: verifier
-
-
-def _verifier_of_environment() -> Verifier | None:
-    secret = _environment.read(_environment.SECRET)
-    return None if secret is None else _verifier_of(secret)
-
-
-# Cached, because a new verifier for each request would repeat its warnings.
-@lru_cache(maxsize=1)
-def _verifier_of(secret: str) -> Verifier:
-    return Verifier(secret)
 
 
 class _Query:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, cast
 
 from hubhooks import _environment
 from hubhooks._app_code import AppIdentity, find_app_code
-from hubhooks._core import Verifier
 from hubhooks._encoders import register_encoders
 from hubhooks._http.app import WebhookApp, check_event_loop
 from hubhooks._http.receiver import MAX_BODY_SIZE, Receiver, check_size
 from hubhooks._logging import get_logger, shorten_traceback
 from hubhooks._suggestions import suggestion
+from hubhooks._verifiers import make_verifier
 from hubhooks._worker.service import WorkerService, check_handler_loop
 from hubhooks.errors import ConfigError, StoreError
 from hubhooks.handlers import Policy
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from gradio.routes import App
     from typing_extensions import Never
 
+    from hubhooks._core import Verifier
     from hubhooks._http.app import Acknowledge
     from hubhooks._http.types import Receive, Scope, Send
     from hubhooks._store.base import DeliveryStore, OnReplay
@@ -260,7 +261,7 @@ class Webhooks(Router):
         register_encoders()
         secrets = (secret,) if isinstance(secret, str | bytes) else secret
         is_given = secret is not _FROM_ENVIRONMENT
-        self._verifier = Verifier(*secrets) if is_given else None
+        self._verifier = make_verifier(*secrets) if is_given else None
         # A secret in the code is always required, also with `allow_unsigned`.
         self.settings = Settings(
             allow_unsigned=allow_unsigned and not is_given,
@@ -368,7 +369,7 @@ class Webhooks(Router):
             self._verifier is None
             and (secret := _environment.read(_environment.SECRET)) is not None
         ):
-            self._verifier = Verifier(secret)
+            self._verifier = make_verifier(secret)
         return self._verifier
 
     @asynccontextmanager

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from dev_command import BROKEN, NOTHING_SET, Dev, dev, failing, fill, numbered
+from dev_command import BROKEN, NOTHING_SET, TWO_WEBHOOKS, Dev, dev, failing, fill, numbered
 from pages import DESKTOP, NARROW, load_axe, opened
 from servers import PATIENCE, ROOT, serve
 
@@ -137,6 +137,27 @@ def test_page_is_live_soon_and_asks_only_this_machine(
     assert hosts == {"'127.0.0.1'"}
 
 
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_choice_of_the_webhook_opens_its_page(develop: Callable[..., Shown], theme: str) -> None:
+    running, view, _ = develop(TWO_WEBHOOKS, size=NARROW, theme=theme)
+    body = compact(with_overrides(sample_json("repo.create"), {"repo.type": "dataset"}))
+    assert running.deliver("d1", "/webhooks/datasets", body).status_code == 202
+    view.page.get_by_text("No deliveries yet").wait_for()
+    choice = view.page.get_by_label("Webhook", exact=True)
+    choice.wait_for()
+    assert choice.locator("option").all_inner_texts() == ["/webhooks/models", "/webhooks/datasets"]
+    load_axe(view.page)
+    view.check_axe()
+    choice.select_option("/webhooks/datasets")
+    view.row("d1").wait_for()
+    assert choice.evaluate("select => select.selectedOptions[0].text") == "/webhooks/datasets"
+    assert running.token not in view.page.url
+    view.page.reload()
+    view.row("d1").wait_for()
+    view.page.go_back()
+    view.page.get_by_text("No deliveries yet").wait_for()
+
+
 def test_rows_name_the_discussion_and_headers_have_names(develop: Callable[..., Shown]) -> None:
     shown = develop()
     send(shown.dev, "first", "--sample", COMMENT)
@@ -164,6 +185,8 @@ def test_replayed_delivery_moves_to_the_top(develop: Callable[..., Shown]) -> No
     shown.view.row("second").wait_for()
     ids = [row.get_attribute("data-id") for row in shown.view.rows.all()]
     assert ids == ["first", "second"]
+    times = [row.locator("time").get_attribute("datetime") for row in shown.view.rows.all()]
+    assert times == sorted(times, reverse=True)
 
 
 def test_sent_delivery_is_shown_without_reading_the_list(develop: Callable[..., Shown]) -> None:

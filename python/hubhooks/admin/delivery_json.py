@@ -71,6 +71,12 @@ def delivery_json(delivery: Delivery, *, is_whole: bool = False) -> dict[str, An
     return made
 
 
+def shown_at(delivery: Delivery) -> datetime:
+    """Return when a delivery was received, or replayed: a replayed one is listed as a new one."""
+    started = [run.started_at for run in delivery.runs if run.started_at is not None]
+    return max([delivery.received_at, *started]) if delivery.is_replay else delivery.received_at
+
+
 def row_json(delivery: Delivery) -> dict[str, Any]:
     """Give a delivery as JSON for a long list, with short texts."""
     row = delivery_json(delivery)

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 from hubhooks._process import current_process
 from hubhooks._store.busy import busy_pauses
 from hubhooks.admin.access import AdminSessions, AdminTokenGuard
-from hubhooks.admin.delivery_json import LONGEST_BODY, body_of, event_of, json_safe, row_json
+from hubhooks.admin.delivery_json import (
+    LONGEST_BODY,
+    body_of,
+    event_of,
+    json_safe,
+    row_json,
+    shown_at,
+)
 from hubhooks.errors import BusyError, StoreError
 from hubhooks.models import State, shorten
 
@@ -86,7 +93,8 @@ class Links(NamedTuple):
 class Row(NamedTuple):
     """A delivery in a list. Fields that the caller may not see are empty."""
 
-    received_at: datetime
+    at: datetime
+    """When it was received, or replayed."""
     state: str
     event: str = ""
     repo: str = ""
@@ -368,7 +376,7 @@ class Activity:
             for run in delivery.runs
         )
         return Row(
-            delivery.received_at,
+            shown_at(delivery),
             delivery.state,
             _event_name(delivery),
             delivery.repo or "",
@@ -381,7 +389,7 @@ class Activity:
 
     def _public_row(self, delivery: Delivery) -> Row:
         hidden = Row(
-            delivery.received_at,
+            shown_at(delivery),
             delivery.state,
             is_private=delivery.state != State.MALFORMED,
             is_replay=delivery.is_replay,
@@ -396,7 +404,7 @@ class Activity:
         if not newest or not self._facts(newest[0]).is_public:
             return hidden
         return Row(
-            delivery.received_at,
+            shown_at(delivery),
             delivery.state,
             _event_name(delivery),
             delivery.repo,

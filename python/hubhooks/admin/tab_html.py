@@ -241,7 +241,7 @@ def page_html(page: Page, chosen: str, state: str | None, *, trusted: bool) -> s
 
 
 def _row_html(row: Row, chosen: str, *, trusted: bool) -> str:
-    time = f'<time datetime="{row.received_at.isoformat()}">{_format_time(row.received_at)}</time>'
+    time = f'<time datetime="{row.at.isoformat()}">{_format_time(row.at)}</time>'
     if row.is_replay:
         time += ' <span class="hubhooks-muted">replayed</span>'
     event = escape_html(row.event) or "no valid event"

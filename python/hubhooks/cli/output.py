@@ -28,7 +28,7 @@ from hubhooks._terminal import (
     single_line,
     terminal,
 )
-from hubhooks.admin.delivery_json import LONGEST_BODY, delivery_json, iso, too_long
+from hubhooks.admin.delivery_json import LONGEST_BODY, delivery_json, iso, shown_at, too_long
 from hubhooks.models import State
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _print_delivery_table(deliveries: Sequence[Delivery]) -> None:
             row = (delivery_id, received, state, event, repo, *last)
             table.add_row(*row[: len(table.columns)])
         else:
-            age = _age(delivery.received_at)
+            age = _age(shown_at(delivery))
             table.add_row(delivery_id, age, state, _lines(event, handlers, error), repo)
     print_trimmed(console, table)
     if any(len(error) > limit for error in errors.values()):

@@ -29,15 +29,17 @@ import uvicorn
 import uvicorn.config
 
 from hubhooks._load_app import describe_error, mounted_webhooks, parse_target
+from hubhooks._verifiers import accept_also
 from hubhooks._worker import recording
 from hubhooks.admin.handlers_json import explain_json, handlers_json
 from hubhooks.dev.link import AppLink
 from hubhooks.dev.target import import_app, import_without_cache, keep_lines, launches
 from hubhooks.errors import ConfigError, StoreError
+from hubhooks.routing import Router
 from hubhooks.webhooks import Webhooks, all_webhooks, parts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
 
 __all__ = ["DRAIN_SECONDS", "main"]
@@ -159,20 +161,17 @@ class _App:
 
     def report_ready(self, port: int) -> None:
         """Tell the supervisor that requests can be sent."""
-        found, served = self.all_webhooks(), self.webhooks()
-        first_paths: dict[int, str] = {}
-        for path, hooks in served:
-            first_paths.setdefault(id(hooks), path)
-        self.is_reported = True
-        self.link.send(
+        served = self.webhooks()
+        webhooks = [
             {
-                "event": "ready",
-                "port": port,
-                "paths": [(path, first_paths[id(hooks)]) for path, hooks in served],
-                "store": next((hooks.store.path for hooks in found), None),
-                "handlers": _handlers_json(found),
+                "paths": [path for path, each in served if each is hooks],
+                "store": hooks.store.path,
+                "handlers": _handlers_json(hooks),
             }
-        )
+            for hooks in self.all_webhooks()
+        ]
+        self.is_reported = True
+        self.link.send({"event": "ready", "port": port, "webhooks": webhooks})
 
     def report_broken(self, failure: _Failure) -> None:
         """Tell the supervisor why the app does not run; only the first reason counts."""
@@ -206,24 +205,15 @@ class _App:
 
     def _answer(self, message: dict[str, Any]) -> None:
         body = base64.b64decode(message["body"])
-        self.link.send({"id": message["id"], "result": _explain(self.all_webhooks(), body)})
+        found = self.all_webhooks()[message["webhook"] :]
+        # It runs only `when=`. An app without webhooks has no handlers.
+        result = explain_json(found[0] if found else Router(), body)
+        self.link.send({"id": message["id"], "result": result})
 
 
-def _explain(found: Sequence[Webhooks], body: bytes) -> dict[str, Any]:
-    """Say for each handler whether it matches a body. It runs only `when=`."""
-    explained = [explain_json(hooks, body) for hooks in found]
-    return {
-        "event": "",
-        "ignored": "",
-        **(explained[0] if explained else {}),
-        "handlers": [each for part in explained for each in part["handlers"]],
-    }
-
-
-def _handlers_json(found: Sequence[Webhooks]) -> list[dict[str, Any]]:
+def _handlers_json(hooks: Webhooks) -> list[dict[str, Any]]:
     return [
         {**each, "file": each["file"] and _shown_file(each["file"])}
-        for hooks in found
         for each in handlers_json(hooks)
     ]
 
@@ -438,6 +428,7 @@ def main() -> None:
     app.link.read(app.take, app.end_alone)
     sys.stdout, sys.stderr = _recording_stream(sys.stdout), _recording_stream(sys.stderr)
     recording.turn_on()
+    accept_also(config["secret"])
     folder = Path.cwd()
     sys.path.insert(0, str(folder))
     sys.argv = [target]

@@ -27,7 +27,7 @@ class KeptSecrets(NamedTuple):
     """The secrets of an app under `hubhooks dev`."""
 
     webhook_secret: str
-    """The value of WEBHOOK_SECRET; by default the one of the folder."""
+    """The one of the folder. The app accepts it besides its own."""
     page_token: str
     """Opens the page. It is always the one of the folder, because it is printed."""
     made: tuple[str, ...]
@@ -62,9 +62,8 @@ def keep_secrets(parent: Path) -> KeptSecrets:
     except OSError as error:
         msg = f"cannot keep secrets in `{folder}`: {error.strerror}"
         raise ConfigError(msg) from error
-    given = _environment.read(_environment.SECRET)
     return KeptSecrets(
-        kept[_environment.SECRET] if given is None else given,
+        kept[_environment.SECRET],
         kept[_environment.ADMIN_TOKEN],
         tuple(name for name in _FILES if _environment.read(name) is None),
     )

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from hubhooks import _environment
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hubhooks.dev.link import SupervisorLink
     from hubhooks.dev.watch import Snapshot
 
-__all__ = ["AppProcess", "Broken"]
+__all__ = ["AppProcess", "Broken", "Webhook"]
 
 END_SECONDS = 3.5
 """A process that is asked to end is killed after this time."""
@@ -41,6 +41,16 @@ class Broken(TypedDict):
     traceback: str
     file: str
     line: int | None
+
+
+class Webhook(NamedTuple):
+    """A `Webhooks` object of the app."""
+
+    paths: tuple[str, ...]
+    """Where the app serves it. The first one is the usual one."""
+    store: str
+    """The file of its deliveries; empty for a store in memory."""
+    handlers: list[dict[str, Any]]
 
 
 class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
@@ -77,10 +87,6 @@ class AppProcess:
         self.link: SupervisorLink | None = None
         self.port: int | None = None
         """The private port; None until the app runs."""
-        self.paths: tuple[str, ...] = ()
-        self.handlers: list[dict[str, Any]] = []
-        self.store: str | None = None
-        """The file of the store; empty for a store in memory, None if it is unknown."""
         self.broken: Broken | None = None
         self.ended = asyncio.Event()
         self._folder = folder

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from hubhooks.admin.api import SendRequest
     from hubhooks.dev.folder import KeptSecrets
-    from hubhooks.dev.process import AppProcess
+    from hubhooks.dev.process import AppProcess, Webhook
 
 __all__ = ["DevSource"]
 
@@ -45,14 +45,13 @@ class _Supervisor(Protocol):
     """What the source needs of the supervisor."""
 
     app: AppProcess | None
-    handlers: list[dict[str, Any]]
     kept: KeptSecrets
-    store_path: str
 
-    @property
-    def webhook_urls(self) -> list[str]: ...
+    def webhook(self, number: int) -> Webhook: ...
 
-    def describe(self) -> dict[str, Any]: ...
+    def urls(self, number: int) -> list[str]: ...
+
+    def describe(self, number: int) -> dict[str, Any]: ...
 
     async def use_newest_code(self, seconds: float) -> None: ...
 
@@ -62,12 +61,14 @@ class DevSource(StoreSource):
 
     Args:
         supervisor: has the app.
+        number: the webhook of the app, from 0.
     """
 
     is_dev = True
 
-    def __init__(self, supervisor: _Supervisor) -> None:
+    def __init__(self, supervisor: _Supervisor, number: int) -> None:
         self._supervisor = supervisor
+        self._number = number
         self._guard = AdminTokenGuard(lambda: None, token=supervisor.kept.page_token)
         self._path = ""
         self._client = httpx.AsyncClient(trust_env=False, timeout=_SEND_SECONDS)
@@ -80,7 +81,7 @@ class DevSource(StoreSource):
     @property
     def activity(self) -> Activity:
         """The deliveries of the newest app. An edit can name another file for them."""
-        path = self._supervisor.store_path
+        path = self._webhook.store
         # Before the first start of an app there is no file, and no delivery.
         if not os.path.exists(path):  # noqa: PTH110 - faster, and each stream asks often
             path = ""
@@ -89,17 +90,21 @@ class DevSource(StoreSource):
             self._activity = self._open(path or _IN_MEMORY)
         return self._activity
 
+    @property
+    def _webhook(self) -> Webhook:
+        return self._supervisor.webhook(self._number)
+
     def _open(self, path: str) -> Activity:
         store = SqliteStore(path, allow_network=True)
         return Activity(store, Router(), lambda: None, lambda: None, self._guard)
 
     def app(self) -> dict[str, Any]:
         """Describe the app and its output."""
-        return self._supervisor.describe()
+        return self._supervisor.describe(self._number)
 
     async def handlers(self) -> list[dict[str, Any]]:
         """Return the handlers of the newest app that ran."""
-        return self._supervisor.handlers
+        return self._webhook.handlers
 
     async def explain(self, body: bytes) -> dict[str, Any]:
         """Explain which handlers of the newest code match a body.
@@ -122,7 +127,10 @@ class DevSource(StoreSource):
             raise StoreError(_NOT_RUNNING)
         try:
             answer = await app.link.ask(
-                "explain", _EXPLAIN_SECONDS, body=base64.b64encode(body).decode()
+                "explain",
+                _EXPLAIN_SECONDS,
+                body=base64.b64encode(body).decode(),
+                webhook=self._number,
             )
         except LinkClosedError as error:
             raise StoreError(str(error)) from error
@@ -135,12 +143,12 @@ class DevSource(StoreSource):
             StoreError: the store cannot be written now.
         """
         await self._supervisor.use_newest_code(_WAIT_SECONDS)
-        if not self._supervisor.store_path:
+        if not self._webhook.store:
             return Replayed((), _MEMORY_ONLY)
         details = await self.details(delivery_id)
         if self._is_running():
             # An edit may have renamed the handler. A run of its old name would never start.
-            known = {each["name"] for each in self._supervisor.handlers}
+            known = {each["name"] for each in self._webhook.handlers}
             wanted = handlers or (details.handlers if details is not None else ())
             found = [name for name in wanted if name in known]
             if wanted and (handlers or not found) and len(found) < len(wanted):
@@ -166,7 +174,7 @@ class DevSource(StoreSource):
             StoreError: the app serves no webhook, or it cannot be reached.
         """
         await self._supervisor.use_newest_code(_WAIT_SECONDS)
-        urls = self._supervisor.webhook_urls
+        urls = self._supervisor.urls(self._number)
         if not urls:
             msg = "the app serves no webhook"
             raise StoreError(msg)

@@ -13,6 +13,7 @@ The states of the app, as the page shows them:
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import signal
 import socket
@@ -30,7 +31,7 @@ from hubhooks import _environment
 from hubhooks._terminal import print_error, print_line
 from hubhooks.admin.app import AdminApp
 from hubhooks.dev.link import LinkServer, is_token
-from hubhooks.dev.process import AppProcess, Broken
+from hubhooks.dev.process import AppProcess, Broken, Webhook
 from hubhooks.dev.proxy import Proxy
 from hubhooks.dev.source import DevSource
 from hubhooks.dev.watch import take_snapshot, wait_for_changes
@@ -75,6 +76,14 @@ class Options(NamedTuple):
     reload: bool
 
 
+def page_path(number: int) -> str:
+    """Return the path of the page of a webhook."""
+    return f"{PREFIX}/{number + 1}/" if number else f"{PREFIX}/"
+
+
+_match_page = re.compile(rf"(?P<root>{PREFIX}(?:/(?P<number>[2-9]|[1-9]\d))?)(?:/|$)").match
+
+
 class _Front(uvicorn.Server):
     """uvicorn without its signal handlers: the supervisor has its own."""
 
@@ -108,12 +117,9 @@ class Supervisor:
         self.output: deque[dict[str, str]] = deque()
         """The last lines that the app printed."""
         self._output_size = 0
-        self.paths: tuple[str, ...] = ()
-        """The paths of the webhooks, also while the app restarts."""
-        self._first_paths: dict[str, str] = {}
-        self.handlers: list[dict[str, Any]] = []
-        self.store_path = _environment.read(_environment.DELIVERIES) or _STORE
-        """The file of the store, as far as it is known; empty for a store in memory."""
+        store = _environment.read(_environment.DELIVERIES) or _STORE
+        self.webhooks: list[Webhook] = [Webhook((), store, [])]
+        """The webhooks of the app that ran last. Before the first start, the store is a guess."""
         self._folder = folder
         self._running = asyncio.Event()
         # Set while the app runs or is broken: a restart has come to its end.
@@ -124,7 +130,7 @@ class Supervisor:
         self._link_port = self._script_port = 0
         self._start_time = 0.0
         self._has_printed = False
-        self._printed_store: str | None = None
+        self._printed_stores: list[str] = []
         self._printed_webhooks: list[tuple[str, str]] = []
 
     # ---- the app's processes ---------------------------------------------------------------------
@@ -152,6 +158,7 @@ class Supervisor:
             "target": self.options.target,
             "link_port": self._link_port,
             "script_port": port,
+            "secret": self.kept.webhook_secret,
         }
         variables = {
             **self.kept.variables(),
@@ -194,13 +201,11 @@ class Supervisor:
             return
         if message["event"] == "ready":
             app.port = message["port"]
-            # An app can serve the same webhook at several paths.
-            self._first_paths = dict(message["paths"])
-            app.paths = self.paths = tuple(self._first_paths)
-            self.handlers = message["handlers"]
-            if message["store"] is not None:
-                self.store_path = message["store"]
-            app.store = message["store"]
+            found = [
+                Webhook(tuple(each["paths"]), each["store"], each["handlers"])
+                for each in message["webhooks"]
+            ]
+            self.webhooks = found or [Webhook((), self.webhooks[0].store, [])]
             self.seconds = time.monotonic() - self._start_time
             self.state, self.broken = "running", None
             self._running.set()
@@ -264,27 +269,40 @@ class Supervisor:
 
     # ---- what the page and the terminal show -----------------------------------------------------
 
-    def describe(self) -> dict[str, Any]:
-        """Return the JSON of `app`."""
+    def webhook(self, number: int) -> Webhook:
+        """Return a webhook. If the app has so many no longer, it is one without a store."""
+        return self.webhooks[number] if number < len(self.webhooks) else Webhook((), "", [])
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths of all webhooks, also while the app restarts."""
+        return tuple(path for webhook in self.webhooks for path in webhook.paths)
+
+    def describe(self, number: int) -> dict[str, Any]:
+        """Return the JSON of `app`, for the page of a webhook."""
+        webhook = self.webhook(number)
         broken = self.broken or Broken(traceback="", file="", line=None)
         started_at = None if self.app is None else self.app.started_at
         return {
             "mode": "dev",
             "target": self.options.target,
             "state": self.state,
-            "handlers": len(self.handlers),
+            "handlers": len(webhook.handlers),
             "seconds": round(self.seconds, 3),
             "started_at": None if started_at is None else _iso(started_at),
             **broken,
             "output": [*self.output],
-            "webhook_urls": self.webhook_urls,
+            "webhook_urls": self.urls(number),
+            "webhooks": [
+                {"path": next(iter(each.paths), ""), "page": page_path(at)}
+                for at, each in enumerate(self.webhooks)
+            ],
             "tunnel": self.tunnel,
         }
 
-    @property
-    def webhook_urls(self) -> list[str]:
-        """The addresses of the webhooks on this machine."""
-        return [self.url + path for path in self.paths]
+    def urls(self, number: int) -> list[str]:
+        """Return the addresses of a webhook on this machine."""
+        return [self.url + path for path in self.webhook(number).paths]
 
     @property
     def tunnel(self) -> str:
@@ -293,18 +311,20 @@ class Supervisor:
         return next(commands, "").format(url=self.url)
 
     def _print_state(self) -> None:
-        target, count = self.options.target, len(self.handlers)
-        names = ", ".join(handler["name"] for handler in self.handlers)
-        handlers = f"{count} handler{'s' * (count != 1)}{names and f' ({names})'}"
+        names = [handler["name"] for webhook in self.webhooks for handler in webhook.handlers]
+        target, count = self.options.target, len(names)
+        handlers = f"{count} handler{'s' * (count != 1)}"
+        handlers += f" ({', '.join(names)})" if names else ""
         if self.broken is not None:
             place = f": {self.broken['file']}:{self.broken['line']}" if self.broken["file"] else ""
             what = f"broken{place}; save a file to start it again"
         else:
             what = f"restarted in {self.seconds:.1f} s, " if self._has_printed else ""
             what += handlers
-            if self.store_path != self._printed_store:
-                self._printed_store = self.store_path
-                what += f", store {_shown(self.store_path)}"
+            stores = [_shown(webhook.store) for webhook in self.webhooks]
+            if stores != self._printed_stores:
+                self._printed_stores = stores
+                what += f", store{'s' * (len(stores) > 1)} {', '.join(stores)}"
         lines = [("", f"hubhooks dev: {target}, {what}")]
         if not self._has_printed:
             lines.append(("page", f"{self.url}{PREFIX}/#{self.kept.page_token}"))
@@ -320,15 +340,15 @@ class Supervisor:
 
     def _webhook_lines(self) -> list[tuple[str, str]]:
         lines = [
-            ("webhook", f"{self.url}{path}" + f" (the same as {first})" * (path != first))
-            for path, first in self._first_paths.items()
+            ("webhook", f"{self.url}{path}" + f" (the same as {webhook.paths[0]})" * (at > 0))
+            for webhook in self.webhooks
+            for at, path in enumerate(webhook.paths)
         ]
         return lines or [("webhook", "the app serves none: see `hooks.router()`, `hooks.launch()`")]
 
     def _lines(self) -> list[tuple[str, str]]:
         lines: list[tuple[str, str]] = []
-        if self.kept.made:
-            lines.append(("secrets", "kept in .hubhooks/ (used by `hubhooks send` and `follow`)"))
+        lines.append(("secrets", "kept in .hubhooks/ (used by `hubhooks send` and `follow`)"))
         if tunnel := self.tunnel:
             program = tunnel.partition(" ")[0]
             lines.append(("public", f"{program} is installed: {tunnel}"))
@@ -424,14 +444,19 @@ def _listen(host: str, port: int) -> socket.socket:
 
 async def _serve(options: Options, kept: KeptSecrets, listener: socket.socket, url: str) -> None:
     supervisor = Supervisor(options, kept, Path.cwd(), url)
-    source = DevSource(supervisor)
     proxy = Proxy(supervisor)
-    page = AdminApp(source, local_only=True)
+    sources: list[DevSource] = []
+    pages: list[AdminApp] = []
 
     async def front(scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"]
-        if path == PREFIX or path.startswith(f"{PREFIX}/"):
-            await page({**scope, "root_path": PREFIX}, receive, send)
+        found = _match_page(scope["path"])
+        number = int(found["number"] or 1) - 1 if found else -1
+        # An edit can remove a webhook while its page is open.
+        while len(pages) < max(1, len(supervisor.webhooks)):
+            sources.append(DevSource(supervisor, len(pages)))
+            pages.append(AdminApp(sources[-1], local_only=True))
+        if found and number < len(pages):
+            await pages[number]({**scope, "root_path": found["root"]}, receive, send)
         else:
             await proxy(scope, receive, send)
 
@@ -459,12 +484,14 @@ async def _serve(options: Options, kept: KeptSecrets, listener: socket.socket, u
     finally:
         restore()
         stopping.cancel()
-        page.api.close()
+        for page in pages:
+            page.api.close()
         server.should_exit = True
         for task in (tasks[0], *tasks[2:]):
             task.cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
-        await source.close()
+        for source in sources:
+            await source.close()
         await proxy.close()
     for result in results:
         if isinstance(result, Exception):

@@ -8,7 +8,7 @@ import { HandlerMap, handlersView } from "./handlers.js";
 import { Keys, helpView } from "./keys.js";
 import { DeliveryList, listView } from "./list.js";
 import { appState, outputView } from "./output.js";
-import { bytes, count, debounced, html, nothing, prose, render } from "./view.js";
+import { bytes, count, debounced, html, nothing, onValue, prose, render } from "./view.js";
 
 const TICK = 1000;
 const MESSAGE_TIME = 10_000;
@@ -498,6 +498,16 @@ function signInView() {
     </form>`}</main>`;
 }
 
+/**
+ * Each webhook of an app has a store, and so a page of its own.
+ * @param {App} app
+ */
+function webhookChoice({ webhooks }) {
+  return html`<label class="webhook">Webhook <select aria-label="Webhook" @change=${onValue((page) => location.assign(`${page}#${keptToken}`))}>
+    ${webhooks.map(({ path, page }, at) => html`<option value=${page} ?selected=${page === location.pathname}>${path || `number ${at + 1}`}</option>`)}
+  </select></label>`;
+}
+
 /** @param {App} app */
 function headerView(app) {
   const pages = [["deliveries", "Deliveries"], ["handlers", "Handlers"], ...(isDev() ? [["output", "Output"]] : [])];
@@ -509,6 +519,7 @@ function headerView(app) {
         event.preventDefault();
         showPage(page);
       }}>${name}</a>`)}</nav>
+    ${(app.webhooks?.length ?? 0) > 1 ? webhookChoice(app) : nothing}
     ${isDev() ? html`<p class="app-state is-${app.state}"><code>${app.target}</code> ${appState(app)}</p>` : nothing}
     ${isDev() && app.tunnel ? html`<p class="tunnel"><span>Public URL:</span>
       <button class="small" title=${app.tunnel} @click=${() => copy(app.tunnel, "the tunnel command")}

@@ -332,7 +332,7 @@ export function composeView({ compose, recent, now, message, copyAs, openDeliver
           <label class="check"><input type="radio" name="same-id" .checked=${!compose.isSameId}
             @change=${() => compose.set({ isSameId: false })}> new</label>
           <label class="check"><input type="radio" name="same-id" .checked=${compose.isSameId}
-            @change=${() => compose.set({ isSameId: true })}> this id, like a retry of the Hub</label>
+            @change=${() => compose.set({ isSameId: true })}> an id of your choice, like a retry of the Hub</label>
           ${compose.isSameId ? html`<input type="text" aria-label="Webhook-Id" spellcheck="false"
             autocomplete="off" .value=${compose.id} @input=${onValue((id) => compose.set({ id }))}>` : nothing}</fieldset>
         <fieldset><legend>Secret</legend>${SECRETS.map(([value, label]) => html`

@@ -224,16 +224,26 @@ function handlersText(row) {
   return row.runs.map((run) => (isSame ? run.handler : `${run.handler}: ${run.state}`)).join(", ");
 }
 
+/**
+ * When a delivery was received, or replayed: a replayed one is listed as a new one.
+ * @param {Row} row
+ */
+function shownAt(row) {
+  const started = row.is_replay ? row.runs.map((run) => run.started_at ?? "") : [];
+  return [row.received_at, ...started].reduce((a, b) => (Date.parse(b) > Date.parse(a) ? b : a));
+}
+
 /** @param {Row} row @param {ListOptions} options */
 function rowView(row, { list, now, open }) {
   const error = row.runs.find((run) => run.error)?.error ?? row.reason;
   const isActive = row.id === (list.activeRow?.id ?? "");
+  const at = shownAt(row);
   return html`<li role="option" data-id=${row.id} tabindex=${isActive ? 0 : -1}
       aria-selected=${row.id === list.selected ? "true" : "false"}
       @click=${() => open(row.id)} @focus=${() => list.focused(row.id)}>
     ${stateMark(row.state)}
     <span class="event">${eventName(row)}${row.is_replay ? html`<span class="tag">replay</span>` : nothing}${row.duplicates ? html`<span class="tag">+${row.duplicates} retried</span>` : nothing}</span>
-    <time datetime=${row.received_at} title=${fullTime(row.received_at)}>${age(row.received_at, now)}</time>
+    <time datetime=${at} title=${fullTime(at)}>${age(at, now)}</time>
     <span class="repo">${row.repo || nothing}</span>
     <span class="names">${handlersText(row)}</span>
     ${row.discussion ? html`<bdi class="subject">#${row.discussion.num} ${row.discussion.title}</bdi>` : nothing}
