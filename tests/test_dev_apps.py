@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -135,3 +136,100 @@ def test_failed_start_is_printed_if_the_app_disables_all_loggers(tmp_path: Path)
     with dev(tmp_path, bot(first=first), WEBHOOK_SECRET="") as running:
         running.wait_for_state("broken")
         assert "webhook secret 1 is empty" in running.server.output()
+
+
+# ---- messages ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("import ast\n\nast.literal_eval('1 +')\n", "app.py:3"),
+        ("import ast\n\nexec('1/0')\n", "app.py:3"),
+        ("import sys\n\nsys.exit('set HF_TOKEN')\n", "app.py:3"),
+        ("# -*- coding: latin-99 -*-\n", "app.py:1"),
+    ],
+)
+def test_place_of_an_error_is_in_the_app(tmp_path: Path, text: str, place: str) -> None:
+    with dev(tmp_path, text) as running:
+        assert f"app:hooks, broken: {place}; save" in running.server.output()
+
+
+def test_error_in_an_installed_package_has_the_place_in_the_app(tmp_path: Path) -> None:
+    packages = tmp_path / "env" / "lib" / "site-packages"
+    packages.mkdir(parents=True)
+    (packages / "tides.py").write_text("1 / 0\n", "utf-8")
+    text = f"import sys\nsys.path.append({str(packages)!r})\nimport tides\n"
+    with dev(tmp_path, text) as running:
+        assert "broken: app.py:3; save" in running.server.output()
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("os._exit(7)", "the app ended with exit code 7"),
+        ("os.kill(os.getpid(), 9)", "the app was ended by SIGKILL"),
+    ],
+)
+def test_end_of_the_app_is_printed(tmp_path: Path, body: str, reason: str) -> None:
+    with dev(tmp_path, bot(body)) as running:
+        running.deliver("d1")
+        running.server.wait_for(f"broken: {reason}; save a file")
+        assert running.app()["traceback"] == reason
+
+
+def test_end_of_a_script_is_printed(tmp_path: Path) -> None:
+    # `launch` need not be a method of Gradio.
+    text = bot(first="def browse(browser):\n    browser.launch()\n")
+    with dev(tmp_path, text, "app.py") as running:
+        printed = running.server.output()
+        assert "the script ended, so nothing is served" in printed
+        assert "such as app:hooks" in printed
+
+
+def test_slow_start_is_printed_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text("import time\n\ntime.sleep(600)\n", "utf-8")
+    with dev(tmp_path, "import model\n") as running:
+        # The URL of the page is printed too: `dev` waits for it.
+        assert "still starting after 10 s, at model.py:3; " in running.server.output()
+
+
+def test_changed_file_is_printed(tmp_path: Path) -> None:
+    with dev(tmp_path, bot()) as running:
+        running.write(bot("return 2"))
+        printed = running.server.wait_for("restarted")
+        assert " s (app.py changed), 1 handler (retrain)\n" in printed
+
+
+def test_app_that_changes_its_own_files_is_named(tmp_path: Path) -> None:
+    # Each start writes the file, which starts the app again.
+    first = "open('made.py', 'w').write(str(time.time_ns())); time.sleep(1)"
+    with dev(tmp_path, bot(first=first)) as running:
+        printed = running.server.output()
+        assert "made.py changed during each of the last 3 starts; " in printed
+
+
+# ---- folders -----------------------------------------------------------------------------------
+
+
+def test_app_outside_of_the_folder_is_watched(tmp_path: Path) -> None:
+    folder = tmp_path / "inner"
+    folder.mkdir()
+    (tmp_path / "bot.py").write_text(bot(), "utf-8")
+    with dev(folder, "", "../bot.py") as running:
+        (tmp_path / "bot.py").write_text(bot("return 2"), "utf-8")
+        running.server.wait_for("restarted")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the folder is in use there")
+def test_removed_folder_is_an_error(tmp_path: Path) -> None:
+    folder = tmp_path / "bot"
+    folder.mkdir()
+    (folder / "app.py").write_text(bot(), "utf-8")
+    run = "import os; os.chdir('bot'); from hubhooks.cli import main; main()"
+    command = ("-c", run, "dev", "app.py", "--port", "{port}")
+    with started(tmp_path, *command, prints="page ", environ=dict(NOTHING_SET)) as server:
+        shutil.rmtree(folder)
+        assert server.wait() == 2
+        assert "cannot start the app in" in server.output()
+        assert "Traceback" not in server.output()

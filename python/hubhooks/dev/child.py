@@ -33,7 +33,14 @@ from hubhooks._verifiers import accept_also
 from hubhooks._worker import recording
 from hubhooks.admin.handlers_json import explain_json, handlers_json
 from hubhooks.dev.link import AppLink
-from hubhooks.dev.target import import_app, import_without_cache, keep_lines, launches
+from hubhooks.dev.target import (
+    INSTALLED,
+    code_folders,
+    import_app,
+    import_without_cache,
+    keep_lines,
+    launches,
+)
 from hubhooks.errors import ConfigError, StoreError
 from hubhooks.routing import Router
 from hubhooks.webhooks import Webhooks, all_webhooks, parts_of
@@ -58,10 +65,13 @@ _ARRIVAL_SECONDS = 0.02
 _SEARCH_SECONDS = 3.0
 # A longer line is written before its end.
 _LONGEST_REST = 4096
+# An app that takes longer to start is reported, with the line that runs.
+_SLOW_SECONDS = 10.0
 # Functions of `atexit` get so long.
 _ATEXIT_SECONDS = 1.0
 # Without a supervisor, the app is killed after this time.
 _ALONE_SECONDS = 5.0
+_PACKAGE = str(Path(__file__).parents[1])
 _LINE = re.compile(r'File "([^"]+)", line (\d+)')
 
 
@@ -173,6 +183,18 @@ class _App:
         self.is_reported = True
         self.link.send({"event": "ready", "port": port, "webhooks": webhooks})
 
+    def report_slow(self) -> None:
+        """Tell the supervisor where the app is, if it has not started."""
+        if self.is_reported:
+            return
+        main_thread = threading.main_thread().ident or 0
+        frame = sys._current_frames().get(main_thread)  # noqa: SLF001 - the only way to see it
+        while frame is not None and not _is_in_folder(frame.f_code.co_filename):
+            frame = frame.f_back
+        file = "" if frame is None else _shown_file(frame.f_code.co_filename)
+        line = None if frame is None else frame.f_lineno
+        self.link.send({"event": "slow", "seconds": _SLOW_SECONDS, "file": file, "line": line})
+
     def report_broken(self, failure: _Failure) -> None:
         """Tell the supervisor why the app does not run; only the first reason counts."""
         if not self.is_reported:
@@ -235,12 +257,13 @@ class _Failure(NamedTuple):
 
 
 def _failure_of(error: BaseException) -> _Failure:
-    if isinstance(error, SystemExit):
-        return _Failure(f"the app exited while it was imported, with {error.code!r}")
     described = describe_error(error)
     text = "".join(described.format())
-    if isinstance(error, SyntaxError) and error.filename:
-        return _Failure(text, _shown_file(error.filename), error.lineno)
+    if isinstance(error, SystemExit):
+        text = f"the app exited while it was imported, with {error.code!r}"
+    # `ast.literal_eval` and others raise it for a text that is no file.
+    if isinstance(error, SyntaxError) and Path(error.filename or "").is_file():
+        return _Failure(text, _shown_file(str(error.filename)), error.lineno or 1)
     user = [frame for frame in described.stack if _is_in_folder(frame.filename)]
     last = (user or described.stack)[-1:]
     if not last:
@@ -256,8 +279,10 @@ def _failure_of_text(text: str) -> _Failure:
 
 
 def _is_in_folder(file: str) -> bool:
+    if file.startswith(("<", _PACKAGE)):
+        return False  # for example, the code of an `exec`
     with suppress(ValueError, OSError):
-        return Path(file).resolve().relative_to(Path.cwd()).parts[:1] != (".venv",)
+        return INSTALLED.isdisjoint(Path(file).resolve().relative_to(Path.cwd()).parts)
     return False
 
 
@@ -363,7 +388,12 @@ def _run_script(app: _App, path: Path, port: int) -> None:
     threading.Thread(target=_wait_for_port, args=(app, port), daemon=True).start()
     keep_lines(str(path), path.read_bytes())
     runpy.run_path(str(path), run_name="__main__")
-    app.report_broken(_Failure("the script ended, so nothing is served"))
+    reason = (
+        "the script ended, so nothing is served: end it with `hooks.launch(demo)`, or name an app, "
+        f"such as {path.stem}:hooks"
+    )
+    app.report_broken(_Failure(reason))
+    print(f"hubhooks dev: {reason}", file=sys.stderr)  # noqa: T201 - for the terminal
 
 
 def _wait_for_port(app: _App, port: int) -> None:
@@ -432,9 +462,14 @@ def main() -> None:
     folder = Path.cwd()
     sys.path.insert(0, str(folder))
     sys.argv = [target]
+    slow = threading.Timer(_SLOW_SECONDS, app.report_slow)
+    slow.daemon = True
+    slow.start()
     import_without_cache(folder)
     try:
         found = parse_target(target)
+        for other in code_folders(found, folder)[1:]:
+            import_without_cache(other)
         if not found.attribute and launches(found.file):
             _run_script(app, found.file, config["script_port"])
         else:

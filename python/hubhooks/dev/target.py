@@ -30,7 +30,14 @@ from hubhooks.webhooks import Webhooks
 if TYPE_CHECKING:
     from hubhooks._load_app import AppTarget
 
-__all__ = ["import_app", "import_without_cache", "keep_lines", "launches"]
+__all__ = [
+    "INSTALLED",
+    "code_folders",
+    "import_app",
+    "import_without_cache",
+    "keep_lines",
+    "launches",
+]
 
 _logger = get_logger()
 
@@ -39,7 +46,14 @@ _NO_LAUNCH = (
     "`%s` has a Gradio app and does not call `launch`, so only the webhook is served. Write at the "
     'end of the file: if __name__ == "__main__": hooks.launch(demo)'
 )
-_INSTALLED = frozenset({"site-packages", "dist-packages"})
+INSTALLED = frozenset({"site-packages", "dist-packages"})
+"""Folders of installed packages."""
+
+
+def code_folders(target: AppTarget, folder: Path) -> tuple[Path, ...]:
+    """Return the working directory, and the folder of the app if it is elsewhere."""
+    other = target.folder.resolve()
+    return (folder,) if other.is_relative_to(folder.resolve()) else (folder, other)
 
 
 def launches(path: Path) -> bool:
@@ -144,7 +158,7 @@ def import_without_cache(folder: Path) -> None:
 
     def find(path: str) -> FileFinder:
         resolved = Path(path or ".").resolve()
-        is_own = resolved.is_relative_to(whole) and _INSTALLED.isdisjoint(resolved.parts)
+        is_own = resolved.is_relative_to(whole) and INSTALLED.isdisjoint(resolved.parts)
         if not (is_own and resolved.is_dir()):
             raise ImportError(path)
         return FileFinder(path or ".", *loaders)
