@@ -19,9 +19,9 @@ import pytest
 from dev_command import BODY, NOTHING_SET, TWO_WEBHOOKS, dev
 from servers import PATIENCE, ROOT, wait_until
 
+from hubhooks._load_app import launches
 from hubhooks._samples import compact, sample_json, with_overrides
 from hubhooks.dev.folder import keep_secrets, read_kept
-from hubhooks.dev.target import launches
 from hubhooks.dev.watch import take_snapshot
 from hubhooks.errors import ConfigError
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from dev_command import NOTHING_SET, dev
 from servers import started, wait_until
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from servers import Server
 
 BOT = """
 import os, subprocess, sys, threading, time
@@ -29,6 +35,13 @@ def bot(body: str = "pass", first: str = "", kind: str = "") -> str:
     return BOT.replace("{body}", body).replace("{first}", first).replace("{kind}", kind)
 
 
+def console_dev(folder: Path, target: str) -> AbstractContextManager[Server]:
+    """Run `hubhooks dev` as the console script does: the folder is not on `sys.path`."""
+    run = "import sys; sys.path.pop(0); from hubhooks.cli import main; main()"
+    command = ("-c", run, "dev", target, "--port", "{port}")
+    return started(folder, *command, prints="page ", environ=dict(NOTHING_SET))
+
+
 def is_running(pid: int) -> bool:
     try:
         text = Path(f"/proc/{pid}/stat").read_text("ascii")
@@ -43,12 +56,8 @@ def is_running(pid: int) -> bool:
 @pytest.mark.parametrize("name", ["hubhooks", "token"])
 def test_file_of_the_app_hides_no_module_of_hubhooks(tmp_path: Path, name: str) -> None:
     (tmp_path / f"{name}.py").write_text("VALUE = 1\n", "utf-8")
-    # As the console script starts: the folder is not on `sys.path`.
-    run = "import sys; sys.path.pop(0); from hubhooks.cli import main; main()"
-    command = ("-c", run, "dev", "app.py", "--port", "{port}")
-    with started(
-        tmp_path, *command, script=bot(), prints="page ", environ=dict(NOTHING_SET)
-    ) as server:
+    (tmp_path / "app.py").write_text(bot(), "utf-8")
+    with console_dev(tmp_path, "app.py") as server:
         assert "1 handler (retrain)" in server.output()
 
 
@@ -233,3 +242,64 @@ def test_removed_folder_is_an_error(tmp_path: Path) -> None:
         assert server.wait() == 2
         assert "cannot start the app in" in server.output()
         assert "Traceback" not in server.output()
+
+
+# ---- finding the webhooks ----------------------------------------------------------------------
+
+MIDDLEWARE = """
+class Middleware:
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        await self.app(scope, receive, send)
+"""
+
+
+@pytest.mark.parametrize(
+    ("app", "path"),
+    [
+        ("app = Middleware(hooks)", "/"),
+        (
+            "from starlette.applications import Starlette as App\n{mount}",
+            "/in/",
+        ),
+        (
+            "from fastapi import FastAPI as App\n{mount}",
+            "/in/",
+        ),
+    ],
+)
+def test_webhook_in_middleware_is_found(tmp_path: Path, app: str, path: str) -> None:
+    pytest.importorskip("fastapi")
+    mount = "app = Middleware(App())\napp.app.mount('/in', Middleware(hooks))"
+    text = f"{bot()}{MIDDLEWARE}\n{app}\n".replace("{mount}", mount)
+    with dev(tmp_path, text, "app:app") as running:
+        assert f"webhook  {running.server.url}{path}\n" in running.server.output()
+
+
+def test_webhook_of_another_asgi_app_is_not_denied(tmp_path: Path) -> None:
+    app = "async def app(scope, receive, send):\n    await hooks(scope, receive, send)\n"
+    with dev(tmp_path, f"{bot()}\n{app}", "app:app") as running:
+        assert running.deliver("d1").status_code == 202
+        assert "the paths of the handlers were not found" in running.server.output()
+
+
+def test_file_with_the_name_of_another_module_is_named(tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text(bot(), "utf-8")
+    with console_dev(tmp_path, "json.py") as server:
+        printed = server.output()
+        assert "hubhooks dev: the name `json` is taken by " in printed
+        assert "rename `json.py`" in printed
+
+
+PACKAGE = "from hubhooks import Webhooks\nhooks = Webhooks()\nfrom . import handlers\n"
+HANDLERS = "from bot import hooks\n\n@hooks.on('repo')\ndef reply(event): pass\n"
+
+
+def test_package_is_imported_once(tmp_path: Path) -> None:
+    (tmp_path / "bot").mkdir()
+    (tmp_path / "bot" / "__init__.py").write_text(PACKAGE, "utf-8")
+    (tmp_path / "bot" / "handlers.py").write_text(HANDLERS, "utf-8")
+    with dev(tmp_path, "", "bot/__init__.py") as running:
+        assert "1 handler (reply)" in running.server.output()

@@ -23,12 +23,18 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import uvicorn
 import uvicorn.config
 
-from hubhooks._load_app import describe_error, mounted_webhooks, parse_target
+from hubhooks._load_app import (
+    describe_error,
+    launches,
+    mounted_webhooks,
+    parse_target,
+    without_middleware,
+)
 from hubhooks._verifiers import accept_also
 from hubhooks._worker import recording
 from hubhooks.admin.handlers_json import explain_json, handlers_json
@@ -39,7 +45,6 @@ from hubhooks.dev.target import (
     import_app,
     import_without_cache,
     keep_lines,
-    launches,
 )
 from hubhooks.errors import ConfigError, StoreError
 from hubhooks.routing import Router
@@ -146,16 +151,17 @@ class _App:
 
     def webhooks(self) -> list[tuple[str, Webhooks]]:
         """List the paths of the webhooks that the app serves."""
-        if isinstance(self.served, Webhooks):
-            return [("/", self.served)]
+        served = without_middleware(self.served)
+        if isinstance(served, Webhooks):
+            return [("/", served)]
         found: list[tuple[str, Webhooks]] = []
-        routes = getattr(self.served, "routes", None)
+        routes = getattr(served, "routes", None)
         if routes is not None and "fastapi" in sys.modules:
             from hubhooks.fastapi import webhook_paths  # noqa: PLC0415 - an optional dependency
 
             found += webhook_paths(routes)
         elif routes is not None:
-            found += mounted_webhooks(self.served)
+            found += mounted_webhooks(served)
         if self.served is None and "hubhooks.gradio" in sys.modules:
             from hubhooks.gradio import PATHS  # noqa: PLC0415 - an optional dependency
 
@@ -214,8 +220,7 @@ class _App:
         _close()
         if self.is_alone:
             _kill_group()
-        # Threads of the user, and an import that hangs, must not keep the process.
-        os._exit(code)
+        _exit(code)
 
     def take(self, message: dict[str, Any]) -> None:
         """Do what the supervisor asks for."""
@@ -443,7 +448,12 @@ def _kill_group() -> None:
     """Kill this process and all that it started, if it leads a group of its own."""
     if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
         os.killpg(os.getpid(), signal.SIGKILL)
-    os._exit(1)
+    _exit(1)
+
+
+def _exit(code: int) -> NoReturn:
+    # Threads of the user, and an import that hangs, must not keep the process.
+    os._exit(code)
 
 
 def main() -> None:

@@ -68,6 +68,7 @@ _CLOSE_SECONDS = 1
 _POLL_SECONDS = 1.0
 # After so many starts in a row that a change cut short, the terminal says why.
 _MANY_STARTS = 3
+_SERVING = "`hooks.router()`, `hooks.launch()`"
 _BACKLOG = 2048
 
 
@@ -393,7 +394,11 @@ class Supervisor:
             for webhook in self.webhooks
             for at, path in enumerate(webhook.paths)
         ]
-        return lines or [("webhook", "the app serves none: see `hooks.router()`, `hooks.launch()`")]
+        if any(webhook.handlers for webhook in self.webhooks):
+            return lines or [
+                ("webhook", "the paths of the handlers were not found: see " + _SERVING)
+            ]
+        return lines or [("webhook", "the app serves no `Webhooks` with handlers: see " + _SERVING)]
 
     def _lines(self) -> list[tuple[str, str]]:
         lines: list[tuple[str, str]] = []
