@@ -150,6 +150,14 @@ def test_empty_secret_is_rejected(tmp_path: Path) -> None:
         keep_secrets(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["tide", "t" * 1025])
+def test_file_of_a_wrong_token_is_named(tmp_path: Path, text: str) -> None:
+    keep_secrets(tmp_path)
+    (tmp_path / ".hubhooks" / "admin_token").write_text(text)
+    with pytest.raises(ConfigError, match="admin_token` has no secret of 16 to 1024 characters"):
+        keep_secrets(tmp_path)
+
+
 def test_given_secret_is_not_kept_for_the_app(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
