@@ -124,6 +124,8 @@ def test_progress_without_newline_is_shown_at_once(tmp_path: Path) -> None:
         lines = [line["text"] for line in running.app()["output"]]
         assert "done" in lines
         assert not any("%" in line for line in lines)
+        (attempt,) = running.attempts("d1", 1)
+        assert attempt.output == "done\n"
 
 
 LOGGING = """

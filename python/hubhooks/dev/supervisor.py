@@ -30,6 +30,7 @@ import uvicorn
 from hubhooks import _environment
 from hubhooks._load_app import parse_target
 from hubhooks._terminal import print_error, print_line
+from hubhooks._worker import recording
 from hubhooks.admin.app import AdminApp
 from hubhooks.dev.link import LinkServer, is_token
 from hubhooks.dev.process import AppProcess, Broken, Webhook
@@ -422,7 +423,7 @@ class Supervisor:
         self._partial[stream] = rest
         at = _iso(time.time())
         for line in lines:
-            text = _last_state(line)[:_LONGEST_LINE]
+            text = recording.last_state(line)[:_LONGEST_LINE]
             self._add_line({"stream": stream, "text": text, "at": at})
 
     def _add_line(self, line: dict[str, str]) -> None:
@@ -438,11 +439,6 @@ def _end_text(exit_code: int | None) -> str:
         with suppress(ValueError):
             return f"the app was ended by {signal.Signals(-exit_code).name}"
     return f"the app ended with exit code {exit_code}"
-
-
-def _last_state(line: str) -> str:
-    """Return a line as a terminal shows it at last: progress bars overwrite it."""
-    return line.rstrip("\r").rpartition("\r")[2]
 
 
 def _iso(seconds: float) -> str:
