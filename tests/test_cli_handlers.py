@@ -261,6 +261,50 @@ def test_blocking_call_ends_the_import(load: Callable[..., Any], call: str) -> N
     assert (hubhooks.Webhooks.launch, hubhooks.Webhooks.run_job) == methods
 
 
+def test_factory_is_called(load: Callable[..., Any]) -> None:
+    pytest.importorskip("fastapi")
+    made = FASTAPI.replace("from bot", "from bot8").partition("\napp = make()")[0]
+    made = made.replace("from bot8 import hooks as the_hooks", "import bot8").replace(
+        "the_hooks", "bot8.hooks"
+    )
+    assert names(load("app8:make", app8=made, bot8=APP)) == ["retrain", "reply"]
+
+
+def test_webhooks_in_middleware_are_found(load: Callable[..., Any]) -> None:
+    middleware = "class Middleware:\n    def __init__(self, app): self.app = app\n"
+    text = f"import bot9\n{middleware}app = Middleware(bot9.hooks)\n"
+    assert names(load("app9:app", app9=text, bot9=APP)) == ["retrain", "reply"]
+
+
+def test_launch_of_gradio_ends_the_import(tmp_path: Path) -> None:
+    pytest.importorskip("gradio")
+    text = f"import gradio\n{APP}\ngradio.Blocks().launch()\nraise SystemExit(1)\n"
+    (tmp_path / "app.py").write_text(text, "utf-8")
+    assert "retrain" in run(tmp_path, "handlers", "app.py").stdout
+
+
+def test_package_is_imported_once(load: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "bot11").mkdir()
+    (tmp_path / "bot11" / "__init__.py").write_text(f"{BOT}from . import more\n", "utf-8")
+    more = "from bot11 import hooks\n\n@hooks.on('repo')\ndef reply(event): pass\n"
+    (tmp_path / "bot11" / "more.py").write_text(more, "utf-8")
+    assert names(load("bot11/__init__.py")) == ["reply"]
+
+
+def test_module_in_src_is_suggested(load: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "src" / "bot12").mkdir(parents=True)
+    (tmp_path / "src" / "bot12" / "app.py").write_text(APP, "utf-8")
+    with pytest.raises(ConfigError, match=r"did you mean `src/bot12/app\.py`\?"):
+        load("bot12.app")
+
+
+def test_thread_of_the_app_does_not_keep_the_command(tmp_path: Path) -> None:
+    first = "import threading, time; threading.Thread(target=time.sleep, args=(600,)).start()"
+    (tmp_path / "app.py").write_text(f"{first}\n{APP}", "utf-8")
+    assert "retrain" in run(tmp_path, "handlers", "app.py").stdout
+    run(tmp_path, "explain", "app.py", "--sample", "repo.move", code=1)
+
+
 @pytest.mark.parametrize(
     ("target", "message"),
     [
@@ -274,12 +318,15 @@ def test_blocking_call_ends_the_import(load: Callable[..., Any], call: str) -> N
         ("app5:number", "`app5:number` is a int, and the module has 2 `Webhooks`"),
         ("app5", "the module `app5` has 2 `Webhooks`; name one: app5:hooks or app5:others"),
         ("plain5", "the module `plain5` has no `Webhooks`"),
+        ("token.py", "the name `token` is taken by "),
+        ("my.bot.py", "`my.bot.py` cannot be imported: rename it to a name without dots"),
     ],
 )
 def test_error_names_the_missing_part(
     load: Callable[..., Any], tmp_path: Path, target: str, message: str
 ) -> None:
     files = {"app5": f"{BOT}again = hooks\nothers = Webhooks()\nnumber = 1\n", "plain5": "a = 1\n"}
+    files |= {"token": BOT, "my.bot": BOT}
     with pytest.raises(ConfigError) as caught:
         load(target, **files)
     assert str(caught.value).startswith(message.format(folder=tmp_path))

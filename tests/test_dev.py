@@ -19,9 +19,9 @@ import pytest
 from dev_command import BODY, NOTHING_SET, TWO_WEBHOOKS, dev
 from servers import PATIENCE, ROOT, wait_until
 
+from hubhooks._load_app import launches
 from hubhooks._samples import compact, sample_json, with_overrides
 from hubhooks.dev.folder import keep_secrets, read_kept
-from hubhooks.dev.target import launches
 from hubhooks.dev.watch import take_snapshot
 from hubhooks.errors import ConfigError
 
@@ -147,6 +147,14 @@ def test_empty_secret_is_rejected(tmp_path: Path) -> None:
     keep_secrets(tmp_path)
     (tmp_path / ".hubhooks" / "webhook_secret").write_text("")
     with pytest.raises(ConfigError, match="has no secret: delete it"):
+        keep_secrets(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["tide", "t" * 1025])
+def test_file_of_a_wrong_token_is_named(tmp_path: Path, text: str) -> None:
+    keep_secrets(tmp_path)
+    (tmp_path / ".hubhooks" / "admin_token").write_text(text)
+    with pytest.raises(ConfigError, match="admin_token` has no secret of 16 to 1024 characters"):
         keep_secrets(tmp_path)
 
 

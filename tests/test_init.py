@@ -155,6 +155,18 @@ def test_other_files_of_the_folder_stay(tmp_path: Path) -> None:
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_link_to_no_file_is_kept_and_nothing_is_written(tmp_path: Path) -> None:
+    (tmp_path / "bot.py").symlink_to(tmp_path / "nowhere")
+    done = hubhooks("init", "fastapi", str(tmp_path))
+    assert "already has bot.py" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["bot.py"]
+
+
+def test_printed_command_quotes_the_folder(tmp_path: Path) -> None:
+    folder = str(tmp_path / "my bot")
+    assert f"test it: cd '{folder}' && pytest" in hubhooks("init", "job", folder).stderr
+
+
 def test_unknown_kind_is_a_usage_error(tmp_path: Path) -> None:
     done = hubhooks("init", "flask", str(tmp_path / "bot"))
     assert done.returncode == 2

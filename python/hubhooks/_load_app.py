@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import inspect
 import runpy
 import sys
 import traceback
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -19,8 +21,9 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 __all__ = [
-    "AppImportError", "AppTarget", "describe_error", "find_attribute", "import_module",
-    "load_webhooks", "mounted_webhooks", "parse_target",
+    "AppImportError", "AppTarget", "call_factory", "describe_error", "find_attribute",
+    "import_module", "launches", "load_webhooks", "mounted_webhooks", "parse_target",
+    "without_middleware",
 ]  # fmt: skip
 
 # Routers can contain each other.
@@ -59,9 +62,9 @@ class AppTarget(NamedTuple):
 
 
 class _BlockingCall(BaseException):
-    """Ends the import of a module that calls `hooks.launch` or `hooks.run_job`."""
+    """Ends the import of a module that calls `hooks.launch`, `hooks.run_job` or `demo.launch`."""
 
-    def __init__(self, hooks: Webhooks) -> None:
+    def __init__(self, hooks: Webhooks | None) -> None:
         super().__init__()
         self.hooks = hooks
 
@@ -82,6 +85,9 @@ def parse_target(text: str) -> AppTarget:
             msg = f"there is no file `{name}` in {Path.cwd()}"
             raise ConfigError(msg)
         folder, module = path.parent, path.stem
+        if module == "__init__":
+            # Else the package would be imported twice, as `bot` and as `bot.__init__`.
+            folder, module = folder.parent, folder.name
         # A module of a package can have relative imports.
         while (folder / "__init__.py").is_file():
             folder, module = folder.parent, f"{folder.name}.{module}"
@@ -107,19 +113,37 @@ def load_webhooks(text: str) -> Webhooks:
     """
     target = parse_target(text)
     try:
-        with redirect_stdout(sys.stderr), _blocking_calls_raise():
-            module = import_module(target)
+        with redirect_stdout(sys.stderr), _blocking_calls_raise(target):
+            names = vars(import_module(target))
+            made = call_factory(find_attribute(names, target)) if target.attribute else None
     except _BlockingCall as call:
-        return call.hooks
-    except (KeyboardInterrupt, _NoModuleError):
+        if call.hooks is not None:
+            return call.hooks
+        names, made = _names_of_frames(call, target), None
+    except (KeyboardInterrupt, _TargetError):
         raise
     except BaseException as error:
         raise _import_error(target, error) from error
-    return _find_webhooks(vars(module), target)
+    return _find_webhooks(names, target, made)
 
 
-class _NoModuleError(ConfigError):
-    """There is no module with the name of a target."""
+class _TargetError(ConfigError):
+    """There is no module or no attribute with the name of a target."""
+
+
+def call_factory(found: object) -> object:
+    """Call a function without arguments, as uvicorn does with a factory of apps."""
+    if inspect.isfunction(found) and not inspect.signature(found).parameters:
+        return found()
+    return found
+
+
+def _names_of_frames(call: _BlockingCall, target: AppTarget) -> dict[str, Any]:
+    """Return the names of a module whose import was ended."""
+    for frame, _ in traceback.walk_tb(call.__traceback__):
+        if frame.f_globals.get("__name__") == target.module:
+            return frame.f_globals
+    return {}
 
 
 def import_module(target: AppTarget) -> ModuleType:
@@ -132,30 +156,78 @@ def import_module(target: AppTarget) -> ModuleType:
         sys.path.insert(0, folder)
     importlib.invalidate_caches()
     try:
-        return importlib.import_module(target.module)
+        module = importlib.import_module(target.module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{target.module}.".startswith(f"{error.name}."):
             raise
+    else:
+        _check_file(module, target)
+        return module
+    if target.file.parent != target.folder and (target.folder / f"{target.module}.py").is_file():
+        msg = f"`{target.module}.py` cannot be imported: rename it to a name without dots"
+        raise _TargetError(msg)
     files = {path.stem for path in target.folder.glob("*.py")}
     near = nearest(target.module, files)
     hint = f"did you mean `{near}`?" if near else "run this command in the folder of the app"
+    inner = [each.relative_to(target.folder) for each in _files_of(target, "src")]
+    if inner:
+        hint = f"did you mean `{inner[0].as_posix()}`?"
     msg = f"there is no module `{target.module}` in {target.folder}; {hint}"
-    raise _NoModuleError(msg)
+    raise _TargetError(msg)
+
+
+def _check_file(module: ModuleType, target: AppTarget) -> None:
+    """Check that a module is not another one with the same name, such as one of Python's."""
+    found, files = getattr(module, "__file__", None), _files_of(target)
+    if found and files and not any(Path(found).parent.samefile(each.parent) for each in files):
+        msg = (
+            f"the name `{target.module}` is taken by {found}: rename "
+            f"`{files[0].relative_to(target.folder).as_posix()}`"
+        )
+        raise _TargetError(msg)
+
+
+def _files_of(target: AppTarget, below: str = "") -> list[Path]:
+    """Return the files that a module can have in a folder of the target."""
+    base = target.folder.joinpath(below, *target.module.split("."))
+    return [each for each in (base / "__init__.py", Path(f"{base}.py")) if each.is_file()]
 
 
 @contextmanager
-def _blocking_calls_raise() -> Iterator[None]:
-    def stop(hooks: Webhooks, *_: object, **__: object) -> NoReturn:
-        raise _BlockingCall(hooks)
+def _blocking_calls_raise(target: AppTarget) -> Iterator[None]:
+    def stop(called: object, *_: object, **__: object) -> NoReturn:
+        raise _BlockingCall(called if isinstance(called, Webhooks) else None)
 
-    methods = {name: vars(Webhooks)[name] for name in _BLOCKING}
-    for name in methods:
-        setattr(Webhooks, name, stop)
+    replaced: list[tuple[type, str, object]] = [
+        (Webhooks, name, vars(Webhooks)[name]) for name in _BLOCKING
+    ]
+    if launches(target.file):
+        with suppress(ImportError):
+            from gradio.blocks import Blocks  # noqa: PLC0415 - an optional dependency
+
+            # `demo.launch(app_kwargs=hooks.app_kwargs())`
+            replaced.append((Blocks, "launch", vars(Blocks)["launch"]))
+    for owner, name, _ in replaced:
+        setattr(owner, name, stop)
     try:
         yield
     finally:
-        for name, method in methods.items():
-            setattr(Webhooks, name, method)
+        for owner, name, method in replaced:
+            setattr(owner, name, method)
+
+
+def launches(path: Path) -> bool:
+    """Return whether a file calls `launch`, as Gradio scripts do. It is not executed."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return False  # its import reports the error
+    return any(
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "launch"
+        for node in ast.walk(tree)
+    )
 
 
 def _import_error(target: AppTarget, error: BaseException) -> AppImportError:
@@ -197,20 +269,20 @@ def find_attribute(names: Mapping[str, Any], target: AppTarget) -> Any:  # noqa:
         found = [name for name, value in names.items() if isinstance(value, Webhooks)]
         hint = f"did you mean `{target.module}:{near or found[0]}`?" if near or found else ""
         msg = f"the module `{target.module}` has no attribute `{first}`; {hint}".removesuffix("; ")
-        raise ConfigError(msg)
+        raise _TargetError(msg)
     value = names[first]
     for name in others:
         if not hasattr(value, name):
             msg = f"`{target.module}:{first}` has no attribute `{name}`"
-            raise ConfigError(msg)
+            raise _TargetError(msg)
         value = getattr(value, name)
     return value
 
 
-def _find_webhooks(names: Mapping[str, Any], target: AppTarget) -> Webhooks:
+def _find_webhooks(names: Mapping[str, Any], target: AppTarget, made: object) -> Webhooks:
     if not target.attribute:
         return _only(_of_module(names), f"the module `{target.module}`", target)
-    value = find_attribute(names, target)
+    value = find_attribute(names, target) if made is None else made
     if isinstance(value, Webhooks):
         return value
     included = {f"#{number}": hooks for number, hooks in enumerate(_of_app(value))}
@@ -234,8 +306,14 @@ def _of_module(names: Mapping[str, Any]) -> dict[str, Webhooks]:
 def _of_app(app: object) -> list[Webhooks]:
     """Find the `Webhooks` in the routes of a FastAPI or Starlette app, each once."""
     found: dict[int, Webhooks] = {}
-    for _, route in _routes_of(app):
-        candidates = [getattr(route, "app", None), *_closure(getattr(route, "endpoint", None))]
+    inner = without_middleware(app)
+    if isinstance(inner, Webhooks):
+        return [inner]
+    for _, route in _routes_of(inner):
+        candidates = [
+            without_middleware(getattr(route, "app", None)),
+            *_closure(getattr(route, "endpoint", None)),
+        ]
         found.update((id(each), each) for each in candidates if isinstance(each, Webhooks))
     return list(found.values())
 
@@ -243,10 +321,20 @@ def _of_app(app: object) -> list[Webhooks]:
 def mounted_webhooks(app: object) -> Iterator[tuple[str, Webhooks]]:
     """List the paths of the `Webhooks` in the routes of a Starlette app without FastAPI."""
     for path, route in _routes_of(app):
-        hooks = getattr(route, "app", None)
+        hooks = without_middleware(getattr(route, "app", None))
         if isinstance(hooks, Webhooks):
             # A mount has routes, and a path with a slash at its end.
             yield (path if getattr(route, "routes", None) is None else f"{path}/"), hooks
+
+
+def without_middleware(app: object) -> object:
+    """Return the app inside ASGI middleware, which keeps it as `app`."""
+    for _ in range(_DEEPEST_ROUTER):
+        inner = getattr(app, "app", None)
+        if isinstance(app, Webhooks) or hasattr(app, "routes") or inner is None:
+            break
+        app = inner
+    return app
 
 
 def _routes_of(app: object, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, object]]:

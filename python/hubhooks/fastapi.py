@@ -329,12 +329,16 @@ def _shared_paths(routes: Iterable[object]) -> list[str]:
 
 def webhook_paths(routes: Iterable[object], prefix: str = "") -> Iterator[tuple[str, Webhooks]]:
     """List the paths of the routers of `Webhooks`, and of mounted `Webhooks`, also in mounts."""
+    from hubhooks._load_app import without_middleware  # noqa: PLC0415 - only for `hubhooks dev`
+
     for route in routes:
         if (included := getattr(route, "original_router", None)) is not None:
             context = getattr(route, "include_context", None)
             yield from webhook_paths(included.routes, prefix + getattr(context, "prefix", ""))
-        elif isinstance(route, Mount) and isinstance(route.app, Webhooks):
-            yield f"{prefix}{route.path}/", route.app
+        elif isinstance(route, Mount) and isinstance(
+            mounted := without_middleware(route.app), Webhooks
+        ):
+            yield f"{prefix}{route.path}/", mounted
         elif isinstance(route, Mount):
             yield from webhook_paths(route.routes, f"{prefix}{route.path}")
         elif (

@@ -86,3 +86,17 @@ def test_gradio_app_without_launch_gets_a_warning(start: Callable[..., Server]) 
     command = ("-m", "hubhooks.cli", "dev", "app.py", "--port", "{port}")
     server = start(*command, script=script, prints="page ", environ=ENVIRONMENT)
     server.wait_for("has a Gradio app and does not call `launch`")
+
+
+def test_mounted_gradio_app_gets_no_warning(start: Callable[..., Server]) -> None:
+    mount = (
+        "from fastapi import FastAPI\n"
+        "app = FastAPI()\n"
+        "app.include_router(hooks.router('/in'))\n"
+        "app = gr.mount_gradio_app(app, demo, path='/')\n"
+    )
+    script = SCRIPT.partition("if __name__")[0] + mount
+    command = ("-m", "hubhooks.cli", "dev", "app:app", "--port", "{port}")
+    server = start(*command, script=script, prints="page ", environ=ENVIRONMENT)
+    assert f"webhook  {server.url}/in\n" in server.output()
+    assert "does not call `launch`" not in server.output()

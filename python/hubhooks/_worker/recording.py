@@ -10,7 +10,16 @@ from contextvars import ContextVar
 
 from hubhooks._logging import is_interrupt
 
-__all__ = ["LONGEST_OUTPUT", "LONGEST_RESULT", "Recording", "current", "is_on", "start", "turn_on"]
+__all__ = [
+    "LONGEST_OUTPUT",
+    "LONGEST_RESULT",
+    "Recording",
+    "current",
+    "is_on",
+    "last_state",
+    "start",
+    "turn_on",
+]
 
 # The longest recorded output and result, in characters.
 LONGEST_OUTPUT = 16 * 1024
@@ -49,7 +58,13 @@ class Recording:
     def close(self) -> str | None:
         """Return the printed text, and drop later text. None if nothing was printed."""
         self._is_closed = True
-        return _storable("".join(self._parts)) or None
+        lines = "".join(self._parts).split("\n")
+        return _storable("\n".join(map(last_state, lines))) or None
+
+
+def last_state(line: str) -> str:
+    """Return a line as a terminal shows it at last: progress bars overwrite it."""
+    return line.rstrip("\r").rpartition("\r")[2]
 
 
 current: ContextVar[Recording | None] = ContextVar("hubhooks_recording", default=None)

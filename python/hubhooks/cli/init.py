@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 from enum import Enum
 from importlib import resources
 from pathlib import Path
@@ -66,7 +68,7 @@ def _init(
     root = Path(folder)
     with usage_errors():
         files = _project(kind, _title(root))
-        existing = [name for name in files if (root / name).exists()]
+        existing = [name for name in files if os.path.lexists(root / name)]
         if existing:
             msg = f"`{root}` already has {', '.join(existing)}: give another folder"
             raise ConfigError(msg)
@@ -80,7 +82,9 @@ def _init(
             raise ConfigError(msg) from error
     for name in sorted(files):
         print_line(str(root / name))
-    print_note(f"test it: cd {folder} && pytest" if folder != "." else "test it: pytest")
+    print_note(
+        f"test it: cd {shlex.quote(folder)} && pytest" if folder != "." else "test it: pytest"
+    )
     print_note(f"run it: {_TRY[kind]}")
     print_note("README.md says how to deploy it")
 

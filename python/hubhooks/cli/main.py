@@ -6,6 +6,8 @@ commands, which need the extra.
 
 from __future__ import annotations
 
+import os
+import threading
 from typing import TYPE_CHECKING, Annotated
 
 from hubhooks import __version__
@@ -30,8 +32,18 @@ def main() -> None:
     if not _extra_is_installed:
         print_error('the command line needs the "cli" extra', 'pip install "hubhooks[cli]"')
         raise SystemExit(2)
-    with guarded_output():
-        make_app()(prog_name="hubhooks")
+    try:
+        with guarded_output():
+            make_app()(prog_name="hubhooks")
+    except SystemExit as end:
+        # A thread that an imported app started must not keep the command.
+        if any(not each.daemon for each in threading.enumerate()[1:]):
+            _exit(end.code if isinstance(end.code, int) else int(bool(end.code)))
+        raise
+
+
+def _exit(code: int) -> None:
+    os._exit(code)
 
 
 def make_app() -> typer.Typer:

@@ -1,4 +1,4 @@
-"""The app's process: `python -m hubhooks.dev.child`, started by the supervisor.
+"""The app's process, started by the supervisor.
 
 Standard input has one line of JSON with the target and the link. The process ends when the
 supervisor asks for it, or when the supervisor dies.
@@ -7,30 +7,45 @@ supervisor asks for it, or when the supervisor dies.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import base64
 import copy
 import json
 import logging
+import logging.config
 import os
 import re
 import runpy
+import signal
 import socket
 import sys
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import uvicorn
 import uvicorn.config
 
-from hubhooks._load_app import describe_error, mounted_webhooks, parse_target
+from hubhooks._load_app import (
+    describe_error,
+    launches,
+    mounted_webhooks,
+    parse_target,
+    without_middleware,
+)
 from hubhooks._verifiers import accept_also
 from hubhooks._worker import recording
 from hubhooks.admin.handlers_json import explain_json, handlers_json
 from hubhooks.dev.link import AppLink
-from hubhooks.dev.target import import_app, import_without_cache, keep_lines, launches
+from hubhooks.dev.target import (
+    INSTALLED,
+    code_folders,
+    import_app,
+    import_without_cache,
+    keep_lines,
+)
 from hubhooks.errors import ConfigError, StoreError
 from hubhooks.routing import Router
 from hubhooks.webhooks import Webhooks, all_webhooks, parts_of
@@ -55,6 +70,13 @@ _ARRIVAL_SECONDS = 0.02
 _SEARCH_SECONDS = 3.0
 # A longer line is written before its end.
 _LONGEST_REST = 4096
+# An app that takes longer to start is reported, with the line that runs.
+_SLOW_SECONDS = 10.0
+# Functions of `atexit` get so long.
+_ATEXIT_SECONDS = 1.0
+# Without a supervisor, the app is killed after this time.
+_ALONE_SECONDS = 5.0
+_PACKAGE = str(Path(__file__).parents[1])
 _LINE = re.compile(r'File "([^"]+)", line (\d+)')
 
 
@@ -74,7 +96,8 @@ class _Stream:
         if recorded is not None:
             recorded.write(text)
         whole, newline, rest = (self._take_rest() + text).rpartition("\n")
-        if len(rest) > _LONGEST_REST:
+        # A terminal shows the line of a progress bar at once too.
+        if len(rest) > _LONGEST_REST or "\r" in rest:
             whole, newline, rest = whole + newline, rest, ""
         if rest:
             self._unwritten[threading.get_ident()] = rest
@@ -104,6 +127,12 @@ class _Stream:
         return getattr(self._stream, name)
 
 
+def _recording_stream(stream: Any) -> _Stream:  # noqa: ANN401 - any text stream
+    # The supervisor reads UTF-8, with any locale of the user.
+    stream.reconfigure(encoding="utf-8", errors=stream.errors)
+    return _Stream(stream)
+
+
 class _App:
     """The app in this process, and its reports to the supervisor.
 
@@ -116,21 +145,23 @@ class _App:
         self.link = link
         self.target = target
         self.served: Any = None
-        self.stop: Callable[[], None] = _exit
+        self.stop: Callable[[], None] = self.exit
         self.is_reported = False
+        self.is_alone = False
 
     def webhooks(self) -> list[tuple[str, Webhooks]]:
         """List the paths of the webhooks that the app serves."""
-        if isinstance(self.served, Webhooks):
-            return [("/", self.served)]
+        served = without_middleware(self.served)
+        if isinstance(served, Webhooks):
+            return [("/", served)]
         found: list[tuple[str, Webhooks]] = []
-        routes = getattr(self.served, "routes", None)
+        routes = getattr(served, "routes", None)
         if routes is not None and "fastapi" in sys.modules:
             from hubhooks.fastapi import webhook_paths  # noqa: PLC0415 - an optional dependency
 
             found += webhook_paths(routes)
         elif routes is not None:
-            found += mounted_webhooks(self.served)
+            found += mounted_webhooks(served)
         if self.served is None and "hubhooks.gradio" in sys.modules:
             from hubhooks.gradio import PATHS  # noqa: PLC0415 - an optional dependency
 
@@ -158,20 +189,43 @@ class _App:
         self.is_reported = True
         self.link.send({"event": "ready", "port": port, "webhooks": webhooks})
 
+    def report_slow(self) -> None:
+        """Tell the supervisor where the app is, if it has not started."""
+        if self.is_reported:
+            return
+        main_thread = threading.main_thread().ident or 0
+        frame = sys._current_frames().get(main_thread)  # noqa: SLF001 - the only way to see it
+        while frame is not None and not _is_in_folder(frame.f_code.co_filename):
+            frame = frame.f_back
+        file = "" if frame is None else _shown_file(frame.f_code.co_filename)
+        line = None if frame is None else frame.f_lineno
+        self.link.send({"event": "slow", "seconds": _SLOW_SECONDS, "file": file, "line": line})
+
     def report_broken(self, failure: _Failure) -> None:
         """Tell the supervisor why the app does not run; only the first reason counts."""
         if not self.is_reported:
             self.is_reported = True
             self.link.send({"event": "broken", **failure._asdict()})
 
-    def end(self) -> None:
-        """End the process: the supervisor asks for it, or it died."""
+    def end_alone(self) -> None:
+        """End the process and all that it started: the supervisor died."""
+        self.is_alone = True
         self.stop()
+        # A handler can block the event loop for ever.
+        time.sleep(_ALONE_SECONDS)
+        _kill_group()
+
+    def exit(self, code: int = 0) -> None:
+        """Exit now; without a supervisor, end the processes of the app too."""
+        _close()
+        if self.is_alone:
+            _kill_group()
+        _exit(code)
 
     def take(self, message: dict[str, Any]) -> None:
         """Do what the supervisor asks for."""
         if message["do"] == "stop":
-            self.end()
+            self.stop()
             return
         # `when=` is user code, which may hang. The thread of the link must stay free.
         threading.Thread(target=self._answer, args=(message,), daemon=True).start()
@@ -208,12 +262,13 @@ class _Failure(NamedTuple):
 
 
 def _failure_of(error: BaseException) -> _Failure:
-    if isinstance(error, SystemExit):
-        return _Failure(f"the app exited while it was imported, with {error.code!r}")
     described = describe_error(error)
     text = "".join(described.format())
-    if isinstance(error, SyntaxError) and error.filename:
-        return _Failure(text, _shown_file(error.filename), error.lineno)
+    if isinstance(error, SystemExit):
+        text = f"the app exited while it was imported, with {error.code!r}"
+    # `ast.literal_eval` and others raise it for a text that is no file.
+    if isinstance(error, SyntaxError) and Path(error.filename or "").is_file():
+        return _Failure(text, _shown_file(str(error.filename)), error.lineno or 1)
     user = [frame for frame in described.stack if _is_in_folder(frame.filename)]
     last = (user or described.stack)[-1:]
     if not last:
@@ -229,8 +284,10 @@ def _failure_of_text(text: str) -> _Failure:
 
 
 def _is_in_folder(file: str) -> bool:
+    if file.startswith(("<", _PACKAGE)):
+        return False  # for example, the code of an `exec`
     with suppress(ValueError, OSError):
-        return Path(file).resolve().relative_to(Path.cwd()).parts[:1] != (".venv",)
+        return INSTALLED.isdisjoint(Path(file).resolve().relative_to(Path.cwd()).parts)
     return False
 
 
@@ -276,11 +333,14 @@ class _Server(uvicorn.Server):
 
 
 def _serve(app: _App) -> None:
+    # `dictConfig` of the app disables all loggers that it does not name. The server must be able to
+    # say why the app does not start.
+    logging.getLogger("uvicorn.error").disabled = False
     listener = socket.socket()
     listener.bind((_HOST, 0))
     config = uvicorn.Config(
         _reporting_lifespan(app),
-        log_config=_log_config(),
+        log_config=None,
         timeout_graceful_shutdown=_CLOSE_SECONDS,
     )
     server = _Server(config, app, listener.getsockname()[1])
@@ -329,11 +389,16 @@ def _reporting_lifespan(app: _App) -> Any:  # noqa: ANN401 - an ASGI app
 
 def _run_script(app: _App, path: Path, port: int) -> None:
     """Run a Gradio script as Python would."""
-    sys.path[0] = str(path.parent)
+    sys.path.insert(0, str(path.parent))
     threading.Thread(target=_wait_for_port, args=(app, port), daemon=True).start()
     keep_lines(str(path), path.read_bytes())
     runpy.run_path(str(path), run_name="__main__")
-    app.report_broken(_Failure("the script ended, so nothing is served"))
+    reason = (
+        "the script ended, so nothing is served: end it with `hooks.launch(demo)`, or name an app, "
+        f"such as {path.stem}:hooks"
+    )
+    app.report_broken(_Failure(reason))
+    print(f"hubhooks dev: {reason}", file=sys.stderr)  # noqa: T201 - for the terminal
 
 
 def _wait_for_port(app: _App, port: int) -> None:
@@ -362,16 +427,31 @@ def _launched_port() -> int | None:
     return None
 
 
-def _exit(code: int = 0) -> None:
+def _close() -> None:
+    """Close the stores, call the functions of `atexit`, and write the begun lines."""
     # Else the next process warns that this one was killed.
     for hooks in all_webhooks():
         if parts_of(hooks)[1].is_started:
             with suppress(Exception):
                 asyncio.run(parts_of(hooks)[0].drain(DRAIN_SECONDS))
+    # It logs the errors of the functions itself.
+    last = threading.Thread(target=atexit._run_exitfuncs, daemon=True)  # noqa: SLF001 - `os._exit` skips them
+    last.start()
+    last.join(_ATEXIT_SECONDS)
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):
             # The user may have replaced it.
             (stream.end if isinstance(stream, _Stream) else stream.flush)()
+
+
+def _kill_group() -> None:
+    """Kill this process and all that it started, if it leads a group of its own."""
+    if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
+    _exit(1)
+
+
+def _exit(code: int) -> NoReturn:
     # Threads of the user, and an import that hangs, must not keep the process.
     os._exit(code)
 
@@ -385,31 +465,39 @@ def main() -> None:
     os.close(null)
     target = config["target"]
     app = _App(AppLink(config["link_port"], config["token"]), target)
-    app.link.read(app.take, app.end)
-    sys.stdout, sys.stderr = _Stream(sys.stdout), _Stream(sys.stderr)
+    app.link.read(app.take, app.end_alone)
+    sys.stdout, sys.stderr = _recording_stream(sys.stdout), _recording_stream(sys.stderr)
     recording.turn_on()
     accept_also(config["secret"])
     folder = Path.cwd()
+    sys.path.insert(0, str(folder))
     sys.argv = [target]
+    slow = threading.Timer(_SLOW_SECONDS, app.report_slow)
+    slow.daemon = True
+    slow.start()
     import_without_cache(folder)
     try:
         found = parse_target(target)
+        for other in code_folders(found, folder)[1:]:
+            import_without_cache(other)
         if not found.attribute and launches(found.file):
             _run_script(app, found.file, config["script_port"])
         else:
+            # As uvicorn does: settings of the app come after those of the server.
+            logging.config.dictConfig(_log_config())
             app.served = import_app(found)
             _serve(app)
     except BaseException as error:  # noqa: BLE001 - the app may raise anything
         if isinstance(error, SystemExit) and app.is_reported:
-            _exit(1)  # the server has printed why the app does not start
+            app.exit(1)  # the server has printed why the app does not start
         failure = _failure_of(error)
         app.report_broken(failure)
         # A wrong target has no place in the app's code: the message says everything.
         is_target_wrong = isinstance(error, ConfigError) and not failure.file
         text = f"hubhooks dev: {error}" if is_target_wrong else failure.traceback.rstrip("\n")
         print(text, file=sys.stderr)  # noqa: T201 - for the terminal
-        _exit(1)
-    _exit()
+        app.exit(1)
+    app.exit()
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ FOLDER = ".hubhooks"
 _FILES = {_environment.SECRET: "webhook_secret", _environment.ADMIN_TOKEN: "admin_token"}
 _BYTES = 24
 _LONGEST = 1024
+# The page accepts no shorter token.
+_SHORTEST = {_FILES[_environment.ADMIN_TOKEN]: 16}
 _WRITE_SECONDS = 1.0
 
 
@@ -107,9 +109,15 @@ def _read_or_make(path: Path) -> str:
 def _read(path: Path) -> str:
     _check_owner(path, path.lstat(), is_folder=False)
     with path.open("rb") as file:
-        text = file.read(_LONGEST).decode("ascii", "replace").strip()
-    if not text or not text.isascii() or not text.isprintable():
-        msg = f"`{path}` has no secret: delete it, and the next `hubhooks dev` makes a new one"
+        text = file.read(_LONGEST + 1).decode("ascii", "replace").strip()
+    shortest = _SHORTEST.get(path.name, 1)
+    is_valid = text.isascii() and text.isprintable() and shortest <= len(text) <= _LONGEST
+    if not is_valid:
+        wanted = f" of {shortest} to {_LONGEST} characters" if text else ""
+        msg = (
+            f"`{path}` has no secret{wanted}: delete it, and the next `hubhooks dev` makes a new "
+            "one"
+        )
         raise ConfigError(msg)
     return text
 

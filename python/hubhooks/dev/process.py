@@ -29,6 +29,10 @@ END_SECONDS = 3.5
 
 _KILLED_SECONDS = 1.0
 _CHUNK = 64 * 1024
+# With `-m`, a file of the app such as `token.py` would hide a module that this package imports.
+_RUN_CHILD = (
+    "import sys; sys.path[:] = filter(None, sys.path); from hubhooks.dev.child import main; main()"
+)
 
 
 class Broken(TypedDict):
@@ -103,8 +107,8 @@ class AppProcess:
         self._transport, protocol = await loop.subprocess_exec(
             _Protocol,
             sys.executable,
-            "-m",
-            "hubhooks.dev.child",
+            "-c",
+            _RUN_CHILD,
             cwd=self._folder,
             env=environ,
             stdin=asyncio.subprocess.PIPE,

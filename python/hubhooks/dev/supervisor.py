@@ -28,17 +28,20 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import uvicorn
 
 from hubhooks import _environment
+from hubhooks._load_app import parse_target
 from hubhooks._terminal import print_error, print_line
+from hubhooks._worker import recording
 from hubhooks.admin.app import AdminApp
 from hubhooks.dev.link import LinkServer, is_token
 from hubhooks.dev.process import AppProcess, Broken, Webhook
 from hubhooks.dev.proxy import Proxy
 from hubhooks.dev.source import DevSource
+from hubhooks.dev.target import code_folders
 from hubhooks.dev.watch import take_snapshot, wait_for_changes
 from hubhooks.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
     from types import FrameType
 
     from hubhooks._http.types import Receive, Scope, Send
@@ -64,6 +67,9 @@ _TUNNELS = {
 }
 _CLOSE_SECONDS = 1
 _POLL_SECONDS = 1.0
+# After so many starts in a row that a change cut short, the terminal says why.
+_MANY_STARTS = 3
+_SERVING = "`hooks.router()`, `hooks.launch()`"
 _BACKLOG = 2048
 
 
@@ -121,6 +127,7 @@ class Supervisor:
         self.webhooks: list[Webhook] = [Webhook((), store, [])]
         """The webhooks of the app that ran last. Before the first start, the store is a guess."""
         self._folder = folder
+        self._code_folders = code_folders(parse_target(options.target), folder)
         self._running = asyncio.Event()
         # Set while the app runs or is broken: a restart has come to its end.
         self._settled = asyncio.Event()
@@ -129,6 +136,8 @@ class Supervisor:
         self._links = LinkServer(self._accept, self._connect)
         self._link_port = self._script_port = 0
         self._start_time = 0.0
+        self._starts = self._cut_starts = 0
+        self._changed: list[str] = []
         self._has_printed = False
         self._printed_stores: list[str] = []
         self._printed_webhooks: list[tuple[str, str]] = []
@@ -148,10 +157,11 @@ class Supervisor:
 
     async def _run_once(self) -> None:
         self._start_time = time.monotonic()
+        self._starts += 1
         self._wanted.clear()
         snapshot: Snapshot = {}
         if self.options.reload:
-            snapshot = await asyncio.to_thread(take_snapshot, self._folder)
+            snapshot = await asyncio.to_thread(take_snapshot, *self._code_folders)
         app = self.app = AppProcess(self._folder, snapshot, self._print_output)
         port = self._script_port = _free_port()
         config = {
@@ -166,7 +176,12 @@ class Supervisor:
             "GRADIO_SERVER_PORT": str(port),
             "PORT": str(port),
         }
-        await app.start(config, variables)
+        try:
+            await app.start(config, variables)
+        except OSError as error:
+            # For example, the folder was removed.
+            msg = f"cannot start the app in `{self._folder}`: {error.strerror}"
+            raise ConfigError(msg) from error
         wanted = asyncio.ensure_future(self._wanted.wait())
         ended = asyncio.ensure_future(app.ended.wait())
         try:
@@ -211,6 +226,10 @@ class Supervisor:
             self._running.set()
             self._settled.set()
             self._print_state()
+        elif message["event"] == "slow":
+            place = f", at {message['file']}:{message['line']}" if message["file"] else ""
+            after = f"after {message['seconds']:g} s{place}"
+            self._print(f"still starting {after}; deliveries get 503 until it runs")
         elif message["event"] == "broken":
             app.broken = Broken(
                 traceback=message["traceback"], file=message["file"], line=message["line"]
@@ -218,8 +237,8 @@ class Supervisor:
 
     def _report_broken(self, app: AppProcess) -> None:
         """Report that the app ended by itself."""
-        what = f"the app ended with exit code {app.exit_code}"
-        self.broken = app.broken or Broken(traceback=what, file="", line=None)
+        ended = Broken(traceback=_end_text(app.exit_code), file="", line=None)
+        self.broken = app.broken or ended
         self.seconds = time.monotonic() - self._start_time
         self.state = "broken"
         self._running.clear()
@@ -229,11 +248,12 @@ class Supervisor:
     async def watch(self) -> None:
         """Start the app again after each change of a watched file."""
         try:
-            async for _ in wait_for_changes(self._folder):
+            async for _ in wait_for_changes(*self._code_folders):
                 await self._restart_if_changed()
         except (OSError, RuntimeError) as error:
             # For example, the folder has more subfolders than the system can watch.
-            print_error(f"cannot watch `{self._folder}`, so it is read every second: {error}")
+            names = " and ".join(f"`{each}`" for each in self._code_folders)
+            print_error(f"cannot watch {names}, so it is read every second: {error}")
         while True:
             await asyncio.sleep(_POLL_SECONDS)
             await self._restart_if_changed()
@@ -242,9 +262,19 @@ class Supervisor:
         app = self.app
         if app is None or not self.options.reload:
             return False
-        snapshot = await asyncio.to_thread(take_snapshot, self._folder)
+        snapshot = await asyncio.to_thread(take_snapshot, *self._code_folders)
         if snapshot == app.snapshot or app is not self.app:
             return False
+        if self._wanted.is_set():
+            return True
+        files = {path for path, _ in snapshot.items() ^ app.snapshot.items()}
+        self._changed = sorted(_shown(path).removeprefix("./") for path in files)
+        self._cut_starts = 0 if self._settled.is_set() else self._cut_starts + 1
+        if self._cut_starts == _MANY_STARTS:
+            self._print(
+                f"{self._changed_text()} during each of the last {_MANY_STARTS} starts; an app "
+                "must not write Python files below its folder, except in hidden folders"
+            )
         self._unsettle()
         self._wanted.set()
         return True
@@ -312,25 +342,33 @@ class Supervisor:
 
     def _print_state(self) -> None:
         names = [handler["name"] for webhook in self.webhooks for handler in webhook.handlers]
-        target, count = self.options.target, len(names)
+        count = len(names)
         handlers = f"{count} handler{'s' * (count != 1)}"
         handlers += f" ({', '.join(names)})" if names else ""
         if self.broken is not None:
-            place = f": {self.broken['file']}:{self.broken['line']}" if self.broken["file"] else ""
-            what = f"broken{place}; save a file to start it again"
+            what = f"broken{self._broken_text()}; save a file to start it again"
         else:
-            what = f"restarted in {self.seconds:.1f} s, " if self._has_printed else ""
+            what = ""
+            if self._starts > 1:
+                why = f" ({self._changed_text()})" if self._changed else ""
+                what = f"restarted in {self.seconds:.1f} s{why}, "
             what += handlers
             stores = [_shown(webhook.store) for webhook in self.webhooks]
             if stores != self._printed_stores:
                 self._printed_stores = stores
                 what += f", store{'s' * (len(stores) > 1)} {', '.join(stores)}"
-        lines = [("", f"hubhooks dev: {target}, {what}")]
+        webhooks = [] if self.broken is not None else self._webhook_lines()
+        is_new = webhooks != self._printed_webhooks
+        if webhooks:
+            self._printed_webhooks = webhooks
+        self._print(what, webhooks if is_new else ())
+
+    def _print(self, what: str, more: Sequence[tuple[str, str]] = ()) -> None:
+        """Print the state of the app, and the URL of the page at the first time."""
+        lines = [("", f"hubhooks dev: {self.options.target}, {what}")]
         if not self._has_printed:
             lines.append(("page", f"{self.url}{PREFIX}/#{self.kept.page_token}"))
-        if self.broken is None and (webhooks := self._webhook_lines()) != self._printed_webhooks:
-            self._printed_webhooks = webhooks
-            lines += webhooks
+        lines += more
         if not self._has_printed:
             lines += self._lines()
         self._has_printed = True
@@ -338,13 +376,30 @@ class Supervisor:
         print_line("\n".join(f"{name:<8} {text}" if name else text for name, text in lines))
         sys.stdout.flush()
 
+    def _broken_text(self) -> str:
+        """Return where the app broke, or how it ended. It has printed its errors itself."""
+        if self.broken is None or (self.app is not None and self.app.broken is self.broken):
+            place = self.broken
+            return f": {place['file']}:{place['line']}" if place and place["file"] else ""
+        return f": {self.broken['traceback']}"
+
+    def _changed_text(self) -> str:
+        """Name a file that changed since the last start."""
+        others = len(self._changed) - 1
+        more = f" and {others} other file{'s' * (others > 1)}" if others else ""
+        return f"{self._changed[0]}{more} changed"
+
     def _webhook_lines(self) -> list[tuple[str, str]]:
         lines = [
             ("webhook", f"{self.url}{path}" + f" (the same as {webhook.paths[0]})" * (at > 0))
             for webhook in self.webhooks
             for at, path in enumerate(webhook.paths)
         ]
-        return lines or [("webhook", "the app serves none: see `hooks.router()`, `hooks.launch()`")]
+        if any(webhook.handlers for webhook in self.webhooks):
+            return lines or [
+                ("webhook", "the paths of the handlers were not found: see " + _SERVING)
+            ]
+        return lines or [("webhook", "the app serves no `Webhooks` with handlers: see " + _SERVING)]
 
     def _lines(self) -> list[tuple[str, str]]:
         lines: list[tuple[str, str]] = []
@@ -368,13 +423,22 @@ class Supervisor:
         self._partial[stream] = rest
         at = _iso(time.time())
         for line in lines:
-            self._add_line({"stream": stream, "text": line[:_LONGEST_LINE], "at": at})
+            text = recording.last_state(line)[:_LONGEST_LINE]
+            self._add_line({"stream": stream, "text": text, "at": at})
 
     def _add_line(self, line: dict[str, str]) -> None:
         self.output.append(line)
         self._output_size += len(line["text"])
         while len(self.output) > _OUTPUT_LINES or self._output_size > _OUTPUT_CHARACTERS:
             self._output_size -= len(self.output.popleft()["text"])
+
+
+def _end_text(exit_code: int | None) -> str:
+    """Say how a process ended."""
+    if exit_code is not None and exit_code < 0:
+        with suppress(ValueError):
+            return f"the app was ended by {signal.Signals(-exit_code).name}"
+    return f"the app ended with exit code {exit_code}"
 
 
 def _iso(seconds: float) -> str:
@@ -385,7 +449,8 @@ def _shown(path: str) -> str:
     """Return the file of a store as seen from the working directory."""
     if not path:
         return "in memory"
-    with suppress(ValueError):
+    # The folder may be removed.
+    with suppress(ValueError, OSError):
         return f"./{Path(path).resolve().relative_to(Path.cwd()).as_posix()}"
     return path
 

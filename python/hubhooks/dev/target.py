@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import linecache
 import sys
@@ -21,16 +20,29 @@ from pathlib import Path
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
-from hubhooks._load_app import find_attribute, import_module
+from hubhooks._load_app import (
+    call_factory,
+    find_attribute,
+    import_module,
+    without_middleware,
+)
 from hubhooks._logging import get_logger
 from hubhooks.errors import ConfigError
 from hubhooks.routing import Router
 from hubhooks.webhooks import Webhooks
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from hubhooks._load_app import AppTarget
 
-__all__ = ["import_app", "import_without_cache", "keep_lines", "launches"]
+__all__ = [
+    "INSTALLED",
+    "code_folders",
+    "import_app",
+    "import_without_cache",
+    "keep_lines",
+]
 
 _logger = get_logger()
 
@@ -39,21 +51,14 @@ _NO_LAUNCH = (
     "`%s` has a Gradio app and does not call `launch`, so only the webhook is served. Write at the "
     'end of the file: if __name__ == "__main__": hooks.launch(demo)'
 )
-_INSTALLED = frozenset({"site-packages", "dist-packages"})
+INSTALLED = frozenset({"site-packages", "dist-packages"})
+"""Folders of installed packages."""
 
 
-def launches(path: Path) -> bool:
-    """Return whether a file calls `launch`, as Gradio scripts do. It is not executed."""
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError):
-        return False  # its import reports the error
-    return any(
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr == "launch"
-        for node in ast.walk(tree)
-    )
+def code_folders(target: AppTarget, folder: Path) -> tuple[Path, ...]:
+    """Return the working directory, and the folder of the app if it is elsewhere."""
+    other = target.folder.resolve()
+    return (folder,) if other.is_relative_to(folder.resolve()) else (folder, other)
 
 
 def import_app(target: AppTarget) -> Any:  # noqa: ANN401 - any ASGI app
@@ -63,11 +68,19 @@ def import_app(target: AppTarget) -> Any:  # noqa: ANN401 - any ASGI app
         ConfigError: there is no such module, or it has no ASGI app.
     """
     names = vars(import_module(target))
+    app = _find_app(names, target)
     blocks = getattr(sys.modules.get("gradio"), "Blocks", None)
     if blocks is not None and any(isinstance(value, blocks) for value in names.values()):
-        _logger.warning(_NO_LAUNCH, target)
+        # `gr.mount_gradio_app` mounts it.
+        routes = getattr(without_middleware(app), "routes", ())
+        if not any(hasattr(getattr(route, "app", None), "blocks") for route in routes):
+            _logger.warning(_NO_LAUNCH, target)
+    return app
+
+
+def _find_app(names: Mapping[str, Any], target: AppTarget) -> Any:  # noqa: ANN401 - any ASGI app
     if target.attribute:
-        return _check_app(_made(find_attribute(names, target)), target)
+        return _check_app(call_factory(find_attribute(names, target)), target)
     for name in _NAMES:
         if _is_app(names.get(name)):
             return names[name]
@@ -76,13 +89,6 @@ def import_app(target: AppTarget) -> Any:  # noqa: ANN401 - any ASGI app
         return apps[0]
     msg = f"`{target}` has no `hooks` and no `app`; name the object: {target.module}:NAME"
     raise ConfigError(msg)
-
-
-def _made(found: object) -> object:
-    """Call a function without arguments, as uvicorn does with a factory of apps."""
-    if inspect.isfunction(found) and not inspect.signature(found).parameters:
-        return found()
-    return found
 
 
 def _check_app(found: object, target: AppTarget) -> object:
@@ -144,7 +150,7 @@ def import_without_cache(folder: Path) -> None:
 
     def find(path: str) -> FileFinder:
         resolved = Path(path or ".").resolve()
-        is_own = resolved.is_relative_to(whole) and _INSTALLED.isdisjoint(resolved.parts)
+        is_own = resolved.is_relative_to(whole) and INSTALLED.isdisjoint(resolved.parts)
         if not (is_own and resolved.is_dir()):
             raise ImportError(path)
         return FileFinder(path or ".", *loaders)

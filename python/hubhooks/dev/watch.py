@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -22,11 +23,11 @@ _STEP_MILLISECONDS = 30
 _DEBOUNCE_MILLISECONDS = 300
 
 
-def take_snapshot(folder: Path) -> Snapshot:
-    """Read the times and sizes of the Python files below a folder."""
+def take_snapshot(*roots: Path) -> Snapshot:
+    """Read the times and sizes of the Python files below folders."""
     found: Snapshot = {}
-    for parent, folders, files in os.walk(folder):
-        if _ENVIRONMENT_MARKER in files and Path(parent) != folder:
+    for parent, folders, files in chain.from_iterable(map(os.walk, roots)):
+        if _ENVIRONMENT_MARKER in files and Path(parent) not in roots:
             folders.clear()
             continue
         folders[:] = [name for name in folders if not _is_ignored(name)]
@@ -41,13 +42,13 @@ def take_snapshot(folder: Path) -> Snapshot:
     return found
 
 
-async def wait_for_changes(folder: Path) -> AsyncIterator[None]:
-    """Yield after each change of a Python file below a folder, and every 5 s."""
+async def wait_for_changes(*roots: Path) -> AsyncIterator[None]:
+    """Yield after each change of a Python file below folders, and every 5 s."""
     from watchfiles import awatch  # noqa: PLC0415 - not needed with --no-reload
 
     async for _ in awatch(
-        folder,
-        watch_filter=lambda _, path: _is_watched(folder, path),
+        *roots,
+        watch_filter=lambda _, path: any(_is_watched(root, path) for root in roots),
         debounce=_DEBOUNCE_MILLISECONDS,
         step=_STEP_MILLISECONDS,
         ignore_permission_denied=True,
