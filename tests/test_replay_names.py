@@ -111,7 +111,6 @@ def test_accept_queues_each_name_once_in_order(store: DeliveryStore) -> None:
         (["retrain", "retrain"], ["retrain"]),
         (["reply", "retrain", "reply"], ["reply", "retrain"]),
         (["retrain"] * 5_000, ["retrain"]),
-        ([], ["retrain", "reply"]),
     ],
 )
 def test_json_api_runs_a_repeated_handler_once(
