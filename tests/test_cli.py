@@ -373,6 +373,15 @@ def test_refused_connection_is_one_error_for_all() -> None:
     assert hint == "hint: start the app first, and check the host and port of the URL"
 
 
+def test_server_without_tls_is_named(receiver: Receiver) -> None:
+    url = receiver.url.replace("http://", "https://")
+    done = hubhooks("send", url, "--sample", "repo.create")
+    assert done.returncode == 1
+    assert done.stderr.endswith(
+        "hint: if the server has no TLS, write http:// instead of https://\n"
+    )
+
+
 def test_refused_connection_is_a_json_line() -> None:
     with bound_socket(listening=False) as url:
         done = hubhooks("send", url, "--all", "--json")

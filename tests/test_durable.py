@@ -1024,7 +1024,7 @@ def test_unusable_store_is_a_startup_error_or_503(
         status, data = post(port, BODY)
         assert (status, data["reason"]) == (503, "the delivery could not be stored")
         (line,) = logged()
-        assert "cannot be created (no such file or directory)" in line
+        assert f"there is no folder `{tmp_path / 'no'}`; create it first" in line
         (tmp_path / "no").mkdir()
         assert post(port, BODY)[0] == 200
 

@@ -671,7 +671,8 @@ def open_error(path: Path, kind: type[Exception] = ConfigError, **options: Any) 
 
 
 def test_missing_folder_is_an_error(tmp_path: Path) -> None:
-    assert "cannot be created (no such file or directory)" in open_error(tmp_path / "no" / "x.db")
+    error = open_error(tmp_path / "no" / "x.db")
+    assert f"there is no folder `{tmp_path / 'no'}`; create it first" in error
 
 
 def test_folder_in_place_of_the_file_is_an_error(tmp_path: Path) -> None:

@@ -69,6 +69,10 @@ def create_file(path: str) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except FileExistsError:
         require_file(path)
+    except FileNotFoundError as error:
+        folder = Path(path).parent
+        msg = f"`{path}` cannot be created: there is no folder `{folder}`; create it first"
+        raise ConfigError(msg) from error
     except OSError as error:
         why = (error.strerror or "").lower()
         msg = f"the delivery store `{path}` cannot be created ({why}): give another path"

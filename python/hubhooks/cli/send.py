@@ -354,7 +354,7 @@ def _print_hints(target: Target, responses: Sequence[Response]) -> None:
     if unreachable:
         print_error(
             f"cannot connect to {target.shown}: {unreachable[0]}",
-            "start the app first, and check the host and port of the URL",
+            _connection_hint(unreachable[0]),
         )
     statuses = {response.status for response in responses if response.status is not None}
     hints = {_STATUS_HINTS.get(status) for status in statuses}
@@ -362,6 +362,14 @@ def _print_hints(target: Target, responses: Sequence[Response]) -> None:
         hints.add(_route_hint(target))
     for hint in sorted(filter(None, hints)):
         sys.stderr.write(f"hint: {single_line(hint)}\n")
+
+
+def _connection_hint(error: str) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" in error:
+        return "this machine does not trust the certificate: check the host of the URL"
+    if "SSL" in error:
+        return "if the server has no TLS, write http:// instead of https://"
+    return "start the app first, and check the host and port of the URL"
 
 
 def _route_hint(target: Target) -> str:
