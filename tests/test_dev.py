@@ -564,6 +564,17 @@ def _is_running(pid: int) -> bool:
     return text.rpartition(")")[2].split()[0] != "Z"
 
 
+def test_note_on_authors_comes_after_the_handlers(tmp_path: Path) -> None:
+    script = app(1).replace("Webhooks()", "Webhooks(ignore_authors='61d2000000000000000000ff')")
+    with dev(tmp_path, script) as running:
+        body = compact(sample_json("repo.create"))
+        response = running.deliver("d1", body=body).json()
+        details = running.api("deliveries/d1").json()
+        for lines in (response["explanations"], details["explanations"]):
+            assert lines[0].startswith("`retrain` does not match: ")
+            assert lines[1].startswith("`ignore_authors` has no effect: ")
+
+
 # ---- several webhooks ----------------------------------------------------------------------------
 
 

@@ -531,8 +531,8 @@ def test_event_without_an_author_is_not_ignored(event: Event, name: str) -> None
     given = event(name, discussion__author__id=BOT) if "discussion" in name else event(name)
     assert names(router, given) == ["takes_the_event"]
     assert router.explain(given) == [
-        "`ignore_authors` has no effect: the event does not name its author",
         "`takes_the_event` matches",
+        "`ignore_authors` has no effect: the event does not name its author",
     ]
 
 

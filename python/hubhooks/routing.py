@@ -453,18 +453,24 @@ class Router:
             return ""
         return f"its author `{author}` is in `ignore_authors`"
 
+    def author_note(self, event: HubEvent) -> str:
+        """Return why `ignore_authors` cannot ignore the event; empty if it can."""
+        is_unnamed = bool(self._ignore_authors) and _author_id(event) is None
+        note = "`ignore_authors` has no effect: the event does not name its author"
+        return note if is_unnamed else ""
+
     def _explanations(
         self, table: _FilterTable, whens: WhenResults, event: HubEvent
     ) -> Iterator[str]:
         if ignored := self.ignored_reason(event):
             yield f"no handler matches: {ignored}"
             return
-        if self._ignore_authors and _author_id(event) is None:
-            yield "`ignore_authors` has no effect: the event does not name its author"
         if not table.handlers:
             yield "no handler is registered"
         for handler in table.handlers:
             yield handler.explain(event, whens)
+        if note := self.author_note(event):
+            yield note
 
     def _register(self, handler: Handler) -> None:
         with self._lock:

@@ -492,7 +492,7 @@ def test_compose_shows_mistakes_and_responses(show: Callable[..., View]) -> None
     view.wait("document.querySelectorAll('.responses > li').length === 5")
     source = view.rows.last.get_attribute("data-id")
     dialog.get_by_label("Start from").select_option(f"delivery:{source}")
-    dialog.get_by_label("an id of your choice, like a retry of the Hub").check()
+    dialog.get_by_label("an id of your choice; a known one is a Replay").check()
     assert dialog.get_by_label("Webhook-Id").input_value() == source
     dialog.get_by_role("button", name="Send", exact=True).click()
     view.wait("document.querySelectorAll('.responses > li').length === 1")

@@ -204,6 +204,7 @@ class StoreSource:
                 pass
             else:
                 explanations = [each["text"] for each in explained["handlers"]]
+                explanations += [explained["note"]] * bool(explained["note"])
                 if explained["ignored"]:
                     explanations = [f"no handler matches: {explained['ignored']}"]
                 names = [each["name"] for each in explained["handlers"] if each["matches"]]

@@ -108,6 +108,7 @@ def explain_json(router: Router, body: bytes) -> dict[str, Any]:
             _match_json(handler, event, whens, ignored=ignored) for handler in router.handlers
         ],
         "ignored": ignored,
+        "note": router.author_note(event),
     }
 
 

@@ -29,7 +29,7 @@ _MEANINGS = {
     "retrying": "An attempt failed. The next one starts later.",
     "queued": "A run waits for a free slot.",
     "malformed": "The body is not a valid event.",
-    "succeeded": "The handlers returned.",
+    "succeeded": "The handlers ended without an error.",
     "ignored": "A handler or `ignore_authors` ignored the event.",
     "unhandled": "No handler matches.",
 }

@@ -143,8 +143,9 @@ def _send(  # noqa: PLR0913 - one parameter per option
         str | None,
         typer.Option(
             "--id",
-            help="The Webhook-Id header. With --repeat, every request has this id, like a retry "
-            "of the Hub. By default, each delivery has a new id.",
+            help="The Webhook-Id header. With --repeat, every request has this id. After a "
+            "response, the app handles the next one as a Replay. By default, each delivery has "
+            "a new id.",
         ),
     ] = None,
     repeat: Annotated[int, typer.Option(min=1, help="Number of times to send everything.")] = 1,

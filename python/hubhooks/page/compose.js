@@ -311,7 +311,7 @@ export function composeView({ compose, recent, now, message, copyAs, openDeliver
               <option value=${`sample:${name}`} ?selected=${compose.source === `sample:${name}`}>${name}${description ? `: ${description}` : ""}</option>`)}</optgroup>`)}
             <optgroup label="Recent deliveries">${sources(compose, recent).map((row) => html`
               <option value=${`delivery:${row.id}`} ?selected=${compose.source === `delivery:${row.id}`}
-                >${eventName(row)}, ${row.repo ?? ""}, ${row.state}, ${age(row.received_at, now)} ago</option>`)}</optgroup>
+                >${eventName(row)}, ${row.repo ?? ""}, ${row.state}, ${age(row.received_at, now)}</option>`)}</optgroup>
           </select></label>
         <fieldset class="fields"><legend>Quick fields</legend>${fieldsView(compose)}</fieldset>
         <label class="field is-wide"><span>JSON</span>
@@ -332,7 +332,7 @@ export function composeView({ compose, recent, now, message, copyAs, openDeliver
           <label class="check"><input type="radio" name="same-id" .checked=${!compose.isSameId}
             @change=${() => compose.set({ isSameId: false })}> new</label>
           <label class="check"><input type="radio" name="same-id" .checked=${compose.isSameId}
-            @change=${() => compose.set({ isSameId: true })}> an id of your choice, like a retry of the Hub</label>
+            @change=${() => compose.set({ isSameId: true })}> an id of your choice; a known one is a Replay</label>
           ${compose.isSameId ? html`<input type="text" aria-label="Webhook-Id" spellcheck="false"
             autocomplete="off" .value=${compose.id} @input=${onValue((id) => compose.set({ id }))}>` : nothing}</fieldset>
         <fieldset><legend>Secret</legend>${SECRETS.map(([value, label]) => html`

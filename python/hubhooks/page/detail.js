@@ -319,7 +319,7 @@ function dataView(data, { detail, handlers, now, isDev, update, actions }) {
     </div>
     <dl class="facts">
       <dt>Received</dt><dd><time datetime=${data.received_at}>${fullTime(data.received_at)}</time>
-        <span class="quiet">(${age(data.received_at, now)} ago)</span></dd>
+        <span class="quiet">(${age(data.received_at, now)})</span></dd>
       <dt>Webhook-Id</dt><dd><code>${data.id}</code></dd>
       <dt>Size</dt><dd>${bytes(data.size)}</dd>
       ${data.duplicates ? html`<dt>Received again</dt><dd>${count(data.duplicates, "time")}</dd>` : nothing}

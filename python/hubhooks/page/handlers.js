@@ -144,7 +144,7 @@ function handlerView(handler, { map, now, isDev, total, showDeliveries, openDeli
     ${handler.filters.map((text) => html`<p class="filter">${prose(text)}</p>`)}
     ${policy ? html`<p class="quiet">${policy}</p>` : nothing}
     <p>${states.length ? states.map((state) => html`<span class="tally">${stateMark(state)} ${counts[state].toLocaleString("en")}</span>`) : "No run yet."}</p>
-    ${last ? html`<p class="quiet">Last run: <button class="small" @click=${() => openDelivery(last.delivery)}>${last.state} ${age(last.at, now)} ago</button></p>` : nothing}
+    ${last ? html`<p class="quiet">Last run: <button class="small" @click=${() => openDelivery(last.delivery)}>${last.state} ${age(last.at, now)}</button></p>` : nothing}
     ${map.isComplete && !matching.length ? noMatchView(map, name, states.length ? 0 : total) : nothing}
     <div class="actions"><button aria-label=${`Deliveries of ${name}`} @click=${() => showDeliveries(name)}>Deliveries</button>
       ${isDev && matching.length ? html`<button aria-label=${`Send a match for ${name}`} @click=${() => send(matching[0].name)}>Send a match</button>` : nothing}</div>

@@ -60,9 +60,9 @@ const FULL = new Intl.DateTimeFormat("en", {
 export function age(text, now) {
   const seconds = Math.max(0, Math.round((now - Date.parse(text)) / 1000));
   if (Number.isNaN(seconds)) return "";
-  if (seconds < 60) return `${seconds} s`;
-  if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
-  if (seconds < 86_400) return `${Math.floor(seconds / 3600)} h`;
+  if (seconds < 60) return `${seconds} s ago`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
+  if (seconds < 86_400) return `${Math.floor(seconds / 3600)} h ago`;
   return DAY.format(Date.parse(text));
 }
 
