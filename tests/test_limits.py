@@ -242,7 +242,7 @@ def test_unhandled_delivery_stores_and_logs_little(kind, field, tmp_path, caplog
         assert response.status == 200
         record = store.get(store.list()[0].id)
     assert len(record.reason) < 20_000
-    assert record.reason.endswith(" more handlers")
+    assert record.reason.endswith(" more explanations")
     assert max(map(len, (record.scope, record.action, record.repo, record.id))) <= 256
     (line,) = caplog.records
     extra = [value for value in vars(line).values() if isinstance(value, str)]
@@ -257,8 +257,8 @@ def test_stored_reason_counts_the_missing_handlers(count):
     store = SqliteStore(":memory:")
     response = receiver_of(router, store).receive([], compact(sample_json("repo.create")))
     *shown, last = store.get(response.delivery_id).reason.splitlines()
-    if last.endswith(" more handlers"):
-        assert last == f"... and {count - len(shown)} more handlers"
+    if last.endswith(" more explanations"):
+        assert last == f"... and {count - len(shown)} more explanations"
         assert len(shown) < count
     else:
         assert len(shown) + 1 == count

@@ -575,7 +575,7 @@ def _shorten_for_response(explanations: Sequence[str]) -> list[str]:
         # As JSON, because escapes are longer.
         length += len(_json_string(line))
         if length > _MAX_EXPLANATIONS:
-            return [*lines, f"... and {len(explanations) - len(lines)} more handlers"]
+            return [*lines, f"... and {len(explanations) - len(lines)} more explanations"]
         lines.append(line)
     return lines
 
@@ -588,6 +588,6 @@ def _shorten_for_store(explanations: Sequence[str]) -> str:
         if length > _MAX_REASON:
             shown = [*explanations[:at], shorten(line, 1024)]
             if rest := len(explanations) - len(shown):
-                shown.append(f"... and {rest} more handlers")
+                shown.append(f"... and {rest} more explanations")
             return "\n".join(shown)
     return "\n".join(explanations)
