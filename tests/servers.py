@@ -166,6 +166,15 @@ def patiently(write: Callable[[], T]) -> T:
             time.sleep(0.01)
 
 
+def is_running(pid: int) -> bool:
+    """Return whether a process runs, on Linux. A zombie does not."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text("ascii")
+    except OSError:
+        return False
+    return text.rpartition(")")[2].split()[0] != "Z"
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

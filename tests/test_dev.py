@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from dev_command import BODY, NOTHING_SET, TWO_WEBHOOKS, dev
-from servers import PATIENCE, ROOT, wait_until
+from servers import PATIENCE, ROOT, is_running, wait_until
 
 from hubhooks._load_app import launches
 from hubhooks._samples import compact, sample_json, with_overrides
@@ -532,7 +532,7 @@ def test_app_ends_if_the_supervisor_is_killed(tmp_path: Path) -> None:
     with dev(tmp_path, app(1)) as running:
         (child,) = running.children()
         running.server.kill()
-        wait_until(lambda: not _is_running(child), "the app still runs")
+        wait_until(lambda: not is_running(child), "the app still runs")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
@@ -553,15 +553,7 @@ def test_process_of_a_handler_ends_with_the_app(tmp_path: Path, cause: str) -> N
             assert shown["traceback"] == "the app ended with exit code 7"
         # The limit of a restart's wait for the old process is 3.5 s.
         assert time.monotonic() - begun < 5
-        wait_until(lambda: not _is_running(pid), "the process still runs")
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text("ascii")
-    except OSError:
-        return False
-    return text.rpartition(")")[2].split()[0] != "Z"
+        wait_until(lambda: not is_running(pid), "the process still runs")
 
 
 def test_note_on_authors_comes_after_the_handlers(tmp_path: Path) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import shutil
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from dev_command import NOTHING_SET, dev
-from servers import started, wait_until
+from servers import is_running, started, wait_until
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from servers import Server
 
@@ -40,14 +40,6 @@ def console_dev(folder: Path, target: str) -> AbstractContextManager[Server]:
     run = "import sys; sys.path.pop(0); from hubhooks.cli import main; main()"
     command = ("-c", run, "dev", target, "--port", "{port}")
     return started(folder, *command, prints="page ", environ=dict(NOTHING_SET))
-
-
-def is_running(pid: int) -> bool:
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text("ascii")
-    except OSError:
-        return False
-    return text.rpartition(")")[2].split()[0] != "Z"
 
 
 # ---- the process -------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ _TYPES = {
     "svg": b"image/svg+xml",
 }
 _LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_WRONG_HOST = 421
 _POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     b"img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -78,7 +79,7 @@ def check_origin(scope: Scope, *, local_only: bool) -> int:
         (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
     ]
     if local_only and not _is_local([value for name, value in headers if name == "host"]):
-        return 421
+        return _WRONG_HOST
     return 403 if is_from_other_origin(headers) else 0
 
 
@@ -128,9 +129,9 @@ class AdminApp:
             await _send(send, status)
             return
         path, is_root = _relative_path(scope)
-        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
-        if self._local_only and not _is_local(hosts):
-            await _send(send, 421)
+        rejected = check_origin(scope, local_only=self._local_only)
+        if rejected == _WRONG_HOST:
+            await _send(send, rejected)
             return
         if is_root:
             # Without the slash, the relative URLs of the page would lead elsewhere.
@@ -139,7 +140,6 @@ class AdminApp:
             await _send(send, 308, headers=[(b"location", location)])
             return
         if path.startswith(_API):
-            rejected = check_origin(scope, local_only=self._local_only)
             if rejected:
                 await _send(send, rejected)
                 return

@@ -88,7 +88,7 @@ class _Stream:
 
     def __init__(self, stream: Any) -> None:  # noqa: ANN401 - any text stream
         self._stream = stream
-        # By thread: the begun line.
+        # By thread: the line without an end yet.
         self._unwritten: dict[int, str] = {}
 
     def write(self, text: str) -> int:
@@ -115,7 +115,7 @@ class _Stream:
         self._stream.flush()
 
     def end(self) -> None:
-        """Write the begun lines of all threads."""
+        """Write the unfinished lines of all threads."""
         while self._unwritten:
             self._stream.write(self._unwritten.popitem()[1])
         self._stream.flush()
@@ -428,7 +428,7 @@ def _launched_port() -> int | None:
 
 
 def _close() -> None:
-    """Close the stores, call the functions of `atexit`, and write the begun lines."""
+    """Close the stores, call the functions of `atexit`, and write the unfinished lines."""
     # Else the next process warns that this one was killed.
     for hooks in all_webhooks():
         if parts_of(hooks)[1].is_started:

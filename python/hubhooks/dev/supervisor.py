@@ -258,15 +258,13 @@ class Supervisor:
             await asyncio.sleep(_POLL_SECONDS)
             await self._restart_if_changed()
 
-    async def _restart_if_changed(self) -> bool:
+    async def _restart_if_changed(self) -> None:
         app = self.app
         if app is None or not self.options.reload:
-            return False
+            return
         snapshot = await asyncio.to_thread(take_snapshot, *self._code_folders)
-        if snapshot == app.snapshot or app is not self.app:
-            return False
-        if self._wanted.is_set():
-            return True
+        if snapshot == app.snapshot or app is not self.app or self._wanted.is_set():
+            return
         files = {path for path, _ in snapshot.items() ^ app.snapshot.items()}
         self._changed = sorted(_shown(path).removeprefix("./") for path in files)
         self._cut_starts = 0 if self._settled.is_set() else self._cut_starts + 1
@@ -277,7 +275,6 @@ class Supervisor:
             )
         self._unsettle()
         self._wanted.set()
-        return True
 
     async def use_newest_code(self, seconds: float) -> None:
         """Wait until the app has the code of the files, or until it is broken."""
@@ -346,7 +343,7 @@ class Supervisor:
         handlers = f"{count} handler{'s' * (count != 1)}"
         handlers += f" ({', '.join(names)})" if names else ""
         if self.broken is not None:
-            what = f"broken{self._broken_text()}; save a file to start it again"
+            what = f"broken{self._broken_text(self.broken)}; save a file to start it again"
         else:
             what = ""
             if self._starts > 1:
@@ -376,12 +373,12 @@ class Supervisor:
         print_line("\n".join(f"{name:<8} {text}" if name else text for name, text in lines))
         sys.stdout.flush()
 
-    def _broken_text(self) -> str:
+    def _broken_text(self, broken: Broken) -> str:
         """Return where the app broke, or how it ended. It has printed its errors itself."""
-        if self.broken is None or (self.app is not None and self.app.broken is self.broken):
-            place = self.broken
-            return f": {place['file']}:{place['line']}" if place and place["file"] else ""
-        return f": {self.broken['traceback']}"
+        if broken["file"]:
+            return f": {broken['file']}:{broken['line']}"
+        is_printed = self.app is not None and self.app.broken is broken
+        return "" if is_printed else f": {broken['traceback']}"
 
     def _changed_text(self) -> str:
         """Name a file that changed since the last start."""
